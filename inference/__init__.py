@@ -1,0 +1,1 @@
+"""From photo bytes to cut-out bytes: decode, network, edges, encode."""

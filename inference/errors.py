@@ -1,0 +1,60 @@
+"""Everything that can go wrong between a photo's bytes and its cut-out's bytes.
+
+    CutoutError
+    ├── InvalidPhoto            the bytes are no whole picture
+    │   ├── UnsupportedFormat   … or of a kind that is not read
+    │   └── PhotoTooLarge       … or larger than the limit
+    ├── InvalidOptions          an option that cannot be met
+    ├── Overloaded              the engine has as much waiting as it may
+    └── ModelUnavailable        no picture can be made on this host as it is
+        ├── WeightsUnavailable  a checkpoint's file is missing, broken or could not be fetched
+        ├── LicenceNotAccepted  a checkpoint's terms need the user's word first
+        └── DeviceUnavailable   the wanted device or backend is not there
+
+Every message is one sentence or two for the user: what is wrong, and what to do. Codes of HTTP are
+the service's business.
+"""
+
+
+class CutoutError(Exception):
+    """Base of all errors of the engine; `str()` is a message for the user."""
+
+
+class InvalidPhoto(CutoutError):
+    """The bytes are not a whole picture of a known format."""
+
+
+class UnsupportedFormat(InvalidPhoto):
+    """The bytes are a kind of file that is not read."""
+
+
+class PhotoTooLarge(InvalidPhoto):
+    """The picture has more pixels than the limit; found from its header, before decoding."""
+
+
+class InvalidOptions(CutoutError):
+    """An output option has a value that cannot be met."""
+
+
+class Overloaded(CutoutError):
+    """As many photos are waiting as the engine may hold; `retry_after` is a guess in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ModelUnavailable(CutoutError):
+    """No picture can be made on this host as it is."""
+
+
+class WeightsUnavailable(ModelUnavailable):
+    """A checkpoint's file is missing, broken, or could not be fetched."""
+
+
+class LicenceNotAccepted(ModelUnavailable):
+    """A checkpoint's licence has not been accepted on this host."""
+
+
+class DeviceUnavailable(ModelUnavailable):
+    """The device or backend that was asked for is not there."""

@@ -1,0 +1,33 @@
+"""A network written as an ONNX graph, for ONNX Runtime."""
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def export_onnx(network: nn.Module, file: Path, input_size: int) -> None:
+    """Write `network` (pixels [B,3,S,S] → logits [B,1,S,S], B free, S = `input_size`) to `file`, atomically."""
+    pixels = torch.zeros(2, 3, input_size, input_size)
+    # The exporter says at length which optional operators are missing.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(action="ignore"):
+        program = torch.onnx.export(
+            network,
+            (pixels,),
+            dynamo=True,
+            verbose=False,
+            input_names=["pixels"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=file.parent) as staging:
+        staged = Path(staging) / file.name
+        program.save(staged)
+        staged.replace(file)
