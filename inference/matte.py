@@ -50,7 +50,9 @@ def to_matte(mask: Tensor, photo: Photo, checkpoint: Checkpoint) -> Matte:
     if highest < FOREGROUND:
         return Matte(np.zeros((photo.height, photo.width), np.uint8), no_foreground=True)
 
-    alpha = F.interpolate(mask.float(), size=(photo.height, photo.width), mode="bilinear", align_corners=False)
+    alpha = F.interpolate(
+        mask.float(), size=(photo.height, photo.width), mode="bilinear", align_corners=False
+    )
     if checkpoint.stretch and lowest < FOREGROUND:
         lowest, highest = (float(value) for value in alpha.aminmax())
         alpha = alpha.sub_(lowest).div_(max(highest - lowest, 1e-6))

@@ -1,7 +1,6 @@
 """Bytes → Photo: limits first, from the header, then decoding, orientation, existing alpha."""
 
 import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +11,8 @@ from inference.errors import InvalidPhoto, PhotoTooLarge, UnsupportedFormat
 
 Pixels = npt.NDArray[np.uint8]
 
-# Pillow's names. MPO is a JPEG with more pictures behind the first, as many phones write.
-READ_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
+# Pillow's names. "JPEG" takes MPO in: a JPEG with more pictures behind the first, as many phones write.
+READ_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif"})
 
 DEFAULT_MAX_PIXELS = 50_000_000
@@ -31,11 +30,11 @@ class Photo:
 
     @property
     def height(self) -> int:
-        return self.rgb.shape[0]
+        return int(self.rgb.shape[0])
 
     @property
     def width(self) -> int:
-        return self.rgb.shape[1]
+        return int(self.rgb.shape[1])
 
 
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
@@ -50,13 +49,12 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
     if not data:
         raise InvalidPhoto("The file is empty. Send the picture's bytes.")
     try:
-        with warnings.catch_warnings(action="ignore"):
-            image = Image.open(io.BytesIO(data), formats=READ_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=READ_FORMATS)
     except UnidentifiedImageError:
         raise UnsupportedFormat(
             "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF."
         ) from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PhotoTooLarge(_too_large(max_pixels)) from None
     except Exception as error:
         raise InvalidPhoto(f"The picture's header is damaged ({error}). Save it again and retry.") from error
@@ -70,7 +68,9 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
         except MemoryError:
             raise
         except Exception as error:
-            raise InvalidPhoto(f"The picture is cut off or damaged ({error}). Save it again and retry.") from error
+            raise InvalidPhoto(
+                f"The picture is cut off or damaged ({error}). Save it again and retry."
+            ) from error
 
 
 def _to_photo(image: Image.Image) -> Photo:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from inference.errors import DeviceUnavailable, WeightsUnavailable
 from inference.export import export_onnx
-from inference.weights import ModelsFolder
+from inference.folder import ModelsFolder
+from inference.weights import load_network
 from models.catalog import Checkpoint
 
 Device = Literal["auto", "cuda", "cpu"]
@@ -105,13 +106,13 @@ def open_runner(checkpoint: Checkpoint, folder: ModelsFolder, device: Literal["c
     """Load a checkpoint's weights onto a device, ready to run.
 
     Raises:
-        WeightsUnavailable, LicenceNotAccepted: see `ModelsFolder.load`.
+        WeightsUnavailable, LicenceNotAccepted: see `load_network`.
 
     """
     if device == "cuda":
-        return TorchRunner(folder.load(checkpoint), torch.device("cuda"))
+        return TorchRunner(load_network(checkpoint, folder), torch.device("cuda"))
     if cpu_backend() == "torch":
-        return TorchRunner(folder.load(checkpoint), torch.device("cpu"))
+        return TorchRunner(load_network(checkpoint, folder), torch.device("cpu"))
     return OnnxRunner(onnx_graph(checkpoint, folder))
 
 
@@ -121,7 +122,7 @@ def onnx_graph(checkpoint: Checkpoint, folder: ModelsFolder) -> Path:
     digest = folder.verify(checkpoint)
     graph = folder.file(checkpoint).with_name(f"graph-v{GRAPH_VERSION}-{digest[:12]}.onnx")
     if not graph.is_file():
-        network = folder.load(checkpoint)
+        network = load_network(checkpoint, folder)
         try:
             export_onnx(network, graph, checkpoint.input_size)
         except OSError as error:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from inference.errors import ModelUnavailable, WeightsUnavailable
-from inference.weights import ModelsFolder
+from inference.folder import ModelsFolder
 from models import catalog
 from models.catalog import Checkpoint
 
@@ -53,6 +53,10 @@ class Choice:
     @property
     def wanted(self) -> str:
         return TIERS[self.tier].checkpoints[0]
+
+    @property
+    def recipe(self) -> Recipe:
+        return TIERS[self.tier].recipe
 
     @property
     def substitute(self) -> bool:

@@ -1,9 +1,13 @@
 """The networks, and the checkpoints that fill them."""
 
-from torch import nn
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from models import catalog
-from models.isnet import ISNet
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def build_network(checkpoint: str) -> nn.Module:
@@ -16,7 +20,8 @@ def build_network(checkpoint: str) -> nn.Module:
         UnknownCheckpoint: no checkpoint of that name is in the catalogue.
 
     """
-    return NETWORKS[catalog.find(checkpoint).network]()
+    # Imported here, so that a look into the catalogue does not pay for torch.
+    from models.isnet import ISNet
 
-
-NETWORKS: dict[str, type[nn.Module]] = {"isnet": ISNet}
+    networks: dict[str, type[nn.Module]] = {"isnet": ISNet}
+    return networks[catalog.find(checkpoint).network]()

@@ -89,7 +89,8 @@ class ResidualU(nn.Module):
 
         for level in range(self.height - 1, 0, -1):
             x = self.get_submodule(f"rebnconv{level}d")(join(x, skips[level - 1]))
-        return x + residual
+        out: Tensor = x + residual
+        return out
 
 
 class DilatedResidualU(nn.Module):
@@ -118,7 +119,8 @@ class DilatedResidualU(nn.Module):
         x = self.rebnconv3d(torch.cat((x, x3), dim=1))
         x = self.rebnconv2d(torch.cat((x, x2), dim=1))
         x = self.rebnconv1d(torch.cat((x, x1), dim=1))
-        return x + residual
+        out: Tensor = x + residual
+        return out
 
 
 class ConvNormReLU(nn.Module):

@@ -1,0 +1,51 @@
+"""`cutout`: remove | serve | models | doctor."""
+
+import sys
+
+import typer
+
+import app
+from app.cli import doctor, models, remove, serve
+from app.cli.console import say
+from app.settings import SettingsError
+from inference.errors import CutoutError
+from models.catalog import UnknownCheckpoint
+
+cli = typer.Typer(
+    name="cutout",
+    help="Remove photo backgrounds on your own machine.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cli.command("remove")(remove.remove)
+cli.command("serve")(serve.serve)
+cli.add_typer(models.cli, name="models")
+cli.command("doctor")(doctor.doctor)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cutout {app.__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is said in a line, without a traceback."""
+    try:
+        cli()
+    except (CutoutError, SettingsError, UnknownCheckpoint, remove.CannotWrite) as error:
+        for line in str(error).splitlines():
+            say(f"[red]error:[/red] {line}")
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(1)  # whoever read our output has left

@@ -1,0 +1,103 @@
+"""`cutout models`: which weights there are, and getting them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from app.cli.console import console, download_bar, say
+from app.settings import Settings
+from app.settings import load as load_settings
+from models.catalog import CHECKPOINTS, Checkpoint, find
+
+cli = typer.Typer(no_args_is_help=True, help="The weights on this machine: list, pull, path.")
+
+
+@cli.command("list")
+def list_models() -> None:
+    """List the checkpoints, their licences, and whether they are here."""
+    from app.startup import models_folder
+    from inference.errors import ModelUnavailable
+
+    folder = models_folder(load_settings())
+    table = Table(box=None, pad_edge=False)
+    for column in ("checkpoint", "what", "licence", "state"):
+        table.add_column(column, overflow="fold")
+    for checkpoint in CHECKPOINTS.values():
+        try:
+            folder.check(checkpoint)
+            folder.verify(checkpoint)
+            state = "[green]ready[/green]"
+        except ModelUnavailable as error:
+            state = escape(str(error).removeprefix(f"{checkpoint.name}: "))
+        licence = f"{checkpoint.licence.name}: {checkpoint.licence.summary}"
+        table.add_row(checkpoint.name, checkpoint.description, licence, state)
+    console.print(table)
+
+
+@cli.command()
+def pull(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: the open ones.")
+    ] = None,
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="Accept the terms of the named checkpoints.")
+    ] = False,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="FOLDER", help="Look in this folder before any download.")
+    ] = None,
+) -> None:
+    """Download weights, checked and whole or not at all; nothing is fetched that is there."""
+    settings = load_settings(models_from=source)
+    wanted = [find(name) for name in names] if names else open_checkpoints()
+    for checkpoint in wanted:
+        pull_one(settings, checkpoint, accept_licence)
+
+
+@cli.command()
+def path(
+    name: Annotated[str | None, typer.Argument(help="A checkpoint; without it, the folder of all.")] = None,
+) -> None:
+    """Print where the weights are, or would be."""
+    from app.startup import models_folder
+
+    folder = models_folder(load_settings())
+    typer.echo(folder.file(find(name)) if name else folder.path)
+
+
+def open_checkpoints() -> list[Checkpoint]:
+    """Return the checkpoints that ask for no agreement."""
+    return [checkpoint for checkpoint in CHECKPOINTS.values() if not checkpoint.licence.acknowledge]
+
+
+def pull_one(settings: Settings, checkpoint: Checkpoint, accept_licence: bool = False) -> None:
+    """Bring one checkpoint here, with a progress bar where there is something to download.
+
+    Raises:
+        LicenceNotAccepted: its terms were not accepted, and there is nobody at the terminal to ask.
+        WeightsUnavailable: no source could give it.
+
+    """
+    from app.startup import models_folder
+    from inference import download
+
+    folder = models_folder(settings)
+    licence = checkpoint.licence
+    if not folder.licence_accepted(checkpoint):
+        question = (
+            f"{checkpoint.name} is under {licence.name} ({licence.url}): {licence.summary}. Do you accept?"
+        )
+        if accept_licence or (console.is_terminal and typer.confirm(question, err=True)):
+            folder.accept_licence(checkpoint)
+    was_there = folder.file(checkpoint).is_file()
+    with download_bar() as bar:
+        task = bar.add_task(f"{checkpoint.name} ({licence.name})", total=None, visible=False)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        origin = download.pull(folder, checkpoint, settings.models_from, progress)
+    verb = "is here" if was_there else "downloaded"
+    say(f"{checkpoint.name} {verb}: {escape(str(folder.file(checkpoint)))} (from {escape(origin)})")

@@ -1,0 +1,89 @@
+"""Which photo becomes which file, and which of them are done already."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference.encode import Format
+from inference.photo import SUFFIXES
+
+
+@dataclass(frozen=True)
+class Task:
+    """One photo and the file its cut-out goes to."""
+
+    source: Path
+    target: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether the target is there and no older than the photo."""
+        try:
+            return self.target.stat().st_mtime >= self.source.stat().st_mtime
+        except FileNotFoundError:
+            return False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All tasks in order, and the files of folders that do not look like photos."""
+
+    tasks: list[Task]
+    left_out: list[Path]
+
+
+def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
+    """Lay out the work: files go into the folder `out`, folders keep their structure below it.
+
+    `out` is a file where there is one photo and `out` is named like a picture. Two photos that
+    differ in their suffix only keep it: a.jpg and a.png become a.jpg.png and a.png.png.
+
+    Raises:
+        FileNotFoundError: a source is not there.
+
+    """
+    sources = list(sources)
+    if len(sources) == 1 and sources[0].is_file() and names_a_picture(out):
+        return Plan([Task(sources[0], out)], [])
+
+    placed: list[tuple[Path, Path]] = []  # photo, its place below `out` without suffix
+    left_out: list[Path] = []
+    for source in sources:
+        if source.is_file():
+            placed.append((source, Path(source.stem)))
+        elif source.is_dir():
+            for file in _files(source, out):
+                if file.suffix.lower() in SUFFIXES:
+                    placed.append((file, file.relative_to(source).with_suffix("")))
+                else:
+                    left_out.append(file)
+        else:
+            raise FileNotFoundError(f"{source} is not there.")
+
+    taken = Counter(place for _, place in placed)
+    tasks = []
+    for photo, place in placed:
+        stem = photo.name if taken[place] > 1 else place.name
+        tasks.append(Task(photo, out / place.with_name(f"{stem}.{file_format.value}")))
+    return Plan(tasks, left_out)
+
+
+def names_a_picture(path: Path) -> bool:
+    """Whether a path is named like a result rather than like a folder."""
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+
+
+def format_of(path: Path | None) -> Format | None:
+    """Read the format off a file's name, where it tells one."""
+    suffix = path.suffix.lower().removeprefix(".") if path else ""
+    return Format.JPG if suffix == "jpeg" else next((item for item in Format if item.value == suffix), None)
+
+
+def _files(folder: Path, out: Path) -> Iterable[Path]:
+    """Return the files below `folder`, sorted, without hidden ones and without results of ours."""
+    results = out.resolve()
+    for file in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if not hidden and file.is_file() and not file.resolve().is_relative_to(results):
+            yield file

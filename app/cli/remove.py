@@ -1,0 +1,232 @@
+"""`cutout remove`: photos from files, folders or a pipe."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from app.cli.console import console, say
+from app.cli.models import pull_one
+from app.cli.plan import Plan, Task, format_of, plan
+from app.files import write_whole
+from app.settings import Settings
+from app.settings import load as load_settings
+from inference.encode import Format
+from inference.layout import parse_colour
+from inference.tiers import Tier
+
+if TYPE_CHECKING:
+    from inference.engine import Engine, Options
+
+PIPE = "-"
+WATCH_EVERY_SECONDS = 1.0
+
+
+def remove(
+    sources: Annotated[list[str], typer.Argument(metavar="IN...", help="Photos, folders, or - for a pipe.")],
+    out: Annotated[
+        str,
+        typer.Option("-o", "--out", metavar="OUT", help="A folder; for one photo a file too; - for a pipe."),
+    ],
+    tier: Annotated[Tier, typer.Option(help="What to make of it.")] = Tier.BASIC,
+    file_format: Annotated[
+        Format | None, typer.Option("--format", help="Default: what OUT's name says, else png.")
+    ] = None,
+    mask_only: Annotated[
+        bool, typer.Option("--mask-only", help="The alpha itself, as a grey picture.")
+    ] = False,
+    background: Annotated[str | None, typer.Option(help="A colour, such as white or #ffffff.")] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of WebP, AVIF and JPEG.")] = 90,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is done already.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep running, and do what arrives.")] = False,
+    device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+) -> None:
+    """Remove the background of photos. Run again, it does only what is missing."""
+    settings = load_settings(device=device)
+    target = Path(out)
+    file_format = file_format or format_of(target) or Format.PNG
+
+    def options() -> "Options":
+        from inference.engine import Options
+
+        colour = parse_colour(background) if background else None
+        return Options(tier, file_format, mask_only, colour, quality)
+
+    if PIPE in sources:
+        if len(sources) > 1:
+            raise typer.BadParameter("- stands for one photo from a pipe; name it alone.")
+        _remove_piped(_open(settings, tier), options(), None if out == PIPE else target)
+        return
+    if out == PIPE:
+        raise typer.BadParameter("-o - is for one photo from a pipe; name a folder.")
+
+    paths = [Path(source) for source in sources]
+    run = _Run(settings, tier, options)
+    try:
+        run.do(_plan(paths, target, file_format), overwrite)
+        if watch:
+            _watch(run, paths, target, file_format)
+    except KeyboardInterrupt:
+        say("Stopped. Run the same command again to go on.")
+        raise typer.Exit(130) from None
+    finally:
+        run.close()
+    if run.failed:
+        raise typer.Exit(1)
+
+
+class CannotWrite(Exception):
+    """A result cannot be written; the message says why."""
+
+
+class _Run:
+    """One run of the command: its engine, opened when there is something to do, and what failed."""
+
+    def __init__(self, settings: Settings, tier: Tier, options: Callable[[], "Options"]) -> None:
+        self.failed: dict[Path, str] = {}
+        self._settings = settings
+        self._tier = tier
+        self._options = options
+        self._engine: Engine | None = None
+
+    def do(self, work: Plan, overwrite: bool) -> None:
+        """Do what is missing, with a progress bar, and sum it up."""
+        tasks = [task for task in work.tasks if overwrite or not task.done]
+        skipped = len(work.tasks) - len(tasks)
+        if tasks:
+            self._engine = self._engine or _open(self._settings, self._tier)
+            self._remove(tasks, self._engine)
+        if skipped:
+            say(f"{skipped} were done before (--overwrite does them again).")
+        if work.left_out:
+            names = ", ".join(sorted({file.suffix or file.name for file in work.left_out}))
+            say(f"{len(work.left_out)} files do not look like photos and were left out ({escape(names)}).")
+        if not work.tasks:
+            say("There are no photos here.")
+
+    def _remove(self, tasks: list[Task], engine: "Engine") -> None:
+        start, network = time.perf_counter(), engine.network_seconds
+        done: list[Task] = []
+        empty: list[Path] = []
+        failed: dict[Path, str] = {}
+        with _bar() as bar:
+            row = bar.add_task("Removing backgrounds", total=len(tasks))
+            photos = ((task, task.source.read_bytes) for task in tasks)
+            for task, outcome in engine.remove_many(photos, self._options()):
+                if isinstance(outcome, Exception):
+                    failed[task.source] = _reason(outcome)
+                else:
+                    _write(task.target, outcome.data)
+                    done.append(task)
+                    if outcome.no_foreground:
+                        empty.append(task.source)
+                bar.advance(row)
+        seconds = time.perf_counter() - start
+        share = 100 * (engine.network_seconds - network) / seconds
+        say(f"{len(done)} of {len(tasks)} done in {seconds:.1f} s, {share:.0f} % of it in the network.")
+        for source in empty:
+            say(f"[yellow]no subject found:[/yellow] {escape(str(source))}")
+        for source, reason in failed.items():
+            say(f"[red]failed:[/red] {escape(str(source))}: {escape(reason)}")
+        self.failed |= failed
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
+
+def _watch(run: _Run, sources: list[Path], out: Path, file_format: Format) -> None:
+    """Do what arrives in the sources, once it has stopped growing. Polls, so that network drives work too."""
+    say("Watching. Ctrl+C stops.")
+    seen: dict[Path, tuple[int, int]] = {}  # size and time of change at the last look
+    while True:
+        time.sleep(WATCH_EVERY_SECONDS)
+        tasks = _plan(sources, out, file_format).tasks
+        stats = {task.source: task.source.stat() for task in tasks if task.source.exists()}
+        now = {source: (stat.st_size, stat.st_mtime_ns) for source, stat in stats.items()}
+        settled = [
+            task
+            for task in tasks
+            if not task.done
+            and now.get(task.source) == seen.get(task.source)
+            and task.source not in run.failed
+        ]
+        for source in [source for source in run.failed if now.get(source) != seen.get(source)]:
+            del run.failed[source]  # it was mended: try again when it has settled
+        seen = now
+        if settled:
+            run.do(Plan(settled, []), overwrite=True)
+
+
+def _remove_piped(engine: "Engine", options: "Options", target: Path | None) -> None:
+    try:
+        cutout = engine.remove(sys.stdin.buffer.read(), options)
+    finally:
+        engine.close()
+    if cutout.no_foreground:
+        say("[yellow]no subject found[/yellow]")
+    if target is None:
+        sys.stdout.buffer.write(cutout.data)
+        sys.stdout.buffer.flush()
+    else:
+        _write(target, cutout.data)
+
+
+def _plan(sources: list[Path], out: Path, file_format: Format) -> Plan:
+    try:
+        work = plan(sources, out, file_format)
+    except FileNotFoundError as error:
+        raise typer.BadParameter(str(error)) from None
+    for task in work.tasks:
+        if task.source.resolve() == task.target.resolve():
+            raise typer.BadParameter(
+                f"{task.source} would be overwritten by its own cut-out; choose another -o."
+            )
+    return work
+
+
+def _open(settings: Settings, tier: Tier) -> "Engine":
+    from app.startup import engine_from, pull_missing
+
+    pull_missing(settings, [tier], lambda checkpoint: pull_one(settings, checkpoint))
+    with console.status("Loading the model …"):
+        engine = engine_from(settings, [tier])
+    choice = engine.serving[tier].choice
+    if choice.substitute:
+        say(
+            f"[yellow]note:[/yellow] {choice.checkpoint.name} stands in for {choice.wanted}; see cutout doctor."
+        )
+    return engine
+
+
+def _write(target: Path, data: bytes) -> None:
+    try:
+        write_whole(target, data)
+    except OSError as error:
+        # A full disk fails the next photo too, so this stops the run.
+        raise CannotWrite(
+            f"Cannot write {target} ({error.strerror}). Run the same command again to go on."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror})"
+    return str(error)
+
+
+def _bar() -> Progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), *columns, console=console)

@@ -1,0 +1,50 @@
+"""`cutout serve`: the service on this machine."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from app.cli.console import console, say
+from app.cli.models import pull_one
+from app.settings import load as load_settings
+from inference.tiers import Tier
+
+if TYPE_CHECKING:
+    from inference.engine import Engine
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+) -> None:
+    """Run the service. Open weights are downloaded at the first start."""
+    import uvicorn
+
+    from app.main import create_app
+    from app.startup import engine_from, pull_missing
+
+    settings = load_settings(host=host, port=port, device=device)
+    service = create_app(settings, make_engine=lambda _: engine)
+    pull_missing(settings, Tier, lambda checkpoint: pull_one(settings, checkpoint))
+    with console.status("Loading the models …"):
+        engine = engine_from(settings)
+    show_tiers(engine)
+    say(f"Open [bold]http://{settings.host}:{settings.port}/[/bold] for the page, …/docs for the API.")
+    uvicorn.run(service, host=settings.host, port=settings.port, log_config=None)
+
+
+def show_tiers(engine: "Engine") -> None:
+    """Print what serves each tier, substitutes named as such."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("tier", "model", "backend", "recipe", ""):
+        table.add_column(column, overflow="fold")
+    for tier, serving in engine.serving.items():
+        choice = serving.choice
+        note = f"[yellow]stands in for {choice.wanted}[/yellow]" if choice.substitute else ""
+        table.add_row(tier.value, choice.checkpoint.name, serving.runner.backend, choice.recipe.value, note)
+    console.print(table)
+    for reason in dict.fromkeys(reason for s in engine.serving.values() for reason in s.choice.passed_over):
+        say(f"[yellow]note:[/yellow] {escape(reason)}")

@@ -1,0 +1,123 @@
+"""Errors as the API tells them: `application/problem+json` (RFC 9457). The only place that knows status codes."""
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app.storage import StorageError
+from inference import errors as engine
+
+log = structlog.get_logger()
+
+
+class Problem(Exception):
+    """An error for the caller: a status, a stable code, and a sentence that says what to do."""
+
+    def __init__(
+        self, status: int, code: str, detail: str, headers: dict[str, str] | None = None, **extra: Any
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = headers or {}
+        self.extra = extra
+
+    def body(self, request_id: str) -> dict[str, Any]:
+        return {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+            "requestId": request_id,
+            **self.extra,
+        }
+
+
+# The nearest class in the error's own ancestry decides, so a more special one stands for itself.
+ENGINE_ERRORS: dict[type[engine.CutoutError], tuple[int, str]] = {
+    engine.UnsupportedFormat: (415, "UNSUPPORTED_FORMAT"),
+    engine.PhotoTooLarge: (413, "IMAGE_TOO_LARGE"),
+    engine.InvalidPhoto: (400, "INVALID_IMAGE"),
+    engine.InvalidOptions: (400, "INVALID_INPUT"),
+    engine.Overloaded: (503, "OVERLOADED"),
+    engine.ModelUnavailable: (503, "MODEL_UNAVAILABLE"),
+}
+
+HTTP_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "IMAGE_TOO_LARGE"}
+
+
+def upload_too_large(limit_bytes: int) -> Problem:
+    """Describe a body past the upload limit."""
+    return Problem(
+        413,
+        "IMAGE_TOO_LARGE",
+        f"The upload is larger than {limit_bytes // 1_000_000} MB. Send a smaller file.",
+        # The rest of the body is not read, so the connection cannot be used again.
+        headers={"Connection": "close"},
+    )
+
+
+def from_engine(error: engine.CutoutError) -> Problem:
+    """Translate an error of the engine."""
+    status, code = next(ENGINE_ERRORS[kind] for kind in type(error).__mro__ if kind in ENGINE_ERRORS)
+    headers = {}
+    if isinstance(error, engine.Overloaded):
+        headers["Retry-After"] = f"{error.retry_after:.0f}"
+    return Problem(status, code, str(error), headers)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception as a problem."""
+
+    def answer(request: Request, problem: Problem) -> JSONResponse:
+        if problem.code == "MODEL_UNAVAILABLE":
+            log.warning("Model loading", detail=problem.detail)
+        return JSONResponse(
+            problem.body(getattr(request.state, "request_id", "")),
+            problem.status,
+            problem.headers,
+            media_type="application/problem+json",
+        )
+
+    @app.exception_handler(Problem)
+    async def on_problem(request: Request, error: Problem) -> JSONResponse:
+        return answer(request, error)
+
+    @app.exception_handler(engine.CutoutError)
+    async def on_engine_error(request: Request, error: engine.CutoutError) -> JSONResponse:
+        return answer(request, from_engine(error))
+
+    @app.exception_handler(StorageError)
+    async def on_storage_error(request: Request, error: StorageError) -> JSONResponse:
+        log.error("storage failed", detail=str(error))
+        return answer(request, Problem(503, "STORAGE_UNAVAILABLE", str(error), {"Retry-After": "60"}))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        details = (
+            f"{'.'.join(str(part) for part in problem['loc'] if part != 'body')}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        return answer(request, Problem(400, "INVALID_INPUT", "; ".join(details)))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 404:
+            detail = f"There is nothing at {request.url.path}. The API is described at /docs."
+        else:
+            detail = str(error.detail)
+        code = HTTP_CODES.get(error.status_code, "INVALID_INPUT")
+        return answer(request, Problem(error.status_code, code, detail, dict(error.headers or {})))
+
+    @app.exception_handler(Exception)
+    async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.error("unexpected error", exc_info=error)
+        detail = "Something went wrong on our side. Try again, and name the requestId if it persists."
+        return answer(request, Problem(500, "INTERNAL", detail))

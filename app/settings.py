@@ -1,0 +1,118 @@
+"""Every setting, read once from the environment (`CUTOUT_…`) and checked before anything starts."""
+
+import difflib
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "CUTOUT_"
+
+
+class SettingsError(Exception):
+    """A setting is unknown, malformed or unsafe; one line a setting."""
+
+
+class Settings(BaseSettings):
+    """What a host may set. The names here, in capitals behind `CUTOUT_`, are those of the environment."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid")
+
+    auth: Literal["on", "off"] = Field(
+        "on", description="`off`: no accounts, everyone on this machine is admin; only on a loopback address"
+    )
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="where networks run; `auto`: a CUDA GPU if there is one, else the CPU"
+    )
+    threads: int | None = Field(
+        None, ge=1, description="photos in work at once; default: one more than there are cores"
+    )
+    strict_models: bool = Field(False, description="refuse to start where a tier is served by a substitute")
+    models_dir: Path = Field(
+        default_factory=lambda: (
+            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cutout/models"
+        ),
+        description="folder of the weights; default: the user's cache folder, `~/.cache/cutout/models`",
+    )
+    models_from: Path | None = Field(None, description="folder to look for weights in before any download")
+    accept_licences: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="checkpoints, comma-separated, whose licence you accept, such as `rmbg-1.4`"
+    )
+    data_dir: Path = Field(Path("var"), description="folder of results")
+    result_days: int = Field(7, ge=1, description="days that results are kept")
+    max_upload_mb: int = Field(30, ge=1, description="largest upload, in MB")
+    max_megapixels: float = Field(50, gt=0, description="largest picture, in megapixels")
+    max_waiting: int = Field(
+        64, ge=1, description="photos that may wait for the engine before 503 `OVERLOADED`"
+    )
+    log_format: Literal["console", "json"] = Field("console", description="how log lines are written")
+
+    @field_validator("accept_licences", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return (
+            tuple(name.strip() for name in value.split(",") if name.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @model_validator(mode="after")
+    def _auth_off_only_on_loopback(self) -> Self:
+        if self.auth == "off" and not is_loopback(self.host):
+            raise ValueError(
+                f"CUTOUT_AUTH=off makes everyone an admin and is allowed on a loopback address only, not on"
+                f" {self.host}; set CUTOUT_HOST=127.0.0.1"
+            )
+        return self
+
+    @property
+    def max_upload_bytes(self) -> int:
+        return self.max_upload_mb * 1_000_000
+
+    @property
+    def max_pixels(self) -> int:
+        return int(self.max_megapixels * 1_000_000)
+
+
+def load(**overrides: object) -> Settings:
+    """Read the settings from the environment; `overrides` that are not None win.
+
+    Raises:
+        SettingsError: one is unknown, malformed or unsafe.
+
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    problems = []
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known))}"
+            problems.append(f"{name} is no setting; {hint}")
+    if problems:
+        raise SettingsError("\n".join(problems))
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError("\n".join(_say(problem) for problem in error.errors())) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address or host name reaches this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _say(problem: object) -> str:
+    assert isinstance(problem, dict)
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    where = problem["loc"]
+    return f"{PREFIX}{str(where[0]).upper()}: {message}" if where else message

@@ -1,0 +1,79 @@
+"""From settings to a ready engine: the weights fetched, the device picked, substitutes refused or named."""
+
+from collections.abc import Callable, Iterable
+
+from app.settings import Settings
+from inference.engine import Engine, open_engine
+from inference.errors import ModelUnavailable
+from inference.folder import ModelsFolder
+from inference.tiers import TIERS, Tier
+from models.catalog import CHECKPOINTS, Checkpoint
+
+
+def models_folder(settings: Settings) -> ModelsFolder:
+    """Return the folder of weights that the settings name."""
+    return ModelsFolder(settings.models_dir.expanduser(), settings.accept_licences)
+
+
+def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Checkpoint], None]) -> None:
+    """See to it that each tier has weights: the first of its checkpoints that is here, or may and can be fetched.
+
+    Raises:
+        ModelUnavailable: a tier has none; the message names the last checkpoint's reason and fix.
+
+    """
+    folder = models_folder(settings)
+    failed: dict[str, ModelUnavailable] = {}
+    for tier in tiers:
+        candidates = [CHECKPOINTS[name] for name in TIERS[tier].checkpoints if name in CHECKPOINTS]
+        for checkpoint in candidates:
+            if not folder.licence_accepted(checkpoint):
+                continue
+            if folder.file(checkpoint).is_file():
+                break
+            if checkpoint.name in failed:
+                continue
+            try:
+                pull(checkpoint)
+            except ModelUnavailable as error:
+                failed[checkpoint.name] = error
+            else:
+                break
+        else:
+            raise failed[candidates[-1].name]
+
+
+def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engine:
+    """Open the engine that the settings ask for, and run every network once, so that none is cold.
+
+    Raises:
+        ModelUnavailable: device or weights are missing, or `strict_models` refuses a substitute.
+
+    """
+    engine = open_engine(
+        models_folder(settings),
+        settings.device,
+        tiers=tiers,
+        threads=settings.threads,
+        max_waiting=settings.max_waiting,
+        max_pixels=settings.max_pixels,
+    )
+    try:
+        if settings.strict_models:
+            refuse_substitutes(engine)
+        engine.warm_up()
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def refuse_substitutes(engine: Engine) -> None:
+    """Raise ModelUnavailable where a tier is not served by the checkpoint it promises."""
+    substitutes = [serving.choice for serving in engine.serving.values() if serving.choice.substitute]
+    if substitutes:
+        reasons = dict.fromkeys(reason for choice in substitutes for reason in choice.passed_over)
+        tiers = ", ".join(choice.tier.value for choice in substitutes)
+        raise ModelUnavailable(
+            f"CUTOUT_STRICT_MODELS=1 refuses substitutes, and {tiers} would have one: {'; '.join(reasons)}"
+        )

@@ -1,0 +1,38 @@
+"""Results in a folder of this host."""
+
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from app.files import write_whole
+from app.storage import StorageError
+
+
+class LocalStorage:
+    """Files below `root`. Keys are the service's own, never a user's text."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, key: str, data: bytes) -> None:
+        try:
+            write_whole(self.root / key, data)
+        except OSError as error:
+            raise StorageError(
+                f"The result cannot be written ({error.strerror}). Free some space or set CUTOUT_DATA_DIR."
+            ) from error
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            return (self.root / key).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"The result cannot be read ({error.strerror}).") from error
+
+    def delete_older_than(self, age: timedelta) -> int:
+        limit = time.time() - age.total_seconds()
+        old = [file for file in self.root.rglob("*") if file.is_file() and file.stat().st_mtime < limit]
+        for file in old:
+            file.unlink(missing_ok=True)
+        return len(old)
