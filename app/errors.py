@@ -101,14 +101,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
-        details = (
-            f"{'.'.join(str(part) for part in problem['loc'] if part != 'body')}: {problem['msg']}"
-            for problem in error.errors()
-        )
-        return answer(request, Problem(400, "INVALID_INPUT", "; ".join(details)))
+        return answer(request, Problem(400, "INVALID_INPUT", "; ".join(map(_say, error.errors()))))
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, Problem):  # FastAPI wraps what it meets while it reads a body
+            return answer(request, error.__cause__)
         if error.status_code == 404:
             detail = f"There is nothing at {request.url.path}. The API is described at /docs."
         else:
@@ -121,3 +119,12 @@ def install(app: FastAPI) -> None:
         log.error("unexpected error", exc_info=error)
         detail = "Something went wrong on our side. Try again, and name the requestId if it persists."
         return answer(request, Problem(500, "INTERNAL", detail))
+
+
+def _say(problem: dict[str, Any]) -> str:
+    field = ".".join(str(part) for part in problem["loc"] if part != "body")
+    if field == "image":
+        return "image: send the photo as a file in this field of a form, as `curl -F image=@photo.jpg` does"
+    if problem["type"] == "extra_forbidden":
+        return f"{field}: there is no such field"
+    return f"{field}: {problem['msg']}" if field else str(problem["msg"])

@@ -1,7 +1,17 @@
 """What the command line says: to stderr, so that a picture can go to stdout."""
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.status import Status
 
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -11,12 +21,22 @@ def say(text: str) -> None:
     console.print(text)
 
 
+def loading() -> Status:
+    """Show that the models are being loaded, while that takes its time."""
+    return console.status("Loading the models (the first time on a CPU prepares them, some 10 s) …")
+
+
 def download_bar() -> Progress:
-    """Return a progress bar that counts bytes."""
+    """Return a progress bar that counts bytes; in a log file, which cannot be redrawn, it stays away."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=console,
+        TextColumn("{task.description}"), *columns, console=console, disable=not console.is_terminal
+    )
+
+
+def photo_bar() -> Progress:
+    """Return a progress bar that counts photos, likewise."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(
+        TextColumn("{task.description}"), *columns, console=console, disable=not console.is_terminal
     )

@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from app.cli.console import console, say
+from app.cli.console import loading, photo_bar, say
 from app.cli.models import pull_one
 from app.cli.plan import Plan, Task, format_of, plan
 from app.files import write_whole
@@ -121,7 +113,7 @@ class _Run:
         done: list[Task] = []
         empty: list[Path] = []
         failed: dict[Path, str] = {}
-        with _bar() as bar:
+        with photo_bar() as bar:
             row = bar.add_task("Removing backgrounds", total=len(tasks))
             photos = ((task, task.source.read_bytes) for task in tasks)
             for task, outcome in engine.remove_many(photos, self._options()):
@@ -160,8 +152,9 @@ def _watch(run: _Run, sources: list[Path], out: Path, file_format: Format) -> No
             task
             for task in tasks
             if not task.done
-            and now.get(task.source) == seen.get(task.source)
+            and task.source in now
             and task.source not in run.failed
+            and now[task.source] == seen.get(task.source)
         ]
         for source in [source for source in run.failed if now.get(source) != seen.get(source)]:
             del run.failed[source]  # it was mended: try again when it has settled
@@ -201,7 +194,7 @@ def _open(settings: Settings, tier: Tier) -> "Engine":
     from app.startup import engine_from, pull_missing
 
     pull_missing(settings, [tier], lambda checkpoint: pull_one(settings, checkpoint))
-    with console.status("Loading the model …"):
+    with loading():
         engine = engine_from(settings, [tier])
     choice = engine.serving[tier].choice
     if choice.substitute:
@@ -225,8 +218,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"cannot be read ({error.strerror})"
     return str(error)
-
-
-def _bar() -> Progress:
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, console=console)

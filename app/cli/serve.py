@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from app.cli.console import console, say
+from app.cli.console import console, loading, say
 from app.cli.models import pull_one
 from app.settings import load as load_settings
 from inference.tiers import Tier
@@ -29,7 +29,7 @@ def serve(
     settings = load_settings(host=host, port=port, device=device)
     service = create_app(settings, make_engine=lambda _: engine)
     pull_missing(settings, Tier, lambda checkpoint: pull_one(settings, checkpoint))
-    with console.status("Loading the models …"):
+    with loading():
         engine = engine_from(settings)
     show_tiers(engine)
     say(f"Open [bold]http://{settings.host}:{settings.port}/[/bold] for the page, …/docs for the API.")

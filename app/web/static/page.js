@@ -1,0 +1,125 @@
+// The page: choose a tier, drop a photo, see before and after, download.
+
+const API = "api/background-remover";
+const BACKDROPS = { transparency: "", white: "#fff", black: "#000", green: "#0b8a3a", blue: "#1f5fd0" };
+
+const $ = (id) => document.getElementById(id);
+
+async function showTiers() {
+  const { tiers } = await call(`${API}/pricing`);
+  for (const [tier, info] of Object.entries(tiers)) {
+    const card = $("tier").content.cloneNode(true);
+    const radio = card.querySelector("input");
+    radio.value = tier;
+    radio.checked = tier === "basic";
+    card.querySelector("b").textContent = info.name;
+    card.querySelector(".price").textContent = `${info.credits} credits`;
+    card.querySelector("small").textContent = info.substitute
+      ? `${info.model}, standing in for ${info.wanted}`
+      : info.model;
+    $("tiers").append(card);
+  }
+}
+
+function showBackdrops() {
+  for (const [name, colour] of Object.entries(BACKDROPS)) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.title = button.ariaLabel = name;
+    button.ariaPressed = String(colour === "");
+    button.style.background = colour || "repeating-conic-gradient(#bbb 0 25%, #fff 0 50%) 0 0 / 10px 10px";
+    button.addEventListener("click", () => {
+      for (const other of $("backdrops").children) other.ariaPressed = String(other === button);
+      $("compare").classList.toggle("plain", colour !== "");
+      $("compare").style.setProperty("--backdrop", colour);
+    });
+    $("backdrops").append(button);
+  }
+}
+
+let current = 0; // the newest removal: an older one that ends late is not shown
+
+async function remove(photo) {
+  const mine = ++current;
+  const start = performance.now();
+  const clock = setInterval(() => {
+    say(`Removing the background … ${((performance.now() - start) / 1000).toFixed(0)} s`, "busy");
+  }, 1000);
+  say("Removing the background …", "busy");
+  $("result").hidden = true;
+  try {
+    const form = new FormData($("form"));
+    form.set("image", photo, photo.name || "photo");
+    const job = await call(`${API}/remove`, { method: "POST", body: form });
+    if (mine === current) await show(photo, job);
+  } catch (error) {
+    if (mine === current) say(error.message, "error");
+  } finally {
+    clearInterval(clock);
+  }
+}
+
+async function show(photo, job) {
+  const { before, after, download } = { before: $("before"), after: $("after"), download: $("download") };
+  URL.revokeObjectURL(before.src);
+  before.src = URL.createObjectURL(photo);
+  after.src = job.resultUrl;
+  // Some formats are read by the service and not by the browser: the slider then shows the result only.
+  before.hidden = $("handle").hidden = $("slider").hidden = !(await decodes(before));
+  await decodes(after);
+  download.href = job.resultUrl;
+  download.download = `${(photo.name || "photo").replace(/\.[^.]*$/, "")}-cutout.${job.format}`;
+  const seconds = (job.processingMs / 1000).toFixed(1);
+  $("facts").textContent = `${job.width} × ${job.height}, ${seconds} s, ${job.model} on ${job.backend}`;
+  $("result").hidden = false;
+  if (job.noForeground) say("No subject was found in this photo, so everything is transparent.", "");
+  else $("status").hidden = true;
+}
+
+const decodes = (image) => image.decode().then(() => true, () => false);
+
+async function call(url, init = {}) {
+  let answer;
+  try {
+    answer = await fetch(url, { ...init, headers: { Accept: "application/json" } });
+  } catch {
+    throw new Error("The service cannot be reached. Is it still running?");
+  }
+  const body = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(body.detail || `The service answered ${answer.status}.`);
+  return body;
+}
+
+function say(text, kind) {
+  $("status").textContent = text;
+  $("status").className = kind;
+  $("status").hidden = false;
+}
+
+function start() {
+  $("slider").addEventListener("input", () => $("compare").style.setProperty("--at", `${$("slider").value}%`));
+  $("file").addEventListener("change", () => {
+    if ($("file").files.length) remove($("file").files[0]);
+    $("file").value = ""; // so that the same photo can be chosen again
+  });
+  const drop = $("drop");
+  for (const type of ["dragenter", "dragover"]) {
+    drop.addEventListener(type, (event) => {
+      event.preventDefault();
+      drop.classList.add("over");
+    });
+  }
+  drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+  drop.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    if (event.dataTransfer.files.length) remove(event.dataTransfer.files[0]);
+  });
+  document.addEventListener("paste", (event) => {
+    if (event.clipboardData.files.length) remove(event.clipboardData.files[0]);
+  });
+  showBackdrops();
+  showTiers().catch((error) => say(error.message, "error"));
+}
+
+start();

@@ -1,0 +1,62 @@
+"""Fixtures shared by all tests. Real weights are loaded once, and one run of a photo serves many tests."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app import settings as app_settings
+from app.startup import models_folder
+from inference.engine import Cutout, Engine, Options, open_engine
+from inference.errors import WeightsUnavailable
+from inference.folder import ModelsFolder
+from models.catalog import find
+from tests.fakes import fake_engine
+
+DATA = Path(__file__).parent / "data"
+# What the caller's environment says of this host; the tests themselves run without CUTOUT_ settings.
+HOST_MODELS = models_folder(app_settings.load())
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(app_settings.PREFIX):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def weights() -> ModelsFolder:
+    """Return this host's models folder, with the open weights in it (`make test` fetches them)."""
+    try:
+        HOST_MODELS.check(find("isnet-general"))
+    except WeightsUnavailable as error:
+        pytest.fail(str(error))
+    return HOST_MODELS
+
+
+@pytest.fixture(scope="session")
+def real_engine(weights: ModelsFolder) -> Iterator[Engine]:
+    engine = open_engine(weights, "cpu")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def cutouts(real_engine: Engine) -> dict[str, Cutout]:
+    """Return the cut-outs of all test photos by their stems, made once with the real weights."""
+    photos = ((path.stem, path.read_bytes) for path in sorted(DATA.glob("*.jpg")))
+    done = {}
+    for name, outcome in real_engine.remove_many(photos, Options()):
+        assert isinstance(outcome, Cutout), outcome
+        done[name] = outcome
+    return done
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """Build a real engine on a fake network."""
+    engine = fake_engine()
+    yield engine
+    engine.close()

@@ -1,0 +1,59 @@
+"""A network that costs nothing, behind the real engine; and small photos."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from inference.engine import Engine, Serving
+from inference.tiers import Choice, Tier
+from models.catalog import find
+
+CHECKPOINT = find("isnet-general")
+
+
+class FakeRunner:
+    """Finds a disc in the middle of every photo, at no cost; `before` is called ahead of each run."""
+
+    backend = "fake"
+    device = torch.device("cpu")
+
+    def __init__(self, before: Callable[[], None] = lambda: None, radius: float = 0.3) -> None:
+        self.before = before
+        self.radius = radius
+        self.batches: list[int] = []
+
+    def run(self, pixels: Tensor) -> Tensor:
+        self.before()
+        self.batches.append(len(pixels))
+        size = pixels.shape[-1]
+        axis = torch.linspace(-0.5, 0.5, size)
+        distance = (axis[:, None] ** 2 + axis**2).sqrt()
+        mask = torch.sigmoid((self.radius - distance) * 200)
+        return mask.expand(len(pixels), 1, size, size).clone()
+
+
+def fake_engine(runner: FakeRunner | None = None, *, threads: int = 3, max_waiting: int = 64) -> Engine:
+    """Build a real engine on a fake runner, all tiers served by it."""
+    runner = runner or FakeRunner()
+    serving = {tier: Serving(Choice(tier, CHECKPOINT, ()), runner) for tier in Tier}
+    return Engine(serving, threads=threads, max_waiting=max_waiting)
+
+
+def photo_bytes(width: int = 40, height: int = 30, file_format: str = "PNG", seed: int = 0) -> bytes:
+    """Encode a picture of random pixels."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, file_format)
+    return out.getvalue()
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """Decode a result with Pillow alone."""
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image

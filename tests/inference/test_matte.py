@@ -1,0 +1,57 @@
+"""Photo to network input, mask to alpha."""
+
+import numpy as np
+import torch
+
+from inference import layout
+from inference.matte import to_matte, to_pixels
+from inference.photo import Photo
+from models.catalog import find
+
+CHECKPOINT = find("isnet-general")
+
+
+def photo(height: int = 6, width: int = 8) -> Photo:
+    rgb = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Photo(rgb)
+
+
+def test_pixels_are_normalised_as_the_checkpoint_says() -> None:
+    white = Photo(np.full((5, 9, 3), 255, np.uint8))
+    pixels = to_pixels(white, CHECKPOINT, torch.device("cpu"))
+    assert pixels.shape == (1, 3, 1024, 1024)
+    assert pixels.dtype == torch.float32
+    torch.testing.assert_close(pixels, torch.full_like(pixels, 0.5))
+
+
+def test_a_mask_is_stretched_to_its_own_range() -> None:
+    mask = torch.tensor([[0.1, 0.9], [0.1, 0.9]])[None, None]
+    matte = to_matte(mask, photo(2, 2), CHECKPOINT)
+    assert not matte.no_foreground
+    np.testing.assert_array_equal(matte.alpha, [[0, 255], [0, 255]])
+
+
+def test_a_mask_without_a_subject_is_empty_not_noise() -> None:
+    matte = to_matte(torch.rand(1, 1, 32, 32) * 0.4, photo(), CHECKPOINT)
+    assert matte.no_foreground
+    assert matte.alpha.shape == (6, 8)
+    assert not matte.alpha.any()
+
+
+def test_a_mask_without_a_background_is_not_stretched_to_noise() -> None:
+    matte = to_matte(0.99 + torch.rand(1, 1, 32, 32) * 0.01, photo(), CHECKPOINT)
+    assert matte.alpha.min() >= 252
+
+
+def test_the_photos_own_transparency_is_multiplied_in() -> None:
+    own = np.array([[0, 128], [255, 255]], np.uint8)
+    picture = Photo(np.zeros((2, 2, 3), np.uint8), own)
+    matte = to_matte(torch.tensor([[1.0, 1.0], [0.0, 1.0]])[None, None], picture, CHECKPOINT)
+    np.testing.assert_array_equal(matte.alpha, [[0, 128], [0, 255]])
+
+
+def test_the_cutout_is_laid_on_a_background() -> None:
+    rgb = np.full((1, 3, 3), (200, 100, 0), np.uint8)
+    alpha = np.array([[0, 51, 255]], np.uint8)
+    laid = layout.on_background(rgb, alpha, (0, 0, 255))
+    np.testing.assert_array_equal(laid, [[(0, 0, 255), (40, 20, 204), (200, 100, 0)]])

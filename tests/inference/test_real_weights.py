@@ -1,0 +1,110 @@
+"""The whole way on the real open weights, against the published graph, pre- and post-processing."""
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from inference import matte, photo
+from inference.engine import Cutout, Engine, Options
+from inference.folder import ModelsFolder
+from inference.runners import TorchRunner
+from inference.tiers import Tier
+from inference.weights import load_network
+from models.catalog import find
+from tests.conftest import DATA
+from tests.fakes import open_picture
+
+pytestmark = pytest.mark.weights
+
+CHECKPOINT = find("isnet-general")
+WITH_SUBJECT = ["astronaut", "chelsea", "coffee"]
+
+
+def source(name: str) -> npt.NDArray[np.uint8]:
+    return np.asarray(Image.open(DATA / f"{name}.jpg").convert("RGB"))
+
+
+def resize(plane: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArray[np.float64]:
+    """Bilinear, corners not aligned, no antialias, of [H,W,…]: written out, independent of torch."""
+
+    def axis(
+        size: int, source: int
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+        place = np.clip((np.arange(size) + 0.5) * source / size - 0.5, 0, None)
+        low = np.minimum(place.astype(np.intp), source - 1)
+        return low, np.minimum(low + 1, source - 1), place - low
+
+    top, bottom, down = axis(height, plane.shape[0])
+    left, right, across = axis(width, plane.shape[1])
+    down = down.reshape(-1, *[1] * (plane.ndim - 1))
+    across = across.reshape(1, -1, *[1] * (plane.ndim - 2))
+    rows = plane[top] * (1 - down) + plane[bottom] * down
+    return np.asarray(rows[:, left] * (1 - across) + rows[:, right] * across)
+
+
+@pytest.fixture(scope="module")
+def published(weights: ModelsFolder) -> onnxruntime.InferenceSession:
+    """The graph exactly as its authors publish it, in half precision."""
+    return onnxruntime.InferenceSession(weights.file(CHECKPOINT), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("name", WITH_SUBJECT)
+def test_alpha_is_the_published_one(
+    name: str, cutouts: dict[str, Cutout], published: onnxruntime.InferenceSession
+) -> None:
+    rgb = source(name)
+    pixels = (resize(rgb.astype(np.float64), 1024, 1024) / 255 - 0.5).transpose(2, 0, 1)[None]
+    mask = published.run(["output"], {"input": pixels.astype(np.float32)})[0][0, 0].astype(np.float64)
+    full = resize(mask, *rgb.shape[:2])
+    expected = 255 * (full - full.min()) / (full.max() - full.min())
+
+    alpha = np.asarray(open_picture(cutouts[name].data))[..., 3]
+    difference = np.abs(alpha - expected)
+    assert difference.mean() <= 1
+    assert np.quantile(difference, 0.999) <= 8
+    assert 0.1 < (alpha > 127).mean() < 0.9  # a subject and a background: this compared something
+
+
+@pytest.mark.parametrize("name", WITH_SUBJECT)
+def test_solid_colours_come_back_bit_for_bit(name: str, cutouts: dict[str, Cutout]) -> None:
+    result = open_picture(cutouts[name].data)
+    rgba, rgb = np.asarray(result), source(name)
+    assert result.mode == "RGBA"
+    assert rgba.shape[:2] == rgb.shape[:2]
+    shows, solid = rgba[..., 3] > 0, rgba[..., 3] == 255
+    assert solid.mean() > 0.05
+    np.testing.assert_array_equal(rgba[shows, :3], rgb[shows])
+    assert not rgba[~shows, :3].any()  # what was removed is not in the file
+
+
+def test_torch_and_onnx_runtime_agree(weights: ModelsFolder, real_engine: Engine) -> None:
+    onnx = real_engine.serving[Tier.BASIC].runner
+    assert onnx.backend == "onnxruntime-cpu"
+    torch_cpu = TorchRunner(load_network(CHECKPOINT, weights), torch.device("cpu"))
+    for name in ("chelsea", "grass"):
+        picture = photo.decode((DATA / f"{name}.jpg").read_bytes())
+        pixels = matte.to_pixels(picture, CHECKPOINT, torch_cpu.device)
+        masks = torch_cpu.run(pixels), onnx.run(pixels)
+        assert masks[0].shape == masks[1].shape == (1, 1, 1024, 1024)
+        assert (masks[0] - masks[1]).abs().max() < 2e-3
+
+
+def test_a_photo_without_a_subject_is_said_to_have_none(
+    cutouts: dict[str, Cutout], real_engine: Engine
+) -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    plain = np.full((200, 300, 3), (30, 90, 200), np.uint8)
+    empty = [cutouts["grass"]]
+    for pixels in (noise, plain):
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "PNG")
+        empty.append(real_engine.remove(data.getvalue(), Options()))
+    for cutout in empty:
+        assert cutout.no_foreground
+        assert not np.asarray(open_picture(cutout.data)).any()
+    assert not any(cutouts[name].no_foreground for name in WITH_SUBJECT)

@@ -1,0 +1,46 @@
+"""Deterministic stand-in weights, so that two implementations of one network can be compared exactly.
+
+`fill(name, shape)` depends on nothing but the tensor's name and shape in the published checkpoint, so
+anyone can rebuild the same weights. The scales keep activations in a healthy range through the depth.
+"""
+
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+
+
+def fill(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return the float32 stand-in for the tensor `name` of `shape` (num_batches_tracked is not filled)."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    leaf = name.rsplit(".", 1)[-1]
+    if leaf == "running_var":
+        value = rng.uniform(0.5, 1.5, shape)
+    elif leaf == "running_mean":
+        value = rng.normal(0.0, 0.1, shape)
+    elif leaf == "relative_position_bias_table":
+        value = rng.normal(0.0, 0.5, shape)
+    elif leaf == "bias":
+        value = rng.normal(0.0, 0.1, shape)
+    elif len(shape) == 1:  # the scale of a BatchNorm or a LayerNorm
+        value = rng.uniform(0.7, 1.3, shape)
+    else:
+        fan_in = int(np.prod(shape[1:]))
+        value = rng.normal(0.0, (1.6 / fan_in) ** 0.5, shape)
+        if "offset_conv" in name:  # moves the sampling points of a deformable convolution by about a pixel
+            value = value * 0.7
+    return value.astype(np.float32)
+
+
+def image(size: int, seed: int = 7, batch: int = 1) -> npt.NDArray[np.float32]:
+    """Return a smooth pseudo-photo, float32 [batch, 3, size, size], already normalised (mean 0, std about 1)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:size, 0:size].astype(np.float64) / size
+    planes = np.zeros((batch, 3, size, size))
+    for b in range(batch):
+        for c in range(3):
+            for _ in range(12):
+                fx, fy = rng.uniform(-9, 9, 2)
+                planes[b, c] += rng.normal() * np.sin(2 * np.pi * (fx * x + fy * y) + rng.uniform(0, 6.28))
+    planes /= planes.std(axis=(2, 3), keepdims=True)
+    return planes.astype(np.float32)
