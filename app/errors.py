@@ -118,7 +118,9 @@ def install(app: FastAPI) -> None:
     async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
         log.error("unexpected error", exc_info=error)
         detail = "Something went wrong on our side. Try again, and name the requestId if it persists."
-        return answer(request, Problem(500, "INTERNAL", detail))
+        # Starlette answers these outside all middleware, so the id must be added here.
+        headers = {"X-Request-Id": request.state.request_id}
+        return answer(request, Problem(500, "INTERNAL", detail, headers))
 
 
 def _say(problem: dict[str, Any]) -> str:

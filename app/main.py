@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
 
 import structlog
 from fastapi import FastAPI
@@ -13,7 +12,7 @@ from fastapi.staticfiles import StaticFiles
 import app
 from app import errors, logs
 from app.api import guards
-from app.api.routes import background_remover, health
+from app.api.routes import background_remover, health, page
 from app.settings import Settings, SettingsError
 from app.settings import load as load_settings
 from app.startup import engine_from
@@ -23,7 +22,6 @@ from inference.engine import Engine
 
 log = structlog.get_logger()
 
-STATIC = Path(__file__).parent / "web" / "static"
 SWEEP_EVERY = timedelta(hours=1)
 
 
@@ -78,7 +76,8 @@ def create_app(
     service.add_middleware(guards.RequestId)
     service.include_router(health.router)
     service.include_router(background_remover.router)
-    service.mount("/", StaticFiles(directory=STATIC, html=True), name="page")
+    service.include_router(page.router)
+    service.mount("/static", StaticFiles(directory=page.STATIC), name="static")
     return service
 
 

@@ -25,7 +25,7 @@ class Settings(BaseSettings):
         "on", description="`off`: no accounts, everyone on this machine is admin; only on a loopback address"
     )
     host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="where networks run; `auto`: a CUDA GPU if there is one, else the CPU"
     )

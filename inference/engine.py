@@ -19,27 +19,11 @@ from inference import encode, layout, matte, photo
 from inference.encode import Format
 from inference.errors import CutoutError, Overloaded
 from inference.folder import ModelsFolder
-from inference.layout import Colour
+from inference.options import Options
 from inference.runners import Device, Runner, open_runner, pick_device
 from inference.tiers import Choice, Tier, choose
 
 Key = TypeVar("Key")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to make of a photo.
-
-    `mask_only` gives the alpha itself as a grey picture. `background` lays the cut-out on a colour;
-    a format without transparency takes white where none is given. `quality`, 1…100, is for the
-    formats that lose something: WebP, AVIF, JPEG.
-    """
-
-    tier: Tier = Tier.BASIC
-    format: Format = Format.PNG
-    mask_only: bool = False
-    background: Colour | None = None
-    quality: int = 90
 
 
 @dataclass(frozen=True)

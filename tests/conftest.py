@@ -8,9 +8,10 @@ import pytest
 
 from app import settings as app_settings
 from app.startup import models_folder
-from inference.engine import Cutout, Engine, Options, open_engine
+from inference.engine import Cutout, Engine, open_engine
 from inference.errors import WeightsUnavailable
 from inference.folder import ModelsFolder
+from inference.options import Options
 from models.catalog import find
 from tests.fakes import fake_engine
 

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from inference.engine import Engine, Serving
+from inference.photo import DEFAULT_MAX_PIXELS
 from inference.tiers import Choice, Tier
 from models.catalog import find
 
@@ -36,11 +37,17 @@ class FakeRunner:
         return mask.expand(len(pixels), 1, size, size).clone()
 
 
-def fake_engine(runner: FakeRunner | None = None, *, threads: int = 3, max_waiting: int = 64) -> Engine:
+def fake_engine(
+    runner: FakeRunner | None = None,
+    *,
+    threads: int = 3,
+    max_waiting: int = 64,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> Engine:
     """Build a real engine on a fake runner, all tiers served by it."""
     runner = runner or FakeRunner()
     serving = {tier: Serving(Choice(tier, CHECKPOINT, ()), runner) for tier in Tier}
-    return Engine(serving, threads=threads, max_waiting=max_waiting)
+    return Engine(serving, threads=threads, max_waiting=max_waiting, max_pixels=max_pixels)
 
 
 def photo_bytes(width: int = 40, height: int = 30, file_format: str = "PNG", seed: int = 0) -> bytes:

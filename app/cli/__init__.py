@@ -6,7 +6,7 @@ import typer
 
 import app
 from app.cli import doctor, models, remove, serve
-from app.cli.console import say
+from app.cli.console import CommandError, say
 from app.settings import SettingsError
 from inference.errors import CutoutError
 from models.catalog import UnknownCheckpoint
@@ -43,7 +43,7 @@ def main() -> None:
     """Run the command line; what the user can mend is said in a line, without a traceback."""
     try:
         cli()
-    except (CutoutError, SettingsError, UnknownCheckpoint, remove.CannotWrite) as error:
+    except (CutoutError, SettingsError, UnknownCheckpoint, CommandError) as error:
         for line in str(error).splitlines():
             say(f"[red]error:[/red] {line}")
         sys.exit(1)

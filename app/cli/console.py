@@ -16,6 +16,10 @@ from rich.status import Status
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
+class CommandError(Exception):
+    """A command cannot do what was asked; the message is one line for the user."""
+
+
 def say(text: str) -> None:
     """Print one line of rich's markup."""
     console.print(text)

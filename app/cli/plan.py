@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.cli.console import CommandError
 from inference.encode import Format
 from inference.photo import SUFFIXES
 
@@ -40,7 +41,7 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
     differ in their suffix only keep it: a.jpg and a.png become a.jpg.png and a.png.png.
 
     Raises:
-        FileNotFoundError: a source is not there.
+        CommandError: a source is not there, or lies among the results.
 
     """
     sources = list(sources)
@@ -52,6 +53,8 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
     for source in sources:
         if source.is_file():
             placed.append((source, Path(source.stem)))
+        elif source.resolve().is_relative_to(out.resolve()):
+            raise CommandError(f"{source} lies in the folder of the results; choose another -o.")
         elif source.is_dir():
             for file in _files(source, out):
                 if file.suffix.lower() in SUFFIXES:
@@ -59,7 +62,7 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
                 else:
                     left_out.append(file)
         else:
-            raise FileNotFoundError(f"{source} is not there.")
+            raise CommandError(f"{source} is not there.")
 
     taken = Counter(place for _, place in placed)
     tasks = []

@@ -2,14 +2,13 @@
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from app.cli.console import loading, photo_bar, say
+from app.cli.console import CommandError, loading, photo_bar, say
 from app.cli.models import pull_one
 from app.cli.plan import Plan, Task, format_of, plan
 from app.files import write_whole
@@ -20,7 +19,8 @@ from inference.layout import parse_colour
 from inference.tiers import Tier
 
 if TYPE_CHECKING:
-    from inference.engine import Engine, Options
+    from inference.engine import Engine
+from inference.options import Options
 
 PIPE = "-"
 WATCH_EVERY_SECONDS = 1.0
@@ -48,24 +48,20 @@ def remove(
     """Remove the background of photos. Run again, it does only what is missing."""
     settings = load_settings(device=device)
     target = Path(out)
+    colour = parse_colour(background) if background else None
     file_format = file_format or format_of(target) or Format.PNG
 
-    def options() -> "Options":
-        from inference.engine import Options
-
-        colour = parse_colour(background) if background else None
-        return Options(tier, file_format, mask_only, colour, quality)
-
+    options = Options(tier, file_format, mask_only, colour, quality)
     if PIPE in sources:
         if len(sources) > 1:
-            raise typer.BadParameter("- stands for one photo from a pipe; name it alone.")
-        _remove_piped(_open(settings, tier), options(), None if out == PIPE else target)
+            raise CommandError("- stands for one photo from a pipe; name it alone.")
+        _remove_piped(_open(settings, tier), options, None if out == PIPE else target)
         return
     if out == PIPE:
-        raise typer.BadParameter("-o - is for one photo from a pipe; name a folder.")
+        raise CommandError("-o - is for one photo from a pipe; name a folder.")
 
     paths = [Path(source) for source in sources]
-    run = _Run(settings, tier, options)
+    run = _Run(settings, options)
     try:
         run.do(_plan(paths, target, file_format), overwrite)
         if watch:
@@ -79,17 +75,12 @@ def remove(
         raise typer.Exit(1)
 
 
-class CannotWrite(Exception):
-    """A result cannot be written; the message says why."""
-
-
 class _Run:
     """One run of the command: its engine, opened when there is something to do, and what failed."""
 
-    def __init__(self, settings: Settings, tier: Tier, options: Callable[[], "Options"]) -> None:
+    def __init__(self, settings: Settings, options: Options) -> None:
         self.failed: dict[Path, str] = {}
         self._settings = settings
-        self._tier = tier
         self._options = options
         self._engine: Engine | None = None
 
@@ -98,7 +89,7 @@ class _Run:
         tasks = [task for task in work.tasks if overwrite or not task.done]
         skipped = len(work.tasks) - len(tasks)
         if tasks:
-            self._engine = self._engine or _open(self._settings, self._tier)
+            self._engine = self._engine or _open(self._settings, self._options.tier)
             self._remove(tasks, self._engine)
         if skipped:
             say(f"{skipped} were done before (--overwrite does them again).")
@@ -116,7 +107,7 @@ class _Run:
         with photo_bar() as bar:
             row = bar.add_task("Removing backgrounds", total=len(tasks))
             photos = ((task, task.source.read_bytes) for task in tasks)
-            for task, outcome in engine.remove_many(photos, self._options()):
+            for task, outcome in engine.remove_many(photos, self._options):
                 if isinstance(outcome, Exception):
                     failed[task.source] = _reason(outcome)
                 else:
@@ -163,7 +154,7 @@ def _watch(run: _Run, sources: list[Path], out: Path, file_format: Format) -> No
             run.do(Plan(settled, []), overwrite=True)
 
 
-def _remove_piped(engine: "Engine", options: "Options", target: Path | None) -> None:
+def _remove_piped(engine: "Engine", options: Options, target: Path | None) -> None:
     try:
         cutout = engine.remove(sys.stdin.buffer.read(), options)
     finally:
@@ -178,15 +169,10 @@ def _remove_piped(engine: "Engine", options: "Options", target: Path | None) -> 
 
 
 def _plan(sources: list[Path], out: Path, file_format: Format) -> Plan:
-    try:
-        work = plan(sources, out, file_format)
-    except FileNotFoundError as error:
-        raise typer.BadParameter(str(error)) from None
+    work = plan(sources, out, file_format)
     for task in work.tasks:
         if task.source.resolve() == task.target.resolve():
-            raise typer.BadParameter(
-                f"{task.source} would be overwritten by its own cut-out; choose another -o."
-            )
+            raise CommandError(f"{task.source} would be overwritten by its own cut-out; choose another -o.")
     return work
 
 
@@ -209,7 +195,7 @@ def _write(target: Path, data: bytes) -> None:
         write_whole(target, data)
     except OSError as error:
         # A full disk fails the next photo too, so this stops the run.
-        raise CannotWrite(
+        raise CommandError(
             f"Cannot write {target} ({error.strerror}). Run the same command again to go on."
         ) from error
 

@@ -9,7 +9,8 @@ import structlog
 
 from app.storage import Storage
 from inference.encode import Format
-from inference.engine import Cutout, Engine, Options
+from inference.engine import Cutout, Engine
+from inference.options import Options
 
 log = structlog.get_logger()
 

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from inference.encode import Format
-from inference.engine import Cutout, Engine, Options
+from inference.engine import Cutout, Engine
 from inference.errors import CutoutError, InvalidOptions, InvalidPhoto, Overloaded
 from inference.layout import parse_colour
+from inference.options import Options
 from inference.tiers import Tier
 from tests.fakes import FakeRunner, fake_engine, open_picture, photo_bytes
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from inference import matte, photo
-from inference.engine import Cutout, Engine, Options
+from inference.engine import Cutout, Engine
 from inference.folder import ModelsFolder
+from inference.options import Options
 from inference.runners import TorchRunner
 from inference.tiers import Tier
 from inference.weights import load_network

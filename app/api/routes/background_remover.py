@@ -12,8 +12,8 @@ from app.api.schemas import DiscountInfo, JobInfo, PlanInfo, Pricing, TierInfo
 from app.errors import Problem, upload_too_large
 from app.services import pricing, removals
 from inference.encode import Format
-from inference.engine import Options
 from inference.layout import parse_colour
+from inference.options import Options
 from inference.tiers import Tier
 
 router = APIRouter(prefix="/api/background-remover", tags=["background remover"])

@@ -1,0 +1,215 @@
+"""`cutout remove` on a fake network: what it makes, resumes, refuses and reports."""
+
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import app.cli.remove
+import app.startup
+from app.cli import main
+from app.cli.plan import plan
+from inference.encode import Format
+from inference.engine import Engine
+from tests.fakes import fake_engine, open_picture, photo_bytes
+
+Run = Callable[..., int]
+opened: list[Engine] = []
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def engine_from(*_: object) -> Engine:
+        opened.append(fake_engine())
+        return opened[-1]
+
+    opened.clear()
+    monkeypatch.setattr(app.startup, "engine_from", engine_from)
+    monkeypatch.setattr(app.startup, "pull_missing", lambda *_: None)
+    yield
+    for engine in opened:
+        assert engine._pool._shutdown  # the command closed what it opened
+
+
+@pytest.fixture
+def cutout(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command line in this process; the exit code."""
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["cutout", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        return int(caught.value.code or 0)
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for place in ("a.png", "b.png", "deep/er/c.png", ".hidden/d.png"):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_bytes(photo_bytes(seed=len(place)))
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_keeps_its_structure(cutout: Run, photos: Path, tmp_path: Path) -> None:
+    assert cutout("remove", photos, "-o", tmp_path / "out") == 0
+    assert files(tmp_path / "out") == {"a.png", "b.png", "deep/er/c.png"}
+    assert open_picture((tmp_path / "out" / "a.png").read_bytes()).mode == "RGBA"
+
+
+def test_run_again_it_does_only_what_is_missing(
+    cutout: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    cutout("remove", photos, "-o", out)
+    (out / "a.png").unlink()
+    kept = (out / "b.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert cutout("remove", photos, "-o", out) == 0
+    said = capsys.readouterr().err
+    assert "1 of 1 done" in said
+    assert "2 were done before" in said
+    assert (out / "b.png").stat().st_mtime_ns == kept
+
+    runs = len(opened)
+    assert cutout("remove", photos, "-o", out) == 0
+    assert len(opened) == runs  # nothing to do: no model was loaded
+
+    later = time.time() + 10
+    os.utime(photos / "b.png", (later, later))  # the photo was edited since
+    assert cutout("remove", photos, "-o", out) == 0
+    assert (out / "b.png").stat().st_mtime_ns != kept
+
+    capsys.readouterr()
+    cutout("remove", photos, "-o", out, "--overwrite")
+    assert "3 of 3 done" in capsys.readouterr().err
+
+
+def test_failures_are_named_at_the_end_and_the_rest_is_done(
+    cutout: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "a.png").write_bytes(photo_bytes()[:100])
+    (photos / "empty.jpg").touch()
+    (photos / "list.txt").write_text("not a photo")
+    assert cutout("remove", photos, "-o", tmp_path / "out") == 1
+    assert files(tmp_path / "out") == {"b.png", "deep/er/c.png"}
+    said = capsys.readouterr().err
+    assert "2 of 4 done" in said
+    assert f"failed: {photos}/a.png: The picture is cut off or damaged" in said
+    assert f"failed: {photos}/empty.jpg: The file is empty" in said
+    assert "1 files do not look like photos and were left out (.txt)" in said
+
+
+def test_one_photo_to_a_file_whose_name_tells_the_format(cutout: Run, photos: Path, tmp_path: Path) -> None:
+    for name, kind in (("x.webp", "WEBP"), ("y.jpeg", "JPEG"), ("z.avif", "AVIF"), ("sub/w.png", "PNG")):
+        assert cutout("remove", photos / "a.png", "-o", tmp_path / name) == 0
+        assert open_picture((tmp_path / name).read_bytes()).format == kind
+    assert (
+        cutout("remove", photos / "a.png", "-o", tmp_path / "v.png", "--mask-only", "--tier", "industry") == 0
+    )
+    assert open_picture((tmp_path / "v.png").read_bytes()).mode == "L"
+    assert (
+        cutout("remove", photos / "a.png", "-o", tmp_path / "u", "--format", "jpg", "--background", "red")
+        == 0
+    )
+    corner = open_picture((tmp_path / "u" / "a.jpg").read_bytes()).getpixel((0, 0))
+    assert isinstance(corner, tuple)
+    assert corner[0] > 240
+
+
+def test_a_pipe(
+    cutout: Run, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(photo_bytes())))
+    assert cutout("remove", "-", "-o", "-") == 0
+    assert open_picture(capfdbinary.readouterr().out).mode == "RGBA"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["{photos}/nothing.png", "-o", "{out}"], "nothing.png is not there"),
+        (["{photos}/a.png", "-o", "{photos}/a.png"], "would be overwritten by its own cut-out"),
+        (["{photos}/deep", "-o", "{photos}"], "lies in the folder of the results"),
+        (["{photos}/a.png", "-o", "-"], "is for one photo from a pipe"),
+        (["-", "{photos}/a.png", "-o", "{out}"], "name it alone"),
+        (["{photos}", "-o", "{out}", "--background", "reddish"], "'reddish' is no colour"),
+        (["{photos}", "-o", "{out}", "--device", "tpu"], "CUTOUT_DEVICE: Input should be"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_any_work(
+    cutout: Run,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    says: str,
+) -> None:
+    before = {name: (photos / name).read_bytes() for name in files(photos)}
+    places = {"photos": photos, "out": tmp_path / "out"}
+    assert cutout("remove", *(argument.format(**places) for argument in arguments)) != 0
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+    assert {name: (photos / name).read_bytes() for name in files(photos)} == before
+
+
+def test_a_full_disk_stops_with_one_line(
+    cutout: Run,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(app.cli.remove, "write_whole", full)
+    assert cutout("remove", photos, "-o", tmp_path / "out") == 1
+    assert "(No space left on device). Run the same command again" in capsys.readouterr().err
+
+
+def test_names_that_would_meet_keep_their_suffix(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "b.jpg", "sub/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    out = tmp_path / "out"
+    targets = {str(task.target.relative_to(out)) for task in plan([tmp_path], out, Format.PNG).tasks}
+    assert targets == {"a.jpg.png", "a.png.png", "b.png", "sub/a.png"}
+
+
+def test_results_inside_the_photos_folder_are_not_taken_for_photos(cutout: Run, photos: Path) -> None:
+    for _ in range(2):
+        assert cutout("remove", photos, "-o", photos / "out") == 0
+    assert files(photos / "out") == {"a.png", "b.png", "deep/er/c.png"}
+
+
+def test_watching_does_what_arrives_and_stops_on_ctrl_c(
+    cutout: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    looks = 0
+
+    def sleep(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            (photos / "late.png").write_bytes(photo_bytes()[:50])  # still being copied
+        elif looks == 2:
+            (photos / "late.png").write_bytes(photo_bytes())
+        elif looks > 10:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(app.cli.remove.time, "sleep", sleep)  # type: ignore[attr-defined]
+    assert cutout("remove", photos, "-o", out, "--watch") == 130
+    assert files(out) == {"a.png", "b.png", "deep/er/c.png", "late.png"}
