@@ -19,7 +19,7 @@ from inference import encode, layout, matte, photo
 from inference.encode import Format
 from inference.errors import CutoutError, Overloaded
 from inference.folder import ModelsFolder
-from inference.options import Options
+from inference.options import DEFAULT_OPTIONS, Options
 from inference.runners import Device, Runner, open_runner, pick_device
 from inference.tiers import Choice, Tier, choose
 
@@ -75,7 +75,7 @@ class Engine:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="photo")
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
 
-    def remove(self, data: bytes, options: Options = Options()) -> Cutout:
+    def remove(self, data: bytes, options: Options = DEFAULT_OPTIONS) -> Cutout:
         """Remove the background of one photo, and wait for it.
 
         Raises:

@@ -21,3 +21,6 @@ class Options:
     mask_only: bool = False
     background: Colour | None = None
     quality: int = 90
+
+
+DEFAULT_OPTIONS = Options()

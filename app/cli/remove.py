@@ -16,11 +16,11 @@ from app.settings import Settings
 from app.settings import load as load_settings
 from inference.encode import Format
 from inference.layout import parse_colour
+from inference.options import Options
 from inference.tiers import Tier
 
 if TYPE_CHECKING:
     from inference.engine import Engine
-from inference.options import Options
 
 PIPE = "-"
 WATCH_EVERY_SECONDS = 1.0

@@ -7,7 +7,6 @@ from pathlib import Path
 import httpx2
 import numpy as np
 import pytest
-from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from inference.engine import Cutout
@@ -39,9 +38,10 @@ def test_the_readmes_curl_gives_the_cutout(service: str, cutouts: dict[str, Cuto
     command = lines[0].replace("http://127.0.0.1:8000", service)
     assert service in command
     subprocess.run(["sh", "-ec", command], cwd=tmp_path, check=True, capture_output=True)
-    picture = Image.open(tmp_path / "out.png")
-    assert (picture.mode, picture.size) == ("RGBA", Image.open(PHOTO).size)
-    same_alpha((tmp_path / "out.png").read_bytes(), cutouts["coffee"])
+    data = (tmp_path / "out.png").read_bytes()
+    picture = open_picture(data)
+    assert (picture.mode, picture.size) == ("RGBA", open_picture(PHOTO.read_bytes()).size)
+    same_alpha(data, cutouts["coffee"])
 
 
 def test_the_result_url_gives_the_same(service: str, cutouts: dict[str, Cutout]) -> None:

@@ -1,0 +1,75 @@
+"""The documentation is held to the code: every setting, command, option, endpoint, error and checkpoint is in it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from fastapi.routing import APIRoute
+
+from app import errors
+from app.api.routes import background_remover, health
+from app.api.routes.background_remover import RemoveForm
+from app.cli import cli
+from app.settings import PREFIX, Settings
+from models.catalog import CHECKPOINTS
+
+ROOT = Path(__file__).parents[1]
+DOCS = {file.stem: file.read_text() for file in (ROOT / "docs").glob("*.md")}
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_described(name: str) -> None:
+    assert f"| `{PREFIX}{name.upper()}` |" in DOCS["settings"]
+
+
+def test_no_setting_is_described_that_is_not_there() -> None:
+    for text in (*DOCS.values(), (ROOT / "README.md").read_text()):
+        for name in re.findall(rf"{PREFIX}[A-Z_]+", text):
+            assert name.removeprefix(PREFIX).lower() in Settings.model_fields, name
+
+
+def test_every_command_and_option_is_described() -> None:
+    root = typer.main.get_command(cli)
+    for name, command in root.commands.items():  # type: ignore[attr-defined]
+        assert f"## `cutout {name}" in DOCS["command"]
+        for leaf, sub in getattr(command, "commands", {"": command}).items():
+            assert leaf in DOCS["command"]
+            for parameter in sub.params:
+                for option in parameter.opts:
+                    if option.startswith("--") and option not in ("--help", "--out"):
+                        assert f"`{option}" in DOCS["command"], option
+
+
+@pytest.mark.parametrize(
+    "route",
+    [route for router in (health.router, background_remover.router) for route in router.routes],
+    ids=lambda route: route.path,
+)
+def test_every_endpoint_is_described(route: APIRoute) -> None:
+    for method in route.methods or ():
+        assert f"## `{method} {route.path}`" in DOCS["api"]
+
+
+def test_every_form_field_is_described() -> None:
+    for name, field in RemoveForm.model_fields.items():
+        assert f"| `{field.alias or name}` |" in DOCS["api"]
+
+
+def test_every_error_code_is_described() -> None:
+    source = Path(errors.__file__).read_text()
+    codes = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)*)"', source)) - {"GET"}
+    assert "OVERLOADED" in codes
+    for code in codes:
+        assert f"`{code}`" in DOCS["api"], code
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_every_checkpoint_is_described(name: str) -> None:
+    assert f"| `{name}` |" in DOCS["models"]
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for file in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
+            assert (file.parent / target).exists(), f"{file.name}: {target}"
