@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from inference.folder import ModelsFolder
+
 PREFIX = "CUTOUT_"
 
 
@@ -69,6 +71,10 @@ class Settings(BaseSettings):
                 f" {self.host}; set CUTOUT_HOST=127.0.0.1"
             )
         return self
+
+    @property
+    def models_folder(self) -> ModelsFolder:
+        return ModelsFolder(self.models_dir.expanduser(), self.accept_licences)
 
     @property
     def max_upload_bytes(self) -> int:

@@ -5,14 +5,8 @@ from collections.abc import Callable, Iterable
 from app.settings import Settings
 from inference.engine import Engine, open_engine
 from inference.errors import ModelUnavailable
-from inference.folder import ModelsFolder
 from inference.tiers import TIERS, Tier
 from models.catalog import CHECKPOINTS, Checkpoint
-
-
-def models_folder(settings: Settings) -> ModelsFolder:
-    """Return the folder of weights that the settings name."""
-    return ModelsFolder(settings.models_dir.expanduser(), settings.accept_licences)
 
 
 def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Checkpoint], None]) -> None:
@@ -22,7 +16,7 @@ def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Chec
         ModelUnavailable: a tier has none; the message names the last checkpoint's reason and fix.
 
     """
-    folder = models_folder(settings)
+    folder = settings.models_folder
     failed: dict[str, ModelUnavailable] = {}
     for tier in tiers:
         candidates = [CHECKPOINTS[name] for name in TIERS[tier].checkpoints if name in CHECKPOINTS]
@@ -51,7 +45,7 @@ def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engi
 
     """
     engine = open_engine(
-        models_folder(settings),
+        settings.models_folder,
         settings.device,
         tiers=tiers,
         threads=settings.threads,

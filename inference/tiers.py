@@ -81,4 +81,4 @@ def choose(tier: Tier, folder: ModelsFolder) -> Choice:
             reasons.append(str(error))
         else:
             return Choice(tier, checkpoint, tuple(reasons))
-    raise WeightsUnavailable(f"No checkpoint for tier {tier} is ready. " + " ".join(reasons))
+    raise WeightsUnavailable(f"No checkpoint for tier {tier} is ready: " + "; ".join(reasons))

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from app import settings as app_settings
-from app.startup import models_folder
 from inference.engine import Cutout, Engine, open_engine
 from inference.errors import WeightsUnavailable
 from inference.folder import ModelsFolder
@@ -17,7 +16,7 @@ from tests.fakes import fake_engine
 
 DATA = Path(__file__).parent / "data"
 # What the caller's environment says of this host; the tests themselves run without CUTOUT_ settings.
-HOST_MODELS = models_folder(app_settings.load())
+HOST_MODELS = app_settings.load().models_folder
 
 
 @pytest.fixture(autouse=True)

@@ -20,13 +20,12 @@ def doctor(
     device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
 ) -> None:
     """Check device, backends, weights and licences. Exit code 1 if a tier could not be served."""
-    from app.startup import models_folder
     from inference.errors import DeviceUnavailable, ModelUnavailable
     from inference.runners import cpu_backend, pick_device
     from inference.tiers import choose
 
     settings = load_settings(device=device)
-    folder = models_folder(settings)
+    folder = settings.models_folder
     healthy = True
 
     say(f"[bold]cutout {app.__version__}[/bold] on Python {platform.python_version()}, {platform.platform()}")

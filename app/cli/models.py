@@ -18,10 +18,9 @@ cli = typer.Typer(no_args_is_help=True, help="The weights on this machine: list,
 @cli.command("list")
 def list_models() -> None:
     """List the checkpoints, their licences, and whether they are here."""
-    from app.startup import models_folder
-    from inference.errors import ModelUnavailable
+    from inference.errors import LicenceNotAccepted, WeightsUnavailable
 
-    folder = models_folder(load_settings())
+    folder = load_settings().models_folder
     table = Table(box=None, pad_edge=False)
     for column in ("checkpoint", "what", "licence", "state"):
         table.add_column(column, overflow="fold")
@@ -30,8 +29,14 @@ def list_models() -> None:
             folder.check(checkpoint)
             folder.verify(checkpoint)
             state = "[green]ready[/green]"
-        except ModelUnavailable as error:
-            state = escape(str(error).removeprefix(f"{checkpoint.name}: "))
+        except LicenceNotAccepted:
+            state = "licence to accept: pull with --accept-licence"
+        except WeightsUnavailable:
+            state = (
+                "[red]damaged[/red]: pull it again"
+                if folder.file(checkpoint).is_file()
+                else "not downloaded: pull it"
+            )
         licence = f"{checkpoint.licence.name}: {checkpoint.licence.summary}"
         table.add_row(checkpoint.name, checkpoint.description, licence, state)
     console.print(table)
@@ -61,9 +66,7 @@ def path(
     name: Annotated[str | None, typer.Argument(help="A checkpoint; without it, the folder of all.")] = None,
 ) -> None:
     """Print where the weights are, or would be."""
-    from app.startup import models_folder
-
-    folder = models_folder(load_settings())
+    folder = load_settings().models_folder
     typer.echo(folder.file(find(name)) if name else folder.path)
 
 
@@ -80,10 +83,9 @@ def pull_one(settings: Settings, checkpoint: Checkpoint, accept_licence: bool = 
         WeightsUnavailable: no source could give it.
 
     """
-    from app.startup import models_folder
     from inference import download
 
-    folder = models_folder(settings)
+    folder = settings.models_folder
     licence = checkpoint.licence
     if not folder.licence_accepted(checkpoint):
         question = (

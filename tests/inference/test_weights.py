@@ -84,7 +84,8 @@ def test_another_architecture_is_named_as_such(folder: ModelsFolder, file: str, 
 
 def test_a_tier_takes_its_own_checkpoint_before_a_substitute(folder: ModelsFolder) -> None:
     with pytest.raises(
-        WeightsUnavailable, match=r"No checkpoint for tier basic is ready\. rmbg-1\.4: licence .*"
+        WeightsUnavailable,
+        match=r"No checkpoint for tier basic is ready: rmbg-1\.4: licence .*; isnet-general: weights not downloaded",
     ):
         choose(Tier.BASIC, folder)
 
