@@ -12,8 +12,9 @@ from torch import nn
 def export_onnx(network: nn.Module, file: Path, input_size: int) -> None:
     """Write `network` (pixels [B,3,S,S] → logits [B,1,S,S], B free, S = `input_size`) to `file`, atomically."""
     pixels = torch.zeros(2, 3, input_size, input_size)
-    # The exporter says at length which optional operators are missing.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    # The exporter says at length which optional operators are missing and what it merges.
+    for library in ("torch.onnx", "onnx_ir", "onnxscript"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
         program = torch.onnx.export(
             network,

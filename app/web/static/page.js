@@ -14,7 +14,7 @@ async function showTiers() {
     radio.checked = tier === "basic";
     card.querySelector("b").textContent = info.name;
     card.querySelector(".price").textContent = `${info.credits} credits`;
-    card.querySelector("small").textContent = info.substitute
+    card.querySelector(".model").textContent = info.substitute
       ? `${info.model}, standing in for ${info.wanted}`
       : info.model;
     $("tiers").append(card);
