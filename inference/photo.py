@@ -1,32 +1,59 @@
-"""Bytes → Photo: limits first, from the header, then decoding, orientation, existing alpha."""
+"""Bytes → Photo: limits first, from the header; then decoding, orientation, colour profile, existing alpha."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
 
+from inference.colour import UnusableProfile, from_lab, to_srgb
 from inference.errors import InvalidPhoto, PhotoTooLarge, UnsupportedFormat
 
 Pixels = npt.NDArray[np.uint8]
 
 # Pillow's names. "JPEG" takes MPO in: a JPEG with more pictures behind the first, as many phones write.
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif"}
+)
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 DEFAULT_MAX_PIXELS = 50_000_000
+# A progressive JPEG may walk over all its pixels again in each scan. Real ones have about ten; a small
+# file with thousands keeps a core busy for minutes.
+MAX_JPEG_SCANS = 100
+START_OF_SCAN = b"\xff\xda"
+
+ORIENTATION = 0x0112  # EXIF
+UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+}
+
+NOTE_FIRST_FRAME = "The file holds several pictures; the first one was taken."
+NOTE_PROFILE = "The embedded colour profile cannot be used; the colours were taken as sRGB."
+NOTE_EXIF = "The EXIF data is damaged; the photo was taken as upright."
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded picture, upright.
+    """A decoded picture, upright, in sRGB.
 
     `rgb` is uint8 [H,W,3]; `alpha` is the picture's own transparency, uint8 [H,W] of 0…255, or None.
+    `notes` say, in sentences for the user, what was not taken as it stands in the file.
     """
 
     rgb: Pixels
     alpha: Pixels | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def height(self) -> int:
@@ -40,46 +67,124 @@ class Photo:
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
     """Decode a picture file; nothing is allocated for its pixels before its size is known to be allowed.
 
+    Reads JPEG (CMYK too), PNG, WebP, AVIF, HEIC, TIFF, BMP and GIF, of 1 to 16 bits a channel.
+
     Raises:
         UnsupportedFormat: the bytes are no picture of a known format.
-        PhotoTooLarge: the picture has more than `max_pixels` pixels.
+        PhotoTooLarge: the picture has more than `max_pixels` pixels, or a JPEG more than 100 scans.
         InvalidPhoto: the bytes are empty, cut off or damaged.
 
     """
     if not data:
         raise InvalidPhoto("The file is empty. Send the picture's bytes.")
+    # Pillow's decoders raise whatever a damaged file makes them stumble over: OSError, SyntaxError,
+    # struct.error, ValueError and more. All of them are the file's fault.
     try:
-        image = Image.open(io.BytesIO(data), formats=READ_FORMATS)
+        image = _open(data)
     except UnidentifiedImageError:
         raise UnsupportedFormat(
-            "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF."
+            "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF."
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PhotoTooLarge(_too_large(max_pixels)) from None
+    except UnsupportedFormat:
+        raise
     except Exception as error:
-        raise InvalidPhoto(f"The picture's header is damaged ({error}). Save it again and retry.") from error
+        raise InvalidPhoto(_damaged(error)) from error
     with image:
-        if image.width * image.height > max_pixels:
-            raise PhotoTooLarge(_too_large(max_pixels, image.size))
-        # Pillow's decoders raise whatever a damaged file makes them stumble over: OSError,
-        # SyntaxError, struct.error, ValueError and more. All of them are the file's fault.
+        _check_size(image, data, max_pixels)
         try:
-            return _to_photo(ImageOps.exif_transpose(image))
-        except MemoryError:
+            photo = _to_photo(image, data)
+        except (MemoryError, UnsupportedFormat):
             raise
         except Exception as error:
-            raise InvalidPhoto(
-                f"The picture is cut off or damaged ({error}). Save it again and retry."
-            ) from error
+            raise InvalidPhoto(_damaged(error)) from error
+    if photo.width * photo.height > max_pixels:  # some headers tell less than their pictures hold
+        raise PhotoTooLarge(_too_large(max_pixels, (photo.width, photo.height)))
+    return photo
 
 
-def _to_photo(image: Image.Image) -> Photo:
+def _open(data: bytes) -> Image.Image:
+    """Read the header."""
+    if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
+        try:
+            from pillow_heif import HeifImageFile  # a large library, for phones' files only
+        except ImportError:
+            raise UnsupportedFormat(
+                "HEIC needs pillow-heif on this host; run: pip install pillow-heif"
+            ) from None
+        image: Image.Image = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
+        return image
+    return Image.open(io.BytesIO(data), formats=READ_FORMATS)
+
+
+def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise PhotoTooLarge(_too_large(max_pixels, image.size))
+    if image.width * image.height == 0:
+        raise InvalidPhoto("The picture has no pixels. Save it again and retry.")
+    if image.format in ("JPEG", "MPO") and data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
+        raise PhotoTooLarge(
+            f"The JPEG has more than {MAX_JPEG_SCANS} scans and would take minutes to decode."
+            " Save it again and retry."
+        )
+
+
+def _to_photo(image: Image.Image, data: bytes) -> Photo:
+    notes = []
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        notes.append(NOTE_FIRST_FRAME)
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+    except Exception:  # noqa: BLE001 - as with the decoders, a damaged block may raise anything
+        orientation = None
+        notes.append(NOTE_EXIF)
+    profile = image.info.get("icc_profile")
+
+    alpha = None
+    if image.mode == "RGB" and image.format in ("JPEG", "MPO"):
+        # The same pixels as Pillow gives, in a third of the time.
+        rgb = simplejpeg.decode_jpeg(data, "RGB")
+        if profile:
+            rgb = _in_srgb(Image.fromarray(rgb), profile, notes)
+    else:
+        if image.has_transparency_data:
+            if image.mode != "LA":
+                image = image.convert("RGBA")
+            alpha = np.asarray(image.getchannel("A"))
+        rgb = _in_srgb(_colours(image), profile, notes)
+
+    turn = UPRIGHT.get(orientation or 1)
+    if turn is not None:
+        rgb = np.ascontiguousarray(turn(rgb))
+        alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
+    return Photo(rgb, alpha, tuple(notes))
+
+
+def _colours(image: Image.Image) -> Image.Image:
+    """Bring a picture to 8 bits and one of the modes that a profile may speak of: RGB, L, CMYK, LAB."""
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-    if image.has_transparency_data:
-        rgba = np.asarray(image.convert("RGBA"))
-        return Photo(np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3]))
-    return Photo(np.array(image.convert("RGB")))
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise UnsupportedFormat("32-bit pixels are not read. Save the picture with 8 or 16 bits a channel.")
+    if image.mode in ("1", "LA", "La"):
+        return image.convert("L")
+    return image if image.mode in ("RGB", "L", "CMYK", "LAB") else image.convert("RGB")
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Pixels:
+    if profile:
+        try:
+            return np.asarray(to_srgb(image, profile).convert("RGB"))
+        except UnusableProfile:
+            notes.append(NOTE_PROFILE)
+    if image.mode == "LAB":
+        image = from_lab(image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _damaged(error: Exception) -> str:
+    return f"The picture is cut off or damaged ({error}). Save it again and retry."
 
 
 def _too_large(max_pixels: int, size: tuple[int, int] | None = None) -> str:

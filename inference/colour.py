@@ -1,0 +1,56 @@
+"""Colour profiles: every photo becomes sRGB."""
+
+import io
+from itertools import product
+
+import numpy as np
+from PIL import Image, ImageCms
+
+SRGB_ICC: bytes = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+# A coarse walk through all colours, to see whether a profile changes any.
+_SAMPLES = np.array(list(product(range(0, 256, 15), repeat=3)), np.uint8)[None]
+
+
+class UnusableProfile(Exception):
+    """An embedded profile is damaged, or is for another kind of picture."""
+
+
+def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert a picture of mode RGB, L, CMYK or LAB from its embedded ICC profile to sRGB, mode RGB.
+
+    Relative colorimetric with black point compensation, as browsers do it. A profile that moves no colour
+    by more than one level is sRGB under another name: the picture then comes back unchanged.
+
+    Raises:
+        UnusableProfile: the profile cannot be read, or does not fit the picture's mode.
+
+    """
+    try:
+        transform = ImageCms.buildTransform(
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            ImageCms.createProfile("sRGB"),
+            image.mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        if image.mode == "RGB" and _is_identity(transform):
+            return image
+        converted = ImageCms.applyTransform(image, transform)
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        raise UnusableProfile(str(error)) from error
+    if converted is None:
+        raise UnusableProfile("no picture came back")
+    return converted
+
+
+def from_lab(image: Image.Image) -> Image.Image:
+    """Convert a picture of mode LAB without a profile (CIE L*a*b*, D50) to sRGB."""
+    return to_srgb(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes())
+
+
+def _is_identity(transform: ImageCms.ImageCmsTransform) -> bool:
+    converted = ImageCms.applyTransform(Image.fromarray(_SAMPLES), transform)
+    moved = np.asarray(converted, np.int16) - _SAMPLES
+    return bool(np.abs(moved).max() <= 1)
