@@ -44,6 +44,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(service: FastAPI) -> AsyncIterator[None]:
         engine = await asyncio.to_thread(make_engine or engine_from, settings)
+        await asyncio.to_thread(engine.warm_up)
         service.state.engine = engine
         for tier, serving in engine.serving.items():
             log.info(

@@ -38,7 +38,7 @@ def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Chec
 
 
 def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engine:
-    """Open the engine that the settings ask for, and run every network once, so that none is cold.
+    """Open the engine that the settings ask for.
 
     Raises:
         ModelUnavailable: device or weights are missing, or `strict_models` refuses a substitute.
@@ -52,13 +52,12 @@ def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engi
         max_waiting=settings.max_waiting,
         max_pixels=settings.max_pixels,
     )
-    try:
-        if settings.strict_models:
+    if settings.strict_models:
+        try:
             refuse_substitutes(engine)
-        engine.warm_up()
-    except BaseException:
-        engine.close()
-        raise
+        except ModelUnavailable:
+            engine.close()
+            raise
     return engine
 
 

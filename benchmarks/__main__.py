@@ -3,9 +3,14 @@
 import argparse
 from collections.abc import Callable
 
-from benchmarks import folder
+from benchmarks import codecs, folder, peers, targets
 
-BENCHMARKS: dict[str, Callable[[], None]] = {"folder": folder.run}
+BENCHMARKS: dict[str, Callable[[], None]] = {
+    "codecs": codecs.run,
+    "folder": folder.run,
+    "peers": peers.run,
+    "targets": targets.run,
+}
 
 
 def main() -> None:

@@ -4,38 +4,27 @@ Once the engine is warm, decoding and encoding should hide behind the network: o
 2 s a photo, it should be at work 92 % of the time or more. One of the photos is broken, as in life.
 """
 
-import io
 import time
-from pathlib import Path
 from statistics import median
-
-from PIL import Image
 
 from app import settings
 from app.startup import engine_from
+from benchmarks import inputs
 from benchmarks.report import save, show
 from inference.engine import Cutout
 from inference.errors import InvalidPhoto
 from inference.options import Options
 
-PHOTOS = Path(__file__).parents[1] / "tests" / "data"
 COUNT = 20
 MEGAPIXELS = 2.0
 
 
 def photos() -> list[tuple[str, bytes]]:
-    """Scale the test photos to a shop's size; the last one is cut off."""
-    sources = sorted(PHOTOS.glob("*.jpg"))
-    made = []
-    for index in range(COUNT):
-        image = Image.open(sources[index % len(sources)])
-        scale = (MEGAPIXELS * 1e6 / (image.width * image.height)) ** 0.5
-        out = io.BytesIO()
-        image.resize((round(image.width * scale), round(image.height * scale))).save(out, "JPEG", quality=92)
-        made.append((f"photo-{index:02}.jpg", out.getvalue()))
-    name, data = made[-1]
-    made[-1] = (name, data[: len(data) // 2])
-    return made
+    """Return photos of a shop's size; the last one is cut off."""
+    made = [inputs.jpeg(name, MEGAPIXELS) for name in inputs.SUBJECTS]
+    work = [(f"photo-{index:02}.jpg", made[index % len(made)]) for index in range(COUNT)]
+    name, data = work[-1]
+    return [*work[:-1], (name, data[: len(data) // 2])]
 
 
 def run() -> None:
@@ -62,7 +51,7 @@ def run() -> None:
         ["", ""],
         rows,
     )
-    file = save(
+    save(
         "folder",
         {
             "photos": len(work),
@@ -76,4 +65,3 @@ def run() -> None:
             "failed": broken,
         },
     )
-    print(file)  # noqa: T201

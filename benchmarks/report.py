@@ -28,8 +28,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(name: str, figures: dict[str, Any]) -> Path:
-    """Write one benchmark's figures beside those of other days and devices."""
+def save(name: str, figures: dict[str, Any]) -> None:
+    """Write one benchmark's figures beside those of other devices, and say where."""
     about = machine()
     device = (
         "".join(character if character.isalnum() else "-" for character in about["device"]).strip("-").lower()
@@ -38,7 +38,7 @@ def save(name: str, figures: dict[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     file.write_text(json.dumps({"benchmark": name, "date": date, **about, **figures}, indent=2) + "\n")
-    return file
+    Console().print(f"{file.relative_to(Path.cwd())}")
 
 
 def show(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -1,12 +1,14 @@
-"""Pixels → the bytes of a picture file."""
+"""Pixels → the bytes of a picture file, marked as sRGB."""
 
 import io
 from enum import StrEnum
 
-import numpy as np
 from PIL import Image
 
+from inference.colour import SRGB_ICC
+from inference.errors import InvalidOptions
 from inference.photo import Pixels
+from inference.png import encode_png
 
 
 class Format(StrEnum):
@@ -26,26 +28,33 @@ class Format(StrEnum):
         return self is not Format.JPG
 
 
+# What a format's own header can say; PNG holds more than any photo has.
+MAX_SIDE = {Format.WEBP: 16_383, Format.JPG: 65_500, Format.AVIF: 65_536}
+
+
 def encode(picture: Pixels, file_format: Format, quality: int) -> bytes:
     """Encode uint8 [H,W] (grey), [H,W,3] (RGB) or [H,W,4] (RGBA, straight alpha).
 
-    `quality`, 1…100, is for WebP, AVIF and JPEG; PNG is lossless.
+    `quality`, 1…100, is for WebP, AVIF and JPEG; PNG is lossless, and so is the alpha of WebP.
+
+    Raises:
+        InvalidOptions: the format cannot hold a picture as wide or as high.
+
     """
+    if file_format is Format.PNG:
+        return encode_png(picture)
+    if max(picture.shape[:2]) > MAX_SIDE[file_format]:
+        limit = f"{file_format.value} holds at most {MAX_SIDE[file_format]} pixels a side"
+        raise InvalidOptions(f"{limit}. Ask for png, or scale the photo down.")
     image = Image.fromarray(picture)
+    profile = None if picture.ndim == 2 else SRGB_ICC
     out = io.BytesIO()
     match file_format:
-        case Format.PNG:
-            # Level 1 takes a quarter of the default's time; photographs gain little from more.
-            image.save(out, "PNG", compress_level=1)
         case Format.WEBP:
-            image.save(out, "WEBP", quality=quality, alpha_quality=100, method=2)
+            image.save(out, "WEBP", quality=quality, alpha_quality=100, method=2, icc_profile=profile)
         case Format.AVIF:
-            image.save(out, "AVIF", quality=quality, speed=8)
+            image.save(out, "AVIF", quality=quality, speed=8, subsampling="4:4:4", icc_profile=profile)
         case Format.JPG:
-            image.save(out, "JPEG", quality=quality)
+            # Colour at full resolution: at half, the background bleeds into the edge of the subject.
+            image.save(out, "JPEG", quality=quality, subsampling="4:4:4", icc_profile=profile)
     return out.getvalue()
-
-
-def with_alpha(rgb: Pixels, alpha: Pixels) -> Pixels:
-    """Join uint8 [H,W,3] and [H,W] to RGBA, uint8 [H,W,4]."""
-    return np.dstack((rgb, alpha))

@@ -28,7 +28,11 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Cutout:
-    """A finished picture and what it took. `seconds` is by stage: decode, wait, network, edges, encode."""
+    """A finished picture and what it took.
+
+    `notes` say what of the photo was not taken as it stands in its file. `seconds` is by stage: decode,
+    wait, network, edges, encode.
+    """
 
     data: bytes
     format: Format
@@ -39,6 +43,7 @@ class Cutout:
     checkpoint: str
     substitute: bool
     backend: str
+    notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -170,6 +175,7 @@ class Engine:
             checkpoint=checkpoint.name,
             substitute=serving.choice.substitute,
             backend=runner.backend,
+            notes=picture.notes,
             seconds=clock.seconds,
         )
 
@@ -216,7 +222,7 @@ def _compose(picture: photo.Photo, cut: matte.Matte, options: Options) -> photo.
         background = (255, 255, 255)
     if background is not None:
         return layout.on_background(picture.rgb, cut.alpha, background)
-    return encode.with_alpha(layout.without_background(picture.rgb, cut.alpha), cut.alpha)
+    return layout.transparent(picture.rgb, cut.alpha)
 
 
 def _finished(

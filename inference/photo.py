@@ -151,7 +151,7 @@ def _to_photo(image: Image.Image, data: bytes) -> Photo:
         if image.has_transparency_data:
             if image.mode != "LA":
                 image = image.convert("RGBA")
-            alpha = np.asarray(image.getchannel("A"))
+            alpha = np.array(image.getchannel("A"))
         rgb = _in_srgb(_colours(image), profile, notes)
 
     turn = UPRIGHT.get(orientation or 1)
@@ -175,12 +175,12 @@ def _colours(image: Image.Image) -> Image.Image:
 def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Pixels:
     if profile:
         try:
-            return np.asarray(to_srgb(image, profile).convert("RGB"))
+            return np.array(to_srgb(image, profile).convert("RGB"))
         except UnusableProfile:
             notes.append(NOTE_PROFILE)
     if image.mode == "LAB":
         image = from_lab(image)
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))  # a copy: torch wants arrays that may be written to
 
 
 def _damaged(error: Exception) -> str:

@@ -98,6 +98,7 @@ class JobInfo(Schema):
     width: int
     height: int
     no_foreground: bool
+    notes: list[str]
     processing_ms: int
     stage_ms: dict[str, int]
     result_url: str
@@ -115,6 +116,7 @@ class JobInfo(Schema):
             width=cutout.width,
             height=cutout.height,
             no_foreground=cutout.no_foreground,
+            notes=list(cutout.notes),
             processing_ms=job.milliseconds,
             stage_ms={stage: round(1000 * seconds) for stage, seconds in cutout.seconds.items()},
             result_url=result_url,

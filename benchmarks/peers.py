@@ -1,0 +1,108 @@
+"""Cutout against rembg: the same photo, the same weights, the same ONNX Runtime, in turn, in one run.
+
+rembg is installed into a virtual environment of its own. Each side runs in a process of its own: it opens its
+model, does one photo to warm up and then several that count. What should differ is all around the network:
+decoding, resizing, compositing, encoding, and the memory they and the session take.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import onnx
+
+from app import settings
+from benchmarks import inputs
+from benchmarks.report import save, show
+from inference.runners import onnx_graph
+from models.catalog import find
+
+REMBG = "rembg[cpu]==2.0.86"
+ENVIRONMENT = Path("var/rembg-venv")
+MEGAPIXELS = 12.0
+ROUNDS = 3
+PHOTOS_A_ROUND = 5
+
+
+def run() -> None:
+    """Measure, print and save."""
+    python = _rembg_python()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        photo = folder / "photo.jpg"
+        photo.write_bytes(inputs.jpeg("astronaut", MEGAPIXELS))
+        graph = _graph_with_sigmoid(folder / "mask.onnx")
+        rounds: dict[str, list[dict[str, Any]]] = {"cutout": [], "rembg": []}
+        for _ in range(ROUNDS):
+            for side, interpreter in (("cutout", sys.executable), ("rembg", python)):
+                command = [interpreter, "-m", f"benchmarks.sides.{side}", str(photo)]
+                command += [str(folder / f"{side}.png"), str(PHOTOS_A_ROUND), str(graph)]
+                # rembg takes graphs from its own models folder only.
+                environment = {**os.environ, "U2NET_HOME": name}
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+                rounds[side].append(json.loads(done.stdout.splitlines()[-1]))
+
+    figures = {
+        side: {
+            "seconds": round(median(second for one in runs for second in one["seconds"]), 3),
+            "peak_mb": round(median(one["peak_mb"] for one in runs)),
+            "png_mb": round(runs[0]["bytes"] / 1e6, 2),
+        }
+        for side, runs in rounds.items()
+    }
+    laps = [lap for one in rounds["cutout"] for lap in one["stages"]]
+    stages = {stage: round(median(lap[stage] for lap in laps), 4) for stage in laps[0]}
+    ratios = {key: round(figures["cutout"][key] / figures["rembg"][key], 3) for key in figures["cutout"]}
+
+    rows = [
+        [side, f"{one['seconds']:.2f} s", f"{one['peak_mb']:.0f} MB", f"{one['png_mb']:.1f} MB"]
+        for side, one in figures.items()
+    ]
+    rows.append(["ratio", *(f"{ratio:.2f}" for ratio in ratios.values())])
+    show(
+        f"One {MEGAPIXELS:g}-megapixel JPEG to PNG, medians, {REMBG}",
+        ["", "time", "peak memory", "PNG"],
+        rows,
+    )
+    show(
+        "Where Cutout's time goes",
+        ["stage", "median"],
+        [[stage, f"{1000 * s:.0f} ms"] for stage, s in stages.items()],
+    )
+    save(
+        "peers",
+        {
+            "megapixels": MEGAPIXELS,
+            "rembg": REMBG,
+            "sides": figures,
+            "ratios": ratios,
+            "cutout_stages_s": stages,
+        },
+    )
+
+
+def _rembg_python() -> str:
+    python = ENVIRONMENT / "bin" / "python"
+    if not python.exists():
+        venv.create(ENVIRONMENT, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", REMBG], check=True)
+    return str(python)
+
+
+def _graph_with_sigmoid(file: Path) -> Path:
+    """Our graph gives logits; rembg wants the mask itself."""
+    checkpoint = find("isnet-general")
+    model = onnx.load(onnx_graph(checkpoint, settings.load().models_folder))
+    model.graph.node.append(onnx.helper.make_node("Sigmoid", ["logits"], ["mask"]))
+    del model.graph.output[:]
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info("mask", onnx.TensorProto.FLOAT, ["batch", 1, 1024, 1024])
+    )
+    onnx.save(model, file)
+    return file

@@ -1,0 +1,123 @@
+"""Each tier's time against the product's promise, by every door: the engine itself, and the HTTP API.
+
+Exit code 1 where a tier's 95th percentile misses its ceiling. A tier served by a substitute is measured
+as it is served, and labelled: that says what this host does, not what the promised checkpoint would take.
+"""
+
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import numpy as np
+
+from app import settings
+from app.main import create_app
+from app.startup import engine_from
+from benchmarks import inputs
+from benchmarks.report import save, show
+from inference.engine import Engine
+from inference.options import Options
+from inference.tiers import Tier
+
+CEILING_SECONDS = {Tier.BASIC: 5.0, Tier.STANDARD: 10.0, Tier.PROFESSIONAL: 10.0, Tier.INDUSTRY: 10.0}
+MEGAPIXELS = 12.0
+PHOTOS = 7
+
+
+def run() -> None:
+    """Measure, print, save; exit with 1 where a ceiling is missed."""
+    photos = [inputs.jpeg(name, MEGAPIXELS) for name in inputs.SUBJECTS]
+    engine = engine_from(settings.load())
+    engine.warm_up()
+    try:
+        seconds = {
+            "engine": measure(lambda tier, photo: discard(engine.remove(photo, Options(tier=tier))), photos)
+        }
+        seconds["http"] = over_http(engine, photos)
+    finally:
+        engine.close()
+
+    rows, figures, missed = [], {}, []
+    for door, by_tier in seconds.items():
+        for tier, values in by_tier.items():
+            median, worst = (float(np.quantile(values, share)) for share in (0.5, 0.95))
+            choice = engine.serving[tier].choice
+            holds = worst <= CEILING_SECONDS[tier]
+            label = (
+                f"{choice.checkpoint.name}, standing in for {choice.wanted}"
+                if choice.substitute
+                else choice.wanted
+            )
+            rows.append(
+                [
+                    door,
+                    tier.value,
+                    label,
+                    f"{median:.2f} s",
+                    f"{worst:.2f} s",
+                    f"{CEILING_SECONDS[tier]:g} s",
+                    "holds" if holds else "MISSED",
+                ]
+            )
+            figures[f"{door}/{tier.value}"] = {
+                "checkpoint": choice.checkpoint.name,
+                "substitute_for": choice.wanted if choice.substitute else None,
+                "recipe": choice.recipe.value,
+                "median_s": round(median, 3),
+                "p95_s": round(worst, 3),
+                "ceiling_s": CEILING_SECONDS[tier],
+                "holds": holds,
+            }
+            if not holds:
+                missed.append(f"{tier.value} by {door}")
+    show(
+        f"One {MEGAPIXELS:g}-megapixel JPEG to PNG",
+        ["door", "tier", "served by", "median", "95th", "ceiling", ""],
+        rows,
+    )
+    save("targets", {"megapixels": MEGAPIXELS, "photos": PHOTOS, "targets": figures})
+    if missed:
+        sys.exit(f"Missed: {', '.join(missed)}.")
+
+
+def measure(remove: Callable[[Tier, bytes], None], photos: list[bytes]) -> dict[Tier, list[float]]:
+    """Time photos one after another, tier by tier."""
+    seconds: dict[Tier, list[float]] = {tier: [] for tier in Tier}
+    for index in range(PHOTOS):
+        for tier in Tier:
+            start = time.perf_counter()
+            remove(tier, photos[index % len(photos)])
+            seconds[tier].append(time.perf_counter() - start)
+    return seconds
+
+
+def over_http(engine: Engine, photos: list[bytes]) -> dict[Tier, list[float]]:
+    """The same through the service's own routes, from the form to the picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = settings.load(auth="off", data_dir=Path(folder))
+        service = create_app(chosen, make_engine=lambda _: engine)
+        service.state.engine = engine
+        transport = httpx2.ASGITransport(service)
+
+        async def post(tier: Tier, photo: bytes) -> None:
+            async with httpx2.AsyncClient(
+                transport=transport, base_url="http://127.0.0.1", timeout=60
+            ) as client:
+                form = {"image": ("photo.jpg", photo, "image/jpeg")}
+                answer = await client.post(
+                    "/api/background-remover/remove",
+                    files=form,
+                    data={"tier": tier.value},
+                    headers={"Accept": "image/png"},
+                )
+                answer.raise_for_status()
+
+        return measure(lambda tier, photo: asyncio.run(post(tier, photo)), photos)
+
+
+def discard(_: object) -> None:
+    """Return nothing."""
