@@ -3,11 +3,12 @@
 import argparse
 from collections.abc import Callable
 
-from benchmarks import codecs, folder, peers, targets
+from benchmarks import codecs, folder, memory, peers, targets
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "codecs": codecs.run,
     "folder": folder.run,
+    "memory": memory.run,
     "peers": peers.run,
     "targets": targets.run,
 }

@@ -4,15 +4,17 @@ Exit code 1 where a tier's 95th percentile misses its ceiling. A tier served by 
 as it is served, and labelled: that says what this host does, not what the promised checkpoint would take.
 """
 
-import asyncio
+import logging
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import numpy as np
+import uvicorn
 
 from app import settings
 from app.main import create_app
@@ -96,27 +98,34 @@ def measure(remove: Callable[[Tier, bytes], None], photos: list[bytes]) -> dict[
 
 
 def over_http(engine: Engine, photos: list[bytes]) -> dict[Tier, list[float]]:
-    """The same through the service's own routes, from the form to the picture."""
+    """Time the same through a real server on loopback, from the form to the picture."""
     with tempfile.TemporaryDirectory() as folder:
         chosen = settings.load(auth="off", data_dir=Path(folder))
         service = create_app(chosen, make_engine=lambda _: engine)
-        service.state.engine = engine
-        transport = httpx2.ASGITransport(service)
+        server = uvicorn.Server(uvicorn.Config(service, port=0, log_config=None, log_level="warning"))
+        logging.getLogger().setLevel(logging.WARNING)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.05)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                return measure(lambda tier, photo: post(client, tier, photo), photos)
+        finally:
+            server.should_exit = True
+            thread.join()
 
-        async def post(tier: Tier, photo: bytes) -> None:
-            async with httpx2.AsyncClient(
-                transport=transport, base_url="http://127.0.0.1", timeout=60
-            ) as client:
-                form = {"image": ("photo.jpg", photo, "image/jpeg")}
-                answer = await client.post(
-                    "/api/background-remover/remove",
-                    files=form,
-                    data={"tier": tier.value},
-                    headers={"Accept": "image/png"},
-                )
-                answer.raise_for_status()
 
-        return measure(lambda tier, photo: asyncio.run(post(tier, photo)), photos)
+def post(client: httpx2.Client, tier: Tier, photo: bytes) -> None:
+    """Ask for one picture."""
+    answer = client.post(
+        "/api/background-remover/remove",
+        files={"image": ("photo.jpg", photo, "image/jpeg")},
+        data={"tier": tier.value},
+        headers={"Accept": "image/png"},
+    )
+    answer.raise_for_status()
 
 
 def discard(_: object) -> None:

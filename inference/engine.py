@@ -19,11 +19,15 @@ from inference import encode, layout, matte, photo
 from inference.encode import Format
 from inference.errors import CutoutError, Overloaded
 from inference.folder import ModelsFolder
+from inference.memory import give_back_freed
 from inference.options import DEFAULT_OPTIONS, Options
 from inference.runners import Device, Runner, open_runner, pick_device
 from inference.tiers import Choice, Tier, choose
 
 Key = TypeVar("Key")
+
+# Often enough that a long run stays as small as a short one, seldom enough to cost nothing.
+TIDY_EVERY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Engine:
         self._max_waiting = max_waiting
         self._waiting = 0
         self._lock = threading.Lock()
+        self._tidied = time.monotonic()
         # One photo in the network, and on each core one being decoded or encoded.
         self._threads = threads or 1 + (os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="photo")
@@ -165,6 +170,7 @@ class Engine:
 
         encoded = encode.encode(_compose(picture, cut, options), options.format, options.quality)
         clock.lap("encode")
+        self._tidy()
         return Cutout(
             data=encoded,
             format=options.format,
@@ -178,6 +184,13 @@ class Engine:
             notes=picture.notes,
             seconds=clock.seconds,
         )
+
+    def _tidy(self) -> None:
+        with self._lock:
+            if time.monotonic() - self._tidied < TIDY_EVERY_SECONDS:
+                return
+            self._tidied = time.monotonic()
+        give_back_freed()
 
     def _run(self, runner: Runner, pixels: torch.Tensor) -> tuple[torch.Tensor, float]:
         start = time.perf_counter()

@@ -29,10 +29,10 @@ def encode_png(pixels: Pixels) -> bytes:
         ValueError: the picture has no pixels, or another shape.
 
     """
-    height, width = pixels.shape[:2]
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.ndim not in (2, 3) or channels not in COLOUR_TYPES or not pixels.size:
         raise ValueError(f"no PNG holds a picture of shape {pixels.shape}")
+    height, width = pixels.shape[:2]
 
     header = struct.pack(">IIBBBBB", width, height, 8, COLOUR_TYPES[channels], 0, 0, 0)
     parts = [SIGNATURE, _chunk(b"IHDR", [header])]

@@ -1,8 +1,6 @@
 """One network on one device: pixels in, mask out."""
 
-import ctypes
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 from inference.errors import DeviceUnavailable, WeightsUnavailable
 from inference.export import export_onnx
 from inference.folder import ModelsFolder
+from inference.memory import give_back_freed
 from inference.weights import load_network
 from models.catalog import Checkpoint
 
@@ -76,21 +75,13 @@ class OnnxRunner:
                 f"ONNX Runtime could not start its {provider}; check the driver and the CUDA libraries"
                 " with nvidia-smi, or set CUTOUT_DEVICE=cpu."
             )
-        _trim_heap()
+        give_back_freed()
         self.backend = f"onnxruntime-{device}"
         self.device = torch.device("cpu")  # arrays go in and out through the host's memory
 
     def run(self, pixels: Tensor) -> Tensor:
         (logits,) = self._session.run(None, {"pixels": pixels.numpy()})
         return torch.from_numpy(logits).sigmoid_()
-
-
-def _trim_heap() -> None:
-    """Give back what loading a graph freed: 230 MB for IS-Net, which glibc would keep for later."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)
 
 
 def pick_device(wanted: Device) -> Literal["cuda", "cpu"]:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
@@ -31,10 +32,15 @@ class FakeRunner:
         self.before()
         self.batches.append(len(pixels))
         size = pixels.shape[-1]
-        axis = torch.linspace(-0.5, 0.5, size)
-        distance = (axis[:, None] ** 2 + axis**2).sqrt()
-        mask = torch.sigmoid((self.radius - distance) * 200)
-        return mask.expand(len(pixels), 1, size, size).clone()
+        return disc_mask(size, self.radius).expand(len(pixels), 1, size, size).clone()
+
+
+@cache
+def disc_mask(size: int, radius: float) -> Tensor:
+    """Return the mask of a soft-edged disc, float32 [size,size]; `radius` as a share of the side."""
+    axis = torch.linspace(-0.5, 0.5, size)
+    distance = (axis[:, None] ** 2 + axis**2).sqrt()
+    return torch.sigmoid((radius - distance) * 200)
 
 
 def fake_engine(

@@ -25,5 +25,14 @@ def measure(remove: Callable[[bytes], bytes], stages: Callable[[], object] = lam
 
 def peak_mb() -> float:
     """Return the most memory this process has held, in MB, as Linux counts it."""
+    return _status_mb("VmHWM")
+
+
+def resident_mb() -> float:
+    """Return the memory this process holds, in MB, as Linux counts it."""
+    return _status_mb("VmRSS")
+
+
+def _status_mb(key: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1000
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1000
