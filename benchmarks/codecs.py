@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import inputs
-from benchmarks.report import save, show
+from benchmarks.report import Table, publish
 from inference import layout, photo
 from inference.encode import Format, encode
 from inference.photo import Pixels
@@ -60,12 +60,12 @@ def run() -> None:
             figures[name]["size_ratio"] = round(sizes[0] / sizes[1], 3)
             row.append(f"{sizes[0] / 1e6:.1f} MB, {sizes[0] / sizes[1]:.2f} of Pillow's")
         rows.append(row)
-    show(
+    table = Table(
         f"Codecs at {MEGAPIXELS:g} megapixels, best of {TRIES}",
         ["", "Cutout", "Pillow's default", "faster", "size"],
         rows,
     )
-    save("codecs", {"megapixels": MEGAPIXELS, "quality": QUALITY, "codecs": figures})
+    publish("codecs", [table], {"megapixels": MEGAPIXELS, "quality": QUALITY, "codecs": figures})
 
 
 def race(*runners: Callable[[], bytes | None]) -> tuple[list[float], list[int]]:

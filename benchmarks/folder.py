@@ -10,7 +10,7 @@ from statistics import median
 from app import settings
 from app.startup import engine_from
 from benchmarks import inputs
-from benchmarks.report import save, show
+from benchmarks.report import Table, publish
 from inference.engine import Cutout
 from inference.errors import InvalidPhoto
 from inference.options import Options
@@ -46,13 +46,14 @@ def run() -> None:
     rows = [["wall", f"{wall:.1f} s"], ["network", f"{network:.1f} s"], ["share", f"{network / wall:.1%}"]]
     rows += [[f"{stage}, median", f"{1000 * seconds:.0f} ms"] for stage, seconds in stages.items()]
     rows += [["failed", ", ".join(broken)]]
-    show(
+    table = Table(
         f"{len(work)} photos of {MEGAPIXELS:g} megapixels, {cutouts[0].checkpoint} on {cutouts[0].backend}",
         ["", ""],
         rows,
     )
-    save(
+    publish(
         "folder",
+        [table],
         {
             "photos": len(work),
             "megapixels": MEGAPIXELS,

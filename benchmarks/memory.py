@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from app import settings
 from app.startup import engine_from
 from benchmarks import inputs
-from benchmarks.report import save, show
+from benchmarks.report import Table, publish
 from benchmarks.sides.measure import resident_mb
 from inference.engine import Cutout
 from inference.memory import give_back_freed
@@ -44,9 +44,9 @@ def run() -> None:
         [f"after {COUNT}", f"{held[1]} MB"],
         ["growth", f"{growth:+.1%}"],
     ]
-    show(
+    table = Table(
         f"Memory held over {COUNT} photos of {MEGAPIXELS[0]:g} to {MEGAPIXELS[-1]:g} megapixels",
         ["", ""],
         rows,
     )
-    save("memory", {"photos": COUNT, "held_mb": held, "growth": round(growth, 4)})
+    publish("memory", [table], {"photos": COUNT, "held_mb": held, "growth": round(growth, 4)})

@@ -19,7 +19,7 @@ import onnx
 
 from app import settings
 from benchmarks import inputs
-from benchmarks.report import save, show
+from benchmarks.report import Table, publish
 from inference.runners import onnx_graph
 from models.catalog import find
 
@@ -65,18 +65,19 @@ def run() -> None:
         for side, one in figures.items()
     ]
     rows.append(["ratio", *(f"{ratio:.2f}" for ratio in ratios.values())])
-    show(
+    whole = Table(
         f"One {MEGAPIXELS:g}-megapixel JPEG to PNG, medians, {REMBG}",
         ["", "time", "peak memory", "PNG"],
         rows,
     )
-    show(
+    stages_table = Table(
         "Where Cutout's time goes",
         ["stage", "median"],
         [[stage, f"{1000 * s:.0f} ms"] for stage, s in stages.items()],
     )
-    save(
+    publish(
         "peers",
+        [whole, stages_table],
         {
             "megapixels": MEGAPIXELS,
             "rembg": REMBG,

@@ -1,8 +1,9 @@
-"""Results on disk and on the terminal."""
+"""Results: on the terminal, as JSON with the machine named, and as tables in docs/performance.md."""
 
 import json
 import os
 import platform
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -10,9 +11,46 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
 RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+INTRODUCTION = """# Performance
+
+Made by `python -m benchmarks` from the files in `benchmarks/results`; do not edit. Machines differ and are noisy: read
+ratios, and figures of one run side by side.
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under `columns`; `title` says what was measured, and how."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def publish(name: str, tables: list[Table], figures: dict[str, Any]) -> None:
+    """Print the tables, save them with the figures, and bring the page of all results up to date."""
+    console = Console()
+    for table in tables:
+        console.print(_for_terminal(table))
+    about = machine()
+    device = "-".join("".join(c if c.isalnum() else " " for c in about["device"].lower()).split())
+    file = RESULTS / f"{name}-{device}.json"
+    RESULTS.mkdir(exist_ok=True)
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {
+        "benchmark": name,
+        "date": date,
+        **about,
+        **figures,
+        "tables": [asdict(table) for table in tables],
+    }
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    PAGE.write_text(page())
+    console.print(f"{file.name} and {PAGE.name} written.")
 
 
 def machine() -> dict[str, Any]:
@@ -28,24 +66,27 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(name: str, figures: dict[str, Any]) -> None:
-    """Write one benchmark's figures beside those of other devices, and say where."""
-    about = machine()
-    device = (
-        "".join(character if character.isalnum() else "-" for character in about["device"]).strip("-").lower()
-    )
-    file = RESULTS / f"{name}-{device}.json"
-    RESULTS.mkdir(exist_ok=True)
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    file.write_text(json.dumps({"benchmark": name, "date": date, **about, **figures}, indent=2) + "\n")
-    Console().print(f"{file.relative_to(Path.cwd())}")
+def page() -> str:
+    """Write the page of all results, newest figures of each benchmark and device."""
+    parts = [INTRODUCTION]
+    for file in sorted(RESULTS.glob("*.json")):
+        result = json.loads(file.read_text())
+        parts.append(f"## {result['benchmark']}: {result['device']}\n")
+        parts.append(f"{result['date'][:10]}, Python {result['python']}, torch {result['torch']}\n")
+        parts += [_as_markdown(Table(**table)) for table in result["tables"]]
+    return "\n".join(parts)
 
 
-def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table."""
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+def _as_markdown(table: Table) -> str:
+    width = len(table.columns)
+    lines = [table.columns, ["---"] * width, *(row + [""] * (width - len(row)) for row in table.rows)]
+    return f"{table.title}:\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _for_terminal(table: Table) -> RichTable:
+    shown = RichTable(title=table.title, title_justify="left")
+    for column in table.columns:
+        shown.add_column(column)
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown

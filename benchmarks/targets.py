@@ -20,7 +20,7 @@ from app import settings
 from app.main import create_app
 from app.startup import engine_from
 from benchmarks import inputs
-from benchmarks.report import save, show
+from benchmarks.report import Table, publish
 from inference.engine import Engine
 from inference.options import Options
 from inference.tiers import Tier
@@ -76,12 +76,12 @@ def run() -> None:
             }
             if not holds:
                 missed.append(f"{tier.value} by {door}")
-    show(
+    table = Table(
         f"One {MEGAPIXELS:g}-megapixel JPEG to PNG",
         ["door", "tier", "served by", "median", "95th", "ceiling", ""],
         rows,
     )
-    save("targets", {"megapixels": MEGAPIXELS, "photos": PHOTOS, "targets": figures})
+    publish("targets", [table], {"megapixels": MEGAPIXELS, "photos": PHOTOS, "targets": figures})
     if missed:
         sys.exit(f"Missed: {', '.join(missed)}.")
 

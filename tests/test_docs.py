@@ -12,6 +12,7 @@ from app.api.routes import background_remover, health
 from app.api.routes.background_remover import RemoveForm
 from app.cli import cli
 from app.settings import PREFIX, Settings
+from benchmarks import report
 from models.catalog import CHECKPOINTS
 
 ROOT = Path(__file__).parents[1]
@@ -73,3 +74,7 @@ def test_links_between_documents_lead_somewhere() -> None:
     for file in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
             assert (file.parent / target).exists(), f"{file.name}: {target}"
+
+
+def test_the_page_of_figures_is_made_from_the_results() -> None:
+    assert report.PAGE.read_text() == report.page()

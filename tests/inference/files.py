@@ -50,8 +50,10 @@ def scene(width: int = 48, height: int = 32) -> Pixels:
 
 def encode(picture: Image.Image | npt.NDArray[Any], file_format: str, **options: Any) -> bytes:
     """Encode with Pillow; "HEIC" with pillow-heif."""
-    # A copy, because Pillow leaves one format's settings on the picture for the next to stumble over.
+    # Copies, because Pillow leaves one format's settings on the picture for the next to stumble over.
     image = picture.copy() if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    if "append_images" in options:
+        options["append_images"] = [page.copy() for page in options["append_images"]]
     out = io.BytesIO()
     if file_format == "HEIC":
         pillow_heif.from_pillow(image).save(out, **options)
