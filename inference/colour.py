@@ -38,7 +38,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         if image.mode == "RGB" and _is_identity(transform):
             return image
         converted = ImageCms.applyTransform(image, transform)
-    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:  # a TIFF's may be of numbers
         raise UnusableProfile(str(error)) from error
     if converted is None:
         raise UnusableProfile("no picture came back")

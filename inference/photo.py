@@ -1,6 +1,7 @@
 """Bytes → Photo: limits first, from the header; then decoding, orientation, colour profile, existing alpha."""
 
 import io
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +20,9 @@ READ_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif"}
 )
-HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
+CONTAINER_BRANDS = frozenset({b"mif1", b"msf1"})  # of HEIC and AVIF alike
+AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
 DEFAULT_MAX_PIXELS = 50_000_000
 # A progressive JPEG may walk over all its pixels again in each scan. Real ones have about ten; a small
@@ -27,6 +30,8 @@ DEFAULT_MAX_PIXELS = 50_000_000
 MAX_JPEG_SCANS = 100
 START_OF_SCAN = b"\xff\xda"
 
+PNG_HEADER_BYTES, ANCILLARY = 8, 0x20  # a chunk whose name begins with a small letter can be done without
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF
 ORIENTATION = 0x0112  # EXIF
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
@@ -106,7 +111,7 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
 
 def _open(data: bytes) -> Image.Image:
     """Read the header."""
-    if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
+    if _is_heic(data):
         try:
             from pillow_heif import HeifImageFile  # a large library, for phones' files only
         except ImportError:
@@ -118,16 +123,43 @@ def _open(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=READ_FORMATS)
 
 
+def _is_heic(data: bytes) -> bool:
+    if data[4:8] != b"ftyp":
+        return False
+    if data[8:12] in CONTAINER_BRANDS:
+        end = min(int.from_bytes(data[:4]), 256)
+        return AVIF_BRANDS.isdisjoint(data[place : place + 4] for place in range(16, end, 4))
+    return data[8:12] in HEIC_BRANDS
+
+
 def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise PhotoTooLarge(_too_large(max_pixels, image.size))
     if image.width * image.height == 0:
         raise InvalidPhoto("The picture has no pixels. Save it again and retry.")
+    if image.format == "PNG":
+        _check_png_chunks(data)
     if image.format in ("JPEG", "MPO") and data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
         raise PhotoTooLarge(
             f"The JPEG has more than {MAX_JPEG_SCANS} scans and would take minutes to decode."
             " Save it again and retry."
         )
+
+
+def _check_png_chunks(data: bytes) -> None:
+    """Refuse what libpng would: a cut-off or altered critical chunk. Pillow shows such files with wrong pixels."""
+    place = PNG_HEADER_BYTES
+    kind = b""
+    while kind != b"IEND":
+        length = int.from_bytes(data[place : place + 4])
+        kind, body_end = data[place + 4 : place + 8], place + 8 + length
+        checksum = data[body_end : body_end + 4]
+        if len(checksum) < 4:
+            raise InvalidPhoto(_damaged("the file ends within a chunk"))
+        critical = not kind[0] & ANCILLARY
+        if critical and zlib.crc32(memoryview(data)[place + 4 : body_end]) != int.from_bytes(checksum):
+            raise InvalidPhoto(_damaged("a checksum differs"))
+        place = body_end + 4
 
 
 def _to_photo(image: Image.Image, data: bytes) -> Photo:
@@ -139,6 +171,8 @@ def _to_photo(image: Image.Image, data: bytes) -> Photo:
     except Exception:  # noqa: BLE001 - as with the decoders, a damaged block may raise anything
         orientation = None
         notes.append(NOTE_EXIF)
+    if image.format == "TIFF":
+        orientation = None  # Pillow turns these by itself while it decodes them
     profile = image.info.get("icc_profile")
 
     alpha = None
@@ -148,7 +182,10 @@ def _to_photo(image: Image.Image, data: bytes) -> Photo:
         if profile:
             rgb = _in_srgb(Image.fromarray(rgb), profile, notes)
     else:
-        if image.has_transparency_data:
+        if image.has_transparency_data and image.mode.startswith("I;16"):
+            # One tone stands for transparent; converted by Pillow, all tones above 255 would become white.
+            alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
+        elif image.has_transparency_data:
             if image.mode != "LA":
                 image = image.convert("RGBA")
             alpha = np.array(image.getchannel("A"))
@@ -164,12 +201,22 @@ def _to_photo(image: Image.Image, data: bytes) -> Photo:
 def _colours(image: Image.Image) -> Image.Image:
     """Bring a picture to 8 bits and one of the modes that a profile may speak of: RGB, L, CMYK, LAB."""
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+        return _eight_bits(image)
     if image.mode in ("I", "F"):
         raise UnsupportedFormat("32-bit pixels are not read. Save the picture with 8 or 16 bits a channel.")
     if image.mode in ("1", "LA", "La"):
         return image.convert("L")
     return image if image.mode in ("RGB", "L", "CMYK", "LAB") else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Bring grey of 16 bits to 8, and what Pillow leaves of a TIFF as it is: 12 bits, and white as 0."""
+    tags = getattr(image, "tag_v2", {})
+    white = 4095 if tags.get(BITS_PER_SAMPLE) == (12,) else 65535
+    tones = np.asarray(image) * (255 / white)
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        tones = 255 - tones
+    return Image.fromarray(tones.round().astype(np.uint8))
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Pixels:
@@ -183,7 +230,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Pix
     return np.array(image.convert("RGB"))  # a copy: torch wants arrays that may be written to
 
 
-def _damaged(error: Exception) -> str:
+def _damaged(error: Exception | str) -> str:
     return f"The picture is cut off or damaged ({error}). Save it again and retry."
 
 

@@ -12,13 +12,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from inference.errors import CutoutError, InvalidPhoto, PhotoTooLarge, UnsupportedFormat
-from inference.photo import Photo, decode
+from inference.errors import CutoutError, InvalidPhoto, PhotoTooLarge
+from inference.photo import decode
 from tests.inference import files
 
 SAMPLES = sorted(files.samples())
 FUZZ_SEED, FUZZ_FILES = 2024, 2000
 FUZZ_PIXELS = 2_000_000
+# Files whose first picture is whole although their end is missing.
+WHOLE_BEFORE_THEIR_END = {"mpo", "apng", "gif-animated", "webp-animated", "tiff-pages"}
 
 
 # --- Mutated files ----------------------------------------------------------------------------------
@@ -113,3 +115,145 @@ def test_mutated_files_end_in_a_photo_or_a_refusal() -> None:
         if what:
             bad.append(f"mutated({FUZZ_SEED}, {number}) of {name}: {what}")
     assert not bad, "\n".join(bad)
+
+
+# --- Files made by hand -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("tenths", range(1, 10))
+@pytest.mark.filterwarnings("ignore")
+def test_a_cut_off_file_is_refused(name: str, tenths: int) -> None:
+    data = files.samples()[name]
+    cut = data[: len(data) * tenths // 10]
+    if name in WHOLE_BEFORE_THEIR_END:  # later frames are cut first
+        assert ends_well(cut) == ""
+        return
+    with pytest.raises(InvalidPhoto):
+        decode(cut)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"I am text, named photo.jpg", b"%PDF-1.7\n", bytes(100), b"\x89PNG", b"\xff\xd8", b"GIF89a", b"RIFF"],
+)
+def test_what_is_no_picture_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidPhoto):
+        decode(data)
+
+
+def resized(name: str, place: int, layout: str, *sizes: int) -> bytes:
+    """Overwrite the sizes in a sample's header."""
+    data = bytearray(files.samples()[name])
+    struct.pack_into(layout, data, place, *sizes)
+    return bytes(data)
+
+
+def jpeg_frame(name: str) -> int:
+    """Find where height and width stand in a JPEG."""
+    data = files.samples()[name]
+    return max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2")) + 5
+
+
+NO_PIXELS = {
+    "png": files.png_header(0, 5)
+    + files.png_chunk(b"IDAT", zlib.compress(b""))
+    + files.png_chunk(b"IEND", b""),
+    "bmp": resized("bmp", 18, "<ii", 0, 5),
+    "gif": resized("gif", 6, "<HH", 0, 0),
+    "jpeg": resized("jpeg-grey", jpeg_frame("jpeg-grey"), ">HH", 0, 8),
+}
+
+
+@pytest.mark.parametrize("name", NO_PIXELS)
+def test_a_picture_without_pixels_is_refused_or_read_from_what_is_there(name: str) -> None:
+    assert ends_well(NO_PIXELS[name]) == ""
+    if name != "gif":  # a GIF's first frame has a size of its own
+        with pytest.raises(InvalidPhoto):
+            decode(NO_PIXELS[name])
+
+
+BOMBS = {
+    "png": files.png_header(60_000, 60_000) + files.png_chunk(b"IDAT", zlib.compress(bytes(3_000_000))),
+    "jpeg": resized("jpeg-grey", jpeg_frame("jpeg-grey"), ">HH", 65_500, 65_500),
+    "gif, screen": resized("gif", 6, "<HH", 65_535, 65_535),
+    "gif, frame": resized("gif", files.samples()["gif"].index(b"\x2c\0\0\0\0") + 5, "<HH", 65_535, 65_535),
+    "bmp": resized("bmp", 18, "<ii", 2**30, 2**30),
+    "tiff": files.tiff(files.scene(), photometric=2, tags={256: (4, [100_000]), 257: (4, [100_000])}),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_before_its_pixels_are_made(name: str) -> None:
+    decode(files.samples()["png"])  # what is imported at first use does not count
+    tracemalloc.start()
+    with pytest.raises(PhotoTooLarge):
+        decode(BOMBS[name])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6
+
+
+def test_the_large_png_is_refused_from_its_header_in_time_and_memory() -> None:
+    """60,000 × 60,000 pixels in a few kilobytes: 50 ms and 50 MB, seen from outside the process."""
+    script = """
+import resource, sys, time
+from inference.errors import PhotoTooLarge
+from inference.photo import decode
+from tests.inference import files
+decode(files.samples()["png"])
+bomb = sys.stdin.buffer.read()
+before, times = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+for _ in range(5):
+    start = time.perf_counter()
+    try:
+        decode(bomb)
+    except PhotoTooLarge:
+        times.append(time.perf_counter() - start)
+print(len(times), min(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    assert len(BOMBS["png"]) < 10_000
+    done = subprocess.run([sys.executable, "-c", script], input=BOMBS["png"], capture_output=True, check=True)
+    refused, seconds, kilobytes = done.stdout.split()
+    assert int(refused) == 5
+    assert float(seconds) < 0.05
+    assert int(kilobytes) < 50_000
+
+
+def test_a_jpeg_of_endless_scans_is_refused() -> None:
+    data = files.samples()["jpeg-progressive"]
+    start, end = files.scan_segment(data)
+    with pytest.raises(PhotoTooLarge, match="scans"):
+        decode(data[:end] + data[start:end] * 5000 + data[end:])
+
+
+def lying(place: bytes, field: bytes, name: str, shift: int = 0) -> bytes:
+    """Replace the bytes `shift` from a marker in a sample."""
+    data = bytearray(files.samples()[name])
+    at = data.index(place) + shift
+    data[at : at + len(field)] = field
+    return bytes(data)
+
+
+LIES = {
+    "PNG chunk longer than the file": lying(b"IDAT", b"\x7f\xff\xff\xff", "png-rgba", -4),
+    "PNG chunk shorter than its body": lying(b"IDAT", b"\0\0\0\1", "png-rgba", -4),
+    "PNG chunk of a negative length": lying(b"IDAT", b"\xff\xff\xff\xff", "png-rgba", -4),
+    "PNG pixels altered": lying(b"IDAT", b"\1\2\3\4", "png-rgba", 10),
+    "TIFF pixels behind the file": files.tiff(files.scene(), photometric=2, tags={273: (4, [2**31])}),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_header_that_lies_is_refused(name: str) -> None:
+    with pytest.raises(InvalidPhoto):
+        decode(LIES[name])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_tiff_whose_pages_go_in_a_circle_ends() -> None:
+    data = bytearray(files.tiff(files.scene(), photometric=2))
+    first = struct.unpack_from("<I", data, 4)[0]
+    entries = struct.unpack_from("<H", data, first)[0]
+    struct.pack_into("<I", data, first + 2 + 12 * entries, first)  # the next page is this page
+    assert ends_well(bytes(data)) == ""
