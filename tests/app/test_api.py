@@ -248,8 +248,10 @@ def test_a_network_that_breaks_is_not_the_callers_fault(tmp_path: Path) -> None:
 
     failures: list[Exception] = [ValueError("surprise"), ModelUnavailable("The device is gone.")]
     settings = app_settings.load(auth="off", data_dir=tmp_path)
-    service = create_app(settings, make_engine=lambda _: fake_engine(FakeRunner(before)))
+    runner = FakeRunner()
+    service = create_app(settings, make_engine=lambda _: fake_engine(runner))
     with TestClient(service, base_url="http://localhost", raise_server_exceptions=False) as client:
+        runner.before = before  # it worked when the service started
         problem(send(client), 503, "MODEL_UNAVAILABLE")
         body = problem(send(client), 500, "INTERNAL")
     assert "surprise" not in str(body)

@@ -1,0 +1,25 @@
+"""The benchmark that gates a release really fails where a tier misses its ceiling."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import report, targets
+from inference.tiers import Tier
+from tests.fakes import fake_engine
+
+
+def test_a_missed_ceiling_ends_in_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(targets, "engine_from", lambda _: fake_engine())
+    monkeypatch.setattr(targets, "MEGAPIXELS", 0.05)
+    monkeypatch.setattr(targets, "PHOTOS", 1)
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "PAGE", tmp_path / "performance.md")
+    targets.run()
+    page = (tmp_path / "performance.md").read_text()
+    assert page.count("| holds |") == 2 * len(Tier)
+    assert "isnet-general, standing in for rmbg-2.0" in page
+
+    monkeypatch.setitem(targets.CEILING_SECONDS, Tier.STANDARD, 0.0)
+    with pytest.raises(SystemExit, match=r"Missed: standard by engine, standard by http\."):
+        targets.run()
