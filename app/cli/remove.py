@@ -20,7 +20,7 @@ from inference.options import Options
 from inference.tiers import Tier
 
 if TYPE_CHECKING:
-    from inference.engine import Engine
+    from inference.engine import Cutout, Engine
 
 PIPE = "-"
 WATCH_EVERY_SECONDS = 1.0
@@ -102,7 +102,7 @@ class _Run:
     def _remove(self, tasks: list[Task], engine: "Engine") -> None:
         start, network = time.perf_counter(), engine.network_seconds
         done: list[Task] = []
-        empty: list[Path] = []
+        remarks: list[str] = []
         failed: dict[Path, str] = {}
         with photo_bar() as bar:
             row = bar.add_task("Removing backgrounds", total=len(tasks))
@@ -113,14 +113,13 @@ class _Run:
                 else:
                     _write(task.target, outcome.data)
                     done.append(task)
-                    if outcome.no_foreground:
-                        empty.append(task.source)
+                    remarks += [f"{escape(str(task.source))}: {remark}" for remark in _remarks(outcome)]
                 bar.advance(row)
         seconds = time.perf_counter() - start
         share = 100 * (engine.network_seconds - network) / seconds
         say(f"{len(done)} of {len(tasks)} done in {seconds:.1f} s, {share:.0f} % of it in the network.")
-        for source in empty:
-            say(f"[yellow]no subject found:[/yellow] {escape(str(source))}")
+        for remark in remarks:
+            say(f"[yellow]note:[/yellow] {remark}")
         for source, reason in failed.items():
             say(f"[red]failed:[/red] {escape(str(source))}: {escape(reason)}")
         self.failed |= failed
@@ -159,8 +158,8 @@ def _remove_piped(engine: "Engine", options: Options, target: Path | None) -> No
         cutout = engine.remove(sys.stdin.buffer.read(), options)
     finally:
         engine.close()
-    if cutout.no_foreground:
-        say("[yellow]no subject found[/yellow]")
+    for remark in _remarks(cutout):
+        say(f"[yellow]note:[/yellow] {remark}")
     if target is None:
         sys.stdout.buffer.write(cutout.data)
         sys.stdout.buffer.flush()
@@ -198,6 +197,11 @@ def _write(target: Path, data: bytes) -> None:
         raise CommandError(
             f"Cannot write {target} ({error.strerror}). Run the same command again to go on."
         ) from error
+
+
+def _remarks(cutout: "Cutout") -> list[str]:
+    empty = ["No subject was found, so everything is transparent."] if cutout.no_foreground else []
+    return [*empty, *cutout.notes]
 
 
 def _reason(error: Exception) -> str:

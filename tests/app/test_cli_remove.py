@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import app.cli.remove
 import app.startup
@@ -108,6 +109,17 @@ def test_failures_are_named_at_the_end_and_the_rest_is_done(
     assert f"failed: {photos}/a.png: The picture is cut off or damaged" in said
     assert f"failed: {photos}/empty.jpg: The file is empty" in said
     assert "1 files do not look like photos and were left out (.txt)" in said
+
+
+def test_what_was_not_taken_as_it_stands_is_said(
+    cutout: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert cutout("remove", tmp_path / "moving.gif", "-o", tmp_path / "out") == 0
+    assert f"note: {tmp_path}/moving.gif: The file holds several pictures; the first one was taken." in (
+        capsys.readouterr().err
+    )
 
 
 def test_one_photo_to_a_file_whose_name_tells_the_format(cutout: Run, photos: Path, tmp_path: Path) -> None:

@@ -72,7 +72,9 @@ async function show(photo, job) {
   const seconds = (job.processingMs / 1000).toFixed(1);
   $("facts").textContent = `${job.width} × ${job.height}, ${seconds} s, ${job.model} on ${job.backend}`;
   $("result").hidden = false;
-  if (job.noForeground) say("No subject was found in this photo, so everything is transparent.", "");
+  const remarks = [...job.notes];
+  if (job.noForeground) remarks.unshift("No subject was found in this photo, so everything is transparent.");
+  if (remarks.length) say(remarks.join(" "), "");
   else $("status").hidden = true;
 }
 
