@@ -30,7 +30,14 @@ DEFAULT_MAX_PIXELS = 50_000_000
 MAX_JPEG_SCANS = 100
 START_OF_SCAN = b"\xff\xda"
 
-PNG_HEADER_BYTES, ANCILLARY = 8, 0x20  # a chunk whose name begins with a small letter can be done without
+# Pillow walks over a PNG's chunks and a JPEG's segments one by one. Real files have hundreds, or some
+# thousands; millions of empty ones keep a core busy for as long.
+MAX_PARTS = 100_000
+# JPEG markers that stand alone, without a length and a body: reserved, restarts, start and end, extensions.
+BARE_MARKERS = frozenset({0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)})
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+ANCILLARY = 0x20  # a chunk whose name begins with a small letter can be done without
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF
 ORIENTATION = 0x0112  # EXIF
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
@@ -76,12 +83,17 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
 
     Raises:
         UnsupportedFormat: the bytes are no picture of a known format.
-        PhotoTooLarge: the picture has more than `max_pixels` pixels, or a JPEG more than 100 scans.
+        PhotoTooLarge: the picture has more than `max_pixels` pixels, a JPEG more than 100 scans, or a file
+            more than 100,000 parts.
         InvalidPhoto: the bytes are empty, cut off or damaged.
 
     """
     if not data:
         raise InvalidPhoto("The file is empty. Send the picture's bytes.")
+    if _has_too_many_parts(data):
+        raise PhotoTooLarge(
+            "The file is in too many parts and would take long to read. Save it again and retry."
+        )
     # Pillow's decoders raise whatever a damaged file makes them stumble over: OSError, SyntaxError,
     # struct.error, ValueError and more. All of them are the file's fault.
     try:
@@ -107,6 +119,38 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
     if photo.width * photo.height > max_pixels:  # some headers tell less than their pictures hold
         raise PhotoTooLarge(_too_large(max_pixels, (photo.width, photo.height)))
     return photo
+
+
+def _has_too_many_parts(data: bytes) -> bool:
+    """Walk over the head of a PNG or a JPEG as Pillow will, but only so far."""
+    if data.startswith(PNG_SIGNATURE):
+        step, place = _behind_chunk, len(PNG_SIGNATURE)
+    elif data.startswith(b"\xff\xd8"):
+        step, place = _behind_segment, 2
+    else:
+        return False
+    for _ in range(MAX_PARTS):
+        place = step(data, place)
+        if place >= len(data):
+            return False
+    return True
+
+
+def _behind_chunk(data: bytes, place: int) -> int:
+    return place + 12 + int.from_bytes(data[place : place + 4])
+
+
+def _behind_segment(data: bytes, place: int) -> int:
+    """Find the end of the segment at `place`; the pixels behind a start of scan belong to no segment."""
+    place = data.find(b"\xff", place)
+    if place < 0 or data[place : place + 2] == START_OF_SCAN:
+        return len(data)
+    marker = data[place + 1 : place + 2]
+    if marker in (b"\xff", b"\0"):  # filling
+        return place + 1
+    if marker and marker[0] in BARE_MARKERS:
+        return place + 2
+    return place + 2 + max(2, int.from_bytes(data[place + 2 : place + 4]))
 
 
 def _open(data: bytes) -> Image.Image:
@@ -148,7 +192,7 @@ def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
 
 def _check_png_chunks(data: bytes) -> None:
     """Refuse what libpng would: a cut-off or altered critical chunk. Pillow shows such files with wrong pixels."""
-    place = PNG_HEADER_BYTES
+    place = len(PNG_SIGNATURE)
     kind = b""
     while kind != b"IEND":
         length = int.from_bytes(data[place : place + 4])

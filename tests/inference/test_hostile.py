@@ -227,6 +227,29 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
         decode(data[:end] + data[start:end] * 5000 + data[end:])
 
 
+def padded(name: str, marker: bytes, padding: bytes) -> bytes:
+    """Put a lot in front of the first `marker` of a sample."""
+    place = files.samples()[name].index(marker)
+    return files.samples()[name][:place] + padding + files.samples()[name][place:]
+
+
+MANY = 200_000
+MANY_PARTS = {
+    "PNG chunks": padded("png-rgba", b"\0\0\0\0IEND", files.png_chunk(b"teSt", b"") * MANY),
+    "PNG pixels": padded("png-rgba", b"\0\0\0\0IEND", files.png_chunk(b"IDAT", b"") * MANY),
+    "JPEG comments": padded("jpeg-grey", b"\xff\xdb", b"\xff\xfe\0\2" * MANY),
+    "JPEG filling": padded("jpeg-grey", b"\xff\xdb", b"\xff" * MANY),
+    "JPEG restarts": padded("jpeg-grey", b"\xff\xdb", b"\xff\xd0" * MANY),
+}
+
+
+@pytest.mark.parametrize("name", MANY_PARTS)
+def test_a_file_of_endless_parts_is_refused(name: str) -> None:
+    """Pillow would walk over 30 MB of such for up to a quarter of a minute."""
+    with pytest.raises(PhotoTooLarge, match="parts"):
+        decode(MANY_PARTS[name])
+
+
 def lying(place: bytes, field: bytes, name: str, shift: int = 0) -> bytes:
     """Replace the bytes `shift` from a marker in a sample."""
     data = bytearray(files.samples()[name])
