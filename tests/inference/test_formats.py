@@ -309,6 +309,20 @@ def test_an_srgb_profile_leaves_every_pixel_as_it_is(file_format: str, profile: 
     assert photo.notes == ()
 
 
+def test_a_profile_that_is_nearly_srgb_leaves_every_pixel_as_it_is() -> None:
+    colorants = files.colorants(files.SRGB_PRIMARIES) * 0.995  # converted, some colours would move by a level
+    data = encode(scene(), "PNG", icc_profile=files.icc_profile(SRGB_CURVE, colorants))
+    np.testing.assert_array_equal(decode(data).rgb, scene())
+
+
+def test_a_profile_that_differs_from_srgb_in_the_shadows_only_is_followed() -> None:
+    profile = files.icc_profile([0x0233], files.colorants(files.SRGB_PRIMARIES))
+    shadows = scene() // 8
+    expected = 255 * files.linear_to_srgb((shadows / 255) ** (0x0233 / 256))
+    assert furthest(expected, shadows) > 4
+    assert furthest(decode(encode(shadows, "PNG", icc_profile=profile)).rgb, expected) <= 2
+
+
 def test_a_grey_profile_is_followed() -> None:
     data = encode(scene()[..., 0], "PNG", icc_profile=files.icc_profile([0x0100], space=b"GRAY"))
     expected = 255 * files.linear_to_srgb(scene()[..., 0] / 255)  # its gamma is 1

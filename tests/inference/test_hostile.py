@@ -175,7 +175,9 @@ def test_a_picture_without_pixels_is_refused_or_read_from_what_is_there(name: st
 
 BOMBS = {
     "png": files.png_header(60_000, 60_000) + files.png_chunk(b"IDAT", zlib.compress(bytes(3_000_000))),
+    "png, little above the limit": files.png_header(8000, 7000) + files.png_chunk(b"IDAT", b""),
     "jpeg": resized("jpeg-grey", jpeg_frame("jpeg-grey"), ">HH", 65_500, 65_500),
+    "jpeg, little above the limit": resized("jpeg", jpeg_frame("jpeg"), ">HH", 8000, 7000),
     "gif, screen": resized("gif", 6, "<HH", 65_535, 65_535),
     "gif, frame": resized("gif", files.samples()["gif"].index(b"\x2c\0\0\0\0") + 5, "<HH", 65_535, 65_535),
     "bmp": resized("bmp", 18, "<ii", 2**30, 2**30),
