@@ -26,11 +26,9 @@ class FakeRunner:
     def __init__(self, before: Callable[[], None] = lambda: None, radius: float = 0.3) -> None:
         self.before = before
         self.radius = radius
-        self.batches: list[int] = []
 
     def run(self, pixels: Tensor) -> Tensor:
         self.before()
-        self.batches.append(len(pixels))
         size = pixels.shape[-1]
         return disc_mask(size, self.radius).expand(len(pixels), 1, size, size).clone()
 

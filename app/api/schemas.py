@@ -130,14 +130,3 @@ class Health(Schema):
     version: str
     device: str
     tiers: dict[Tier, TierInfo]
-
-
-class ProblemInfo(Schema):
-    """RFC 9457; `code` is stable, `detail` says what to do."""
-
-    type: str
-    title: str
-    status: int
-    code: str
-    detail: str
-    request_id: str
