@@ -1,0 +1,220 @@
+"""BiRefNet, the network of RMBG-2.0 and of the open checkpoints of the same name, whole, top to bottom.
+
+Method: Zheng et al., "Bilateral Reference for High-Resolution Dichotomous Image Segmentation" (CAAI
+AIR 2024). Module names follow the published checkpoints, so that their keys load strictly; what is
+marked "training only" is there for that.
+
+Heights and widths below are those of a 1024×1024 input, channels those of Swin-L; heights and widths
+must be multiples of 32.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.deform import DeformableConv2d
+from models.swin import SIZES, SwinTransformer
+
+# How a photo cut into a grid of patches becomes channels: by column, row and colour, or by colour, row
+# and column of the patch. Checkpoints are trained with one; the other gives a plausible, wrong mask.
+PatchOrder = Literal["wg hg c", "c hg wg"]
+
+STRIDE = 32  # pixels of the photo to one of the coarsest map
+
+
+class BiRefNet(nn.Module):
+    """Photo in, matte out: pixels float [B,3,H,W], normalised by the checkpoint, → logits [B,1,H,W].
+
+    The sigmoid of the logits is the mask, 0 (background) … 1 (foreground).
+
+    Raises:
+        ValueError: in `forward`, where height or width is no multiple of 32.
+
+    """
+
+    def __init__(self, backbone: str, patch_order: PatchOrder) -> None:
+        super().__init__()
+        size = SIZES[backbone]
+        # The backbone sees the photo at two scales, so each map comes twice.
+        channels = [2 * channels for channels in size.channels]
+        self.bb = SwinTransformer(size)
+        self.squeeze_module = nn.Sequential(DecoderBlock(sum(channels), channels[3]))
+        self.decoder = Decoder(channels, patch_order)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        height, width = pixels.shape[2:]
+        if height % STRIDE or width % STRIDE:
+            raise ValueError(f"BiRefNet takes multiples of {STRIDE} pixels, not {width}×{height}")
+        x1, x2, x3, x4 = self.encode(pixels)
+        context = [resize(x, x4) for x in (x1, x2, x3)]
+        x4 = self.squeeze_module(torch.cat((*context, x4), dim=1))  # → [B,3072,32,32]
+        logits: Tensor = self.decoder(pixels, x1, x2, x3, x4)
+        return logits
+
+    def encode(self, pixels: Tensor) -> list[Tensor]:
+        """Join the backbone's maps of the photo at full and at half size.
+
+        For Swin-L: [B,384,256,256], [B,768,128,128], [B,1536,64,64], [B,3072,32,32].
+        """
+        height, width = pixels.shape[2:]
+        half = F.interpolate(pixels, (height // 2, width // 2), mode="bilinear", align_corners=True)
+        return [
+            torch.cat((full, resize(coarse, full)), dim=1)
+            for full, coarse in zip(self.bb(pixels), self.bb(half), strict=True)
+        ]
+
+
+class Decoder(nn.Module):
+    """From the coarsest map to the finest, each time joined by the backbone's map and by the photo itself.
+
+    The photo comes in as patches, one to each pixel of the map ("inward reference"); where the photo
+    has detail, a learnt gate lets the map through ("outward reference").
+    """
+
+    def __init__(self, channels: list[int], patch_order: PatchOrder) -> None:
+        super().__init__()
+        c1, c2, c3, c4 = channels
+        self.patch_order = patch_order
+
+        self.ipt_blk5 = SimpleConvs(32 * 32 * 3, c4 // 8)  # [B,3072,32,32] → [B,384,32,32]
+        self.ipt_blk4 = SimpleConvs(16 * 16 * 3, c4 // 8)  # [B,768,64,64] → [B,384,64,64]
+        self.ipt_blk3 = SimpleConvs(8 * 8 * 3, c3 // 8)  # [B,192,128,128] → [B,192,128,128]
+        self.ipt_blk2 = SimpleConvs(4 * 4 * 3, c2 // 8)  # [B,48,256,256] → [B,96,256,256]
+        self.ipt_blk1 = SimpleConvs(3, c1 // 8)  # [B,3,1024,1024] → [B,48,1024,1024]
+
+        self.decoder_block4 = DecoderBlock(c4 + c4 // 8, c3)  # → [B,1536,32,32]
+        self.decoder_block3 = DecoderBlock(c3 + c4 // 8, c2)  # → [B,768,64,64]
+        self.decoder_block2 = DecoderBlock(c2 + c3 // 8, c1)  # → [B,384,128,128]
+        self.decoder_block1 = DecoderBlock(c1 + c2 // 8, c1 // 2)  # → [B,192,256,256]
+        self.conv_out1 = nn.Sequential(nn.Conv2d(c1 // 2 + c1 // 8, 1, kernel_size=1))
+
+        self.lateral_block4 = LateralBlock(c3)
+        self.lateral_block3 = LateralBlock(c2)
+        self.lateral_block2 = LateralBlock(c1)
+
+        for level, inputs in ((4, c3), (3, c2), (2, c1)):
+            gradient = nn.Sequential(nn.Conv2d(inputs, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+            self.add_module(f"gdt_convs_{level}", gradient)
+            self.add_module(f"gdt_convs_attn_{level}", nn.Sequential(nn.Conv2d(16, 1, kernel_size=1)))
+            # training only: masks and gradients supervised at every level
+            self.add_module(f"gdt_convs_pred_{level}", nn.Sequential(nn.Conv2d(16, 1, kernel_size=1)))
+            self.add_module(f"conv_ms_spvn_{level}", nn.Conv2d(inputs, 1, kernel_size=1))
+
+    def forward(self, pixels: Tensor, x1: Tensor, x2: Tensor, x3: Tensor, x4: Tensor) -> Tensor:
+        x = torch.cat((x4, self.ipt_blk5(self.patches(pixels, x4))), dim=1)
+        x = self.gate(self.decoder_block4(x), level=4)
+
+        x = resize(x, x3) + self.lateral_block4(x3)
+        x = torch.cat((x, self.ipt_blk4(self.patches(pixels, x3))), dim=1)
+        x = self.gate(self.decoder_block3(x), level=3)
+
+        x = resize(x, x2) + self.lateral_block3(x2)
+        x = torch.cat((x, self.ipt_blk3(self.patches(pixels, x2))), dim=1)
+        x = self.gate(self.decoder_block2(x), level=2)
+
+        x = resize(x, x1) + self.lateral_block2(x1)
+        x = torch.cat((x, self.ipt_blk2(self.patches(pixels, x1))), dim=1)
+        return self.head(x, pixels)
+
+    def head(self, x: Tensor, pixels: Tensor) -> Tensor:
+        """The finest map, [B,480,256,256], and the photo, → logits [B,1,1024,1024]."""
+        x = resize(self.decoder_block1(x), pixels)
+        out: Tensor = self.conv_out1(torch.cat((x, self.ipt_blk1(pixels)), dim=1))
+        return out
+
+    def gate(self, x: Tensor, level: int) -> Tensor:
+        """Scale each place of [B,C,H,W] by 0…1, learnt from the photo's gradients."""
+        gradient = self.get_submodule(f"gdt_convs_{level}")(x)
+        gate = self.get_submodule(f"gdt_convs_attn_{level}")(gradient).sigmoid()
+        return x * gate
+
+    def patches(self, pixels: Tensor, like: Tensor) -> Tensor:
+        """Cut the photo into patches of the size of `like` and stack them over channels.
+
+        [B,3,H,W] → [B,3·(H/h)·(W/w),h,w], in the checkpoint's order.
+        """
+        height, width = like.shape[2:]
+        grid = pixels.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # [B,c,hg,h,wg,w]
+        order = (0, 4, 2, 1, 3, 5) if self.patch_order == "wg hg c" else (0, 1, 2, 4, 3, 5)
+        return grid.permute(order).flatten(1, 3)
+
+
+class DecoderBlock(nn.Module):
+    """Convolution, attention over several reaches, convolution: [B,inputs,H,W] → [B,outputs,H,W]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(inputs, 64, 3, padding=1)
+        self.bn_in: nn.Module = nn.BatchNorm2d(64)
+        self.dec_att: nn.Module = ASPPDeformable(64)
+        self.conv_out = nn.Conv2d(64, outputs, 3, padding=1)
+        self.bn_out: nn.Module = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dec_att(F.relu(self.bn_in(self.conv_in(x))))
+        out: Tensor = self.bn_out(self.conv_out(x))
+        return out
+
+
+class ASPPDeformable(nn.Module):
+    """Deformable convolutions of four sizes and the mean of the whole map, joined: [B,C,H,W] → the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.aspp1 = DeformableBranch(channels, 256, kernel=1)
+        self.aspp_deforms = nn.ModuleList(DeformableBranch(channels, 256, kernel) for kernel in (1, 3, 7))
+        self.global_avg_pool = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, 256, 1, bias=False), nn.BatchNorm2d(256), nn.ReLU()
+        )
+        self.conv1 = nn.Conv2d(5 * 256, channels, kernel_size=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        reaches = [self.aspp1(x), *(branch(x) for branch in self.aspp_deforms)]
+        mean = self.global_avg_pool(x).expand_as(reaches[0])
+        out = F.relu(self.bn1(self.conv1(torch.cat((*reaches, mean), dim=1))))
+        return out
+
+
+class DeformableBranch(nn.Module):
+    """Deformable convolution, batch normalisation, ReLU: [B,inputs,H,W] → [B,outputs,H,W]."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__()
+        self.atrous_conv = DeformableConv2d(inputs, outputs, kernel)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.atrous_conv(x)))
+
+
+class SimpleConvs(nn.Module):
+    """Two 3×3 convolutions through 64 channels: [B,inputs,H,W] → [B,outputs,H,W]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, 64, 3, padding=1)
+        self.conv_out = nn.Conv2d(64, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv_out(self.conv1(x))
+        return out
+
+
+class LateralBlock(nn.Module):
+    """A 1×1 convolution of a backbone's map: [B,C,H,W] → the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return out
+
+
+def resize(x: Tensor, like: Tensor) -> Tensor:
+    """Bilinear, corners aligned, to the height and width of `like`."""
+    return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=True)

@@ -1,0 +1,226 @@
+"""The Swin transformer, BiRefNet's backbone, whole, top to bottom.
+
+Method: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows" (ICCV
+2021). Module names follow the published checkpoints, so that their keys load strictly.
+
+Tokens are kept as a picture, [B,H,W,C], throughout. Heights and widths below are those of a
+1024×1024 input to Swin-L; any size works: tokens are padded to whole windows where they must be.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SwinSize:
+    """`width`: channels of the first stage, doubled by each that follows; `heads`, `depths`: by stage."""
+
+    width: int
+    depths: tuple[int, int, int, int]
+    heads: tuple[int, int, int, int]
+    window: int
+
+    @property
+    def channels(self) -> tuple[int, int, int, int]:
+        """Channels of the four maps that the backbone gives."""
+        return (self.width, 2 * self.width, 4 * self.width, 8 * self.width)
+
+
+# The names are those of BiRefNet's own configuration.
+SIZES = {
+    "swin_v1_t": SwinSize(width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), window=7),
+    "swin_v1_l": SwinSize(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12),
+}
+
+
+class SwinTransformer(nn.Module):
+    """Pixels float [B,3,H,W] → four maps, finest first: [B,C,H/4,W/4] … [B,8C,H/32,W/32], rounded up.
+
+    For Swin-L at 1024×1024: [B,192,256,256], [B,384,128,128], [B,768,64,64], [B,1536,32,32].
+    """
+
+    def __init__(self, size: SwinSize) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(size.width)
+        self.layers = nn.ModuleList(
+            Stage(channels, depth, heads, size.window, last=channels == size.channels[-1])
+            for channels, depth, heads in zip(size.channels, size.depths, size.heads, strict=True)
+        )
+        for index, channels in enumerate(size.channels):
+            self.add_module(f"norm{index}", nn.LayerNorm(channels))
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        maps = []
+        x = self.patch_embed(pixels)
+        for index, stage in enumerate(self.layers):
+            for block in stage.blocks:
+                x = block(x)
+            maps.append(self.get_submodule(f"norm{index}")(x).permute(0, 3, 1, 2).contiguous())
+            x = stage.downsample(x)
+        return maps
+
+
+class PatchEmbed(nn.Module):
+    """Each 4×4 pixels become a token: [B,3,H,W] → [B,⌈H/4⌉,⌈W/4⌉,C]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, channels, kernel_size=4, stride=4)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        height, width = pixels.shape[2:]
+        pixels = F.pad(pixels, (0, -width % 4, 0, -height % 4))
+        out: Tensor = self.norm(self.proj(pixels).permute(0, 2, 3, 1))
+        return out
+
+
+class Stage(nn.Module):
+    """Blocks at one size, every second one with shifted windows, then a halving (none after the last)."""
+
+    def __init__(self, channels: int, depth: int, heads: int, window: int, *, last: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            Block(channels, heads, window, shift=window // 2 if index % 2 else 0) for index in range(depth)
+        )
+        self.downsample = nn.Identity() if last else PatchMerging(channels)
+
+
+class Block(nn.Module):
+    """Attention within windows, then a perceptron for each token, both residual: [B,H,W,C] → the same."""
+
+    def __init__(self, channels: int, heads: int, window: int, shift: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn: nn.Module = WindowAttention(channels, heads, window, shift)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = MLP(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between, four times as wide inside: [B,H,W,C] → the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, 4 * channels)
+        self.fc2 = nn.Linear(4 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class WindowAttention(nn.Module):
+    """Attention among the N = window² tokens of each window: [B,H,W,C] → the same.
+
+    The tokens are padded with zeros to whole windows. With a shift, the picture is rolled up and left
+    by that much first, so that windows span what were borders; tokens that came together only by the
+    rolling do not see each other.
+    """
+
+    def __init__(self, channels: int, heads: int, window: int, shift: int) -> None:
+        super().__init__()
+        self.heads, self.window, self.shift = heads, window, shift
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        self.register_buffer("relative_position_index", relative_position_index(window))
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        x = pad_to_windows(x, self.window)
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+
+        windows = to_windows(x, self.window)  # [B·nW,N,C]
+        q, k, v = split_heads(self.qkv(windows), self.heads)  # [B·nW,heads,N,C/heads] each
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + self.position_bias()
+        if self.shift:
+            mask = shift_mask(x.shape[1], x.shape[2], self.window, self.shift, x)  # [nW,N,N]
+            scores = scores.unflatten(0, (-1, len(mask))) + mask[:, None]
+            scores = scores.flatten(0, 1)
+        windows = self.proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
+
+        x = from_windows(windows, self.window, x.shape[1], x.shape[2])
+        if self.shift:
+            x = x.roll((self.shift, self.shift), dims=(1, 2))
+        return x[:, :height, :width]
+
+    def position_bias(self) -> Tensor:
+        """What each head adds to the score of a pair of tokens for their relative place: [heads,N,N]."""
+        index = self.get_buffer("relative_position_index")
+        return self.relative_position_bias_table[index].permute(2, 0, 1)
+
+
+class PatchMerging(nn.Module):
+    """Each 2×2 tokens become one, twice as wide: [B,H,W,C] → [B,⌈H/2⌉,⌈W/2⌉,2C]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+        self.norm = nn.LayerNorm(4 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        x = torch.cat((x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]), dim=-1)
+        out: Tensor = self.reduction(self.norm(x))
+        return out
+
+
+def pad_to_windows(x: Tensor, window: int) -> Tensor:
+    """Pad [B,H,W,C] with zeros, below and right, to multiples of `window`."""
+    height, width = x.shape[1:3]
+    return F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+
+
+def to_windows(x: Tensor, window: int) -> Tensor:
+    """[B,H,W,C] → [B·nW,N,C]: whole windows of N = window² tokens, row by row."""
+    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # [B,rows,window,columns,window,C]
+    return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+
+def from_windows(windows: Tensor, window: int, height: int, width: int) -> Tensor:
+    """[B·nW,N,C] → [B,height,width,C], the reverse of `to_windows`."""
+    x = windows.unflatten(1, (window, window)).unflatten(0, (-1, height // window, width // window))
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """[…,N,3C] → queries, keys and values, […,heads,N,C/heads] each."""
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).movedim(-3, 0).transpose(-3, -2)
+    return q, k, v
+
+
+def relative_position_index(window: int) -> Tensor:
+    """For each pair of tokens of a window the row of the bias table: int64 [N,N]."""
+    axis = torch.arange(window)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    y, x = y.flatten(), x.flatten()
+    down, across = (y[:, None] - y) + window - 1, (x[:, None] - x) + window - 1
+    return down * (2 * window - 1) + across
+
+
+def shift_mask(height: int, width: int, window: int, shift: int, like: Tensor) -> Tensor:
+    """0 where two tokens of a rolled picture may see each other, −100 where not: [nW,N,N], as `like`.
+
+    The rolled picture is cut into regions along the last window and the seam within it; tokens see
+    those of their own region.
+    """
+
+    def region(length: int) -> Tensor:
+        place = torch.arange(length, device=like.device)
+        return (place >= length - window).long() + (place >= length - shift).long()
+
+    regions = 3 * region(height)[:, None] + region(width)
+    by_window = to_windows(regions[None, :, :, None], window).squeeze(-1)  # [nW,N]
+    apart = by_window[:, :, None] != by_window[:, None, :]
+    return apart.to(like.dtype) * -100
