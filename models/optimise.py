@@ -1,9 +1,25 @@
-"""Exact rewrites that change a network's time and memory, not its answer beyond float rounding."""
+"""Exact rewrites that change a network's time and memory, not its answer beyond float rounding.
 
-from torch import nn
+The plain networks stay as they are published, to be read and to load published weights; here their
+parts are exchanged for leaner ones that give the same. What each saves is measured by the benchmark
+`rewrites`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from models.birefnet import (
+    ASPPDeformable,
+    BiRefNet,
+    DecoderBlock,
+    DeformableBranch,
+    SimpleConvs,
+)
+from models.deform import deform_conv2d
 from models.isnet import ConvNormReLU, ISNet
+from models.swin import Block, WindowAttention, pad_to_windows
 
 
 def optimise(network: nn.Module) -> nn.Module:
@@ -13,11 +29,217 @@ def optimise(network: nn.Module) -> nn.Module:
     The rewritten network no longer takes published state dicts.
     """
     network.eval().requires_grad_(False)
-    for module in network.modules():
-        if isinstance(module, ConvNormReLU) and isinstance(module.bn_s1, nn.BatchNorm2d):
-            module.conv_s1 = fuse_conv_bn_eval(module.conv_s1, module.bn_s1)
-            module.bn_s1 = nn.Identity()
+    for rewrite in REWRITES:
+        rewrite(network)
+    return network
+
+
+def drop_training(network: nn.Module) -> None:
+    """Drop the outputs that only training looks at."""
     if isinstance(network, ISNet):
         for level in range(2, 7):
             delattr(network, f"side{level}")
-    return network
+    if isinstance(network, BiRefNet):
+        for level in range(2, 5):
+            delattr(network.decoder, f"gdt_convs_pred_{level}")
+            delattr(network.decoder, f"conv_ms_spvn_{level}")
+
+
+def fold_norms(network: nn.Module) -> None:
+    """Fold each BatchNorm into the convolution before it."""
+    for module in network.modules():
+        if isinstance(module, ConvNormReLU):
+            module.conv_s1, module.bn_s1 = fuse_conv_bn_eval(module.conv_s1, module.bn_s1), nn.Identity()
+        if isinstance(module, DecoderBlock):
+            module.conv_in, module.bn_in = fuse_conv_bn_eval(module.conv_in, module.bn_in), nn.Identity()
+            module.conv_out, module.bn_out = fuse_conv_bn_eval(module.conv_out, module.bn_out), nn.Identity()
+        if isinstance(module, nn.Sequential):
+            for index in range(1, len(module)):
+                if isinstance(module[index], nn.BatchNorm2d):
+                    module[index - 1] = fuse_conv_bn_eval(module[index - 1], module[index])
+                    module[index] = nn.Identity()
+
+
+def fuse_attention(network: nn.Module) -> None:
+    """Attend in one kernel, with queries, keys and values of real tokens only."""
+    for module in network.modules():
+        if isinstance(module, Block) and isinstance(module.attn, WindowAttention):
+            module.attn = FusedWindowAttention(module.attn)
+
+
+def add_up_reaches(network: nn.Module) -> None:
+    """Add the branches of each decoder block up as they come, instead of joining 1,280 channels."""
+    for module in network.modules():
+        if isinstance(module, DecoderBlock) and isinstance(module.dec_att, ASPPDeformable):
+            module.dec_att = SummedASPP(module.dec_att)
+
+
+def fold_head(network: nn.Module) -> None:
+    """Do what is linear at the end of BiRefNet, all but the sum, at a quarter of the size.
+
+    `conv_out1` weighs the channels of two upsampled maps and adds them up. Weighing comes first then:
+    each map is one channel before it is brought to full size. Its part in the finest decoder block goes
+    into that block's last convolution, its part in the photo's into `TapSum`.
+    """
+    if not isinstance(network, BiRefNet):
+        return
+    decoder = network.decoder
+    last, block, photo = decoder.conv_out1[0], decoder.decoder_block1, decoder.ipt_blk1
+    assert isinstance(last, nn.Conv2d)
+    of_block, of_photo = last.weight.split((block.conv_out.out_channels, photo.conv_out.out_channels), dim=1)
+    block.conv_out = weigh(block.conv_out, of_block, last.bias)
+    decoder.ipt_blk1 = TapSum(photo.conv1, weigh(photo.conv_out, of_photo, None))
+    decoder.conv_out1 = ChannelSum()
+
+
+# In this order: folding the head needs its norms folded before.
+REWRITES = (drop_training, fold_norms, fuse_attention, add_up_reaches, fold_head)
+
+
+class FusedWindowAttention(nn.Module):
+    """`WindowAttention` in one kernel, with the linear layers on real tokens only: [B,H,W,C] → the same.
+
+    Padding is zeros here as well, but behind the linear layer, where it would be that layer's bias. The
+    softmax takes no notice: the keys' bias adds the same to all scores of a query, so it is dropped; the
+    values' bias comes out of the weighted mean as it went in, so it moves behind the attention.
+    """
+
+    def __init__(self, plain: WindowAttention) -> None:
+        super().__init__()
+        self.heads, self.window, self.shift = plain.heads, plain.window, plain.shift
+        self.qkv, self.proj = plain.qkv, plain.proj
+        of_q, _, of_v = self.qkv.bias.chunk(3)
+        self.proj.bias = parameter(self.proj.bias + self.proj.weight @ of_v)
+        self.qkv.bias = parameter(torch.cat((of_q, torch.zeros_like(of_q), torch.zeros_like(of_q))))
+        self.bias = parameter(plain.position_bias())  # [heads,N,N]
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        x = pad_to_windows(self.qkv(x), self.window)
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        rows, columns = x.shape[1] // self.window, x.shape[2] // self.window
+
+        # [B,rows,window,columns,window,3,heads,C/heads] → q, k and v, [B,nW,heads,N,C/heads] each
+        x = x.unflatten(3, (3, self.heads, -1)).unflatten(2, (-1, self.window)).unflatten(1, (-1, self.window))
+        q, k, v = x.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(2, 3)
+        if self.shift:
+            bias = (self.bias + mask[:, None]).flatten(0, 1)[None]  # [1,nW·heads,N,N]
+            q, k, v = (part.flatten(1, 2) for part in (q, k, v))
+        else:
+            bias = self.bias[None]  # [1,heads,N,N]
+            q, k, v = (part.flatten(0, 1) for part in (q, k, v))
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+        x = x.reshape(-1, rows, columns, self.heads, self.window, self.window, x.shape[-1])
+        x = x.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), dims=(1, 2))
+        out: Tensor = self.proj(x[:, :height, :width])
+        return out
+
+
+class SummedASPP(nn.Module):
+    """`ASPPDeformable` with the layer that joins its branches cut into theirs: [B,C,H,W] → the same.
+
+    No map of 1,280 channels is made, and the mean of the whole map stays one pixel.
+    """
+
+    def __init__(self, plain: ASPPDeformable) -> None:
+        super().__init__()
+        joint = fuse_conv_bn_eval(plain.conv1, plain.bn1)
+        *of_branches, of_mean = joint.weight.chunk(5, dim=1)
+        branches = [plain.aspp1, *plain.aspp_deforms]
+        self.branches = nn.ModuleList(
+            SummedBranch(branch, weight)  # type: ignore[arg-type]
+            for branch, weight in zip(branches, of_branches, strict=True)
+        )
+        self.mean = nn.Sequential(*plain.global_avg_pool, conv1x1(of_mean, joint.bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.mean(x)  # [B,C,1,1]
+        for branch in self.branches:
+            out = out + branch(x)
+        return F.relu(out)
+
+
+class SummedBranch(nn.Module):
+    """A deformable branch with its share of the layer that joins them: [B,C,H,W] → the same.
+
+    BatchNorm is folded into the kernel, and one convolution gives offsets and modulation.
+    """
+
+    def __init__(self, plain: DeformableBranch, share: Tensor) -> None:
+        super().__init__()
+        deform = plain.atrous_conv
+        folded = fuse_conv_bn_eval(deform.regular_conv, plain.bn)
+        self.weight, self.bias = folded.weight, folded.bias
+        self.taps = deform.kernel**2
+        self.place = nn.Conv2d(
+            deform.offset_conv.in_channels, 3 * self.taps, deform.kernel, padding=deform.kernel // 2
+        )
+        both = (deform.offset_conv, deform.modulator_conv)
+        self.place.weight = parameter(torch.cat([conv.weight for conv in both]))
+        self.place.bias = parameter(torch.cat([conv.bias for conv in both]))
+        self.share = conv1x1(share, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        offsets, modulation = self.place(x).split((2 * self.taps, self.taps), dim=1)
+        reach = deform_conv2d(x, offsets, 2 * modulation.sigmoid(), self.weight)
+        out: Tensor = self.share(F.relu(reach + self.bias[:, None, None]))
+        return out
+
+
+class TapSum(nn.Module):
+    """Two 3×3 convolutions down to one channel, the second without its 64 inputs: [B,3,H,W] → [B,1,H,W].
+
+    A 3×3 convolution adds up nine shifted maps. Each of the nine is linear in the photo, so one
+    convolution gives them all, and only the sum is left: exact at the borders too, where a map shifted
+    in from outside counts as zero.
+    """
+
+    def __init__(self, first: nn.Conv2d, second: nn.Conv2d) -> None:
+        super().__init__()
+        of_taps = second.weight[0].flatten(1).T[:, :, None, None]  # [9,64,1,1]
+        self.taps = weigh(first, of_taps, None)
+        self.bias = parameter(second.bias)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        height, width = pixels.shape[2:]
+        taps = F.pad(self.taps(pixels), (1, 1, 1, 1))
+        total = self.bias[:, None, None]
+        for tap in range(9):
+            down, across = divmod(tap, 3)
+            total = total + taps[:, tap : tap + 1, down : down + height, across : across + width]
+        return total
+
+
+class ChannelSum(nn.Module):
+    """[B,C,H,W] → [B,1,H,W]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(dim=1, keepdim=True)
+
+
+def weigh(conv: nn.Conv2d, weights: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """One convolution for `conv` and a 1×1 convolution of `weights` [out,in,1,1] and `bias` behind it."""
+    mix = weights.flatten(1).double()
+    out = nn.Conv2d(conv.in_channels, len(mix), conv.kernel_size, padding=conv.padding)  # type: ignore[arg-type]
+    assert conv.bias is not None
+    shift = mix @ conv.bias.double() + (0 if bias is None else bias.double())
+    out.weight = parameter(torch.einsum("oc,cihw->oihw", mix, conv.weight.double()).to(conv.weight.dtype))
+    out.bias = parameter(shift.to(conv.weight.dtype))
+    return out
+
+
+def conv1x1(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """A 1×1 convolution of `weight` [out,in,1,1]."""
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], kernel_size=1, bias=bias is not None)
+    conv.weight = parameter(weight)
+    conv.bias = None if bias is None else parameter(bias)
+    return conv
+
+
+def parameter(value: Tensor) -> nn.Parameter:
+    """Make weights of inference only, in memory of their own."""
+    return nn.Parameter(value.detach().clone(), requires_grad=False)

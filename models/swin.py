@@ -56,8 +56,7 @@ class SwinTransformer(nn.Module):
         maps = []
         x = self.patch_embed(pixels)
         for index, stage in enumerate(self.layers):
-            for block in stage.blocks:
-                x = block(x)
+            x = stage(x)
             maps.append(self.get_submodule(f"norm{index}")(x).permute(0, 3, 1, 2).contiguous())
             x = stage.downsample(x)
         return maps
@@ -79,14 +78,24 @@ class PatchEmbed(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one size, every second one with shifted windows, then a halving (none after the last)."""
+    """Blocks at one size, every second one with shifted windows: [B,H,W,C] → the same.
+
+    `downsample` leads on to the next stage; after the last there is none.
+    """
 
     def __init__(self, channels: int, depth: int, heads: int, window: int, *, last: bool) -> None:
         super().__init__()
+        self.window, self.shift = window, window // 2
         self.blocks = nn.ModuleList(
-            Block(channels, heads, window, shift=window // 2 if index % 2 else 0) for index in range(depth)
+            Block(channels, heads, window, shift=self.shift if index % 2 else 0) for index in range(depth)
         )
         self.downsample = nn.Identity() if last else PatchMerging(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = shift_mask(x, self.window, self.shift)
+        for block in self.blocks:
+            x = block(x, mask)
+        return x
 
 
 class Block(nn.Module):
@@ -99,8 +108,8 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = MLP(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x), mask)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
@@ -123,7 +132,7 @@ class WindowAttention(nn.Module):
 
     The tokens are padded with zeros to whole windows. With a shift, the picture is rolled up and left
     by that much first, so that windows span what were borders; tokens that came together only by the
-    rolling do not see each other.
+    rolling do not see each other: `mask`, of `shift_mask`, keeps them apart.
     """
 
     def __init__(self, channels: int, heads: int, window: int, shift: int) -> None:
@@ -134,7 +143,7 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         self.register_buffer("relative_position_index", relative_position_index(window))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         height, width = x.shape[1:3]
         x = pad_to_windows(x, self.window)
         if self.shift:
@@ -144,7 +153,6 @@ class WindowAttention(nn.Module):
         q, k, v = split_heads(self.qkv(windows), self.heads)  # [B·nW,heads,N,C/heads] each
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + self.position_bias()
         if self.shift:
-            mask = shift_mask(x.shape[1], x.shape[2], self.window, self.shift, x)  # [nW,N,N]
             scores = scores.unflatten(0, (-1, len(mask))) + mask[:, None]
             scores = scores.flatten(0, 1)
         windows = self.proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
@@ -209,18 +217,20 @@ def relative_position_index(window: int) -> Tensor:
     return down * (2 * window - 1) + across
 
 
-def shift_mask(height: int, width: int, window: int, shift: int, like: Tensor) -> Tensor:
-    """0 where two tokens of a rolled picture may see each other, −100 where not: [nW,N,N], as `like`.
+def shift_mask(x: Tensor, window: int, shift: int) -> Tensor:
+    """0 where two tokens of a rolled picture may see each other, −100 where not: [B,H,W,C] → [nW,N,N].
 
-    The rolled picture is cut into regions along the last window and the seam within it; tokens see
-    those of their own region.
+    The rolled picture, padded to whole windows, is cut into regions before the last window and at the
+    seam within it; tokens see those of their own region.
     """
 
-    def region(length: int) -> Tensor:
-        place = torch.arange(length, device=like.device)
-        return (place >= length - window).long() + (place >= length - shift).long()
+    def regions(length: int) -> Tensor:
+        padded = length + -length % window
+        place = torch.arange(padded, device=x.device)
+        return (place >= padded - window).long() + (place >= padded - shift).long()
 
-    regions = 3 * region(height)[:, None] + region(width)
-    by_window = to_windows(regions[None, :, :, None], window).squeeze(-1)  # [nW,N]
+    height, width = x.shape[1:3]
+    picture = 3 * regions(height)[:, None] + regions(width)
+    by_window = to_windows(picture[None, :, :, None], window).squeeze(-1)  # [nW,N]
     apart = by_window[:, :, None] != by_window[:, None, :]
-    return apart.to(like.dtype) * -100
+    return apart.to(x.dtype) * -100
