@@ -21,7 +21,10 @@ def build_network(checkpoint: str) -> nn.Module:
 
     """
     # Imported here, so that a look into the catalogue does not pay for torch.
+    from models.birefnet import BiRefNet
     from models.isnet import ISNet
 
-    networks: dict[str, type[nn.Module]] = {"isnet": ISNet}
-    return networks[catalog.find(checkpoint).network]()
+    entry = catalog.find(checkpoint)
+    if entry.network == "isnet":
+        return ISNet()
+    return BiRefNet(entry.backbone, entry.patch_order)

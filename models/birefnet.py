@@ -8,18 +8,13 @@ Heights and widths below are those of a 1024×1024 input, channels those of Swin
 must be multiples of 32.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.catalog import PatchOrder
 from models.deform import DeformableConv2d
 from models.swin import SIZES, SwinTransformer
-
-# How a photo cut into a grid of patches becomes channels: by column, row and colour, or by colour, row
-# and column of the patch. Checkpoints are trained with one; the other gives a plausible, wrong mask.
-PatchOrder = Literal["wg hg c", "c hg wg"]
 
 STRIDE = 32  # pixels of the photo to one of the coarsest map
 
@@ -82,13 +77,13 @@ class Decoder(nn.Module):
         self.ipt_blk4 = SimpleConvs(16 * 16 * 3, c4 // 8)  # [B,768,64,64] → [B,384,64,64]
         self.ipt_blk3 = SimpleConvs(8 * 8 * 3, c3 // 8)  # [B,192,128,128] → [B,192,128,128]
         self.ipt_blk2 = SimpleConvs(4 * 4 * 3, c2 // 8)  # [B,48,256,256] → [B,96,256,256]
-        self.ipt_blk1 = SimpleConvs(3, c1 // 8)  # [B,3,1024,1024] → [B,48,1024,1024]
+        self.ipt_blk1: nn.Module = SimpleConvs(3, c1 // 8)  # [B,3,1024,1024] → [B,48,1024,1024]
 
         self.decoder_block4 = DecoderBlock(c4 + c4 // 8, c3)  # → [B,1536,32,32]
         self.decoder_block3 = DecoderBlock(c3 + c4 // 8, c2)  # → [B,768,64,64]
         self.decoder_block2 = DecoderBlock(c2 + c3 // 8, c1)  # → [B,384,128,128]
         self.decoder_block1 = DecoderBlock(c1 + c2 // 8, c1 // 2)  # → [B,192,256,256]
-        self.conv_out1 = nn.Sequential(nn.Conv2d(c1 // 2 + c1 // 8, 1, kernel_size=1))
+        self.conv_out1: nn.Module = nn.Sequential(nn.Conv2d(c1 // 2 + c1 // 8, 1, kernel_size=1))
 
         self.lateral_block4 = LateralBlock(c3)
         self.lateral_block3 = LateralBlock(c2)
@@ -127,7 +122,7 @@ class Decoder(nn.Module):
     def gate(self, x: Tensor, level: int) -> Tensor:
         """Scale each place of [B,C,H,W] by 0…1, learnt from the photo's gradients."""
         gradient = self.get_submodule(f"gdt_convs_{level}")(x)
-        gate = self.get_submodule(f"gdt_convs_attn_{level}")(gradient).sigmoid()
+        gate: Tensor = self.get_submodule(f"gdt_convs_attn_{level}")(gradient).sigmoid()
         return x * gate
 
     def patches(self, pixels: Tensor, like: Tensor) -> Tensor:
@@ -138,7 +133,8 @@ class Decoder(nn.Module):
         height, width = like.shape[2:]
         grid = pixels.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # [B,c,hg,h,wg,w]
         order = (0, 4, 2, 1, 3, 5) if self.patch_order == "wg hg c" else (0, 1, 2, 4, 3, 5)
-        return grid.permute(order).flatten(1, 3)
+        patches: Tensor = grid.permute(order).flatten(1, 3)
+        return patches
 
 
 class DecoderBlock(nn.Module):
@@ -174,8 +170,7 @@ class ASPPDeformable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         reaches = [self.aspp1(x), *(branch(x) for branch in self.aspp_deforms)]
         mean = self.global_avg_pool(x).expand_as(reaches[0])
-        out = F.relu(self.bn1(self.conv1(torch.cat((*reaches, mean), dim=1))))
-        return out
+        return F.relu(self.bn1(self.conv1(torch.cat((*reaches, mean), dim=1))))
 
 
 class DeformableBranch(nn.Module):

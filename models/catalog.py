@@ -1,6 +1,12 @@
 """The checkpoints Cutout can run: where each comes from, under which licence, what it expects."""
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+# How BiRefNet turns a photo that is cut into a grid of patches into channels: by column, row and colour,
+# or by colour, row and column of the patch. Weights are trained with one of the two; the other gives a
+# mask that looks plausible and is wrong.
+PatchOrder = Literal["wg hg c", "c hg wg"]
 
 
 class UnknownCheckpoint(KeyError):
@@ -46,13 +52,17 @@ class NpmSource:
 class Checkpoint:
     """One set of weights and all that it takes to use them.
 
-    The network sees a photo resized to `input_size` squared, bilinear without antialias, divided
-    by 255, less `mean`, over `std`, per channel of RGB. Where `stretch` is set, the mask is brought
-    to 0…1 by its own minimum and maximum, as its authors publish it.
+    The network sees a photo resized to `input_size` squared, bilinear, with or without `antialias`,
+    divided by 255, less `mean`, over `std`, per channel of RGB. Where `stretch` is set, the mask is
+    brought to 0…1 by its own minimum and maximum, as its authors publish it. `backbone` and
+    `patch_order` are BiRefNet's.
+
+    `fetch` says when a host downloads it unasked: always (once its licence is accepted, where it must
+    be), where there is a GPU to run it, or never.
     """
 
     name: str
-    network: str
+    network: Literal["isnet", "birefnet"]
     file: str  # the published file's name in the models folder
     sources: tuple[HubSource | NpmSource, ...]
     licence: Licence
@@ -60,8 +70,46 @@ class Checkpoint:
     input_size: int = 1024
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    antialias: bool = False
     stretch: bool = False
+    backbone: Literal["", "swin_v1_t", "swin_v1_l"] = ""
+    patch_order: PatchOrder = "wg hg c"
+    fetch: Literal["always", "gpu", "never"] = "always"
     description: str = field(default="", kw_only=True)
+
+
+MIT = Licence(
+    name="MIT", url="https://github.com/ZhengPeng7/BiRefNet", summary="open, commercial use included"
+)
+
+
+def _birefnet(
+    name: str,
+    repository: str,
+    description: str,
+    *,
+    licence: Licence = MIT,
+    backbone: Literal["swin_v1_t", "swin_v1_l"] = "swin_v1_l",
+    patch_order: PatchOrder = "wg hg c",
+    input_size: int = 1024,
+    fetch: Literal["always", "gpu", "never"] = "never",
+) -> Checkpoint:
+    """Make the entry of a BiRefNet; all are prepared the same way."""
+    return Checkpoint(
+        name=name,
+        network="birefnet",
+        file="model.safetensors",
+        sources=(HubSource(repository, "model.safetensors"),),
+        licence=licence,
+        input_size=input_size,
+        mean=(0.485, 0.456, 0.406),  # ImageNet's
+        std=(0.229, 0.224, 0.225),
+        antialias=True,
+        backbone=backbone,
+        patch_order=patch_order,
+        fetch=fetch,
+        description=description,
+    )
 
 
 CHECKPOINTS: dict[str, Checkpoint] = {
@@ -100,6 +148,39 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             sha256="b6e8497ba978a6f5fbb647e419d2696cd80df5a23cb6a8ea532021911bd76acb",
             stretch=True,
             description="DIS general use (IS-Net), open weights",
+        ),
+        _birefnet(
+            "rmbg-2.0",
+            "briaai/RMBG-2.0",
+            "BRIA's RMBG-2.0 (BiRefNet)",
+            licence=Licence(
+                name="CC BY-NC 4.0",
+                url="https://huggingface.co/briaai/RMBG-2.0",
+                summary="non-commercial use only, unless you have an agreement with BRIA",
+                acknowledge=True,
+            ),
+            fetch="always",
+        ),
+        _birefnet(
+            "birefnet-hr",
+            "ZhengPeng7/BiRefNet_HR",
+            "BiRefNet at 2048²",
+            input_size=2048,
+            patch_order="c hg wg",
+        ),
+        _birefnet(
+            "birefnet-dynamic",
+            "ZhengPeng7/BiRefNet_dynamic",
+            "BiRefNet trained at many sizes",
+            patch_order="c hg wg",
+        ),
+        _birefnet(
+            "birefnet-matting", "ZhengPeng7/BiRefNet-matting", "BiRefNet for hair, glass and other soft edges"
+        ),
+        _birefnet("birefnet-portrait", "ZhengPeng7/BiRefNet-portrait", "BiRefNet for people"),
+        _birefnet("birefnet-general", "ZhengPeng7/BiRefNet", "BiRefNet for general use", fetch="gpu"),
+        _birefnet(
+            "birefnet-lite", "ZhengPeng7/BiRefNet_lite", "BiRefNet, small, for a CPU", backbone="swin_v1_t"
         ),
     )
 }

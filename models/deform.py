@@ -39,7 +39,7 @@ def deform_conv2d(x: Tensor, offsets: Tensor, modulation: Tensor, weight: Tensor
     `torchvision.ops.deform_conv2d` at stride 1 and padding K//2; here it is a gather and a matrix product,
     strip by strip of the map: what is gathered is K² times as large as the map.
     """
-    channels, width = x.shape[1], x.shape[3]
+    width = x.shape[3]
     taps = weight.shape[-1] ** 2
     rows = max(1, STRIP_PLACES // (taps * width))
     grid = sampling_grid(offsets.float(), weight.shape[-1])

@@ -10,13 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.birefnet import (
-    ASPPDeformable,
-    BiRefNet,
-    DecoderBlock,
-    DeformableBranch,
-    SimpleConvs,
-)
+from models.birefnet import ASPPDeformable, BiRefNet, DecoderBlock, DeformableBranch, SimpleConvs
 from models.deform import deform_conv2d
 from models.isnet import ConvNormReLU, ISNet
 from models.swin import Block, WindowAttention, pad_to_windows
@@ -49,14 +43,14 @@ def fold_norms(network: nn.Module) -> None:
     """Fold each BatchNorm into the convolution before it."""
     for module in network.modules():
         if isinstance(module, ConvNormReLU):
-            module.conv_s1, module.bn_s1 = fuse_conv_bn_eval(module.conv_s1, module.bn_s1), nn.Identity()
+            module.conv_s1, module.bn_s1 = folded(module.conv_s1, module.bn_s1), nn.Identity()
         if isinstance(module, DecoderBlock):
-            module.conv_in, module.bn_in = fuse_conv_bn_eval(module.conv_in, module.bn_in), nn.Identity()
-            module.conv_out, module.bn_out = fuse_conv_bn_eval(module.conv_out, module.bn_out), nn.Identity()
+            module.conv_in, module.bn_in = folded(module.conv_in, module.bn_in), nn.Identity()
+            module.conv_out, module.bn_out = folded(module.conv_out, module.bn_out), nn.Identity()
         if isinstance(module, nn.Sequential):
             for index in range(1, len(module)):
                 if isinstance(module[index], nn.BatchNorm2d):
-                    module[index - 1] = fuse_conv_bn_eval(module[index - 1], module[index])
+                    module[index - 1] = folded(module[index - 1], module[index])
                     module[index] = nn.Identity()
 
 
@@ -84,8 +78,9 @@ def fold_head(network: nn.Module) -> None:
     if not isinstance(network, BiRefNet):
         return
     decoder = network.decoder
-    last, block, photo = decoder.conv_out1[0], decoder.decoder_block1, decoder.ipt_blk1
+    last, block, photo = decoder.get_submodule("conv_out1.0"), decoder.decoder_block1, decoder.ipt_blk1
     assert isinstance(last, nn.Conv2d)
+    assert isinstance(photo, SimpleConvs)
     of_block, of_photo = last.weight.split((block.conv_out.out_channels, photo.conv_out.out_channels), dim=1)
     block.conv_out = weigh(block.conv_out, of_block, last.bias)
     decoder.ipt_blk1 = TapSum(photo.conv1, weigh(photo.conv_out, of_photo, None))
@@ -121,7 +116,11 @@ class FusedWindowAttention(nn.Module):
         rows, columns = x.shape[1] // self.window, x.shape[2] // self.window
 
         # [B,rows,window,columns,window,3,heads,C/heads] → q, k and v, [B,nW,heads,N,C/heads] each
-        x = x.unflatten(3, (3, self.heads, -1)).unflatten(2, (-1, self.window)).unflatten(1, (-1, self.window))
+        x = (
+            x.unflatten(3, (3, self.heads, -1))
+            .unflatten(2, (-1, self.window))
+            .unflatten(1, (-1, self.window))
+        )
         q, k, v = x.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(2, 3)
         if self.shift:
             bias = (self.bias + mask[:, None]).flatten(0, 1)[None]  # [1,nW·heads,N,N]
@@ -147,12 +146,11 @@ class SummedASPP(nn.Module):
 
     def __init__(self, plain: ASPPDeformable) -> None:
         super().__init__()
-        joint = fuse_conv_bn_eval(plain.conv1, plain.bn1)
+        joint = folded(plain.conv1, plain.bn1)
         *of_branches, of_mean = joint.weight.chunk(5, dim=1)
-        branches = [plain.aspp1, *plain.aspp_deforms]
+        branches = [module for module in plain.modules() if isinstance(module, DeformableBranch)]
         self.branches = nn.ModuleList(
-            SummedBranch(branch, weight)  # type: ignore[arg-type]
-            for branch, weight in zip(branches, of_branches, strict=True)
+            SummedBranch(branch, weight) for branch, weight in zip(branches, of_branches, strict=True)
         )
         self.mean = nn.Sequential(*plain.global_avg_pool, conv1x1(of_mean, joint.bias))
 
@@ -172,15 +170,15 @@ class SummedBranch(nn.Module):
     def __init__(self, plain: DeformableBranch, share: Tensor) -> None:
         super().__init__()
         deform = plain.atrous_conv
-        folded = fuse_conv_bn_eval(deform.regular_conv, plain.bn)
-        self.weight, self.bias = folded.weight, folded.bias
+        kernel = folded(deform.regular_conv, plain.bn)
+        self.weight, self.bias = kernel.weight, kernel.get_parameter("bias")
         self.taps = deform.kernel**2
         self.place = nn.Conv2d(
             deform.offset_conv.in_channels, 3 * self.taps, deform.kernel, padding=deform.kernel // 2
         )
-        both = (deform.offset_conv, deform.modulator_conv)
-        self.place.weight = parameter(torch.cat([conv.weight for conv in both]))
-        self.place.bias = parameter(torch.cat([conv.bias for conv in both]))
+        for name in ("weight", "bias"):
+            both = deform.offset_conv.get_parameter(name), deform.modulator_conv.get_parameter(name)
+            setattr(self.place, name, parameter(torch.cat(both)))
         self.share = conv1x1(share, None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -202,7 +200,7 @@ class TapSum(nn.Module):
         super().__init__()
         of_taps = second.weight[0].flatten(1).T[:, :, None, None]  # [9,64,1,1]
         self.taps = weigh(first, of_taps, None)
-        self.bias = parameter(second.bias)
+        self.bias = parameter(second.get_parameter("bias"))
 
     def forward(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[2:]
@@ -221,12 +219,18 @@ class ChannelSum(nn.Module):
         return x.sum(dim=1, keepdim=True)
 
 
+def folded(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
+    """One convolution for `conv` and the BatchNorm behind it."""
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    return fuse_conv_bn_eval(conv, norm)
+
+
 def weigh(conv: nn.Conv2d, weights: Tensor, bias: Tensor | None) -> nn.Conv2d:
     """One convolution for `conv` and a 1×1 convolution of `weights` [out,in,1,1] and `bias` behind it."""
     mix = weights.flatten(1).double()
     out = nn.Conv2d(conv.in_channels, len(mix), conv.kernel_size, padding=conv.padding)  # type: ignore[arg-type]
-    assert conv.bias is not None
-    shift = mix @ conv.bias.double() + (0 if bias is None else bias.double())
+    shift = mix @ conv.get_parameter("bias").double() + (0 if bias is None else bias.double())
     out.weight = parameter(torch.einsum("oc,cihw->oihw", mix, conv.weight.double()).to(conv.weight.dtype))
     out.bias = parameter(shift.to(conv.weight.dtype))
     return out

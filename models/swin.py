@@ -58,7 +58,7 @@ class SwinTransformer(nn.Module):
         for index, stage in enumerate(self.layers):
             x = stage(x)
             maps.append(self.get_submodule(f"norm{index}")(x).permute(0, 3, 1, 2).contiguous())
-            x = stage.downsample(x)
+            x = stage.get_submodule("downsample")(x)
         return maps
 
 
@@ -193,13 +193,15 @@ def pad_to_windows(x: Tensor, window: int) -> Tensor:
 def to_windows(x: Tensor, window: int) -> Tensor:
     """[B,H,W,C] → [B·nW,N,C]: whole windows of N = window² tokens, row by row."""
     x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # [B,rows,window,columns,window,C]
-    return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+    windows: Tensor = x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+    return windows
 
 
 def from_windows(windows: Tensor, window: int, height: int, width: int) -> Tensor:
     """[B·nW,N,C] → [B,height,width,C], the reverse of `to_windows`."""
     x = windows.unflatten(1, (window, window)).unflatten(0, (-1, height // window, width // window))
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    picture: Tensor = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return picture
 
 
 def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
