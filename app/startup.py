@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from app.settings import Settings
 from inference.engine import Engine, open_engine
 from inference.errors import ModelUnavailable
+from inference.runners import pick_device
 from inference.tiers import TIERS, Tier
 from models.catalog import CHECKPOINTS, Checkpoint
 
@@ -13,19 +14,21 @@ def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Chec
     """See to it that each tier has weights: the first of its checkpoints that is here, or may and can be fetched.
 
     Raises:
-        ModelUnavailable: a tier has none; the message names the last checkpoint's reason and fix.
+        ModelUnavailable: the device is not there, or a tier has no weights; then the message names the last
+            checkpoint's reason and fix.
 
     """
     folder = settings.models_folder
+    unasked = fetched_unasked(settings)
     failed: dict[str, ModelUnavailable] = {}
     for tier in tiers:
-        candidates = [CHECKPOINTS[name] for name in TIERS[tier].checkpoints if name in CHECKPOINTS]
+        candidates = [CHECKPOINTS[name] for name in TIERS[tier].checkpoints]
         for checkpoint in candidates:
             if not folder.licence_accepted(checkpoint):
                 continue
             if folder.file(checkpoint).is_file():
                 break
-            if checkpoint.name in failed:
+            if checkpoint not in unasked or checkpoint.name in failed:
                 continue
             try:
                 pull(checkpoint)
@@ -35,6 +38,17 @@ def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Chec
                 break
         else:
             raise failed[candidates[-1].name]
+
+
+def fetched_unasked(settings: Settings) -> list[Checkpoint]:
+    """Return the checkpoints that this host downloads by itself, once their licence is accepted.
+
+    Raises:
+        DeviceUnavailable: a GPU was asked for and none can be used.
+
+    """
+    when = {"always", "gpu"} if pick_device(settings.device) == "cuda" else {"always"}
+    return [checkpoint for checkpoint in CHECKPOINTS.values() if checkpoint.fetch in when]
 
 
 def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engine:

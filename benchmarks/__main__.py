@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Callable
 
-from benchmarks import codecs, folder, memory, peers, targets
+from benchmarks import codecs, folder, memory, peers, rewrites, targets
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "codecs": codecs.run,
     "folder": folder.run,
     "memory": memory.run,
     "peers": peers.run,
+    "rewrites": rewrites.run,
     "targets": targets.run,
 }
 

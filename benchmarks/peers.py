@@ -103,7 +103,7 @@ def _graph_with_sigmoid(file: Path) -> Path:
     model.graph.node.append(onnx.helper.make_node("Sigmoid", ["logits"], ["mask"]))
     del model.graph.output[:]
     model.graph.output.append(
-        onnx.helper.make_tensor_value_info("mask", onnx.TensorProto.FLOAT, ["batch", 1, 1024, 1024])
+        onnx.helper.make_tensor_value_info("mask", onnx.TensorProto.FLOAT, [1, 1, 1024, 1024])
     )
     onnx.save(model, file)
     return file

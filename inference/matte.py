@@ -30,11 +30,12 @@ class Matte:
 def to_pixels(photo: Photo, checkpoint: Checkpoint, device: torch.device) -> Tensor:
     """Bring a photo to the network's input, float32 [1,3,S,S] on `device`.
 
-    Bilinear without antialias, /255, less mean, over std: the published preprocessing of IS-Net.
+    Bilinear with or without antialias, /255, less mean, over std, as each network's authors publish it.
     """
     size = checkpoint.input_size
     rgb = torch.from_numpy(photo.rgb).to(device)
-    pixels = resize_bilinear(rgb, size, size).permute(2, 0, 1)[None].contiguous()
+    resize = resize_antialiased if checkpoint.antialias else resize_bilinear
+    pixels = resize(rgb, size, size).permute(2, 0, 1)[None].contiguous()
     mean = torch.tensor(checkpoint.mean, device=device).view(1, 3, 1, 1)
     std = torch.tensor(checkpoint.std, device=device).view(1, 3, 1, 1)
     return pixels.div_(255).sub_(mean).div_(std)
@@ -55,6 +56,18 @@ def resize_bilinear(image: Tensor, height: int, width: int) -> Tensor:
         return line.index_select(1, left).float().lerp_(line.index_select(1, right).float(), across)
 
     return row(top).lerp_(row(bottom), down[:, None, None])
+
+
+def resize_antialiased(image: Tensor, height: int, width: int) -> Tensor:
+    """Bring uint8 [H,W,C] to float32 [height,width,C], bilinear with antialias, within a level of Pillow's.
+
+    On a CPU torch does it on bytes, as Pillow does, rounding included; on a GPU it has to be floats.
+    """
+    planes = image.permute(2, 0, 1)[None]
+    if image.device.type != "cpu":
+        planes = planes.float()
+    planes = F.interpolate(planes, size=(height, width), mode="bilinear", antialias=True)
+    return planes[0].permute(1, 2, 0).float()
 
 
 def _neighbours(source: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -32,13 +32,26 @@ class TierRule:
     recipe: Recipe
 
 
-# RMBG-2.0's network and the dearer recipes are not built yet: until then those tiers are served by the open
-# weights with basic's recipe, and every place that names a tier's model says so.
+# After the promised one the open ones of its architecture: those that are only there because somebody pulled
+# them go first. The last serves every host.
+RMBG_2 = (
+    "rmbg-2.0",
+    "birefnet-hr",
+    "birefnet-dynamic",
+    "birefnet-matting",
+    "birefnet-portrait",
+    "birefnet-general",
+    "birefnet-lite",
+    "isnet-general",
+)
+
+# The dearer recipes are not built yet: until then those tiers do with the mask what basic does, and every
+# place that names a tier's model says so.
 TIERS: dict[Tier, TierRule] = {
     Tier.BASIC: TierRule(("rmbg-1.4", "isnet-general"), Recipe.MASK),
-    Tier.STANDARD: TierRule(("rmbg-2.0", "isnet-general"), Recipe.MASK),
-    Tier.PROFESSIONAL: TierRule(("rmbg-2.0", "isnet-general"), Recipe.MASK),
-    Tier.INDUSTRY: TierRule(("rmbg-2.0", "isnet-general"), Recipe.MASK),
+    Tier.STANDARD: TierRule(RMBG_2, Recipe.MASK),
+    Tier.PROFESSIONAL: TierRule(RMBG_2, Recipe.MASK),
+    Tier.INDUSTRY: TierRule(RMBG_2, Recipe.MASK),
 }
 
 
@@ -48,7 +61,7 @@ class Choice:
 
     tier: Tier
     checkpoint: Checkpoint
-    passed_over: tuple[str, ...]  # one reason a checkpoint, in order
+    passed_over: tuple[str, ...]  # in order, a reason for each that is fetched unasked
 
     @property
     def wanted(self) -> str:
@@ -71,14 +84,12 @@ def choose(tier: Tier, folder: ModelsFolder) -> Choice:
 
     """
     reasons: list[str] = []
-    for name in TIERS[tier].checkpoints:
+    for checkpoint in map(catalog.find, TIERS[tier].checkpoints):
         try:
-            checkpoint = catalog.find(name)
             folder.check(checkpoint)
-        except catalog.UnknownCheckpoint:
-            reasons.append(f"{name}: its network is not part of this version yet")
         except ModelUnavailable as error:
-            reasons.append(str(error))
+            if checkpoint.fetch != "never":
+                reasons.append(str(error))
         else:
             return Choice(tier, checkpoint, tuple(reasons))
     raise WeightsUnavailable(f"No checkpoint for tier {tier} is ready: " + "; ".join(reasons))

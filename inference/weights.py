@@ -1,6 +1,7 @@
 """A checkpoint's file, safetensors or ONNX, turned into a network that is ready to run."""
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
@@ -18,6 +19,8 @@ from models.optimise import optimise
 def load_network(checkpoint: Checkpoint, folder: ModelsFolder) -> nn.Module:
     """Build the checkpoint's network with its weights, optimised, float32, on the CPU.
 
+    Published halves become float32 here; a runner may halve them again.
+
     Raises:
         WeightsUnavailable: the file is missing, damaged, or holds another architecture.
         LicenceNotAccepted: its terms were not accepted on this host.
@@ -26,22 +29,42 @@ def load_network(checkpoint: Checkpoint, folder: ModelsFolder) -> nn.Module:
     folder.check(checkpoint)
     folder.verify(checkpoint)
     file = folder.file(checkpoint)
-    network = build_network(checkpoint.name)
+    with torch.device("meta"):  # without memory: the file brings its own
+        network = build_network(checkpoint.name)
     try:
         if file.suffix == ".onnx":
             # An ONNX file comes with BatchNorm folded, so it fits the network as optimise leaves it.
             network = optimise(network)
-            network.load_state_dict(read_onnx(file, set(network.state_dict())), strict=True)
+            _fill(network, read_onnx(file, set(network.state_dict())))
         else:
-            network.load_state_dict(safetensors.torch.load_file(file), strict=True)
-            network = optimise(network)
-    except (RuntimeError, safetensors.SafetensorError, struct.error, ValueError) as error:
-        reason = str(error).splitlines()[0]
+            _fill(network, safetensors.torch.load_file(file))
+            network = optimise(network.float())
+    except (safetensors.SafetensorError, struct.error, ValueError) as error:
         raise WeightsUnavailable(
-            f"{checkpoint.name}: {file} does not hold a {checkpoint.network} network ({reason});"
+            f"{checkpoint.name}: {file} does not hold the {checkpoint.network} network ({error});"
             f" remove it and run: cutout models pull {checkpoint.name}"
         ) from error
     return network
+
+
+def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a network its weights, all of them.
+
+    Raises:
+        ValueError: they are another network's; the message says by which tensors that shows.
+
+    """
+    expected = network.state_dict()
+    missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
+    other = {name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape}
+    faults = [
+        f"{len(names)} {what}, such as {min(names)}"
+        for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", other))
+        if names
+    ]
+    if faults:
+        raise ValueError(f"of {len(expected)} tensors " + "; ".join(faults))
+    network.load_state_dict(state, assign=True)
 
 
 def read_onnx(file: Path, wanted: set[str]) -> dict[str, Tensor]:

@@ -1,10 +1,13 @@
 """Fixtures shared by all tests. Real weights are loaded once, and one run of a photo serves many tests."""
 
 import os
+import threading
 from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 
 from app import settings as app_settings
 from inference.engine import Cutout, Engine, open_engine
@@ -13,10 +16,19 @@ from inference.folder import ModelsFolder
 from inference.options import Options
 from models.catalog import find
 from tests.fakes import fake_engine
+from tests.stub_hub import Hub
 
 DATA = Path(__file__).parent / "data"
 # What the caller's environment says of this host; the tests themselves run without CUTOUT_ settings.
 HOST_MODELS = app_settings.load().models_folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA GPU on this host"))
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +72,13 @@ def engine() -> Iterator[Engine]:
     engine = fake_engine()
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def hub() -> Iterator[tuple[str, type[Hub]]]:
+    """Run a stub of the model hub; its address, and its class, whose `mode` picks a fault."""
+    handler = type("OneHub", (Hub,), {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", handler
+        server.shutdown()

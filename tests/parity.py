@@ -5,9 +5,16 @@ anyone can rebuild the same weights. The scales keep activations in a healthy ra
 """
 
 import zlib
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import nn
+
+from models import build_network
+from models.swin import SIZES, relative_position_index
+from tests.conftest import DATA
 
 
 def fill(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -44,3 +51,32 @@ def image(size: int, seed: int = 7, batch: int = 1) -> npt.NDArray[np.float32]:
                 planes[b, c] += rng.normal() * np.sin(2 * np.pi * (fx * x + fy * y) + rng.uniform(0, 6.28))
     planes /= planes.std(axis=(2, 3), keepdims=True)
     return planes.astype(np.float32)
+
+
+@cache
+@torch.inference_mode(mode=False)  # the first to ask may be in it, and the tensors are kept for others
+def published_state(keys: str) -> dict[str, torch.Tensor]:
+    """Return stand-in weights under the names and shapes of a published state dict, `keys`.keys.tsv."""
+    state = {}
+    for line in (DATA / f"{keys}.keys.tsv").read_text().splitlines():
+        name, _, shape_text = line.partition("\t")
+        if name.endswith("num_batches_tracked"):
+            state[name] = torch.tensor(0)
+            continue
+        shape = tuple(int(size) for size in shape_text.split("x"))
+        if name.endswith("relative_position_index"):
+            state[name] = relative_position_index(WINDOWS[shape[0]])
+        else:
+            state[name] = torch.from_numpy(fill(name, shape))
+    return state
+
+
+WINDOWS = {size.window**2: size.window for size in SIZES.values()}
+
+
+def standin(checkpoint: str, keys: str) -> nn.Module:
+    """Build a checkpoint's plain network on stand-in weights, loaded strictly."""
+    with torch.device("meta"):
+        network = build_network(checkpoint)
+    network.load_state_dict(published_state(keys), strict=True, assign=True)
+    return network.eval().requires_grad_(False)

@@ -27,7 +27,9 @@ def say(text: str) -> None:
 
 def loading() -> Status:
     """Show that the models are being loaded, while that takes its time."""
-    return console.status("Loading the models (the first time on a CPU prepares them, some 10 s) …")
+    return console.status(
+        "Loading the models (the first time on a CPU prepares them, 10 s, RMBG-2.0 some 45 s) …"
+    )
 
 
 def download_bar() -> Progress:

@@ -46,7 +46,7 @@ def doctor(
         try:
             _good(f"{package} {version(package)}")
         except PackageNotFoundError:
-            say(f"  [dim]·[/dim] {package} is not installed")
+            _plain(f"{package} is not installed")
 
     say(f"\n[bold]Weights[/bold] in {escape(str(folder.path))}")
     for checkpoint in CHECKPOINTS.values():
@@ -56,7 +56,7 @@ def doctor(
             record = folder.record(checkpoint)
             _good(f"{checkpoint.name}: ready, from {record.source if record else 'a file placed by hand'}")
         except ModelUnavailable as error:
-            _warn(str(error))
+            (_warn if checkpoint.fetch != "never" else _plain)(str(error))
     existing = next(parent for parent in (folder.path, *folder.path.parents) if parent.exists())
     free = shutil.disk_usage(existing).free / 1e9
     (_good if free > 2 else _warn)(f"{free:.0f} GB free")
@@ -85,6 +85,10 @@ def doctor(
 
 def _good(text: str) -> None:
     say(f"  [green]✓[/green] {escape(text)}")
+
+
+def _plain(text: str) -> None:
+    say(f"  [dim]·[/dim] {escape(text)}")
 
 
 def _warn(text: str) -> None:

@@ -45,7 +45,8 @@ def list_models() -> None:
 @cli.command()
 def pull(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: the open ones.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Default: what this host would fetch by itself."),
     ] = None,
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="Accept the terms of the named checkpoints.")
@@ -56,7 +57,15 @@ def pull(
 ) -> None:
     """Download weights, checked and whole or not at all; nothing is fetched that is there."""
     settings = load_settings(models_from=source)
-    wanted = [find(name) for name in names] if names else open_checkpoints()
+    if names:
+        wanted = [find(name) for name in names]
+    else:
+        from app.startup import fetched_unasked
+
+        folder = settings.models_folder
+        wanted = [
+            checkpoint for checkpoint in fetched_unasked(settings) if folder.licence_accepted(checkpoint)
+        ]
     for checkpoint in wanted:
         pull_one(settings, checkpoint, accept_licence)
 
@@ -68,11 +77,6 @@ def path(
     """Print where the weights are, or would be."""
     folder = load_settings().models_folder
     typer.echo(folder.file(find(name)) if name else folder.path)
-
-
-def open_checkpoints() -> list[Checkpoint]:
-    """Return the checkpoints that ask for no agreement."""
-    return [checkpoint for checkpoint in CHECKPOINTS.values() if not checkpoint.licence.acknowledge]
 
 
 def pull_one(settings: Settings, checkpoint: Checkpoint, accept_licence: bool = False) -> None:

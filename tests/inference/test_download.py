@@ -6,10 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,9 +15,7 @@ from inference import download
 from inference.errors import LicenceNotAccepted, WeightsUnavailable
 from inference.folder import ModelsFolder
 from models.catalog import Checkpoint, NpmSource, find
-
-CONTENT = os.urandom(300_000)
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from tests.stub_hub import COMMIT, CONTENT, Hub
 
 
 @pytest.fixture
@@ -128,47 +123,8 @@ def test_a_folder_that_cannot_be_written_says_so(checkpoint: Checkpoint, tmp_pat
         download.pull(ModelsFolder(tmp_path / "models"), checkpoint)
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Answers for one file as the model hub does; `mode` picks a fault."""
-
-    mode = "fine"
-
-    def do_HEAD(self) -> None:
-        self.answer(b"")
-
-    def do_GET(self) -> None:
-        self.answer(CONTENT)
-
-    def answer(self, body: bytes) -> None:
-        if self.mode in ("GatedRepo", "RepoNotFound"):
-            self.send_response(403 if self.mode == "GatedRepo" else 401)
-            self.send_header("X-Error-Code", self.mode)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        announced = "0" * 64 if self.mode == "other content" else hashlib.sha256(CONTENT).hexdigest()
-        self.send_response(200)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{announced}"')
-        self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def hub() -> Iterator[tuple[str, type[Hub]]]:
-    handler = type("OneHub", (Hub,), {})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", handler
-        server.shutdown()
-
-
-def pull_rmbg(
-    endpoint: str, models: Path, *options: str, **environment: str
+def pull(
+    endpoint: str, models: Path, name: str, *options: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the real command in a process of its own: the hub's address is read at import."""
     command = [
@@ -177,7 +133,7 @@ def pull_rmbg(
         "from app.cli import main; main()",
         "models",
         "pull",
-        "rmbg-1.4",
+        name,
         *options,
     ]
     settings = {"HF_ENDPOINT": endpoint, "CUTOUT_MODELS_DIR": str(models), "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -193,7 +149,7 @@ def pull_rmbg(
 
 
 def test_the_hub_gives_a_file_and_its_hash(hub: tuple[str, type[Hub]], tmp_path: Path) -> None:
-    done = pull_rmbg(hub[0], tmp_path, "--accept-licence")
+    done = pull(hub[0], tmp_path, "rmbg-1.4", "--accept-licence")
     assert done.returncode == 0, done.stderr
     folder, checkpoint = ModelsFolder(tmp_path), find("rmbg-1.4")
     assert folder.file(checkpoint).read_bytes() == CONTENT
@@ -205,29 +161,30 @@ def test_the_hub_gives_a_file_and_its_hash(hub: tuple[str, type[Hub]], tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("mode", "reason"),
+    ("name", "mode", "reason"),
     [
         (
+            "rmbg-2.0",
             "GatedRepo",
-            "asks for an agreement: accept it on https://huggingface.co/briaai/RMBG-1.4 and set HF_TOKEN",
+            "(briaai/RMBG-2.0) asks for an agreement: accept it on https://huggingface.co/briaai/RMBG-2.0 and set",
         ),
-        ("RepoNotFound", "is not there, or HF_TOKEN is wrong"),
-        ("other content", "another content"),
+        ("rmbg-2.0", "RepoNotFound", "is not there, or HF_TOKEN is wrong"),
+        ("rmbg-1.4", "other content", "another content"),
     ],
 )
 def test_a_hub_that_refuses_is_told_in_one_line(
-    hub: tuple[str, type[Hub]], tmp_path: Path, mode: str, reason: str
+    hub: tuple[str, type[Hub]], tmp_path: Path, name: str, mode: str, reason: str
 ) -> None:
     hub[1].mode = mode
-    done = pull_rmbg(hub[0], tmp_path, "--accept-licence")
+    done = pull(hub[0], tmp_path, name, "--accept-licence")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert reason in done.stderr
-    assert not ModelsFolder(tmp_path).file(find("rmbg-1.4")).exists()
+    assert not ModelsFolder(tmp_path).file(find(name)).exists()
 
 
 def test_a_hub_out_of_reach_is_told_in_one_line(tmp_path: Path) -> None:
-    done = pull_rmbg("http://127.0.0.1:9", tmp_path, "--accept-licence")
+    done = pull("http://127.0.0.1:9", tmp_path, "rmbg-1.4", "--accept-licence")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
     assert "cannot be reached" in done.stderr
@@ -239,7 +196,7 @@ def test_nothing_is_fetched_before_the_licence_is_accepted(
 ) -> None:
     with pytest.raises(LicenceNotAccepted):
         download.pull(folder, find("rmbg-1.4"))
-    done = pull_rmbg(hub[0], folder.path)
+    done = pull(hub[0], folder.path, "rmbg-1.4")
     assert done.returncode == 1
     assert "--accept-licence" in done.stderr
     assert not folder.path.exists()

@@ -2,11 +2,13 @@
 
 import numpy as np
 import torch
+from PIL import Image
 
 from inference import layout
-from inference.matte import to_matte, to_pixels
+from inference.matte import resize_antialiased, to_matte, to_pixels
 from inference.photo import Photo
 from models.catalog import find
+from tests.conftest import DATA
 
 CHECKPOINT = find("isnet-general")
 
@@ -22,6 +24,24 @@ def test_pixels_are_normalised_as_the_checkpoint_says() -> None:
     assert pixels.shape == (1, 3, 1024, 1024)
     assert pixels.dtype == torch.float32
     torch.testing.assert_close(pixels, torch.full_like(pixels, 0.5))
+
+
+def test_birefnets_pixels_are_pillows_with_the_mean_and_deviation_of_imagenet() -> None:
+    checkpoint = find("rmbg-2.0")
+    source = Image.open(DATA / "coffee.jpg")
+    for size in (source.size, (2400, 1601), (700, 1100)):
+        rgb = np.array(source.resize(size))
+        pixels = to_pixels(Photo(rgb), checkpoint, torch.device("cpu"))[0].permute(1, 2, 0).numpy()
+        resized = np.asarray(Image.fromarray(rgb).resize((1024, 1024), Image.Resampling.BILINEAR))
+        expected = (resized / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        assert np.abs(pixels - expected).max() <= 1.01 / 255 / 0.224
+
+
+def test_resizing_in_floats_as_on_a_gpu_is_within_a_level_of_bytes() -> None:
+    rgb = torch.from_numpy(np.array(Image.open(DATA / "coffee.jpg")))
+    in_bytes = resize_antialiased(rgb, 256, 300)
+    in_floats = resize_antialiased(rgb.float(), 256, 300)
+    assert (in_bytes - in_floats).abs().max() <= 1
 
 
 def test_a_mask_is_stretched_to_its_own_range() -> None:

@@ -4,22 +4,27 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
+from app import startup
+from app.settings import load as load_settings
 from inference.errors import DeviceUnavailable, LicenceNotAccepted, WeightsUnavailable
 from inference.folder import ModelsFolder
 from inference.runners import OnnxRunner, pick_device
 from inference.tiers import Tier, choose
 from inference.weights import load_network
-from models import build_network
 from models.catalog import Checkpoint, find
-from tests.models.test_isnet import published_state
+from tests.conftest import DATA
+from tests.parity import image, published_state, standin
 
 RMBG = find("rmbg-1.4")
 OPEN = find("isnet-general")
+RMBG_2 = find("rmbg-2.0")
+LITE = find("birefnet-lite")
 
 
 @pytest.fixture
@@ -35,12 +40,41 @@ def place(folder: ModelsFolder, checkpoint: Checkpoint, data: bytes) -> None:
 
 def test_published_safetensors_load_and_give_what_the_network_gives(folder: ModelsFolder) -> None:
     folder.accept_licence(RMBG)
-    place(folder, RMBG, safetensors.torch.save(published_state()))
-    plain = build_network(RMBG.name).eval()
-    plain.load_state_dict(published_state())
+    place(folder, RMBG, safetensors.torch.save(published_state("rmbg-1.4")))
+    plain = standin("rmbg-1.4", "rmbg-1.4")
     pixels = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(load_network(RMBG, folder)(pixels), plain(pixels), atol=1e-4, rtol=1e-4)
+
+
+def test_birefnets_load_in_either_precision_and_give_the_reference(folder: ModelsFolder) -> None:
+    expected = torch.from_numpy(np.load(DATA / "birefnet_reference.npz")["lite"])
+    state = published_state("birefnet-lite")
+    halves = {name: part.half() if part.is_floating_point() else part for name, part in state.items()}
+    for published, tolerance in ((state, 1e-4), (halves, 0.02)):
+        place(folder, LITE, safetensors.torch.save(published))
+        network = load_network(LITE, folder)
+        with torch.inference_mode():
+            found = network(torch.from_numpy(image(256, batch=2)))
+        assert found.dtype == torch.float32
+        assert (found - expected).norm() < tolerance * expected.norm()
+
+
+def test_weights_of_a_birefnet_that_will_not_do_are_named_with_the_reason(folder: ModelsFolder) -> None:
+    folder.accept_licence(RMBG_2)
+    whole = safetensors.torch.save(published_state("birefnet-lite"))
+    for checkpoint, data, reason in (
+        (LITE, whole[: len(whole) // 2], "incomplete metadata"),
+        (LITE, safetensors.torch.save(published_state("rmbg-1.4")), "586 missing, such as bb"),
+        (RMBG_2, whole, "168 missing, such as bb"),
+    ):
+        place(folder, checkpoint, data)
+        with pytest.raises(WeightsUnavailable, match=reason) as caught:
+            load_network(checkpoint, folder)
+        message = str(caught.value)
+        assert message.startswith(f"{checkpoint.name}: ")
+        assert message.endswith(f"run: cutout models pull {checkpoint.name}")
+        assert "\n" not in message
 
 
 def test_missing_weights_name_the_command(folder: ModelsFolder) -> None:
@@ -78,7 +112,7 @@ def test_a_file_that_was_cut_off_is_damaged(folder: ModelsFolder) -> None:
 def test_another_architecture_is_named_as_such(folder: ModelsFolder, file: str, data: bytes) -> None:
     checkpoint = replace(OPEN, file=file, sha256=hashlib.sha256(data).hexdigest())
     place(folder, checkpoint, data)
-    with pytest.raises(WeightsUnavailable, match=r"does not hold an? isnet network"):
+    with pytest.raises(WeightsUnavailable, match=r"does not hold the isnet network"):
         load_network(checkpoint, folder)
 
 
@@ -98,7 +132,50 @@ def test_a_tier_takes_its_own_checkpoint_before_a_substitute(folder: ModelsFolde
     place(folder, RMBG, b"weights")
     choice = choose(Tier.BASIC, folder)
     assert (choice.checkpoint.name, choice.substitute, choice.passed_over) == ("rmbg-1.4", False, ())
-    assert choose(Tier.STANDARD, folder).substitute
+
+
+def test_what_was_pulled_by_hand_serves_before_what_comes_by_itself(folder: ModelsFolder) -> None:
+    place(folder, OPEN, b"weights")
+    choice = choose(Tier.STANDARD, folder)
+    assert choice.checkpoint == OPEN
+    assert [reason.partition(":")[0] for reason in choice.passed_over] == ["rmbg-2.0", "birefnet-general"]
+    for name in ("birefnet-lite", "birefnet-general", "birefnet-portrait", "rmbg-2.0"):
+        place(folder, find(name), b"weights")
+        folder.accept_licence(find(name))
+        choice = choose(Tier.INDUSTRY, folder)
+        assert choice.checkpoint.name == name
+        assert choice.substitute == (name != "rmbg-2.0")
+    assert choose(Tier.BASIC, folder).checkpoint == OPEN
+
+
+@pytest.mark.parametrize(
+    ("device", "accepted", "fetched"),
+    [
+        ("cpu", (), ["isnet-general"]),
+        ("cuda", (), ["isnet-general", "birefnet-general"]),
+        ("cpu", ("rmbg-2.0",), ["isnet-general", "rmbg-2.0"]),
+        ("cuda", ("rmbg-1.4", "rmbg-2.0"), ["rmbg-1.4", "rmbg-2.0"]),
+    ],
+)
+def test_a_host_fetches_what_its_device_can_bear(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    accepted: tuple[str, ...],
+    fetched: list[str],
+) -> None:
+    monkeypatch.setattr(startup, "pick_device", lambda _: device)
+    settings = load_settings(models_dir=tmp_path, accept_licences=",".join(accepted))
+    pulled: list[str] = []
+
+    def pull(checkpoint: Checkpoint) -> None:
+        place(settings.models_folder, checkpoint, b"weights")
+        pulled.append(checkpoint.name)
+
+    startup.pull_missing(settings, Tier, pull)
+    assert pulled == fetched
+    startup.pull_missing(settings, Tier, pull)
+    assert pulled == fetched
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this host has a GPU")

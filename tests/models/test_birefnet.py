@@ -1,0 +1,141 @@
+"""BiRefNet against the published code: its keys, its output on stand-in weights, its rewrites."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import build_network
+from models.birefnet import BiRefNet
+from models.optimise import REWRITES, optimise
+from tests.conftest import DATA
+from tests.parity import image, published_state, standin
+
+REFERENCE = np.load(DATA / "birefnet_reference.npz")
+LITE = {"lite": image(256, batch=2), "lite_rect": image(320)[:, :, :320, :224]}
+
+
+@pytest.fixture(scope="module")
+def lite() -> nn.Module:
+    return standin("birefnet-lite", "birefnet-lite")
+
+
+@pytest.fixture(scope="module")
+def large() -> Iterator[nn.Module]:
+    yield standin("rmbg-2.0", "rmbg-2.0")
+    published_state.cache_clear()
+
+
+@torch.inference_mode()
+def logits(network: nn.Module, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    out: npt.NDArray[np.float32] = network(torch.from_numpy(pixels)).numpy()
+    return out
+
+
+def test_has_the_published_entries() -> None:
+    assert len(published_state("rmbg-2.0")) == 754
+    assert len(published_state("birefnet-lite")) == 586
+
+
+@pytest.mark.parametrize("name", LITE)
+def test_lite_meets_the_reference_plain_and_after_each_rewrite(lite: nn.Module, name: str) -> None:
+    np.testing.assert_allclose(logits(lite, LITE[name]), REFERENCE[name], atol=1e-4, rtol=0)
+    network = deepcopy(lite)
+    for rewrite in REWRITES:
+        rewrite(network)
+        found = logits(network, LITE[name])
+        np.testing.assert_allclose(found, REFERENCE[name], atol=1e-4, rtol=0, err_msg=rewrite.__name__)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "reference"), [("rmbg-2.0", "rmbg2"), ("birefnet-dynamic", "rmbg2_new_order")]
+)
+def test_large_meets_the_reference_in_either_order_of_patches(
+    large: nn.Module, checkpoint: str, reference: str
+) -> None:
+    network = build_network_like(large, checkpoint)
+    np.testing.assert_allclose(logits(network, image(256)), REFERENCE[reference], atol=1e-4, rtol=0)
+    network = optimise(network)
+    np.testing.assert_allclose(logits(network, image(256)), REFERENCE[reference], atol=1e-4, rtol=0)
+
+
+def build_network_like(network: nn.Module, checkpoint: str) -> nn.Module:
+    """Build another checkpoint's network with the same weights."""
+    with torch.device("meta"):
+        other = build_network(checkpoint)
+    other.load_state_dict(network.state_dict(), assign=True)
+    return other.eval().requires_grad_(False)
+
+
+def test_a_batch_gives_each_photo_what_it_gets_alone(lite: nn.Module) -> None:
+    pixels = image(96, batch=3)[:, :, :64]
+    for network in (lite, optimise(deepcopy(lite))):
+        together = logits(network, pixels)
+        alone = np.concatenate([logits(network, pixels[index : index + 1]) for index in range(3)])
+        np.testing.assert_allclose(together, alone, atol=1e-4, rtol=0)
+    assert np.abs(together[0] - together[1]).max() > 0.1
+
+
+def test_a_size_that_does_not_fit_is_named(lite: nn.Module) -> None:
+    with pytest.raises(ValueError, match="multiples of 32 pixels, not 100×96"):
+        lite(torch.zeros(1, 3, 96, 100))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.03), (torch.bfloat16, 0.15)])
+@torch.inference_mode()
+def test_half_precision_stays_close(lite: nn.Module, dtype: torch.dtype, tolerance: float) -> None:
+    pixels = torch.from_numpy(image(64))
+    expected = lite(pixels)
+    for network in (lite, optimise(deepcopy(lite))):
+        found = deepcopy(network).to(dtype)(pixels.to(dtype))
+        assert found.dtype == dtype
+        assert (found.float() - expected).norm() < tolerance * expected.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-2), (torch.float16, 0.03), (torch.bfloat16, 0.15)]
+)
+@torch.inference_mode()
+def test_large_meets_the_reference_on_a_gpu(large: nn.Module, dtype: torch.dtype, tolerance: float) -> None:
+    network = optimise(build_network_like(large, "rmbg-2.0")).to("cuda", dtype)
+    found = network(torch.from_numpy(image(256)).to("cuda", dtype)).float().cpu()
+    expected = torch.from_numpy(REFERENCE["rmbg2"])
+    assert (found - expected).norm() < tolerance * expected.norm()
+
+
+def test_rewrites_save_what_they_should() -> None:
+    """2,535 GFLOP as published at 1024²; 146 of them for padding, 76 for the head, 3 for joining."""
+    with torch.device("meta"):
+        network = BiRefNet("swin_v1_l", "wg hg c").eval().requires_grad_(False)
+        pixels = torch.zeros(1, 3, 1024, 1024)
+    left = count_gflop(network, pixels)
+    assert left == pytest.approx(2535, abs=1)
+    savings = {"fuse_attention": 146, "add_up_reaches": 3, "fold_head": 76}
+    for rewrite in REWRITES:
+        rewrite(network)
+        if rewrite.__name__ in savings:
+            before, left = left, count_gflop(network, pixels)
+            assert before - left == pytest.approx(savings.pop(rewrite.__name__), abs=0.5)
+    assert not savings
+
+
+def count_gflop(network: nn.Module, pixels: torch.Tensor) -> float:
+    """Count the operations of one run, without running it: the tensors are on the meta device."""
+    with FlopCounterMode(display=False) as counter:
+        network(pixels)
+    return float(counter.get_total_flops()) / 1e9
+
+
+def test_nothing_of_training_is_left_after_the_rewrites(lite: nn.Module) -> None:
+    network = optimise(deepcopy(lite))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    assert not any(
+        training in name for name, _ in network.named_modules() for training in ("spvn", "convs_pred")
+    )
+    assert not any(parameter.requires_grad for parameter in network.parameters())
