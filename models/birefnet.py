@@ -138,7 +138,7 @@ class Decoder(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Convolution, attention over several reaches, convolution: [B,inputs,H,W] → [B,outputs,H,W]."""
+    """Convolution, ASPP, convolution: [B,inputs,H,W] → [B,outputs,H,W]."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -168,9 +168,9 @@ class ASPPDeformable(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        reaches = [self.aspp1(x), *(branch(x) for branch in self.aspp_deforms)]
-        mean = self.global_avg_pool(x).expand_as(reaches[0])
-        return F.relu(self.bn1(self.conv1(torch.cat((*reaches, mean), dim=1))))
+        branches = [self.aspp1(x), *(branch(x) for branch in self.aspp_deforms)]
+        mean = self.global_avg_pool(x).expand_as(branches[0])
+        return F.relu(self.bn1(self.conv1(torch.cat((*branches, mean), dim=1))))
 
 
 class DeformableBranch(nn.Module):

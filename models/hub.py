@@ -72,8 +72,9 @@ class MatteModel(PreTrainedModel):
             **options | {"trust_remote_code": False},
         )
         for what in ("missing", "unexpected", "mismatched"):
-            if keys := sorted(str(key) for key in report[f"{what}_keys"]):
-                raise NotLoaded(f"{name}: {len(keys)} {what} tensors, first {keys[0]}; {FIX}")
+            if keys := sorted(report[f"{what}_keys"]):
+                first = str(keys[0]).removeprefix("network.")
+                raise NotLoaded(f"{name}: {len(keys)} {what} tensors, such as {first}; {FIX}")
         out: Self = model.eval()
         return out
 

@@ -61,8 +61,8 @@ def fuse_attention(network: nn.Module) -> None:
             module.attn = FusedWindowAttention(module.attn)
 
 
-def add_up_reaches(network: nn.Module) -> None:
-    """Add the branches of each decoder block up as they come, instead of joining 1,280 channels."""
+def sum_branches(network: nn.Module) -> None:
+    """Add up the branches of each ASPP as they come, instead of joining 1,280 channels."""
     for module in network.modules():
         if isinstance(module, DecoderBlock) and isinstance(module.dec_att, ASPPDeformable):
             module.dec_att = SummedASPP(module.dec_att)
@@ -88,7 +88,7 @@ def fold_head(network: nn.Module) -> None:
 
 
 # In this order: folding the head needs its norms folded before.
-REWRITES = (drop_training, fold_norms, fuse_attention, add_up_reaches, fold_head)
+REWRITES = (drop_training, fold_norms, fuse_attention, sum_branches, fold_head)
 
 
 class FusedWindowAttention(nn.Module):
@@ -183,8 +183,8 @@ class SummedBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         offsets, modulation = self.place(x).split((2 * self.taps, self.taps), dim=1)
-        reach = deform_conv2d(x, offsets, 2 * modulation.sigmoid(), self.weight)
-        out: Tensor = self.share(F.relu(reach + self.bias[:, None, None]))
+        x = deform_conv2d(x, offsets, 2 * modulation.sigmoid(), self.weight)
+        out: Tensor = self.share(F.relu(x + self.bias[:, None, None]))
         return out
 
 

@@ -38,7 +38,7 @@ def doctor(
             f"{target} (CUTOUT_DEVICE={settings.device}), {os.cpu_count()} cores; networks run in {backend}"
         )
         if target == "cpu" and backend == "torch":
-            _warn("ONNX Runtime is 1.7 times faster here; run: pip install 'cutout-server[cpu]'")
+            _warn("ONNX Runtime is up to 1.7 times faster here; run: pip install 'cutout-server[cpu]'")
     except DeviceUnavailable as error:
         healthy = False
         _bad(str(error))

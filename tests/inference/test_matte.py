@@ -51,6 +51,11 @@ def test_a_mask_is_stretched_to_its_own_range() -> None:
     np.testing.assert_array_equal(matte.alpha, [[0, 255], [0, 255]])
 
 
+def test_a_mask_of_birefnet_is_taken_as_it_is() -> None:
+    mask = torch.tensor([[0.1, 0.9], [0.1, 0.9]])[None, None]
+    np.testing.assert_array_equal(to_matte(mask, photo(2, 2), find("rmbg-2.0")).alpha, [[26, 230], [26, 230]])
+
+
 def test_a_mask_without_a_subject_is_empty_not_noise() -> None:
     matte = to_matte(torch.rand(1, 1, 32, 32) * 0.4, photo(), CHECKPOINT)
     assert matte.no_foreground

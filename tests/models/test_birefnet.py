@@ -116,7 +116,7 @@ def test_rewrites_save_what_they_should() -> None:
         pixels = torch.zeros(1, 3, 1024, 1024)
     left = count_gflop(network, pixels)
     assert left == pytest.approx(2535, abs=1)
-    savings = {"fuse_attention": 146, "add_up_reaches": 3, "fold_head": 76}
+    savings = {"fuse_attention": 146, "sum_branches": 3, "fold_head": 76}
     for rewrite in REWRITES:
         rewrite(network)
         if rewrite.__name__ in savings:
