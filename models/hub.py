@@ -69,7 +69,7 @@ class MatteModel(PreTrainedModel):
             config=config or cls.configure(name, shapes, options),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            **options | {"trust_remote_code": False},
+            **options | {"trust_remote_code": False},  # whatever the caller says
         )
         for what in ("missing", "unexpected", "mismatched"):
             if keys := sorted(report[f"{what}_keys"]):

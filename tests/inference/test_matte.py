@@ -1,6 +1,7 @@
 """Photo to network input, mask to alpha."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -42,6 +43,15 @@ def test_resizing_in_floats_as_on_a_gpu_is_within_a_level_of_bytes() -> None:
     in_bytes = resize_antialiased(rgb, 256, 300)
     in_floats = resize_antialiased(rgb.float(), 256, 300)
     assert (in_bytes - in_floats).abs().max() <= 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["isnet-general", "rmbg-2.0"])
+def test_a_gpu_gives_the_pixels_of_a_cpu(name: str) -> None:
+    coffee = Photo(np.array(Image.open(DATA / "coffee.jpg")))
+    on_cpu = to_pixels(coffee, find(name), torch.device("cpu"))
+    on_gpu = to_pixels(coffee, find(name), torch.device("cuda")).cpu()
+    assert (on_gpu - on_cpu).abs().max() <= 1.01 / 255 / min(find(name).std)
 
 
 def test_a_mask_is_stretched_to_its_own_range() -> None:
