@@ -138,9 +138,10 @@ class BiRefNetModel(MatteModel):
         A configuration of our own, as `save_pretrained` writes it, comes before that.
         """
         width = shapes["bb.patch_embed.proj.weight"][0]
-        told: dict[str, Any] = {
-            "backbone": next(backbone for backbone, size in SIZES.items() if size.width == width)
-        }
+        backbones = {size.width: backbone for backbone, size in SIZES.items()}
+        if width not in backbones:
+            raise NotLoaded(f"{name}: its backbone, of width {width}, is none of {', '.join(SIZES)}")
+        told: dict[str, Any] = {"backbone": backbones[width]}
         if checkpoint := published_as(name):
             told["patch_order"] = checkpoint.patch_order
         said, _ = cls.config_class.get_config_dict(

@@ -129,6 +129,10 @@ def test_weights_that_will_not_do_are_named_with_the_reason(birefnet: Path, tmp_
         spoilt(birefnet, tmp_path / "partial", safetensors.torch.save(partial)),
         r"6 missing tensors, such as decoder\.lateral_block2\.conv\.bias",
     )
+    wide = {"bb.patch_embed.proj.weight": torch.zeros(128, 3, 4, 4)}
+    fails(
+        spoilt(birefnet, tmp_path / "wide", safetensors.torch.save(wide)), "backbone, of width 128, is none"
+    )
     with pytest.raises(NotLoaded, match="is not what ISNetModel loads"):
         ISNetModel.from_pretrained(birefnet)
 
