@@ -40,8 +40,8 @@ RMBG_2 = (
     "birefnet-dynamic",
     "birefnet-matting",
     "birefnet-portrait",
-    "birefnet-general",
     "birefnet-lite",
+    "birefnet-general",
     "isnet-general",
 )
 
@@ -61,7 +61,7 @@ class Choice:
 
     tier: Tier
     checkpoint: Checkpoint
-    passed_over: tuple[str, ...]  # in order, a reason for each that is fetched unasked
+    passed_over: tuple[str, ...]  # in order, a reason for each that some host fetches unasked
 
     @property
     def wanted(self) -> str:

@@ -17,9 +17,7 @@ from models.optimise import optimise
 
 
 def load_network(checkpoint: Checkpoint, folder: ModelsFolder) -> nn.Module:
-    """Build the checkpoint's network with its weights, optimised, float32, on the CPU.
-
-    Published halves become float32 here; a runner may halve them again.
+    """Build the checkpoint's network with its weights, optimised, on the CPU, in float32 whatever was published.
 
     Raises:
         WeightsUnavailable: the file is missing, damaged, or holds another architecture.
@@ -56,10 +54,17 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """
     expected = network.state_dict()
     missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
-    other = {name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape}
+    both = [(name, expected[name], state[name]) for name in expected.keys() & state.keys()]
+    other = {name for name, want, found in both if want.shape != found.shape}
+    quantised = {name for name, want, found in both if want.is_floating_point() != found.is_floating_point()}
     faults = [
         f"{len(names)} {what}, such as {min(names)}"
-        for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", other))
+        for what, names in (
+            ("missing", missing),
+            ("unknown", unknown),
+            ("of another shape", other),
+            ("of another type", quantised),
+        )
         if names
     ]
     if faults:

@@ -43,11 +43,12 @@ def deform_conv2d(x: Tensor, offsets: Tensor, modulation: Tensor, weight: Tensor
     taps = weight.shape[-1] ** 2
     rows = max(1, STRIP_PLACES // (taps * width))
     grid = sampling_grid(offsets.float(), weight.shape[-1])
+    picture, kernels = x.float(), weight.flatten(1)
     strips = []
     for places, scale in zip(grid.split(rows, dim=2), modulation.split(rows, dim=2), strict=True):
-        gathered = F.grid_sample(x.float(), places.flatten(1, 2), align_corners=False)  # [B,in,K²·rows,W]
+        gathered = F.grid_sample(picture, places.flatten(1, 2), align_corners=False)  # [B,in,K²·rows,W]
         columns = gathered.unflatten(2, (taps, -1)).mul_(scale[:, None]).to(x.dtype)
-        product = weight.flatten(1) @ columns.flatten(3).flatten(1, 2)  # [B,out,rows·W]
+        product = kernels @ columns.flatten(3).flatten(1, 2)  # [B,out,rows·W]
         strips.append(product.unflatten(2, (-1, width)))
     return torch.cat(strips, dim=2)
 

@@ -9,8 +9,9 @@ repositories; so the class is told from the weights' own names, and that code is
 `save_pretrained` writes says what it is, and the Auto classes load it.
 """
 
+import re
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import safetensors
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils.hub import cached_file
 
 from models.birefnet import BiRefNet
-from models.catalog import CHECKPOINTS, Checkpoint, HubSource, PatchOrder
+from models.catalog import PatchOrder
 from models.isnet import ISNet
 from models.swin import SIZES
 
@@ -141,15 +142,17 @@ class BiRefNetModel(MatteModel):
         backbones = {size.width: backbone for backbone, size in SIZES.items()}
         if width not in backbones:
             raise NotLoaded(f"{name}: its backbone, of width {width}, is none of {', '.join(SIZES)}")
-        told: dict[str, Any] = {"backbone": backbones[width]}
-        if checkpoint := published_as(name):
-            told["patch_order"] = checkpoint.patch_order
+        told: dict[str, Any] = {"backbone": backbones[width], "patch_order": order_of(name)}
         said, _ = cls.config_class.get_config_dict(
             name, **{key: options[key] for key in WHERE & options.keys()}
         )
         if said.get("model_type") == cls.config_class.model_type:
             told |= {key: said[key] for key in ("backbone", "patch_order") if key in said}
         told |= {key: options.pop(key) for key in ("backbone", "patch_order") if key in options}
+        if told["patch_order"] not in get_args(PatchOrder):
+            raise NotLoaded(
+                f"{name}: patch_order {told['patch_order']!r} is none of {', '.join(get_args(PatchOrder))}"
+            )
         return cls.config_class(**told)
 
 
@@ -193,18 +196,12 @@ def network_class(name: str | Path, shapes: dict[str, list[int]]) -> type[MatteM
     raise NotLoaded(f"{name}: {WEIGHTS} holds neither an IS-Net nor a BiRefNet; {FIX}")
 
 
-def published_as(name: str | Path) -> Checkpoint | None:
-    """Find a checkpoint of the catalogue by its repository on the hub, or by a folder named like it."""
-    for checkpoint in CHECKPOINTS.values():
-        for source in checkpoint.sources:
-            if isinstance(source, HubSource) and (
-                str(name) == source.repository or Path(name).name == source.repository.split("/")[1]
-            ):
-                return checkpoint
-    return None
+def order_of(name: str | Path) -> PatchOrder:
+    """Tell the order of patches by the repository's name, which the hub's cache keeps in its paths."""
+    return "c hg wg" if re.search(r"BiRefNet_(HR|dynamic)", str(name)) else "wg hg c"
 
 
-for config, model in ((ISNetConfig, ISNetModel), (BiRefNetConfig, BiRefNetModel)):
-    AutoConfig.register(config.model_type, config)
-    for auto in (AutoModel, AutoModelForImageSegmentation):
-        auto.register(config, model)
+for _config, _model in ((ISNetConfig, ISNetModel), (BiRefNetConfig, BiRefNetModel)):
+    AutoConfig.register(_config.model_type, _config)
+    for _auto in (AutoModel, AutoModelForImageSegmentation):
+        _auto.register(_config, _model)

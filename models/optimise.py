@@ -20,7 +20,7 @@ def optimise(network: nn.Module) -> nn.Module:
     """Rewrite `network` in place for inference and return it, in eval mode and without gradients.
 
     Every BatchNorm is folded into the convolution before it, and what serves training only is dropped.
-    The rewritten network no longer takes published state dicts.
+    The rewritten network no longer takes published state dicts, and is not rewritten again.
     """
     network.eval().requires_grad_(False)
     for rewrite in REWRITES:

@@ -63,9 +63,11 @@ def test_birefnets_load_in_either_precision_and_give_the_reference(folder: Model
 def test_weights_of_a_birefnet_that_will_not_do_are_named_with_the_reason(folder: ModelsFolder) -> None:
     folder.accept_licence(RMBG_2)
     whole = safetensors.torch.save(published_state("birefnet-lite"))
+    quantised = {"bb.norm0.weight": torch.ones(96, dtype=torch.int8)}
     for checkpoint, data, reason in (
         (LITE, whole[: len(whole) // 2], "incomplete metadata"),
         (LITE, safetensors.torch.save(published_state("rmbg-1.4")), "586 missing, such as bb"),
+        (LITE, safetensors.torch.save({**published_state("birefnet-lite"), **quantised}), "of another type"),
         (RMBG_2, whole, "168 missing, such as bb"),
     ):
         place(folder, checkpoint, data)
@@ -139,7 +141,7 @@ def test_what_was_pulled_by_hand_serves_before_what_comes_by_itself(folder: Mode
     choice = choose(Tier.STANDARD, folder)
     assert choice.checkpoint == OPEN
     assert [reason.partition(":")[0] for reason in choice.passed_over] == ["rmbg-2.0", "birefnet-general"]
-    for name in ("birefnet-lite", "birefnet-general", "birefnet-portrait", "rmbg-2.0"):
+    for name in ("birefnet-general", "birefnet-lite", "birefnet-portrait", "rmbg-2.0"):
         place(folder, find(name), b"weights")
         folder.accept_licence(find(name))
         choice = choose(Tier.INDUSTRY, folder)

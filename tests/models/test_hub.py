@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForImageSegmentation
 
 from models.birefnet import BiRefNet
-from models.hub import BiRefNetModel, ISNetModel, MatteModel, NotLoaded, from_pretrained
+from models.hub import BiRefNetModel, ISNetModel, MatteModel, NotLoaded, from_pretrained, order_of
 from tests.conftest import DATA
 from tests.parity import image, published_state
 from tests.stub_hub import Hub
@@ -96,6 +96,14 @@ def test_the_order_of_patches_comes_from_the_name_or_the_caller(birefnet: Path, 
     named.symlink_to(birefnet)
     assert patch_order(from_pretrained(birefnet)) == "wg hg c"
     assert patch_order(from_pretrained(named)) == "c hg wg"
+
+    for cached in (
+        "ZhengPeng7/BiRefNet_HR-matting",
+        "/c/models--ZhengPeng7--BiRefNet_dynamic/snapshots/0af1",
+    ):
+        assert order_of(cached) == "c hg wg"
+    with pytest.raises(NotLoaded, match="patch_order 'c hw wg' is none of wg hg c, c hg wg"):
+        from_pretrained(birefnet, patch_order="c hw wg")
 
     told = from_pretrained(birefnet, patch_order="c hg wg", dtype=torch.bfloat16)
     assert patch_order(told) == "c hg wg"
