@@ -5,8 +5,8 @@
     mask = network(pixels).logits.sigmoid()
 
 The published `config.json` files name another architecture or none, and ask for code of their
-repositories; so the class is told from the weights' own names, and that code is never run. What
-`save_pretrained` writes says what it is, and the Auto classes load it.
+repositories; so the class is told from the weights' own names, and nothing here runs that code (the
+Auto classes, asked to trust a published repository, still would). What `save_pretrained` writes says what it is, and the Auto classes load it.
 """
 
 import re
