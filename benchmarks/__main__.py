@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Callable
 
-from benchmarks import codecs, folder, memory, peers, rewrites, targets
+from benchmarks import codecs, folder, memory, peers, quality, rewrites, targets
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "codecs": codecs.run,
     "folder": folder.run,
     "memory": memory.run,
     "peers": peers.run,
+    "quality": quality.run,
     "rewrites": rewrites.run,
     "targets": targets.run,
 }

@@ -42,7 +42,8 @@ def run() -> None:
         for _ in range(ROUNDS):
             for side, interpreter in (("cutout", sys.executable), ("rembg", python)):
                 command = [interpreter, "-m", f"benchmarks.sides.{side}", str(photo)]
-                command += [str(folder / f"{side}.png"), str(PHOTOS_A_ROUND), str(graph)]
+                command += [str(folder / f"{side}.png"), str(PHOTOS_A_ROUND)]
+                command += [str(graph)] if side == "rembg" else []
                 # rembg takes graphs from its own models folder only.
                 environment = {**os.environ, "U2NET_HOME": name}
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)

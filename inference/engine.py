@@ -19,6 +19,7 @@ from inference import encode, layout, matte, photo
 from inference.encode import Format
 from inference.errors import CutoutError, Overloaded
 from inference.folder import ModelsFolder
+from inference.matting import Matte, cut_out
 from inference.memory import give_back_freed
 from inference.options import DEFAULT_OPTIONS, Options
 from inference.runners import Device, Runner, open_runner, pick_device
@@ -154,21 +155,12 @@ class Engine:
 
     def _remove(self, data: bytes, options: Options) -> Cutout:
         serving = self.serving[options.tier]
-        checkpoint, runner = serving.choice.checkpoint, serving.runner
         clock = _Stopwatch()
-
         picture = photo.decode(data, self._max_pixels)
-        pixels = matte.to_pixels(picture, checkpoint, runner.device)
         clock.lap("decode")
-
-        mask, network = self._device.submit(self._run, runner, pixels).result()
-        clock.lap("wait")
-        clock.move("wait", "network", network)
-
-        cut = matte.to_matte(mask, picture, checkpoint)
+        cut = cut_out(picture, serving.choice.recipe, lambda part: self._look(part, serving, clock))
         clock.lap("edges")
-
-        encoded = encode.encode(_compose(picture, cut, options), options.format, options.quality)
+        encoded = encode.encode(_compose(cut, options), options.format, options.quality)
         clock.lap("encode")
         self._tidy()
         return Cutout(
@@ -178,12 +170,23 @@ class Engine:
             height=picture.height,
             no_foreground=cut.no_foreground,
             tier=options.tier,
-            checkpoint=checkpoint.name,
+            checkpoint=serving.choice.checkpoint.name,
             substitute=serving.choice.substitute,
-            backend=runner.backend,
+            backend=serving.runner.backend,
             notes=picture.notes,
             seconds=clock.seconds,
         )
+
+    def _look(self, picture: photo.Photo, serving: Serving, clock: "_Stopwatch") -> torch.Tensor | None:
+        """Show a photo, or a part of one, to the network."""
+        checkpoint, runner = serving.choice.checkpoint, serving.runner
+        clock.lap("edges")
+        pixels = matte.to_pixels(picture, checkpoint, runner.device)
+        clock.lap("decode")
+        mask, network = self._device.submit(self._run, runner, pixels).result()
+        clock.lap("wait")
+        clock.move("wait", "network", network)
+        return matte.find_subject(mask, checkpoint)
 
     def _tidy(self) -> None:
         with self._lock:
@@ -227,15 +230,15 @@ def open_engine(
     return Engine(serving, threads=threads, max_waiting=max_waiting, max_pixels=max_pixels)
 
 
-def _compose(picture: photo.Photo, cut: matte.Matte, options: Options) -> photo.Pixels:
+def _compose(cut: Matte, options: Options) -> photo.Pixels:
     if options.mask_only:
         return cut.alpha
     background = options.background
     if background is None and not options.format.has_alpha:
         background = (255, 255, 255)
     if background is not None:
-        return layout.on_background(picture.rgb, cut.alpha, background)
-    return layout.transparent(picture.rgb, cut.alpha)
+        return layout.on_background(cut.rgb, cut.alpha, background)
+    return layout.transparent(cut.rgb, cut.alpha)
 
 
 def _finished(
@@ -251,7 +254,7 @@ def _finished(
 
 
 class _Stopwatch:
-    """Seconds by stage, each lap counted from the one before."""
+    """Seconds by stage, each lap counted from the one before; a stage that comes again adds up."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -259,10 +262,10 @@ class _Stopwatch:
 
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
-        self.seconds[stage] = now - self._last
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
 
     def move(self, source: str, target: str, seconds: float) -> None:
         """Count `seconds` of one stage as another's."""
         self.seconds[source] = max(0.0, self.seconds[source] - seconds)
-        self.seconds[target] = seconds
+        self.seconds[target] = self.seconds.get(target, 0.0) + seconds

@@ -22,6 +22,21 @@ class Recipe(StrEnum):
     """What is done between the network's mask and the finished cut-out."""
 
     MASK = "mask"  # brought back to full size
+    CLEAN = "clean"  # and the old background's colour taken out of the edge
+    REFINED = "refined"  # and the alpha brought to full size along the photo's own detail
+    SECOND_LOOK = "second-look"  # and the subject shown to the network again, as large as it can see
+
+    @property
+    def cleans(self) -> bool:
+        return self is not Recipe.MASK
+
+    @property
+    def refines(self) -> bool:
+        return self in (Recipe.REFINED, Recipe.SECOND_LOOK)
+
+    @property
+    def looks_twice(self) -> bool:
+        return self is Recipe.SECOND_LOOK
 
 
 @dataclass(frozen=True)
@@ -45,13 +60,12 @@ RMBG_2 = (
     "isnet-general",
 )
 
-# The dearer recipes are not built yet: until then those tiers do with the mask what basic does, and every
-# place that names a tier's model says so.
+# Each recipe does what the one before does, and more.
 TIERS: dict[Tier, TierRule] = {
     Tier.BASIC: TierRule(("rmbg-1.4", "isnet-general"), Recipe.MASK),
-    Tier.STANDARD: TierRule(RMBG_2, Recipe.MASK),
-    Tier.PROFESSIONAL: TierRule(RMBG_2, Recipe.MASK),
-    Tier.INDUSTRY: TierRule(RMBG_2, Recipe.MASK),
+    Tier.STANDARD: TierRule(RMBG_2, Recipe.CLEAN),
+    Tier.PROFESSIONAL: TierRule(RMBG_2, Recipe.REFINED),
+    Tier.INDUSTRY: TierRule(RMBG_2, Recipe.SECOND_LOOK),
 }
 
 

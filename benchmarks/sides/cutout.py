@@ -1,18 +1,22 @@
-"""Cutout's side: `cutout.py PHOTO OUT COUNT`."""
+"""Cutout's side: `cutout.py PHOTO OUT COUNT [TIER]`."""
+
+import sys
 
 from app import settings
 from app.startup import engine_from
 from benchmarks.sides.measure import measure
 from inference.engine import Cutout
+from inference.options import Options
 from inference.tiers import Tier
 
-engine = engine_from(settings.load(device="cpu"), [Tier.BASIC])
+tier = Tier(sys.argv[4]) if len(sys.argv) > 4 else Tier.BASIC
+engine = engine_from(settings.load(device="cpu"), [tier])
 last: Cutout
 
 
 def remove(photo: bytes) -> bytes:
     global last
-    last = engine.remove(photo)
+    last = engine.remove(photo, Options(tier=tier))
     return last.data
 
 

@@ -1,0 +1,47 @@
+"""What each tier costs on a large photo: time by stage, and the peak memory of a process that does only that."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+from benchmarks.quality import scenes
+from benchmarks.report import Table, publish
+from inference.tiers import Tier
+
+MEGAPIXELS = 12.0
+PHOTOS = 3
+ROUNDS = 2
+
+
+def run() -> None:
+    """Measure, print and save."""
+    runs: dict[Tier, list[dict[str, object]]] = {tier: [] for tier in Tier}
+    with tempfile.TemporaryDirectory() as name:
+        photo = Path(name) / "photo.jpg"
+        photo.write_bytes(scenes.make("fur", MEGAPIXELS, 1).photo)
+        for _ in range(ROUNDS):
+            for tier in Tier:
+                command = [sys.executable, "-m", "benchmarks.sides.cutout", str(photo), f"{name}/out.png"]
+                done = subprocess.run(
+                    [*command, str(PHOTOS), tier.value], check=True, stdout=subprocess.PIPE, text=True
+                )
+                runs[tier].append(json.loads(done.stdout.splitlines()[-1]))
+    rows, figures = [], {}
+    for tier, of_tier in runs.items():
+        laps = [lap for one in of_tier for lap in one["stages"]]  # type: ignore[attr-defined]
+        stages = {stage: median(lap[stage] for lap in laps) for stage in laps[0]}
+        total = median(second for one in of_tier for second in one["seconds"])  # type: ignore[attr-defined]
+        peak = max(one["peak_mb"] for one in of_tier)  # type: ignore[type-var]
+        figures[tier.value] = {"seconds": total, "peak_mb": peak, "stages": stages}
+        rows.append(
+            [tier.value, *(f"{stages[name]:.2f} s" for name in ("network", "edges")), f"{total:.2f} s", f"{peak:.0f} MB"]
+        )
+    table = Table(
+        f"One {MEGAPIXELS:g}-megapixel JPEG with a furry subject to PNG, medians",
+        ["tier", "network", "edges", "whole", "peak memory"],
+        rows,
+    )
+    publish("quality-cost", [table], {"megapixels": MEGAPIXELS, "tiers": figures})

@@ -1,0 +1,93 @@
+"""How far a cut-out is from the true one, in thousandths of the full range, smaller is better; but for S and F."""
+
+from dataclasses import dataclass, fields
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.quality.scenes import Bytes, Floats, Scene
+
+GRADIENT_SIGMA = 1.4  # as in Rhemann and others, "A Perceptually Motivated Online Benchmark for Image Matting"
+GROUNDS = np.array([(0, 0, 0), (1, 1, 1), (0, 1, 0)], np.float32)  # black, white, green
+SALIENCY_SIDE = 512  # S-measure and weighted F judge the whole shape, and are slow
+
+
+@dataclass(frozen=True)
+class Error:
+    """`mae` is over the whole picture; `sad` its sum over the picture, in thousands of pixels.
+
+    `gradient`, `composite` (on black, white and green) and `colour` are over the edge: the first two where the true
+    alpha is mixed or a pixel of a 1,024-pixel mask away from that; the colour where it lies between 5 and 95 %.
+    """
+
+    mae: float
+    sad: float
+    gradient: float
+    composite: float
+    colour: float
+
+
+def measure(scene: Scene, rgb: Bytes, alpha: Bytes) -> Error:
+    """Compare a cut-out, uint8 [H,W,3] and [H,W], with the scene's truth."""
+    found = alpha.astype(np.float32) / 255
+    edge = _edge(scene.alpha)
+    difference = np.abs(found - scene.alpha)
+    slope = np.abs(_slope(found) - _slope(scene.alpha))[edge]
+
+    opacity, true_opacity = found[edge][:, None], scene.alpha[edge][:, None]
+    flat = opacity * (rgb[edge] / np.float32(255)) - true_opacity * (scene.foreground[edge] / np.float32(255))
+    composites = [np.abs(flat + (true_opacity - opacity) * ground).mean() for ground in GROUNDS]
+
+    mixed = (scene.alpha > 0.05) & (scene.alpha < 0.95)
+    colours = np.abs(rgb[mixed].astype(np.float32) - scene.foreground[mixed]) / 255
+    return Error(
+        mae=1000 * float(difference.mean()),
+        sad=float(difference.sum()) / 1000,
+        gradient=1000 * float(slope.mean()),
+        composite=1000 * float(np.mean(composites)),
+        colour=1000 * float(colours.mean()),
+    )
+
+
+def mean(errors: list[Error]) -> Error:
+    """Average each measure."""
+    return Error(*(float(np.mean([getattr(one, part.name) for one in errors])) for part in fields(Error)))
+
+
+def saliency(scene: Scene, alpha: Bytes) -> tuple[float, float]:
+    """Return S-measure and weighted F, 0…1, larger is better."""
+    from py_sod_metrics import Smeasure, WeightedFmeasure
+
+    scale = SALIENCY_SIDE / max(alpha.shape)
+    size = (round(alpha.shape[1] * scale), round(alpha.shape[0] * scale))
+    found = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
+    true = (cv2.resize(scene.alpha, size, interpolation=cv2.INTER_AREA) > 0.5).astype(np.uint8) * 255
+    structure, weighted = Smeasure(), WeightedFmeasure()
+    for one in (structure, weighted):
+        one.step(pred=found, gt=true)
+    return float(structure.get_results()["sm"]), float(weighted.get_results()["wfm"])
+
+
+def overlap(scene: Scene, mask: Floats) -> float:
+    """Return intersection over union of a mask, [h,w] of 0…1, with the truth."""
+    true = cv2.resize(scene.alpha, mask.shape[::-1], interpolation=cv2.INTER_AREA) > 0.5
+    found = mask > 0.5
+    return float((true & found).sum() / max(1, (true | found).sum()))
+
+
+def _edge(alpha: Floats) -> npt.NDArray[np.bool_]:
+    mixed = ((alpha > 0.02) & (alpha < 0.98)).astype(np.uint8)
+    side = 2 * max(1, round(max(alpha.shape) / 1024 * 1.5)) + 1
+    return cv2.dilate(mixed, np.ones((side, side), np.uint8)) > 0
+
+
+def _slope(alpha: Floats) -> Floats:
+    radius = round(3 * GRADIENT_SIGMA)
+    axis = np.arange(-radius, radius + 1)
+    smooth = np.exp(-(axis**2) / (2 * GRADIENT_SIGMA**2))
+    smooth /= smooth.sum()
+    derive = -axis * smooth / GRADIENT_SIGMA**2
+    across = cv2.sepFilter2D(alpha, -1, derive, smooth)
+    down = cv2.sepFilter2D(alpha, -1, smooth, derive)
+    return np.hypot(across, down)

@@ -1,0 +1,185 @@
+"""The recipes alone: the network's place is taken by the truth, as soft as a good network leaves it.
+
+What should move: `standard` the colour of the edge, `professional` its shape. Each method gets the same mask; those that
+only estimate colours get it enlarged.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import cv2
+import torch
+from torch import Tensor
+
+from benchmarks.quality import peers, scenes
+from benchmarks.quality.measures import Error, mean, measure
+from benchmarks.quality.scenes import Bytes, Scene
+from benchmarks.report import Table, publish
+from inference import edges, photo
+from inference.matte import enlarge, to_levels
+
+KINDS = ("hair", "fur", "defocus", "lace", "glass", "solid")
+SIZES = (3.0, 7.0, 12.0)  # megapixels, a scene of each kind in each
+SEED = 100  # the methods were tuned on seeds below 10
+FRONTIER = Path(__file__).parents[2] / "docs/images/quality-frontier.png"
+
+# A mask and its photo → colours, uint8 [H,W,3], and alpha, uint8 [H,W].
+Method = Callable[[Bytes, Tensor], tuple[Bytes, Bytes]]
+
+
+def run() -> None:
+    """Measure, print and save."""
+    errors: dict[str, dict[str, list[Error]]] = {name: {kind: [] for kind in KINDS} for name in METHODS}
+    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+    for kind in KINDS:
+        for number, megapixels in enumerate(SIZES):
+            scene = scenes.make(kind, megapixels, SEED + number)
+            rgb, mask = photo.decode(scene.photo).rgb, ideal_mask(scene)
+            for name, method in METHODS.items():
+                start = time.perf_counter()
+                colours, alpha = method(rgb, mask)
+                if megapixels == max(SIZES):
+                    seconds[name].append(time.perf_counter() - start)
+                errors[name][kind].append(measure(scene, colours, alpha))
+            print(scene.name, flush=True)  # noqa: T201
+
+    overall = {
+        name: mean([one for kind in by_kind.values() for one in kind]) for name, by_kind in errors.items()
+    }
+    times = {name: median(values) for name, values in seconds.items()}
+    table = Table(
+        f"Mean errors in thousandths over {len(KINDS) * len(SIZES)} scenes; time at {max(SIZES):g} megapixels,"
+        " with enlarging the mask",
+        ["method", "MAE", "gradient", "composite", "edge colour", "time"],
+        [
+            [name, *_numbers(one.mae, one.gradient, one.composite, one.colour), f"{times[name]:.2f} s"]
+            for name, one in overall.items()
+        ],
+    )
+    by_kind = Table(
+        "MAE / gradient / composite / edge colour by kind",
+        ["method", *KINDS],
+        [[name, *(_joined(mean(kinds[kind])) for kind in KINDS)] for name, kinds in errors.items()],
+    )
+    _plot(overall, times)
+    publish(
+        "quality-recipe",
+        [table, by_kind],
+        {
+            "errors": {
+                name: {kind: vars(mean(errors[name][kind])) for kind in KINDS} | {"all": vars(overall[name])}
+                for name in METHODS
+            },
+            "seconds": times,
+        },
+    )
+
+
+def ideal_mask(scene: Scene, size: int = 1024) -> Tensor:
+    """Return the scene's true alpha as a mask, float32 [1,1,size,size], blurred by a pixel."""
+    small = cv2.resize(scene.alpha, (size, size), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(cv2.GaussianBlur(small, (0, 0), 1.0))[None, None]
+
+
+def _enlarged(rgb: Bytes, mask: Tensor) -> Bytes:
+    return to_levels(enlarge(mask, *rgb.shape[:2])).numpy()
+
+
+def _cleaned(rgb: Bytes, alpha: Bytes) -> tuple[Bytes, Bytes]:
+    return edges.clean_colours(torch.from_numpy(rgb), torch.from_numpy(alpha)).numpy(), alpha
+
+
+def _with_colours(estimate: Callable[[Bytes, Bytes], Bytes]) -> Method:
+    def method(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
+        alpha = _enlarged(rgb, mask)
+        return estimate(rgb, alpha), alpha
+
+    return method
+
+
+def _basic(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
+    return rgb, _enlarged(rgb, mask)
+
+
+def _standard(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
+    return _cleaned(rgb, _enlarged(rgb, mask))
+
+
+def _professional(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
+    return _cleaned(rgb, to_levels(edges.refine_alpha(torch.from_numpy(rgb), mask)).numpy())
+
+
+def _guided(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
+    return _cleaned(rgb, peers.guided_filter(rgb, _enlarged(rgb, mask)))
+
+
+def _but(method: Method, **settings: object) -> Method:
+    """Run a method with other constants of `edges`."""
+
+    def changed(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
+        with _set(settings):
+            return method(rgb, mask)
+
+    return changed
+
+
+@contextmanager
+def _set(settings: dict[str, object]) -> Iterator[None]:
+    before = {name: getattr(edges, name) for name in settings}
+    for name, value in settings.items():
+        setattr(edges, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(edges, name, value)
+
+
+# What is "tried" is not what a tier does: it says what each part of it is for.
+METHODS: dict[str, Method] = {
+    "raw (basic)": _basic,
+    "blur fusion": _with_colours(peers.blur_fusion),
+    "pymatting": _with_colours(peers.multilevel),
+    "guided filter + clean": _guided,
+    "standard": _standard,
+    "professional": _professional,
+    "tried: colours at 1024": _but(_standard, COLOUR_SIDE=1024),
+    "tried: colours, no stiffness": _but(_standard, COLOUR_STIFFNESS=0.01),
+    "tried: lines, unequal softness": _but(_professional, MASK_BLUR=0.2),
+    "tried: lines, narrow windows": _but(_professional, WINDOWS=(2,)),
+    "tried: lines, wide windows": _but(_professional, WINDOWS=(8,)),
+    "tried: lines, noise not weighed": _but(_professional, NOISE_FACTOR=0.0, TOLERANCE=0.0),
+}
+
+
+def _numbers(*values: float) -> list[str]:
+    return [f"{value:.1f}" for value in values]
+
+
+def _joined(one: Error) -> str:
+    return f"{one.mae:.2f} / {one.gradient:.1f} / {one.composite:.1f} / {one.colour:.0f}"
+
+
+def _plot(overall: dict[str, Error], times: dict[str, float]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 5), dpi=110)
+    for name, one in overall.items():
+        tier = name in ("raw (basic)", "standard", "professional")
+        axes.scatter(times[name], one.composite, color="#1a7f37" if tier else "#888888", zorder=2)
+        axes.annotate(name, (times[name], one.composite), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.set(
+        xscale="log",
+        xlabel=f"seconds at {max(SIZES):g} megapixels",
+        ylabel="error of the edge on black, white and green, thousandths",
+        title="Error against time; left and low is better",
+    )
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(FRONTIER)

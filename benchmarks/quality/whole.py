@@ -1,0 +1,144 @@
+"""The tiers as they are, with this host's network in the loop, over scenes whose subject it finds."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from app import settings
+from benchmarks.quality import scenes
+from benchmarks.quality.measures import Error, mean, measure, overlap, saliency
+from benchmarks.quality.scenes import Bytes, Scene
+from benchmarks.report import Table, publish
+from inference import layout, photo
+from inference.engine import Engine, open_engine
+from inference.matte import find_subject, to_pixels
+from inference.matting import cut_out
+from inference.photo import Photo
+from inference.tiers import TIERS, Tier
+
+KINDS = ("hair", "fur", "defocus", "lace", "solid", "small")
+SIZES = (3.0, 7.0, 12.0)
+SEEDS = range(200, 230)
+FOUND = 0.8  # intersection over union with the truth
+WANTED = int(__import__("os").environ.get("W","4"))  # scenes of each kind
+
+SHEET = Path(__file__).parents[2] / "docs/images/quality-tiers.jpg"
+CROP = 300
+GREEN = (0, 177, 64)
+
+
+class Network:
+    """The checkpoint that serves `basic` on this host, the same for all tiers: what differs is the recipe."""
+
+    def __init__(self) -> None:
+        self._engine: Engine = open_engine(settings.load().models_folder, tiers=[Tier.BASIC])
+        self._serving = self._engine.serving[Tier.BASIC]
+        self.name = self._serving.choice.checkpoint.name
+
+    def look(self, picture: Photo) -> Tensor | None:
+        checkpoint, runner = self._serving.choice.checkpoint, self._serving.runner
+        return find_subject(runner.run(to_pixels(picture, checkpoint, runner.device)), checkpoint)
+
+    def tiers(
+        self, picture: Photo, first: Tensor, tiers: tuple[Tier, ...] = tuple(Tier)
+    ) -> dict[Tier, tuple[Bytes, Bytes]]:
+        """Cut a photo out in several tiers, with one first look for all."""
+        results = {}
+        for tier in tiers:
+            cut = cut_out(
+                picture, TIERS[tier].recipe, lambda part: first if part is picture else self.look(part)
+            )
+            results[tier] = (cut.rgb, cut.alpha)
+        return results
+
+
+def run() -> None:
+    """Measure the tiers, print and save; draw the contact sheet."""
+    network = Network()
+    errors: dict[str, dict[Tier, list[Error]]] = {kind: {tier: [] for tier in Tier} for kind in KINDS}
+    shapes: dict[Tier, list[tuple[float, float]]] = {tier: [] for tier in Tier}
+    rows, looked_at = [], 0
+    for kind in KINDS:
+        for seed in SEEDS:
+            if len(errors[kind][Tier.BASIC]) == WANTED:
+                break
+            scene = scenes.make(kind, SIZES[seed % len(SIZES)], seed)
+            picture = photo.decode(scene.photo)
+            looked_at += 1
+            first = network.look(picture)
+            if first is None or overlap(scene, first[0, 0].cpu().numpy()) < FOUND:
+                continue
+            results = network.tiers(picture, first)
+            for tier, (rgb, alpha) in results.items():
+                errors[kind][tier].append(measure(scene, rgb, alpha))
+                shapes[tier].append(saliency(scene, alpha))
+            if len(errors[kind][Tier.BASIC]) == 1:
+                rows.append(_row(scene, picture, results))
+            print(scene.name, *(f"{errors[kind][tier][-1].composite:.1f}" for tier in Tier), file=sys.stderr)
+    _save_sheet(rows)
+
+    everything = {tier: mean([one for kind in KINDS for one in errors[kind][tier]]) for tier in Tier}
+    count = sum(len(errors[kind][Tier.BASIC]) for kind in KINDS)
+    table = Table(
+        f"{network.name}, {count} scenes whose subject it finds, of {looked_at}: mean errors in thousandths",
+        ["tier", "MAE", "SAD", "gradient", "composite", "edge colour", "S-measure", "weighted F"],
+        [
+            [
+                tier.value,
+                *(f"{value:.1f}" for value in vars(one).values()),
+                *(f"{value:.3f}" for value in np.mean(shapes[tier], 0)),
+            ]
+            for tier, one in everything.items()
+        ],
+    )
+    by_kind = Table(
+        "MAE / gradient / composite by kind",
+        ["tier", *KINDS],
+        [[tier.value, *(_joined(errors[kind][tier]) for kind in KINDS)] for tier in Tier],
+    )
+    publish(
+        "quality-whole",
+        [table, by_kind],
+        {
+            "network": network.name,
+            "errors": {
+                tier.value: {kind: vars(mean(errors[kind][tier])) for kind in KINDS if errors[kind][tier]}
+                | {"all": vars(everything[tier])}
+                for tier in Tier
+            },
+        },
+    )
+
+
+def _joined(errors: list[Error]) -> str:
+    if not errors:
+        return "–"
+    one = mean(errors)
+    return f"{one.mae:.2f} / {one.gradient:.1f} / {one.composite:.1f}"
+
+
+def _row(scene: Scene, picture: Photo, results: dict[Tier, tuple[Bytes, Bytes]]) -> Bytes:
+    """Lay the photo, small, beside the liveliest piece of its edge: as it is, in each tier on green, and in truth."""
+    alpha = torch.from_numpy(scene.alpha)[None, None]
+    mixed = torch.nn.functional.avg_pool2d(alpha * (1 - alpha), CROP, 20)[0, 0]
+    place = int(mixed.argmax())
+    top, left = place // mixed.shape[1] * 20, place % mixed.shape[1] * 20
+    piece = (slice(top, top + CROP), slice(left, left + CROP))
+    small = Image.fromarray(picture.rgb)
+    small.thumbnail((CROP, CROP))
+    whole = Image.new("RGB", (CROP, CROP), "white")
+    whole.paste(small, ((CROP - small.width) // 2, (CROP - small.height) // 2))
+    truth = np.rint(scene.alpha[piece] * 255).astype(np.uint8)
+    tiles = [np.asarray(whole), picture.rgb[piece]]
+    tiles += [layout.on_background(rgb[piece], alpha[piece], GREEN) for rgb, alpha in results.values()]
+    tiles.append(layout.on_background(scene.foreground[piece], truth, GREEN))
+    return np.concatenate(tiles, 1)
+
+
+def _save_sheet(rows: list[Bytes]) -> None:
+    SHEET.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(SHEET, quality=88)
