@@ -11,7 +11,7 @@ NPM := $(if $(shell sh -c 'command -v npm'),,$(comma)npm)
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help install serve test lint bench browser clean
+.PHONY: help install serve test lint bench quality browser clean
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -49,6 +49,12 @@ browser:
 
 bench: $(VENV)/.installed-dev ## measure; tables come out on the terminal and in benchmarks/results
 	$(BIN)/python -m benchmarks
+
+# pysodmetrics asks for an older numpy than it needs, and for a second OpenCV beside the one that is there.
+quality: $(VENV)/.installed-dev ## measure how good the cut-outs are; takes half an hour
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[quality]'
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt --no-deps pysodmetrics
+	$(BIN)/python -m benchmarks quality
 
 clean: ## remove the virtual environment, caches and var/ (results of the embedded service)
 	rm -rf $(VENV) var .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

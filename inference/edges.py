@@ -20,14 +20,14 @@ from torch import Tensor
 from inference.matte import enlarge
 from inference.resize import resize_antialiased
 
-# The scale of what is fitted, pixels along the longer side: for alpha the networks' own; half of it for colours, which
-# change more slowly than alpha does.
+# The scale of what is fitted, pixels along the longer side: for alpha the mask's own, up to this; half of it for
+# colours, which change more slowly than alpha does.
 ALPHA_SIDE = 1024
 COLOUR_SIDE = 512
 
 # Below and above these the mask is certain.
 CERTAIN = (0.03, 0.97)
-# A mask is softer than its size tells. Blurred by this, pixels at ALPHA_SIDE, the photo is as soft as the mask. From
+# A mask is softer than its size tells. Blurred by this, pixels of the mask, the photo is as soft as the mask. From
 # 0.7 to 2 the result hardly changes; at 0 the fit is a guided filter, which keeps the mask's softness.
 MASK_BLUR = 1.0
 # Narrow windows for fine detail, wide ones for soft edges; each counts by how well it explains the mask.
@@ -57,7 +57,7 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
     """
     height, width = rgb.shape[:2]
     alpha = enlarge(mask, height, width)
-    rows, columns = _scaled(height, width, ALPHA_SIDE)
+    rows, columns = _scaled(height, width, min(ALPHA_SIDE, max(mask.shape)))
     small = _resized(rgb, rows, columns)
     coarse = F.interpolate(mask.float(), size=(rows, columns), mode="bilinear", antialias=True)
     band = _Band(_uncertain(coarse, reach=1), height, width)
@@ -180,7 +180,7 @@ def _colour_lines(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fit_lines(colour: Tensor, alpha: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    red, green, blue, level = values = [*colour[0], alpha[0, 0]]
+    values = [*colour[0], alpha[0, 0]]
     pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (0, 3), (1, 3), (2, 3), (3, 3)]
     means = _mean(torch.stack(values)[None], radius)[0]
     products = _mean(torch.stack([values[i] * values[j] for i, j in pairs])[None], radius)[0]
@@ -211,7 +211,9 @@ def _texture(rgb: Tensor, small: Tensor, alpha: Tensor) -> Tensor:
     row = (torch.arange(rows, device=rgb.device) * 2 + 1) * height // (2 * rows)
     column = (torch.arange(columns, device=rgb.device) * 2 + 1) * width // (2 * columns)
     red, green, blue = (rgb[row][:, column].permute(2, 0, 1) / 255 - small[0]).unbind()
-    products = torch.stack([red * red, green * green, blue * blue, red * green, red * blue, green * blue])[None]
+    products = torch.stack([red * red, green * green, blue * blue, red * green, red * blue, green * blue])[
+        None
+    ]
     certain = 1 - _uncertain(alpha, reach=1)
     overall = (products * certain).mean((2, 3), keepdim=True) / certain.mean().clamp(min=1e-6)
     # Far from all that is certain, a little of the whole photo's.
@@ -222,7 +224,7 @@ def _along(lines: Tensor, covariance: Tensor) -> Tensor:
     """Return the variance along the lines, [1,1,h,w]."""
     red, green, blue, _ = lines.split(1, 1)
     rr, gg, bb, rg, rb, gb = covariance.split(1, 1)
-    squares = red * red * rr + green * green * gg + blue * blue * bb
+    squares: Tensor = red * red * rr + green * green * gg + blue * blue * bb
     return (squares + 2 * (red * green * rg + red * blue * rb + green * blue * gb)).clamp(min=0)
 
 
@@ -230,15 +232,16 @@ def _layers(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """Split a small photo [1,3,h,w] into foreground and background colours, each [1,3,h,w] of 0…1."""
     scales = [(colour, alpha)]
     while max(scales[-1][1].shape[-2:]) > 1:
-        scales.append(tuple(F.avg_pool2d(part, 2, ceil_mode=True) for part in scales[-1]))  # type: ignore[arg-type]
+        colour, alpha = (F.avg_pool2d(part, 2, ceil_mode=True) for part in scales[-1])
+        scales.append((colour, alpha))
     foreground = background = scales[-1][0]
-    for colour, alpha in reversed(scales):
-        size = alpha.shape[-2:]
+    for mixed, opacity in reversed(scales):
+        size = opacity.shape[-2:]
         foreground = _mean(F.interpolate(foreground, size=size, mode="bilinear"), COLOUR_WINDOW)
         background = _mean(F.interpolate(background, size=size, mode="bilinear"), COLOUR_WINDOW)
-        clear = 1 - alpha
-        error = colour - alpha * foreground - clear * background
-        parts = [alpha * alpha, alpha * clear, clear * clear, alpha * error, clear * error]
+        clear = 1 - opacity
+        error = mixed - opacity * foreground - clear * background
+        parts = [opacity * opacity, opacity * clear, clear * clear, opacity * error, clear * error]
         means = _mean(torch.cat(parts, 1), COLOUR_WINDOW)
         aa, ab, bb = means[:, 0:1] + COLOUR_PULL, means[:, 1:2], means[:, 2:3] + COLOUR_PULL
         ae, be = means[:, 3:6], means[:, 6:9]

@@ -34,10 +34,7 @@ def cut_out(photo: Photo, recipe: Recipe, look: Look) -> Matte:
     if mask is None:
         return Matte(photo.rgb, np.zeros((photo.height, photo.width), np.uint8), no_foreground=True)
     rgb = torch.from_numpy(photo.rgb).to(mask.device)
-    if recipe.refines:
-        alpha = edges.refine_alpha(rgb, mask)
-    else:
-        alpha = enlarge(mask, photo.height, photo.width)
+    alpha = edges.refine_alpha(rgb, mask) if recipe.refines else enlarge(mask, photo.height, photo.width)
     if recipe.looks_twice:
         _look_again(photo, rgb, mask, alpha, look)
     levels = to_levels(alpha)

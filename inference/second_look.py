@@ -1,8 +1,9 @@
 """The second look: the subject alone is shown to the network again, as large as it can see.
 
 A subject that is a fifth of a photo across is given two hundred of the network's thousand pixels. Cut out with a
-margin, it is given all of them. But a network that sees less around a subject can also lose it; so the second mask is
-believed only as far as the first one leaves room for it.
+margin, it is given all of them. But a network that sees less around a subject can also lose it, or a part; so the
+second mask is believed only if it is of the same subject and surer of its edge, and only as far as the first one leaves
+room for it.
 """
 
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from inference.photo import Photo
 
 # Around the subject, as a share of its own longer side: enough that the network sees what it stands out from.
 MARGIN = 0.15
-# A box that takes in more of the photo than this would show the network hardly more than before.
-LARGEST_SHARE = 0.7
+# Of the photo's area. Less than twice as large, the subject shows the network hardly more, and its surroundings less.
+LARGEST_SHARE = 0.25
 # Masks agree if what both call subject is at least so much of what either does.
-AGREEMENT = 0.85
+AGREEMENT = 0.9
 # A second look is heard only within so many of the first mask's pixels of what that left open…
 REACH = 2
 # …and elsewhere where it differs by no more than this.
@@ -79,7 +80,7 @@ def merge(first: Tensor, second: Tensor, box: Box, height: int, width: int) -> T
     before = _part(first, box, height, width)
     after = F.interpolate(second, size=before.shape[-2:], mode="bilinear", antialias=True)
     common, either = torch.minimum(before, after).sum(), torch.maximum(before, after).sum()
-    if common < AGREEMENT * either:
+    if common < AGREEMENT * either or _doubt(after) > _doubt(before):
         return None
     side = 2 * REACH + 1
     highest = F.max_pool2d(before, side, 1, REACH)
@@ -91,6 +92,11 @@ def merge(first: Tensor, second: Tensor, box: Box, height: int, width: int) -> T
     size = second.shape[-2:]
     weight, before = (F.interpolate(part, size=size, mode="bilinear") for part in (weight, before))
     return second.lerp(before, weight)
+
+
+def _doubt(mask: Tensor) -> Tensor:
+    """Return how much of a subject is neither it nor background, as a share."""
+    return (mask * (1 - mask)).sum() / mask.sum().clamp(min=1e-6)
 
 
 def _part(mask: Tensor, box: Box, height: int, width: int) -> Tensor:

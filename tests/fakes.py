@@ -5,15 +5,17 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
 from inference.engine import Engine, Serving
-from inference.photo import DEFAULT_MAX_PIXELS
+from inference.photo import DEFAULT_MAX_PIXELS, Photo
 from inference.tiers import Choice, Tier
 from models.catalog import find
 
+BLUE = (60, 80, 170)
 CHECKPOINT = find("isnet-general")
 
 
@@ -61,6 +63,20 @@ def photo_bytes(width: int = 40, height: int = 30, file_format: str = "PNG", see
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, file_format)
     return out.getvalue()
+
+
+def photo_with_disc(
+    height: int, width: int, radius: float, colour: tuple[int, int, int] = (200, 60, 50)
+) -> tuple[Photo, npt.NDArray[np.float32]]:
+    """Make a disc in the middle of a blue photo with some grain, and its true alpha, [H,W] of 0…1."""
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    distance = np.hypot(rows + 0.5 - height / 2, columns + 0.5 - width / 2)
+    alpha = np.clip((radius - distance) / 1.5 + 0.5, 0, 1)
+    mixed = alpha[..., None] * np.array(colour, np.float32) + (1 - alpha[..., None]) * np.array(
+        BLUE, np.float32
+    )
+    mixed += np.random.default_rng(0).normal(0, 2, mixed.shape)
+    return Photo(np.clip(np.rint(mixed), 0, 255).astype(np.uint8)), alpha
 
 
 def open_picture(data: bytes) -> Image.Image:

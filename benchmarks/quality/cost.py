@@ -37,7 +37,12 @@ def run() -> None:
         peak = max(one["peak_mb"] for one in of_tier)  # type: ignore[type-var]
         figures[tier.value] = {"seconds": total, "peak_mb": peak, "stages": stages}
         rows.append(
-            [tier.value, *(f"{stages[name]:.2f} s" for name in ("network", "edges")), f"{total:.2f} s", f"{peak:.0f} MB"]
+            [
+                tier.value,
+                *(f"{stages[name]:.2f} s" for name in ("network", "edges")),
+                f"{total:.2f} s",
+                f"{peak:.0f} MB",
+            ]
         )
     table = Table(
         f"One {MEGAPIXELS:g}-megapixel JPEG with a furry subject to PNG, medians",

@@ -8,7 +8,9 @@ import numpy.typing as npt
 
 from benchmarks.quality.scenes import Bytes, Floats, Scene
 
-GRADIENT_SIGMA = 1.4  # as in Rhemann and others, "A Perceptually Motivated Online Benchmark for Image Matting"
+GRADIENT_SIGMA = (
+    1.4  # as in Rhemann and others, "A Perceptually Motivated Online Benchmark for Image Matting"
+)
 GROUNDS = np.array([(0, 0, 0), (1, 1, 1), (0, 1, 0)], np.float32)  # black, white, green
 SALIENCY_SIDE = 512  # S-measure and weighted F judge the whole shape, and are slow
 

@@ -11,7 +11,8 @@ def blur_fusion(rgb: Bytes, alpha: Bytes) -> Bytes:
 
     Windows of 90 and 6 pixels, as published.
     """
-    photo, opacity = rgb.astype(np.float32) / 255, alpha.astype(np.float32) / 255
+    photo: Floats = rgb.astype(np.float32) / 255
+    opacity: Floats = alpha.astype(np.float32) / 255
     foreground = background = photo
     for window in (90, 6):
         foreground, background = _fuse(photo, foreground, background, opacity, window)

@@ -173,7 +173,9 @@ def _plot(overall: dict[str, Error], times: dict[str, float]) -> None:
     for name, one in overall.items():
         tier = name in ("raw (basic)", "standard", "professional")
         axes.scatter(times[name], one.composite, color="#1a7f37" if tier else "#888888", zorder=2)
-        axes.annotate(name, (times[name], one.composite), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(
+            name, (times[name], one.composite), xytext=(5, 4), textcoords="offset points", fontsize=8
+        )
     axes.set(
         xscale="log",
         xlabel=f"seconds at {max(SIZES):g} megapixels",

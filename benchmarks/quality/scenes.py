@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
 Bytes = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
@@ -70,7 +71,7 @@ def make(kind: str, megapixels: float, seed: int) -> Scene:
     width = round(height * aspect)
     layer = _through_lens(KINDS[kind](rng, height, width), LENS)
     photo = layer.colour + (1 - layer.alpha)[..., None] * background(rng, height, width)
-    photo += rng.normal(0, SENSOR_NOISE, photo.shape).astype(np.float32)
+    photo += rng.normal(0, SENSOR_NOISE, photo.shape)
     out = io.BytesIO()
     Image.fromarray(_levels(photo)).save(out, "JPEG", quality=JPEG_QUALITY)
     foreground = layer.colour / np.maximum(layer.alpha, 1e-3)[..., None]
@@ -118,12 +119,12 @@ def hair(rng: np.random.Generator, height: int, width: int) -> Layer:
         falls = math.cos(angle) * rng.uniform(0.3, 1.5)
         thick = unit / 3000 * (rng.uniform(0.5, 1.2) if flies else rng.uniform(1.2, 3.0))
         length = long * rng.uniform(0.4, 1.0) * (1.5 if flies else 1)
-        canvas.strand(root, angle, length, falls + rng.normal(0, 0.8 if flies else 0.25), thick, _vary(rng, tone))
+        canvas.strand(
+            root, angle, length, falls + rng.normal(0, 0.8 if flies else 0.25), thick, _vary(rng, tone)
+        )
     strands = canvas.layer()
     behind = (1 - strands.alpha)[..., None]
-    return Layer(
-        strands.colour + behind * head.colour, strands.alpha + behind[..., 0] * head.alpha
-    )
+    return Layer(strands.colour + behind * head.colour, strands.alpha + behind[..., 0] * head.alpha)
 
 
 def fur(rng: np.random.Generator, height: int, width: int) -> Layer:
@@ -157,7 +158,7 @@ def lace(rng: np.random.Generator, height: int, width: int) -> Layer:
     step = side / rng.integers(7, 12)
     for row in np.arange(-side * 1.1, side * 1.1, step):
         for column in np.arange(-side * 1.1, side * 1.1, step):
-            centre = middle + [column + (step / 2 if round(row / step) % 2 else 0), row]
+            centre = middle + np.array([column + (step / 2 if round(row / step) % 2 else 0), row])
             if np.hypot(*(centre - middle)) > side * 1.1:
                 continue
             canvas.ring(centre, step * 0.34, step * 0.07, thread)
@@ -171,7 +172,11 @@ def text(rng: np.random.Generator, height: int, width: int) -> Layer:
     """Set a word in large type."""
     import matplotlib
 
-    file = Path(matplotlib.get_data_path()) / "fonts/ttf" / rng.choice(["DejaVuSans-Bold.ttf", "DejaVuSerif.ttf"])
+    file = (
+        Path(matplotlib.get_data_path())
+        / "fonts/ttf"
+        / rng.choice(["DejaVuSans-Bold.ttf", "DejaVuSerif.ttf"])
+    )
     font = ImageFont.truetype(file, round(min(height, width) * 0.2))
     mask = Image.new("L", (width, height))
     word = str(rng.choice(["Sale", "Hair", "Shop", "Open"]))
@@ -187,7 +192,9 @@ def glass(rng: np.random.Generator, height: int, width: int) -> Layer:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     y, x = (y - height * 0.5) / unit, (x - width * 0.5) / unit
     half = 0.16 + 0.07 * np.sin(y * 7 + 0.6)
-    side = np.clip((half - np.abs(x)) * unit / 2 + 0.5, 0, 1) * np.clip((0.34 - np.abs(y)) * unit / 2 + 0.5, 0, 1)
+    side = np.clip((half - np.abs(x)) * unit / 2 + 0.5, 0, 1) * np.clip(
+        (0.34 - np.abs(y)) * unit / 2 + 0.5, 0, 1
+    )
     depth = np.clip(np.abs(x) / np.maximum(half, 1e-3), 0, 1)
     body = (rng.uniform(0.3, 0.45) + 0.5 * depth**6) * side
     shine = np.exp(-(((x + half * 0.55) / 0.012) ** 2)) * np.clip(1 - (y / 0.25) ** 4, 0, 1) * side
@@ -245,7 +252,9 @@ def _emoji_folder() -> Path:
     assets = EMOJI_FOLDER / "package/assets"
     if not assets.is_dir():
         EMOJI_FOLDER.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", "--silent", EMOJI], cwd=EMOJI_FOLDER, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["npm", "pack", "--silent", EMOJI], cwd=EMOJI_FOLDER, check=True, stdout=subprocess.DEVNULL
+        )
         (archive,) = EMOJI_FOLDER.glob("*.tgz")
         with tarfile.open(archive) as tar:
             tar.extractall(EMOJI_FOLDER, filter="data")
@@ -358,5 +367,7 @@ def _colour(rng: np.random.Generator, low: Colour, high: Colour) -> Colour:
 
 def _vary(rng: np.random.Generator, tone: npt.NDArray[np.float64]) -> Colour:
     """One strand's colour: lighter or darker than its neighbours', and a little off in hue."""
-    red, green, blue = np.clip(tone * rng.uniform(0.7, 1.35) + rng.normal(0, 6, 3), 0, 255).astype(int).tolist()
+    red, green, blue = (
+        np.clip(tone * rng.uniform(0.7, 1.35) + rng.normal(0, 6, 3), 0, 255).astype(int).tolist()
+    )
     return red, green, blue

@@ -1,7 +1,5 @@
 """The second look against the first, over scenes of all kinds, those included in which the network fails."""
 
-import sys
-
 import numpy as np
 
 from benchmarks.quality import scenes
@@ -38,7 +36,7 @@ def run() -> None:
             continue
         found = overlap(scene, first[0, 0].cpu().numpy()) >= FOUND
         changes["found" if found else "not found"].append(twice / once - 1)
-        print(scene.name, f"{once:.2f} → {twice:.2f}", file=sys.stderr)
+        print(scene.name, f"{once:.2f} → {twice:.2f}")  # noqa: T201
 
     rows = [
         [name, str(len(values)), *(f"{100 * value:+.1f} %" for value in _summary(values))]

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from inference import layout
-from inference.matte import resize_antialiased, to_matte, to_pixels
+from inference.matte import enlarge, find_subject, to_levels, to_pixels
 from inference.photo import Photo
+from inference.resize import resize_antialiased
 from models.catalog import find
 from tests.conftest import DATA
 
@@ -54,35 +56,35 @@ def test_a_gpu_gives_the_pixels_of_a_cpu(name: str) -> None:
     assert (on_gpu - on_cpu).abs().max() <= 1.01 / 255 / min(find(name).std)
 
 
+def subject(mask: torch.Tensor, name: str = "isnet-general") -> torch.Tensor:
+    found = find_subject(mask, find(name))
+    assert found is not None
+    return found
+
+
 def test_a_mask_is_stretched_to_its_own_range() -> None:
     mask = torch.tensor([[0.1, 0.9], [0.1, 0.9]])[None, None]
-    matte = to_matte(mask, photo(2, 2), CHECKPOINT)
-    assert not matte.no_foreground
-    np.testing.assert_array_equal(matte.alpha, [[0, 255], [0, 255]])
+    torch.testing.assert_close(subject(mask)[0, 0], torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
 
 
 def test_a_mask_of_birefnet_is_taken_as_it_is() -> None:
     mask = torch.tensor([[0.1, 0.9], [0.1, 0.9]])[None, None]
-    np.testing.assert_array_equal(to_matte(mask, photo(2, 2), find("rmbg-2.0")).alpha, [[26, 230], [26, 230]])
+    torch.testing.assert_close(subject(mask, "rmbg-2.0"), mask)
 
 
-def test_a_mask_without_a_subject_is_empty_not_noise() -> None:
-    matte = to_matte(torch.rand(1, 1, 32, 32) * 0.4, photo(), CHECKPOINT)
-    assert matte.no_foreground
-    assert matte.alpha.shape == (6, 8)
-    assert not matte.alpha.any()
+def test_a_mask_without_a_subject_is_none_not_noise() -> None:
+    assert find_subject(torch.rand(1, 1, 32, 32) * 0.4, CHECKPOINT) is None
 
 
 def test_a_mask_without_a_background_is_not_stretched_to_noise() -> None:
-    matte = to_matte(0.99 + torch.rand(1, 1, 32, 32) * 0.01, photo(), CHECKPOINT)
-    assert matte.alpha.min() >= 252
+    assert subject(0.99 + torch.rand(1, 1, 32, 32) * 0.01).min() >= 0.99
 
 
-def test_the_photos_own_transparency_is_multiplied_in() -> None:
-    own = np.array([[0, 128], [255, 255]], np.uint8)
-    picture = Photo(np.zeros((2, 2, 3), np.uint8), own)
-    matte = to_matte(torch.tensor([[1.0, 1.0], [0.0, 1.0]])[None, None], picture, CHECKPOINT)
-    np.testing.assert_array_equal(matte.alpha, [[0, 128], [0, 255]])
+def test_a_mask_is_enlarged_as_published_bilinearly() -> None:
+    mask = torch.rand(1, 1, 8, 8)
+    expected = F.interpolate(mask, size=(21, 30), mode="bilinear", align_corners=False)[0, 0]
+    torch.testing.assert_close(enlarge(mask, 21, 30), expected)
+    np.testing.assert_array_equal(to_levels(torch.tensor([[-0.1, 0.0, 0.5, 1.2]])), [[0, 0, 128, 255]])
 
 
 def test_the_cutout_is_laid_on_a_background() -> None:
