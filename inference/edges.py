@@ -224,8 +224,9 @@ def _along(lines: Tensor, covariance: Tensor) -> Tensor:
     """Return the variance along the lines, [1,1,h,w]."""
     red, green, blue, _ = lines.split(1, 1)
     rr, gg, bb, rg, rb, gb = covariance.split(1, 1)
-    squares: Tensor = red * red * rr + green * green * gg + blue * blue * bb
-    return (squares + 2 * (red * green * rg + red * blue * rb + green * blue * gb)).clamp(min=0)
+    squares = red * red * rr + green * green * gg + blue * blue * bb
+    crossed = red * green * rg + red * blue * rb + green * blue * gb
+    return torch.clamp(squares + 2 * crossed, min=0)
 
 
 def _layers(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:

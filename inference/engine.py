@@ -29,14 +29,15 @@ Key = TypeVar("Key")
 
 # Often enough that a long run stays as small as a short one, seldom enough to cost nothing.
 TIDY_EVERY_SECONDS = 5.0
+STAGES = ("decode", "wait", "network", "edges", "encode")
 
 
 @dataclass(frozen=True)
 class Cutout:
     """A finished picture and what it took.
 
-    `notes` say what of the photo was not taken as it stands in its file. `seconds` is by stage: decode,
-    wait, network, edges, encode.
+    `notes` say what of the photo was not taken as it stands in its file. `seconds` is by stage, see `STAGES`; a
+    second look counts where the first does.
     """
 
     data: bytes
@@ -257,15 +258,15 @@ class _Stopwatch:
     """Seconds by stage, each lap counted from the one before; a stage that comes again adds up."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self.seconds = dict.fromkeys(STAGES, 0.0)
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self.seconds[stage] += now - self._last
         self._last = now
 
     def move(self, source: str, target: str, seconds: float) -> None:
         """Count `seconds` of one stage as another's."""
         self.seconds[source] = max(0.0, self.seconds[source] - seconds)
-        self.seconds[target] = self.seconds.get(target, 0.0) + seconds
+        self.seconds[target] += seconds

@@ -15,7 +15,7 @@ from inference.errors import CutoutError, InvalidOptions, InvalidPhoto, Overload
 from inference.layout import parse_colour
 from inference.options import Options
 from inference.tiers import Tier
-from tests.fakes import FakeRunner, fake_engine, open_picture, photo_bytes
+from tests.fakes import FakeRunner, fake_engine, open_picture, photo_bytes, photo_with_disc
 
 PATIENCE = 20  # seconds after which a test that would hang fails instead
 
@@ -25,6 +25,36 @@ def test_a_cutout_tells_what_made_it(engine: Engine) -> None:
     assert (cutout.width, cutout.height, cutout.tier) == (40, 30, Tier.INDUSTRY)
     assert (cutout.checkpoint, cutout.backend, cutout.substitute) == ("isnet-general", "fake", True)
     assert list(cutout.seconds) == ["decode", "wait", "network", "edges", "encode"]
+
+
+def disc_bytes() -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(photo_with_disc(120, 160, 12)[0].rgb).save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("tier", "looks"), [(Tier.BASIC, 1), (Tier.STANDARD, 1), (Tier.PROFESSIONAL, 1), (Tier.INDUSTRY, 2)]
+)
+def test_only_industry_looks_twice(tier: Tier, looks: int) -> None:
+    shown = itertools.count()
+    engine = fake_engine(FakeRunner(before=lambda: next(shown), radius=0.1))
+    try:
+        engine.remove(disc_bytes(), Options(tier=tier))
+    finally:
+        engine.close()
+    assert next(shown) == looks
+
+
+def test_standard_cleans_the_colours_that_basic_leaves(engine: Engine) -> None:
+    basic, standard = (
+        np.asarray(open_picture(engine.remove(disc_bytes(), Options(tier=tier)).data))
+        for tier in (Tier.BASIC, Tier.STANDARD)
+    )
+    np.testing.assert_array_equal(basic[..., 3], standard[..., 3])
+    mixed = (basic[..., 3] > 0) & (basic[..., 3] < 255)
+    assert (basic[mixed] != standard[mixed]).any()
+    np.testing.assert_array_equal(basic[~mixed], standard[~mixed])
 
 
 @pytest.mark.parametrize("file_format", Format)

@@ -18,7 +18,7 @@ from inference.tiers import Tier
 from inference.weights import load_network
 from models.catalog import find
 from tests.conftest import DATA
-from tests.fakes import open_picture
+from tests.fakes import open_picture, photo_with_disc
 
 pytestmark = pytest.mark.weights
 
@@ -109,3 +109,17 @@ def test_a_photo_without_a_subject_is_said_to_have_none(
         assert cutout.no_foreground
         assert not np.asarray(open_picture(cutout.data)).any()
     assert not any(cutouts[name].no_foreground for name in WITH_SUBJECT)
+
+
+def test_dearer_tiers_are_nearer_to_the_truth(real_engine: Engine) -> None:
+    picture, alpha = photo_with_disc(1500, 2000, 200)
+    data = io.BytesIO()
+    Image.fromarray(picture.rgb).save(data, "PNG")
+
+    def error(tier: Tier) -> float:
+        cutout = open_picture(real_engine.remove(data.getvalue(), Options(tier=tier)).data)
+        return float(np.abs(np.asarray(cutout.getchannel("A")) / 255 - alpha).mean())
+
+    basic, professional, industry = error(Tier.BASIC), error(Tier.PROFESSIONAL), error(Tier.INDUSTRY)
+    assert professional < 0.3 * basic
+    assert industry < 0.3 * basic

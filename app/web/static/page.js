@@ -5,6 +5,13 @@ const BACKDROPS = { transparency: "", white: "#fff", black: "#000", green: "#0b8
 
 const $ = (id) => document.getElementById(id);
 
+const RECIPES = {
+  mask: "The subject, cut out",
+  clean: "and no trace of the old background's colour",
+  refined: "and hair, fur and lace in full detail",
+  "second-look": "and a second look at small subjects",
+};
+
 async function showTiers() {
   const { tiers } = await call(`${API}/pricing`);
   for (const [tier, info] of Object.entries(tiers)) {
@@ -13,6 +20,7 @@ async function showTiers() {
     radio.value = tier;
     radio.checked = tier === "basic";
     card.querySelector("b").textContent = info.name;
+    card.querySelector(".recipe").textContent = RECIPES[info.recipe];
     card.querySelector(".price").textContent = `${info.credits} credits`;
     card.querySelector(".model").textContent = info.substitute
       ? `${info.model}, standing in for ${info.wanted}`
