@@ -11,12 +11,11 @@ All that is fitted, is fitted at the mask's own scale. At full size only the ban
 rows at a time.
 """
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inference.band import Band, mixed, uncertain
 from inference.matte import enlarge
 from inference.resize import resize_antialiased
 
@@ -25,8 +24,6 @@ from inference.resize import resize_antialiased
 ALPHA_SIDE = 1024
 COLOUR_SIDE = 512
 
-# Below and above these the mask is certain.
-CERTAIN = (0.03, 0.97)
 # A mask is softer than its size tells. Blurred by this, pixels of the mask, the photo is as soft as the mask. From
 # 0.7 to 2 the result hardly changes; at 0 the fit is a guided filter, which keeps the mask's softness.
 MASK_BLUR = 1.0
@@ -45,8 +42,6 @@ COLOUR_WINDOW = 2
 # How much a half-transparent pixel keeps to the colours around it, rather than to its own.
 COLOUR_STIFFNESS = 0.5
 
-STRIP_PIXELS = 1 << 20
-
 
 def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
     """Bring a mask to the photo's size along the photo's own detail.
@@ -60,7 +55,7 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
     rows, columns = _scaled(height, width, min(ALPHA_SIDE, max(mask.shape)))
     small = _resized(rgb, rows, columns)
     coarse = F.interpolate(mask.float(), size=(rows, columns), mode="bilinear", antialias=True)
-    band = _Band(_uncertain(coarse, reach=1), height, width)
+    band = Band(uncertain(coarse, reach=1), height, width)
     soft = _blurred(small, MASK_BLUR)
     lines, trust = _colour_lines(soft, coarse)
     # What blurring once more takes away is about what the first blur took.
@@ -113,11 +108,11 @@ def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
     coarse = resize_antialiased(alpha[..., None], rows, columns).permute(2, 0, 1)[None] / 255
     fields = torch.cat(_layers(small, coarse), 1)
     cleaned = rgb.clone()
-    band = _Band(_mixed(alpha, rows, columns), height, width)
+    band = Band(mixed(alpha, rows, columns), height, width)
     for place in band.strips():
         levels = alpha.view(-1)[place]
-        mixed = ((levels > 0) & (levels < 255)).nonzero()[:, 0]
-        place, opacity = place[mixed], levels[mixed].float().div_(255)
+        through = ((levels > 0) & (levels < 255)).nonzero()[:, 0]
+        place, opacity = place[through], levels[through].float().div_(255)
         foreground, background = band.at(fields, place).split(3)
         clear = 1 - opacity
         error = _colours(rgb, place) - opacity * foreground - clear * background
@@ -126,41 +121,6 @@ def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
         colours = foreground + share * error
         cleaned.view(-1, 3)[place] = colours.mul_(255).round_().clamp_(0, 255).t().to(torch.uint8)
     return cleaned
-
-
-class _Band:
-    """The pixels of a [H,W] picture that lie in the marked cells of a small grid, [1,1,h,w]."""
-
-    def __init__(self, cells: Tensor, height: int, width: int) -> None:
-        self._cells = cells[0, 0] > 0
-        self._rows, self._columns = self._cells.shape
-        self._height, self._width = height, width
-        self._row_of = torch.arange(height, device=cells.device) * self._rows // height
-        self._column_of = torch.arange(width, device=cells.device) * self._columns // width
-
-    def strips(self) -> Iterator[Tensor]:
-        """Yield the band's pixels as places in the flattened picture, int64 [N], some rows at a time."""
-        step = max(1, STRIP_PIXELS // self._width)
-        for top in range(0, self._height, step):
-            marked = self._cells[self._row_of[top : top + step]][:, self._column_of]
-            yield marked.flatten().nonzero()[:, 0] + top * self._width
-
-    def cell(self, place: Tensor) -> Tensor:
-        """Return each place's cell in the flattened grid."""
-        row, column = self._coordinates(place)
-        return self._row_of[row] * self._columns + self._column_of[column]
-
-    def at(self, fields: Tensor, place: Tensor) -> Tensor:
-        """Read small fields, float [1,C,h,w], bilinearly at the places: [C,N]."""
-        row, column = self._coordinates(place)
-        x = (column + 0.5) * (2 / self._width) - 1
-        y = (row + 0.5) * (2 / self._height) - 1
-        grid = torch.stack([x, y], 1)[None, None]
-        return F.grid_sample(fields, grid, padding_mode="border", align_corners=False)[0, :, 0]
-
-    def _coordinates(self, place: Tensor) -> tuple[Tensor, Tensor]:
-        row = torch.div(place, self._width, rounding_mode="floor")
-        return row, place - row * self._width
 
 
 def _colour_lines(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,7 +174,7 @@ def _texture(rgb: Tensor, small: Tensor, alpha: Tensor) -> Tensor:
     products = torch.stack([red * red, green * green, blue * blue, red * green, red * blue, green * blue])[
         None
     ]
-    certain = 1 - _uncertain(alpha, reach=1)
+    certain = 1 - uncertain(alpha, reach=1)
     overall = (products * certain).mean((2, 3), keepdim=True) / certain.mean().clamp(min=1e-6)
     # Far from all that is certain, a little of the whole photo's.
     return (_mean(products * certain, 6) + 0.004 * overall) / (_mean(certain, 6) + 0.02)
@@ -236,12 +196,12 @@ def _layers(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         colour, alpha = (F.avg_pool2d(part, 2, ceil_mode=True) for part in scales[-1])
         scales.append((colour, alpha))
     foreground = background = scales[-1][0]
-    for mixed, opacity in reversed(scales):
+    for cell, opacity in reversed(scales):
         size = opacity.shape[-2:]
         foreground = _mean(F.interpolate(foreground, size=size, mode="bilinear"), COLOUR_WINDOW)
         background = _mean(F.interpolate(background, size=size, mode="bilinear"), COLOUR_WINDOW)
         clear = 1 - opacity
-        error = mixed - opacity * foreground - clear * background
+        error = cell - opacity * foreground - clear * background
         parts = [opacity * opacity, opacity * clear, clear * clear, opacity * error, clear * error]
         means = _mean(torch.cat(parts, 1), COLOUR_WINDOW)
         aa, ab, bb = means[:, 0:1] + COLOUR_PULL, means[:, 1:2], means[:, 2:3] + COLOUR_PULL
@@ -250,20 +210,6 @@ def _layers(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         foreground = (foreground + (bb * ae - ab * be) / determinant).clamp(0, 1)
         background = (background + (aa * be - ab * ae) / determinant).clamp(0, 1)
     return foreground, background
-
-
-def _uncertain(alpha: Tensor, reach: int) -> Tensor:
-    """Mark, [1,1,h,w] of 0 and 1, where within `reach` pixels the mask is not certain of one and the same."""
-    side = 2 * reach + 1
-    highest = F.max_pool2d(alpha, side, 1, reach)
-    lowest = -F.max_pool2d(-alpha, side, 1, reach)
-    return ((highest > CERTAIN[0]) & (lowest < CERTAIN[1])).float()
-
-
-def _mixed(alpha: Tensor, rows: int, columns: int) -> Tensor:
-    """Mark the cells of a small grid that hold a pixel neither opaque nor clear, [1,1,rows,columns]."""
-    mixed = ((alpha > 0) & (alpha < 255)).to(torch.uint8)
-    return F.adaptive_max_pool2d(mixed[None, None].float(), (rows, columns))
 
 
 def _scaled(height: int, width: int, side: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from inference import edges
+from inference import band
 from inference.edges import clean_colours, refine_alpha
 from inference.matte import enlarge, to_levels
 
@@ -128,7 +128,7 @@ def test_strips_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE))
     mask = soft_mask(alpha, 75)
     whole = refine_alpha(photo, mask), clean_colours(photo, to_levels(alpha))
-    monkeypatch.setattr(edges, "STRIP_PIXELS", 900)
+    monkeypatch.setattr(band, "STRIP_PIXELS", 900)
     torch.testing.assert_close(refine_alpha(photo, mask), whole[0], atol=1e-5, rtol=0)
     assert torch.equal(clean_colours(photo, to_levels(alpha)), whole[1])
 

@@ -1,0 +1,61 @@
+"""The band: the pixels of a photo about which a mask is uncertain, reached from the small grid the mask is on."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Below and above these the mask is certain.
+CERTAIN = (0.03, 0.97)
+# A strip of the band is of so many of the photo's pixels at most, so that a photo of any size takes the same memory.
+STRIP_PIXELS = 1 << 20
+
+
+class Band:
+    """The pixels of a [H,W] picture that lie in the marked cells of a small grid, [1,1,h,w]."""
+
+    def __init__(self, cells: Tensor, height: int, width: int) -> None:
+        self._cells = cells[0, 0] > 0
+        self._rows, self._columns = self._cells.shape
+        self._height, self._width = height, width
+        self._row_of = torch.arange(height, device=cells.device) * self._rows // height
+        self._column_of = torch.arange(width, device=cells.device) * self._columns // width
+
+    def strips(self) -> Iterator[Tensor]:
+        """Yield the band's pixels as places in the flattened picture, int64 [N], some rows at a time."""
+        step = max(1, STRIP_PIXELS // self._width)
+        for top in range(0, self._height, step):
+            marked = self._cells[self._row_of[top : top + step]][:, self._column_of]
+            yield marked.flatten().nonzero()[:, 0] + top * self._width
+
+    def cell(self, place: Tensor) -> Tensor:
+        """Return each place's cell in the flattened grid."""
+        row, column = self._coordinates(place)
+        return self._row_of[row] * self._columns + self._column_of[column]
+
+    def at(self, fields: Tensor, place: Tensor) -> Tensor:
+        """Read small fields, float [1,C,h,w], bilinearly at the places: [C,N]."""
+        row, column = self._coordinates(place)
+        x = (column + 0.5) * (2 / self._width) - 1
+        y = (row + 0.5) * (2 / self._height) - 1
+        grid = torch.stack([x, y], 1)[None, None]
+        return F.grid_sample(fields, grid, padding_mode="border", align_corners=False)[0, :, 0]
+
+    def _coordinates(self, place: Tensor) -> tuple[Tensor, Tensor]:
+        row = torch.div(place, self._width, rounding_mode="floor")
+        return row, place - row * self._width
+
+
+def uncertain(alpha: Tensor, reach: int) -> Tensor:
+    """Mark, [1,1,h,w] of 0 and 1, where within `reach` pixels the mask is not certain of one and the same."""
+    side = 2 * reach + 1
+    highest = F.max_pool2d(alpha, side, 1, reach)
+    lowest = -F.max_pool2d(-alpha, side, 1, reach)
+    return ((highest > CERTAIN[0]) & (lowest < CERTAIN[1])).float()
+
+
+def mixed(alpha: Tensor, rows: int, columns: int) -> Tensor:
+    """Mark the cells of a small grid that hold a pixel neither opaque nor clear, [1,1,rows,columns]."""
+    between = ((alpha > 0) & (alpha < 255)).to(torch.uint8)
+    return F.adaptive_max_pool2d(between[None, None].float(), (rows, columns))
