@@ -75,6 +75,14 @@ def test_an_edge_out_of_focus_does_not_take_on_texture_and_noise(width: float) -
     assert error.max() < 0.1
 
 
+def test_a_mask_too_sure_of_a_soft_edge_is_softened() -> None:
+    alpha = ramp(40)
+    photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE))
+    mask = soft_mask(ramp(12))
+    before = (enlarge(mask, *alpha.shape) - alpha).abs().mean()
+    assert (refine_alpha(photo, mask) - alpha).abs().mean() < 0.8 * before
+
+
 def test_a_subject_of_its_backgrounds_colour_keeps_the_masks_edge() -> None:
     alpha = ramp(8)
     photo = mixture(alpha, torch.tensor(GREEN), torch.tensor(GREEN), noise=3)
@@ -104,6 +112,16 @@ def test_hair_keeps_a_colour_of_its_own() -> None:
     cleaned = clean_colours(photo, levels)[below][hair].float()
     assert (cleaned - torch.tensor(GREEN)).abs().mean() < 15
     assert (cleaned - torch.tensor(RED)).abs().mean() > 60
+
+
+def test_the_subjects_own_texture_is_kept_in_what_shows_through() -> None:
+    alpha = ramp(300)
+    texture = torch.rand(*alpha.shape, 1, generator=torch.Generator().manual_seed(3)) * 100 - 50
+    foreground = torch.tensor(RED) + texture
+    levels = to_levels(alpha)
+    cleaned = clean_colours(mixture(alpha, foreground, torch.tensor(BLUE)), levels)
+    nearly_opaque = (levels > 180) & (levels < 250)
+    assert (cleaned[nearly_opaque].float() - foreground.clamp(0, 255)[nearly_opaque]).abs().mean() < 8
 
 
 def test_opaque_pixels_keep_their_colours_bit_for_bit() -> None:

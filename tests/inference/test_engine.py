@@ -46,6 +46,17 @@ def test_only_industry_looks_twice(tier: Tier, looks: int) -> None:
     assert len(shown) == looks
 
 
+@pytest.mark.parametrize("tier", Tier)
+def test_without_a_subject_the_picture_is_empty_and_says_so(tier: Tier) -> None:
+    engine = fake_engine(FakeRunner(radius=-1))
+    try:
+        cutout = engine.remove(disc_bytes(), Options(tier=tier))
+    finally:
+        engine.close()
+    assert cutout.no_foreground
+    assert open_picture(cutout.data).getextrema() == ((0, 0),) * 4
+
+
 def test_standard_cleans_the_colours_that_basic_leaves(engine: Engine) -> None:
     basic, standard = (
         np.asarray(open_picture(engine.remove(disc_bytes(), Options(tier=tier)).data))
