@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks.quality import scenes
 from benchmarks.report import Table, publish
@@ -18,7 +19,7 @@ ROUNDS = 2
 
 def run() -> None:
     """Measure, print and save."""
-    runs: dict[Tier, list[dict[str, object]]] = {tier: [] for tier in Tier}
+    runs: dict[Tier, list[dict[str, Any]]] = {tier: [] for tier in Tier}
     with tempfile.TemporaryDirectory() as name:
         photo = Path(name) / "photo.jpg"
         photo.write_bytes(scenes.make("fur", MEGAPIXELS, 1).photo)
@@ -31,10 +32,10 @@ def run() -> None:
                 runs[tier].append(json.loads(done.stdout.splitlines()[-1]))
     rows, figures = [], {}
     for tier, of_tier in runs.items():
-        laps = [lap for one in of_tier for lap in one["stages"]]  # type: ignore[attr-defined]
+        laps = [lap for one in of_tier for lap in one["stages"]]
         stages = {stage: median(lap[stage] for lap in laps) for stage in laps[0]}
-        total = median(second for one in of_tier for second in one["seconds"])  # type: ignore[attr-defined]
-        peak = max(one["peak_mb"] for one in of_tier)  # type: ignore[type-var]
+        total = median(second for one in of_tier for second in one["seconds"])
+        peak = max(one["peak_mb"] for one in of_tier)
         figures[tier.value] = {"seconds": total, "peak_mb": peak, "stages": stages}
         rows.append(
             [

@@ -6,13 +6,16 @@ What its checks are for is seen by leaving them out: then whatever the network s
 from unittest import mock
 
 import numpy as np
+from torch import Tensor
 
 from benchmarks.quality import scenes
 from benchmarks.quality.measures import measure, overlap
+from benchmarks.quality.scenes import Scene
 from benchmarks.quality.whole import FOUND, Network
 from benchmarks.report import Table, publish
 from inference import photo, second_look
 from inference.matting import cut_out
+from inference.photo import Photo
 from inference.tiers import Recipe
 
 # Every third subject is small: that is what the second look is for.
@@ -37,15 +40,10 @@ def run() -> None:
         second = None if box is None else network.look(box.of(picture))
         if first is None or second is None:
             continue
-        looks = {id(picture): first}
-
-        def error(recipe: Recipe) -> float:
-            cut = cut_out(picture, recipe, lambda part: looks.get(id(part), second))  # noqa: B023
-            return measure(scene, cut.rgb, cut.alpha).mae  # noqa: B023
-
-        once, checked = error(Recipe.REFINED), error(Recipe.SECOND_LOOK)
+        seen = (scene, picture, first, second)
+        once, checked = _error(Recipe.REFINED, *seen), _error(Recipe.SECOND_LOOK, *seen)
         with mock.patch.object(second_look, "merge", lambda first, second, *_: second):
-            unchecked = error(Recipe.SECOND_LOOK)
+            unchecked = _error(Recipe.SECOND_LOOK, *seen)
         group = "found" if overlap(scene, first[0, 0].cpu().numpy()) >= FOUND else "not found"
         changes["checked"][group].append(checked / once - 1)
         changes["unchecked"][group].append(unchecked / once - 1)
@@ -71,6 +69,12 @@ def run() -> None:
     publish(
         "quality-second-look", [table], {"network": network.name, "changes": changes, "believed": believed}
     )
+
+
+def _error(recipe: Recipe, scene: Scene, picture: Photo, first: Tensor, second: Tensor) -> float:
+    """Return the MAE of a recipe whose first look sees `first`, and whose second `second`."""
+    cut = cut_out(picture, recipe, lambda part: first if part is picture else second)
+    return measure(scene, cut.rgb, cut.alpha).mae
 
 
 def _summary(values: list[float]) -> list[float]:
