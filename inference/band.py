@@ -47,12 +47,12 @@ class Band:
         return row, place - row * self._width
 
 
-def uncertain(alpha: Tensor, reach: int) -> Tensor:
+def uncertain(alpha: Tensor, reach: int, certain: tuple[float, float] = CERTAIN) -> Tensor:
     """Mark, [1,1,h,w] of 0 and 1, where within `reach` pixels the mask is not certain of one and the same."""
     side = 2 * reach + 1
     highest = F.max_pool2d(alpha, side, 1, reach)
     lowest = -F.max_pool2d(-alpha, side, 1, reach)
-    return ((highest > CERTAIN[0]) & (lowest < CERTAIN[1])).float()
+    return ((highest > certain[0]) & (lowest < certain[1])).float()
 
 
 def mixed(alpha: Tensor, rows: int, columns: int) -> Tensor:

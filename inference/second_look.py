@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inference.band import uncertain
 from inference.matte import FOREGROUND
 from inference.photo import Photo
 
@@ -82,11 +83,8 @@ def merge(first: Tensor, second: Tensor, box: Box, height: int, width: int) -> T
     common, either = torch.minimum(before, after).sum(), torch.maximum(before, after).sum()
     if common < AGREEMENT * either or _doubt(after) > _doubt(before):
         return None
-    side = 2 * REACH + 1
-    highest = F.max_pool2d(before, side, 1, REACH)
-    lowest = -F.max_pool2d(-before, side, 1, REACH)
-    settled = (highest < TOLERANCE) | (lowest > 1 - TOLERANCE)
-    overruled = (settled & ((before - after).abs() > TOLERANCE)).float()
+    settled = 1 - uncertain(before, REACH, (TOLERANCE, 1 - TOLERANCE))
+    overruled = settled * ((before - after).abs() > TOLERANCE)
     # Taken from the first mask gradually, so that no seam shows.
     weight = F.avg_pool2d(F.max_pool2d(overruled, 3, 1, 1), 3, 1, 1, count_include_pad=False)
     size = second.shape[-2:]

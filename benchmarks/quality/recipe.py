@@ -5,10 +5,11 @@ only estimate colours get it enlarged.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
+from unittest import mock
 
 import cv2
 import torch
@@ -89,9 +90,9 @@ def run() -> None:
     )
 
 
-def ideal_mask(scene: Scene, size: int = 1024) -> Tensor:
-    """Return the scene's true alpha as a mask, float32 [1,1,size,size], blurred by a pixel."""
-    small = cv2.resize(scene.alpha, (size, size), interpolation=cv2.INTER_AREA)
+def ideal_mask(scene: Scene) -> Tensor:
+    """Return the scene's true alpha as a mask, float32 [1,1,1024,1024], blurred by a pixel."""
+    small = cv2.resize(scene.alpha, (1024, 1024), interpolation=cv2.INTER_AREA)
     return torch.from_numpy(cv2.GaussianBlur(small, (0, 0), 1.0))[None, None]
 
 
@@ -127,26 +128,14 @@ def _guided(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
     return _cleaned(rgb, peers.guided_filter(rgb, _enlarged(rgb, mask)))
 
 
-def _but(method: Method, **settings: object) -> Method:
+def _but(method: Method, **settings: Any) -> Method:
     """Run a method with other constants of `edges`."""
 
     def changed(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
-        with _set(settings):
+        with mock.patch.multiple(edges, **settings):
             return method(rgb, mask)
 
     return changed
-
-
-@contextmanager
-def _set(settings: dict[str, object]) -> Iterator[None]:
-    before = {name: getattr(edges, name) for name in settings}
-    for name, value in settings.items():
-        setattr(edges, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(edges, name, value)
 
 
 # What is "tried" is not what a tier does: it says what each part of it is for.

@@ -13,7 +13,7 @@ from benchmarks.quality.measures import Error, mean, measure, overlap, saliency
 from benchmarks.quality.scenes import Bytes, Scene
 from benchmarks.report import Table, publish
 from inference import layout, photo
-from inference.engine import Engine, open_engine
+from inference.engine import open_engine
 from inference.matte import find_subject, to_pixels
 from inference.matting import cut_out
 from inference.photo import Photo
@@ -34,20 +34,18 @@ class Network:
     """The checkpoint that serves `basic` on this host, the same for all tiers: what differs is the recipe."""
 
     def __init__(self) -> None:
-        self._engine: Engine = open_engine(settings.load().models_folder, tiers=[Tier.BASIC])
-        self._serving = self._engine.serving[Tier.BASIC]
+        engine = open_engine(settings.load().models_folder, tiers=[Tier.BASIC])
+        self._serving = engine.serving[Tier.BASIC]
         self.name = self._serving.choice.checkpoint.name
 
     def look(self, picture: Photo) -> Tensor | None:
         checkpoint, runner = self._serving.choice.checkpoint, self._serving.runner
         return find_subject(runner.run(to_pixels(picture, checkpoint, runner.device)), checkpoint)
 
-    def tiers(
-        self, picture: Photo, first: Tensor, tiers: tuple[Tier, ...] = tuple(Tier)
-    ) -> dict[Tier, tuple[Bytes, Bytes]]:
-        """Cut a photo out in several tiers, with one first look for all."""
+    def tiers(self, picture: Photo, first: Tensor) -> dict[Tier, tuple[Bytes, Bytes]]:
+        """Cut a photo out in every tier, with one first look for all."""
         results = {}
-        for tier in tiers:
+        for tier in Tier:
             cut = cut_out(
                 picture, TIERS[tier].recipe, lambda part: first if part is picture else self.look(part)
             )
