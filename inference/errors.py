@@ -6,10 +6,14 @@
     │   └── PhotoTooLarge       … or larger than the limit
     ├── InvalidOptions          an option that cannot be met
     ├── Overloaded              the engine has as much waiting as it may
+    ├── DeadlineExceeded        the photo was not done in its time
+    ├── NetworkFailed           the network could not be run on this photo; others are not affected
     └── ModelUnavailable        no picture can be made on this host as it is
         ├── WeightsUnavailable  a checkpoint's file is missing, broken or could not be fetched
         ├── LicenceNotAccepted  a checkpoint's terms need the user's word first
         └── DeviceUnavailable   the wanted device or backend is not there
+            ├── OutOfMemory     … or its memory is too small
+            └── DeviceLost      … or it was there and has failed; only a new process may find it again
 
 Every message is one sentence or two for the user: what is wrong, and what to do. Codes of HTTP are
 the service's business.
@@ -44,6 +48,14 @@ class Overloaded(CutoutError):
         self.retry_after = retry_after
 
 
+class DeadlineExceeded(CutoutError):
+    """A photo was not done in the time it was given."""
+
+
+class NetworkFailed(CutoutError):
+    """The network could not be run on one photo, alone."""
+
+
 class ModelUnavailable(CutoutError):
     """No picture can be made on this host as it is."""
 
@@ -58,3 +70,11 @@ class LicenceNotAccepted(ModelUnavailable):
 
 class DeviceUnavailable(ModelUnavailable):
     """The device or backend that was asked for is not there."""
+
+
+class OutOfMemory(DeviceUnavailable):
+    """The device's memory does not hold what one photo needs."""
+
+
+class DeviceLost(DeviceUnavailable):
+    """The device failed, or has stopped answering; nothing more can be run on it by this process."""

@@ -1,0 +1,274 @@
+"""The batcher: what many callers want of one device, gathered into batches.
+
+One thread owns the device. It starts a batch as soon as the device has nothing to do, or, while one batch runs, when
+the next one is full: so a photo alone does not wait for company, and a busy device never waits for its batches.
+
+A batch that fails is tried again one by one, so that what is wrong with one photo fails that photo alone. One that does
+not fit into the device's memory is tried again by halves, and no larger one is started after it.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from inference.deadlines import Deadlines
+from inference.errors import CutoutError, DeadlineExceeded, DeviceLost, NetworkFailed, OutOfMemory, Overloaded
+from inference.fair_queue import FairQueue
+
+Kind = TypeVar("Kind", bound=Hashable)
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+# Starts a batch, all of one kind, and returns what waits for its answers, one for each item.
+Launch = Callable[[Kind, Sequence[Item]], Callable[[], Sequence[Answer]]]
+
+# The batch that runs, and one that is ready behind it.
+MOST_IN_FLIGHT = 2
+# A batch takes seconds, or on a slow processor minutes. What takes longer than this has stopped.
+STUCK_SECONDS = 600.0
+
+
+@dataclass(eq=False)
+class _Request(Generic[Kind, Item, Answer]):
+    kind: Kind
+    item: Item
+    caller: Hashable
+    most: int  # in a batch that it may be part of
+    arrived: float
+    future: Future[Answer] = field(default_factory=Future)
+
+
+class Batcher(Generic[Kind, Item, Answer]):
+    """Runs items through `launch` in batches of one kind. Safe to call from any number of threads.
+
+    At most `max_waiting` items wait; at most `max_batch` are in a batch, which waits up to `max_wait` seconds for
+    others to join while the device has nothing else to do.
+    """
+
+    def __init__(
+        self,
+        launch: Launch[Kind, Item, Answer],
+        deadlines: Deadlines,
+        *,
+        max_batch: int = 1,
+        max_wait: float = 0.0,
+        max_waiting: int = 64,
+        stuck_after: float = STUCK_SECONDS,
+    ) -> None:
+        self.busy_seconds = 0.0  # the device's own time, since the start
+        self._launch = launch
+        self._deadlines = deadlines
+        self._max_batch = max_batch
+        self._max_wait = max_wait
+        self._max_waiting = max_waiting
+        self._stuck_after = stuck_after
+        self._largest: dict[Kind, int] = {}  # batch that memory holds, where less than max_batch
+        self._changed = threading.Condition()
+        self._waiting: FairQueue[_Request[Kind, Item, Answer]] = FairQueue()
+        self._open: set[_Request[Kind, Item, Answer]] = set()
+        self._seconds_each = 0.0
+        self._counted = 0.0  # up to here, busy_seconds are
+        self._lost: DeviceLost | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> DeviceLost | None:
+        """Why the device can no longer be used, if so."""
+        return self._lost
+
+    @property
+    def seconds_each(self) -> float:
+        """What one item took of the device's time lately; 0 before the first."""
+        return self._seconds_each
+
+    def submit(
+        self, kind: Kind, item: Item, *, caller: Hashable = None, deadline: float = math.inf
+    ) -> Future[Answer]:
+        """Hand in one item; the future gives its answer, or raises what became of it.
+
+        Cancelling the future before its batch starts takes the item out. `deadline` is a time of `time.monotonic`:
+        the future is done by then, with DeadlineExceeded if need be.
+
+        Raises:
+            Overloaded: `max_waiting` items are waiting.
+            DeviceLost: the device has failed.
+
+        """
+        now = time.monotonic()
+        request = _Request[Kind, Item, Answer](kind, item, caller, self._max_batch, now)
+        with self._changed:
+            if self._lost is not None:
+                raise DeviceLost(str(self._lost))
+            if self._closed:
+                raise RuntimeError("the batcher is closed")
+            if len(self._waiting) >= self._max_waiting:
+                raise Overloaded(
+                    f"{len(self._waiting)} photos are waiting already. Try again in a moment.",
+                    retry_after=max(1.0, len(self._waiting) * self._seconds_each),
+                )
+            self._waiting.push(caller, request)
+            self._open.add(request)
+            self._changed.notify()
+        ring = None
+        if deadline < math.inf:
+            late = DeadlineExceeded("The photo was not done in its time. Try again in a moment.")
+            ring = self._deadlines.call_at(deadline, lambda: _fail(request.future, late))
+        request.future.add_done_callback(lambda _: self._forget(request, ring))
+        return request.future
+
+    def close(self) -> None:
+        """Finish what was handed in, and stop. A device that has stopped answering is not waited for."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(None if self._lost is None else 1.0)
+
+    def _forget(self, request: _Request[Kind, Item, Answer], ring: int | None) -> None:
+        if ring is not None:
+            self._deadlines.call_off(ring)
+        with self._changed:
+            self._open.discard(request)
+            self._waiting.discard(request.caller, request)
+
+    def _work(self) -> None:
+        try:
+            self._run_batches()
+        except BaseException as error:
+            # Whatever it is, nobody is left waiting for a thread that is gone.
+            self._lose(f"The device's thread ended by an error of its own ({error!r}). Restart Cutout.")
+            raise
+
+    def _run_batches(self) -> None:
+        running: deque[_Batch[Kind, Item, Answer]] = deque()
+        while True:
+            requests = self._next(len(running))
+            if requests is None or self._lost is not None:
+                return
+            if requests:
+                running.extend(self._start(requests))
+            else:
+                self._finish(running.popleft())
+
+    def _next(self, running: int) -> list[_Request[Kind, Item, Answer]] | None:
+        """Take the next batch; wait for one while nothing runs. [] if what runs comes first, None at the end."""
+        with self._changed:
+            while True:
+                first = next(iter(self._waiting), None)
+                if first is None and running:
+                    return []
+                if first is None and self._closed:
+                    return None
+                if first is None:
+                    self._changed.wait()
+                    continue
+                most = min(first.most, self._largest.get(first.kind, self._max_batch))
+                if sum(request.kind == first.kind for request in self._waiting) >= most:
+                    return self._take() if running < MOST_IN_FLIGHT else []
+                if running:
+                    return []
+                left = first.arrived + self._max_wait - time.monotonic()
+                if left <= 0 or self._closed:
+                    return self._take()
+                self._changed.wait(left)
+
+    def _take(self) -> list[_Request[Kind, Item, Answer]]:
+        def fits(taken: list[_Request[Kind, Item, Answer]], request: _Request[Kind, Item, Answer]) -> bool:
+            if not taken:
+                return True
+            if request.kind != taken[0].kind:
+                return False
+            largest = self._largest.get(request.kind, self._max_batch)
+            return len(taken) < min(largest, request.most, *(other.most for other in taken))
+
+        return self._waiting.take(fits)
+
+    def _start(self, requests: list[_Request[Kind, Item, Answer]]) -> list["_Batch[Kind, Item, Answer]"]:
+        """Start a batch: one in a list, or none if it failed right away."""
+        began = time.monotonic()
+        stuck = f"The device has not answered for {self._stuck_after:g} s. Check it with nvidia-smi and restart Cutout."
+        watch = self._deadlines.call_at(began + self._stuck_after, lambda: self._lose(stuck))
+        try:
+            wait = self._launch(requests[0].kind, [request.item for request in requests])
+        except Exception as error:  # noqa: BLE001 - whatever a network or a driver may raise
+            self._deadlines.call_off(watch)
+            self._busy(began)
+            self._failed(requests, error)
+            return []
+        return [_Batch(requests, wait, began, watch)]
+
+    def _finish(self, batch: "_Batch[Kind, Item, Answer]") -> None:
+        failure = None
+        try:
+            answers = batch.wait()
+        except Exception as error:  # noqa: BLE001 - as above
+            failure = error
+        self._deadlines.call_off(batch.watch)
+        each = self._busy(batch.began) / len(batch.requests)
+        if failure is not None:
+            self._failed(batch.requests, failure)
+            return
+        self._seconds_each = 0.8 * self._seconds_each + 0.2 * each if self._seconds_each else each
+        for request, answer in zip(batch.requests, answers, strict=True):
+            with suppress(InvalidStateError):  # cancelled, or too late
+                request.future.set_result(answer)
+
+    def _failed(self, requests: list[_Request[Kind, Item, Answer]], error: Exception) -> None:
+        """Have the requests of a failed batch tried again in smaller ones, or fail what was alone."""
+        if isinstance(error, DeviceLost):
+            self._lose(str(error))
+            return
+        if len(requests) == 1:
+            if not isinstance(error, CutoutError):
+                failed = NetworkFailed(f"The network could not be run on this photo ({error}). Send another.")
+                failed.__cause__ = error
+                error = failed
+            _fail(requests[0].future, error)
+            return
+        most = len(requests) // 2 if isinstance(error, OutOfMemory) else 1
+        with self._changed:
+            if isinstance(error, OutOfMemory):
+                self._largest[requests[0].kind] = most
+            for request in reversed(requests):
+                if not request.future.done():
+                    request.most = most
+                    self._waiting.put_back(request.caller, request)
+
+    def _lose(self, message: str) -> None:
+        """Give the device up, and fail all that waits for it."""
+        with self._changed:
+            self._lost = DeviceLost(message)
+            left = list(self._open)
+            self._changed.notify()
+        for request in left:
+            _fail(request.future, DeviceLost(message))
+
+    def _busy(self, began: float) -> float:
+        """Count the time since a batch began, as far as it is not counted yet."""
+        now = time.monotonic()
+        seconds = now - max(began, self._counted)
+        self._counted = now
+        self.busy_seconds += seconds
+        return seconds
+
+
+@dataclass
+class _Batch(Generic[Kind, Item, Answer]):
+    """A batch on the device; `watch` is the number of its deadline."""
+
+    requests: list[_Request[Kind, Item, Answer]]
+    wait: Callable[[], Sequence[Answer]]
+    began: float
+    watch: int
+
+
+def _fail(future: Future[Answer], error: Exception) -> None:
+    with suppress(InvalidStateError):  # cancelled, or done in the meantime
+        future.set_exception(error)
