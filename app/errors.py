@@ -47,6 +47,8 @@ ENGINE_ERRORS: dict[type[engine.CutoutError], tuple[int, str]] = {
     engine.InvalidPhoto: (400, "INVALID_IMAGE"),
     engine.InvalidOptions: (400, "INVALID_INPUT"),
     engine.Overloaded: (503, "OVERLOADED"),
+    engine.DeadlineExceeded: (504, "DEADLINE_EXCEEDED"),
+    engine.NetworkFailed: (500, "INTERNAL"),
     engine.ModelUnavailable: (503, "MODEL_UNAVAILABLE"),
 }
 

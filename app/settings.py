@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from inference.folder import ModelsFolder
+from inference.limits import Limits
 
 PREFIX = "CUTOUT_"
 
@@ -32,7 +33,21 @@ class Settings(BaseSettings):
         "auto", description="where networks run; `auto`: a CUDA GPU if there is one, else the CPU"
     )
     threads: int | None = Field(
-        None, ge=1, description="photos in work at once; default: one more than there are cores"
+        None,
+        ge=1,
+        description="photos in work at once; default: one more than there are cores, and on a GPU two batches more",
+    )
+    megapixels_in_work: float = Field(
+        200, gt=0, description="of all photos in work; each takes up to 35 MB of memory"
+    )
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="of the networks; `auto`: float16 on a GPU, float32 on a CPU"
+    )
+    batch_size: int | None = Field(
+        None, ge=1, le=64, description="photos in one run of a network; default: 8 on a GPU, 1 on a CPU"
+    )
+    batch_wait_ms: float = Field(
+        2, ge=0, le=1000, description="how long an idle device waits for more photos to join a batch"
     )
     strict_models: bool = Field(False, description="refuse to start where a tier is served by a substitute")
     models_dir: Path = Field(
@@ -51,6 +66,11 @@ class Settings(BaseSettings):
     max_megapixels: float = Field(50, gt=0, description="largest picture, in megapixels")
     max_waiting: int = Field(
         64, ge=1, description="photos that may wait for the engine before 503 `OVERLOADED`"
+    )
+    deadline_seconds: float = Field(
+        300,
+        gt=0,
+        description="longest that a photo may take, waiting included, before 504 `DEADLINE_EXCEEDED`",
     )
     log_format: Literal["console", "json"] = Field("console", description="how log lines are written")
 
@@ -81,8 +101,16 @@ class Settings(BaseSettings):
         return self.max_upload_mb * 1_000_000
 
     @property
-    def max_pixels(self) -> int:
-        return int(self.max_megapixels * 1_000_000)
+    def limits(self) -> Limits:
+        return Limits(
+            threads=self.threads,
+            waiting=self.max_waiting,
+            seconds=self.deadline_seconds,
+            pixels=int(self.max_megapixels * 1_000_000),
+            pixels_in_work=int(self.megapixels_in_work * 1_000_000),
+            batch=self.batch_size,
+            batch_wait=self.batch_wait_ms / 1000,
+        )
 
 
 def load(**overrides: object) -> Settings:

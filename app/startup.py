@@ -62,9 +62,8 @@ def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engi
         settings.models_folder,
         settings.device,
         tiers=tiers,
-        threads=settings.threads,
-        max_waiting=settings.max_waiting,
-        max_pixels=settings.max_pixels,
+        precision=settings.precision,
+        limits=settings.limits,
     )
     if settings.strict_models:
         try:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from PIL import Image
 
 from benchmarks import inputs
@@ -25,7 +26,8 @@ def run() -> None:
     """Measure, print and save."""
     rgb = inputs.pixels("astronaut", MEGAPIXELS)
     jpeg = inputs.jpeg("astronaut", MEGAPIXELS)
-    rgba = layout.transparent(rgb, disc(*rgb.shape[:2]))
+    alpha = disc(*rgb.shape[:2])
+    rgba = layout.transparent(torch.from_numpy(rgb), torch.from_numpy(alpha)).numpy()
     image = Image.fromarray(rgba)
 
     cases: list[tuple[str, Callable[[], bytes | None], Callable[[], bytes | None]]] = [

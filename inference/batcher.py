@@ -7,21 +7,22 @@ A batch that fails is tried again one by one, so that what is wrong with one pho
 not fit into the device's memory is tried again by halves, and no larger one is started after it.
 """
 
+import itertools
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from inference.deadlines import Deadlines
 from inference.errors import CutoutError, DeadlineExceeded, DeviceLost, NetworkFailed, OutOfMemory, Overloaded
 from inference.fair_queue import FairQueue
+from inference.futures import answer, fail
 
-Kind = TypeVar("Kind", bound=Hashable)
+Kind = TypeVar("Kind")
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -71,7 +72,8 @@ class Batcher(Generic[Kind, Item, Answer]):
         self._largest: dict[Kind, int] = {}  # batch that memory holds, where less than max_batch
         self._changed = threading.Condition()
         self._waiting: FairQueue[_Request[Kind, Item, Answer]] = FairQueue()
-        self._open: set[_Request[Kind, Item, Answer]] = set()
+        self._open: dict[int, _Request[Kind, Item, Answer]] = {}
+        self._numbers = itertools.count()
         self._seconds_each = 0.0
         self._counted = 0.0  # up to here, busy_seconds are
         self._lost: DeviceLost | None = None
@@ -114,14 +116,16 @@ class Batcher(Generic[Kind, Item, Answer]):
                     f"{len(self._waiting)} photos are waiting already. Try again in a moment.",
                     retry_after=max(1.0, len(self._waiting) * self._seconds_each),
                 )
+            number = next(self._numbers)
+            self._open[number] = request
             self._waiting.push(caller, request)
-            self._open.add(request)
             self._changed.notify()
         ring = None
         if deadline < math.inf:
             late = DeadlineExceeded("The photo was not done in its time. Try again in a moment.")
-            ring = self._deadlines.call_at(deadline, lambda: _fail(request.future, late))
-        request.future.add_done_callback(lambda _: self._forget(request, ring))
+            ring = self._deadlines.call_at(deadline, lambda: fail(request.future, late))
+        # The future does not hold the request, which holds it: pixels would stay until the next garbage collection.
+        request.future.add_done_callback(lambda _: self._forget(number, ring))
         return request.future
 
     def close(self) -> None:
@@ -131,11 +135,11 @@ class Batcher(Generic[Kind, Item, Answer]):
             self._changed.notify()
         self._thread.join(None if self._lost is None else 1.0)
 
-    def _forget(self, request: _Request[Kind, Item, Answer], ring: int | None) -> None:
+    def _forget(self, number: int, ring: int | None) -> None:
         if ring is not None:
             self._deadlines.call_off(ring)
         with self._changed:
-            self._open.discard(request)
+            request = self._open.pop(number)
             self._waiting.discard(request.caller, request)
 
     def _work(self) -> None:
@@ -207,7 +211,7 @@ class Batcher(Generic[Kind, Item, Answer]):
     def _finish(self, batch: "_Batch[Kind, Item, Answer]") -> None:
         failure = None
         try:
-            answers = batch.wait()
+            results = batch.wait()
         except Exception as error:  # noqa: BLE001 - as above
             failure = error
         self._deadlines.call_off(batch.watch)
@@ -216,9 +220,8 @@ class Batcher(Generic[Kind, Item, Answer]):
             self._failed(batch.requests, failure)
             return
         self._seconds_each = 0.8 * self._seconds_each + 0.2 * each if self._seconds_each else each
-        for request, answer in zip(batch.requests, answers, strict=True):
-            with suppress(InvalidStateError):  # cancelled, or too late
-                request.future.set_result(answer)
+        for request, result in zip(batch.requests, results, strict=True):
+            answer(request.future, result)
 
     def _failed(self, requests: list[_Request[Kind, Item, Answer]], error: Exception) -> None:
         """Have the requests of a failed batch tried again in smaller ones, or fail what was alone."""
@@ -230,7 +233,7 @@ class Batcher(Generic[Kind, Item, Answer]):
                 failed = NetworkFailed(f"The network could not be run on this photo ({error}). Send another.")
                 failed.__cause__ = error
                 error = failed
-            _fail(requests[0].future, error)
+            fail(requests[0].future, error)
             return
         most = len(requests) // 2 if isinstance(error, OutOfMemory) else 1
         with self._changed:
@@ -245,10 +248,10 @@ class Batcher(Generic[Kind, Item, Answer]):
         """Give the device up, and fail all that waits for it."""
         with self._changed:
             self._lost = DeviceLost(message)
-            left = list(self._open)
+            left = list(self._open.values())
             self._changed.notify()
         for request in left:
-            _fail(request.future, DeviceLost(message))
+            fail(request.future, DeviceLost(message))
 
     def _busy(self, began: float) -> float:
         """Count the time since a batch began, as far as it is not counted yet."""
@@ -267,8 +270,3 @@ class _Batch(Generic[Kind, Item, Answer]):
     wait: Callable[[], Sequence[Answer]]
     began: float
     watch: int
-
-
-def _fail(future: Future[Answer], error: Exception) -> None:
-    with suppress(InvalidStateError):  # cancelled, or done in the meantime
-        future.set_exception(error)

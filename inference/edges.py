@@ -63,8 +63,9 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
 
     fields = torch.cat([lines, crisper], 1)
     count, total, energy = torch.zeros(3, rows * columns, device=rgb.device)
+    places = list(band.strips())
     details = []
-    for place in band.strips():
+    for place in places:
         *line, constant, crisp = band.at(fields, place)
         start = (alpha.view(-1)[place] + crisp).clamp_(0, 1)
         alpha.view(-1)[place] = start
@@ -76,7 +77,7 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
     count = count.view(coarse.shape)
     offset = _mean(total.view(coarse.shape), 2) / _mean(count, 2).clamp(min=1e-6)
 
-    for place, detail in zip(band.strips(), details, strict=True):
+    for place, detail in zip(places, details, strict=True):
         detail -= band.at(offset, place)[0]
         energy.index_add_(0, band.cell(place), detail.square())
     energy = _mean(energy.view(coarse.shape), 4) / _mean(count, 4).clamp(min=1e-6)
@@ -86,7 +87,7 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
     offset = offset.sign() * (offset.abs() - TOLERANCE * (1 - gain)).clamp(min=0)
 
     fields = torch.cat([offset, gain, trust], 1)
-    for place, detail in zip(band.strips(), details, strict=True):
+    for place, detail in zip(places, details, strict=True):
         shift, share, weight = band.at(fields, place)
         alpha.view(-1)[place] = (alpha.view(-1)[place] + (shift + detail * share) * weight).clamp_(0, 1)
     return alpha

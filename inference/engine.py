@@ -1,28 +1,37 @@
 """The engine: photos in, cut-outs out, with decoding, the network and encoding all at work at once.
 
-Each photo is carried by one thread of a small pool through every stage; only the network's turn is
-taken one photo at a time, on the device's own thread. So while one photo is in the network the next
-is decoded and the last is encoded.
+Each photo is carried by one thread of a pool through every stage; only the network's turn is taken together with other
+photos', in the batcher. So while some photos are in the network, the next are decoded and the last are encoded; on a
+GPU, uploads, edges and downloads go on beside the network in streams of their own.
 """
 
-import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from math import inf
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from inference import encode, layout, matte, photo
+from inference.batcher import Batcher
+from inference.budget import PixelBudget
+from inference.cuda import Streams, download, errors_translated, timed, upload, used_here, wait_for
+from inference.deadlines import Deadlines
 from inference.encode import Format
-from inference.errors import CutoutError, Overloaded
+from inference.errors import CutoutError, DeadlineExceeded, DeviceLost, Overloaded
+from inference.fair_queue import FairQueue
 from inference.folder import ModelsFolder
+from inference.futures import answer, fail
+from inference.limits import DEFAULT_LIMITS, Limits
 from inference.matting import Matte, cut_out
 from inference.memory import give_back_freed
 from inference.options import DEFAULT_OPTIONS, Options
-from inference.runners import Device, Runner, open_runner, pick_device
+from inference.runners import Device, Precision, Runner, open_runner, pick_device
 from inference.tiers import Choice, Tier, choose
 
 Key = TypeVar("Key")
@@ -61,31 +70,52 @@ class Serving:
     runner: Runner
 
 
-class Engine:
-    """Removes backgrounds. Safe to call from any number of threads.
+@dataclass(eq=False)
+class _Request:
+    """A photo on its way; `read` gives its bytes, `deadline` is a time of `time.monotonic`.
 
-    At most `max_waiting` photos are held by `submit`; `remove_many` holds one per thread more.
+    Its future is kept apart: an error's traceback holds what was worked on, and the future holds the error.
     """
 
-    def __init__(
-        self,
-        serving: Mapping[Tier, Serving],
-        *,
-        threads: int | None = None,
-        max_waiting: int = 64,
-        max_pixels: int = photo.DEFAULT_MAX_PIXELS,
-    ) -> None:
+    read: Callable[[], bytes]
+    options: Options
+    caller: Hashable
+    deadline: float = inf
+
+
+class Engine:
+    """Removes backgrounds. Safe to call from any number of threads. All its runners are on one device."""
+
+    def __init__(self, serving: Mapping[Tier, Serving], limits: Limits = DEFAULT_LIMITS) -> None:
         self.serving = dict(serving)
-        self.network_seconds = 0.0  # the device's own time since the start
-        self._max_pixels = max_pixels
-        self._max_waiting = max_waiting
-        self._waiting = 0
+        self.device = next(iter(self.serving.values())).runner.device
+        self._limits = limits
+        self._threads = limits.threads_on(self.device.type)
+        self._held = 0
         self._lock = threading.Lock()
         self._tidied = time.monotonic()
-        # One photo in the network, and on each core one being decoded or encoded.
-        self._threads = threads or 1 + (os.cpu_count() or 1)
+        self._queue: FairQueue[tuple[_Request, Future[Cutout]]] = FairQueue()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="photo")
-        self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._budget = PixelBudget(limits.pixels_in_work)
+        self._streams = Streams(self.device)
+        self._deadlines = Deadlines()
+        self._batcher: Batcher[Runner, Tensor, tuple[Tensor, float]] = Batcher(
+            self._launch,
+            self._deadlines,
+            max_batch=limits.batch_on(self.device.type),
+            max_wait=limits.batch_wait,
+            max_waiting=self._threads,
+        )
+
+    @property
+    def network_seconds(self) -> float:
+        """How long the device was at work on networks, since the start."""
+        return self._batcher.busy_seconds
+
+    @property
+    def lost(self) -> DeviceLost | None:
+        """Why no more photos can be taken, if the device has failed."""
+        return self._batcher.lost
 
     def remove(self, data: bytes, options: Options = DEFAULT_OPTIONS) -> Cutout:
         """Remove the background of one photo, and wait for it.
@@ -97,21 +127,39 @@ class Engine:
         """
         return self.submit(data, options).result()
 
-    def submit(self, data: bytes, options: Options) -> Future[Cutout]:
+    def submit(self, data: bytes, options: Options, *, caller: Hashable = None) -> Future[Cutout]:
         """Start on one photo; the future gives the cut-out, or raises what `remove` would.
+
+        Callers, whatever names them, take turns. A future that is cancelled in time costs nothing.
 
         Raises:
             Overloaded: too many photos are waiting.
+            DeviceLost: the device has failed.
 
         """
+        if self.lost is not None:
+            raise DeviceLost(str(self.lost))
         with self._lock:
-            if self._waiting >= self._max_waiting:
+            if self._held >= self._limits.waiting:
                 raise Overloaded(
-                    f"{self._waiting} photos are waiting already. Try again in a moment.", retry_after=5
+                    f"{self._held} photos are waiting already. Try again in a moment.",
+                    retry_after=max(1.0, self._held * self._batcher.seconds_each),
                 )
-            self._waiting += 1
-        future = self._pool.submit(self._remove, data, options)
-        future.add_done_callback(self._leave)
+            self._held += 1
+        deadline = time.monotonic() + self._limits.seconds
+        future: Future[Cutout] = Future()
+        late = DeadlineExceeded(
+            f"The photo was not done in {self._limits.seconds:g} s (CUTOUT_DEADLINE_SECONDS). Try again in a moment."
+        )
+        ring = self._deadlines.call_at(deadline, lambda: fail(future, late))
+
+        def leave(_: Future[Cutout]) -> None:
+            self._deadlines.call_off(ring)
+            with self._lock:
+                self._held -= 1
+
+        future.add_done_callback(leave)
+        self._enter(_Request(lambda: data, options, caller, deadline), future)
         return future
 
     def remove_many(
@@ -122,12 +170,14 @@ class Engine:
         Each photo comes as a key of the caller's and a function that reads its bytes; the function
         runs in a worker, so that reading overlaps too. What is wrong with one photo is yielded with
         its key and does not stop the others. The iterable is read only as far ahead as there are
-        threads, so it may be endless.
+        threads, so it may be endless. Photos have no deadline here.
         """
         running: dict[Future[Cutout], Key] = {}
+        caller = object()
         try:
             for key, read in photos:
-                future = self._pool.submit(lambda read=read: self._remove(read(), options))  # type: ignore[misc]
+                future: Future[Cutout] = Future()
+                self._enter(_Request(read, options, caller), future)
                 running[future] = key
                 if len(running) > self._threads:
                     yield from _finished(running)
@@ -138,31 +188,67 @@ class Engine:
                 future.cancel()
 
     def warm_up(self) -> None:
-        """Run every network once, so that the first photo does not pay for what is done at first use."""
-        by_checkpoint = {serving.choice.checkpoint.name: serving for serving in self.serving.values()}
-        for serving in by_checkpoint.values():
-            size = serving.choice.checkpoint.input_size
-            pixels = torch.zeros(1, 3, size, size, device=serving.runner.device)
-            self._device.submit(serving.runner.run, pixels).result()
+        """Make every network ready, so that the first photo does not pay for what is done at first use.
+
+        Raises:
+            OutOfMemory: the device does not hold what one photo needs.
+
+        """
+        sizes = {serving.runner: serving.choice.checkpoint.input_size for serving in self.serving.values()}
+        for runner, size in sizes.items():
+            runner.warm_up(size)
 
     def close(self) -> None:
         """Finish what is running and stop the threads."""
         self._pool.shutdown(cancel_futures=True)
-        self._device.shutdown()
+        for _, future in self._queue:
+            future.cancel()
+        self._batcher.close()
+        self._deadlines.close()
 
-    def _leave(self, _: Future[Cutout]) -> None:
+    def _enter(self, request: _Request, future: Future[Cutout]) -> None:
         with self._lock:
-            self._waiting -= 1
+            self._queue.push(request.caller, (request, future))
+        self._pool.submit(self._carry_next)
 
-    def _remove(self, data: bytes, options: Options) -> Cutout:
-        serving = self.serving[options.tier]
+    def _carry_next(self) -> None:
+        """Carry the photo whose turn it is."""
+        with self._lock:
+            ((request, future),) = self._queue.take(lambda taken, _: not taken)
+        if future.done():  # cancelled, or too late
+            return
+        try:
+            answer(future, self._remove(request))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the caller's
+            fail(future, error)
+        del future  # the error's traceback ends in this frame
+
+    def _remove(self, request: _Request) -> Cutout:
+        options, serving = request.options, self.serving[request.options.tier]
         clock = _Stopwatch()
-        picture = photo.decode(data, self._max_pixels)
-        clock.lap("decode")
-        cut = cut_out(picture, serving.choice.recipe, lambda part: self._look(part, serving, clock))
-        clock.lap("edges")
-        encoded = encode.encode(_compose(cut, options), options.format, options.quality)
-        clock.lap("encode")
+        with ExitStack() as held:
+
+            def hold(pixels: int) -> None:
+                clock.lap("decode")
+                held.enter_context(self._budget.hold(pixels, request.deadline))
+                clock.lap("wait")
+
+            picture = photo.decode(request.read(), self._limits.pixels, hold)
+            with errors_translated(), self._streams.photo():
+                rgb = upload(picture.rgb, self.device)
+                own_alpha = None if picture.alpha is None else upload(picture.alpha, self.device)
+                clock.lap("decode")
+                cut = cut_out(
+                    rgb,
+                    own_alpha,
+                    serving.choice.recipe,
+                    lambda part: self._look(part, serving, request, clock),
+                    colours=not options.mask_only,
+                )
+                finished = download(_compose(cut, options))
+            clock.lap("edges")
+            encoded = encode.encode(finished, options.format, options.quality)
+            clock.lap("encode")
         self._tidy()
         return Cutout(
             data=encoded,
@@ -178,16 +264,31 @@ class Engine:
             seconds=clock.seconds,
         )
 
-    def _look(self, picture: photo.Photo, serving: Serving, clock: "_Stopwatch") -> torch.Tensor | None:
+    def _look(self, rgb: Tensor, serving: Serving, request: _Request, clock: "_Stopwatch") -> Tensor | None:
         """Show a photo, or a part of one, to the network."""
-        checkpoint, runner = serving.choice.checkpoint, serving.runner
+        checkpoint = serving.choice.checkpoint
         clock.lap("edges")
-        pixels = matte.to_pixels(picture, checkpoint, runner.device)
+        pixels = matte.to_pixels(rgb, checkpoint)
+        wait_for(self.device)
         clock.lap("decode")
-        mask, network = self._device.submit(self._run, runner, pixels).result()
+        future = self._batcher.submit(
+            serving.runner, pixels, caller=request.caller, deadline=request.deadline
+        )
+        mask, network = future.result()
         clock.lap("wait")
         clock.move("wait", "network", network)
-        return matte.find_subject(mask, checkpoint)
+        return matte.find_subject(used_here(mask), checkpoint)
+
+    def _launch(self, runner: Runner, pixels: Sequence[Tensor]) -> Callable[[], list[tuple[Tensor, float]]]:
+        with errors_translated(), self._streams.network():
+            run = timed(self.device, lambda: runner.run(torch.cat(list(pixels))))
+
+        def finish() -> list[tuple[Tensor, float]]:
+            with errors_translated():
+                masks, seconds = run()
+            return [(mask, seconds) for mask in masks.split(1)]
+
+        return finish
 
     def _tidy(self) -> None:
         with self._lock:
@@ -196,24 +297,14 @@ class Engine:
             self._tidied = time.monotonic()
         give_back_freed()
 
-    def _run(self, runner: Runner, pixels: torch.Tensor) -> tuple[torch.Tensor, float]:
-        start = time.perf_counter()
-        mask = runner.run(pixels)
-        if runner.device.type == "cuda":
-            torch.cuda.synchronize(runner.device)
-        seconds = time.perf_counter() - start
-        self.network_seconds += seconds
-        return mask, seconds
-
 
 def open_engine(
     folder: ModelsFolder,
     device: Device = "auto",
     *,
     tiers: Iterable[Tier] = tuple(Tier),
-    threads: int | None = None,
-    max_waiting: int = 64,
-    max_pixels: int = photo.DEFAULT_MAX_PIXELS,
+    precision: Precision = "auto",
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Engine:
     """Load what each of `tiers` is served by on this host; tiers that share a checkpoint share its runner.
 
@@ -224,14 +315,14 @@ def open_engine(
     target = pick_device(device)
     choices = [choose(tier, folder) for tier in tiers]
     runners = {
-        checkpoint.name: open_runner(checkpoint, folder, target)
+        checkpoint.name: open_runner(checkpoint, folder, target, precision, limits.batch_on(target))
         for checkpoint in {choice.checkpoint.name: choice.checkpoint for choice in choices}.values()
     }
     serving = {choice.tier: Serving(choice, runners[choice.checkpoint.name]) for choice in choices}
-    return Engine(serving, threads=threads, max_waiting=max_waiting, max_pixels=max_pixels)
+    return Engine(serving, limits)
 
 
-def _compose(cut: Matte, options: Options) -> photo.Pixels:
+def _compose(cut: Matte, options: Options) -> Tensor:
     if options.mask_only:
         return cut.alpha
     background = options.background

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 
-def export_onnx(network: nn.Module, file: Path, input_size: int) -> None:
-    """Write `network` (pixels [1,3,S,S] → logits [1,1,S,S], S = `input_size`) to `file`, atomically.
+def export_onnx(network: nn.Module, file: Path, input_size: int, batch: int = 1) -> None:
+    """Write `network` (pixels [B,3,S,S] → logits [B,1,S,S], B = `batch`, S = `input_size`) to `file`, atomically.
 
     The batch is fixed: a free one takes three times as long to trace for BiRefNet, and saves nothing on a
     CPU. The exporter's own optimiser is left out: ONNX Runtime does the same in seconds when it opens the
     file, where that one takes a minute.
     """
-    pixels = torch.zeros(1, 3, input_size, input_size)
+    pixels = torch.zeros(batch, 3, input_size, input_size)
     # The exporter says at length which optional operators are missing and what it merges.
     for library in ("torch.onnx", "onnx_ir", "onnxscript"):
         logging.getLogger(library).setLevel(logging.ERROR)

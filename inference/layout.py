@@ -1,10 +1,10 @@
 """How the cut-out is laid out: transparent, or on a background colour."""
 
-import numpy as np
+import torch
 from PIL import ImageColor
+from torch import Tensor
 
 from inference.errors import InvalidOptions
-from inference.photo import Pixels
 
 Colour = tuple[int, int, int]
 
@@ -27,26 +27,26 @@ def parse_colour(text: str) -> Colour:
     raise InvalidOptions(f"{text!r} is no colour. Write a name such as white, or hex such as #ffffff.")
 
 
-def on_background(rgb: Pixels, alpha: Pixels, colour: Colour) -> Pixels:
+def on_background(rgb: Tensor, alpha: Tensor, colour: Colour) -> Tensor:
     """Lay `rgb`, uint8 [H,W,3], under `alpha`, uint8 [H,W], on a plain colour: uint8 [H,W,3]."""
-    out = np.empty_like(rgb)
-    behind = np.array(colour, np.uint16)
-    for top in range(0, len(rgb), STRIP_ROWS):
+    height, width = alpha.shape
+    out = torch.empty_like(rgb)
+    # Rows of numbers, colour by colour: what has three to a row, torch's CPU kernels do one by one.
+    behind = torch.tensor(colour, dtype=torch.float32, device=rgb.device).repeat(width)
+    for top in range(0, height, STRIP_ROWS):
         strip = slice(top, top + STRIP_ROWS)
-        weight = alpha[strip, :, None].astype(np.uint16)
-        # Never past 255 × 255 + 127, so 16 bits hold it; + 127 rounds.
-        out[strip] = (rgb[strip] * weight + behind * (255 - weight) + 127) // 255
+        weight = alpha[strip, :, None].expand(-1, -1, 3).flatten(1) / 255
+        mixed = behind.lerp(rgb[strip].flatten(1).float(), weight).round_()
+        out[strip] = mixed.unflatten(1, (width, 3))
     return out
 
 
-def transparent(rgb: Pixels, alpha: Pixels) -> Pixels:
+def transparent(rgb: Tensor, alpha: Tensor) -> Tensor:
     """Join uint8 [H,W,3] and [H,W] to RGBA, uint8 [H,W,4], straight alpha.
 
     What is fully transparent is blackened, so that the file does not carry the removed background along.
     The colours of every pixel that shows come back unchanged, bit for bit.
     """
-    rgba = np.empty((*alpha.shape, 4), np.uint8)
-    rgba[..., :3] = rgb
-    rgba[..., 3] = alpha
-    rgba.view(np.uint32)[..., 0][alpha == 0] = 0  # a pixel's four bytes at once
+    rgba = torch.cat([rgb, alpha[..., None]], 2)
+    rgba.view(torch.int32)[..., 0].masked_fill_(alpha == 0, 0)  # a pixel's four bytes at once
     return rgba

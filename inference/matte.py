@@ -1,10 +1,12 @@
 """The photo as the network wants it, and the network's mask as an alpha of the photo's size."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inference.photo import Photo
+from inference.errors import NetworkFailed
 from inference.resize import resize_antialiased, resize_bilinear
 from models.catalog import Checkpoint
 
@@ -14,17 +16,16 @@ from models.catalog import Checkpoint
 FOREGROUND = 0.5
 
 
-def to_pixels(photo: Photo, checkpoint: Checkpoint, device: torch.device) -> Tensor:
-    """Bring a photo to the network's input, float32 [1,3,S,S] on `device`.
+def to_pixels(rgb: Tensor, checkpoint: Checkpoint) -> Tensor:
+    """Bring a photo, uint8 [H,W,3], to the network's input, float32 [1,3,S,S], on the photo's device.
 
     Bilinear with or without antialias, /255, less mean, over std, as each network's authors publish it.
     """
     size = checkpoint.input_size
-    rgb = torch.from_numpy(photo.rgb).to(device)
     resize = resize_antialiased if checkpoint.antialias else resize_bilinear
     pixels = resize(rgb, size, size).permute(2, 0, 1)[None].contiguous()
-    mean = torch.tensor(checkpoint.mean, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(checkpoint.std, device=device).view(1, 3, 1, 1)
+    mean = torch.tensor(checkpoint.mean, device=rgb.device).view(1, 3, 1, 1)
+    std = torch.tensor(checkpoint.std, device=rgb.device).view(1, 3, 1, 1)
     return pixels.div_(255).sub_(mean).div_(std)
 
 
@@ -33,8 +34,16 @@ def find_subject(mask: Tensor, checkpoint: Checkpoint) -> Tensor | None:
 
     Where the checkpoint asks for it, the mask is stretched from its own minimum … maximum to 0…1, as published. A
     mask without a background is not: that would make a picture of noise.
+
+    Raises:
+        NetworkFailed: the mask holds no numbers.
+
     """
-    lowest, highest = (float(value) for value in mask.aminmax())
+    lowest, highest = torch.stack(mask.aminmax()).tolist()
+    if not math.isfinite(highest):
+        raise NetworkFailed(
+            f"{checkpoint.name} gave no numbers for this photo; if others fail too, set CUTOUT_PRECISION=float32."
+        )
     if highest < FOREGROUND:
         return None
     mask = mask.float()

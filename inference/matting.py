@@ -3,17 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from inference import edges, second_look
 from inference.matte import enlarge, to_levels
-from inference.photo import Photo, Pixels
 from inference.tiers import Recipe
 
-# Shows a photo to the network: its mask as `find_subject` gives it, float [1,1,S,S], or None.
-Look = Callable[[Photo], Tensor | None]
+# Shows a photo, or a part of one, to the network: uint8 [H,W,3] → its mask as `find_subject` gives it, or None.
+Look = Callable[[Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -23,36 +20,43 @@ class Matte:
     `no_foreground` says that the network found no subject; `alpha` is 0 everywhere then.
     """
 
-    rgb: Pixels
-    alpha: Pixels
+    rgb: Tensor
+    alpha: Tensor
     no_foreground: bool
 
 
-def cut_out(photo: Photo, recipe: Recipe, look: Look) -> Matte:
-    """Cut the subject out of a photo. What the photo has of its own transparency is kept."""
-    mask = look(photo)
+def cut_out(
+    rgb: Tensor, own_alpha: Tensor | None, recipe: Recipe, look: Look, *, colours: bool = True
+) -> Matte:
+    """Cut the subject out of a photo, uint8 [H,W,3], on the photo's device.
+
+    What the photo has of its own transparency, uint8 [H,W], is kept. Without `colours` only the alpha counts, and the
+    photo's colours are left as they are.
+    """
+    height, width = rgb.shape[:2]
+    mask = look(rgb)
     if mask is None:
-        return Matte(photo.rgb, np.zeros((photo.height, photo.width), np.uint8), no_foreground=True)
-    rgb = torch.from_numpy(photo.rgb).to(mask.device)
-    alpha = edges.refine_alpha(rgb, mask) if recipe.refines else enlarge(mask, photo.height, photo.width)
+        return Matte(rgb, rgb.new_zeros(height, width), no_foreground=True)
+    alpha = edges.refine_alpha(rgb, mask) if recipe.refines else enlarge(mask, height, width)
     if recipe.looks_twice:
-        _look_again(photo, rgb, mask, alpha, look)
+        _look_again(rgb, mask, alpha, look)
     levels = to_levels(alpha)
-    colours = edges.clean_colours(rgb, levels) if recipe.cleans else rgb
-    if photo.alpha is not None:
-        own = torch.from_numpy(photo.alpha).to(levels.device)
-        levels = to_levels(levels.float() * own / 255**2)
-    return Matte(colours.cpu().numpy(), levels.cpu().numpy(), no_foreground=False)
+    cleaned = edges.clean_colours(rgb, levels) if recipe.cleans and colours else rgb
+    if own_alpha is not None:
+        levels = to_levels(levels.float() * own_alpha / 255**2)
+    return Matte(cleaned, levels, no_foreground=False)
 
 
-def _look_again(photo: Photo, rgb: Tensor, mask: Tensor, alpha: Tensor, look: Look) -> None:
+def _look_again(rgb: Tensor, mask: Tensor, alpha: Tensor, look: Look) -> None:
     """Put the second look's alpha in place of the first one's, where it can be believed."""
-    box = second_look.box_around(mask, photo.height, photo.width)
+    height, width = rgb.shape[:2]
+    box = second_look.box_around(mask, height, width)
     if box is None:
         return
-    second = look(box.of(photo))
+    part = box.of(rgb)
+    second = look(part)
     if second is None:
         return
-    merged = second_look.merge(mask, second, box, photo.height, photo.width)
+    merged = second_look.merge(mask, second, box, height, width)
     if merged is not None:
-        alpha[box.rows, box.columns] = edges.refine_alpha(rgb[box.rows, box.columns].contiguous(), merged)
+        alpha[box.rows, box.columns] = edges.refine_alpha(part, merged)

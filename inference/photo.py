@@ -76,10 +76,13 @@ class Photo:
         return int(self.rgb.shape[1])
 
 
-def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
+def decode(
+    data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, before: Callable[[int], object] = lambda pixels: None
+) -> Photo:
     """Decode a picture file; nothing is allocated for its pixels before its size is known to be allowed.
 
-    Reads JPEG (CMYK too), PNG, WebP, AVIF, HEIC, TIFF, BMP and GIF, of 1 to 16 bits a channel.
+    Reads JPEG (CMYK too), PNG, WebP, AVIF, HEIC, TIFF, BMP and GIF, of 1 to 16 bits a channel. `before` is called
+    with the number of pixels ahead of decoding them; what it raises is passed on.
 
     Raises:
         UnsupportedFormat: the bytes are no picture of a known format.
@@ -110,6 +113,7 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
         raise InvalidPhoto(_damaged(error)) from error
     with image:
         _check_size(image, data, max_pixels)
+        before(image.width * image.height)
         try:
             photo = _to_photo(image, data)
         except (MemoryError, UnsupportedFormat):

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from inference.band import uncertain
 from inference.matte import FOREGROUND
-from inference.photo import Photo
 
 # Around the subject, as a share of its own longer side: enough that the network sees what it stands out from.
 MARGIN = 0.15
@@ -45,9 +44,9 @@ class Box:
     def columns(self) -> slice:
         return slice(self.left, self.right)
 
-    def of(self, photo: Photo) -> Photo:
-        """Cut this part out of a photo."""
-        return Photo(photo.rgb[self.rows, self.columns].copy())
+    def of(self, rgb: Tensor) -> Tensor:
+        """Cut this part out of a photo, [H,W,3]."""
+        return rgb[self.rows, self.columns].contiguous()
 
 
 def box_around(mask: Tensor, height: int, width: int) -> Box | None:

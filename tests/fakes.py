@@ -11,12 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from inference.engine import Engine, Serving
-from inference.photo import DEFAULT_MAX_PIXELS, Photo
+from inference.limits import Limits
+from inference.photo import Photo
 from inference.tiers import Choice, Tier
 from models.catalog import find
 
 BLUE = (60, 80, 170)
 CHECKPOINT = find("isnet-general")
+SMALL = Limits(threads=3)
 
 
 class FakeRunner:
@@ -34,6 +36,9 @@ class FakeRunner:
         size = pixels.shape[-1]
         return disc_mask(size, self.radius).expand(len(pixels), 1, size, size).clone()
 
+    def warm_up(self, input_size: int) -> None:
+        self.run(torch.zeros(1, 3, input_size, input_size))
+
 
 @cache
 def disc_mask(size: int, radius: float) -> Tensor:
@@ -43,17 +48,11 @@ def disc_mask(size: int, radius: float) -> Tensor:
     return torch.sigmoid((radius - distance) * 200)
 
 
-def fake_engine(
-    runner: FakeRunner | None = None,
-    *,
-    threads: int = 3,
-    max_waiting: int = 64,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-) -> Engine:
+def fake_engine(runner: FakeRunner | None = None, limits: Limits = SMALL) -> Engine:
     """Build a real engine on a fake runner, all tiers served by it."""
     runner = runner or FakeRunner()
     serving = {tier: Serving(Choice(tier, CHECKPOINT, ()), runner) for tier in Tier}
-    return Engine(serving, threads=threads, max_waiting=max_waiting, max_pixels=max_pixels)
+    return Engine(serving, limits)
 
 
 def photo_bytes(width: int = 40, height: int = 30, file_format: str = "PNG", seed: int = 0) -> bytes:

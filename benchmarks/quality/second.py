@@ -6,6 +6,7 @@ What its checks are for is seen by leaving them out: then whatever the network s
 from unittest import mock
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from benchmarks.quality import scenes
@@ -15,7 +16,6 @@ from benchmarks.quality.whole import FOUND, Network
 from benchmarks.report import Table, publish
 from inference import photo, second_look
 from inference.matting import cut_out
-from inference.photo import Photo
 from inference.tiers import Recipe
 
 # Every third subject is small: that is what the second look is for.
@@ -34,13 +34,13 @@ def run() -> None:
     believed = 0
     for number in range(SCENES):
         scene = scenes.make(KINDS[number % len(KINDS)], MEGAPIXELS, SEED + number)
-        picture = photo.decode(scene.photo)
-        first = network.look(picture)
-        box = None if first is None else second_look.box_around(first, picture.height, picture.width)
-        second = None if box is None else network.look(box.of(picture))
+        rgb = torch.from_numpy(photo.decode(scene.photo).rgb)
+        first = network.look(rgb)
+        box = None if first is None else second_look.box_around(first, *rgb.shape[:2])
+        second = None if box is None else network.look(box.of(rgb))
         if first is None or second is None:
             continue
-        seen = (scene, picture, first, second)
+        seen = (scene, rgb, first, second)
         once, checked = _error(Recipe.REFINED, *seen), _error(Recipe.SECOND_LOOK, *seen)
         with mock.patch.object(second_look, "merge", lambda first, second, *_: second):
             unchecked = _error(Recipe.SECOND_LOOK, *seen)
@@ -71,10 +71,10 @@ def run() -> None:
     )
 
 
-def _error(recipe: Recipe, scene: Scene, picture: Photo, first: Tensor, second: Tensor) -> float:
+def _error(recipe: Recipe, scene: Scene, rgb: Tensor, first: Tensor, second: Tensor) -> float:
     """Return the MAE of a recipe whose first look sees `first`, and whose second `second`."""
-    cut = cut_out(picture, recipe, lambda part: first if part is picture else second)
-    return measure(scene, cut.rgb, cut.alpha).mae
+    cut = cut_out(rgb, None, recipe, lambda part: first if part is rgb else second)
+    return measure(scene, cut.rgb.numpy(), cut.alpha.numpy()).mae
 
 
 def _summary(values: list[float]) -> list[float]:

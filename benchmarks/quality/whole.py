@@ -16,7 +16,6 @@ from inference import layout, photo
 from inference.engine import open_engine
 from inference.matte import find_subject, to_pixels
 from inference.matting import cut_out
-from inference.photo import Photo
 from inference.tiers import TIERS, Tier
 
 KINDS = ("hair", "fur", "defocus", "lace", "solid", "small")
@@ -38,18 +37,18 @@ class Network:
         self._serving = engine.serving[Tier.BASIC]
         self.name = self._serving.choice.checkpoint.name
 
-    def look(self, picture: Photo) -> Tensor | None:
+    def look(self, rgb: Tensor) -> Tensor | None:
         checkpoint, runner = self._serving.choice.checkpoint, self._serving.runner
-        return find_subject(runner.run(to_pixels(picture, checkpoint, runner.device)), checkpoint)
+        return find_subject(runner.run(to_pixels(rgb, checkpoint)), checkpoint)
 
-    def tiers(self, picture: Photo, first: Tensor) -> dict[Tier, tuple[Bytes, Bytes]]:
+    def tiers(self, rgb: Tensor, first: Tensor) -> dict[Tier, tuple[Bytes, Bytes]]:
         """Cut a photo out in every tier, with one first look for all."""
         results = {}
         for tier in Tier:
             cut = cut_out(
-                picture, TIERS[tier].recipe, lambda part: first if part is picture else self.look(part)
+                rgb, None, TIERS[tier].recipe, lambda part: first if part is rgb else self.look(part)
             )
-            results[tier] = (cut.rgb, cut.alpha)
+            results[tier] = (cut.rgb.numpy(), cut.alpha.numpy())
         return results
 
 
@@ -64,17 +63,17 @@ def run() -> None:
             if len(errors[kind][Tier.BASIC]) == WANTED:
                 break
             scene = scenes.make(kind, SIZES[seed % len(SIZES)], seed)
-            picture = photo.decode(scene.photo)
+            rgb = torch.from_numpy(photo.decode(scene.photo).rgb)
             looked_at += 1
-            first = network.look(picture)
+            first = network.look(rgb)
             if first is None or overlap(scene, first[0, 0].cpu().numpy()) < FOUND:
                 continue
-            results = network.tiers(picture, first)
-            for tier, (rgb, alpha) in results.items():
-                errors[kind][tier].append(measure(scene, rgb, alpha))
+            results = network.tiers(rgb, first)
+            for tier, (colours, alpha) in results.items():
+                errors[kind][tier].append(measure(scene, colours, alpha))
                 shapes[tier].append(saliency(scene, alpha))
             if len(errors[kind][Tier.BASIC]) == 1:
-                rows.append(_row(scene, picture, results))
+                rows.append(_row(scene, rgb.numpy(), results))
             print(scene.name, *(f"{errors[kind][tier][-1].composite:.1f}" for tier in Tier))  # noqa: T201
     _save_sheet(rows)
 
@@ -118,22 +117,26 @@ def _joined(errors: list[Error]) -> str:
     return f"{one.mae:.2f} / {one.gradient:.1f} / {one.composite:.1f}"
 
 
-def _row(scene: Scene, picture: Photo, results: dict[Tier, tuple[Bytes, Bytes]]) -> Bytes:
+def _row(scene: Scene, picture: Bytes, results: dict[Tier, tuple[Bytes, Bytes]]) -> Bytes:
     """Lay the photo, small, beside the liveliest piece of its edge: as it is, in each tier on green, and in truth."""
     alpha = torch.from_numpy(scene.alpha)[None, None]
     mixed = torch.nn.functional.avg_pool2d(alpha * (1 - alpha), CROP, 20)[0, 0]
     place = int(mixed.argmax())
     top, left = place // mixed.shape[1] * 20, place % mixed.shape[1] * 20
     piece = (slice(top, top + CROP), slice(left, left + CROP))
-    small = Image.fromarray(picture.rgb)
+    small = Image.fromarray(picture)
     small.thumbnail((CROP, CROP))
     whole = Image.new("RGB", (CROP, CROP), "white")
     whole.paste(small, ((CROP - small.width) // 2, (CROP - small.height) // 2))
     truth = np.rint(scene.alpha[piece] * 255).astype(np.uint8)
-    tiles = [np.asarray(whole), picture.rgb[piece]]
-    tiles += [layout.on_background(rgb[piece], alpha[piece], GREEN) for rgb, alpha in results.values()]
-    tiles.append(layout.on_background(scene.foreground[piece], truth, GREEN))
+    tiles = [np.asarray(whole), picture[piece]]
+    tiles += [_on_green(rgb[piece], alpha[piece]) for rgb, alpha in results.values()]
+    tiles.append(_on_green(scene.foreground[piece], truth))
     return np.concatenate(tiles, 1)
+
+
+def _on_green(rgb: Bytes, alpha: Bytes) -> Bytes:
+    return layout.on_background(torch.from_numpy(rgb), torch.from_numpy(alpha), GREEN).numpy()
 
 
 def _save_sheet(rows: list[Bytes]) -> None:

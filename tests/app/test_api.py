@@ -16,6 +16,7 @@ from app import settings as app_settings
 from app.main import create_app
 from app.storage import StorageError
 from inference.errors import ModelUnavailable
+from inference.limits import Limits
 from tests.fakes import FakeRunner, fake_engine, open_picture, photo_bytes
 
 REMOVE = "/api/background-remover/remove"
@@ -107,7 +108,7 @@ def test_bad_photos_are_refused(client: TestClient, data: bytes, status: int, co
 
 def test_too_many_pixels_are_refused(tmp_path: Path) -> None:
     settings = app_settings.load(auth="off", data_dir=tmp_path, max_megapixels=0.001)
-    make_engine = lambda _: fake_engine(max_pixels=settings.max_pixels)
+    make_engine = lambda _: fake_engine(limits=settings.limits)
     with TestClient(create_app(settings, make_engine), base_url="http://localhost") as client:
         body = problem(send(client), 413, "IMAGE_TOO_LARGE")
     assert "40 × 30 pixels" in body["detail"]
@@ -259,7 +260,7 @@ def test_a_network_that_breaks_is_not_the_callers_fault(tmp_path: Path) -> None:
 
 def test_a_full_queue_is_overloaded(tmp_path: Path) -> None:
     settings = app_settings.load(auth="off", data_dir=tmp_path)
-    service = create_app(settings, make_engine=lambda _: fake_engine(max_waiting=0))
+    service = create_app(settings, make_engine=lambda _: fake_engine(limits=Limits(waiting=0)))
     with TestClient(service, base_url="http://localhost") as client:
         answer = send(client)
     problem(answer, 503, "OVERLOADED")

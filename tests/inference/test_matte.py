@@ -8,7 +8,6 @@ from PIL import Image
 
 from inference import layout
 from inference.matte import enlarge, find_subject, to_levels, to_pixels
-from inference.photo import Photo
 from inference.resize import resize_antialiased
 from models.catalog import find
 from tests.conftest import DATA
@@ -16,14 +15,9 @@ from tests.conftest import DATA
 CHECKPOINT = find("isnet-general")
 
 
-def photo(height: int = 6, width: int = 8) -> Photo:
-    rgb = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Photo(rgb)
-
-
 def test_pixels_are_normalised_as_the_checkpoint_says() -> None:
-    white = Photo(np.full((5, 9, 3), 255, np.uint8))
-    pixels = to_pixels(white, CHECKPOINT, torch.device("cpu"))
+    white = torch.full((5, 9, 3), 255, dtype=torch.uint8)
+    pixels = to_pixels(white, CHECKPOINT)
     assert pixels.shape == (1, 3, 1024, 1024)
     assert pixels.dtype == torch.float32
     torch.testing.assert_close(pixels, torch.full_like(pixels, 0.5))
@@ -34,7 +28,7 @@ def test_birefnets_pixels_are_pillows_with_the_mean_and_deviation_of_imagenet() 
     source = Image.open(DATA / "coffee.jpg")
     for size in (source.size, (2400, 1601), (700, 1100)):
         rgb = np.array(source.resize(size))
-        pixels = to_pixels(Photo(rgb), checkpoint, torch.device("cpu"))[0].permute(1, 2, 0).numpy()
+        pixels = to_pixels(torch.from_numpy(rgb), checkpoint)[0].permute(1, 2, 0).numpy()
         resized = np.asarray(Image.fromarray(rgb).resize((1024, 1024), Image.Resampling.BILINEAR))
         expected = (resized / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
         assert np.abs(pixels - expected).max() <= 1.01 / 255 / 0.224
@@ -50,9 +44,9 @@ def test_resizing_in_floats_as_on_a_gpu_is_within_a_level_of_bytes() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["isnet-general", "rmbg-2.0"])
 def test_a_gpu_gives_the_pixels_of_a_cpu(name: str) -> None:
-    coffee = Photo(np.array(Image.open(DATA / "coffee.jpg")))
-    on_cpu = to_pixels(coffee, find(name), torch.device("cpu"))
-    on_gpu = to_pixels(coffee, find(name), torch.device("cuda")).cpu()
+    coffee = torch.from_numpy(np.array(Image.open(DATA / "coffee.jpg")))
+    on_cpu = to_pixels(coffee, find(name))
+    on_gpu = to_pixels(coffee.to("cuda"), find(name)).cpu()
     assert (on_gpu - on_cpu).abs().max() <= 1.01 / 255 / min(find(name).std)
 
 
@@ -88,7 +82,7 @@ def test_a_mask_is_enlarged_as_published_bilinearly() -> None:
 
 
 def test_the_cutout_is_laid_on_a_background() -> None:
-    rgb = np.full((1, 3, 3), (200, 100, 0), np.uint8)
-    alpha = np.array([[0, 51, 255]], np.uint8)
+    rgb = torch.tensor([200, 100, 0], dtype=torch.uint8).expand(1, 3, 3)
+    alpha = torch.tensor([[0, 51, 255]], dtype=torch.uint8)
     laid = layout.on_background(rgb, alpha, (0, 0, 255))
     np.testing.assert_array_equal(laid, [[(0, 0, 255), (40, 20, 204), (200, 100, 0)]])

@@ -89,7 +89,7 @@ def test_torch_and_onnx_runtime_agree(weights: ModelsFolder, real_engine: Engine
     torch_cpu = TorchRunner(load_network(CHECKPOINT, weights), torch.device("cpu"))
     for name in ("chelsea", "grass"):
         picture = photo.decode((DATA / f"{name}.jpg").read_bytes())
-        pixels = matte.to_pixels(picture, CHECKPOINT, torch_cpu.device)
+        pixels = matte.to_pixels(torch.from_numpy(picture.rgb), CHECKPOINT)
         masks = torch_cpu.run(pixels), onnx.run(pixels)
         assert masks[0].shape == masks[1].shape == (1, 1, 1024, 1024)
         assert (masks[0] - masks[1]).abs().max() < 2e-3
