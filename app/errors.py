@@ -94,6 +94,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(engine.CutoutError)
     async def on_engine_error(request: Request, error: engine.CutoutError) -> JSONResponse:
+        if isinstance(error, engine.NetworkFailed):
+            log.error("network failed", exc_info=error)
         return answer(request, from_engine(error))
 
     @app.exception_handler(StorageError)

@@ -49,7 +49,7 @@ class Batcher(Generic[Kind, Item, Answer]):
     """Runs items through `launch` in batches of one kind. Safe to call from any number of threads.
 
     At most `max_waiting` items wait; at most `max_batch` are in a batch, which waits up to `max_wait` seconds for
-    others to join while the device has nothing else to do.
+    others to join while the device has nothing else to do. `on_lost` is called once, when the device has failed.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Batcher(Generic[Kind, Item, Answer]):
         max_wait: float = 0.0,
         max_waiting: int = 64,
         stuck_after: float = STUCK_SECONDS,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.busy_seconds = 0.0  # the device's own time, since the start
         self._launch = launch
@@ -69,6 +70,7 @@ class Batcher(Generic[Kind, Item, Answer]):
         self._max_wait = max_wait
         self._max_waiting = max_waiting
         self._stuck_after = stuck_after
+        self._on_lost = on_lost
         self._largest: dict[Kind, int] = {}  # batch that memory holds, where less than max_batch
         self._changed = threading.Condition()
         self._waiting: FairQueue[_Request[Kind, Item, Answer]] = FairQueue()
@@ -230,7 +232,9 @@ class Batcher(Generic[Kind, Item, Answer]):
             return
         if len(requests) == 1:
             if not isinstance(error, CutoutError):
-                failed = NetworkFailed(f"The network could not be run on this photo ({error}). Send another.")
+                failed = NetworkFailed(
+                    "The network could not be run on this photo. Try again, or with another."
+                )
                 failed.__cause__ = error
                 error = failed
             fail(requests[0].future, error)
@@ -247,11 +251,14 @@ class Batcher(Generic[Kind, Item, Answer]):
     def _lose(self, message: str) -> None:
         """Give the device up, and fail all that waits for it."""
         with self._changed:
+            if self._lost is not None:
+                return
             self._lost = DeviceLost(message)
             left = list(self._open.values())
             self._changed.notify()
         for request in left:
             fail(request.future, DeviceLost(message))
+        self._on_lost()
 
     def _busy(self, began: float) -> float:
         """Count the time since a batch began, as far as it is not counted yet."""

@@ -88,6 +88,7 @@ class Engine:
 
     def __init__(self, serving: Mapping[Tier, Serving], limits: Limits = DEFAULT_LIMITS) -> None:
         self.serving = dict(serving)
+        self.on_lost: Callable[[], None] = lambda: None  # called when the device has failed
         self.device = next(iter(self.serving.values())).runner.device
         self._limits = limits
         self._threads = limits.threads_on(self.device.type)
@@ -105,6 +106,7 @@ class Engine:
             max_batch=limits.batch_on(self.device.type),
             max_wait=limits.batch_wait,
             max_waiting=self._threads,
+            on_lost=lambda: self.on_lost(),
         )
 
     @property

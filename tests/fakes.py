@@ -1,6 +1,8 @@
 """A network that costs nothing, behind the real engine; and small photos."""
 
 import io
+import threading
+import time
 from collections.abc import Callable
 from functools import cache
 
@@ -83,3 +85,16 @@ def open_picture(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
+
+
+def wait_until(condition: Callable[[], bool], patience: float = 20) -> None:
+    """Wait for what another thread is about to do; a test that would hang fails instead."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def held_until(event: threading.Event, patience: float = 20) -> None:
+    """Hold a fake device until the test lets it go on."""
+    assert event.wait(patience)

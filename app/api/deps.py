@@ -7,7 +7,7 @@ from fastapi import Depends, Request
 from app.settings import Settings
 from app.storage import Storage
 from inference.engine import Engine
-from inference.errors import ModelUnavailable
+from inference.errors import DeviceLost, ModelUnavailable
 
 
 def get_settings(request: Request) -> Settings:
@@ -24,6 +24,8 @@ def get_engine(request: Request) -> Engine:
     engine: Engine | None = request.app.state.engine
     if engine is None:
         raise ModelUnavailable("The models are still loading. Try again in a moment.")
+    if engine.lost is not None:
+        raise DeviceLost(str(engine.lost))
     return engine
 
 

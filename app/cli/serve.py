@@ -33,7 +33,14 @@ def serve(
         engine = engine_from(settings)
     show_tiers(engine)
     say(f"Open [bold]http://{settings.host}:{settings.port}/[/bold] for the page, …/docs for the API.")
-    uvicorn.run(service, host=settings.host, port=settings.port, log_config=None)
+    server = uvicorn.Server(uvicorn.Config(service, host=settings.host, port=settings.port, log_config=None))
+    # A process whose GPU has failed cannot get it back; a new one can, and whoever supervises this one starts it.
+    engine.on_lost = lambda: setattr(server, "should_exit", True)
+    server.run()
+    if engine.lost is not None:
+        say(f"[red]{escape(str(engine.lost))}[/red]")
+    if engine.lost is not None or not server.started:
+        raise typer.Exit(1)
 
 
 def show_tiers(engine: "Engine") -> None:

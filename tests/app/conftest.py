@@ -49,7 +49,7 @@ def service(weights: ModelsFolder, tmp_path_factory: pytest.TempPathFactory) -> 
     try:
         address = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + START_SECONDS
-        while not _answers(address):
+        while not answers_ok(address):
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"the service did not come up:\n{log.read_text()}")
             time.sleep(0.2)
@@ -59,7 +59,7 @@ def service(weights: ModelsFolder, tmp_path_factory: pytest.TempPathFactory) -> 
         assert process.wait(30) in (0, -signal.SIGTERM), log.read_text()
 
 
-def _answers(address: str) -> bool:
+def answers_ok(address: str) -> bool:
     try:
         return httpx2.get(f"{address}/api/health").status_code == 200
     except httpx2.TransportError:

@@ -2,6 +2,7 @@
 
 import io
 import re
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,9 @@ from starlette.testclient import TestClient
 from app import settings as app_settings
 from app.main import create_app
 from app.storage import StorageError
-from inference.errors import ModelUnavailable
+from inference.errors import DeviceLost, ModelUnavailable
 from inference.limits import Limits
-from tests.fakes import FakeRunner, fake_engine, open_picture, photo_bytes
+from tests.fakes import FakeRunner, fake_engine, held_until, open_picture, photo_bytes
 
 REMOVE = "/api/background-remover/remove"
 
@@ -285,3 +286,27 @@ def test_the_documented_answers_are_in_openapi(client: TestClient) -> None:
         "/api/background-remover/jobs/{job_id}/image",
     }
     assert "image/*" in paths["/api/background-remover/remove"]["post"]["responses"]["200"]["content"]
+
+
+def test_a_removal_that_takes_too_long_is_504(tmp_path: Path) -> None:
+    go_on = threading.Event()
+    settings = app_settings.load(auth="off", data_dir=tmp_path, deadline_seconds=0.2)
+    runner = FakeRunner()
+    service = create_app(settings, make_engine=lambda _: fake_engine(runner, settings.limits))
+    with TestClient(service, base_url="http://localhost") as client:
+        runner.before = lambda: held_until(go_on)
+        problem(send(client), 504, "DEADLINE_EXCEEDED")
+        go_on.set()
+
+
+def test_a_device_that_failed_is_told_by_health(tmp_path: Path) -> None:
+    def die() -> None:
+        raise DeviceLost("The GPU has fallen off the bus.")
+
+    settings = app_settings.load(auth="off", data_dir=tmp_path)
+    runner = FakeRunner()
+    service = create_app(settings, make_engine=lambda _: fake_engine(runner))
+    with TestClient(service, base_url="http://localhost") as client:
+        runner.before = die
+        for answer in (send(client), send(client), client.get("/api/health")):
+            assert "off the bus" in problem(answer, 503, "MODEL_UNAVAILABLE")["detail"]

@@ -21,6 +21,7 @@ from inference.errors import (
     OutOfMemory,
     Overloaded,
 )
+from tests.fakes import wait_until
 
 PATIENCE = 20  # seconds after which a test that would hang fails instead
 
@@ -350,10 +351,3 @@ def test_busy_time_counts_what_overlaps_once(deadlines: Deadlines) -> None:
     batcher.close()
     assert 0.15 < batcher.busy_seconds <= time.monotonic() - start
     assert 0.015 < batcher.seconds_each < 0.1
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)

@@ -16,7 +16,7 @@ from inference.layout import parse_colour
 from inference.limits import Limits
 from inference.options import Options
 from inference.tiers import Tier
-from tests.fakes import FakeRunner, fake_engine, open_picture, photo_bytes, photo_with_disc
+from tests.fakes import FakeRunner, fake_engine, held_until, open_picture, photo_bytes, photo_with_disc
 
 PATIENCE = 20  # seconds after which a test that would hang fails instead
 
@@ -172,7 +172,7 @@ def test_a_network_that_fails_fails_its_photo_only() -> None:
 
 def test_more_than_may_wait_is_overloaded_and_passes() -> None:
     go_on = threading.Event()
-    engine = fake_engine(FakeRunner(before=lambda: assert_true(go_on.wait(PATIENCE))), Limits(waiting=2))
+    engine = fake_engine(FakeRunner(before=lambda: held_until(go_on)), Limits(waiting=2))
     waiting = [engine.submit(photo_bytes(), Options()) for _ in range(2)]
     with pytest.raises(Overloaded) as caught:
         engine.submit(photo_bytes(), Options())
@@ -181,7 +181,3 @@ def test_more_than_may_wait_is_overloaded_and_passes() -> None:
     assert [future.result(PATIENCE).width for future in waiting] == [40, 40]
     assert engine.remove(photo_bytes()).width == 40
     engine.close()
-
-
-def assert_true(value: bool) -> None:
-    assert value

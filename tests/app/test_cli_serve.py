@@ -1,0 +1,49 @@
+"""`cutout serve`, when the device fails under it."""
+
+import socket
+import threading
+from pathlib import Path
+
+import httpx2
+import pytest
+import typer
+
+from app.cli.serve import serve
+from inference.errors import DeviceLost
+from tests.app.conftest import answers_ok
+from tests.fakes import FakeRunner, fake_engine, photo_bytes, wait_until
+
+
+def test_a_service_whose_device_fails_ends_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that whoever supervises it starts another process, which may get the device back."""
+    monkeypatch.setenv("CUTOUT_AUTH", "off")
+    monkeypatch.setenv("CUTOUT_DATA_DIR", str(tmp_path))
+    runner = FakeRunner()
+    monkeypatch.setattr("app.startup.pull_missing", lambda *_: None)
+    monkeypatch.setattr("app.startup.engine_from", lambda _: fake_engine(runner))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    answers: list[httpx2.Response] = []
+
+    def die() -> None:
+        raise DeviceLost("The GPU has fallen off the bus.")
+
+    def use() -> None:
+        address = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers_ok(address))
+        runner.before = die
+        answers.append(
+            httpx2.post(f"{address}/api/background-remover/remove", files={"image": photo_bytes()})
+        )
+
+    user = threading.Thread(target=use)
+    user.start()
+    with pytest.raises(typer.Exit) as ended:
+        serve(port=port)
+    user.join()
+    assert ended.value.exit_code == 1
+    assert answers[0].status_code == 503
+    assert "off the bus" in answers[0].json()["detail"]
+    assert "off the bus" in capsys.readouterr().err

@@ -1,0 +1,219 @@
+"""The engine on a fake device that takes batches, is slow, runs full, hangs or dies."""
+
+import io
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from inference import edges
+from inference.engine import Cutout, Engine
+from inference.errors import DeadlineExceeded, DeviceLost, NetworkFailed, OutOfMemory
+from inference.limits import Limits
+from inference.options import Options
+from inference.tiers import Tier
+from tests.fakes import FakeRunner, disc_mask, fake_engine, held_until, open_picture, photo_bytes, wait_until
+
+PATIENCE = 20
+
+
+class GreyRunner(FakeRunner):
+    """Finds in a plain grey photo a disc whose size is its tone; `check` is asked about each batch's tones."""
+
+    def __init__(self, check: Callable[[list[int]], None] = lambda tones: None) -> None:
+        super().__init__()
+        self.check = check
+        self.batches: list[list[int]] = []
+
+    def run(self, pixels: Tensor) -> Tensor:
+        tones = [round((float(one.mean()) + 0.5) * 255) for one in pixels]
+        self.batches.append(tones)
+        self.check(tones)
+        return torch.stack([disc_mask(pixels.shape[-1], tone / 510)[None] for tone in tones])
+
+
+def grey(tone: int) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(np.full((40, 40, 3), tone, np.uint8)).save(data, "PNG")
+    return data.getvalue()
+
+
+def area(cutout: Cutout) -> float:
+    alpha = np.asarray(open_picture(cutout.data).getchannel("A"))
+    return float(alpha.mean() / 255)
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[[FakeRunner, Limits], Engine]]:
+    """Build engines that are closed after the test."""
+    made: list[Engine] = []
+
+    def build(runner: FakeRunner, limits: Limits) -> Engine:
+        made.append(fake_engine(runner, limits))
+        return made[-1]
+
+    yield build
+    for engine in made:
+        engine.close()
+
+
+Make = Callable[[FakeRunner, Limits], Engine]
+
+
+def test_photos_of_many_callers_share_batches_and_each_gets_its_own(make: Make) -> None:
+    runner = GreyRunner()
+    engine = make(runner, Limits(threads=12, batch=4, batch_wait=0.2))
+    tones = list(range(40, 240, 10))
+    futures = [engine.submit(grey(tone), Options(), caller=tone % 3) for tone in tones]
+    for tone, future in zip(tones, futures, strict=True):
+        assert area(future.result(PATIENCE)) == pytest.approx(np.pi * (tone / 510) ** 2, abs=0.02)
+    assert sorted(itertools.chain(*runner.batches)) == tones
+    assert max(map(len, runner.batches)) == 4
+
+
+def test_one_bad_photo_in_a_batch_fails_alone(make: Make) -> None:
+    def check(tones: list[int]) -> None:
+        if 100 in tones:
+            raise ValueError("no such tone")
+
+    engine = make(GreyRunner(check), Limits(threads=8, batch=4, batch_wait=0.2))
+    photos = [(tone, lambda tone=tone: grey(tone)) for tone in (60, 100, 140, 180)]
+    outcomes = dict(engine.remove_many(photos, Options()))
+    assert isinstance(outcomes.pop(100), NetworkFailed)
+    assert len(outcomes) == 3
+    assert all(isinstance(outcome, Cutout) for outcome in outcomes.values())
+
+
+def test_a_device_that_runs_full_goes_on_in_smaller_batches(make: Make) -> None:
+    def check(tones: list[int]) -> None:
+        if len(tones) > 2:
+            raise OutOfMemory("full")
+
+    runner = GreyRunner(check)
+    engine = make(runner, Limits(threads=12, batch=8, batch_wait=0.2))
+    photos = [(tone, lambda tone=tone: grey(tone)) for tone in range(50, 210, 10)]
+    outcomes = dict(engine.remove_many(photos, Options()))
+    assert all(isinstance(outcome, Cutout) for outcome in outcomes.values())
+    assert max(map(len, runner.batches)) > 2
+    assert max(map(len, runner.batches[-4:])) <= 2
+
+
+def test_a_photo_that_is_not_done_in_its_time_says_so(make: Make) -> None:
+    go_on = threading.Event()
+    runner = FakeRunner(before=lambda: held_until(go_on))
+    engine = make(runner, Limits(threads=2, seconds=0.3))
+    start = time.monotonic()
+    # Two are carried, one of them by the device; the others wait for a thread.
+    futures = [engine.submit(photo_bytes(), Options()) for _ in range(6)]
+    for future in futures:
+        with pytest.raises(DeadlineExceeded, match="CUTOUT_DEADLINE_SECONDS"):
+            future.result(PATIENCE)
+    assert time.monotonic() - start < PATIENCE / 2
+    go_on.set()
+    assert engine.remove(photo_bytes()).width == 40
+
+
+def test_a_device_that_dies_fails_everyone_and_is_reported(make: Make) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def die() -> None:
+        started.set()
+        go_on.wait(PATIENCE)
+        raise DeviceLost("The GPU has fallen off the bus.")
+
+    engine = make(FakeRunner(die), Limits(threads=2))
+    told = threading.Event()
+    engine.on_lost = told.set
+    futures = [engine.submit(photo_bytes(), Options()) for _ in range(5)]
+    assert started.wait(PATIENCE)
+    go_on.set()
+    for future in futures:
+        with pytest.raises(DeviceLost, match="off the bus"):
+            future.result(PATIENCE)
+    assert told.wait(PATIENCE)
+    assert engine.lost is not None
+    with pytest.raises(DeviceLost, match="off the bus"):
+        engine.submit(photo_bytes(), Options())
+
+
+def test_a_mask_without_numbers_is_an_error_not_a_picture(make: Make) -> None:
+    class Broken(FakeRunner):
+        def run(self, pixels: Tensor) -> Tensor:
+            return super().run(pixels) * float("nan")
+
+    with pytest.raises(NetworkFailed, match="CUTOUT_PRECISION=float32"):
+        make(Broken(), Limits()).remove(photo_bytes())
+
+
+def test_a_photo_that_is_cancelled_never_meets_the_device(make: Make) -> None:
+    go_on = threading.Event()
+    runner = GreyRunner(lambda tones: held_until(go_on))
+    engine = make(runner, Limits(threads=1))
+    first = engine.submit(grey(60), Options())
+    wait_until(lambda: runner.batches == [[60]])
+    second = engine.submit(grey(100), Options())
+    third = engine.submit(grey(140), Options())
+    assert second.cancel()
+    go_on.set()
+    assert first.result(PATIENCE).width == third.result(PATIENCE).width == 40
+    with pytest.raises(CancelledError):
+        second.result()
+    assert runner.batches == [[60], [140]]
+
+
+def test_a_caller_with_one_photo_does_not_wait_for_all_of_anothers(make: Make) -> None:
+    go_on = threading.Event()
+    runner = GreyRunner(lambda tones: held_until(go_on))
+    engine = make(runner, Limits(threads=1))
+    futures = [engine.submit(grey(tone), Options(), caller="studio") for tone in range(50, 150, 10)]
+    wait_until(lambda: len(runner.batches) == 1)
+    futures.append(engine.submit(grey(200), Options(), caller="shop"))
+    go_on.set()
+    for future in futures:
+        future.result(PATIENCE)
+    assert runner.batches.index([200]) <= 2
+
+
+def test_photos_in_work_stay_within_the_pixel_budget(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four threads, but pixels for two photos: no third one is ever decoded beside two others."""
+    in_work = itertools.count()
+    go_on = threading.Event()
+    runner = GreyRunner(lambda tones: held_until(go_on))
+    engine = make(runner, Limits(threads=4, batch=4, pixels_in_work=2 * 40 * 40 + 5))
+    monkeypatch.setattr(
+        "inference.engine.upload", lambda pixels, device: (next(in_work), torch.from_numpy(pixels))[1]
+    )
+    futures = [engine.submit(grey(tone), Options()) for tone in range(60, 120, 10)]
+    wait_until(lambda: len(engine._budget._turns) == 2)
+    assert next(in_work) == 2
+    go_on.set()
+    assert [future.result(PATIENCE).width for future in futures] == [40] * 6
+
+
+def test_the_mask_alone_costs_no_colours(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edges, "clean_colours", None)  # it would be called in vain
+    cutout = make(FakeRunner(), Limits()).remove(photo_bytes(), Options(tier=Tier.STANDARD, mask_only=True))
+    assert open_picture(cutout.data).mode == "L"
+
+
+def test_closing_leaves_nobody_waiting() -> None:
+    go_on = threading.Event()
+    runner = GreyRunner(lambda tones: held_until(go_on))
+    engine = fake_engine(runner, Limits(threads=1))
+    futures = [engine.submit(grey(tone), Options()) for tone in (60, 100, 140)]
+    wait_until(lambda: bool(runner.batches))
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    wait_until(lambda: futures[2].cancelled() or engine._pool._shutdown)
+    go_on.set()
+    closing.join(PATIENCE)
+    assert futures[0].result(PATIENCE).width == 40
+    assert futures[1].cancelled()
+    assert futures[2].cancelled()
