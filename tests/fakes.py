@@ -27,19 +27,19 @@ class FakeRunner:
     """Finds a disc in the middle of every photo, at no cost; `before` is called ahead of each run."""
 
     backend = "fake"
-    device = torch.device("cpu")
 
     def __init__(self, before: Callable[[], None] = lambda: None, radius: float = 0.3) -> None:
         self.before = before
         self.radius = radius
+        self.device = torch.device("cpu")
 
     def run(self, pixels: Tensor) -> Tensor:
         self.before()
         size = pixels.shape[-1]
-        return disc_mask(size, self.radius).expand(len(pixels), 1, size, size).clone()
+        return disc_mask(size, self.radius).expand(len(pixels), 1, size, size).to(pixels.device, copy=True)
 
     def warm_up(self, input_size: int) -> None:
-        self.run(torch.zeros(1, 3, input_size, input_size))
+        self.run(torch.zeros(1, 3, input_size, input_size, device=self.device))
 
 
 @cache

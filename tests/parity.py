@@ -80,3 +80,8 @@ def standin(checkpoint: str, keys: str) -> nn.Module:
         network = build_network(checkpoint)
     network.load_state_dict(published_state(keys), strict=True, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def mask_levels(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the mean difference of two masks, given as logits, in 255ths."""
+    return 255 * float((found.float().sigmoid() - expected.float().sigmoid()).abs().mean())

@@ -1,5 +1,6 @@
 """The engine on a fake device that takes batches, is slow, runs full, hangs or dies."""
 
+import dataclasses
 import io
 import itertools
 import threading
@@ -14,12 +15,22 @@ from PIL import Image
 from torch import Tensor
 
 from inference import edges
+from inference.cuda import upload
 from inference.engine import Cutout, Engine
 from inference.errors import DeadlineExceeded, DeviceLost, NetworkFailed, OutOfMemory
 from inference.limits import Limits
 from inference.options import Options
 from inference.tiers import Tier
-from tests.fakes import FakeRunner, disc_mask, fake_engine, held_until, open_picture, photo_bytes, wait_until
+from tests.fakes import (
+    FakeRunner,
+    disc_mask,
+    fake_engine,
+    held_until,
+    open_picture,
+    photo_bytes,
+    photo_with_disc,
+    wait_until,
+)
 
 PATIENCE = 20
 
@@ -36,7 +47,8 @@ class GreyRunner(FakeRunner):
         tones = [round((float(one.mean()) + 0.5) * 255) for one in pixels]
         self.batches.append(tones)
         self.check(tones)
-        return torch.stack([disc_mask(pixels.shape[-1], tone / 510)[None] for tone in tones])
+        masks = [disc_mask(pixels.shape[-1], tone / 510)[None] for tone in tones]
+        return torch.stack(masks).to(pixels.device)
 
 
 def grey(tone: int) -> bytes:
@@ -50,12 +62,13 @@ def area(cutout: Cutout) -> float:
     return float(alpha.mean() / 255)
 
 
-@pytest.fixture
-def make() -> Iterator[Callable[[FakeRunner, Limits], Engine]]:
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[[FakeRunner, Limits], Engine]]:
     """Build engines that are closed after the test."""
     made: list[Engine] = []
 
     def build(runner: FakeRunner, limits: Limits) -> Engine:
+        runner.device = torch.device(request.param)
         made.append(fake_engine(runner, limits))
         return made[-1]
 
@@ -187,9 +200,7 @@ def test_photos_in_work_stay_within_the_pixel_budget(make: Make, monkeypatch: py
     go_on = threading.Event()
     runner = GreyRunner(lambda tones: held_until(go_on))
     engine = make(runner, Limits(threads=4, batch=4, pixels_in_work=2 * 40 * 40 + 5))
-    monkeypatch.setattr(
-        "inference.engine.upload", lambda pixels, device: (next(in_work), torch.from_numpy(pixels))[1]
-    )
+    monkeypatch.setattr("inference.engine.upload", lambda *args: (next(in_work), upload(*args))[1])
     futures = [engine.submit(grey(tone), Options()) for tone in range(60, 120, 10)]
     wait_until(lambda: len(engine._budget._turns) == 2)
     assert next(in_work) == 2
@@ -201,6 +212,24 @@ def test_the_mask_alone_costs_no_colours(make: Make, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(edges, "clean_colours", None)  # it would be called in vain
     cutout = make(FakeRunner(), Limits()).remove(photo_bytes(), Options(tier=Tier.STANDARD, mask_only=True))
     assert open_picture(cutout.data).mode == "L"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tier", Tier)
+@pytest.mark.parametrize("options", [Options(), Options(background=(0, 128, 0)), Options(mask_only=True)])
+def test_a_gpu_gives_the_cutouts_of_a_cpu(make: Make, tier: Tier, options: Options) -> None:
+    """In colours and alpha, but for a level here and there: resized in floats, not in bytes."""
+    data = io.BytesIO()
+    Image.fromarray(photo_with_disc(400, 600, 60)[0].rgb).save(data, "PNG")
+    wanted = dataclasses.replace(options, tier=tier)
+    on_cpu = fake_engine(FakeRunner(radius=0.15))
+    pictures = [
+        np.asarray(open_picture(engine.remove(data.getvalue(), wanted).data), np.int16)
+        for engine in (on_cpu, make(FakeRunner(radius=0.15), Limits()))
+    ]
+    on_cpu.close()
+    assert pictures[0].std() > 10
+    assert np.abs(pictures[0] - pictures[1]).mean() < 0.5
 
 
 def test_closing_leaves_nobody_waiting() -> None:

@@ -1,5 +1,6 @@
 """The whole way on the real open weights, against the published graph, pre- and post-processing."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -93,6 +94,21 @@ def test_torch_and_onnx_runtime_agree(weights: ModelsFolder, real_engine: Engine
         masks = torch_cpu.run(pixels), onnx.run(pixels)
         assert masks[0].shape == masks[1].shape == (1, 1, 1024, 1024)
         assert (masks[0] - masks[1]).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("device", "size"), [("cpu", 384), pytest.param("cuda", 1024, marks=pytest.mark.gpu)]
+)
+def test_half_precision_gives_the_masks_of_float32(weights: ModelsFolder, device: str, size: int) -> None:
+    """At a smaller size on the CPU, where halves are slow."""
+    network = load_network(CHECKPOINT, weights)
+    rgb = torch.from_numpy(source("chelsea").copy())
+    pixels = matte.to_pixels(rgb, dataclasses.replace(CHECKPOINT, input_size=size))
+    full = TorchRunner(network, torch.device("cpu")).run(pixels)
+    half = TorchRunner(network, torch.device(device), dtype=torch.float16)
+    levels = 255 * (half.run(pixels.to(device)).cpu() - full).abs()
+    assert 0 < levels.mean() < 0.2
+    assert 0.1 < full.mean() < 0.9  # a subject and a background
 
 
 def test_a_photo_without_a_subject_is_said_to_have_none(

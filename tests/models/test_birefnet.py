@@ -14,9 +14,11 @@ from models import build_network
 from models.birefnet import BiRefNet
 from models.optimise import REWRITES, optimise
 from tests.conftest import DATA
-from tests.parity import image, published_state, standin
+from tests.parity import image, mask_levels, published_state, standin
 
 REFERENCE = np.load(DATA / "birefnet_reference.npz")
+# How far masks may be from float32's on the mean, in 255ths; float16 is well within 2.
+HALF = [(torch.float16, 0.5), (torch.bfloat16, 3.0)]
 LITE = {"lite": image(256, batch=2), "lite_rect": image(320)[:, :, :320, :224]}
 
 
@@ -86,27 +88,31 @@ def test_a_size_that_does_not_fit_is_named(lite: nn.Module) -> None:
         lite(torch.zeros(1, 3, 96, 100))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.03), (torch.bfloat16, 0.15)])
+@pytest.mark.parametrize(("dtype", "levels"), HALF)
 @torch.inference_mode()
-def test_half_precision_stays_close(lite: nn.Module, dtype: torch.dtype, tolerance: float) -> None:
+def test_half_precision_stays_close(lite: nn.Module, dtype: torch.dtype, levels: float) -> None:
     pixels = torch.from_numpy(image(64))
     expected = lite(pixels)
     for network in (lite, optimise(deepcopy(lite))):
         found = deepcopy(network).to(dtype)(pixels.to(dtype))
         assert found.dtype == dtype
-        assert (found.float() - expected).norm() < tolerance * expected.norm()
+        assert mask_levels(found, expected) < levels
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-2), (torch.float16, 0.03), (torch.bfloat16, 0.15)]
-)
+@pytest.mark.parametrize("size", ["lite", "large"])
+@pytest.mark.parametrize(("dtype", "levels"), [(torch.float32, 0.1), *HALF])
 @torch.inference_mode()
-def test_large_meets_the_reference_on_a_gpu(large: nn.Module, dtype: torch.dtype, tolerance: float) -> None:
-    network = optimise(build_network_like(large, "rmbg-2.0")).to("cuda", dtype)
-    found = network(torch.from_numpy(image(256)).to("cuda", dtype)).float().cpu()
-    expected = torch.from_numpy(REFERENCE["rmbg2"])
-    assert (found - expected).norm() < tolerance * expected.norm()
+def test_meets_the_reference_on_a_gpu(
+    lite: nn.Module, large: nn.Module, size: str, dtype: torch.dtype, levels: float
+) -> None:
+    plain, pixels, expected = {
+        "lite": (deepcopy(lite), LITE["lite"], REFERENCE["lite"]),
+        "large": (build_network_like(large, "rmbg-2.0"), image(256), REFERENCE["rmbg2"]),
+    }[size]
+    network = optimise(plain).to("cuda", dtype)
+    found = network(torch.from_numpy(pixels).to("cuda", dtype)).cpu()
+    assert mask_levels(found, torch.from_numpy(expected)) < levels
 
 
 def test_rewrites_save_what_they_should() -> None:

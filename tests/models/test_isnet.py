@@ -11,7 +11,7 @@ from models import build_network
 from models.catalog import CHECKPOINTS, UnknownCheckpoint
 from models.optimise import optimise
 from tests.conftest import DATA
-from tests.parity import image, published_state, standin
+from tests.parity import image, mask_levels, published_state, standin
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,17 @@ def test_meets_the_reference_plain_and_optimised(network: nn.Module) -> None:
     optimised = optimise(deepcopy(network))
     np.testing.assert_allclose(optimised(pixels).sigmoid().numpy(), expected, atol=1e-4, rtol=0)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in optimised.modules())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize(("dtype", "levels"), [(torch.float16, 0.5), (torch.bfloat16, 3.0)])
+@torch.inference_mode()
+def test_half_precision_stays_close(
+    network: nn.Module, device: str, dtype: torch.dtype, levels: float
+) -> None:
+    pixels = torch.from_numpy(image(64))
+    half = optimise(deepcopy(network)).to(device, dtype)
+    assert mask_levels(half(pixels.to(device, dtype)).cpu(), network(pixels)) < levels
 
 
 @torch.inference_mode()
