@@ -5,13 +5,11 @@ import os
 import platform
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table as RichTable
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -33,9 +31,8 @@ class Table:
 
 def publish(name: str, tables: list[Table], figures: dict[str, Any]) -> None:
     """Print the tables, save them with the figures, and bring the page of all results up to date."""
-    console = Console()
     for table in tables:
-        console.print(_for_terminal(table))
+        print(_as_markdown(table))  # noqa: T201
     about = machine()
     device = "-".join("".join(c if c.isalnum() else " " for c in about["device"].lower()).split())
     file = RESULTS / f"{name}-{device}.json"
@@ -50,7 +47,7 @@ def publish(name: str, tables: list[Table], figures: dict[str, Any]) -> None:
     }
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     PAGE.write_text(page())
-    console.print(f"{file.name} and {PAGE.name} written.")
+    print(f"{file.name} and {PAGE.name} written.")  # noqa: T201
 
 
 def machine() -> dict[str, Any]:
@@ -62,8 +59,15 @@ def machine() -> dict[str, Any]:
         else f"CPU, {os.cpu_count()} cores, {platform.machine()}",
         "python": platform.python_version(),
         "torch": version("torch"),
-        "cutout": version("cutout-server"),
+        "cutout": _own_version(),
     }
+
+
+def _own_version() -> str:
+    try:
+        return version("cutout-server")
+    except PackageNotFoundError:  # run where it lies, on a host that has only what the networks need
+        return "from source"
 
 
 def page() -> str:
@@ -81,12 +85,3 @@ def _as_markdown(table: Table) -> str:
     width = len(table.columns)
     lines = [table.columns, ["---"] * width, *(row + [""] * (width - len(row)) for row in table.rows)]
     return f"{table.title}:\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _for_terminal(table: Table) -> RichTable:
-    shown = RichTable(title=table.title, title_justify="left")
-    for column in table.columns:
-        shown.add_column(column)
-    for row in table.rows:
-        shown.add_row(*row)
-    return shown

@@ -283,7 +283,9 @@ class Engine:
 
     def _launch(self, runner: Runner, pixels: Sequence[Tensor]) -> Callable[[], list[tuple[Tensor, float]]]:
         with errors_translated(), self._streams.network():
-            run = timed(self.device, lambda: runner.run(torch.cat(list(pixels))))
+            run = timed(
+                self.device, lambda: runner.run(torch.cat(list(pixels)) if len(pixels) > 1 else pixels[0])
+            )
 
         def finish() -> list[tuple[Tensor, float]]:
             with errors_translated():

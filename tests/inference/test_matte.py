@@ -8,7 +8,7 @@ from PIL import Image
 
 from inference import layout
 from inference.matte import enlarge, find_subject, to_levels, to_pixels
-from inference.resize import resize_antialiased
+from inference.resize import resize_antialiased, resize_bilinear
 from models.catalog import find
 from tests.conftest import DATA
 
@@ -86,3 +86,11 @@ def test_the_cutout_is_laid_on_a_background() -> None:
     alpha = torch.tensor([[0, 51, 255]], dtype=torch.uint8)
     laid = layout.on_background(rgb, alpha, (0, 0, 255))
     np.testing.assert_array_equal(laid, [[(0, 0, 255), (40, 20, 204), (200, 100, 0)]])
+
+
+@pytest.mark.parametrize("size", [(40, 50), (300, 200)], ids=["small", "large"])
+def test_a_photo_of_any_size_is_resized_as_published(size: tuple[int, int]) -> None:
+    rgb = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    planes = rgb.permute(2, 0, 1)[None].float()
+    expected = F.interpolate(planes, size=(64, 48), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+    torch.testing.assert_close(resize_bilinear(rgb, 64, 48), expected)

@@ -1,0 +1,181 @@
+"""The engine end to end, JPEG to PNG: photos a second by size, stage by stage, and which stage limits.
+
+The networks have random weights and every photo has a disc as its subject (see `standin`). Expected: on a CPU the
+network limits at every size. On an H100 with 16 cores it limits for small photos; from two megapixels on decoding and
+deflating do, at some 40 ms of a core a photo: 300 to 400 photos a second for RMBG-1.4, and RMBG-2.0's own 140.
+
+With a network that takes 20 ms a photo, and photos that cost next to nothing, the device should be at work at least
+90 % of the time: what is left is what the engine itself costs.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from benchmarks import inputs, standin
+from benchmarks.report import Table, publish
+from inference.engine import STAGES, Cutout, Engine
+from inference.export import export_onnx
+from inference.limits import Limits
+from inference.options import Options
+from inference.runners import BATCH_SIZES, OnnxRunner, Runner, TorchRunner
+from inference.tiers import Tier
+from models.catalog import find
+
+CUDA = torch.cuda.is_available()
+SECONDS = 6.0 if CUDA else 20.0
+SETTLE_SECONDS = 1.5
+ALONE = 15 if CUDA else 3
+MEGAPIXELS = (0.3, 2.0, 12.0)
+BATCH = 8
+SLEEP_SECONDS = 0.020
+# Busier than this, a device or the cores are what limits.
+BUSY = 0.9
+CORES_BUSY = 0.8
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a stream of photos came to. `cores` and `device` are shares of the wall time; `stages` medians, in seconds."""
+
+    photos_per_s: float
+    device: float
+    cores: float
+    stages: dict[str, float]
+    alone_s: float
+
+    @property
+    def limit(self) -> str:
+        """Which stage limits."""
+        if self.device >= BUSY:
+            return "network"
+        if self.cores >= CORES_BUSY:
+            return max(("decode", "edges", "encode"), key=lambda stage: self.stages[stage])
+        return "waiting: too few photos in work"
+
+
+def run() -> None:
+    """Measure, print and save."""
+    rows, figures = [], {}
+    for label, checkpoint, tiers, sizes, open_runner in subjects():
+        with ExitStack() as opened:
+            engine = standin.engine(open_runner(opened), checkpoint, Limits(batch=BATCH if CUDA else 1))
+            opened.callback(engine.close)
+            engine.warm_up()
+            for tier in tiers:
+                for size in sizes:
+                    measured = measure(engine, tier, size)
+                    rows.append(row(f"{label}, {tier.value}", size, measured))
+                    figures[f"{label}/{tier.value}/{size:g}"] = {**vars(measured), "limit": measured.limit}
+                    print(", ".join(rows[-1]), flush=True)  # noqa: T201
+    table = Table(
+        f"JPEG to PNG, {os.cpu_count()} cores; stages are medians of one photo, in ms, network for its whole batch",
+        ["network, tier", "MP", "photos/s", "device", "cores", *STAGES, "alone", "limited by"],
+        rows,
+    )
+    publish("engine", [table], {"batch": BATCH if CUDA else 1, "runs": figures})
+
+
+Subject = tuple[str, str, list[Tier], tuple[float, ...], Callable[[ExitStack], Runner]]
+
+
+def subjects() -> list[Subject]:
+    """List what is measured on this host: a label, the checkpoint, tiers, sizes, and what opens its runner."""
+    found: list[Subject] = [
+        ("20 ms a photo", "isnet-general", [Tier.BASIC], (0.005,), lambda _: sleeping()),
+        (
+            "rmbg-1.4",
+            "rmbg-1.4",
+            [Tier.BASIC, Tier.PROFESSIONAL],
+            MEGAPIXELS,
+            lambda on: real("rmbg-1.4", on),
+        ),
+    ]
+    if CUDA:
+        tiers = [Tier.STANDARD, Tier.INDUSTRY]
+        found.append(("rmbg-2.0", "rmbg-2.0", tiers, MEGAPIXELS, lambda on: real("rmbg-2.0", on)))
+    return found
+
+
+def sleeping() -> Runner:
+    """Return a network that takes 20 ms a photo and no core."""
+
+    def work(pixels: Tensor) -> None:
+        time.sleep(SLEEP_SECONDS * len(pixels))
+
+    return standin.DiscRunner(work, torch.device("cpu"), "sleep")
+
+
+def real(checkpoint: str, opened: ExitStack) -> Runner:
+    """Return the network as this host would run it."""
+    if CUDA:
+        torch.backends.cudnn.benchmark = True
+        sizes = [size for size in BATCH_SIZES if size <= BATCH]
+        return standin.DiscRunner.around(
+            TorchRunner(
+                standin.network(checkpoint), torch.device("cuda"), dtype=torch.float16, batch_sizes=sizes
+            )
+        )
+    graph = Path(opened.enter_context(tempfile.TemporaryDirectory())) / "graph.onnx"
+    export_onnx(standin.network(checkpoint), graph, find(checkpoint).input_size)
+    return standin.DiscRunner.around(OnnxRunner(graph))
+
+
+def measure(engine: Engine, tier: Tier, megapixels: float) -> Run:
+    """Stream photos through an engine for some seconds, then send some alone."""
+    photos = [inputs.jpeg(name, megapixels) for name in inputs.SUBJECTS]
+    stop = float("inf")
+
+    def stream() -> Iterator[tuple[int, Callable[[], bytes]]]:
+        number = 0
+        while time.monotonic() < stop:
+            yield number, lambda number=number: photos[number % len(photos)]  # type: ignore[misc]
+            number += 1
+
+    done: list[Cutout] = []
+    began = time.monotonic()
+    counted_from, busy, cores = 0.0, 0.0, 0.0
+    for _, outcome in engine.remove_many(stream(), Options(tier=tier)):
+        assert isinstance(outcome, Cutout), outcome
+        now = time.monotonic()
+        if now - began < SETTLE_SECONDS or not counted_from:
+            counted_from, busy, cores = now, engine.network_seconds, time.process_time()
+            stop = now + SECONDS
+        elif now < stop:
+            done.append(outcome)
+            wall = now - counted_from
+            shares = (engine.network_seconds - busy) / wall, (time.process_time() - cores) / wall
+    alone = []
+    for number in range(ALONE):
+        start = time.perf_counter()
+        engine.remove(photos[number % len(photos)], Options(tier=tier))
+        alone.append(time.perf_counter() - start)
+    return Run(
+        photos_per_s=len(done) / wall,
+        device=shares[0],
+        cores=shares[1] / (os.cpu_count() or 1),
+        stages={stage: median(cutout.seconds[stage] for cutout in done) for stage in STAGES},
+        alone_s=median(alone),
+    )
+
+
+def row(label: str, megapixels: float, measured: Run) -> list[str]:
+    """Write a run as a line of the table."""
+    return [
+        label,
+        f"{megapixels:g}",
+        f"{measured.photos_per_s:.3g}",
+        f"{measured.device:.0%}",
+        f"{measured.cores:.0%}",
+        *(f"{1000 * seconds:.0f}" for seconds in measured.stages.values()),
+        f"{1000 * measured.alone_s:.0f} ms",
+        measured.limit,
+    ]

@@ -1,0 +1,194 @@
+"""The networks alone: photos a second by precision and batch, and the share of what the device can multiply.
+
+Expected on an H100 in float16, before it was measured: RMBG-1.4 0.8 to 1.2 ms a photo at batch 8, RMBG-2.0 5.5 to 7;
+graphs worth most at batch 1, where starting kernels one by one takes longer than running them; compiling 10 to 20 %
+more, for pointwise work that is fused into its neighbours. Seen on a GPU: nothing yet.
+"""
+
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import standin
+from benchmarks.report import Table, publish
+from inference.export import export_onnx
+from inference.runners import OnnxRunner, Runner, TorchRunner
+from models.catalog import find
+
+CHECKPOINTS = ("rmbg-1.4", "rmbg-2.0")
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+# A block of runs takes at least so long, and the median of the blocks counts.
+BLOCKS, BLOCK_SECONDS = (5, 0.4) if CUDA else (2, 0.0)
+MATMUL_SIDE = 8192 if CUDA else 2048
+TOP = 10
+# Compiling takes minutes: it is tried while there is time for all the rest of a nine-minute call.
+COMPILE_WITHIN_SECONDS = 240.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to run a network; `form` is eager, graph, compiled (and captured), or onnxruntime."""
+
+    form: str
+    precision: str
+    batch: int
+
+
+CASES = (
+    (
+        Case("eager", "float16", 1),
+        Case("eager", "float16", 8),
+        *(Case("graph", "float16", batch) for batch in (1, 4, 8, 16)),
+        Case("graph", "bfloat16", 8),
+        Case("graph", "float32", 8),
+        Case("compiled", "float16", 1),
+        Case("compiled", "float16", 8),
+        Case("onnxruntime", "float32", 8),
+    )
+    if CUDA
+    else (Case("eager", "float32", 1), Case("eager", "float32", 2), Case("onnxruntime", "float32", 1))
+)
+
+
+def run() -> None:
+    """Measure, print and save."""
+    started = time.monotonic()
+    torch.backends.cudnn.benchmark = CUDA
+    rates = {
+        precision: matmul_rate(precision) for precision in dict.fromkeys(case.precision for case in CASES)
+    }
+    tables = [
+        Table(
+            f"Product of two matrices of {MATMUL_SIDE}², the most the device can be asked for",
+            ["precision", "TFLOP/s"],
+            [[precision, f"{rate:.3g}"] for precision, rate in rates.items()],
+        )
+    ]
+    figures: dict[str, Any] = {"matmul_tflops": rates, "networks": {}}
+    for name in CHECKPOINTS:
+        rows, cases = [], {}
+        gflop = count_gflop(name)
+        for case in CASES:
+            row = [case.form, case.precision, str(case.batch)]
+            if case.form == "compiled" and time.monotonic() - started > COMPILE_WITHIN_SECONDS:
+                rows.append([*row, "no time left"])
+                continue
+            try:
+                with opened(name, case) as runner:
+                    seconds = seconds_a_run(runner, find(name).input_size, case.batch)
+            except Exception as error:  # noqa: BLE001 - one way that a host cannot go does not end the others
+                print(f"{name}, {case}: {error!r}", flush=True)  # noqa: T201
+                rows.append([*row, f"not here: {type(error).__name__}"])
+                continue
+            each = seconds / case.batch
+            share = gflop / 1e3 / each / rates[case.precision]
+            rows.append([*row, f"{1000 * seconds:.4g} ms", f"{1 / each:.4g}", f"{share:.0%}"])
+            cases["/".join(row)] = {"batch_s": seconds, "images_per_s": 1 / each, "share_of_matmul": share}
+            print(f"{name}: {', '.join(rows[-1])}", flush=True)  # noqa: T201
+        title = f"{name} at {find(name).input_size}², {gflop:.0f} GFLOP a photo, random weights"
+        tables.append(Table(title, ["form", "precision", "batch", "a batch", "photos/s", "of matmul"], rows))
+        tables.append(where_the_time_goes(name))
+        figures["networks"][name] = {"gflop": gflop, "cases": cases}
+    publish("network", tables, figures)
+
+
+def matmul_rate(precision: str) -> float:
+    """Measure TFLOP/s."""
+    a, b = (
+        torch.randn(MATMUL_SIDE, MATMUL_SIDE, device=DEVICE, dtype=getattr(torch, precision))
+        for _ in range(2)
+    )
+    return 2 * MATMUL_SIDE**3 / 1e12 / timed_blocks(lambda: a @ b)
+
+
+def count_gflop(name: str) -> float:
+    """Count the operations of a photo, as the network is run, without running it."""
+    size = find(name).input_size
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        standin.network(name).to("meta")(torch.zeros(1, 3, size, size, device="meta"))
+    return float(counter.get_total_flops()) / 1e9
+
+
+@contextmanager
+def opened(name: str, case: Case) -> Iterator[Runner]:
+    """Open a runner for a case, and leave no memory behind."""
+    size = find(name).input_size
+    if case.form == "onnxruntime":
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise ModuleNotFoundError("onnxruntime is not installed")
+        with tempfile.TemporaryDirectory() as folder:
+            graph = Path(folder) / "graph.onnx"
+            export_onnx(standin.network(name), graph, size, case.batch)
+            yield OnnxRunner(graph, "cuda" if CUDA else "cpu")
+    else:
+        runner = TorchRunner(
+            standin.network(name),
+            DEVICE,
+            dtype=getattr(torch, case.precision),
+            batch_sizes=() if case.form == "eager" else (case.batch,),
+            compiled=case.form == "compiled",
+        )
+        runner.warm_up(size)
+        yield runner
+        del runner
+    if CUDA:
+        torch.cuda.empty_cache()
+
+
+def seconds_a_run(runner: Runner, size: int, batch: int) -> float:
+    """Time batches of photos already on the device."""
+    pixels = torch.randn(batch, 3, size, size, device=runner.device)
+    return timed_blocks(lambda: runner.run(pixels))
+
+
+def timed_blocks(work: Callable[[], Tensor]) -> float:
+    """Return the seconds of one call, made one after another without waiting in between."""
+
+    def block(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            work()
+        if CUDA:
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / count
+
+    once = block(1)
+    if CUDA:
+        once = block(3)
+    return median(block(max(1, round(BLOCK_SECONDS / once))) for _ in range(BLOCKS))
+
+
+def where_the_time_goes(name: str) -> Table:
+    """Profile one batch, run kernel by kernel: what takes longest on the device."""
+    batch, precision = (8, "float16") if CUDA else (1, "float32")
+    size = find(name).input_size
+    runner = TorchRunner(standin.network(name), DEVICE, dtype=getattr(torch, precision))
+    pixels = torch.randn(batch, 3, size, size, device=DEVICE)
+    if CUDA:
+        runner.run(pixels)
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * CUDA
+    with profile(activities=activities) as profiler:
+        runner.run(pixels)
+        if CUDA:
+            torch.cuda.synchronize()
+    attribute = "self_device_time_total" if CUDA else "self_cpu_time_total"
+    events = [(event.key, float(getattr(event, attribute)), event.count) for event in profiler.key_averages()]
+    whole = sum(microseconds for _, microseconds, _ in events)
+    events.sort(key=lambda event: -event[1])
+    return Table(
+        f"Where the time of {name} goes, batch {batch}, {precision}, not captured",
+        ["operation", "calls", "share"],
+        [[key[:90], str(count), f"{spent / whole:.1%}"] for key, spent, count in events[:TOP]],
+    )
