@@ -1,0 +1,85 @@
+"""The image and the compose file are held to the code; no Docker is needed for that."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from app import settings
+from app.main import create_app
+
+ROOT = Path(__file__).parents[1]
+DOCKERFILE = (ROOT / "Dockerfile.gpu").read_text()
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+ENVIRONMENT = dict(re.findall(rf"\b({settings.PREFIX}[A-Z_]+)=(\S+)", DOCKERFILE))
+
+
+@pytest.fixture
+def health_answers() -> Iterator[tuple[int, list[int]]]:
+    """Run a stub of the service; its port, and a list whose last item it answers with."""
+    answers = [200]
+
+    class Stub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(answers[-1] if self.path == "/api/health" else 404)
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, answers
+        server.shutdown()
+
+
+@pytest.mark.parametrize("service", COMPOSE["services"])
+def test_the_settings_of_image_and_services_are_accepted(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = COMPOSE["services"][service].get("environment", {})
+    for name, value in (ENVIRONMENT | own).items():
+        # without a value it is handed on from the host; an empty one counts as not set
+        monkeypatch.setenv(name, value or "")
+    settings.load()
+
+
+def test_the_image_does_not_run_as_root() -> None:
+    final = DOCKERFILE.rpartition("\nFROM ")[2]
+    assert re.findall(r"^USER (\S+)", final, re.MULTILINE)[-1] not in ("root", "0")
+
+
+def test_the_health_check_tells_a_service_that_can_work(health_answers: tuple[int, list[int]]) -> None:
+    port, answers = health_answers
+    found = re.search(r"^HEALTHCHECK .*\\\n\s+CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    assert found
+    program, *arguments = json.loads(found[1])
+    assert program == "python"
+    service = create_app(settings.load(auth="off"))
+    asked = re.search(r"/api/[\w/-]+", arguments[-1])
+    assert asked
+    assert asked[0] in service.openapi()["paths"]
+
+    environment = os.environ | {"CUTOUT_PORT": str(port), "http_proxy": "http://127.0.0.1:1"}
+
+    def check() -> int:
+        return subprocess.run(
+            [sys.executable, *arguments], env=environment, check=False, capture_output=True
+        ).returncode
+
+    assert check() == 0
+    answers.append(503)
+    assert check() == 1
+
+
+def test_every_package_reaches_the_image() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    passed = (ROOT / ".dockerignore").read_text().split()
+    for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]:
+        assert f"!{pattern.removesuffix('*')}" in passed
