@@ -117,7 +117,6 @@ def sleeping() -> Runner:
 def real(checkpoint: str, opened: ExitStack) -> Runner:
     """Return the network as this host would run it."""
     if CUDA:
-        torch.backends.cudnn.benchmark = True
         sizes = [size for size in BATCH_SIZES if size <= BATCH]
         return standin.DiscRunner.around(
             TorchRunner(

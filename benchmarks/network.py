@@ -65,7 +65,6 @@ CASES = (
 def run() -> None:
     """Measure, print and save."""
     started = time.monotonic()
-    torch.backends.cudnn.benchmark = CUDA
     rates = {
         precision: matmul_rate(precision) for precision in dict.fromkeys(case.precision for case in CASES)
     }

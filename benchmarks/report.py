@@ -1,5 +1,6 @@
 """Results: on the terminal, as JSON with the machine named, and as tables in docs/performance.md."""
 
+import importlib.util
 import json
 import os
 import platform
@@ -46,6 +47,10 @@ def publish(name: str, tables: list[Table], figures: dict[str, Any]) -> None:
         "tables": [asdict(table) for table in tables],
     }
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    if importlib.util.find_spec("matplotlib"):
+        from benchmarks import plots
+
+        plots.draw(content, _picture(file))
     PAGE.write_text(page())
     print(f"{file.name} and {PAGE.name} written.")  # noqa: T201
 
@@ -77,8 +82,14 @@ def page() -> str:
         result = json.loads(file.read_text())
         parts.append(f"## {result['benchmark']}: {result['device']}\n")
         parts.append(f"{result['date'][:10]}, Python {result['python']}, torch {result['torch']}\n")
+        if _picture(file).exists():
+            parts.append(f"![{file.stem}]({_picture(file).relative_to(PAGE.parent)})\n")
         parts += [_as_markdown(Table(**table)) for table in result["tables"]]
     return "\n".join(parts)
+
+
+def _picture(result: Path) -> Path:
+    return PAGE.parent / "images" / f"performance-{result.stem}.svg"
 
 
 def _as_markdown(table: Table) -> str:

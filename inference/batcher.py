@@ -149,7 +149,7 @@ class Batcher(Generic[Kind, Item, Answer]):
             self._run_batches()
         except BaseException as error:
             # Whatever it is, nobody is left waiting for a thread that is gone.
-            self._lose(f"The device's thread ended by an error of its own ({error!r}). Restart Cutout.")
+            self.lose(f"The device's thread ended by an error of its own ({error!r}). Restart Cutout.")
             raise
 
     def _run_batches(self) -> None:
@@ -200,7 +200,7 @@ class Batcher(Generic[Kind, Item, Answer]):
         """Start a batch: one in a list, or none if it failed right away."""
         began = time.monotonic()
         stuck = f"The device has not answered for {self._stuck_after:g} s. Check it with nvidia-smi and restart Cutout."
-        watch = self._deadlines.call_at(began + self._stuck_after, lambda: self._lose(stuck))
+        watch = self._deadlines.call_at(began + self._stuck_after, lambda: self.lose(stuck))
         try:
             wait = self._launch(requests[0].kind, [request.item for request in requests])
         except Exception as error:  # noqa: BLE001 - whatever a network or a driver may raise
@@ -228,7 +228,7 @@ class Batcher(Generic[Kind, Item, Answer]):
     def _failed(self, requests: list[_Request[Kind, Item, Answer]], error: Exception) -> None:
         """Have the requests of a failed batch tried again in smaller ones, or fail what was alone."""
         if isinstance(error, DeviceLost):
-            self._lose(str(error))
+            self.lose(str(error))
             return
         if len(requests) == 1:
             if not isinstance(error, CutoutError):
@@ -248,7 +248,7 @@ class Batcher(Generic[Kind, Item, Answer]):
                     request.most = most
                     self._waiting.put_back(request.caller, request)
 
-    def _lose(self, message: str) -> None:
+    def lose(self, message: str) -> None:
         """Give the device up, and fail all that waits for it."""
         with self._changed:
             if self._lost is not None:

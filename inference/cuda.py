@@ -113,7 +113,8 @@ def errors_translated() -> Iterator[None]:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             raise OutOfMemory(
-                "The GPU's memory is full. Set a smaller CUTOUT_BATCH_SIZE, or free some of it (see nvidia-smi)."
+                "The GPU's memory is full. Set a smaller CUTOUT_BATCH_SIZE or CUTOUT_MEGAPIXELS_IN_WORK, or free"
+                " some of it (see nvidia-smi)."
             ) from error
         if isinstance(error, torch.AcceleratorError):
             raise DeviceLost(f"The GPU has failed ({error}). Check nvidia-smi and restart Cutout.") from error

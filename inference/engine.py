@@ -222,6 +222,8 @@ class Engine:
         try:
             answer(future, self._remove(request))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the caller's
+            if isinstance(error, DeviceLost):  # maybe at the photo's own work, which the batcher did not see
+                self._batcher.lose(str(error))
             fail(future, error)
         del future  # the error's traceback ends in this frame
 

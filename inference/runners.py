@@ -1,6 +1,7 @@
 """One network on one device: pixels in, mask out."""
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -84,6 +85,7 @@ class TorchRunner:
             return torch.cat([self._smallest_for(part)(part) for part in pixels.split(largest)])
 
     @torch.inference_mode()
+    @torch.backends.cudnn.flags(enabled=True, benchmark=True)  # cuDNN tries its kernels and keeps the fastest
     def warm_up(self, input_size: int) -> None:
         pixels = torch.zeros(max(self._batch_sizes, default=1), 3, input_size, input_size, device=self.device)
         if not self._batch_sizes:
@@ -178,6 +180,15 @@ def pick_device(wanted: Device) -> Literal["cuda", "cpu"]:
     return "cuda"
 
 
+def device_name(device: Literal["cuda", "cpu"]) -> str:
+    """Name the device for the user: what it is, and how much of it there is."""
+    if device == "cpu":
+        return f"cpu, {os.cpu_count()} cores"
+    about = torch.cuda.get_device_properties(0)
+    others = f", the first of {torch.cuda.device_count()} here" if torch.cuda.device_count() > 1 else ""
+    return f"cuda, {about.name}, {about.total_memory / 2**30:.0f} GiB{others}"
+
+
 def cpu_backend() -> Literal["onnxruntime", "torch"]:
     """Which library runs networks on this host's CPU: ONNX Runtime, 1.2 to 1.7 times faster, if it can be used."""
     needed = ("onnxruntime", "onnx", "onnxscript")
@@ -203,8 +214,6 @@ def open_runner(
     if device == "cuda":
         dtype = torch.float16 if precision == "auto" else getattr(torch, precision)
         sizes = [size for size in BATCH_SIZES if size < max_batch] + [max_batch]
-        # cuDNN tries its kernels at each new shape and keeps the fastest; there are only a few shapes.
-        torch.backends.cudnn.benchmark = True
         return TorchRunner(
             load_network(checkpoint, folder), torch.device("cuda"), dtype=dtype, batch_sizes=sizes
         )

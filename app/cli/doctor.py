@@ -1,6 +1,5 @@
 """`cutout doctor`: what this host can do, what each tier would use and why, and what to do about the rest."""
 
-import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +20,7 @@ def doctor(
 ) -> None:
     """Check device, backends, weights and licences. Exit code 1 if a tier could not be served."""
     from inference.errors import DeviceUnavailable, ModelUnavailable
-    from inference.runners import cpu_backend, pick_device
+    from inference.runners import cpu_backend, device_name, pick_device
     from inference.tiers import choose
 
     settings = load_settings(device=device)
@@ -34,9 +33,7 @@ def doctor(
     try:
         target = pick_device(settings.device)
         backend = "torch" if target == "cuda" else cpu_backend()
-        _good(
-            f"{target} (CUTOUT_DEVICE={settings.device}), {os.cpu_count()} cores; networks run in {backend}"
-        )
+        _good(f"{device_name(target)} (CUTOUT_DEVICE={settings.device}); networks run in {backend}")
         if target == "cpu" and backend == "torch":
             _warn("ONNX Runtime is up to 1.7 times faster here; run: pip install 'cutout-server[cpu]'")
     except DeviceUnavailable as error:

@@ -246,3 +246,16 @@ def test_closing_leaves_nobody_waiting() -> None:
     assert futures[0].result(PATIENCE).width == 40
     assert futures[1].cancelled()
     assert futures[2].cancelled()
+
+
+def test_a_device_that_dies_at_a_photos_own_work_is_reported_too(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> Tensor:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    engine = make(FakeRunner(), Limits())
+    monkeypatch.setattr("inference.engine.upload", die)
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        engine.remove(photo_bytes())
+    assert engine.lost is not None
