@@ -22,11 +22,12 @@ from torch import Tensor
 
 from benchmarks import inputs, standin
 from benchmarks.report import Table, publish
-from inference.engine import STAGES, Cutout, Engine
+from inference.engine import Cutout, Engine
 from inference.export import export_onnx
 from inference.limits import Limits
 from inference.options import Options
 from inference.runners import BATCH_SIZES, OnnxRunner, Runner, TorchRunner
+from inference.stopwatch import STAGES
 from inference.tiers import Tier
 from models.catalog import find
 

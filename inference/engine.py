@@ -32,20 +32,20 @@ from inference.matting import Matte, cut_out
 from inference.memory import give_back_freed
 from inference.options import DEFAULT_OPTIONS, Options
 from inference.runners import Device, Precision, Runner, open_runner, pick_device
+from inference.stopwatch import Stopwatch
 from inference.tiers import Choice, Tier, choose
 
 Key = TypeVar("Key")
 
 # Often enough that a long run stays as small as a short one, seldom enough to cost nothing.
 TIDY_EVERY_SECONDS = 5.0
-STAGES = ("decode", "wait", "network", "edges", "encode")
 
 
 @dataclass(frozen=True)
 class Cutout:
     """A finished picture and what it took.
 
-    `notes` say what of the photo was not taken as it stands in its file. `seconds` is by stage, see `STAGES`; a
+    `notes` say what of the photo was not taken as it stands in its file. `seconds` is by stage, see `stopwatch.STAGES`; a
     second look counts where the first does.
     """
 
@@ -173,6 +173,10 @@ class Engine:
         runs in a worker, so that reading overlaps too. What is wrong with one photo is yielded with
         its key and does not stop the others. The iterable is read only as far ahead as there are
         threads, so it may be endless. Photos have no deadline here.
+
+        Raises:
+            DeviceLost: the device has failed; every photo not yielded before is still to be done.
+
         """
         running: dict[Future[Cutout], Key] = {}
         caller = object()
@@ -229,7 +233,7 @@ class Engine:
 
     def _remove(self, request: _Request) -> Cutout:
         options, serving = request.options, self.serving[request.options.tier]
-        clock = _Stopwatch()
+        clock = Stopwatch()
         with ExitStack() as held:
 
             def hold(pixels: int) -> None:
@@ -268,7 +272,7 @@ class Engine:
             seconds=clock.seconds,
         )
 
-    def _look(self, rgb: Tensor, serving: Serving, request: _Request, clock: "_Stopwatch") -> Tensor | None:
+    def _look(self, rgb: Tensor, serving: Serving, request: _Request, clock: Stopwatch) -> Tensor | None:
         """Show a photo, or a part of one, to the network."""
         checkpoint = serving.choice.checkpoint
         clock.lap("edges")
@@ -347,23 +351,7 @@ def _finished(
         key = running.pop(future)
         try:
             yield key, future.result()
+        except DeviceLost:
+            raise
         except (CutoutError, OSError) as error:
             yield key, error
-
-
-class _Stopwatch:
-    """Seconds by stage, each lap counted from the one before; a stage that comes again adds up."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(STAGES, 0.0)
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] += now - self._last
-        self._last = now
-
-    def move(self, source: str, target: str, seconds: float) -> None:
-        """Count `seconds` of one stage as another's."""
-        self.seconds[source] = max(0.0, self.seconds[source] - seconds)
-        self.seconds[target] += seconds

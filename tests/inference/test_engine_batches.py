@@ -156,6 +156,21 @@ def test_a_device_that_dies_fails_everyone_and_is_reported(make: Make) -> None:
         engine.submit(photo_bytes(), Options())
 
 
+def test_a_device_that_dies_ends_a_long_run(make: Make) -> None:
+    """Rather than have each photo of a folder fail; what is not done is done the next time."""
+
+    def check(tones: list[int]) -> None:
+        if 120 in tones:
+            raise DeviceLost("The GPU has fallen off the bus.")
+
+    engine = make(GreyRunner(check), Limits(threads=1))
+    photos = ((tone, lambda tone=tone: grey(tone)) for tone in range(60, 250, 20))
+    done: list[int] = []
+    with pytest.raises(DeviceLost, match="off the bus"):
+        done.extend(key for key, _ in engine.remove_many(photos, Options()))
+    assert set(done) <= {60, 80, 100}
+
+
 def test_a_mask_without_numbers_is_an_error_not_a_picture(make: Make) -> None:
     class Broken(FakeRunner):
         def run(self, pixels: Tensor) -> Tensor:
