@@ -93,7 +93,7 @@ def run() -> None:
                 continue
             each = seconds / case.batch
             share = gflop / 1e3 / each / rates[case.precision]
-            rows.append([*row, f"{1000 * seconds:.4g} ms", f"{1 / each:.4g}", f"{share:.0%}"])
+            rows.append([*row, duration(seconds), f"{1 / each:.3g}", f"{share:.0%}"])
             cases["/".join(row)] = {"batch_s": seconds, "images_per_s": 1 / each, "share_of_matmul": share}
             print(f"{name}: {', '.join(rows[-1])}", flush=True)  # noqa: T201
         title = f"{name} at {find(name).input_size}², {gflop:.0f} GFLOP a photo, random weights"
@@ -101,6 +101,11 @@ def run() -> None:
         tables.append(where_the_time_goes(name))
         figures["networks"][name] = {"gflop": gflop, "cases": cases}
     publish("network", tables, figures)
+
+
+def duration(seconds: float) -> str:
+    """Write a time with three digits."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def matmul_rate(precision: str) -> float:
