@@ -1,7 +1,8 @@
 """The batcher: what many callers want of one device, gathered into batches.
 
-One thread owns the device. It starts a batch as soon as the device has nothing to do, or, while one batch runs, when
-the next one is full: so a photo alone does not wait for company, and a busy device never waits for its batches.
+One thread owns the device. It starts a batch as soon as the device has nothing to do: so a photo alone does not wait for
+company. Where the device works by itself, as a GPU does, the next batch is started while one runs, once it is full: so a
+busy device never waits for its batches.
 
 A batch that fails is tried again one by one, so that what is wrong with one photo fails that photo alone. One that does
 not fit into the device's memory is tried again by halves, and no larger one is started after it.
@@ -29,8 +30,6 @@ Answer = TypeVar("Answer")
 # Starts a batch, all of one kind, and returns what waits for its answers, one for each item.
 Launch = Callable[[Kind, Sequence[Item]], Callable[[], Sequence[Answer]]]
 
-# The batch that runs, and one that is ready behind it.
-MOST_IN_FLIGHT = 2
 # A batch takes seconds, or on a slow processor minutes. What takes longer than this has stopped.
 STUCK_SECONDS = 600.0
 
@@ -49,7 +48,8 @@ class Batcher(Generic[Kind, Item, Answer]):
     """Runs items through `launch` in batches of one kind. Safe to call from any number of threads.
 
     At most `max_waiting` items wait; at most `max_batch` are in a batch, which waits up to `max_wait` seconds for
-    others to join while the device has nothing else to do. `on_lost` is called once, when the device has failed.
+    others to join while the device has nothing else to do. `max_started` batches are on the device: 2 if it works by
+    itself once one is launched, 1 if launching does the work. `on_lost` is called once, when the device has failed.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Batcher(Generic[Kind, Item, Answer]):
         *,
         max_batch: int = 1,
         max_wait: float = 0.0,
+        max_started: int = 2,
         max_waiting: int = 64,
         stuck_after: float = STUCK_SECONDS,
         on_lost: Callable[[], None] = lambda: None,
@@ -68,6 +69,7 @@ class Batcher(Generic[Kind, Item, Answer]):
         self._deadlines = deadlines
         self._max_batch = max_batch
         self._max_wait = max_wait
+        self._max_started = max_started
         self._max_waiting = max_waiting
         self._stuck_after = stuck_after
         self._on_lost = on_lost
@@ -177,7 +179,7 @@ class Batcher(Generic[Kind, Item, Answer]):
                     continue
                 most = min(first.most, self._largest.get(first.kind, self._max_batch))
                 if sum(request.kind == first.kind for request in self._waiting) >= most:
-                    return self._take() if running < MOST_IN_FLIGHT else []
+                    return self._take() if running < self._max_started else []
                 if running:
                     return []
                 left = first.arrived + self._max_wait - time.monotonic()

@@ -105,6 +105,7 @@ class Engine:
             self._deadlines,
             max_batch=limits.batch_on(self.device.type),
             max_wait=limits.batch_wait,
+            max_started=1 if self.device.type == "cpu" else 2,
             max_waiting=self._threads,
             on_lost=lambda: self.on_lost(),
         )

@@ -91,6 +91,21 @@ def test_photos_of_many_callers_share_batches_and_each_gets_its_own(make: Make) 
     assert max(map(len, runner.batches)) == 4
 
 
+def test_a_photo_that_is_done_does_not_wait_for_the_next(make: Make) -> None:
+    go_on = {60: threading.Event(), 120: threading.Event()}
+    runner = GreyRunner(lambda tones: held_until(go_on[tones[0]]))
+    engine = make(runner, Limits(threads=3))
+    first = engine.submit(grey(60), Options())
+    wait_until(lambda: runner.batches == [[60]])
+    second = engine.submit(grey(120), Options())
+    wait_until(lambda: len(engine._batcher._waiting) == 1)
+    go_on[60].set()
+    assert first.result(PATIENCE).width == 40
+    assert not second.done()
+    go_on[120].set()
+    assert second.result(PATIENCE).width == 40
+
+
 def test_one_bad_photo_in_a_batch_fails_alone(make: Make) -> None:
     def check(tones: list[int]) -> None:
         if 100 in tones:
