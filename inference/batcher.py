@@ -161,7 +161,7 @@ class Batcher(Generic[Kind, Item, Answer]):
             if requests is None or self._lost is not None:
                 return
             if requests:
-                running.extend(self._start(requests))
+                running.extend(self._start(requests, alone=not running))
             else:
                 self._finish(running.popleft())
 
@@ -198,7 +198,9 @@ class Batcher(Generic[Kind, Item, Answer]):
 
         return self._waiting.take(fits)
 
-    def _start(self, requests: list[_Request[Kind, Item, Answer]]) -> list["_Batch[Kind, Item, Answer]"]:
+    def _start(
+        self, requests: list[_Request[Kind, Item, Answer]], alone: bool
+    ) -> list["_Batch[Kind, Item, Answer]"]:
         """Start a batch: one in a list, or none if it failed right away."""
         began = time.monotonic()
         stuck = f"The device has not answered for {self._stuck_after:g} s. Check it with nvidia-smi and restart Cutout."
@@ -207,8 +209,12 @@ class Batcher(Generic[Kind, Item, Answer]):
             wait = self._launch(requests[0].kind, [request.item for request in requests])
         except Exception as error:  # noqa: BLE001 - whatever a network or a driver may raise
             self._deadlines.call_off(watch)
-            self._busy(began)
-            self._failed(requests, error)
+            if isinstance(error, OutOfMemory) and not alone:
+                self._max_started = 1  # memory holds one batch, but not a second one beside it
+                self._put_back(requests)
+            else:
+                self._busy(began)
+                self._failed(requests, error)
             return []
         return [_Batch(requests, wait, began, watch)]
 
@@ -241,13 +247,17 @@ class Batcher(Generic[Kind, Item, Answer]):
                 error = failed
             fail(requests[0].future, error)
             return
-        most = len(requests) // 2 if isinstance(error, OutOfMemory) else 1
+        most = 1
+        if isinstance(error, OutOfMemory):
+            most = self._largest[requests[0].kind] = len(requests) // 2
+        for request in requests:
+            request.most = most
+        self._put_back(requests)
+
+    def _put_back(self, requests: list[_Request[Kind, Item, Answer]]) -> None:
         with self._changed:
-            if isinstance(error, OutOfMemory):
-                self._largest[requests[0].kind] = most
             for request in reversed(requests):
                 if not request.future.done():
-                    request.most = most
                     self._waiting.put_back(request.caller, request)
 
     def lose(self, message: str) -> None:

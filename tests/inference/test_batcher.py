@@ -286,6 +286,31 @@ def test_a_batch_too_large_for_the_memory_is_halved_for_good(deadlines: Deadline
     batcher.close()
 
 
+def test_a_memory_that_holds_one_batch_gets_one_at_a_time(deadlines: Deadlines) -> None:
+    """A second batch beside the first does not fit; that says nothing of a batch alone."""
+    on_device: list[int] = []
+    started: list[int] = []
+
+    def launch(kind: str, items: Sequence[int]) -> Callable[[], list[tuple[str, int]]]:
+        started.append(len(items))
+        if len(on_device) + len(items) > 4:
+            raise OutOfMemory("the memory is full")
+        on_device.extend(items)
+
+        def finish() -> list[tuple[str, int]]:
+            time.sleep(0.002)
+            on_device.clear()
+            return [(kind, item) for item in items]
+
+        return finish
+
+    batcher: FakeBatcher = Batcher(launch, deadlines, max_batch=4, max_wait=PATIENCE)
+    futures = [batcher.submit("a", number) for number in range(16)]
+    assert [outcome(future) for future in futures] == [("a", number) for number in range(16)]
+    assert started == [4, 4, 4, 4, 4]  # one of them twice
+    batcher.close()
+
+
 def test_a_device_that_hangs_leaves_nobody_waiting(deadlines: Deadlines) -> None:
     device = Device()
     device.go_on.clear()
