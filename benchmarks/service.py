@@ -46,7 +46,10 @@ def run() -> None:
             port = probe.getsockname()[1]
         command = [sys.executable, "-m", "benchmarks.sides.service", str(port), *arguments]
         process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, env={**os.environ, "CUTOUT_LOG_FORMAT": "json"}
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "CUTOUT_LOG_FORMAT": "json"},
         )
         try:
             address = f"http://127.0.0.1:{port}/api"

@@ -95,17 +95,14 @@ def run() -> None:
             rows,
         )
     ]
-    promised = {
-        serving.choice.wanted: needs(engine, serving.choice.wanted, around)
-        for serving in engine.serving.values()
-        if serving.choice.substitute
-    }
+    choices = [serving.choice for serving in engine.serving.values()]
+    promised = dict.fromkeys(choice.wanted for choice in choices if choice.substitute)
     if promised:
         tables.append(
             Table(
                 "What the promised checkpoints would need on this host: their networks alone, random weights",
                 ["checkpoint", "one look", "tier", "looks", "all else", "together", ""],
-                [line for lines in promised.values() for line in lines],
+                [line for wanted in promised for line in needs(engine, wanted, around)],
             )
         )
     publish("targets", tables, {"megapixels": MEGAPIXELS, "photos": PHOTOS, "targets": figures})
