@@ -76,7 +76,7 @@ def run() -> None:
                     measured = measure(engine, tier, size)
                     rows.append(row(f"{label}, {tier.value}", size, measured))
                     figures[f"{label}/{tier.value}/{size:g}"] = {**vars(measured), "limit": measured.limit}
-                    print(", ".join(rows[-1]), flush=True)  # noqa: T201
+                    print(", ".join(rows[-1]), flush=True)
     table = Table(
         f"JPEG to PNG, {os.cpu_count()} cores; stages are medians of one photo, in ms, network for its whole batch",
         ["network, tier", "MP", "photos/s", "device", "cores", *STAGES, "alone", "limited by"],

@@ -88,14 +88,14 @@ def run() -> None:
                 with opened(name, case) as runner:
                     seconds = seconds_a_run(runner, find(name).input_size, case.batch)
             except Exception as error:  # noqa: BLE001 - one way that a host cannot go does not end the others
-                print(f"{name}, {case}: {error!r}", flush=True)  # noqa: T201
+                print(f"{name}, {case}: {error!r}", flush=True)
                 rows.append([*row, f"not here: {type(error).__name__}"])
                 continue
             each = seconds / case.batch
             share = gflop / 1e3 / each / rates[case.precision]
             rows.append([*row, duration(seconds), f"{1 / each:.3g}", f"{share:.0%}"])
             cases["/".join(row)] = {"batch_s": seconds, "images_per_s": 1 / each, "share_of_matmul": share}
-            print(f"{name}: {', '.join(rows[-1])}", flush=True)  # noqa: T201
+            print(f"{name}: {', '.join(rows[-1])}", flush=True)
         title = f"{name} at {find(name).input_size}², {gflop:.0f} GFLOP a photo, random weights"
         tables.append(Table(title, ["form", "precision", "batch", "a batch", "photos/s", "of matmul"], rows))
         tables.append(where_the_time_goes(name))

@@ -33,7 +33,7 @@ class Table:
 def publish(name: str, tables: list[Table], figures: dict[str, Any]) -> None:
     """Print the tables, save them with the figures, and bring the page of all results up to date."""
     for table in tables:
-        print(_as_markdown(table))  # noqa: T201
+        print(_as_markdown(table))
     about = machine()
     device = "-".join("".join(c if c.isalnum() else " " for c in about["device"].lower()).split())
     file = RESULTS / f"{name}-{device}.json"
@@ -52,7 +52,7 @@ def publish(name: str, tables: list[Table], figures: dict[str, Any]) -> None:
 
         plots.draw(content, _picture(file))
     PAGE.write_text(page())
-    print(f"{file.name} and {PAGE.name} written.")  # noqa: T201
+    print(f"{file.name} and {PAGE.name} written.")
 
 
 def machine() -> dict[str, Any]:

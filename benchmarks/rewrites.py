@@ -103,7 +103,7 @@ def take_turns(name: str, forms: dict[str, nn.Module], pixels: Tensor) -> dict[s
                 start = time.perf_counter()
                 run(pixels)
                 laps[form].append(time.perf_counter() - start)
-                print(f"{name}, {form}: {laps[form][-1]:.2f} s", flush=True)  # noqa: T201
+                print(f"{name}, {form}: {laps[form][-1]:.2f} s", flush=True)
     return {form: median(seconds) for form, seconds in laps.items()}
 
 

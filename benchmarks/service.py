@@ -77,7 +77,7 @@ def run() -> None:
                     "p99_s": quantiles[2],
                     "statuses": dict(load.statuses),
                 }
-                print(", ".join(rows[-1]), flush=True)  # noqa: T201
+                print(", ".join(rows[-1]), flush=True)
         finally:
             process.terminate()
             process.wait()

@@ -56,7 +56,7 @@ def run() -> None:
                 if megapixels == max(SIZES):
                     seconds[name].append(time.perf_counter() - start)
                 errors[name][kind].append(measure(scene, colours, alpha))
-            print(scene.name, flush=True)  # noqa: T201
+            print(scene.name, flush=True)
 
     overall = {
         name: mean([one for kind in by_kind.values() for one in kind]) for name, by_kind in errors.items()

@@ -48,7 +48,7 @@ def run() -> None:
         changes["checked"][group].append(checked / once - 1)
         changes["unchecked"][group].append(unchecked / once - 1)
         believed += checked != once
-        print(f"{scene.name}: {once:.2f} → {checked:.2f}, unchecked {unchecked:.2f}")  # noqa: T201
+        print(f"{scene.name}: {once:.2f} → {checked:.2f}, unchecked {unchecked:.2f}")
 
     rows = [
         [

@@ -74,7 +74,7 @@ def run() -> None:
                 shapes[tier].append(saliency(scene, alpha))
             if len(errors[kind][Tier.BASIC]) == 1:
                 rows.append(_row(scene, rgb.numpy(), results))
-            print(scene.name, *(f"{errors[kind][tier][-1].composite:.1f}" for tier in Tier))  # noqa: T201
+            print(scene.name, *(f"{errors[kind][tier][-1].composite:.1f}" for tier in Tier))
     _save_sheet(rows)
 
     everything = {tier: mean([one for kind in KINDS for one in errors[kind][tier]]) for tier in Tier}

@@ -18,9 +18,7 @@ def measure(remove: Callable[[bytes], bytes], stages: Callable[[], object] = lam
         seconds.append(time.perf_counter() - start)
         by_stage.append(stages())
     out.write_bytes(result)
-    print(  # noqa: T201
-        json.dumps({"seconds": seconds, "peak_mb": peak_mb(), "bytes": len(result), "stages": by_stage})
-    )
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb(), "bytes": len(result), "stages": by_stage}))
 
 
 def peak_mb() -> float:
