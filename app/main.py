@@ -13,6 +13,7 @@ import app
 from app import errors, logs
 from app.api import guards
 from app.api.routes import background_remover, health, page
+from app.services import removals
 from app.settings import Settings, SettingsError
 from app.settings import load as load_settings
 from app.startup import engine_from
@@ -85,7 +86,7 @@ def create_app(
 async def _sweep(storage: Storage, age: timedelta) -> None:
     while True:
         try:
-            deleted = await asyncio.to_thread(storage.delete_older_than, age)
+            deleted = await asyncio.to_thread(storage.delete_older_than, age, removals.RESULTS)
             if deleted:
                 log.info("old results deleted", files=deleted, older_than_days=age.days)
         except OSError as error:

@@ -14,6 +14,8 @@ from inference.options import Options
 
 log = structlog.get_logger()
 
+RESULTS = "results/"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -67,4 +69,4 @@ async def fetch(storage: Storage, job_id: uuid.UUID) -> tuple[bytes, Format] | N
 
 
 def _key(job_id: str, file_format: Format) -> str:
-    return f"results/{job_id}.{file_format.value}"
+    return f"{RESULTS}{job_id}.{file_format.value}"

@@ -24,6 +24,6 @@ class Storage(Protocol):
         """Return a file's bytes, or None where there is none."""
         ...
 
-    def delete_older_than(self, age: timedelta) -> int:
-        """Delete what was written longer ago than `age`, and return how many files that were."""
+    def delete_older_than(self, age: timedelta, prefix: str) -> int:
+        """Delete what was written longer ago than `age` under `prefix`, such as "results/"; return how many files."""
         ...

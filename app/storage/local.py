@@ -30,9 +30,13 @@ class LocalStorage:
         except OSError as error:
             raise StorageError(f"The result cannot be read ({error.strerror}).") from error
 
-    def delete_older_than(self, age: timedelta) -> int:
+    def delete_older_than(self, age: timedelta, prefix: str) -> int:
         limit = time.time() - age.total_seconds()
-        old = [file for file in self.root.rglob("*") if file.is_file() and file.stat().st_mtime < limit]
+        old = [
+            file
+            for file in (self.root / prefix).rglob("*")
+            if file.is_file() and file.stat().st_mtime < limit
+        ]
         for file in old:
             file.unlink(missing_ok=True)
         return len(old)
