@@ -18,6 +18,7 @@ class Discount:
     percent: int
 
 
+LARGEST_BATCH = 500
 DISCOUNTS = (Discount(20, 50, 5), Discount(51, 100, 10), Discount(101, 200, 15), Discount(201, 500, 20))
 
 
@@ -35,3 +36,41 @@ PLANS: dict[str, Plan] = {
     "starter": Plan(99_000, 50, (Tier.BASIC, Tier.STANDARD)),
     "pro": Plan(299_000, 200, (Tier.BASIC, Tier.STANDARD, Tier.PROFESSIONAL), professional_per_day=50),
 }
+
+
+@dataclass(frozen=True)
+class Price:
+    """Of a batch, in credits. The discount is rounded down to whole credits."""
+
+    per_image: int
+    images: int
+    percent: int
+
+    @property
+    def total(self) -> int:
+        return self.per_image * self.images
+
+    @property
+    def discount(self) -> int:
+        return self.total * self.percent // 100
+
+    @property
+    def final(self) -> int:
+        return self.total - self.discount
+
+    def share(self, index: int) -> int:
+        """Return what image `index`, from 0, pays of the final price; the shares of all sum to it exactly."""
+        return (index + 1) * self.final // self.images - index * self.final // self.images
+
+
+def price(tier: Tier, images: int) -> Price:
+    """Price one image, or a batch.
+
+    Raises:
+        ValueError: there is no such batch.
+
+    """
+    if not 1 <= images <= LARGEST_BATCH:
+        raise ValueError(f"A batch has 2 to {LARGEST_BATCH} images, not {images}.")
+    percent = next((one.percent for one in DISCOUNTS if one.first <= images <= one.last), 0)
+    return Price(CREDITS[tier], images, percent)

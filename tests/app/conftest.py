@@ -16,7 +16,10 @@ from starlette.testclient import TestClient
 from app import settings as app_settings
 from app.main import create_app
 from inference.folder import ModelsFolder
+from tests.app.databases import database, postgresql, postgresql_url
 from tests.fakes import fake_engine
+
+__all__ = ["database", "postgresql", "postgresql_url"]
 
 START_SECONDS = 60
 

@@ -210,6 +210,23 @@ def test_a_batch_waits_for_others_only_so_long(deadlines: Deadlines) -> None:
     batcher.close()
 
 
+def test_what_is_cancelled_never_meets_the_device_and_frees_its_place(deadlines: Deadlines) -> None:
+    device = Device()
+    device.go_on.clear()
+    batcher: FakeBatcher = Batcher(device.launch, deadlines, max_started=1, max_waiting=2)
+    futures = [batcher.submit("a", 0)]
+    wait_until(lambda: bool(device.batches))
+    futures += [batcher.submit("a", number) for number in (1, 2)]
+    with pytest.raises(Overloaded):
+        batcher.submit("a", 3)
+    assert futures[1].cancel()
+    futures.append(batcher.submit("a", 4))
+    device.go_on.set()
+    assert [outcome(future) for future in futures] == [("a", 0), "CancelledError", ("a", 2), ("a", 4)]
+    assert [items for _, items in device.batches] == [[0], [2], [4]]
+    batcher.close()
+
+
 def test_callers_take_turns(deadlines: Deadlines) -> None:
     device = Device()
     device.go_on.clear()
@@ -359,7 +376,7 @@ def test_an_error_of_the_batcher_itself_leaves_nobody_waiting(deadlines: Deadlin
 
 def test_what_was_handed_in_is_finished_at_closing(deadlines: Deadlines) -> None:
     device = Device(seconds=0.002)
-    batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=2)
+    batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=2, max_wait=PATIENCE)
     futures = [batcher.submit("a", number) for number in range(9)]
     batcher.close()
     done, left = wait(futures, timeout=0)

@@ -158,6 +158,23 @@ def test_small_photos_do_not_overtake_a_large_one() -> None:
     assert order == ["large", "small"]
 
 
+def test_one_that_leaves_lets_in_all_that_fit() -> None:
+    budget = PixelBudget(10)
+    both = threading.Barrier(2, timeout=PATIENCE)
+
+    def work() -> None:
+        with budget.hold(5):
+            both.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        with budget.hold(10):
+            waiting = [pool.submit(work) for _ in range(2)]
+            while len(budget._turns) < 2:
+                time.sleep(0.001)
+        for one in waiting:
+            one.result(PATIENCE)
+
+
 def test_the_pixels_of_one_that_fails_are_given_back() -> None:
     budget = PixelBudget(10)
     with pytest.raises(ZeroDivisionError), budget.hold(10):

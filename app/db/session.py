@@ -1,0 +1,55 @@
+"""One database, PostgreSQL or SQLite: how it is opened, and when what is done in it counts."""
+
+import sqlite3
+from contextlib import AbstractContextManager
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+
+# How long a writer waits for another one's transaction, which are all short.
+LOCK_SECONDS = 30
+
+
+class Database:
+    """Opens transactions. Safe to use from any number of threads; a session belongs to one."""
+
+    def __init__(self, url: str) -> None:
+        """Prepare to connect to `url`, as in "postgresql://…" or "sqlite:///var/cutout.db"; nothing is opened yet."""
+        self.engine = _create_engine(url)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    def begin(self) -> AbstractContextManager[Session]:
+        """Open a transaction: committed at the end of the block, rolled back where an exception leaves it.
+
+        On SQLite it holds the only writer's lock from its start, so that what was read is still so at the commit.
+        """
+        return self._sessions.begin()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def _create_engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(parsed, connect_args={"timeout": LOCK_SECONDS})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_immediate)
+        return engine
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    # A connection that died with its server is noticed before it is used, not by the request that got it.
+    return create_engine(parsed, pool_pre_ping=True)
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+    # The driver's own transactions start as readers and fail as soon as another one writes.
+    connection.isolation_level = None
+    for pragma in ("journal_mode = WAL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

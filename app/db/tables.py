@@ -1,0 +1,193 @@
+"""The tables. Their names are the product's; ids are random, times are UTC, money is whole credits."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from inference.tiers import Tier
+
+
+def now() -> datetime:
+    """Return the time as the tables keep it."""
+    return datetime.now(UTC)
+
+
+class Role(StrEnum):
+    """What a user may do beside his own affairs."""
+
+    USER = "user"
+    ADMIN = "admin"
+
+
+class Status(StrEnum):
+    """Of a job or a batch. The last four are final; only a batch is partial."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    PARTIAL = "partial"
+    CANCELLED = "cancelled"
+
+
+class Movement(StrEnum):
+    """Of credits. A hold is settled by a charge, which moves nothing more, or by a release, which gives it back."""
+
+    GRANT = "grant"
+    HOLD = "hold"
+    CHARGE = "charge"
+    RELEASE = "release"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time with its zone, also from SQLite, which knows none."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _by_value(kind: type[StrEnum]) -> Enum:
+    """Keep an enumeration as the words that the product's contract has."""
+    return Enum(kind, native_enum=False, length=16, values_callable=lambda kind: [one.value for one in kind])
+
+
+class Base(DeclarativeBase):
+    """Base of all tables; constraints are named, so that migrations can speak of them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: UtcDateTime,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        **{kind: _by_value(kind) for kind in (Role, Status, Movement, Tier)},
+    }
+
+
+class User(Base):
+    """Who may call. `subject` is the token's `sub`, or `local:` and the e-mail address of an account kept here.
+
+    `balance` is the sum of the user's ledger rows, kept beside them so that it can be guarded.
+    """
+
+    __tablename__ = "users"
+    __table_args__ = (CheckConstraint("balance >= 0", name="balance_not_negative"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    subject: Mapped[str] = mapped_column(String(255), unique=True)
+    email: Mapped[str | None] = mapped_column(String(320))
+    role: Mapped[Role] = mapped_column(default=Role.USER)
+    password_hash: Mapped[str | None] = mapped_column(String(255))
+    balance: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class ApiKey(Base):
+    """A key of a user's. Only its SHA-256 is kept; `shown` is its beginning, to be recognised by."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"), index=True)
+    name: Mapped[str] = mapped_column(String(100))
+    shown: Mapped[str] = mapped_column(String(16))
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    revoked_at: Mapped[datetime | None]
+
+
+class LedgerEntry(Base):
+    """A movement of credits, never changed. `key` is what it is for, and makes a repetition harmless."""
+
+    __tablename__ = "credit_ledger"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
+    movement: Mapped[Movement]
+    credits: Mapped[int]
+    key: Mapped[str] = mapped_column(String(160), unique=True)
+    note: Mapped[str] = mapped_column(String(255), default="")
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    __table_args__ = (Index(None, "user_id", "id"),)
+
+
+class Job(Base):
+    """A removal. `credits` are what it costs; `lease_until` is when it counts as lost, while it is in work.
+
+    `model`, `backend` and `substitute` tell what really served it; `error_code` and `error_detail` why it failed.
+    """
+
+    __tablename__ = "background_removal_jobs"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
+    status: Mapped[Status]
+    tier: Mapped[Tier]
+    credits: Mapped[int]
+    format: Mapped[str] = mapped_column(String(8))
+    lease_until: Mapped[datetime | None]
+    model: Mapped[str | None] = mapped_column(String(64))
+    backend: Mapped[str | None] = mapped_column(String(64))
+    substitute: Mapped[bool | None]
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    no_foreground: Mapped[bool | None]
+    notes: Mapped[list[str] | None]
+    milliseconds: Mapped[int | None]
+    stage_milliseconds: Mapped[dict[str, Any] | None]
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_detail: Mapped[str | None] = mapped_column(String(1000))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (Index(None, "user_id", "created_at"), Index(None, "status", "lease_until"))
+
+
+class IdempotencyKey(Base):
+    """A caller's name for one request: `fingerprint` tells whether another is the same, `job_id` what came of it."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (UniqueConstraint("user_id", "key"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
+    key: Mapped[str] = mapped_column(String(255))
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("background_removal_jobs.id"))
+    created_at: Mapped[datetime] = mapped_column(default=now)

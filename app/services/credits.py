@@ -1,0 +1,139 @@
+"""Credits: every movement a row of the ledger, every balance guarded, every repetition harmless.
+
+All of these work in a transaction of the caller's, who commits it. A movement and the balance change together or not at
+all. `key` names what a movement is for; the same key never moves credits twice, whoever asks and however often, at once
+or one after the other.
+"""
+
+import uuid
+from collections.abc import Sequence
+
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.db.tables import LedgerEntry, Movement, User
+
+
+class InsufficientCredits(Exception):
+    """A user has fewer credits than something costs."""
+
+    def __init__(self, required: int, available: int) -> None:
+        super().__init__(f"This costs {required} credits and {available} are left.")
+        self.required = required
+        self.available = available
+
+
+def grant(session: Session, user_id: uuid.UUID, credits: int, key: str, note: str = "") -> bool:
+    """Give credits to a user; False if it was done before, by this key.
+
+    Raises:
+        ValueError: the number is not positive.
+
+    """
+    if credits <= 0:
+        raise ValueError(f"{credits} credits cannot be granted; give a positive number")
+    if not _write(
+        session, LedgerEntry(user_id=user_id, movement=Movement.GRANT, credits=credits, key=key, note=note)
+    ):
+        return False
+    _add(session, user_id, credits)
+    return True
+
+
+def hold(session: Session, user_id: uuid.UUID, credits: int, key: str) -> bool:
+    """Take credits for work that is about to begin, to be charged or released later; False if it was done before.
+
+    Raises:
+        InsufficientCredits: the user has not so many; nothing is taken.
+
+    """
+    entry = LedgerEntry(user_id=user_id, movement=Movement.HOLD, credits=-credits, key=_hold(key))
+    guarded = (
+        update(User)
+        .where(User.id == user_id, User.balance >= credits)
+        .values(balance=User.balance - credits)
+        .returning(User.balance)
+    )
+    with session.begin_nested():
+        if not _write(session, entry):
+            return False
+        if session.scalar(guarded) is None:
+            raise InsufficientCredits(credits, balance(session, user_id))
+    return True
+
+
+def charge(session: Session, key: str) -> bool:
+    """Make a hold final: the work was done. False if it is settled already."""
+    return _settle(session, key, Movement.CHARGE)
+
+
+def release(session: Session, key: str) -> bool:
+    """Give a hold back: the work was not done. False if it is settled already."""
+    return _settle(session, key, Movement.RELEASE)
+
+
+def balance(session: Session, user_id: uuid.UUID) -> int:
+    """Return what a user has."""
+    found = session.scalar(select(User.balance).where(User.id == user_id))
+    if found is None:
+        raise LookupError(f"there is no user {user_id}")
+    return found
+
+
+def ledger(
+    session: Session, user_id: uuid.UUID, limit: int = 50, before: int | None = None
+) -> Sequence[LedgerEntry]:
+    """Return a user's movements, the newest first; `before` is the id of the last one of the page before."""
+    rows = (
+        select(LedgerEntry).where(LedgerEntry.user_id == user_id).order_by(LedgerEntry.id.desc()).limit(limit)
+    )
+    if before is not None:
+        rows = rows.where(LedgerEntry.id < before)
+    return session.scalars(rows).all()
+
+
+def discrepancies(session: Session) -> dict[uuid.UUID, tuple[int, int]]:
+    """Compare each balance with its ledger: users whose two differ, with both. Empty, always."""
+    total = func.coalesce(func.sum(LedgerEntry.credits), 0)
+    rows = session.execute(
+        select(User.id, User.balance, total)
+        .outerjoin(LedgerEntry, LedgerEntry.user_id == User.id)
+        .group_by(User.id, User.balance)
+        .having(User.balance != total)
+    )
+    return {user_id: (kept, summed) for user_id, kept, summed in rows}
+
+
+def _settle(session: Session, key: str, movement: Movement) -> bool:
+    held = session.scalars(select(LedgerEntry).where(LedgerEntry.key == _hold(key))).one_or_none()
+    if held is None:
+        raise LookupError(f"nothing is held by the key {key!r}")
+    given_back = -held.credits if movement is Movement.RELEASE else 0
+    # One key for both: a hold is charged or released, never both.
+    entry = LedgerEntry(user_id=held.user_id, movement=movement, credits=given_back, key=f"settle:{key}")
+    if not _write(session, entry):
+        return False
+    if given_back:
+        _add(session, held.user_id, given_back)
+    return True
+
+
+def _write(session: Session, entry: LedgerEntry) -> bool:
+    """Add a row, or leave all as it is where its key is there. A transaction that is adding it now is waited for."""
+    try:
+        with session.begin_nested():
+            session.add(entry)
+    except IntegrityError as error:
+        if "key" not in str(error.orig):
+            raise
+        return False
+    return True
+
+
+def _add(session: Session, user_id: uuid.UUID, credits: int) -> None:
+    session.execute(update(User).where(User.id == user_id).values(balance=User.balance + credits))
+
+
+def _hold(key: str) -> str:
+    return f"hold:{key}"

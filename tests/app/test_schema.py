@@ -1,0 +1,110 @@
+"""The database's shape: made from nothing, held to the tables, and refused where it is another."""
+
+import uuid
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import inspect, text
+
+from app.db import schema
+from app.db.schema import SchemaMismatch
+from app.db.session import Database
+from app.db.tables import Base, Job, LedgerEntry, Movement, Status
+from inference.tiers import Tier
+from tests.app.databases import new_user
+
+NAMES = {"users", "api_keys", "credit_ledger", "background_removal_jobs", "idempotency_keys"}
+
+
+def test_the_steps_lead_to_the_tables(database: Database) -> None:
+    """What `alembic check` checks: no table, column, index or type is without its step."""
+    assert set(inspect(database.engine).get_table_names()) == NAMES | {"alembic_version"}
+    assert {table.name for table in Base.metadata.sorted_tables} == NAMES
+    with database.engine.begin() as connection:
+        config = schema._config()
+        config.attributes["connection"] = connection
+        command.check(config)
+
+
+def test_a_migrated_database_is_accepted_and_migrated_again_without_harm(database: Database) -> None:
+    user = new_user(database)
+    schema.require_current(database)
+    assert schema.migrate(database) == schema.revision(database) == schema.head()
+    with database.begin() as session:
+        assert session.get(type(user), user.id)
+
+
+def test_an_empty_database_is_refused_with_the_command(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'new.db'}")
+    with pytest.raises(SchemaMismatch, match=r"empty.*Run: cutout migrate"):
+        schema.require_current(database)
+    schema.migrate(database)
+    schema.require_current(database)
+    database.close()
+
+
+def test_a_database_of_a_newer_version_is_refused_also_by_migrate(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'newer.db'}")
+    schema.migrate(database)
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for refused in (schema.require_current, schema.migrate):
+        with pytest.raises(SchemaMismatch, match=r"9999, which a newer version.*Install that version"):
+            refused(database)
+    database.close()
+
+
+def test_a_step_back_and_forth(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'cutout.db'}")
+    schema.migrate(database)
+    with database.engine.begin() as connection:
+        config = schema._config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    assert set(inspect(database.engine).get_table_names()) == {"alembic_version"}
+    schema.migrate(database)
+    schema.require_current(database)
+    database.close()
+
+
+def test_words_times_and_lists_come_back_as_they_went(database: Database) -> None:
+    user = new_user(database)
+    east = datetime(2026, 11, 24, 23, 30, tzinfo=timezone(timedelta(hours=7)))
+    with database.begin() as session:
+        job = Job(
+            user_id=user.id,
+            status=Status.PROCESSING,
+            tier=Tier.INDUSTRY,
+            credits=25,
+            format="png",
+            lease_until=east,
+            notes=["The first one was taken."],
+        )
+        session.add(job)
+    with database.begin() as session:
+        found = session.get(Job, job.id)
+        assert found is not None
+        assert (found.status, found.tier) == (Status.PROCESSING, Tier.INDUSTRY)
+        assert found.lease_until == east
+        assert found.lease_until.tzinfo == UTC
+        assert found.notes == ["The first one was taken."]
+        assert isinstance(found.id, uuid.UUID)
+        words = session.execute(text("SELECT status, tier FROM background_removal_jobs")).one()
+    assert tuple(words) == ("processing", "industry")
+
+
+def test_what_leaves_a_transaction_by_an_error_never_was(database: Database) -> None:
+    user = new_user(database)
+
+    def fail() -> None:
+        with database.begin() as session:
+            session.add(LedgerEntry(user_id=user.id, movement=Movement.GRANT, credits=5, key="grant:1"))
+            session.flush()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with database.begin() as session:
+        assert session.query(LedgerEntry).count() == 0
