@@ -7,8 +7,12 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
+from app.codes import code_of
+from app.services.credits import InsufficientCredits
+from app.services.tokens import InvalidToken
 from app.storage import StorageError
 from inference import errors as engine
 
@@ -40,16 +44,15 @@ class Problem(Exception):
         }
 
 
-# The nearest class in the error's own ancestry decides, so a more special one stands for itself.
-ENGINE_ERRORS: dict[type[engine.CutoutError], tuple[int, str]] = {
-    engine.UnsupportedFormat: (415, "UNSUPPORTED_FORMAT"),
-    engine.PhotoTooLarge: (413, "IMAGE_TOO_LARGE"),
-    engine.InvalidPhoto: (400, "INVALID_IMAGE"),
-    engine.InvalidOptions: (400, "INVALID_INPUT"),
-    engine.Overloaded: (503, "OVERLOADED"),
-    engine.DeadlineExceeded: (504, "DEADLINE_EXCEEDED"),
-    engine.NetworkFailed: (500, "INTERNAL"),
-    engine.ModelUnavailable: (503, "MODEL_UNAVAILABLE"),
+STATUSES = {
+    "INVALID_INPUT": 400,
+    "INVALID_IMAGE": 400,
+    "IMAGE_TOO_LARGE": 413,
+    "UNSUPPORTED_FORMAT": 415,
+    "INTERNAL": 500,
+    "MODEL_UNAVAILABLE": 503,
+    "OVERLOADED": 503,
+    "DEADLINE_EXCEEDED": 504,
 }
 
 HTTP_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "IMAGE_TOO_LARGE"}
@@ -68,11 +71,11 @@ def upload_too_large(limit_bytes: int) -> Problem:
 
 def from_engine(error: engine.CutoutError) -> Problem:
     """Translate an error of the engine."""
-    status, code = next(ENGINE_ERRORS[kind] for kind in type(error).__mro__ if kind in ENGINE_ERRORS)
+    code = code_of(error)
     headers = {}
     if isinstance(error, engine.Overloaded):
         headers["Retry-After"] = f"{error.retry_after:.0f}"
-    return Problem(status, code, str(error), headers)
+    return Problem(STATUSES[code], code, str(error), headers)
 
 
 def install(app: FastAPI) -> None:
@@ -102,6 +105,25 @@ def install(app: FastAPI) -> None:
     async def on_storage_error(request: Request, error: StorageError) -> JSONResponse:
         log.error("storage failed", detail=str(error))
         return answer(request, Problem(503, "STORAGE_UNAVAILABLE", str(error), {"Retry-After": "60"}))
+
+    @app.exception_handler(InsufficientCredits)
+    async def on_too_few_credits(request: Request, error: InsufficientCredits) -> JSONResponse:
+        detail = f"{error} Buy credits, or take a cheaper tier."
+        problem = Problem(
+            402, "INSUFFICIENT_CREDITS", detail, required=error.required, available=error.available
+        )
+        return answer(request, problem)
+
+    @app.exception_handler(InvalidToken)
+    async def on_invalid_token(request: Request, error: InvalidToken) -> JSONResponse:
+        challenge = {"WWW-Authenticate": "Bearer"}
+        return answer(request, Problem(401, "UNAUTHENTICATED", str(error), challenge))
+
+    @app.exception_handler(OperationalError)
+    async def on_database_error(request: Request, error: OperationalError) -> JSONResponse:
+        log.error("database failed", detail=str(error.orig))
+        detail = "The database does not answer. Nothing was charged; try again in a moment."
+        return answer(request, Problem(503, "DATABASE_UNAVAILABLE", detail, {"Retry-After": "10"}))
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:

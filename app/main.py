@@ -8,13 +8,18 @@ from datetime import timedelta
 import structlog
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import OperationalError
 
 import app
 from app import errors, logs
 from app.api import guards
-from app.api.routes import background_remover, health, page
-from app.services import removals
-from app.settings import Settings, SettingsError
+from app.api.limits import LoginLimit
+from app.api.routes import account, background_remover, health, page
+from app.db import schema
+from app.db.session import Database
+from app.services import accounts, removals
+from app.services.tokens import TokenReader
+from app.settings import Settings
 from app.settings import load as load_settings
 from app.startup import engine_from
 from app.storage import Storage
@@ -24,6 +29,7 @@ from inference.engine import Engine
 log = structlog.get_logger()
 
 SWEEP_EVERY = timedelta(hours=1)
+SETTLE_EVERY = timedelta(seconds=30)
 
 
 def create_app(
@@ -36,14 +42,16 @@ def create_app(
 
     """
     settings = settings or load_settings()
-    if settings.auth != "off":
-        raise SettingsError(
-            "This version has no accounts yet: set CUTOUT_AUTH=off, which serves this machine only."
-        )
     logs.configure(settings.log_format)
+    if settings.embedded:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database)
 
     @asynccontextmanager
     async def lifespan(service: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(prepare, database, settings)
+        if settings.auth == "off":
+            service.state.local_admin = await asyncio.to_thread(accounts.local_admin, database)
         engine = await asyncio.to_thread(make_engine or engine_from, settings)
         await asyncio.to_thread(engine.warm_up)
         service.state.engine = engine
@@ -55,12 +63,17 @@ def create_app(
                 backend=serving.runner.backend,
                 substitute_for=serving.choice.wanted if serving.choice.substitute else None,
             )
-        sweeper = asyncio.create_task(_sweep(service.state.storage, timedelta(days=settings.result_days)))
+        sweepers = [
+            asyncio.create_task(_sweep(service.state.storage, timedelta(days=settings.result_days))),
+            asyncio.create_task(_settle(database)),
+        ]
         yield
-        sweeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await sweeper
+        for sweeper in sweepers:
+            sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeper
         await asyncio.to_thread(engine.close)
+        database.close()
 
     service = FastAPI(
         title="Cutout",
@@ -70,17 +83,53 @@ def create_app(
     )
     service.state.settings = settings
     service.state.storage = LocalStorage(settings.data_dir)
+    service.state.database = database
+    service.state.secret = settings.secret_or_own()
+    service.state.tokens = TokenReader(
+        service.state.secret,
+        secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
+        jwks_url=settings.jwks_url,
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+    )
+    service.state.login_limit = LoginLimit()
+    service.state.local_admin = None
     service.state.engine = None
     errors.install(service)
     # The last one added is the first one passed.
     service.add_middleware(guards.BodyLimit, limit_bytes=settings.max_upload_bytes)
-    service.add_middleware(guards.LocalOnly)
+    if settings.auth == "off":
+        service.add_middleware(guards.LocalOnly)
     service.add_middleware(guards.RequestId)
     service.include_router(health.router)
+    service.include_router(account.router)
     service.include_router(background_remover.router)
     service.include_router(page.router)
     service.mount("/static", StaticFiles(directory=page.STATIC), name="static")
     return service
+
+
+def prepare(database: Database, settings: Settings) -> None:
+    """See to it that the database has this code's shape: an embedded one is brought to it.
+
+    Raises:
+        SchemaMismatch: it has another one; the message says what to run.
+
+    """
+    if settings.embedded:
+        schema.migrate(database)
+    schema.require_current(database)
+
+
+async def _settle(database: Database) -> None:
+    while True:
+        try:
+            lost = await asyncio.to_thread(removals.settle_lost, database)
+            if lost:
+                log.warning("lost jobs settled", jobs=lost)
+        except OperationalError as error:
+            log.warning("lost jobs could not be settled", detail=str(error.orig))
+        await asyncio.sleep(SETTLE_EVERY.total_seconds())
 
 
 async def _sweep(storage: Storage, age: timedelta) -> None:

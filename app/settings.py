@@ -6,26 +6,51 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app import secret
+from app.codes import Explained
 from inference.folder import ModelsFolder
 from inference.limits import Limits
 
 PREFIX = "CUTOUT_"
+# The one name that hosts have for it already.
+DATABASE_URL = "DATABASE_URL"
+SHORTEST_SECRET_BYTES = 32
 
 
-class SettingsError(Exception):
+class SettingsError(Explained):
     """A setting is unknown, malformed or unsafe; one line a setting."""
 
 
 class Settings(BaseSettings):
     """What a host may set. The names here, in capitals behind `CUTOUT_`, are those of the environment."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", populate_by_name=True
+    )
 
     auth: Literal["on", "off"] = Field(
         "on", description="`off`: no accounts, everyone on this machine is admin; only on a loopback address"
+    )
+    secret: SecretStr | None = Field(
+        None,
+        description="signs logins, 32 bytes or more; default, without `DATABASE_URL`: made at first start",
+    )
+    jwt_secret: SecretStr | None = Field(
+        None,
+        description="of the platform in front, which signs its users' tokens with it (HS256), 32 bytes or more",
+    )
+    jwks_url: str | None = Field(
+        None, description="of the platform in front: where it publishes the keys of its users' tokens"
+    )
+    jwt_audience: str | None = Field(None, description="which `aud` the platform's tokens must have")
+    jwt_issuer: str | None = Field(None, description="which `iss` the platform's tokens must have")
+    database_url: SecretStr | None = Field(
+        None,
+        validation_alias=DATABASE_URL,
+        description="`postgresql://…`; default: SQLite in `CUTOUT_DATA_DIR`",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
@@ -83,6 +108,29 @@ class Settings(BaseSettings):
             else value
         )
 
+    @field_validator("secret", "jwt_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < SHORTEST_SECRET_BYTES:
+            raise ValueError(
+                f"a secret of fewer than {SHORTEST_SECRET_BYTES} bytes can be guessed; make one with:"
+                " openssl rand -base64 48"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_platform(self) -> Self:
+        if self.jwt_secret is not None and self.jwks_url is not None:
+            raise ValueError(
+                "CUTOUT_JWT_SECRET and CUTOUT_JWKS_URL are two ways to check the same tokens; set one"
+            )
+        if not self.embedded and self.auth == "on" and self.secret is None:
+            raise ValueError(
+                "DATABASE_URL is set, so several hosts may serve it, and all need one CUTOUT_SECRET; make it with:"
+                " openssl rand -base64 48"
+            )
+        return self
+
     @model_validator(mode="after")
     def _auth_off_only_on_loopback(self) -> Self:
         if self.auth == "off" and not is_loopback(self.host):
@@ -95,6 +143,22 @@ class Settings(BaseSettings):
     @property
     def models_folder(self) -> ModelsFolder:
         return ModelsFolder(self.models_dir.expanduser(), self.accept_licences)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the service keeps its own database, on this host alone."""
+        return self.database_url is None
+
+    @property
+    def database(self) -> str:
+        """The database's address, password included."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir.expanduser() / 'cutout.db'}"
+
+    def secret_or_own(self) -> str:
+        """Return the secret that is set, or the one this host keeps for itself."""
+        return self.secret.get_secret_value() if self.secret else secret.kept_in(self.data_dir.expanduser())
 
     @property
     def max_upload_bytes(self) -> int:
@@ -120,7 +184,7 @@ def load(**overrides: object) -> Settings:
         SettingsError: one is unknown, malformed or unsafe.
 
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {environment_name(name) for name in Settings.model_fields}
     problems = []
     for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
@@ -133,6 +197,12 @@ def load(**overrides: object) -> Settings:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError("\n".join(_say(problem) for problem in error.errors())) from None
+
+
+def environment_name(field: str) -> str:
+    """Return what a setting is called in the environment."""
+    alias = Settings.model_fields[field].validation_alias
+    return alias if isinstance(alias, str) else PREFIX + field.upper()
 
 
 def is_loopback(host: str) -> bool:
@@ -149,4 +219,8 @@ def _say(problem: object) -> str:
     assert isinstance(problem, dict)
     message = str(problem["msg"]).removeprefix("Value error, ")
     where = problem["loc"]
-    return f"{PREFIX}{str(where[0]).upper()}: {message}" if where else message
+    if not where:
+        return message
+    field = str(where[0])
+    name = environment_name(field) if field in Settings.model_fields else PREFIX + field.upper()
+    return f"{name}: {message}"

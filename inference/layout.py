@@ -1,30 +1,12 @@
 """How the cut-out is laid out: transparent, or on a background colour."""
 
 import torch
-from PIL import ImageColor
 from torch import Tensor
 
-from inference.errors import InvalidOptions
-
-Colour = tuple[int, int, int]
+from inference.options import Colour
 
 # Blended strip by strip, so that the wider numbers of a large picture need no memory to speak of.
 STRIP_ROWS = 128
-
-
-def parse_colour(text: str) -> Colour:
-    """Read a colour as CSS writes it ("white", "#fff", "#ffffff", "rgb(255,255,255)"), or hex without the #.
-
-    Raises:
-        InvalidOptions: it is none.
-
-    """
-    for candidate in (text, f"#{text}"):
-        try:
-            return ImageColor.getrgb(candidate.strip())[:3]
-        except ValueError:
-            continue
-    raise InvalidOptions(f"{text!r} is no colour. Write a name such as white, or hex such as #ffffff.")
 
 
 def on_background(rgb: Tensor, alpha: Tensor, colour: Colour) -> Tensor:

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 
+from PIL import ImageColor
+
 from inference.encode import Format
-from inference.layout import Colour
+from inference.errors import InvalidOptions
 from inference.tiers import Tier
+
+Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -24,3 +28,18 @@ class Options:
 
 
 DEFAULT_OPTIONS = Options()
+
+
+def parse_colour(text: str) -> Colour:
+    """Read a colour as CSS writes it ("white", "#fff", "#ffffff", "rgb(255,255,255)"), or hex without the #.
+
+    Raises:
+        InvalidOptions: it is none.
+
+    """
+    for candidate in (text, f"#{text}"):
+        try:
+            return ImageColor.getrgb(candidate.strip())[:3]
+        except ValueError:
+            continue
+    raise InvalidOptions(f"{text!r} is no colour. Write a name such as white, or hex such as #ffffff.")

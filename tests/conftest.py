@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(app_settings.PREFIX):
+        if name.startswith(app_settings.PREFIX) or name == app_settings.DATABASE_URL:
             monkeypatch.delenv(name)
 
 

@@ -11,7 +11,7 @@ from app import errors
 from app.api.routes import background_remover, health
 from app.api.routes.background_remover import RemoveForm
 from app.cli import cli
-from app.settings import PREFIX, Settings
+from app.settings import PREFIX, Settings, environment_name
 from benchmarks import report
 from models.catalog import CHECKPOINTS
 
@@ -21,7 +21,7 @@ DOCS = {file.stem: file.read_text() for file in (ROOT / "docs").glob("*.md")}
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_described(name: str) -> None:
-    assert f"| `{PREFIX}{name.upper()}` |" in DOCS["settings"]
+    assert f"| `{environment_name(name)}` |" in DOCS["settings"]
 
 
 def test_no_setting_is_described_that_is_not_there() -> None:

@@ -1,13 +1,24 @@
-"""What routes are handed: the engine, the storage, the settings."""
+"""What routes are handed: who calls, the engine, the database, the storage, the settings."""
 
+import asyncio
+from datetime import timedelta
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
+from app.db.session import Database
+from app.db.tables import Role, User
+from app.errors import Problem
+from app.services import accounts
+from app.services.removals import Workplace
+from app.services.tokens import InvalidToken, TokenReader
 from app.settings import Settings
 from app.storage import Storage
 from inference.engine import Engine
 from inference.errors import DeviceLost, ModelUnavailable
+
+# A removal that takes longer than its deadline and this was lost with its process.
+LEASE_MARGIN = timedelta(seconds=60)
 
 
 def get_settings(request: Request) -> Settings:
@@ -18,6 +29,16 @@ def get_settings(request: Request) -> Settings:
 def get_storage(request: Request) -> Storage:
     storage: Storage = request.app.state.storage
     return storage
+
+
+def get_database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+def get_secret(request: Request) -> str:
+    secret: str = request.app.state.secret
+    return secret
 
 
 def get_engine(request: Request) -> Engine:
@@ -31,4 +52,55 @@ def get_engine(request: Request) -> Engine:
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 StorageDep = Annotated[Storage, Depends(get_storage)]
+DatabaseDep = Annotated[Database, Depends(get_database)]
+SecretDep = Annotated[str, Depends(get_secret)]
 EngineDep = Annotated[Engine, Depends(get_engine)]
+
+
+def get_workplace(
+    engine: EngineDep, storage: StorageDep, database: DatabaseDep, settings: SettingsDep
+) -> Workplace:
+    return Workplace(engine, storage, database, timedelta(seconds=settings.deadline_seconds) + LEASE_MARGIN)
+
+
+WorkplaceDep = Annotated[Workplace, Depends(get_workplace)]
+
+
+async def get_user(
+    request: Request,
+    database: DatabaseDep,
+    authorization: Annotated[str, Header()] = "",
+    x_api_key: Annotated[str, Header()] = "",
+) -> User:
+    """Say who calls, by a bearer token or an API key; without accounts everyone is the local admin."""
+    local_admin: User | None = request.app.state.local_admin
+    if local_admin is not None:
+        return local_admin
+    reader: TokenReader = request.app.state.tokens
+
+    def identify() -> User:
+        scheme, _, token = authorization.partition(" ")
+        if x_api_key:
+            with database.begin() as session:
+                return accounts.by_key(session, x_api_key)
+        if scheme.lower() != "bearer" or not token:
+            raise InvalidToken("Send an API key (X-Api-Key) or a token (Authorization: Bearer).")
+        claims = reader.read(token.strip())
+        with database.begin() as session:
+            return accounts.seen(session, claims)
+
+    # Aside: it may fetch published keys, and waits for the database.
+    return await asyncio.to_thread(identify)
+
+
+UserDep = Annotated[User, Depends(get_user)]
+
+
+async def get_admin(user: UserDep) -> User:
+    """Say who calls, if it is an admin."""
+    if user.role is not Role.ADMIN:
+        raise Problem(403, "FORBIDDEN", "Only an admin may do this.")
+    return user
+
+
+AdminDep = Annotated[User, Depends(get_admin)]

@@ -1,12 +1,14 @@
 """What the API takes and gives. JSON is camelCase."""
 
+import uuid
+from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from app.services.pricing import CREDITS, Discount, Plan
-from app.services.removals import Job
+from app.db.tables import Job, LedgerEntry, Movement, Status
+from app.services.pricing import CREDITS, LARGEST_BATCH, RUPIAH_PER_CREDIT, Discount, Plan, Price
 from inference.encode import Format
 from inference.engine import Engine
 from inference.tiers import Recipe, Tier
@@ -86,47 +88,152 @@ class Pricing(Schema):
 
 
 class JobInfo(Schema):
-    """A removal. `resultUrl` gives the picture; `processingMs` is the whole time, `stageMs` by stage."""
+    """A removal. `resultUrl` gives the picture, for a while, to whoever has it; `processingMs` is the whole time.
 
-    job_id: str
-    status: Literal["completed"] = "completed"
+    A failed job has `error` instead, and cost nothing.
+    """
+
+    job_id: uuid.UUID
+    status: Status
     tier: Tier
-    model: str
-    backend: str
-    substitute: bool
+    credits: int
+    created_at: datetime
+    finished_at: datetime | None
     format: Format
-    width: int
-    height: int
-    no_foreground: bool
+    model: str | None
+    backend: str | None
+    substitute: bool | None
+    width: int | None
+    height: int | None
+    no_foreground: bool | None
     notes: list[str]
-    processing_ms: int
-    stage_ms: dict[str, int]
-    result_url: str
+    processing_ms: int | None
+    stage_ms: dict[str, int] | None
+    result_url: str | None
+    error: "JobError | None"
 
     @classmethod
-    def of(cls, job: Job, result_url: str) -> "JobInfo":
-        cutout = job.cutout
+    def of(cls, job: Job, result_url: str | None) -> "JobInfo":
+        """Describe a job; its picture's address counts only where there is one."""
+        failed = job.status is Status.FAILED
         return cls(
-            job_id=job.job_id,
-            tier=cutout.tier,
-            model=cutout.checkpoint,
-            backend=cutout.backend,
-            substitute=cutout.substitute,
-            format=cutout.format,
-            width=cutout.width,
-            height=cutout.height,
-            no_foreground=cutout.no_foreground,
-            notes=list(cutout.notes),
+            job_id=job.id,
+            status=job.status,
+            tier=job.tier,
+            credits=0 if failed else job.credits,
+            created_at=job.created_at,
+            finished_at=job.finished_at,
+            format=Format(job.format),
+            model=job.model,
+            backend=job.backend,
+            substitute=job.substitute,
+            width=job.width,
+            height=job.height,
+            no_foreground=job.no_foreground,
+            notes=job.notes or [],
             processing_ms=job.milliseconds,
-            stage_ms={stage: round(1000 * seconds) for stage, seconds in cutout.seconds.items()},
-            result_url=result_url,
+            stage_ms=job.stage_milliseconds,
+            result_url=result_url if job.status is Status.COMPLETED else None,
+            error=JobError(code=job.error_code or "", detail=job.error_detail or "") if failed else None,
         )
+
+
+class JobError(Schema):
+    """Why a job failed."""
+
+    code: str
+    detail: str
+
+
+class Jobs(Schema):
+    """A page of jobs, the newest first."""
+
+    jobs: list[JobInfo]
+
+
+class PriceRequest(Schema):
+    """What to price."""
+
+    tier: Tier
+    image_count: int = Field(ge=1, le=LARGEST_BATCH)
+
+
+class PriceInfo(Schema):
+    """The price of one image or a batch, in credits and in rupiah."""
+
+    tier: Tier
+    image_count: int
+    credits_per_image: int
+    total_credits: int
+    discount_percent: int
+    discount_credits: int
+    final_credits: int
+    final_rupiah: int
+
+    @classmethod
+    def of(cls, tier: Tier, price: Price) -> "PriceInfo":
+        return cls(
+            tier=tier,
+            image_count=price.images,
+            credits_per_image=price.per_image,
+            total_credits=price.total,
+            discount_percent=price.percent,
+            discount_credits=price.discount,
+            final_credits=price.final,
+            final_rupiah=price.final * RUPIAH_PER_CREDIT,
+        )
+
+
+class Entry(Schema):
+    """A movement of credits: a hold takes them, a charge makes that final, a release gives them back."""
+
+    id: int
+    movement: Movement
+    credits: int
+    key: str
+    note: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, entry: LedgerEntry) -> "Entry":
+        return cls(
+            id=entry.id,
+            movement=entry.movement,
+            credits=entry.credits,
+            key=entry.key,
+            note=entry.note,
+            created_at=entry.created_at,
+        )
+
+
+class Credits(Schema):
+    """What a user has, and a page of what became of it; `before` of the next page is the last entry's `id`."""
+
+    balance: int
+    entries: list[Entry]
+
+
+class Grant(Schema):
+    """Credits for a user, once by `key`: the payment they were bought with, say."""
+
+    user_id: uuid.UUID
+    credits: int = Field(gt=0, le=1_000_000_000)
+    key: str = Field(min_length=1, max_length=120)
+    note: str = Field("", max_length=255)
+
+
+class Granted(Schema):
+    """Whether credits were given now, or had been by the same key; and what the user has."""
+
+    granted: bool
+    balance: int
 
 
 class Health(Schema):
     """Whether pictures can be made here, and with what."""
 
-    status: Literal["ok"]
+    status: Literal["ok", "degraded"]
     version: str
+    schema_revision: str | None
     device: str
     tiers: dict[Tier, TierInfo]

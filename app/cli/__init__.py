@@ -1,15 +1,18 @@
-"""`cutout`: remove | serve | models | doctor."""
+"""`cutout`: remove | serve | models | doctor | migrate | users | keys | credits."""
 
 import sys
 
 import typer
 
 import app
-from app.cli import doctor, models, remove, serve
-from app.cli.console import CommandError, say
-from app.settings import SettingsError
+from app.cli import accounts, doctor, models, remove, serve
+from app.cli.console import say
+from app.codes import Explained
 from inference.errors import CutoutError
 from models.catalog import UnknownCheckpoint
+
+# What the user can mend.
+TOLD = (Explained, CutoutError, UnknownCheckpoint)
 
 cli = typer.Typer(
     name="cutout",
@@ -22,6 +25,10 @@ cli.command("remove")(remove.remove)
 cli.command("serve")(serve.serve)
 cli.add_typer(models.cli, name="models")
 cli.command("doctor")(doctor.doctor)
+cli.command("migrate")(accounts.migrate)
+cli.add_typer(accounts.users, name="users")
+cli.add_typer(accounts.keys, name="keys")
+cli.add_typer(accounts.credits, name="credits")
 
 
 def _show_version(wanted: bool) -> None:
@@ -43,7 +50,7 @@ def main() -> None:
     """Run the command line; what the user can mend is said in a line, without a traceback."""
     try:
         cli()
-    except (CutoutError, SettingsError, UnknownCheckpoint, CommandError) as error:
+    except TOLD as error:
         for line in str(error).splitlines():
             say(f"[red]error:[/red] {line}")
         sys.exit(1)

@@ -13,10 +13,12 @@ from rich.progress import (
 )
 from rich.status import Status
 
+from app.codes import Explained
+
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-class CommandError(Exception):
+class CommandError(Explained):
     """A command cannot do what was asked; the message is one line for the user."""
 
 

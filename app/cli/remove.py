@@ -15,8 +15,7 @@ from app.files import write_whole
 from app.settings import Settings
 from app.settings import load as load_settings
 from inference.encode import Format
-from inference.layout import parse_colour
-from inference.options import Options
+from inference.options import Options, parse_colour
 from inference.tiers import Tier
 
 if TYPE_CHECKING:

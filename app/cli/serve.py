@@ -6,6 +6,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from app.cli.accounts import opened
 from app.cli.console import console, loading, say
 from app.cli.models import pull_one
 from app.settings import load as load_settings
@@ -23,10 +24,12 @@ def serve(
     """Run the service. Open weights are downloaded at the first start."""
     import uvicorn
 
-    from app.main import create_app
+    from app.main import create_app, prepare
     from app.startup import engine_from, pull_missing
 
     settings = load_settings(host=host, port=port, device=device)
+    with opened(settings) as database:
+        prepare(database, settings)
     service = create_app(settings, make_engine=lambda _: engine)
     pull_missing(settings, Tier, lambda checkpoint: pull_one(settings, checkpoint))
     with loading():

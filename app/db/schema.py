@@ -6,13 +6,15 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import OperationalError
 
+from app.codes import Explained
 from app.db.session import Database
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-class SchemaMismatch(Exception):
+class SchemaMismatch(Explained):
     """The database has another shape than this code was written for; the message says what to run."""
 
 
@@ -55,6 +57,14 @@ def revision(database: Database) -> str | None:
     """Return the database's revision, or None for an empty one."""
     with database.engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
+
+
+def reachable_revision(database: Database) -> str | None:
+    """Return the database's revision, or None while it does not answer."""
+    try:
+        return revision(database)
+    except OperationalError:
+        return None
 
 
 def _is_ahead(found: str | None) -> bool:

@@ -2,23 +2,26 @@
 
 import uuid
 from collections.abc import Sequence
+from functools import cache
 
 from pwdlib import PasswordHash
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app.codes import Explained
+from app.db.session import Database
 from app.db.tables import ApiKey, Role, User, now
+from app.services import credits
 from app.services.tokens import KEY_SHOWN, LOCAL, Claims, InvalidToken, api_key_sha256, new_api_key
 
 SHORTEST_PASSWORD = 10
+LOCAL_ADMIN, LOCAL_ADMIN_CREDITS = "local:admin", 1_000_000
 
 _passwords = PasswordHash.recommended()  # argon2id
-# Checked where there is no such account, so that the time of an answer does not tell whether there is one.
-_NOBODYS = _passwords.hash("nobody's password")
 
 
-class AccountError(Exception):
+class AccountError(Explained):
     """An account or a key cannot be made as asked; the message says why."""
 
 
@@ -39,6 +42,16 @@ def seen(session: Session, claims: Claims) -> User:
     if claims.email is not None:
         user.email = claims.email
     user.role = claims.role
+    return user
+
+
+def local_admin(database: Database) -> User:
+    """Return the one user of a service without accounts: an admin, with credits to play with."""
+    with database.begin() as session:
+        user = by_subject(session, LOCAL_ADMIN)
+        if user is None:
+            user = _add(session, User(subject=LOCAL_ADMIN, role=Role.ADMIN, balance=0))
+        credits.grant(session, user.id, LOCAL_ADMIN_CREDITS, "grant:local-admin", "for this machine")
     return user
 
 
@@ -65,12 +78,23 @@ def create_local(session: Session, email: str, password: str, role: Role = Role.
     return _add(session, user)
 
 
-def with_password(session: Session, email: str, password: str) -> User | None:
-    """Return the account with this address if the password is its own. Takes some 50 ms, whatever the answer."""
-    user = by_subject(session, local_subject(email))
-    known = user.password_hash if user is not None and user.password_hash else _NOBODYS
-    right = _passwords.verify(password, known)
-    return user if right and known is not _NOBODYS else None
+def log_in(database: Database, email: str, password: str) -> str | None:
+    """Return the subject of the account with this address, if the password is its own.
+
+    In a transaction of its own, over before the password is checked: that takes some 50 ms, whatever the answer.
+    """
+    with database.begin() as session:
+        user = by_subject(session, local_subject(email))
+    if user is None or user.password_hash is None:
+        # The time of an answer does not tell whether there is such an account.
+        _passwords.verify(password, _nobodys())
+        return None
+    return user.subject if _passwords.verify(password, user.password_hash) else None
+
+
+@cache
+def _nobodys() -> str:
+    return _passwords.hash("nobody's password")
 
 
 def local_subject(email: str) -> str:
@@ -116,6 +140,24 @@ def revoke_key(session: Session, user: User, key_id: uuid.UUID) -> bool:
         return False
     row.revoked_at = row.revoked_at or now()
     return True
+
+
+def keys_of(database: Database, user: User) -> Sequence[ApiKey]:
+    """List a user's keys in a transaction of its own."""
+    with database.begin() as session:
+        return keys(session, user)
+
+
+def make_key_for(database: Database, user: User, name: str) -> tuple[str, ApiKey]:
+    """Make a key for a user in a transaction of its own."""
+    with database.begin() as session:
+        return create_key(session, user, name)
+
+
+def revoke_key_of(database: Database, user: User, key_id: uuid.UUID) -> bool:
+    """Revoke a user's key in a transaction of its own."""
+    with database.begin() as session:
+        return revoke_key(session, user, key_id)
 
 
 def _add(session: Session, user: User) -> User:

@@ -1,6 +1,6 @@
 """Credits: every movement a row of the ledger, every balance guarded, every repetition harmless.
 
-All of these work in a transaction of the caller's, who commits it. A movement and the balance change together or not at
+All but `statement` and `grant_to` work in a transaction of the caller's, who commits it. A movement and the balance change together or not at
 all. `key` names what a movement is for; the same key never moves credits twice, whoever asks and however often, at once
 or one after the other.
 """
@@ -12,6 +12,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app.db.session import Database
 from app.db.tables import LedgerEntry, Movement, User
 
 
@@ -91,6 +92,25 @@ def ledger(
     if before is not None:
         rows = rows.where(LedgerEntry.id < before)
     return session.scalars(rows).all()
+
+
+def statement(
+    database: Database, user_id: uuid.UUID, limit: int, before: int | None
+) -> tuple[int, Sequence[LedgerEntry]]:
+    """Return a user's balance and a page of his ledger, of one moment."""
+    with database.begin() as session:
+        return balance(session, user_id), ledger(session, user_id, limit, before)
+
+
+def grant_to(
+    database: Database, user_id: uuid.UUID, credits: int, key: str, note: str
+) -> tuple[bool, int] | None:
+    """Give credits to a user, in a transaction of its own: whether that was now, and his balance; None without him."""
+    with database.begin() as session:
+        if session.get(User, user_id) is None:
+            return None
+        granted = grant(session, user_id, credits, key, note)
+        return granted, balance(session, user_id)
 
 
 def discrepancies(session: Session) -> dict[uuid.UUID, tuple[int, int]]:

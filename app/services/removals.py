@@ -1,72 +1,201 @@
-"""One photo: from the caller's bytes to a stored result."""
+"""One photo: from the caller's bytes to a stored result, held before the work and charged only for success."""
 
 import asyncio
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import structlog
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
+from app.codes import code_of
+from app.db.session import Database
+from app.db.tables import Job, Status, now
+from app.services import credits
+from app.services.pricing import CREDITS
 from app.storage import Storage
 from inference.encode import Format
 from inference.engine import Cutout, Engine
 from inference.options import Options
+from inference.tiers import Tier
 
 log = structlog.get_logger()
 
 RESULTS = "results/"
+LOST = "The service stopped while it worked on this photo. Nothing was charged; send it again."
 
 
 @dataclass(frozen=True)
-class Job:
-    """A removal that was done. `milliseconds` counts from the caller's bytes to the finished picture."""
+class Workplace:
+    """What a removal needs. A job that is not done within `lease` counts as lost."""
 
-    job_id: str
-    cutout: Cutout
-    milliseconds: int
+    engine: Engine
+    storage: Storage
+    database: Database
+    lease: timedelta
 
 
-async def remove_one(engine: Engine, data: bytes, options: Options) -> Job:
+async def remove_one(
+    place: Workplace, user_id: uuid.UUID, data: bytes, options: Options
+) -> tuple[Job, Cutout]:
     """Remove the background of one photo; other calls go on meanwhile.
 
+    The price is held and the job written, in one transaction; then the photo is worked on, with none open; then the
+    picture is stored; then the job is completed and the hold charged, in another. Whatever goes wrong on the way
+    releases the hold. What a crash leaves open, `settle_lost` does.
+
     Raises:
+        InsufficientCredits: the user has too few; there is no job then.
         CutoutError: the photo cannot be taken, or the engine has too much waiting.
+        StorageError: the result cannot be kept.
 
     """
     start = time.perf_counter()
-    job_id = str(uuid.uuid4())
-    cutout = await asyncio.wrap_future(engine.submit(data, options))
-    job = Job(job_id, cutout, round(1000 * (time.perf_counter() - start)))
+    job_id = await asyncio.to_thread(_begin, place, user_id, options)
+    try:
+        cutout = await asyncio.wrap_future(place.engine.submit(data, options, caller=user_id))
+        await asyncio.to_thread(place.storage.put, result_key(job_id, options.format), cutout.data)
+        milliseconds = round(1000 * (time.perf_counter() - start))
+        job = await asyncio.to_thread(_complete, place.database, job_id, cutout, milliseconds)
+    except BaseException as error:
+        # Also when the caller has hung up: then this task is being cancelled, and the hold has to go all the same.
+        await asyncio.shield(asyncio.to_thread(fail, place.database, job_id, code_of(error), str(error)))
+        raise
     log.info(
         "Background removed successfully",
         tier=cutout.tier.value,
-        job=job_id,
+        job=str(job_id),
         model=cutout.checkpoint,
         backend=cutout.backend,
-        ms=job.milliseconds,
+        ms=milliseconds,
         no_foreground=cutout.no_foreground,
     )
+    return job, cutout
+
+
+def fail(database: Database, job_id: uuid.UUID, code: str, detail: str) -> bool:
+    """End a job without a result and give back what was held for it; False if it had ended before."""
+    with database.begin() as session:
+        ended = _end(session, job_id, status=Status.FAILED, error_code=code, error_detail=detail[:1000])
+        if ended is not None:
+            credits.release(session, _hold_key(job_id))
+    return ended is not None
+
+
+def settle_lost(database: Database) -> int:
+    """End the jobs whose process died, and give back what was held for them; return how many."""
+    with database.begin() as session:
+        lost = session.scalars(
+            select(Job.id).where(Job.status == Status.PROCESSING, Job.lease_until < now())
+        ).all()
+    return sum(fail(database, job_id, "INTERNAL", LOST) for job_id in lost)
+
+
+def find(database: Database, user_id: uuid.UUID, job_id: uuid.UUID) -> Job | None:
+    """Return a user's job; another one's is not there for him."""
+    with database.begin() as session:
+        job = session.get(Job, job_id)
+        return job if job is not None and job.user_id == user_id else None
+
+
+def page(
+    database: Database,
+    user_id: uuid.UUID,
+    *,
+    status: Status | None = None,
+    tier: Tier | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 50,
+    offset: int = 0,
+) -> Sequence[Job]:
+    """Return some of a user's jobs, the newest first."""
+    rows = select(Job).where(Job.user_id == user_id)
+    if status is not None:
+        rows = rows.where(Job.status == status)
+    if tier is not None:
+        rows = rows.where(Job.tier == tier)
+    if since is not None:
+        rows = rows.where(Job.created_at >= since)
+    if until is not None:
+        rows = rows.where(Job.created_at < until)
+    with database.begin() as session:
+        return session.scalars(rows.order_by(Job.created_at.desc(), Job.id).limit(limit).offset(offset)).all()
+
+
+async def stored_picture(
+    database: Database, storage: Storage, job_id: uuid.UUID, owner: uuid.UUID | None
+) -> tuple[bytes, Format] | None:
+    """Return a job's picture and its format; None where there is none, or not for this owner (None: for anybody)."""
+
+    def fetch() -> tuple[bytes, Format] | None:
+        with database.begin() as session:
+            job = session.get(Job, job_id)
+        if job is None or owner not in (None, job.user_id):
+            return None
+        data = storage.get(result_key(job.id, Format(job.format)))
+        return None if data is None else (data, Format(job.format))
+
+    return await asyncio.to_thread(fetch)
+
+
+def result_key(job_id: uuid.UUID, file_format: Format) -> str:
+    """Say where a job's picture is stored."""
+    return f"{RESULTS}{job_id}.{file_format.value}"
+
+
+def _begin(place: Workplace, user_id: uuid.UUID, options: Options) -> uuid.UUID:
+    price = CREDITS[options.tier]
+    job = Job(
+        id=uuid.uuid4(),
+        user_id=user_id,
+        status=Status.PROCESSING,
+        tier=options.tier,
+        credits=price,
+        format=options.format.value,
+        lease_until=now() + place.lease,
+    )
+    with place.database.begin() as session:
+        session.add(job)
+        credits.hold(session, user_id, price, _hold_key(job.id))
+    return job.id
+
+
+def _complete(database: Database, job_id: uuid.UUID, cutout: Cutout, milliseconds: int) -> Job:
+    with database.begin() as session:
+        job = _end(
+            session,
+            job_id,
+            status=Status.COMPLETED,
+            model=cutout.checkpoint,
+            backend=cutout.backend,
+            substitute=cutout.substitute,
+            width=cutout.width,
+            height=cutout.height,
+            no_foreground=cutout.no_foreground,
+            notes=list(cutout.notes),
+            milliseconds=milliseconds,
+            stage_milliseconds={stage: round(1000 * seconds) for stage, seconds in cutout.seconds.items()},
+        )
+        if job is None:
+            raise RuntimeError(f"job {job_id} was ended by another")
+        credits.charge(session, _hold_key(job_id))
     return job
 
 
-async def keep(storage: Storage, job: Job) -> None:
-    """Store a job's picture, to be fetched by its id.
-
-    Raises:
-        StorageError: it cannot be written.
-
-    """
-    await asyncio.to_thread(storage.put, _key(job.job_id, job.cutout.format), job.cutout.data)
-
-
-async def fetch(storage: Storage, job_id: uuid.UUID) -> tuple[bytes, Format] | None:
-    """Return a stored picture and its format, or None where there is none by that id."""
-    for file_format in Format:
-        data = await asyncio.to_thread(storage.get, _key(str(job_id), file_format))
-        if data is not None:
-            return data, file_format
-    return None
+def _end(session: Session, job_id: uuid.UUID, **columns: object) -> Job | None:
+    """End a job, once: None if it has ended."""
+    ended = (
+        update(Job)
+        .where(Job.id == job_id, Job.status == Status.PROCESSING)
+        .values(finished_at=now(), lease_until=None, **columns)
+        .returning(Job)
+    )
+    return session.scalars(ended).one_or_none()
 
 
-def _key(job_id: str, file_format: Format) -> str:
-    return f"{RESULTS}{job_id}.{file_format.value}"
+def _hold_key(job_id: uuid.UUID) -> str:
+    return f"job:{job_id}"

@@ -12,13 +12,15 @@ from app.db.session import Database
 from app.db.tables import Base, User
 
 KINDS = ["sqlite", "postgresql"]
+# Of an empty database to test with; the tests themselves run without it.
+HOST_DATABASE_URL = os.environ.get("DATABASE_URL")
 
 
 @pytest.fixture(scope="session")
 def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start PostgreSQL, or take the server that DATABASE_URL names; the address of an empty database."""
-    if "DATABASE_URL" in os.environ:
-        yield os.environ["DATABASE_URL"]
+    if HOST_DATABASE_URL is not None:
+        yield HOST_DATABASE_URL
         return
     # Where it keeps its lock; unset, it is looked for with a warning.
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))

@@ -146,12 +146,10 @@ def test_a_password_is_checked_and_never_kept(database: Database) -> None:
         assert made.password_hash is not None
         assert made.password_hash.startswith("$argon2id$")
         assert "correct horse" not in made.password_hash
+    assert accounts.log_in(database, " owner@shop.EXAMPLE", "correct horse") == made.subject
+    assert accounts.log_in(database, "owner@shop.example", "correct horses") is None
+    assert accounts.log_in(database, "nobody@shop.example", "nobody's password") is None
     with database.begin() as session:
-        found = accounts.with_password(session, " owner@shop.EXAMPLE", "correct horse")
-        assert found is not None
-        assert found.id == made.id
-        assert accounts.with_password(session, "owner@shop.example", "correct horses") is None
-        assert accounts.with_password(session, "nobody@shop.example", "nobody's password") is None
         assert accounts.seen(session, Claims(made.subject)).role is Role.ADMIN
         with pytest.raises(InvalidToken, match="no such account"):
             accounts.seen(session, Claims("local:gone@shop.example"))
@@ -161,8 +159,7 @@ def test_a_platforms_user_has_no_password(database: Database) -> None:
     with database.begin() as session:
         accounts.seen(session, Claims("u-1", "a@b.example"))
         session.add(User(subject="local:x@b.example", balance=0))
-    with database.begin() as session:
-        assert accounts.with_password(session, "x@b.example", "nobody's password") is None
+    assert accounts.log_in(database, "x@b.example", "nobody's password") is None
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from app import settings
-from app.main import create_app
 from app.settings import SettingsError
 
 
@@ -51,6 +50,37 @@ def test_auth_off_is_taken_on_loopback(host: str) -> None:
     assert settings.load(auth="off", host=host).auth == "off"
 
 
-def test_the_service_does_not_start_without_a_word_on_accounts() -> None:
-    with pytest.raises(SettingsError, match="set CUTOUT_AUTH=off"):
-        create_app(settings.load())
+@pytest.mark.parametrize("name", ["CUTOUT_SECRET", "CUTOUT_JWT_SECRET"])
+def test_a_short_secret_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "x" * 31)
+    with pytest.raises(SettingsError, match=f"{name}: .*fewer than 32 bytes") as caught:
+        settings.load()
+    assert "xxx" not in str(caught.value)
+    monkeypatch.setenv(name, "x" * 32)
+    assert "xxx" not in repr(settings.load())
+
+
+def test_two_ways_to_check_the_same_tokens_are_refused() -> None:
+    with pytest.raises(SettingsError, match="set one"):
+        settings.load(jwt_secret="x" * 32, jwks_url="https://platform.example/keys")
+
+
+def test_a_shared_database_needs_a_shared_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://cutout:hush@db.example/cutout")
+    with pytest.raises(SettingsError, match="all need one CUTOUT_SECRET"):
+        settings.load()
+    loaded = settings.load(secret="x" * 32)
+    assert not loaded.embedded
+    assert loaded.database == "postgresql://cutout:hush@db.example/cutout"
+    assert "hush" not in repr(loaded)
+
+
+def test_without_one_the_database_and_the_secret_are_this_hosts_own(tmp_path: Path) -> None:
+    loaded = settings.load(data_dir=tmp_path)
+    assert loaded.embedded
+    assert loaded.database == f"sqlite:///{tmp_path / 'cutout.db'}"
+    made = loaded.secret_or_own()
+    assert len(made) >= 32
+    assert settings.load(data_dir=tmp_path).secret_or_own() == made
+    assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["secret"]

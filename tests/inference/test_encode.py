@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 from inference import layout, png
 from inference.encode import Format, encode
 from inference.errors import InvalidOptions
+from inference.options import Colour
 from inference.png import encode_png
 from tests.fakes import open_picture
 
@@ -106,7 +107,7 @@ def test_quality_is_a_setting(file_format: Format) -> None:
 
 
 @pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (0, 177, 64)])
-def test_jpeg_on_a_background_has_no_fringe(colour: layout.Colour) -> None:
+def test_jpeg_on_a_background_has_no_fringe(colour: Colour) -> None:
     rgb, alpha = subject()
     picture = open_picture(
         encode(

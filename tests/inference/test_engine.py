@@ -12,9 +12,8 @@ from PIL import Image
 from inference.encode import Format
 from inference.engine import Cutout, Engine
 from inference.errors import CutoutError, InvalidOptions, InvalidPhoto, Overloaded
-from inference.layout import parse_colour
 from inference.limits import Limits
-from inference.options import Options
+from inference.options import Options, parse_colour
 from inference.tiers import Tier
 from tests.fakes import FakeRunner, fake_engine, held_until, open_picture, photo_bytes, photo_with_disc
 

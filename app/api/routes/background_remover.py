@@ -1,19 +1,47 @@
-"""`/api/background-remover`: prices, and one photo."""
+"""`/api/background-remover`: prices, one photo, its job, and the credits it costs."""
 
+import asyncio
 import uuid
+from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Header, Response, UploadFile
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Form, Header, Query, Request, Response, UploadFile
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from app.api.deps import EngineDep, SettingsDep, StorageDep
-from app.api.schemas import DiscountInfo, JobInfo, PlanInfo, Pricing, TierInfo
+from app.api.deps import (
+    AdminDep,
+    DatabaseDep,
+    EngineDep,
+    SecretDep,
+    SettingsDep,
+    StorageDep,
+    UserDep,
+    WorkplaceDep,
+    get_user,
+)
+from app.api.schemas import (
+    Credits,
+    DiscountInfo,
+    Entry,
+    Grant,
+    Granted,
+    JobInfo,
+    Jobs,
+    PlanInfo,
+    PriceInfo,
+    PriceRequest,
+    Pricing,
+    TierInfo,
+)
+from app.db.tables import Job, Status
 from app.errors import Problem, upload_too_large
-from app.services import pricing, removals
+from app.services import credits, pricing, removals
+from app.services.signing import is_signed, sign
+from app.settings import Settings
 from inference.encode import Format
-from inference.layout import parse_colour
-from inference.options import Options
+from inference.engine import Cutout
+from inference.options import Options, parse_colour
 from inference.tiers import Tier
 
 router = APIRouter(prefix="/api/background-remover", tags=["background remover"])
@@ -43,6 +71,12 @@ async def get_pricing(engine: EngineDep) -> Pricing:
     )
 
 
+@router.post("/pricing/calculate")
+async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
+    """Price one image or a batch, its discount included."""
+    return PriceInfo.of(wanted.tier, pricing.price(wanted.tier, wanted.image_count))
+
+
 @router.post(
     "/remove",
     response_model=JobInfo,
@@ -52,14 +86,16 @@ async def get_pricing(engine: EngineDep) -> Pricing:
 )
 async def remove(
     form: Annotated[RemoveForm, Form(media_type="multipart/form-data")],
-    engine: EngineDep,
-    storage: StorageDep,
+    user: UserDep,
+    place: WorkplaceDep,
     settings: SettingsDep,
+    secret: SecretDep,
     accept: Annotated[str, Header()] = "",
 ) -> JobInfo | Response:
     """Remove the background of one photo.
 
-    Answers with the job and its `resultUrl`; with the picture itself where `Accept` asks for `image/*`.
+    Answers with the job and its `resultUrl`; with the picture itself where `Accept` asks for `image/*`. What fails
+    costs nothing.
     """
     wants_picture, accepted = read_accept(accept)
     options = Options(
@@ -72,27 +108,114 @@ async def remove(
     data = await form.image.read()
     if len(data) > settings.max_upload_bytes:
         raise upload_too_large(settings.max_upload_bytes)
-    job = await removals.remove_one(engine, data, options)
+    job, cutout = await removals.remove_one(place, user.id, data, options)
     if wants_picture:
-        return Response(job.cutout.data, media_type=options.format.media_type, headers=picture_headers(job))
-    await removals.keep(storage, job)
-    return JobInfo.of(job, result_url=f"{router.prefix}/jobs/{job.job_id}/image")
+        headers = picture_headers(job, cutout)
+        return Response(cutout.data, media_type=options.format.media_type, headers=headers)
+    return JobInfo.of(job, result_url(job.id, secret, settings))
+
+
+@router.get("/jobs")
+async def get_jobs(
+    user: UserDep,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    secret: SecretDep,
+    status: Status | None = None,
+    tier: Tier | None = None,
+    since: AwareDatetime | None = None,
+    until: AwareDatetime | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+) -> Jobs:
+    """List one's own jobs, the newest first."""
+    found = await asyncio.to_thread(
+        removals.page,
+        database,
+        user.id,
+        status=status,
+        tier=tier,
+        since=since,
+        until=until,
+        limit=limit,
+        offset=offset,
+    )
+    return Jobs(jobs=[JobInfo.of(job, result_url(job.id, secret, settings)) for job in found])
+
+
+@router.get("/jobs/{job_id}")
+async def get_job(
+    job_id: uuid.UUID, user: UserDep, database: DatabaseDep, settings: SettingsDep, secret: SecretDep
+) -> JobInfo:
+    """Return one of one's own jobs."""
+    job = await asyncio.to_thread(removals.find, database, user.id, job_id)
+    if job is None:
+        raise Problem(404, "NOT_FOUND", "You have no job by this id.")
+    return JobInfo.of(job, result_url(job.id, secret, settings))
 
 
 @router.get("/jobs/{job_id}/image", response_class=Response, responses={200: {"content": {"image/*": {}}}})
-async def get_job_image(job_id: uuid.UUID, storage: StorageDep) -> Response:
-    """Return the picture of a job."""
-    stored = await removals.fetch(storage, job_id)
+async def get_job_image(
+    request: Request,
+    job_id: uuid.UUID,
+    database: DatabaseDep,
+    storage: StorageDep,
+    secret: SecretDep,
+    expires: int | None = None,
+    signature: str | None = None,
+    authorization: Annotated[str, Header()] = "",
+    x_api_key: Annotated[str, Header()] = "",
+) -> Response:
+    """Return the picture of a job: to its owner, or by the signed address that the job names."""
+    owner = None
+    if expires is None or signature is None:
+        owner = (await get_user(request, database, authorization, x_api_key)).id
+    elif not is_signed(secret, image_path(job_id), expires, signature):
+        raise Problem(404, "NOT_FOUND", "This address is not valid, or not any more. Ask for the job again.")
+    stored = await removals.stored_picture(database, storage, job_id, owner)
     if stored is None:
         raise Problem(404, "NOT_FOUND", "There is no picture by this id; it may have expired.")
     data, file_format = stored
     return Response(data, media_type=file_format.media_type, headers={"Cache-Control": "private, immutable"})
 
 
-def picture_headers(job: removals.Job) -> dict[str, str]:
+@router.get("/credits")
+async def get_credits(
+    user: UserDep,
+    database: DatabaseDep,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    before: int | None = None,
+) -> Credits:
+    """Return one's balance, and the movements that make it up, the newest first."""
+    balance, entries = await asyncio.to_thread(credits.statement, database, user.id, limit, before)
+    return Credits(balance=balance, entries=[Entry.of(entry) for entry in entries])
+
+
+@router.post("/admin/credits")
+async def grant_credits(wanted: Grant, _: AdminDep, database: DatabaseDep) -> Granted:
+    """Give credits to a user, once by the same key. For admins."""
+    outcome = await asyncio.to_thread(
+        credits.grant_to, database, wanted.user_id, wanted.credits, f"grant:{wanted.key}", wanted.note
+    )
+    if outcome is None:
+        raise Problem(404, "NOT_FOUND", "There is no user by this id.")
+    return Granted(granted=outcome[0], balance=outcome[1])
+
+
+def image_path(job_id: uuid.UUID) -> str:
+    """Say where a job's picture is had."""
+    return f"{router.prefix}/jobs/{job_id}/image"
+
+
+def result_url(job_id: uuid.UUID, secret: str, settings: Settings) -> str:
+    """Return the address of a job's picture that works for as long as results are kept."""
+    return sign(secret, image_path(job_id), timedelta(days=settings.result_days))
+
+
+def picture_headers(job: Job, cutout: Cutout) -> dict[str, str]:
     """Say beside a picture what JSON says of a job."""
-    cutout = job.cutout
     return {
+        "X-Cutout-Job": str(job.id),
         "X-Cutout-Model": cutout.checkpoint,
         "X-Cutout-Backend": cutout.backend,
         "X-Cutout-Substitute": str(cutout.substitute).lower(),

@@ -1,16 +1,27 @@
 """Whether pictures can be made here, and with what."""
 
-from fastapi import APIRouter
+import asyncio
+
+from fastapi import APIRouter, Response
 
 import app
-from app.api.deps import EngineDep
+from app.api.deps import DatabaseDep, EngineDep
 from app.api.schemas import Health, TierInfo
+from app.db import schema
 
 router = APIRouter(prefix="/api", tags=["health"])
 
 
-@router.get("/health")
-async def health(engine: EngineDep) -> Health:
-    """Answer 200 once a picture can really be made, 503 until then."""
-    device = next(iter(engine.serving.values())).runner.device.type
-    return Health(status="ok", version=app.__version__, device=device, tiers=TierInfo.by_tier(engine))
+@router.get("/health", responses={503: {"model": Health}})
+async def health(engine: EngineDep, database: DatabaseDep, response: Response) -> Health:
+    """Answer 200 once a picture can really be made, 503 until then, and while the database is away."""
+    revision = await asyncio.to_thread(schema.reachable_revision, database)
+    if revision is None:
+        response.status_code = 503
+    return Health(
+        status="ok" if revision else "degraded",
+        version=app.__version__,
+        schema_revision=revision,
+        device=engine.device.type,
+        tiers=TierInfo.by_tier(engine),
+    )

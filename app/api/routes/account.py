@@ -1,0 +1,102 @@
+"""`/api/auth`: logging in, and one's own API keys."""
+
+import asyncio
+import uuid
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+
+from app.api.deps import DatabaseDep, UserDep
+from app.api.limits import LoginLimit
+from app.api.schemas import Schema
+from app.db.tables import ApiKey
+from app.errors import Problem
+from app.services import accounts
+from app.services.tokens import TokenReader
+
+router = APIRouter(prefix="/api/auth", tags=["account"])
+
+
+class Login(Schema):
+    """An account kept here."""
+
+    email: Annotated[str, Field(max_length=320)]
+    password: Annotated[str, Field(max_length=1000)]
+
+
+class Token(Schema):
+    """To be sent as `Authorization: Bearer`, for `expiresIn` seconds."""
+
+    access_token: str
+    expires_in: int
+
+
+class KeyName(Schema):
+    """What an API key is for."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class KeyInfo(Schema):
+    """An API key, without the key."""
+
+    id: uuid.UUID
+    name: str
+    shown: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, key: ApiKey) -> "KeyInfo":
+        return cls(
+            id=key.id, name=key.name, shown=key.shown, created_at=key.created_at, revoked_at=key.revoked_at
+        )
+
+
+class NewKey(KeyInfo):
+    """An API key, shown this once."""
+
+    key: str
+
+
+class Keys(Schema):
+    """One's API keys, the newest first."""
+
+    keys: list[KeyInfo]
+
+
+@router.post("/login")
+async def log_in(login: Login, request: Request, database: DatabaseDep) -> Token:
+    """Log in to an account that is kept here. Five wrong passwords in a minute make the address wait."""
+    limit: LoginLimit = request.app.state.login_limit
+    limit.check(login.email)
+    reader: TokenReader = request.app.state.tokens
+    subject = await asyncio.to_thread(accounts.log_in, database, login.email, login.password)
+    if subject is None:
+        limit.failed(login.email)
+        raise Problem(401, "UNAUTHENTICATED", "The e-mail address or the password is wrong.")
+    token, seconds = reader.sign_login(subject)
+    return Token(access_token=token, expires_in=seconds)
+
+
+@router.get("/keys")
+async def get_keys(user: UserDep, database: DatabaseDep) -> Keys:
+    """List one's API keys."""
+    found = await asyncio.to_thread(accounts.keys_of, database, user)
+    return Keys(keys=[KeyInfo.of(key) for key in found])
+
+
+@router.post("/keys", status_code=201)
+async def make_key(wanted: KeyName, user: UserDep, database: DatabaseDep) -> NewKey:
+    """Make an API key. It is shown this once."""
+    key, row = await asyncio.to_thread(accounts.make_key_for, database, user, wanted.name)
+    return NewKey(**KeyInfo.of(row).model_dump(), key=key)
+
+
+@router.delete("/keys/{key_id}", status_code=204)
+async def revoke_key(key_id: uuid.UUID, user: UserDep, database: DatabaseDep) -> None:
+    """Make an API key worthless, at once."""
+    if not await asyncio.to_thread(accounts.revoke_key_of, database, user, key_id):
+        raise Problem(404, "NOT_FOUND", "You have no key by this id.")

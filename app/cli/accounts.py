@@ -1,0 +1,191 @@
+"""`cutout migrate | users | keys | credits`: the database, and who is in it."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from app.cli.console import CommandError, console, say
+from app.settings import Settings
+from app.settings import load as load_settings
+
+if TYPE_CHECKING:  # half a second that other commands need not wait
+    from sqlalchemy.orm import Session
+
+    from app.db.session import Database
+    from app.db.tables import User
+
+users = typer.Typer(help="Accounts that are kept here.", no_args_is_help=True)
+keys = typer.Typer(help="API keys.", no_args_is_help=True)
+credits = typer.Typer(help="Balances and what became of them.", no_args_is_help=True)
+
+Who = Annotated[str, typer.Argument(help="An account's e-mail address, or the `sub` of a platform's user.")]
+
+
+@contextmanager
+def opened(settings: Settings) -> "Iterator[Database]":
+    """Open the database that the settings name; a failure is one line for the user."""
+    from sqlalchemy.exc import OperationalError
+
+    from app.db.session import Database
+
+    if settings.embedded:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database)
+    try:
+        yield database
+    except OperationalError as error:
+        raise CommandError(f"The database does not answer ({error.orig}). Check DATABASE_URL.") from error
+    finally:
+        database.close()
+
+
+@contextmanager
+def session() -> "Iterator[Session]":
+    """Open a transaction on a database of this version's shape."""
+    from app.db import schema
+
+    settings = load_settings()
+    with opened(settings) as database:
+        if settings.embedded:
+            schema.migrate(database)
+        schema.require_current(database)
+        with database.begin() as session:
+            yield session
+
+
+def migrate() -> None:
+    """Bring the database to the shape that this version was written for."""
+    from app.db import schema
+
+    with opened(load_settings()) as database:
+        before = schema.revision(database)
+        after = schema.migrate(database)
+    say(
+        f"The database is at revision {after}"
+        + (" already." if before == after else f", from {before or 'empty'}.")
+    )
+
+
+@users.command("add")
+def add_user(
+    email: Annotated[str, typer.Argument(help="The address to log in with.")],
+    admin: Annotated[
+        bool, typer.Option("--admin", help="May grant credits and see everyone's figures.")
+    ] = False,
+    password: Annotated[
+        str,
+        typer.Option(prompt=True, hide_input=True, confirmation_prompt=True, help="Asked for if not given."),
+    ] = "",
+) -> None:
+    """Make an account that is kept here."""
+    from app.db.tables import Role
+    from app.services import accounts
+
+    with session() as opened_session:
+        accounts.create_local(opened_session, email, password, Role.ADMIN if admin else Role.USER)
+    say(f"Made: {escape(email)}{', an admin' if admin else ''}.")
+
+
+@users.command("list")
+def list_users() -> None:
+    """List all users."""
+    from sqlalchemy import select
+
+    from app.db.tables import User
+
+    table = Table("user", "e-mail", "role", "credits", "since", box=None, pad_edge=False)
+    with session() as opened_session:
+        for user in opened_session.scalars(select(User).order_by(User.created_at)):
+            since = f"{user.created_at:%Y-%m-%d}"
+            table.add_row(
+                escape(user.subject), escape(user.email or ""), user.role.value, str(user.balance), since
+            )
+    console.print(table)
+
+
+@keys.command("add")
+def add_key(who: Who, name: Annotated[str, typer.Option(help="What it is for.")] = "command line") -> None:
+    """Make an API key, and print it: to stdout, this once."""
+    from app.services import accounts
+
+    with session() as opened_session:
+        key, _ = accounts.create_key(opened_session, _find(opened_session, who), name)
+    typer.echo(key)
+
+
+@keys.command("list")
+def list_keys(who: Who) -> None:
+    """List a user's API keys."""
+    from app.services import accounts
+
+    table = Table("id", "key", "name", "made", "", box=None, pad_edge=False)
+    with session() as opened_session:
+        for key in accounts.keys(opened_session, _find(opened_session, who)):
+            state = "revoked" if key.revoked_at else ""
+            table.add_row(str(key.id), f"{key.shown}…", escape(key.name), f"{key.created_at:%Y-%m-%d}", state)
+    console.print(table)
+
+
+@keys.command("revoke")
+def revoke_key(key_id: Annotated[uuid.UUID, typer.Argument(help="As `keys list` shows it.")]) -> None:
+    """Make an API key worthless, at once."""
+    from app.db.tables import ApiKey, User
+    from app.services import accounts
+
+    with session() as opened_session:
+        key = opened_session.get(ApiKey, key_id)
+        if key is None:
+            raise CommandError(f"There is no key {key_id}.")
+        owner = opened_session.get_one(User, key.user_id)
+        accounts.revoke_key(opened_session, owner, key_id)
+    say("Revoked.")
+
+
+@credits.command("grant")
+def grant(
+    who: Who,
+    number: Annotated[int, typer.Argument(help="How many.", min=1)],
+    key: Annotated[str | None, typer.Option(help="What for: the same key never grants twice.")] = None,
+    note: Annotated[str, typer.Option(help="For the ledger.")] = "",
+) -> None:
+    """Give credits to a user."""
+    from app.services import credits as ledger
+
+    with session() as opened_session:
+        user = _find(opened_session, who)
+        granted = ledger.grant(opened_session, user.id, number, f"grant:{key or uuid.uuid4()}", note)
+        balance = ledger.balance(opened_session, user.id)
+    say(f"{'Granted' if granted else 'Granted before, by this key'}; {escape(who)} has {balance} credits.")
+
+
+@credits.command("show")
+def show(who: Who) -> None:
+    """Show a user's balance, and the last fifty movements."""
+    from app.services import credits as ledger
+
+    table = Table("time", "movement", "credits", "key", "note", box=None, pad_edge=False)
+    with session() as opened_session:
+        user = _find(opened_session, who)
+        for entry in ledger.ledger(opened_session, user.id):
+            time, moved = (
+                f"{entry.created_at:%Y-%m-%d %H:%M:%S}",
+                f"{entry.credits:+d}" if entry.credits else "",
+            )
+            table.add_row(time, entry.movement.value, moved, entry.key, escape(entry.note))
+        say(f"{escape(who)} has {user.balance} credits.")
+    console.print(table)
+
+
+def _find(opened_session: "Session", who: str) -> "User":
+    from app.services import accounts
+
+    for subject in (accounts.local_subject(who), who):
+        user = accounts.by_subject(opened_session, subject)
+        if user is not None:
+            return user
+    raise CommandError(f"There is no user {who}. Make one with: cutout users add {who}")
