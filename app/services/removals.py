@@ -1,6 +1,7 @@
 """One photo: from the caller's bytes to a stored result, held before the work and charged only for success."""
 
 import asyncio
+import hashlib
 import time
 import uuid
 from collections.abc import Sequence
@@ -9,11 +10,12 @@ from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.codes import code_of
 from app.db.session import Database
-from app.db.tables import Job, Status, now
+from app.db.tables import IdempotencyKey, Job, Status, now
 from app.services import credits
 from app.services.pricing import CREDITS
 from app.storage import Storage
@@ -25,7 +27,16 @@ from inference.tiers import Tier
 log = structlog.get_logger()
 
 RESULTS = "results/"
+# How often a call looks whether the first one with its key is done.
+ASK_AGAIN_SECONDS = 0.1
 LOST = "The service stopped while it worked on this photo. Nothing was charged; send it again."
+
+
+class KeyUsed(Exception):
+    """A caller's key stands for another request already."""
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used for another photo or other options. Take a new one.")
 
 
 @dataclass(frozen=True)
@@ -39,22 +50,33 @@ class Workplace:
 
 
 async def remove_one(
-    place: Workplace, user_id: uuid.UUID, data: bytes, options: Options
-) -> tuple[Job, Cutout]:
-    """Remove the background of one photo; other calls go on meanwhile.
+    place: Workplace, user_id: uuid.UUID, data: bytes, options: Options, key: str | None = None
+) -> tuple[Job, bytes]:
+    """Remove the background of one photo; other calls go on meanwhile. The job, and the picture.
 
     The price is held and the job written, in one transaction; then the photo is worked on, with none open; then the
     picture is stored; then the job is completed and the hold charged, in another. Whatever goes wrong on the way
     releases the hold. What a crash leaves open, `settle_lost` does.
 
+    A second call with the same `key`, the caller's own, is not a second removal: it waits for the first one and gives
+    the same; only where the first one failed, or was lost, is the work done anew.
+
     Raises:
         InsufficientCredits: the user has too few; there is no job then.
+        KeyUsed: the key was used for another photo, or with other options.
         CutoutError: the photo cannot be taken, or the engine has too much waiting.
         StorageError: the result cannot be kept.
 
     """
     start = time.perf_counter()
-    job_id = await asyncio.to_thread(_begin, place, user_id, options)
+    job_id, mine = await asyncio.to_thread(_begin, place, user_id, data, options, key)
+    while not mine:
+        job = await asyncio.to_thread(find, place.database, user_id, job_id)
+        if job is not None and job.status is Status.COMPLETED:
+            picture = await stored_picture(place.database, place.storage, job_id, user_id)
+            return job, picture[0] if picture else b""
+        await asyncio.sleep(ASK_AGAIN_SECONDS)
+        job_id, mine = await asyncio.to_thread(_begin, place, user_id, data, options, key)
     try:
         cutout = await asyncio.wrap_future(place.engine.submit(data, options, caller=user_id))
         await asyncio.to_thread(place.storage.put, result_key(job_id, options.format), cutout.data)
@@ -73,16 +95,13 @@ async def remove_one(
         ms=milliseconds,
         no_foreground=cutout.no_foreground,
     )
-    return job, cutout
+    return job, cutout.data
 
 
 def fail(database: Database, job_id: uuid.UUID, code: str, detail: str) -> bool:
     """End a job without a result and give back what was held for it; False if it had ended before."""
     with database.begin() as session:
-        ended = _end(session, job_id, status=Status.FAILED, error_code=code, error_detail=detail[:1000])
-        if ended is not None:
-            credits.release(session, _hold_key(job_id))
-    return ended is not None
+        return _give_up(session, job_id, code, detail)
 
 
 def settle_lost(database: Database) -> int:
@@ -147,7 +166,50 @@ def result_key(job_id: uuid.UUID, file_format: Format) -> str:
     return f"{RESULTS}{job_id}.{file_format.value}"
 
 
-def _begin(place: Workplace, user_id: uuid.UUID, options: Options) -> uuid.UUID:
+def _begin(
+    place: Workplace, user_id: uuid.UUID, data: bytes, options: Options, key: str | None
+) -> tuple[uuid.UUID, bool]:
+    """Write a job and hold its price: its id, and True. Or the id of the job that has the key already, and False."""
+    while True:
+        try:
+            with place.database.begin() as session:
+                known = None if key is None else _known(session, user_id, key)
+                if known is not None and known.fingerprint != _fingerprint(data, options):
+                    raise KeyUsed
+                if known is not None and not _was_lost(session, known.job_id):
+                    return known.job_id, False
+                job = _write_job(session, place, user_id, options)
+                if known is not None:
+                    known.job_id = job.id
+                elif key is not None:
+                    session.add(
+                        IdempotencyKey(
+                            user_id=user_id, key=key, fingerprint=_fingerprint(data, options), job_id=job.id
+                        )
+                    )
+            return job.id, True
+        except IntegrityError as error:
+            if "idempotency_keys" not in str(error.orig):
+                raise
+            # Another call with the same key was a moment faster: look again.
+
+
+def _known(session: Session, user_id: uuid.UUID, key: str) -> IdempotencyKey | None:
+    """Find a key of a user's, and keep others from changing it until the transaction ends."""
+    mine = select(IdempotencyKey).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
+    return session.scalars(mine.with_for_update()).one_or_none()
+
+
+def _was_lost(session: Session, job_id: uuid.UUID) -> bool:
+    """Tell whether a job came to nothing; one whose process died is ended here."""
+    job = session.get_one(Job, job_id, populate_existing=True)
+    if job.status is Status.PROCESSING and job.lease_until is not None and job.lease_until < now():
+        _give_up(session, job_id, "INTERNAL", LOST)
+        return True
+    return job.status is Status.FAILED
+
+
+def _write_job(session: Session, place: Workplace, user_id: uuid.UUID, options: Options) -> Job:
     price = CREDITS[options.tier]
     job = Job(
         id=uuid.uuid4(),
@@ -158,10 +220,13 @@ def _begin(place: Workplace, user_id: uuid.UUID, options: Options) -> uuid.UUID:
         format=options.format.value,
         lease_until=now() + place.lease,
     )
-    with place.database.begin() as session:
-        session.add(job)
-        credits.hold(session, user_id, price, _hold_key(job.id))
-    return job.id
+    session.add(job)
+    credits.hold(session, user_id, price, _hold_key(job.id))
+    return job
+
+
+def _fingerprint(data: bytes, options: Options) -> str:
+    return hashlib.sha256(repr(options).encode() + b"\n" + data).hexdigest()
 
 
 def _complete(database: Database, job_id: uuid.UUID, cutout: Cutout, milliseconds: int) -> Job:
@@ -195,6 +260,13 @@ def _end(session: Session, job_id: uuid.UUID, **columns: object) -> Job | None:
         .returning(Job)
     )
     return session.scalars(ended).one_or_none()
+
+
+def _give_up(session: Session, job_id: uuid.UUID, code: str, detail: str) -> bool:
+    ended = _end(session, job_id, status=Status.FAILED, error_code=code, error_detail=detail[:1000])
+    if ended is not None:
+        credits.release(session, _hold_key(job_id))
+    return ended is not None
 
 
 def _hold_key(job_id: uuid.UUID) -> str:

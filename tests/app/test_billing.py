@@ -326,10 +326,10 @@ def test_what_a_crash_left_open_is_settled(database: Database, tmp_path: Path) -
     with database.begin() as session:
         user = accounts.seen(session, Claims("anna"))
         credits.grant(session, user.id, 50, "grant:anna")
-    crashed = [removals._begin(place, user.id, Options(tier=Tier.BASIC)) for _ in range(3)]
+    crashed = [removals._begin(place, user.id, b"", Options(tier=Tier.BASIC), None)[0] for _ in range(3)]
     in_work = removals._begin(
-        place_of(database, tmp_path, FakeRunner()), user.id, Options(tier=Tier.STANDARD)
-    )
+        place_of(database, tmp_path, FakeRunner()), user.id, b"", Options(tier=Tier.STANDARD), None
+    )[0]
     assert removals.settle_lost(database) == 3
     assert removals.settle_lost(database) == 0
     with database.begin() as session:
@@ -341,6 +341,78 @@ def test_what_a_crash_left_open_is_settled(database: Database, tmp_path: Path) -
     assert (found.status, found.error_code) == (Status.FAILED, "INTERNAL")
     assert "Nothing was charged" in (found.error_detail or "")
     assert not removals.fail(database, crashed[0], "INTERNAL", "again")
+
+
+def test_the_same_key_is_one_removal(service: Service) -> None:
+    service.fund("anna", 50)
+    service.fund("ben", 50)
+    keyed = ANNA | {"Idempotency-Key": "order-1"}
+    first, second = (service.remove(keyed).raise_for_status().json() for _ in range(2))
+    assert first["jobId"] == second["jobId"]
+    picture = service.remove(keyed | {"Accept": "image/png"})
+    assert picture.content == service.get(first["resultUrl"], {}).content
+    assert picture.headers["x-cutout-model"] == "isnet-general"
+    assert service.balance(ANNA) == 47
+    for other in (service.remove(keyed, photo_bytes(seed=1)), service.remove(keyed, tier="standard")):
+        problem(other, 409, "CONFLICT")
+    assert service.balance(ANNA) == 47
+    others = service.remove(BEN | {"Idempotency-Key": "order-1"}).raise_for_status().json()
+    assert others["jobId"] != first["jobId"]
+    problem(service.remove(ANNA | {"Idempotency-Key": "k" * 256}), 400, "INVALID_INPUT")
+
+
+def test_the_same_key_after_a_failure_is_a_new_try(service: Service) -> None:
+    def broken() -> None:
+        raise ValueError("surprise")
+
+    service.fund("anna", 50)
+    keyed = ANNA | {"Idempotency-Key": "order-1"}
+    service.runner.before = broken
+    problem(service.remove(keyed), 500, "INTERNAL")
+    service.runner.before = lambda: None
+    job = service.remove(keyed).raise_for_status().json()
+    assert service.remove(keyed).json()["jobId"] == job["jobId"]
+    assert service.balance(ANNA) == 47
+    poor = bearer("carl") | {"Idempotency-Key": "order-1"}
+    problem(service.remove(poor), 402, "INSUFFICIENT_CREDITS")
+    service.fund("carl", 3)
+    service.remove(poor).raise_for_status()
+
+
+def test_the_same_key_at_once_is_one_removal(database: Database, tmp_path: Path) -> None:
+    place = place_of(database, tmp_path, FakeRunner())
+    with database.begin() as session:
+        user = accounts.seen(session, Claims("anna"))
+        credits.grant(session, user.id, 50, "grant:anna")
+
+    async def all_at_once() -> list[tuple[Job, bytes]]:
+        calls = (removals.remove_one(place, user.id, photo_bytes(), Options(), "order-1") for _ in range(12))
+        return await asyncio.gather(*calls)
+
+    outcomes = asyncio.run(all_at_once())
+    place.engine.close()
+    assert len({job.id for job, _ in outcomes}) == len({data for _, data in outcomes}) == 1
+    with database.begin() as session:
+        assert credits.balance(session, user.id) == 47
+        assert session.query(Job).count() == 1
+
+
+def test_the_same_key_after_a_crash_is_done_and_charged_once(database: Database, tmp_path: Path) -> None:
+    with database.begin() as session:
+        user = accounts.seen(session, Claims("anna"))
+        credits.grant(session, user.id, 50, "grant:anna")
+    crashed, mine = removals._begin(
+        place_of(database, tmp_path, FakeRunner(), lease=-1), user.id, photo_bytes(), Options(), "order-1"
+    )
+    assert mine
+    place = place_of(database, tmp_path, FakeRunner())
+    job, _ = asyncio.run(removals.remove_one(place, user.id, photo_bytes(), Options(), "order-1"))
+    place.engine.close()
+    assert job.id != crashed
+    with database.begin() as session:
+        assert credits.balance(session, user.id) == 47
+        assert credits.discrepancies(session) == {}
+    assert removals.settle_lost(database) == 0
 
 
 def test_a_database_that_goes_away_is_said_and_costs_nothing(

@@ -40,7 +40,6 @@ from app.services import credits, pricing, removals
 from app.services.signing import is_signed, sign
 from app.settings import Settings
 from inference.encode import Format
-from inference.engine import Cutout
 from inference.options import Options, parse_colour
 from inference.tiers import Tier
 
@@ -91,11 +90,12 @@ async def remove(
     settings: SettingsDep,
     secret: SecretDep,
     accept: Annotated[str, Header()] = "",
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> JobInfo | Response:
     """Remove the background of one photo.
 
     Answers with the job and its `resultUrl`; with the picture itself where `Accept` asks for `image/*`. What fails
-    costs nothing.
+    costs nothing. The same `Idempotency-Key` gives the same answer and is charged once.
     """
     wants_picture, accepted = read_accept(accept)
     options = Options(
@@ -108,10 +108,9 @@ async def remove(
     data = await form.image.read()
     if len(data) > settings.max_upload_bytes:
         raise upload_too_large(settings.max_upload_bytes)
-    job, cutout = await removals.remove_one(place, user.id, data, options)
+    job, picture = await removals.remove_one(place, user.id, data, options, idempotency_key)
     if wants_picture:
-        headers = picture_headers(job, cutout)
-        return Response(cutout.data, media_type=options.format.media_type, headers=headers)
+        return Response(picture, media_type=options.format.media_type, headers=picture_headers(job))
     return JobInfo.of(job, result_url(job.id, secret, settings))
 
 
@@ -212,14 +211,14 @@ def result_url(job_id: uuid.UUID, secret: str, settings: Settings) -> str:
     return sign(secret, image_path(job_id), timedelta(days=settings.result_days))
 
 
-def picture_headers(job: Job, cutout: Cutout) -> dict[str, str]:
+def picture_headers(job: Job) -> dict[str, str]:
     """Say beside a picture what JSON says of a job."""
     return {
         "X-Cutout-Job": str(job.id),
-        "X-Cutout-Model": cutout.checkpoint,
-        "X-Cutout-Backend": cutout.backend,
-        "X-Cutout-Substitute": str(cutout.substitute).lower(),
-        "X-Cutout-No-Foreground": str(cutout.no_foreground).lower(),
+        "X-Cutout-Model": job.model or "",
+        "X-Cutout-Backend": job.backend or "",
+        "X-Cutout-Substitute": str(job.substitute).lower(),
+        "X-Cutout-No-Foreground": str(job.no_foreground).lower(),
         "X-Cutout-Processing-Ms": str(job.milliseconds),
         "Vary": "Accept",
     }
