@@ -453,6 +453,39 @@ def test_a_database_that_goes_away_is_said_and_costs_nothing(
     assert service.get("/api/health", {}).json()["status"] == "ok"
 
 
+def test_no_secret_reaches_the_log_or_an_answer(capsys: pytest.CaptureFixture[str], service: Service) -> None:
+    def broken() -> None:
+        raise ValueError("surprise")
+
+    password = "correct horse battery"
+    with service.database.begin() as session:
+        user = accounts.create_local(session, "owner@shop.example", password)
+        key, _ = accounts.create_key(session, user, "laptop")
+        credits.grant(session, user.id, 100, "grant:owner")
+    token = ANNA["Authorization"].removeprefix("Bearer ")
+    answers = [
+        service.client.post(
+            "/api/auth/login", json={"email": "owner@shop.example", "password": password + "!"}
+        ),
+        service.client.post("/api/auth/login", json={"email": "owner@shop.example", "password": [password]}),
+        service.remove({"X-Api-Key": key}),
+        service.remove({"X-Api-Key": key[:-1]}),
+        service.remove(ANNA),
+        service.remove({"Authorization": f"Bearer {token}x"}),
+    ]
+    service.runner.before = broken
+    answers.append(service.remove({"X-Api-Key": key}))
+    assert [answer.status_code for answer in answers] == [401, 400, 200, 401, 402, 401, 500]
+    logged = "".join(capsys.readouterr())
+    assert "Background removed successfully" in logged
+    assert "surprise" in logged, "the log has what the answer does not"
+    told = "".join(answer.text for answer in answers)
+    assert "surprise" not in told
+    for secret in (password, key, key[12:-1], token, SECRET, PLATFORM):
+        assert secret not in logged
+        assert secret not in told
+
+
 def test_pictures_of_every_format_are_found_again(service: Service) -> None:
     service.fund("anna", 100)
     for file_format in Format:
