@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from app.codes import code_of
 from app.services.credits import InsufficientCredits
-from app.services.removals import KeyUsed
+from app.services.removals import KeyUsed, ResultGone
 from app.services.tokens import InvalidToken
 from app.storage import StorageError
 from inference import errors as engine
@@ -118,6 +118,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(KeyUsed)
     async def on_used_key(request: Request, error: KeyUsed) -> JSONResponse:
         return answer(request, Problem(409, "CONFLICT", str(error)))
+
+    @app.exception_handler(ResultGone)
+    async def on_gone_result(request: Request, error: ResultGone) -> JSONResponse:
+        return answer(request, Problem(404, "NOT_FOUND", str(error)))
 
     @app.exception_handler(InvalidToken)
     async def on_invalid_token(request: Request, error: InvalidToken) -> JSONResponse:

@@ -1,11 +1,16 @@
 """One database, PostgreSQL or SQLite: how it is opened, and when what is done in it counts."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 # How long a writer waits for another one's transaction, which are all short.
 LOCK_SECONDS = 30
@@ -25,6 +30,16 @@ class Database:
         On SQLite it holds the only writer's lock from its start, so that what was read is still so at the commit.
         """
         return self._sessions.begin()
+
+    def run(
+        self,
+        work: Callable[Concatenate[Session, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """Do `work` in a transaction of its own, which is committed when this returns."""
+        with self.begin() as session:
+            return work(session, *args, **kwargs)
 
     def close(self) -> None:
         """Close all connections."""

@@ -1,4 +1,4 @@
-"""Users, their passwords and their API keys. All of it works in a transaction of the caller's."""
+"""Users, their passwords and their API keys. What takes a session works in a transaction of the caller's."""
 
 import uuid
 from collections.abc import Sequence
@@ -140,24 +140,6 @@ def revoke_key(session: Session, user: User, key_id: uuid.UUID) -> bool:
         return False
     row.revoked_at = row.revoked_at or now()
     return True
-
-
-def keys_of(database: Database, user: User) -> Sequence[ApiKey]:
-    """List a user's keys in a transaction of its own."""
-    with database.begin() as session:
-        return keys(session, user)
-
-
-def make_key_for(database: Database, user: User, name: str) -> tuple[str, ApiKey]:
-    """Make a key for a user in a transaction of its own."""
-    with database.begin() as session:
-        return create_key(session, user, name)
-
-
-def revoke_key_of(database: Database, user: User, key_id: uuid.UUID) -> bool:
-    """Revoke a user's key in a transaction of its own."""
-    with database.begin() as session:
-        return revoke_key(session, user, key_id)
 
 
 def _add(session: Session, user: User) -> User:

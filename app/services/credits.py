@@ -1,6 +1,6 @@
 """Credits: every movement a row of the ledger, every balance guarded, every repetition harmless.
 
-All but `statement` and `grant_to` work in a transaction of the caller's, who commits it. A movement and the balance change together or not at
+All of these work in a transaction of the caller's, who commits it. A movement and the balance change together or not at
 all. `key` names what a movement is for; the same key never moves credits twice, whoever asks and however often, at once
 or one after the other.
 """
@@ -12,7 +12,6 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.db.session import Database
 from app.db.tables import LedgerEntry, Movement, User
 
 
@@ -95,22 +94,20 @@ def ledger(
 
 
 def statement(
-    database: Database, user_id: uuid.UUID, limit: int, before: int | None
+    session: Session, user_id: uuid.UUID, limit: int, before: int | None
 ) -> tuple[int, Sequence[LedgerEntry]]:
     """Return a user's balance and a page of his ledger, of one moment."""
-    with database.begin() as session:
-        return balance(session, user_id), ledger(session, user_id, limit, before)
+    return balance(session, user_id), ledger(session, user_id, limit, before)
 
 
 def grant_to(
-    database: Database, user_id: uuid.UUID, credits: int, key: str, note: str
+    session: Session, user_id: uuid.UUID, credits: int, key: str, note: str
 ) -> tuple[bool, int] | None:
-    """Give credits to a user, in a transaction of its own: whether that was now, and his balance; None without him."""
-    with database.begin() as session:
-        if session.get(User, user_id) is None:
-            return None
-        granted = grant(session, user_id, credits, key, note)
-        return granted, balance(session, user_id)
+    """Give credits to a user: whether that was now, and what he has then; None if there is no such user."""
+    if session.get(User, user_id) is None:
+        return None
+    granted = grant(session, user_id, credits, key, note)
+    return granted, balance(session, user_id)
 
 
 def discrepancies(session: Session) -> dict[uuid.UUID, tuple[int, int]]:
@@ -144,8 +141,8 @@ def _write(session: Session, entry: LedgerEntry) -> bool:
     try:
         with session.begin_nested():
             session.add(entry)
-    except IntegrityError as error:
-        if "key" not in str(error.orig):
+    except IntegrityError:
+        if session.scalar(select(LedgerEntry.id).where(LedgerEntry.key == entry.key)) is None:
             raise
         return False
     return True

@@ -39,6 +39,15 @@ class KeyUsed(Exception):
         super().__init__("This Idempotency-Key was used for another photo or other options. Take a new one.")
 
 
+class ResultGone(Exception):
+    """A removal was done and its picture is no longer kept."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The picture of this Idempotency-Key is no longer kept. To make it again, take a new key."
+        )
+
+
 @dataclass(frozen=True)
 class Workplace:
     """What a removal needs. A job that is not done within `lease` counts as lost."""
@@ -64,6 +73,7 @@ async def remove_one(
     Raises:
         InsufficientCredits: the user has too few; there is no job then.
         KeyUsed: the key was used for another photo, or with other options.
+        ResultGone: the removal with this key was done, too long ago.
         CutoutError: the photo cannot be taken, or the engine has too much waiting.
         StorageError: the result cannot be kept.
 
@@ -74,7 +84,9 @@ async def remove_one(
         job = await asyncio.to_thread(find, place.database, user_id, job_id)
         if job is not None and job.status is Status.COMPLETED:
             picture = await stored_picture(place.database, place.storage, job_id, user_id)
-            return job, picture[0] if picture else b""
+            if picture is None:
+                raise ResultGone
+            return job, picture[0]
         await asyncio.sleep(ASK_AGAIN_SECONDS)
         job_id, mine = await asyncio.to_thread(_begin, place, user_id, data, options, key)
     try:
@@ -188,8 +200,8 @@ def _begin(
                         )
                     )
             return job.id, True
-        except IntegrityError as error:
-            if "idempotency_keys" not in str(error.orig):
+        except IntegrityError:
+            if key is None or place.database.run(_known, user_id, key) is None:
                 raise
             # Another call with the same key was a moment faster: look again.
 

@@ -361,6 +361,17 @@ def test_the_same_key_is_one_removal(service: Service) -> None:
     problem(service.remove(ANNA | {"Idempotency-Key": "k" * 256}), 400, "INVALID_INPUT")
 
 
+def test_a_picture_that_is_gone_is_said_and_not_sold_again(service: Service, tmp_path: Path) -> None:
+    service.fund("anna", 50)
+    keyed = ANNA | {"Idempotency-Key": "order-1"}
+    service.remove(keyed).raise_for_status()
+    for file in (tmp_path / "data/results").iterdir():
+        file.unlink()
+    for accept in ("image/png", "application/json"):
+        problem(service.remove(keyed | {"Accept": accept}), 404, "NOT_FOUND")
+    assert service.balance(ANNA) == 47
+
+
 def test_the_same_key_after_a_failure_is_a_new_try(service: Service) -> None:
     def broken() -> None:
         raise ValueError("surprise")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 
 from app.db.session import Database
 from app.db.tables import LedgerEntry, Movement
@@ -75,6 +76,11 @@ def test_too_few_credits_take_nothing_and_say_what_is_there(database: Database) 
 def test_only_what_is_held_can_be_settled(database: Database) -> None:
     with database.begin() as session, pytest.raises(LookupError, match="nothing is held by the key 'job:9'"):
         credits.charge(session, "job:9")
+
+
+def test_a_user_who_is_not_there_is_no_repetition(database: Database) -> None:
+    with pytest.raises(IntegrityError), database.begin() as session:
+        credits.grant(session, uuid.uuid4(), 5, "grant:nobody")
 
 
 @pytest.mark.parametrize("amount", [0, -5])

@@ -84,19 +84,19 @@ async def log_in(login: Login, request: Request, database: DatabaseDep) -> Token
 @router.get("/keys")
 async def get_keys(user: UserDep, database: DatabaseDep) -> Keys:
     """List one's API keys."""
-    found = await asyncio.to_thread(accounts.keys_of, database, user)
+    found = await asyncio.to_thread(database.run, accounts.keys, user)
     return Keys(keys=[KeyInfo.of(key) for key in found])
 
 
 @router.post("/keys", status_code=201)
 async def make_key(wanted: KeyName, user: UserDep, database: DatabaseDep) -> NewKey:
     """Make an API key. It is shown this once."""
-    key, row = await asyncio.to_thread(accounts.make_key_for, database, user, wanted.name)
+    key, row = await asyncio.to_thread(database.run, accounts.create_key, user, wanted.name)
     return NewKey(**KeyInfo.of(row).model_dump(), key=key)
 
 
 @router.delete("/keys/{key_id}", status_code=204)
 async def revoke_key(key_id: uuid.UUID, user: UserDep, database: DatabaseDep) -> None:
     """Make an API key worthless, at once."""
-    if not await asyncio.to_thread(accounts.revoke_key_of, database, user, key_id):
+    if not await asyncio.to_thread(database.run, accounts.revoke_key, user, key_id):
         raise Problem(404, "NOT_FOUND", "You have no key by this id.")

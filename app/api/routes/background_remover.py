@@ -186,7 +186,7 @@ async def get_credits(
     before: int | None = None,
 ) -> Credits:
     """Return one's balance, and the movements that make it up, the newest first."""
-    balance, entries = await asyncio.to_thread(credits.statement, database, user.id, limit, before)
+    balance, entries = await asyncio.to_thread(database.run, credits.statement, user.id, limit, before)
     return Credits(balance=balance, entries=[Entry.of(entry) for entry in entries])
 
 
@@ -194,7 +194,7 @@ async def get_credits(
 async def grant_credits(wanted: Grant, _: AdminDep, database: DatabaseDep) -> Granted:
     """Give credits to a user, once by the same key. For admins."""
     outcome = await asyncio.to_thread(
-        credits.grant_to, database, wanted.user_id, wanted.credits, f"grant:{wanted.key}", wanted.note
+        database.run, credits.grant_to, wanted.user_id, wanted.credits, f"grant:{wanted.key}", wanted.note
     )
     if outcome is None:
         raise Problem(404, "NOT_FOUND", "There is no user by this id.")
