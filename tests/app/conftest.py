@@ -17,9 +17,10 @@ from app import settings as app_settings
 from app.main import create_app
 from inference.folder import ModelsFolder
 from tests.app.databases import database, postgresql, postgresql_url
+from tests.app.shop import shop
 from tests.fakes import fake_engine
 
-__all__ = ["database", "postgresql", "postgresql_url"]
+__all__ = ["database", "postgresql", "postgresql_url", "shop"]
 
 START_SECONDS = 60
 

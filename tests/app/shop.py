@@ -1,0 +1,81 @@
+"""A service with accounts to test with, and what a removal needs without one."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import jwt
+import pytest
+from starlette.testclient import TestClient
+
+from app import settings as app_settings
+from app.db.session import Database
+from app.main import create_app
+from app.services import accounts, credits
+from app.services.removals import Workplace
+from app.services.tokens import Claims
+from app.storage.local import LocalStorage
+from inference.limits import Limits
+from tests.fakes import FakeRunner, fake_engine, photo_bytes
+
+SECRET, PLATFORM = "our own secret, of thirty-two bytes or more", "the platform's secret, as long as ours is"
+API = "/api/background-remover"
+
+
+def bearer(subject: str, role: str = "user", **changes: Any) -> dict[str, str]:
+    claims = {"sub": subject, "role": role, "exp": datetime.now(UTC) + timedelta(hours=1)} | changes
+    return {"Authorization": f"Bearer {jwt.encode(claims, PLATFORM, 'HS256')}"}
+
+
+ADMIN = bearer("boss", "admin")
+ANNA, BEN = bearer("anna"), bearer("ben")
+
+
+@dataclass
+class Shop:
+    """A service with accounts, on a fake network."""
+
+    client: TestClient
+    database: Database
+    runner: FakeRunner
+
+    def remove(self, who: dict[str, str], data: bytes | None = None, **fields: str) -> httpx2.Response:
+        files = {"image": ("photo.png", photo_bytes() if data is None else data, "image/png")}
+        answer: httpx2.Response = self.client.post(f"{API}/remove", files=files, data=fields, headers=who)
+        return answer
+
+    def get(self, path: str, who: dict[str, str]) -> httpx2.Response:
+        answer: httpx2.Response = self.client.get(path, headers=who)
+        return answer
+
+    def balance(self, who: dict[str, str]) -> int:
+        with self.database.begin() as session:
+            assert credits.discrepancies(session) == {}
+        return int(self.get(f"{API}/credits", who).raise_for_status().json()["balance"])
+
+    def fund(self, subject: str, amount: int) -> uuid.UUID:
+        with self.database.begin() as session:
+            user = accounts.seen(session, Claims(subject))
+            credits.grant(session, user.id, amount, f"grant:{subject}:{uuid.uuid4()}")
+            return user.id
+
+
+@pytest.fixture
+def shop(database: Database, tmp_path: Path) -> Iterator[Shop]:
+    url = database.engine.url.render_as_string(hide_password=False)
+    settings = app_settings.load(
+        secret=SECRET, jwt_secret=PLATFORM, database_url=url, data_dir=tmp_path / "data", max_upload_mb=1
+    )
+    runner = FakeRunner()
+    app = create_app(settings, make_engine=lambda _: fake_engine(runner))
+    with TestClient(app, base_url="http://cutout.example", raise_server_exceptions=False) as client:
+        yield Shop(client, database, runner)
+
+
+def place_of(database: Database, folder: Path, runner: FakeRunner, lease: float = 60) -> Workplace:
+    engine = fake_engine(runner, Limits(threads=4, waiting=1000))
+    return Workplace(engine, LocalStorage(folder), database, timedelta(seconds=lease))
