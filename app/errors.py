@@ -104,7 +104,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(StorageError)
     async def on_storage_error(request: Request, error: StorageError) -> JSONResponse:
-        log.error("storage failed", detail=str(error))
+        log.error("storage failed", detail=str(error), cause=error.cause)
         return answer(request, Problem(503, "STORAGE_UNAVAILABLE", str(error), {"Retry-After": "60"}))
 
     @app.exception_handler(InsufficientCredits)

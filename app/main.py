@@ -21,9 +21,8 @@ from app.services import accounts, removals
 from app.services.tokens import TokenReader
 from app.settings import Settings
 from app.settings import load as load_settings
-from app.startup import engine_from
-from app.storage import Storage
-from app.storage.local import LocalStorage
+from app.startup import engine_from, storage_from
+from app.storage import Storage, StorageError, require_usable
 from inference.engine import Engine
 
 log = structlog.get_logger()
@@ -45,11 +44,11 @@ def create_app(
     logs.configure(settings.log_format)
     if settings.embedded:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.database)
+    database, storage = Database(settings.database), storage_from(settings)
 
     @asynccontextmanager
     async def lifespan(service: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(prepare, database, settings)
+        await asyncio.to_thread(prepare, settings, database, storage)
         if settings.auth == "off":
             service.state.local_admin = await asyncio.to_thread(accounts.local_admin, database)
         engine = await asyncio.to_thread(make_engine or engine_from, settings)
@@ -64,7 +63,7 @@ def create_app(
                 substitute_for=serving.choice.wanted if serving.choice.substitute else None,
             )
         sweepers = [
-            asyncio.create_task(_sweep(service.state.storage, timedelta(days=settings.result_days))),
+            asyncio.create_task(_sweep(storage, timedelta(days=settings.result_days))),
             asyncio.create_task(_settle(database)),
         ]
         yield
@@ -82,7 +81,7 @@ def create_app(
         lifespan=lifespan,
     )
     service.state.settings = settings
-    service.state.storage = LocalStorage(settings.data_dir)
+    service.state.storage = storage
     service.state.database = database
     service.state.secret = settings.secret_or_own()
     service.state.tokens = TokenReader(
@@ -109,16 +108,18 @@ def create_app(
     return service
 
 
-def prepare(database: Database, settings: Settings) -> None:
-    """See to it that the database has this code's shape: an embedded one is brought to it.
+def prepare(settings: Settings, database: Database, storage: Storage) -> None:
+    """See to it that the database has this code's shape, an embedded one is brought to it, and that results can be kept.
 
     Raises:
-        SchemaMismatch: it has another one; the message says what to run.
+        SchemaMismatch: the database has another shape; the message says what to run.
+        StorageUnusable: no result could be kept; the message says why.
 
     """
     if settings.embedded:
         schema.migrate(database)
     schema.require_current(database)
+    require_usable(storage)
 
 
 async def _settle(database: Database) -> None:
@@ -138,6 +139,6 @@ async def _sweep(storage: Storage, age: timedelta) -> None:
             deleted = await asyncio.to_thread(storage.delete_older_than, age, removals.RESULTS)
             if deleted:
                 log.info("old results deleted", files=deleted, older_than_days=age.days)
-        except OSError as error:
-            log.warning("old results could not be deleted", detail=str(error))
+        except StorageError as error:
+            log.warning("old results could not be deleted", detail=str(error), cause=error.cause)
         await asyncio.sleep(SWEEP_EVERY.total_seconds())

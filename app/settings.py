@@ -52,6 +52,30 @@ class Settings(BaseSettings):
         validation_alias=DATABASE_URL,
         description="`postgresql://…`; default: SQLite in `CUTOUT_DATA_DIR`",
     )
+    s3_bucket: str | None = Field(
+        None,
+        validation_alias="S3_BUCKET",
+        description="keeps results in this bucket of S3; default: files in `CUTOUT_DATA_DIR`",
+    )
+    s3_prefix: str = Field(
+        "", validation_alias="S3_PREFIX", description="of all names in the bucket, such as `cutout/`"
+    )
+    s3_endpoint: str | None = Field(
+        None,
+        validation_alias="S3_ENDPOINT",
+        description="`https://…` of a server that speaks S3; default: Amazon's",
+    )
+    s3_region: str | None = Field(
+        None, validation_alias="S3_REGION", description="of the bucket; default: `AWS_REGION`, or us-east-1"
+    )
+    s3_access_key_id: str | None = Field(
+        None,
+        validation_alias="S3_ACCESS_KEY_ID",
+        description="default: the host's own, as AWS tools find it",
+    )
+    s3_secret_access_key: SecretStr | None = Field(
+        None, validation_alias="S3_SECRET_ACCESS_KEY", description="goes with `S3_ACCESS_KEY_ID`"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     device: Literal["auto", "cuda", "cpu"] = Field(
@@ -129,6 +153,15 @@ class Settings(BaseSettings):
                 "DATABASE_URL is set, so several hosts may serve it, and all need one CUTOUT_SECRET; make it with:"
                 " openssl rand -base64 48"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_bucket(self) -> Self:
+        if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
+            raise ValueError("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY go together; set both or neither")
+        alone = [environment_name(name) for name in sorted(self.model_fields_set) if name.startswith("s3_")]
+        if alone and self.s3_bucket is None:
+            raise ValueError(f"{alone[0]} is set and S3_BUCKET is not, so results would stay on this host")
         return self
 
     @model_validator(mode="after")

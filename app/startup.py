@@ -1,8 +1,10 @@
-"""From settings to a ready engine: the weights fetched, the device picked, substitutes refused or named."""
+"""From settings to what they ask for: a ready engine, its weights fetched and substitutes named, and a storage."""
 
 from collections.abc import Callable, Iterable
 
 from app.settings import Settings
+from app.storage import Storage
+from app.storage.local import LocalStorage
 from inference.engine import Engine, open_engine
 from inference.errors import ModelUnavailable
 from inference.runners import pick_device
@@ -83,3 +85,25 @@ def refuse_substitutes(engine: Engine) -> None:
         raise ModelUnavailable(
             f"CUTOUT_STRICT_MODELS=1 refuses substitutes, and {tiers} would have one: {'; '.join(reasons)}"
         )
+
+
+def storage_from(settings: Settings) -> Storage:
+    """Return the place of results that the settings ask for.
+
+    Raises:
+        StorageError: the settings cannot be those of a bucket.
+
+    """
+    if settings.s3_bucket is None:
+        return LocalStorage(settings.data_dir.expanduser())
+    from app.storage.s3 import S3Storage  # half of the services never need it
+
+    secret = settings.s3_secret_access_key
+    return S3Storage(
+        settings.s3_bucket,
+        prefix=settings.s3_prefix,
+        endpoint=settings.s3_endpoint,
+        region=settings.s3_region,
+        access_key_id=settings.s3_access_key_id,
+        secret_access_key=secret.get_secret_value() if secret else None,
+    )

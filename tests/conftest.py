@@ -33,9 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(app_settings.PREFIX) or name == app_settings.DATABASE_URL:
-            monkeypatch.delenv(name)
+    known = map(app_settings.environment_name, app_settings.Settings.model_fields)
+    for name in {*known, *(name for name in os.environ if name.startswith(app_settings.PREFIX))}:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

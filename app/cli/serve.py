@@ -25,11 +25,11 @@ def serve(
     import uvicorn
 
     from app.main import create_app, prepare
-    from app.startup import engine_from, pull_missing
+    from app.startup import engine_from, pull_missing, storage_from
 
     settings = load_settings(host=host, port=port, device=device)
     with opened(settings) as database:
-        prepare(database, settings)
+        prepare(settings, database, storage_from(settings))
     service = create_app(settings, make_engine=lambda _: engine)
     pull_missing(settings, Tier, lambda checkpoint: pull_one(settings, checkpoint))
     with loading():

@@ -13,6 +13,7 @@ class LocalStorage:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.name = str(root)
 
     def put(self, key: str, data: bytes) -> None:
         try:
@@ -30,13 +31,22 @@ class LocalStorage:
         except OSError as error:
             raise StorageError(f"The result cannot be read ({error.strerror}).") from error
 
+    def delete(self, key: str) -> None:
+        try:
+            (self.root / key).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"The file cannot be deleted ({error.strerror}).") from error
+
     def delete_older_than(self, age: timedelta, prefix: str) -> int:
         limit = time.time() - age.total_seconds()
-        old = [
-            file
-            for file in (self.root / prefix).rglob("*")
-            if file.is_file() and file.stat().st_mtime < limit
-        ]
+        try:
+            old = [
+                file
+                for file in (self.root / prefix).rglob("*")
+                if file.is_file() and file.stat().st_mtime < limit
+            ]
+        except OSError as error:
+            raise StorageError(f"{self.root} cannot be read ({error.strerror}).") from error
         for file in old:
-            file.unlink(missing_ok=True)
+            self.delete(str(file.relative_to(self.root)))
         return len(old)

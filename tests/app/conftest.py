@@ -18,9 +18,10 @@ from app.main import create_app
 from inference.folder import ModelsFolder
 from tests.app.databases import database, postgresql, postgresql_url
 from tests.app.shop import shop
+from tests.app.stores import s3, s3_server
 from tests.fakes import fake_engine
 
-__all__ = ["database", "postgresql", "postgresql_url", "shop"]
+__all__ = ["database", "postgresql", "postgresql_url", "s3", "s3_server", "shop"]
 
 START_SECONDS = 60
 

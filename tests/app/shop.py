@@ -18,6 +18,7 @@ from app.main import create_app
 from app.services import accounts, credits
 from app.services.removals import Workplace
 from app.services.tokens import Claims
+from app.settings import Settings
 from app.storage.local import LocalStorage
 from inference.limits import Limits
 from tests.fakes import FakeRunner, fake_engine, photo_bytes
@@ -66,14 +67,19 @@ class Shop:
 
 @pytest.fixture
 def shop(database: Database, tmp_path: Path) -> Iterator[Shop]:
-    url = database.engine.url.render_as_string(hide_password=False)
-    settings = app_settings.load(
-        secret=SECRET, jwt_secret=PLATFORM, database_url=url, data_dir=tmp_path / "data", max_upload_mb=1
-    )
+    settings = settings_of(database, tmp_path / "data")
     runner = FakeRunner()
     app = create_app(settings, make_engine=lambda _: fake_engine(runner))
     with TestClient(app, base_url="http://cutout.example", raise_server_exceptions=False) as client:
         yield Shop(client, database, runner)
+
+
+def settings_of(database: Database, folder: Path, **others: object) -> Settings:
+    """Return the settings of a service with accounts, on this database."""
+    url = database.engine.url.render_as_string(hide_password=False)
+    return app_settings.load(
+        secret=SECRET, jwt_secret=PLATFORM, database_url=url, data_dir=folder, max_upload_mb=1, **others
+    )
 
 
 def place_of(database: Database, folder: Path, runner: FakeRunner, lease: float = 60) -> Workplace:

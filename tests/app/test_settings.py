@@ -84,3 +84,14 @@ def test_without_one_the_database_and_the_secret_are_this_hosts_own(tmp_path: Pa
     assert settings.load(data_dir=tmp_path).secret_or_own() == made
     assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
     assert [file.name for file in tmp_path.iterdir()] == ["secret"]
+
+
+def test_half_of_a_bucket_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="S3_ENDPOINT is set and S3_BUCKET is not"):
+        settings.load(s3_endpoint="https://s3.example")
+    monkeypatch.setenv("S3_BUCKET", "pictures")
+    monkeypatch.setenv("S3_ACCESS_KEY_ID", "the-key")
+    with pytest.raises(SettingsError, match="set both or neither"):
+        settings.load()
+    monkeypatch.setenv("S3_SECRET_ACCESS_KEY", "hush")
+    assert "hush" not in repr(settings.load())

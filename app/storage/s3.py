@@ -1,0 +1,114 @@
+"""Results in a bucket of S3, or of anything that speaks its protocol.
+
+`obstore` rather than boto3: its calls leave other threads alone while they wait, it retries by itself, it finds keys in
+the environment, in a profile and on a cloud host as every AWS tool does, and it is one wheel without dependencies.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+from app.storage import StorageError
+
+CONNECT_SECONDS, ANSWER_SECONDS = 5, 60
+RETRIES, RETRY_SECONDS = 3, 30
+
+
+class S3Storage:
+    """Files of one bucket, under `prefix` if one is given. Safe to use from any number of threads."""
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        prefix: str = "",
+        endpoint: str | None = None,
+        region: str | None = None,
+        access_key_id: str | None = None,
+        secret_access_key: str | None = None,
+    ) -> None:
+        """Prepare to reach a bucket; nothing is asked of it yet.
+
+        Args:
+            bucket: its name; it has to be there.
+            prefix: of all keys, such as "cutout/", where the bucket holds other things too.
+            endpoint: the server's address, "https://…"; None for Amazon's own.
+            region: where the bucket is; None for what the host says, else us-east-1.
+            access_key_id: with `secret_access_key`, the key; None where the host has one for all tools.
+            secret_access_key: see above.
+
+        Raises:
+            StorageError: this cannot be the address of a bucket, or half a key was given.
+
+        """
+        self.name = f"s3://{bucket}/{prefix}"
+        options = {
+            "endpoint": endpoint,
+            "region": region,
+            "access_key_id": access_key_id,
+            "secret_access_key": secret_access_key,
+        }
+        try:
+            self._store = S3Store(
+                bucket,
+                prefix=prefix or None,
+                client_options={
+                    "allow_http": True,
+                    "connect_timeout": f"{CONNECT_SECONDS}s",
+                    "timeout": f"{ANSWER_SECONDS}s",
+                },
+                retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
+                **{name: value for name, value in options.items() if value is not None},  # type: ignore[arg-type]
+            )
+        except BaseError as error:
+            raise self._unusable(error) from error
+
+    def put(self, key: str, data: bytes) -> None:
+        try:
+            obstore.put(self._store, key, data)
+        # "not found" is a missing bucket, and a built-in error
+        except (BaseError, FileNotFoundError) as error:
+            raise self._unusable(error) from error
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise self._unusable(error) from error
+            return None
+        except BaseError as error:
+            raise self._unusable(error) from error
+
+    def delete(self, key: str) -> None:
+        try:
+            obstore.delete(self._store, key)
+        except FileNotFoundError:
+            pass
+        except BaseError as error:
+            raise self._unusable(error) from error
+
+    def delete_older_than(self, age: timedelta, prefix: str) -> int:
+        limit = datetime.now(UTC) - age
+        deleted = 0
+        try:
+            for page in obstore.list(self._store, prefix):
+                old = [file["path"] for file in page if file["last_modified"] < limit]
+                if old:
+                    obstore.delete(self._store, old)
+                deleted += len(old)
+        except (BaseError, FileNotFoundError) as error:
+            raise self._unusable(error) from error
+        return deleted
+
+    def _unusable(self, error: Exception) -> StorageError:
+        # Its first line says what happened, unless S3 itself does, in XML below; the rest is the library's own state.
+        code = re.search("<Code>(.*?)</Code>", str(error))
+        cause = code[1] if code else str(error).splitlines()[0]
+        return StorageError(
+            "The store of results does not answer as it should. Try again in a minute.",
+            f"{self.name}: {cause}",
+        )
