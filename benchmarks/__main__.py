@@ -13,6 +13,7 @@ BENCHMARKS = (
     "folder",
     "memory",
     "network",
+    "overhead",
     "peers",
     "quality",
     "rewrites",

@@ -18,7 +18,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor
 
 from benchmarks import inputs, standin
 from benchmarks.report import Table, publish
@@ -37,7 +36,7 @@ SETTLE_SECONDS = 1.5
 ALONE = 15 if CUDA else 3
 MEGAPIXELS = (0.3, 2.0, 12.0)
 BATCH = 8
-SLEEP_SECONDS = 0.020
+SLEEP_MS = 20
 # Busier than this, a device or the cores are what limits.
 BUSY = 0.9
 CORES_BUSY = 0.8
@@ -91,7 +90,13 @@ Subject = tuple[str, str, list[Tier], tuple[float, ...], Callable[[ExitStack], R
 def subjects() -> list[Subject]:
     """List what is measured on this host: a label, the checkpoint, tiers, sizes, and what opens its runner."""
     found: list[Subject] = [
-        ("20 ms a photo", "isnet-general", [Tier.BASIC], (0.005,), lambda _: sleeping()),
+        (
+            f"{SLEEP_MS} ms a photo",
+            "isnet-general",
+            [Tier.BASIC],
+            (0.005,),
+            lambda _: standin.DiscRunner.waiting(SLEEP_MS),
+        ),
         (
             "rmbg-1.4",
             "rmbg-1.4",
@@ -104,15 +109,6 @@ def subjects() -> list[Subject]:
         tiers = [Tier.STANDARD, Tier.INDUSTRY]
         found.append(("rmbg-2.0", "rmbg-2.0", tiers, MEGAPIXELS, lambda on: real("rmbg-2.0", on)))
     return found
-
-
-def sleeping() -> Runner:
-    """Return a network that takes 20 ms a photo and no core."""
-
-    def work(pixels: Tensor) -> None:
-        time.sleep(SLEEP_SECONDS * len(pixels))
-
-    return standin.DiscRunner(work, torch.device("cpu"), "sleep")
 
 
 def real(checkpoint: str, opened: ExitStack) -> Runner:

@@ -4,6 +4,7 @@ A network with random weights takes the same time as a trained one. Its masks ar
 edge of a subject depends on how long that edge is; so each photo is given a soft-edged disc in the middle instead.
 """
 
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
@@ -47,6 +48,12 @@ class DiscRunner:
     def around(cls, runner: Runner) -> "DiscRunner":
         """Take the time of a real runner."""
         return cls(runner.run, runner.device, runner.backend)
+
+    @classmethod
+    def waiting(cls, milliseconds: float) -> "DiscRunner":
+        """Take so long for a photo, and no core."""
+        work = lambda pixels: time.sleep(milliseconds / 1000 * len(pixels))
+        return cls(work, torch.device("cpu"), "sleep")
 
     def run(self, pixels: Tensor) -> Tensor:
         self._work(pixels)

@@ -1,37 +1,66 @@
-"""`python -m benchmarks.sides.service PORT [MILLISECONDS]`: the service, on this host's engine or one that only waits.
+"""The service, on this host's engine or one that only waits; see `--help`.
 
-With MILLISECONDS every photo takes its network so long and no core; what is left is what HTTP and the engine cost.
+With `--network-ms` every photo takes its network so long and no core; what is left is what HTTP and the engine cost.
+With `--database` it has accounts, in this empty database; the first line it prints is an API key with credits.
 """
 
-import sys
+import argparse
+import secrets
 import tempfile
-import time
 from pathlib import Path
 
-import torch
 import uvicorn
 
 from app import settings
+from app.db import schema
+from app.db.session import Database
 from app.main import create_app
+from app.services import accounts, credits
+from app.services.tokens import Claims
 from app.startup import engine_from
 from benchmarks import standin
 from inference.engine import Engine
 
+CREDITS = 1_000_000
 
-def main(port: int, milliseconds: float | None) -> None:
+
+def main() -> None:
     """Serve until the process is ended."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sides.service", description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("--network-ms", type=float)
+    parser.add_argument("--database")
+    arguments = parser.parse_args()
 
     def make_engine(chosen: settings.Settings) -> Engine:
-        if milliseconds is None:
+        if arguments.network_ms is None:
             return engine_from(chosen)
-        work = lambda pixels: time.sleep(milliseconds / 1000 * len(pixels))
-        runner = standin.DiscRunner(work, torch.device("cpu"), "sleep")
+        runner = standin.DiscRunner.waiting(arguments.network_ms)
         return standin.engine(runner, "isnet-general", chosen.limits)
 
     with tempfile.TemporaryDirectory() as folder:
-        service = create_app(settings.load(auth="off", data_dir=Path(folder)), make_engine)
-        uvicorn.run(service, port=port, log_config=None, log_level="warning")
+        if arguments.database is None:
+            chosen = settings.load(auth="off", data_dir=Path(folder))
+        else:
+            chosen = settings.load(
+                secret=secrets.token_hex(), database_url=arguments.database, data_dir=Path(folder)
+            )
+            print(customer(Database(arguments.database)), flush=True)
+        uvicorn.run(
+            create_app(chosen, make_engine), port=arguments.port, log_config=None, log_level="warning"
+        )
+
+
+def customer(database: Database) -> str:
+    """Bring an empty database to this code's shape and put one user into it; an API key of his."""
+    schema.migrate(database)
+    with database.begin() as session:
+        user = accounts.seen(session, Claims("benchmark"))
+        credits.grant(session, user.id, CREDITS, "benchmark")
+        key, _ = accounts.create_key(session, user, "benchmark")
+    database.close()
+    return key
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main()

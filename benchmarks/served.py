@@ -1,0 +1,100 @@
+"""The service in a process of its own, and callers of it."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+
+START_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Served:
+    """A service that is up: where, what serves its tier `basic`, and what a caller sends along."""
+
+    api: str
+    basic: str
+    headers: dict[str, str]
+
+    def form(self, photo: bytes) -> dict[str, Any]:
+        """Return what asks for a picture as a PNG."""
+        return {
+            "url": f"{self.api}/background-remover/remove",
+            "files": {"image": ("photo.jpg", photo, "image/jpeg")},
+            "headers": {**self.headers, "Accept": "image/png"},
+        }
+
+
+@dataclass
+class Load:
+    """What callers saw: the seconds of each picture, and answers by status."""
+
+    seconds: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    wall: float = 0.0
+
+
+@contextmanager
+def served(*arguments: str) -> Iterator[Served]:
+    """Run `benchmarks.sides.service` with these arguments until the end of the block."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.sides.service", str(port), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "CUTOUT_LOG_FORMAT": "json"},
+    )
+    try:
+        assert process.stdout is not None
+        headers = (
+            {"X-Api-Key": process.stdout.readline().decode().strip()} if "--database" in arguments else {}
+        )
+        api = f"http://127.0.0.1:{port}/api"
+        yield Served(api, _wait_for(f"{api}/health", process), headers)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait_for(health: str, process: "subprocess.Popen[bytes]") -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            answer = httpx2.get(health)
+        except httpx2.TransportError:
+            time.sleep(0.2)
+            continue
+        if answer.status_code == 200:
+            basic = answer.json()["tiers"]["basic"]
+            return f"{basic['model']} on {basic['backend']}"
+    sys.exit("The service did not come up.")
+
+
+async def put_under(service: Served, callers: int, pictures: int, photo: bytes) -> Load:
+    """Ask for `pictures` pictures, `callers` at a time."""
+    load = Load()
+    left = iter(range(pictures))
+
+    async def call(client: httpx2.AsyncClient) -> None:
+        for _ in left:
+            start = time.perf_counter()
+            answer = await client.post(**service.form(photo))
+            load.seconds.append(time.perf_counter() - start)
+            load.statuses[answer.status_code] += 1
+
+    limits = httpx2.Limits(max_connections=callers)
+    async with httpx2.AsyncClient(timeout=600, limits=limits) as client:
+        start = time.perf_counter()
+        await asyncio.gather(*(call(client) for _ in range(callers)))
+        load.wall = time.perf_counter() - start
+    return load
