@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from app.codes import code_of
 from app.services.credits import InsufficientCredits
+from app.services.fetch import FetchedTooLarge, NotFetched
 from app.services.removals import KeyUsed, ResultGone
 from app.services.tokens import InvalidToken
 from app.storage import StorageError
@@ -56,6 +57,10 @@ STATUSES = {
     "DEADLINE_EXCEEDED": 504,
 }
 
+PHOTO_WANTED = (
+    "Send one photo: as a file in the field image of a form, as `curl -F image=@photo.jpg` does, or by its web address"
+    " as imageUrl."
+)
 HTTP_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "IMAGE_TOO_LARGE"}
 
 
@@ -115,6 +120,14 @@ def install(app: FastAPI) -> None:
         )
         return answer(request, problem)
 
+    @app.exception_handler(NotFetched)
+    async def on_not_fetched(request: Request, error: NotFetched) -> JSONResponse:
+        return answer(request, Problem(400, "INVALID_INPUT", str(error)))
+
+    @app.exception_handler(FetchedTooLarge)
+    async def on_fetched_too_large(request: Request, error: FetchedTooLarge) -> JSONResponse:
+        return answer(request, Problem(413, "IMAGE_TOO_LARGE", str(error)))
+
     @app.exception_handler(KeyUsed)
     async def on_used_key(request: Request, error: KeyUsed) -> JSONResponse:
         return answer(request, Problem(409, "CONFLICT", str(error)))
@@ -160,8 +173,8 @@ def install(app: FastAPI) -> None:
 
 def _say(problem: dict[str, Any]) -> str:
     field = ".".join(str(part) for part in problem["loc"] if part != "body")
-    if field == "image":
-        return "image: send the photo as a file in this field of a form, as `curl -F image=@photo.jpg` does"
+    if field == "image" or (field == "imageUrl" and problem["type"] == "missing"):
+        return PHOTO_WANTED
     if problem["type"] == "extra_forbidden":
         return f"{field}: there is no such field"
     return f"{field}: {problem['msg']}" if field else str(problem["msg"])

@@ -18,6 +18,9 @@ from app.api.routes import account, background_remover, health, page
 from app.db import schema
 from app.db.session import Database
 from app.services import accounts, removals
+from app.services.destinations import Destinations
+from app.services.fetch import Fetcher
+from app.services.outside import Outside
 from app.services.tokens import TokenReader
 from app.settings import Settings
 from app.settings import load as load_settings
@@ -90,6 +93,11 @@ def create_app(
         jwks_url=settings.jwks_url,
         audience=settings.jwt_audience,
         issuer=settings.jwt_issuer,
+    )
+    service.state.fetcher = Fetcher(
+        Outside(Destinations(settings.fetch_allow_networks)),
+        settings.max_upload_bytes,
+        settings.fetch_seconds,
     )
     service.state.login_limit = LoginLimit()
     service.state.local_admin = None

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app import secret
@@ -113,6 +113,13 @@ class Settings(BaseSettings):
     result_days: int = Field(7, ge=1, description="days that results are kept")
     max_upload_mb: int = Field(30, ge=1, description="largest upload, in MB")
     max_megapixels: float = Field(50, gt=0, description="largest picture, in megapixels")
+    fetch_seconds: float = Field(
+        20, gt=0, description="longest that fetching a photo from its `imageUrl` may take"
+    )
+    fetch_allow_networks: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
+        (),
+        description="private networks, comma-separated, such as `10.1.2.0/24`, that an `imageUrl` may lead to",
+    )
     max_waiting: int = Field(
         64, ge=1, description="photos that may wait for the engine before 503 `OVERLOADED`"
     )
@@ -123,7 +130,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["console", "json"] = Field("console", description="how log lines are written")
 
-    @field_validator("accept_licences", mode="before")
+    @field_validator("accept_licences", "fetch_allow_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return (

@@ -10,6 +10,7 @@ from app.db.session import Database
 from app.db.tables import Role, User
 from app.errors import Problem
 from app.services import accounts
+from app.services.fetch import Fetcher
 from app.services.removals import Workplace
 from app.services.tokens import InvalidToken, TokenReader
 from app.settings import Settings
@@ -41,6 +42,11 @@ def get_secret(request: Request) -> str:
     return secret
 
 
+def get_fetcher(request: Request) -> Fetcher:
+    fetcher: Fetcher = request.app.state.fetcher
+    return fetcher
+
+
 def get_engine(request: Request) -> Engine:
     engine: Engine | None = request.app.state.engine
     if engine is None:
@@ -54,6 +60,7 @@ SettingsDep = Annotated[Settings, Depends(get_settings)]
 StorageDep = Annotated[Storage, Depends(get_storage)]
 DatabaseDep = Annotated[Database, Depends(get_database)]
 SecretDep = Annotated[str, Depends(get_secret)]
+FetcherDep = Annotated[Fetcher, Depends(get_fetcher)]
 EngineDep = Annotated[Engine, Depends(get_engine)]
 
 

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -48,6 +48,10 @@ class ResultGone(Exception):
         )
 
 
+class _NotHereYet(Exception):
+    """A photo has to be fetched first."""
+
+
 @dataclass(frozen=True)
 class Workplace:
     """What a removal needs. A job that is not done within `lease` counts as lost."""
@@ -58,8 +62,16 @@ class Workplace:
     lease: timedelta
 
 
+@dataclass(frozen=True)
+class Remote:
+    """A photo that is elsewhere, and is fetched before anything is held for it."""
+
+    url: str
+    fetch: Callable[[str], Awaitable[bytes]]
+
+
 async def remove_one(
-    place: Workplace, user_id: uuid.UUID, data: bytes, options: Options, key: str | None = None
+    place: Workplace, user_id: uuid.UUID, photo: bytes | Remote, options: Options, key: str | None = None
 ) -> tuple[Job, bytes]:
     """Remove the background of one photo; other calls go on meanwhile. The job, and the picture.
 
@@ -68,7 +80,8 @@ async def remove_one(
     releases the hold. What a crash leaves open, `settle_lost` does.
 
     A second call with the same `key`, the caller's own, is not a second removal: it waits for the first one and gives
-    the same; only where the first one failed, or was lost, is the work done anew.
+    the same; only where the first one failed, or was lost, is the work done anew. Of a remote photo the key stands for
+    its address, and a repetition is not fetched: it may be gone, or another, and the answer is the same.
 
     Raises:
         InsufficientCredits: the user has too few; there is no job then.
@@ -76,11 +89,22 @@ async def remove_one(
         ResultGone: the removal with this key was done, too long ago.
         CutoutError: the photo cannot be taken, or the engine has too much waiting.
         StorageError: the result cannot be kept.
+        Exception: what fetching the photo raises; there is no job then.
 
     """
     start = time.perf_counter()
-    job_id, mine = await asyncio.to_thread(_begin, place, user_id, data, options, key)
-    while not mine:
+    data = photo if isinstance(photo, bytes) else None
+    while True:
+        try:
+            job_id, mine = await asyncio.to_thread(
+                _begin, place, user_id, photo, options, key, data is not None
+            )
+        except _NotHereYet:
+            assert isinstance(photo, Remote)
+            data = await photo.fetch(photo.url)
+            continue
+        if mine:
+            break
         job = await asyncio.to_thread(find, place.database, user_id, job_id)
         if job is not None and job.status is Status.COMPLETED:
             picture = await stored_picture(place.database, place.storage, job_id, user_id)
@@ -88,7 +112,7 @@ async def remove_one(
                 raise ResultGone
             return job, picture[0]
         await asyncio.sleep(ASK_AGAIN_SECONDS)
-        job_id, mine = await asyncio.to_thread(_begin, place, user_id, data, options, key)
+    assert data is not None
     try:
         cutout = await asyncio.wrap_future(place.engine.submit(data, options, caller=user_id))
         await asyncio.to_thread(place.storage.put, result_key(job_id, options.format), cutout.data)
@@ -179,25 +203,36 @@ def result_key(job_id: uuid.UUID, file_format: Format) -> str:
 
 
 def _begin(
-    place: Workplace, user_id: uuid.UUID, data: bytes, options: Options, key: str | None
+    place: Workplace,
+    user_id: uuid.UUID,
+    photo: bytes | Remote,
+    options: Options,
+    key: str | None,
+    is_here: bool = True,
 ) -> tuple[uuid.UUID, bool]:
-    """Write a job and hold its price: its id, and True. Or the id of the job that has the key already, and False."""
+    """Write a job and hold its price: its id, and True. Or the id of the job that has the key already, and False.
+
+    Raises:
+        _NotHereYet: there would be a job, and the photo is still elsewhere; nothing is held.
+
+    """
+    fingerprint = _fingerprint(photo, options)
     while True:
         try:
             with place.database.begin() as session:
                 known = None if key is None else _known(session, user_id, key)
-                if known is not None and known.fingerprint != _fingerprint(data, options):
+                if known is not None and known.fingerprint != fingerprint:
                     raise KeyUsed
                 if known is not None and not _was_lost(session, known.job_id):
                     return known.job_id, False
+                if not is_here:
+                    raise _NotHereYet
                 job = _write_job(session, place, user_id, options)
                 if known is not None:
                     known.job_id = job.id
                 elif key is not None:
                     session.add(
-                        IdempotencyKey(
-                            user_id=user_id, key=key, fingerprint=_fingerprint(data, options), job_id=job.id
-                        )
+                        IdempotencyKey(user_id=user_id, key=key, fingerprint=fingerprint, job_id=job.id)
                     )
             return job.id, True
         except IntegrityError:
@@ -237,8 +272,9 @@ def _write_job(session: Session, place: Workplace, user_id: uuid.UUID, options: 
     return job
 
 
-def _fingerprint(data: bytes, options: Options) -> str:
-    return hashlib.sha256(repr(options).encode() + b"\n" + data).hexdigest()
+def _fingerprint(photo: bytes | Remote, options: Options) -> str:
+    sent = b"imageUrl\n" + photo.url.encode() if isinstance(photo, Remote) else photo
+    return hashlib.sha256(repr(options).encode() + b"\n" + sent).hexdigest()
 
 
 def _complete(database: Database, job_id: uuid.UUID, cutout: Cutout, milliseconds: int) -> Job:

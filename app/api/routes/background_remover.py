@@ -3,16 +3,18 @@
 import asyncio
 import uuid
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Header, Query, Request, Response, UploadFile
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Form, Header, Query, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from app.api.deps import (
     AdminDep,
     DatabaseDep,
     EngineDep,
+    FetcherDep,
     SecretDep,
     SettingsDep,
     StorageDep,
@@ -35,8 +37,9 @@ from app.api.schemas import (
     TierInfo,
 )
 from app.db.tables import Job, Status
-from app.errors import Problem, upload_too_large
+from app.errors import PHOTO_WANTED, Problem, upload_too_large
 from app.services import credits, pricing, removals
+from app.services.removals import Remote
 from app.services.signing import is_signed, sign
 from app.settings import Settings
 from inference.encode import Format
@@ -45,18 +48,55 @@ from inference.tiers import Tier
 
 router = APIRouter(prefix="/api/background-remover", tags=["background remover"])
 
+LONGEST_URL = 2048
+
 
 class RemoveForm(BaseModel):
-    """The form of `POST /remove`. A field of another name is an error, not a silent default."""
+    """The form or JSON of `POST /remove`. A field of another name is an error, not a silent default."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        json_schema_extra={"oneOf": [{"required": ["image"]}, {"required": ["imageUrl"]}]},
+    )
 
-    image: Annotated[UploadFile, Field(description="the photo's file")]
+    image: Annotated[UploadFile | None, Field(description="the photo's file")] = None
+    image_url: Annotated[
+        str | None, Field(max_length=LONGEST_URL, description="or its web address, http:// or https://")
+    ] = None
     tier: Tier = Tier.BASIC
     format: Annotated[Format | None, Field(description="default: what `Accept` names, else `png`")] = None
     mask_only: Annotated[bool, Field(description="the alpha itself, as a grey picture")] = False
     background: Annotated[str | None, Field(description="a colour, such as `white` or `#ffffff`")] = None
     quality: Annotated[int, Field(ge=1, le=100, description="of WebP, AVIF and JPEG")] = 90
+
+
+async def read_form(
+    request: Request, form: Annotated[RemoveForm, Form(media_type="multipart/form-data")]
+) -> RemoveForm:
+    """Read the body, which is a form or JSON; there is one photo in it, or where one is."""
+    if request.headers.get("content-type", "").split(";")[0].strip().lower() == "application/json":
+        try:
+            form = RemoveForm.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise RequestValidationError(error.errors(include_url=False)) from None
+    if (form.image is None) == (form.image_url is None):
+        raise Problem(400, "INVALID_INPUT", PHOTO_WANTED)
+    return form
+
+
+def json_schema() -> dict[str, Any]:
+    """Describe the JSON that is taken instead of the form: the same without a file."""
+    schema = RemoveForm.model_json_schema(ref_template="#/components/schemas/{model}")
+    properties = {name: field for name, field in schema["properties"].items() if name != "image"}
+    properties["imageUrl"] = {"type": "string", "maxLength": LONGEST_URL}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": ["imageUrl"],
+        "additionalProperties": False,
+    }
 
 
 @router.get("/pricing")
@@ -82,11 +122,13 @@ async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
     responses={
         200: {"content": {"image/*": {}}, "description": "The job, or the picture where `Accept` asks"}
     },
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": json_schema()}}}},
 )
 async def remove(
-    form: Annotated[RemoveForm, Form(media_type="multipart/form-data")],
+    form: Annotated[RemoveForm, Depends(read_form)],
     user: UserDep,
     place: WorkplaceDep,
+    fetcher: FetcherDep,
     settings: SettingsDep,
     secret: SecretDep,
     accept: Annotated[str, Header()] = "",
@@ -105,10 +147,14 @@ async def remove(
         background=parse_colour(form.background) if form.background else None,
         quality=form.quality,
     )
-    data = await form.image.read()
-    if len(data) > settings.max_upload_bytes:
-        raise upload_too_large(settings.max_upload_bytes)
-    job, picture = await removals.remove_one(place, user.id, data, options, idempotency_key)
+    photo: bytes | Remote
+    if form.image is None:
+        photo = Remote(form.image_url or "", fetcher.fetch)
+    else:
+        photo = await form.image.read()
+        if len(photo) > settings.max_upload_bytes:
+            raise upload_too_large(settings.max_upload_bytes)
+    job, picture = await removals.remove_one(place, user.id, photo, options, idempotency_key)
     if wants_picture:
         return Response(picture, media_type=options.format.media_type, headers=picture_headers(job))
     return JobInfo.of(job, result_url(job.id, secret, settings))

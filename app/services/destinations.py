@@ -1,0 +1,145 @@
+"""Where the service may call because a stranger says so: public addresses, and the networks that its owner allows.
+
+A service that fetches what it is told to is a door into the network it stands in: to databases, to routers, to the
+cloud's metadata with the host's own keys. So a web address is read strictly, its host is looked up here, and all that
+it leads to has to be public. Whoever connects, connects to what came out of here, and never looks the name up again.
+"""
+
+import asyncio
+import re
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+import httpx2
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+
+# All of IPv6 that is routed at all. What stands for an IPv4 address (mapped, compatible, translated, NAT64) lies outside.
+IPV6_UNICAST = ip_network("2000::/3")
+# Within what Python's ipaddress calls global, which differs between its releases.
+NOT_PUBLIC = [
+    ip_network(network)
+    for network in (
+        "168.63.129.16",  # Azure's own services, on every virtual machine
+        "192.0.0.0/24",  # protocol assignments; Oracle's metadata is among them
+        "192.88.99.0/24",  # relays to 6to4
+        "2001::/23",  # protocol assignments: Teredo carries an IPv4 address, ORCHID is not routed
+        "2002::/16",  # 6to4 carries an IPv4 address
+        "3fff::/20",  # documentation
+    )
+]
+LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+HOST_NAME = re.compile(rf"{LABEL}(?:\.{LABEL})*")
+LONGEST_HOST_NAME = 253
+# A last label of this form makes a host an IPv4 address to some, in octal, in hexadecimal or in one number.
+NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+
+
+class NotAllowed(Exception):
+    """A web address is malformed, or leads where strangers may not send the service."""
+
+
+# Threads of their own: a name server that does not answer holds up those who ask it, and not the database's work.
+_lookups = ThreadPoolExecutor(16, "lookup")
+
+
+async def system_lookup(host: str, port: int) -> Sequence[str]:
+    """Look a host up as this system does, its hosts file included.
+
+    Raises:
+        OSError: there is no such host, or nobody who knows.
+
+    """
+    ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_lookups, ask)
+    return [str(entry[4][0]) for entry in found]
+
+
+def is_public(address: Address) -> bool:
+    """Tell whether an address is one machine's on the internet, by itself and not by standing for another address."""
+    if isinstance(address, IPv6Address) and (address not in IPV6_UNICAST or address.scope_id is not None):
+        return False
+    return (
+        address.is_global
+        and not address.is_multicast
+        and not address.is_reserved
+        and not any(address in network for network in NOT_PUBLIC)
+    )
+
+
+class Destinations:
+    """The rules. `allowed` networks may be called although they are not public."""
+
+    def __init__(self, allowed: Iterable[Network] = (), lookup: Resolve = system_lookup) -> None:
+        self._allowed = tuple(allowed)
+        self._lookup = lookup
+
+    def read(self, url: str, base: httpx2.URL | None = None) -> httpx2.URL:
+        """Read a web address strictly; with `base`, one that may be relative to it.
+
+        Raises:
+            NotAllowed: it is malformed, not of the web, or has a password or a disguised host in it.
+
+        """
+        try:
+            found = httpx2.URL(url) if base is None else base.join(url)
+        except (httpx2.InvalidURL, ValueError):
+            raise NotAllowed("This is no web address.") from None
+        if found.scheme not in ("http", "https"):
+            raise NotAllowed("A web address begins with http:// or https://.")
+        if found.userinfo:
+            raise NotAllowed("A web address with a user or password in it is not called.")
+        if found.port is not None and not 1 <= found.port <= 65535:
+            raise NotAllowed("The port is none: there are 1 to 65535.")
+        host = _host(found)
+        if _literal(host) is None and not _is_name(host):
+            raise NotAllowed("The host is neither a name nor an address in its usual form.")
+        return found
+
+    async def addresses(self, host: str, port: int) -> list[Address]:
+        """Look a host up; return all its addresses, each of them allowed.
+
+        A host that is not there and one that may not be called are told by the same words: strangers have no business
+        to learn which names a private network has.
+
+        Raises:
+            NotAllowed: it has none, or one of them is not public.
+
+        """
+        literal = _literal(host)
+        try:
+            found = [literal] if literal else [ip_address(item) for item in await self._lookup(host, port)]
+        except (OSError, ValueError):
+            found = []
+        if not found or not all(self._may_call(address) for address in found):
+            raise NotAllowed(f"{host} cannot be found, or is not on the public internet.")
+        return list(dict.fromkeys(found))
+
+    def _may_call(self, address: Address) -> bool:
+        return is_public(address) or any(address in network for network in self._allowed)
+
+
+def _host(url: httpx2.URL) -> str:
+    """Return a host as it is looked up: international names in ASCII, IPv6 without brackets."""
+    return url.raw_host.decode("ascii")
+
+
+def _literal(host: str) -> Address | None:
+    """Read a host that is an address; one with a zone, as `fe80::1%eth0`, is nothing for a web address."""
+    try:
+        return None if "%" in host else ip_address(host)
+    except ValueError:
+        return None
+
+
+def _is_name(host: str) -> bool:
+    return (
+        len(host) <= LONGEST_HOST_NAME
+        and HOST_NAME.fullmatch(host) is not None
+        and NUMBER.fullmatch(host.rsplit(".", 1)[-1]) is None
+    )

@@ -1,0 +1,308 @@
+"""Photos from the web: what is given, and what a hostile server gains."""
+
+import asyncio
+import gzip
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from app.services import fetch as room
+from app.services.destinations import Destinations
+from app.services.fetch import FetchedTooLarge, Fetcher, NotFetched
+from app.services.outside import Outside
+from inference.errors import Overloaded
+from tests.app.test_destinations import MALFORMED, NOT_PUBLIC
+from tests.fakes import photo_bytes, wait_until
+from tests.web import PRIVATE, PUBLIC, Names, Visit, Web, after, answer, certificates, open_web, raw, send_on
+
+LIMIT = 1_000_000
+PHOTO = photo_bytes()
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Web]:
+    with open_web() as web:
+        yield web
+
+
+@pytest.fixture
+def web(opened: Web) -> Web:
+    opened.pages.clear()
+    opened.seen.clear()
+    return opened
+
+
+def fetcher(names: Names, seconds: float = 10, tls: ssl.SSLContext | None = None) -> Fetcher:
+    """Make one for which PUBLIC is all there is of the internet."""
+    return Fetcher(Outside(Destinations([ip_network(PUBLIC)], names), tls), LIMIT, seconds)
+
+
+def get(web: Web, path: str, names: Names | None = None, seconds: float = 10) -> bytes:
+    names = names or Names(pictures_example=[[PUBLIC]])
+    return asyncio.run(fetcher(names, seconds).fetch(f"http://pictures.example:{web.port}{path}"))
+
+
+def refused(web: Web, path: str, says: str, names: Names | None = None, seconds: float = 10) -> None:
+    with pytest.raises(NotFetched, match=says) as error:
+        get(web, path, names, seconds)
+    assert str(error.value).startswith("imageUrl: ")
+
+
+def test_a_photo_is_fetched_and_nothing_told_but_what_has_to_be(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    web.pages["/photo.png?size=%C3%BC"] = answer(PHOTO)
+    assert get(web, "/photo.png?size=ü#top") == PHOTO
+    [(address, _, headers)] = web.seen
+    assert address == PUBLIC
+    agent = headers.pop("User-Agent")
+    assert agent.startswith("Cutout/")
+    assert headers == {
+        "Host": f"pictures.example:{web.port}",
+        "Accept": "image/*",
+        "Accept-Encoding": "identity",
+    }
+
+
+@pytest.mark.parametrize(
+    "host", [PRIVATE, "localhost", f"[::ffff:{PRIVATE}]", f"[::ffff:{PUBLIC}]", "2130706434"]
+)
+def test_a_server_on_this_host_is_not_asked(web: Web, host: str) -> None:
+    web.pages["/"] = answer(PHOTO)
+    closed = Fetcher(Outside(Destinations()), LIMIT, 10)
+    with pytest.raises(NotFetched, match="as a file"):
+        asyncio.run(closed.fetch(f"http://{host}:{web.port}/"))
+    assert web.seen == []
+
+
+def test_redirects_are_followed(web: Web) -> None:
+    port = web.port
+    web.pages |= {
+        "/a/1": send_on("2?b", 301),
+        "/a/2?b": send_on("/3", 302),
+        "/3": send_on(f"//other.example:{port}/4", 303),
+        "/4": send_on(f"HTTP://other.example:{port}/5", 307),
+        "/5": send_on(f"http://pictures.example:{port}/6", 308),
+        "/6": answer(PHOTO),
+    }
+    names = Names(pictures_example=[[PUBLIC]], other_example=[[PUBLIC]])
+    assert get(web, "/a/1", names) == PHOTO
+    assert [path for _, path in web.asked] == ["/a/1", "/a/2?b", "/3", "/4", "/5", "/6"]
+    assert not any("Cookie" in headers or "Referer" in headers for _, _, headers in web.seen)
+    web.pages["/0"] = send_on("/a/1")
+    refused(web, "/0", "more than 5 times", names)
+    web.pages["/round"] = send_on("/round")
+    refused(web, "/round", "more than 5 times", names)
+
+
+def test_a_redirect_leads_nowhere_that_the_first_address_could_not(web: Web) -> None:
+    names = Names(pictures_example=[[PUBLIC]], inside_example=[[PRIVATE]])
+    literals = [f"[{address}]" if ":" in address else address for address in [PRIVATE, *NOT_PUBLIC]]
+    relative = {
+        "",
+        "photo.jpg",
+        "//pictures.example/photo.jpg",
+        "http://",
+        "http:///photo.jpg",
+    }  # fine where there is a base
+    onwards = [f"http://{host}:{web.port}/inside" for host in [*literals, "inside.example", "localhost"]]
+    onwards += [url for url in MALFORMED if url not in relative and url.isascii() and url.isprintable()]
+    web.pages["/inside"] = answer(PHOTO)
+    for to in onwards:
+        web.seen.clear()
+        web.pages["/start"] = send_on(to)
+        refused(web, "/start", "as a file", names)
+        assert web.asked == [(PUBLIC, "/start")], to
+
+
+def test_a_name_that_turns_private_gains_nothing(web: Web) -> None:
+    web.pages |= {"/": answer(PHOTO), "/again": send_on("/")}
+    names = Names(pictures_example=[[PUBLIC], [PRIVATE]])
+    assert get(web, "/", names) == PHOTO
+    assert names.asked == ["pictures.example"]  # looked up once: what was checked is what was called
+    refused(web, "/", "not on the public internet", names)
+    refused(web, "/again", "not on the public internet", Names(pictures_example=[[PUBLIC], [PRIVATE]]))
+    refused(web, "/", "not on the public internet", Names(pictures_example=[[PUBLIC, PRIVATE]]))
+    assert web.asked == [(PUBLIC, "/"), (PUBLIC, "/again")]
+
+
+def test_the_next_address_is_tried(web: Web) -> None:
+    web.pages["/"] = answer(PHOTO)
+    names = Names(pictures_example=[["127.0.0.3", PUBLIC]])
+    outside = Outside(Destinations([ip_network("127.0.0.2/31")], names))
+    assert asyncio.run(Fetcher(outside, LIMIT, 10).fetch(f"http://pictures.example:{web.port}/")) == PHOTO
+
+
+def test_what_is_larger_than_an_upload_is_not_read_to_its_end(web: Web) -> None:
+    sent: list[int] = []
+
+    def endless(visit: Visit, *, chunked: bool) -> None:
+        visit.send_response(200)
+        if chunked:
+            visit.send_header("Transfer-Encoding", "chunked")
+        visit.end_headers()
+        piece = bytes(50_000)
+        try:
+            for _ in range(1000):
+                visit.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+                sent.append(len(piece))
+        except OSError:
+            sent.append(0)
+
+    web.pages |= {
+        "/full": answer(bytes(LIMIT)),
+        "/announced": answer(Content_Length=str(LIMIT + 1)),
+        "/chunked": partial(endless, chunked=True),
+        "/open": partial(endless, chunked=False),
+    }
+    assert len(get(web, "/full")) == LIMIT
+    for path in ("/announced", "/chunked", "/open"):
+        sent.clear()
+        with pytest.raises(FetchedTooLarge, match="larger than 1 MB"):
+            get(web, path)
+        if path != "/announced":
+            wait_until(lambda: sent[-1:] == [0])  # the connection was closed upon the server
+            assert sum(sent) < 20 * LIMIT
+
+
+def test_time_is_bounded_however_it_is_spent(web: Web) -> None:
+    over = threading.Event()
+
+    def silent(visit: Visit) -> None:
+        over.wait(5)
+
+    def drip(visit: Visit, *, after: bytes) -> None:
+        visit.wfile.write(after)
+        while not over.wait(0.02):
+            visit.wfile.write(b"x")
+
+    web.pages |= {
+        "/silent": silent,
+        "/headers": partial(drip, after=b"HTTP/1.1 200 OK\r\nX-Long: "),
+        "/body": partial(drip, after=b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"),
+        "/hops": after(0.1, send_on("/hops")),
+    }
+    for path in ("/silent", "/headers", "/body", "/hops"):
+        start = time.monotonic()
+        refused(web, path, "within 0.25 s", seconds=0.25)
+        assert time.monotonic() - start < 1
+    over.set()
+
+
+def test_a_slow_name_server_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(5) or [])
+    slow = Fetcher(Outside(Destinations()), LIMIT, 0.2)
+    ticks = 0
+
+    async def go_on() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0.01)
+
+    async def both() -> None:
+        other = asyncio.create_task(go_on())
+        with pytest.raises(NotFetched, match=r"within 0\.2 s"):
+            await slow.fetch("http://pictures.example/")
+        other.cancel()
+
+    start = time.monotonic()
+    asyncio.run(both())
+    assert time.monotonic() - start < 1
+    assert ticks > 5
+    over.set()
+
+
+def test_packed_content_is_not_unpacked(web: Web) -> None:
+    bomb = gzip.compress(bytes(50_000_000))
+    assert len(bomb) < LIMIT
+    for encoding in ("gzip", "br", "identity, gzip", "GZIP"):
+        web.pages["/bomb"] = answer(bomb, Content_Encoding=encoding)
+        refused(web, "/bomb", "packs the photo")
+    web.pages["/bomb"] = answer(bomb, Transfer_Encoding="gzip")
+    refused(web, "/bomb", "does not answer, or broke off")
+    web.pages["/bomb"] = answer(bomb)
+    assert get(web, "/bomb") == bomb  # bytes as they are; the decoder judges them
+
+
+def test_servers_that_fail_are_told_and_never_quoted(web: Web) -> None:
+    for status in (204, 206, 304, 401, 404, 500):
+        web.pages["/"] = answer(b"" if status in (204, 304) else b"secret", status, Server="secret")
+        with pytest.raises(NotFetched, match=f"answers {status} instead") as error:
+            get(web, "/")
+        assert "secret" not in str(error.value)
+    web.pages["/"] = answer(status=302)
+    refused(web, "/", "answers 302 instead")
+    for data in (
+        b"",
+        b"SSH-2.0-secret\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 300_000,
+    ):
+        web.pages["/"] = raw(data)
+        refused(web, "/", "does not answer, or broke off")
+
+
+def test_nobody_listening_is_told() -> None:
+    with socket.create_server((PUBLIC, 0)) as probe:
+        port = probe.getsockname()[1]
+    with pytest.raises(NotFetched, match="does not answer"):
+        asyncio.run(fetcher(Names(pictures_example=[[PUBLIC]])).fetch(f"http://pictures.example:{port}/"))
+
+
+def test_only_so_many_at_once(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    web.pages["/"] = after(0.1, answer(PHOTO))
+    monkeypatch.setattr(room, "MOST_AT_ONCE", 2)
+    one = fetcher(Names(pictures_example=[[PUBLIC]]))
+
+    async def three() -> list[bytes]:
+        url = f"http://pictures.example:{web.port}/"
+        running = [asyncio.create_task(one.fetch(url)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await one.fetch(url)
+        return [*await asyncio.gather(*running), await one.fetch(url)]
+
+    assert asyncio.run(three()) == [PHOTO] * 3
+
+
+def test_tls_is_with_the_host_by_its_name(tmp_path: Path) -> None:
+    server, trusting = certificates(tmp_path, "pictures.example")
+    asked: list[str | None] = []
+    server.sni_callback = lambda connection, name, context: asked.append(name)
+    names = Names(pictures_example=[[PUBLIC]], other_example=[[PUBLIC]])
+
+    with open_web(server) as web, open_web() as plain:
+
+        def take(host: str, path: str, tls: ssl.SSLContext | None) -> bytes:
+            return asyncio.run(fetcher(names, tls=tls).fetch(f"https://{host}:{web.port}{path}"))
+
+        web.pages |= {
+            "/": answer(PHOTO),
+            "/on": send_on("/"),
+            "/down": send_on(f"http://pictures.example:{plain.port}/"),
+        }
+        plain.pages["/"] = answer(PHOTO)
+        assert take("pictures.example", "/", trusting) == PHOTO
+        assert take("pictures.example", "/on", trusting) == PHOTO
+        assert asked == ["pictures.example"] * 3
+        for host, tls in (("other.example", trusting), (PUBLIC, trusting), ("pictures.example", None)):
+            with pytest.raises(NotFetched, match="certificate cannot be verified"):
+                take(host, "/", tls)
+        with pytest.raises(NotFetched, match="from https to http"):
+            take("pictures.example", "/down", trusting)
+        assert plain.seen == []
+        with pytest.raises(NotFetched, match="No secure connection"):
+            asyncio.run(fetcher(names, tls=trusting).fetch(f"https://pictures.example:{plain.port}/"))

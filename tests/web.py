@@ -1,0 +1,146 @@
+"""Servers that strangers might name: real ones, on this machine's loopback addresses."""
+
+import datetime
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+# One of them plays the public internet in a test that allows it, the other this host's private network.
+PUBLIC, PRIVATE = "127.0.0.2", "127.0.0.1"
+
+Page = Callable[["Visit"], None]
+
+
+class Visit(BaseHTTPRequestHandler):
+    """One request, as a page sees it."""
+
+    protocol_version = "HTTP/1.1"
+    web: "Web"
+
+    def do_GET(self) -> None:
+        self.web.seen.append((str(self.connection.getsockname()[0]), self.path, dict(self.headers)))
+        self.close_connection = True
+        self.web.pages.get(self.path, answer(status=404))(self)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class Web:
+    """The same pages on two addresses and one port; `seen` is who asked what: address, path, headers."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, Page] = {}
+        self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.port = 0
+
+    @property
+    def asked(self) -> list[tuple[str, str]]:
+        return [(address, path) for address, path, _ in self.seen]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing: that callers hang up is what is tested."""
+
+
+@contextmanager
+def open_web(tls: ssl.SSLContext | None = None) -> Iterator[Web]:
+    web = Web()
+    handler = type("OneVisit", (Visit,), {"web": web})
+    with ExitStack() as stack:
+        for address in (PUBLIC, PRIVATE):
+            server = stack.enter_context(_Server((address, web.port), handler))
+            web.port = server.server_port
+            if tls is not None:
+                server.socket = tls.wrap_socket(
+                    server.socket, server_side=True, do_handshake_on_connect=False
+                )
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+            thread.start()
+            stack.callback(server.shutdown)
+        yield web
+
+
+def answer(body: bytes = b"", status: int = 200, **headers: str) -> Page:
+    """Make a page that answers at once; `Content_Type` stands for `Content-Type`."""
+
+    def page(visit: Visit) -> None:
+        visit.send_response(status)
+        for name, value in ({"Content_Length": str(len(body))} | headers).items():
+            visit.send_header(name.replace("_", "-"), value)
+        visit.end_headers()
+        visit.wfile.write(body)
+
+    return page
+
+
+def send_on(to: str, status: int = 302) -> Page:
+    return answer(b"", status, Location=to, Set_Cookie="a=b")
+
+
+def raw(data: bytes) -> Page:
+    """Make a page that is no HTTP, or is bad HTTP."""
+
+    def page(visit: Visit) -> None:
+        visit.wfile.write(data)
+
+    return page
+
+
+def after(seconds: float, page: Page) -> Page:
+    def late(visit: Visit) -> None:
+        time.sleep(seconds)
+        page(visit)
+
+    return late
+
+
+class Names:
+    """A name server of the test's own: each name's answers, one a question, the last one for good."""
+
+    def __init__(self, **answers: Sequence[list[str]]) -> None:
+        self._answers = {name.replace("_", "."): list(given) for name, given in answers.items()}
+        self.asked: list[str] = []
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        self.asked.append(host)
+        given = self._answers.get(host)
+        if given is None:
+            raise OSError("no such host")
+        return given.pop(0) if len(given) > 1 else given[0]
+
+
+def certificates(folder: Path, host: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Make an authority and a host's certificate by it; the server's side, and that of who trusts the authority."""
+    day = datetime.timedelta(days=1)
+    now = datetime.datetime.now(datetime.UTC)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", host)]
+
+    def issue(subject: int, extension: x509.ExtensionType) -> x509.Certificate:
+        draft = x509.CertificateBuilder().subject_name(names[subject]).issuer_name(names[0])
+        draft = draft.public_key(keys[subject].public_key()).serial_number(x509.random_serial_number())
+        draft = draft.not_valid_before(now - day).not_valid_after(now + day)
+        return draft.add_extension(extension, critical=subject == 0).sign(keys[0], hashes.SHA256())
+
+    authority = issue(0, x509.BasicConstraints(ca=True, path_length=None))
+    own = issue(1, x509.SubjectAlternativeName([x509.DNSName(host)]))
+    pem = serialization.Encoding.PEM
+    key = keys[1].private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "server.pem").write_bytes(key + own.public_bytes(pem))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(folder / "server.pem")
+    return server, ssl.create_default_context(cadata=authority.public_bytes(pem).decode())
