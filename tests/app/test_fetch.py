@@ -24,6 +24,8 @@ from tests.web import PRIVATE, PUBLIC, Names, Visit, Web, after, answer, certifi
 
 LIMIT = 1_000_000
 PHOTO = photo_bytes()
+# Certificates that count: none. The system's take a while to read.
+NOBODYS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def web(opened: Web) -> Web:
     return opened
 
 
-def fetcher(names: Names, seconds: float = 10, tls: ssl.SSLContext | None = None) -> Fetcher:
+def fetcher(names: Names, seconds: float = 10, tls: ssl.SSLContext | None = NOBODYS) -> Fetcher:
     """Make one for which PUBLIC is all there is of the internet."""
     return Fetcher(Outside(Destinations([ip_network(PUBLIC)], names), tls), LIMIT, seconds)
 

@@ -78,6 +78,30 @@ def test_the_same_key_at_once_is_one_removal(database: Database, tmp_path: Path)
         assert session.query(Job).count() == 1
 
 
+def test_the_same_key_at_once_for_a_photo_elsewhere_is_one_removal(
+    database: Database, tmp_path: Path
+) -> None:
+    place = place_of(database, tmp_path, FakeRunner())
+    with database.begin() as session:
+        user = accounts.seen(session, Claims("anna"))
+        credits.grant(session, user.id, 50, "grant:anna")
+    versions = iter(range(100))
+
+    async def fetch(url: str) -> bytes:
+        return photo_bytes(seed=next(versions))
+
+    async def all_at_once() -> list[tuple[Job, bytes]]:
+        photo = removals.Remote("https://pictures.example/photo.png", fetch)
+        calls = (removals.remove_one(place, user.id, photo, Options(), "order-1") for _ in range(6))
+        return await asyncio.gather(*calls)
+
+    outcomes = asyncio.run(all_at_once())
+    place.engine.close()
+    assert len({job.id for job, _ in outcomes}) == len({data for _, data in outcomes}) == 1
+    with database.begin() as session:
+        assert credits.balance(session, user.id) == 47
+
+
 def test_the_same_key_after_a_crash_is_done_and_charged_once(database: Database, tmp_path: Path) -> None:
     with database.begin() as session:
         user = accounts.seen(session, Claims("anna"))
