@@ -61,6 +61,7 @@ PHOTO_WANTED = (
     "Send one photo: as a file in the field image of a form, as `curl -F image=@photo.jpg` does, or by its web address"
     " as imageUrl."
 )
+
 HTTP_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "IMAGE_TOO_LARGE"}
 
 
@@ -173,7 +174,7 @@ def install(app: FastAPI) -> None:
 
 def _say(problem: dict[str, Any]) -> str:
     field = ".".join(str(part) for part in problem["loc"] if part != "body")
-    if field == "image" or (field == "imageUrl" and problem["type"] == "missing"):
+    if field == "image":
         return PHOTO_WANTED
     if problem["type"] == "extra_forbidden":
         return f"{field}: there is no such field"

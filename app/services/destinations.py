@@ -17,7 +17,7 @@ import httpx2
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
 
 # All of IPv6 that is routed at all. What stands for an IPv4 address (mapped, compatible, translated, NAT64) lies outside.
 IPV6_UNICAST = ip_network("2000::/3")
@@ -75,7 +75,7 @@ def is_public(address: Address) -> bool:
 class Destinations:
     """The rules. `allowed` networks may be called although they are not public."""
 
-    def __init__(self, allowed: Iterable[Network] = (), lookup: Resolve = system_lookup) -> None:
+    def __init__(self, allowed: Iterable[Network] = (), lookup: Lookup = system_lookup) -> None:
         self._allowed = tuple(allowed)
         self._lookup = lookup
 

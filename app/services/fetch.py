@@ -80,7 +80,7 @@ class Fetcher:
             onwards = self._outside.destinations.read(found, base=at)
             # Who gave https wants no one on the way to exchange the photo.
             if at.scheme == "https" and onwards.scheme != "https":
-                raise NotAllowed("The server sends on from https to http.")
+                raise NotFetched("The server sends on from https to http.")
             at = onwards
         raise NotFetched(f"The server sends on more than {MOST_REDIRECTS} times.")
 
@@ -94,9 +94,8 @@ class Fetcher:
                 raise NotFetched(f"The server answers {answer.status} instead of 200.")
             if headers.get(b"content-encoding", "identity").strip().lower() != "identity":
                 raise NotFetched("The server packs the photo although it was asked not to.")
-            if (
-                int(headers.get(b"content-length", 0)) > self._limit_bytes
-            ):  # checked by httpcore2 to be a number
+            # A number, or httpcore2 would not have taken the answer.
+            if int(headers.get(b"content-length", 0)) > self._limit_bytes:
                 raise self._too_large()
             data = bytearray()
             async with aclosing(answer.aiter_stream()) as parts:
