@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
@@ -81,8 +83,7 @@ def alone(databases: Databases, photo: bytes) -> tuple[Table, dict[str, float]]:
         client = opened.enter_context(httpx2.Client(timeout=60))
         calls: dict[str, Callable[[], object]] = {"engine alone": lambda: engine.remove(photo, Options())}
         for name, service in databases.services(opened, 0).items():
-            form = service.form(photo)
-            calls[name] = lambda form=form: client.post(**form).raise_for_status()
+            calls[name] = partial(picture, client, service.form(photo))
         seconds: dict[str, list[float]] = {name: [] for name in calls}
         for turn in range(LONE_CALLS + 10):
             for name, call in calls.items():
@@ -98,6 +99,11 @@ def alone(databases: Databases, photo: bytes) -> tuple[Table, dict[str, float]]:
     ]
     title = f"One caller, a network that takes no time, {LONE_CALLS} pictures each, in turn"
     return Table(title, ["", "median", "over the engine"], rows), medians
+
+
+def picture(client: httpx2.Client, form: dict[str, Any]) -> bytes:
+    """Ask for one picture."""
+    return client.post(**form).raise_for_status().content
 
 
 def many(databases: Databases, photo: bytes) -> tuple[Table, dict[str, float]]:

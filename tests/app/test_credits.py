@@ -1,6 +1,5 @@
 """Money: the ledger's sum is the balance and never negative, whatever runs at once, is repeated or breaks off."""
 
-import multiprocessing
 import random
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -146,30 +145,6 @@ def test_one_job_settled_by_many_at_once_is_settled_once(database: Database) -> 
         settled = list(pool.map(settle, range(32)))
     assert settled.count(True) == 1
     assert balance(database, user_id) == (0 if settled.index(True) % 2 else 30)
-
-
-def buy_elsewhere(url: str, user_id: uuid.UUID, first: int, count: int) -> int:
-    """Buy from a process of its own; how many were bought."""
-    database = Database(url)
-    bought = 0
-    for number in range(first, first + count):
-        try:
-            with database.begin() as session:
-                credits.hold(session, user_id, 3, f"job:{number}")
-            bought += 1
-        except InsufficientCredits:
-            continue
-    database.close()
-    return bought
-
-
-def test_four_processes_at_once_with_credits_for_fifty(database: Database) -> None:
-    user_id = funded(database, 150)
-    url = database.engine.url.render_as_string(hide_password=False)
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        bought = pool.starmap(buy_elsewhere, [(url, user_id, 50 * part, 50) for part in range(4)])
-    assert sum(bought) == 50
-    assert balance(database, user_id) == 0
 
 
 class Crashed(Exception):

@@ -1,0 +1,36 @@
+"""`python -m tests.app.api_process FOLDER DATABASE…`: one service for each database, on a fake network.
+
+Prints the address of each once it takes calls, a line each, and serves until it is ended.
+"""
+
+import asyncio
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from app.main import create_app
+from inference.limits import Limits
+from tests.app.shop import service_settings
+from tests.fakes import fake_engine
+
+
+async def main(folder: Path, databases: list[str]) -> None:
+    """Serve."""
+    running = []
+    for url in databases:
+        listening = socket.create_server(("127.0.0.1", 0))
+        app = create_app(
+            service_settings(url, folder), lambda _: fake_engine(limits=Limits(threads=2, waiting=1000))
+        )
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="error"))
+        running.append(asyncio.create_task(server.serve([listening])))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)  # noqa: T201
+    await asyncio.gather(*running)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,134 @@
+"""A database that several API processes share, and one that dies at the worst moment: the money stays right."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from sqlalchemy import Connection, event, text
+from starlette.testclient import TestClient
+
+from app.db import schema
+from app.db.session import Database
+from app.main import create_app
+from app.services import accounts, credits, removals
+from app.services.tokens import Claims
+from tests.app.databases import start_postgresql
+from tests.app.shop import ANNA, API, Shop, settings_of
+from tests.app.test_api import problem
+from tests.fakes import FakeRunner, fake_engine, photo_bytes
+
+PROCESSES, CALLS, ENOUGH_FOR = 4, 200, 50
+
+
+def funded(database: Database, credits_: int) -> None:
+    with database.begin() as session:
+        user = accounts.seen(session, Claims("anna"))
+        credits.grant(session, user.id, credits_, "grant:anna")
+
+
+@contextmanager
+def processes(databases: list[Database], folder: Path) -> Iterator[list[list[str]]]:
+    """Start API processes, each serving every database at an address of its own; those, by process."""
+    urls = [database.engine.url.render_as_string(hide_password=False) for database in databases]
+    command = [sys.executable, "-m", "tests.app.api_process", str(folder), *urls]
+    with ExitStack() as opened:
+        running = [
+            opened.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            for _ in range(PROCESSES)
+        ]
+        for one in running:
+            opened.callback(one.terminate)
+        yield [[one.stdout.readline().strip() for _ in urls] for one in running if one.stdout]
+
+
+async def buy_at_once(addresses: list[str]) -> Counter[int]:
+    limits = httpx2.Limits(max_connections=None)
+    async with httpx2.AsyncClient(timeout=120, limits=limits) as client:
+        calls = [
+            client.post(
+                f"{addresses[number % len(addresses)]}{API}/remove",
+                files={"image": ("photo.png", photo_bytes())},
+                headers=ANNA,
+            )
+            for number in range(CALLS)
+        ]
+        return Counter(answer.status_code for answer in await asyncio.gather(*calls))
+
+
+def test_removals_at_once_over_four_processes_cost_what_they_cost(
+    postgresql: Database, tmp_path: Path
+) -> None:
+    sqlite = Database(f"sqlite:///{tmp_path / 'cutout.db'}")
+    schema.migrate(sqlite)
+    with postgresql.begin() as session:
+        session.execute(text("TRUNCATE users CASCADE"))
+    databases = [sqlite, postgresql]
+    for database in databases:
+        funded(database, 3 * ENOUGH_FOR)
+    with processes(databases, tmp_path) as addresses:
+        assert len(addresses) == PROCESSES
+        for number, database in enumerate(databases):
+            statuses = asyncio.run(buy_at_once([of_one[number] for of_one in addresses]))
+            assert statuses == {200: ENOUGH_FOR, 402: CALLS - ENOUGH_FOR}
+            with database.begin() as session:
+                user = accounts.seen(session, Claims("anna"))
+                assert credits.balance(session, user.id) == 0
+                assert credits.discrepancies(session) == {}
+    sqlite.close()
+
+
+def test_postgresql_killed_at_the_commit_is_said_and_costs_nothing(tmp_path: Path) -> None:
+    with start_postgresql(tmp_path / "postgresql") as server:
+        database = Database(server.get_uri())
+        schema.migrate(database)
+        runner = FakeRunner()
+        app = create_app(settings_of(database, tmp_path / "data"), lambda _: fake_engine(runner))
+        with TestClient(app, base_url="http://cutout.example", raise_server_exceptions=False) as client:
+            shop = Shop(client, database, runner)
+            shop.fund("anna", 6)
+            own: Database = app.state.database
+            at_commit: list[Any] = []
+            runner.before = lambda: at_commit.append(server.get_pid())
+
+            # Called before the driver is told to commit: with a photo's network done, what is committed is its charge.
+            @event.listens_for(own.engine, "commit")
+            def kill(_: Connection) -> None:
+                if at_commit:
+                    pid = at_commit.pop()
+                    runner.before = lambda: None
+                    os.kill(pid, signal.SIGQUIT)  # dies at once, its children too
+                    with suppress(ProcessLookupError):
+                        while True:
+                            os.kill(pid, 0)
+                            time.sleep(0.01)
+
+            problem(shop.remove(ANNA | {"Idempotency-Key": "order-1"}), 503, "DATABASE_UNAVAILABLE")
+            problem(shop.get(f"{API}/credits", ANNA), 503, "DATABASE_UNAVAILABLE")
+            assert client.get("/api/health").status_code == 503
+
+            server.ensure_postgres_running()
+            assert client.get("/api/health").status_code == 200
+            (job,) = shop.get(f"{API}/jobs", ANNA).json()["jobs"]
+            assert (job["status"], job["resultUrl"]) == ("processing", None)
+            assert shop.balance(ANNA) == 3, "held, not charged: the commit was not"
+            with database.begin() as session:
+                session.execute(
+                    text("UPDATE background_removal_jobs SET lease_until = '2020-01-01 00:00:00'")
+                )
+            assert removals.settle_lost(database) == 1
+            assert shop.balance(ANNA) == 6
+
+            again = shop.remove(ANNA | {"Idempotency-Key": "order-1"}).raise_for_status().json()
+            assert again["status"] == "completed"
+            assert again["jobId"] != job["jobId"]
+            assert shop.balance(ANNA) == 3
+        database.close()
