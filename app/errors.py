@@ -13,7 +13,9 @@ from starlette.exceptions import HTTPException
 from app.codes import code_of
 from app.services.credits import InsufficientCredits
 from app.services.fetch import FetchedTooLarge, NotFetched
+from app.services.payments import PaymentUsed, WrongSignature
 from app.services.removals import KeyUsed, ResultGone
+from app.services.subscriptions import AnotherPlan
 from app.services.tokens import InvalidToken
 from app.storage import StorageError
 from inference import errors as engine
@@ -130,12 +132,18 @@ def install(app: FastAPI) -> None:
         return answer(request, Problem(413, "IMAGE_TOO_LARGE", str(error)))
 
     @app.exception_handler(KeyUsed)
-    async def on_used_key(request: Request, error: KeyUsed) -> JSONResponse:
+    @app.exception_handler(PaymentUsed)
+    @app.exception_handler(AnotherPlan)
+    async def on_conflict(request: Request, error: Exception) -> JSONResponse:
         return answer(request, Problem(409, "CONFLICT", str(error)))
 
     @app.exception_handler(ResultGone)
     async def on_gone_result(request: Request, error: ResultGone) -> JSONResponse:
         return answer(request, Problem(404, "NOT_FOUND", str(error)))
+
+    @app.exception_handler(WrongSignature)
+    async def on_wrong_signature(request: Request, error: WrongSignature) -> JSONResponse:
+        return answer(request, Problem(403, "FORBIDDEN", str(error)))
 
     @app.exception_handler(InvalidToken)
     async def on_invalid_token(request: Request, error: InvalidToken) -> JSONResponse:

@@ -14,7 +14,7 @@ import app
 from app import errors, logs
 from app.api import guards
 from app.api.limits import LoginLimit
-from app.api.routes import account, background_remover, health, page
+from app.api.routes import account, admin, background_remover, health, page, stats, subscription
 from app.db import schema
 from app.db.session import Database
 from app.services import accounts, removals
@@ -111,6 +111,9 @@ def create_app(
     service.include_router(health.router)
     service.include_router(account.router)
     service.include_router(background_remover.router)
+    service.include_router(subscription.router)
+    service.include_router(stats.router)
+    service.include_router(admin.router)
     service.include_router(page.router)
     service.mount("/static", StaticFiles(directory=page.STATIC), name="static")
     return service

@@ -3,6 +3,7 @@
 import difflib
 import ipaddress
 import os
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -13,6 +14,7 @@ from app import secret
 from app.codes import Explained
 from inference.folder import ModelsFolder
 from inference.limits import Limits
+from inference.tiers import Tier
 
 PREFIX = "CUTOUT_"
 # The one name that hosts have for it already.
@@ -75,6 +77,19 @@ class Settings(BaseSettings):
     )
     s3_secret_access_key: SecretStr | None = Field(
         None, validation_alias="S3_SECRET_ACCESS_KEY", description="goes with `S3_ACCESS_KEY_ID`"
+    )
+    payments: Literal["off", "manual", "signed"] | None = Field(
+        None,
+        description="who says that a plan or credits are paid: `manual` (default) an admin, `signed` the platform's"
+        " signature, `off` nobody (default and allowed with `CUTOUT_AUTH=off` only)",
+    )
+    payments_secret: SecretStr | None = Field(
+        None, description="with which the platform signs payments, 32 bytes or more; `signed` needs it"
+    )
+    cost_per_image_rupiah: Annotated[dict[Tier, Decimal], NoDecode] = Field(
+        "0",
+        validate_default=True,
+        description="what a picture costs you, for `/admin/stats`: one number, or `basic=10,standard=20,…` for each tier",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
@@ -139,7 +154,21 @@ class Settings(BaseSettings):
             else value
         )
 
-    @field_validator("secret", "jwt_secret")
+    @field_validator("cost_per_image_rupiah", mode="before")
+    @classmethod
+    def _each_tier(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if "=" not in value:
+            return dict.fromkeys(Tier, value)
+        costs = dict(pair.split("=", 1) for pair in value.replace(" ", "").split(","))
+        if set(costs) != set(Tier):
+            raise ValueError(
+                f"give one number, or one for each of {', '.join(Tier)}, as in basic=10,standard=20"
+            )
+        return costs
+
+    @field_validator("secret", "jwt_secret", "payments_secret")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value().encode()) < SHORTEST_SECRET_BYTES:
@@ -179,6 +208,24 @@ class Settings(BaseSettings):
                 f" {self.host}; set CUTOUT_HOST=127.0.0.1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _nothing_is_given_away(self) -> Self:
+        if self.payments == "off" and self.auth == "on":
+            raise ValueError(
+                "CUTOUT_PAYMENTS=off gives plans and credits to whoever asks, and is allowed with CUTOUT_AUTH=off only;"
+                " set manual or signed"
+            )
+        if self.payments == "signed" and self.payments_secret is None:
+            raise ValueError(
+                "CUTOUT_PAYMENTS=signed needs the CUTOUT_PAYMENTS_SECRET that the platform signs with; make it with:"
+                " openssl rand -base64 48"
+            )
+        return self
+
+    @property
+    def payment_mode(self) -> Literal["off", "manual", "signed"]:
+        return self.payments or ("off" if self.auth == "off" else "manual")
 
     @property
     def models_folder(self) -> ModelsFolder:

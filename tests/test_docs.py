@@ -8,7 +8,7 @@ import typer
 from fastapi.routing import APIRoute
 
 from app import errors
-from app.api.routes import background_remover, health
+from app.api.routes import admin, background_remover, health, stats, subscription
 from app.api.routes.background_remover import RemoveForm
 from app.cli import cli
 from app.settings import PREFIX, Settings, environment_name
@@ -44,7 +44,11 @@ def test_every_command_and_option_is_described() -> None:
 
 @pytest.mark.parametrize(
     "route",
-    [route for router in (health.router, background_remover.router) for route in router.routes],
+    [
+        route
+        for rooms in (health, background_remover, subscription, stats, admin)
+        for route in rooms.router.routes
+    ],
     ids=lambda route: route.path,
 )
 def test_every_endpoint_is_described(route: APIRoute) -> None:

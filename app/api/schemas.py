@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from app.db.tables import Job, LedgerEntry, Movement, Status
+from app.db.tables import Job, LedgerEntry, Movement, PaidBy, Status
 from app.services.pricing import CREDITS, LARGEST_BATCH, RUPIAH_PER_CREDIT, Discount, Plan, Price
 from inference.encode import Format
 from inference.engine import Engine
@@ -88,7 +88,7 @@ class Pricing(Schema):
 
 
 class JobInfo(Schema):
-    """A removal. `resultUrl` gives the picture, for a while, to whoever has it; `processingMs` is the whole time.
+    """A removal, paid of the subscription's quota (with 0 `credits`) or of credits. `resultUrl` gives the picture, for a while, to whoever has it; `processingMs` is the whole time.
 
     A failed job has `error` instead, and cost nothing.
     """
@@ -97,6 +97,7 @@ class JobInfo(Schema):
     status: Status
     tier: Tier
     credits: int
+    paid_by: PaidBy
     created_at: datetime
     finished_at: datetime | None
     format: Format
@@ -121,6 +122,7 @@ class JobInfo(Schema):
             status=job.status,
             tier=job.tier,
             credits=0 if failed else job.credits,
+            paid_by=job.paid_by,
             created_at=job.created_at,
             finished_at=job.finished_at,
             format=Format(job.format),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -59,6 +59,20 @@ class Movement(StrEnum):
     RELEASE = "release"
 
 
+class PaidBy(StrEnum):
+    """What a removal is paid of: the day's quota of a subscription, or credits."""
+
+    QUOTA = "quota"
+    CREDITS = "credits"
+
+
+class PaymentStatus(StrEnum):
+    """Of a payment: it gives something once it is confirmed, and nothing before."""
+
+    PENDING = "pending"
+    CONFIRMED = "confirmed"
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """A time with its zone, also from SQLite, which knows none."""
 
@@ -95,7 +109,7 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
         list[str]: JSON,
-        **{kind: _by_value(kind) for kind in (Role, Status, Movement, Tier)},
+        **{kind: _by_value(kind) for kind in (Role, Status, Movement, PaidBy, PaymentStatus, Tier)},
     }
 
 
@@ -148,7 +162,8 @@ class LedgerEntry(Base):
 
 
 class Job(Base):
-    """A removal. `credits` are what it costs; `lease_until` is when it counts as lost, while it is in work.
+    """A removal. `credits` are what it costs, none where the quota of the day in `created_at` pays for it;
+    `lease_until` is when it counts as lost, while it is in work.
 
     `model`, `backend` and `substitute` tell what really served it; `error_code` and `error_detail` why it failed.
     """
@@ -160,6 +175,7 @@ class Job(Base):
     status: Mapped[Status]
     tier: Mapped[Tier]
     credits: Mapped[int]
+    paid_by: Mapped[PaidBy] = mapped_column(default=PaidBy.CREDITS, server_default=PaidBy.CREDITS.value)
     format: Mapped[str] = mapped_column(String(8))
     lease_until: Mapped[datetime | None]
     model: Mapped[str | None] = mapped_column(String(64))
@@ -191,3 +207,60 @@ class IdempotencyKey(Base):
     fingerprint: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("background_removal_jobs.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Payment(Base):
+    """What was bought, a month of a plan or credits, and for how much. `payment_id` is the payer's; it buys once.
+
+    `confirmed_by` is the admin who did, or nobody: then a signature did, or the service gives without payment.
+    """
+
+    __tablename__ = "background_remover_payments"
+    __table_args__ = (CheckConstraint("(plan IS NULL) <> (credits IS NULL)", name="plan_or_credits"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    payment_id: Mapped[str] = mapped_column(String(120), unique=True)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"), index=True)
+    plan: Mapped[str | None] = mapped_column(String(32))
+    credits: Mapped[int | None]
+    rupiah: Mapped[int]
+    status: Mapped[PaymentStatus] = mapped_column(default=PaymentStatus.PENDING)
+    confirmed_by: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
+    confirmed_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Subscription(Base):
+    """A month of a plan, paid by the payment of the same id. A user's months follow each other without a gap.
+
+    `day` is the day of the month on which the first of them began: 31 stands for the last day of a shorter month.
+    """
+
+    __tablename__ = "background_remover_subscriptions"
+
+    id: Mapped[uuid.UUID] = mapped_column(
+        # Named here: the name by the convention is longer than PostgreSQL's 63 bytes.
+        ForeignKey("background_remover_payments.id", name="fk_background_remover_subscriptions_id_payments"),
+        primary_key=True,
+    )
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
+    plan: Mapped[str] = mapped_column(String(32))
+    day: Mapped[int]
+    starts_at: Mapped[datetime]
+    ends_at: Mapped[datetime]
+    cancelled_at: Mapped[datetime | None]
+    cancel_reason: Mapped[str | None] = mapped_column(String(500))
+
+    __table_args__ = (Index(None, "user_id", "ends_at"),)
+
+
+class SubscriptionUsage(Base):
+    """How many removals a user's plan has paid for on a day (UTC), those in work included."""
+
+    __tablename__ = "background_remover_subscription_usage"
+    __table_args__ = (CheckConstraint("professional >= 0 AND professional <= used", name="counts"),)
+
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    used: Mapped[int]
+    professional: Mapped[int]

@@ -1,4 +1,4 @@
-"""One photo: from the caller's bytes to a stored result, held before the work and charged only for success."""
+"""One photo: from the caller's bytes to a stored result, paid before the work and given back where it fails."""
 
 import asyncio
 import hashlib
@@ -16,8 +16,7 @@ from sqlalchemy.orm import Session
 from app.codes import code_of
 from app.db.session import Database
 from app.db.tables import IdempotencyKey, Job, Status, now
-from app.services import credits
-from app.services.pricing import CREDITS
+from app.services import charging
 from app.storage import Storage
 from inference.encode import Format
 from inference.engine import Cutout, Engine
@@ -60,6 +59,7 @@ class Workplace:
     storage: Storage
     database: Database
     lease: timedelta
+    clock: Callable[[], datetime] = now
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,16 @@ async def remove_one(
 ) -> tuple[Job, bytes]:
     """Remove the background of one photo; other calls go on meanwhile. The job, and the picture.
 
-    The price is held and the job written, in one transaction; then the photo is worked on, with none open; then the
-    picture is stored; then the job is completed and the hold charged, in another. Whatever goes wrong on the way
-    releases the hold. What a crash leaves open, `settle_lost` does.
+    A removal of the quota or the price in credits is taken and the job written, in one transaction; then the photo is
+    worked on, with none open; then the picture is stored; then the job is completed and what was taken is kept, in
+    another. Whatever goes wrong on the way gives it back. What a crash leaves open, `settle_lost` does.
 
     A second call with the same `key`, the caller's own, is not a second removal: it waits for the first one and gives
     the same; only where the first one failed, or was lost, is the work done anew. Of a remote photo the key stands for
     its address, and a repetition is not fetched: it may be gone, or another, and the answer is the same.
 
     Raises:
-        InsufficientCredits: the user has too few; there is no job then.
+        InsufficientCredits: the user has too few, and no quota left; there is no job then.
         KeyUsed: the key was used for another photo, or with other options.
         ResultGone: the removal with this key was done, too long ago.
         CutoutError: the photo cannot be taken, or the engine has too much waiting.
@@ -119,7 +119,7 @@ async def remove_one(
         milliseconds = round(1000 * (time.perf_counter() - start))
         job = await asyncio.to_thread(_complete, place.database, job_id, cutout, milliseconds)
     except BaseException as error:
-        # Also when the caller has hung up: then this task is being cancelled, and the hold has to go all the same.
+        # Also when the caller has hung up: then this task is being cancelled, and what was taken has to go back all the same.
         await asyncio.shield(asyncio.to_thread(fail, place.database, job_id, code_of(error), str(error)))
         raise
     log.info(
@@ -135,16 +135,16 @@ async def remove_one(
 
 
 def fail(database: Database, job_id: uuid.UUID, code: str, detail: str) -> bool:
-    """End a job without a result and give back what was held for it; False if it had ended before."""
+    """End a job without a result and give back what was taken for it; False if it had ended before."""
     with database.begin() as session:
         return _give_up(session, job_id, code, detail)
 
 
-def settle_lost(database: Database) -> int:
-    """End the jobs whose process died, and give back what was held for them; return how many."""
+def settle_lost(database: Database, clock: Callable[[], datetime] = now) -> int:
+    """End the jobs whose process died, and give back what was taken for them; return how many."""
     with database.begin() as session:
         lost = session.scalars(
-            select(Job.id).where(Job.status == Status.PROCESSING, Job.lease_until < now())
+            select(Job.id).where(Job.status == Status.PROCESSING, Job.lease_until < clock())
         ).all()
     return sum(fail(database, job_id, "INTERNAL", LOST) for job_id in lost)
 
@@ -210,7 +210,7 @@ def _begin(
     key: str | None,
     is_here: bool = True,
 ) -> tuple[uuid.UUID, bool]:
-    """Write a job and hold its price: its id, and True. Or the id of the job that has the key already, and False.
+    """Write a job and take what it costs: its id, and True. Or the id of the job that has the key already, and False.
 
     Raises:
         _NotHereYet: there would be a job, and the photo is still elsewhere; nothing is held.
@@ -257,18 +257,21 @@ def _was_lost(session: Session, job_id: uuid.UUID) -> bool:
 
 
 def _write_job(session: Session, place: Workplace, user_id: uuid.UUID, options: Options) -> Job:
-    price = CREDITS[options.tier]
+    job_id, at = uuid.uuid4(), place.clock()
+    paid_by, price = charging.reserve(session, user_id, job_id, options.tier, at)
     job = Job(
-        id=uuid.uuid4(),
+        id=job_id,
         user_id=user_id,
         status=Status.PROCESSING,
         tier=options.tier,
         credits=price,
+        paid_by=paid_by,
         format=options.format.value,
-        lease_until=now() + place.lease,
+        lease_until=at + place.lease,
+        created_at=at,
     )
     session.add(job)
-    credits.hold(session, user_id, price, _hold_key(job.id))
+    session.flush()  # so that a key can point at it
     return job
 
 
@@ -295,7 +298,7 @@ def _complete(database: Database, job_id: uuid.UUID, cutout: Cutout, millisecond
         )
         if job is None:
             raise RuntimeError(f"job {job_id} was ended by another")
-        credits.charge(session, _hold_key(job_id))
+        charging.keep(session, job)
     return job
 
 
@@ -313,9 +316,5 @@ def _end(session: Session, job_id: uuid.UUID, **columns: object) -> Job | None:
 def _give_up(session: Session, job_id: uuid.UUID, code: str, detail: str) -> bool:
     ended = _end(session, job_id, status=Status.FAILED, error_code=code, error_detail=detail[:1000])
     if ended is not None:
-        credits.release(session, _hold_key(job_id))
+        charging.give_back(session, ended)
     return ended is not None
-
-
-def _hold_key(job_id: uuid.UUID) -> str:
-    return f"job:{job_id}"

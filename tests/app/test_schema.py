@@ -15,7 +15,16 @@ from app.db.tables import Base, Job, LedgerEntry, Movement, Status
 from inference.tiers import Tier
 from tests.app.databases import new_user
 
-NAMES = {"users", "api_keys", "credit_ledger", "background_removal_jobs", "idempotency_keys"}
+NAMES = {
+    "users",
+    "api_keys",
+    "credit_ledger",
+    "background_removal_jobs",
+    "background_remover_payments",
+    "background_remover_subscriptions",
+    "background_remover_subscription_usage",
+    "idempotency_keys",
+}
 
 
 def test_the_steps_lead_to_the_tables(database: Database) -> None:

@@ -11,7 +11,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from pydantic.alias_generators import to_camel
 
 from app.api.deps import (
-    AdminDep,
     DatabaseDep,
     EngineDep,
     FetcherDep,
@@ -26,8 +25,6 @@ from app.api.schemas import (
     Credits,
     DiscountInfo,
     Entry,
-    Grant,
-    Granted,
     JobInfo,
     Jobs,
     PlanInfo,
@@ -234,17 +231,6 @@ async def get_credits(
     """Return one's balance, and the movements that make it up, the newest first."""
     balance, entries = await asyncio.to_thread(database.run, credits.statement, user.id, limit, before)
     return Credits(balance=balance, entries=[Entry.of(entry) for entry in entries])
-
-
-@router.post("/admin/credits")
-async def grant_credits(wanted: Grant, _: AdminDep, database: DatabaseDep) -> Granted:
-    """Give credits to a user, once by the same key. For admins."""
-    outcome = await asyncio.to_thread(
-        database.run, credits.grant_to, wanted.user_id, wanted.credits, f"grant:{wanted.key}", wanted.note
-    )
-    if outcome is None:
-        raise Problem(404, "NOT_FOUND", "There is no user by this id.")
-    return Granted(granted=outcome[0], balance=outcome[1])
 
 
 def image_path(job_id: uuid.UUID) -> str:
