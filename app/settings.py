@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     payments_secret: SecretStr | None = Field(
         None, description="with which the platform signs payments, 32 bytes or more; `signed` needs it"
     )
-    cost_per_image_rupiah: Annotated[dict[Tier, Decimal], NoDecode] = Field(
+    cost_per_image_rupiah: Annotated[dict[Tier, Annotated[Decimal, Field(ge=0)]], NoDecode] = Field(
         "0",
         validate_default=True,
         description="what a picture costs you, for `/admin/stats`: one number, or `basic=10,standard=20,…` for each tier",
@@ -161,7 +161,7 @@ class Settings(BaseSettings):
             return value
         if "=" not in value:
             return dict.fromkeys(Tier, value)
-        costs = dict(pair.split("=", 1) for pair in value.replace(" ", "").split(","))
+        costs = dict(pair.partition("=")[::2] for pair in value.replace(" ", "").split(","))
         if set(costs) != set(Tier):
             raise ValueError(
                 f"give one number, or one for each of {', '.join(Tier)}, as in basic=10,standard=20"

@@ -102,7 +102,7 @@ def business(session: Session, span: Span, at: datetime) -> Business:
         work(session, None, span),
         _times(session, span),
         session.scalar(paid) or 0,
-        dict(session.execute(active).tuples()),
+        dict(session.execute(active).all()),
     )
 
 

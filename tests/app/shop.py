@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,7 +68,14 @@ class Shop:
 
 @pytest.fixture
 def shop(database: Database, tmp_path: Path) -> Iterator[Shop]:
-    settings = settings_of(database, tmp_path / "data")
+    with opened_shop(database, tmp_path) as shop:
+        yield shop
+
+
+@contextmanager
+def opened_shop(database: Database, folder: Path, **changes: object) -> Iterator[Shop]:
+    """Open a service with accounts, its settings changed as wanted."""
+    settings = settings_of(database, folder / "data", **changes)
     runner = FakeRunner()
     app = create_app(settings, make_engine=lambda _: fake_engine(runner))
     with TestClient(app, base_url="http://cutout.example", raise_server_exceptions=False) as client:

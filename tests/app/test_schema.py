@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import inspect, text
+from sqlalchemy import column, insert, inspect, literal, select, table, text
 
 from app.db import schema
 from app.db.schema import SchemaMismatch
 from app.db.session import Database
-from app.db.tables import Base, Job, LedgerEntry, Movement, Status
+from app.db.tables import Base, IdempotencyKey, Job, LedgerEntry, Movement, PaidBy, Status, User
+from app.main import prepare
+from app.settings import load as load_settings
 from inference.tiers import Tier
 from tests.app.databases import new_user
 
@@ -76,6 +78,76 @@ def test_a_step_back_and_forth(tmp_path: Path) -> None:
     schema.migrate(database)
     schema.require_current(database)
     database.close()
+
+
+def test_a_database_one_step_behind_is_refused_until_it_is_migrated_and_keeps_its_rows(
+    database: Database,
+) -> None:
+    _to_first_step(database)
+    try:
+        with pytest.raises(
+            SchemaMismatch,
+            match=rf"^The database is at revision 0001, and this version needs {schema.head()}. Run: cutout migrate$",
+        ):
+            prepare(database, load_settings(database_url="postgresql://nowhere/cutout", secret="x" * 32))
+        with database.engine.begin() as connection:
+            assert connection.scalar(text("SELECT count(*) FROM background_removal_jobs")) == 1
+    finally:
+        schema.migrate(database)
+    _require_kept(database)
+
+
+def test_an_embedded_database_one_step_behind_is_migrated_at_start_and_keeps_its_rows(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path)
+    database = Database(settings.database)
+    schema.migrate(database)
+    _to_first_step(database)
+    prepare(database, settings)
+    _require_kept(database)
+    database.close()
+
+
+USER, JOB = uuid.uuid4(), uuid.uuid4()
+FIRST_ROWS: dict[str, dict[str, object]] = {
+    "users": {"id": USER, "subject": "anna", "role": "user", "balance": 7},
+    "background_removal_jobs": {
+        "id": JOB,
+        "user_id": USER,
+        "status": "completed",
+        "tier": "basic",
+        "credits": 3,
+        "format": "png",
+    },
+    "idempotency_keys": {
+        "id": uuid.uuid4(),
+        "user_id": USER,
+        "key": "order-1",
+        "fingerprint": "f",
+        "job_id": JOB,
+    },
+}
+
+
+def _to_first_step(database: Database) -> None:
+    """Take a database back to revision 0001, with a job that was done then, and a key that points at it."""
+    with database.engine.begin() as connection:
+        config = schema._config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+        for name, values in FIRST_ROWS.items():
+            row = values | {"created_at": datetime(2026, 11, 1, tzinfo=UTC)}
+            # A column takes the type of its value.
+            columns = [column(key, literal(value).type) for key, value in row.items()]
+            connection.execute(insert(table(name, *columns)).values(row))
+
+
+def _require_kept(database: Database) -> None:
+    schema.require_current(database)
+    with database.begin() as session:
+        job, user = session.get_one(Job, JOB), session.get_one(User, USER)
+        assert (job.user_id, job.credits, job.paid_by) == (USER, 3, PaidBy.CREDITS)
+        assert (user.subject, user.balance) == ("anna", 7)
+        assert session.scalars(select(IdempotencyKey.job_id)).all() == [JOB]
 
 
 def test_words_times_and_lists_come_back_as_they_went(database: Database) -> None:

@@ -1,11 +1,13 @@
 """Settings refuse what is unknown, malformed or unsafe, in words."""
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from app import settings
 from app.settings import SettingsError
+from inference.tiers import Tier
 
 
 def test_defaults() -> None:
@@ -50,7 +52,36 @@ def test_auth_off_is_taken_on_loopback(host: str) -> None:
     assert settings.load(auth="off", host=host).auth == "off"
 
 
-@pytest.mark.parametrize("name", ["CUTOUT_SECRET", "CUTOUT_JWT_SECRET"])
+def test_payments_are_an_admins_word_unless_there_are_no_accounts() -> None:
+    assert settings.load().payment_mode == "manual"
+    assert settings.load(auth="off").payment_mode == "off"
+    assert settings.load(auth="off", payments="manual").payment_mode == "manual"
+    assert settings.load(payments="signed", payments_secret="x" * 32).payment_mode == "signed"
+
+
+def test_plans_are_given_away_only_without_accounts() -> None:
+    with pytest.raises(SettingsError, match=r"CUTOUT_PAYMENTS=off .* allowed with CUTOUT_AUTH=off only"):
+        settings.load(payments="off")
+
+
+def test_signed_payments_need_a_secret() -> None:
+    with pytest.raises(SettingsError, match="needs the CUTOUT_PAYMENTS_SECRET"):
+        settings.load(payments="signed")
+
+
+def test_what_a_picture_costs_is_one_number_or_one_for_each_tier(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.load().cost_per_image_rupiah == dict.fromkeys(Tier, Decimal(0))
+    monkeypatch.setenv("CUTOUT_COST_PER_IMAGE_RUPIAH", "12.5")
+    assert settings.load().cost_per_image_rupiah == dict.fromkeys(Tier, Decimal("12.5"))
+    monkeypatch.setenv("CUTOUT_COST_PER_IMAGE_RUPIAH", "basic=1, standard=2.5, professional=3, industry=4")
+    assert settings.load().cost_per_image_rupiah[Tier.STANDARD] == Decimal("2.5")
+    for wrong in ("basic=1", "basic=1,standard=2,professional=3,gold=4", "cheap", "basic", "=", "-1", "NaN"):
+        monkeypatch.setenv("CUTOUT_COST_PER_IMAGE_RUPIAH", wrong)
+        with pytest.raises(SettingsError, match=r"^CUTOUT_COST_PER_IMAGE_RUPIAH"):
+            settings.load()
+
+
+@pytest.mark.parametrize("name", ["CUTOUT_SECRET", "CUTOUT_JWT_SECRET", "CUTOUT_PAYMENTS_SECRET"])
 def test_a_short_secret_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "x" * 31)
     with pytest.raises(SettingsError, match=f"{name}: .*fewer than 32 bytes") as caught:
