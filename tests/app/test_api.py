@@ -293,6 +293,12 @@ def test_the_documented_answers_are_in_openapi(client: TestClient) -> None:
         "/api/background-remover/jobs/{job_id}",
         "/api/background-remover/jobs/{job_id}/image",
         "/api/background-remover/credits",
+        "/api/background-remover/subscription",
+        "/api/background-remover/stats",
+        "/api/background-remover/admin/stats",
+        "/api/background-remover/admin/payments",
+        "/api/background-remover/admin/payments/{purchase_id}/confirm",
+        "/api/background-remover/admin/subscriptions/{purchase_id}/confirm",
         "/api/background-remover/admin/credits",
     }
     assert "image/*" in paths["/api/background-remover/remove"]["post"]["responses"]["200"]["content"]

@@ -14,6 +14,7 @@ from app.db.session import Database
 from app.db.tables import Base, IdempotencyKey, Job, LedgerEntry, Movement, PaidBy, Status, User
 from app.main import prepare
 from app.settings import load as load_settings
+from app.storage.local import LocalStorage
 from inference.tiers import Tier
 from tests.app.databases import new_user
 
@@ -81,15 +82,16 @@ def test_a_step_back_and_forth(tmp_path: Path) -> None:
 
 
 def test_a_database_one_step_behind_is_refused_until_it_is_migrated_and_keeps_its_rows(
-    database: Database,
+    database: Database, tmp_path: Path
 ) -> None:
     _to_first_step(database)
+    settings = load_settings(database_url="postgresql://nowhere/cutout", secret="x" * 32)
     try:
         with pytest.raises(
             SchemaMismatch,
             match=rf"^The database is at revision 0001, and this version needs {schema.head()}. Run: cutout migrate$",
         ):
-            prepare(database, load_settings(database_url="postgresql://nowhere/cutout", secret="x" * 32))
+            prepare(settings, database, LocalStorage(tmp_path))
         with database.engine.begin() as connection:
             assert connection.scalar(text("SELECT count(*) FROM background_removal_jobs")) == 1
     finally:
@@ -102,7 +104,7 @@ def test_an_embedded_database_one_step_behind_is_migrated_at_start_and_keeps_its
     database = Database(settings.database)
     schema.migrate(database)
     _to_first_step(database)
-    prepare(database, settings)
+    prepare(settings, database, LocalStorage(tmp_path))
     _require_kept(database)
     database.close()
 

@@ -14,17 +14,15 @@ from typing import Any
 
 import httpx2
 from sqlalchemy import Connection, event, text
-from starlette.testclient import TestClient
 
 from app.db import schema
 from app.db.session import Database
-from app.main import create_app
 from app.services import accounts, credits, removals
 from app.services.tokens import Claims
 from tests.app.databases import start_postgresql
-from tests.app.shop import ANNA, API, Shop, settings_of
+from tests.app.shop import ANNA, API, opened_shop
 from tests.app.test_api import problem
-from tests.fakes import FakeRunner, fake_engine, photo_bytes
+from tests.fakes import photo_bytes
 
 PROCESSES, CALLS, ENOUGH_FOR = 4, 200, 50
 
@@ -90,12 +88,10 @@ def test_postgresql_killed_at_the_commit_is_said_and_costs_nothing(tmp_path: Pat
     with start_postgresql(tmp_path / "postgresql") as server:
         database = Database(server.get_uri())
         schema.migrate(database)
-        runner = FakeRunner()
-        app = create_app(settings_of(database, tmp_path / "data"), lambda _: fake_engine(runner))
-        with TestClient(app, base_url="http://cutout.example", raise_server_exceptions=False) as client:
-            shop = Shop(client, database, runner)
+        with opened_shop(database, tmp_path) as shop:
             shop.fund("anna", 6)
-            own: Database = app.state.database
+            own: Database = shop.client.app.state.database  # type: ignore[attr-defined]
+            client, runner = shop.client, shop.runner
             at_commit: list[Any] = []
             runner.before = lambda: at_commit.append(server.get_pid())
 

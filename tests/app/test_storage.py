@@ -6,18 +6,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from starlette.testclient import TestClient
 
 from app import settings as app_settings
 from app.db.session import Database
-from app.main import create_app
 from app.startup import storage_from
 from app.storage import Storage, StorageError, StorageUnusable, require_usable
 from app.storage.local import LocalStorage
 from app.storage.s3 import S3Storage
-from tests.app.shop import ANNA, Shop, settings_of
+from tests.app.shop import ANNA, opened_shop
 from tests.app.stores import BUCKET, SECRET_KEY, S3Server
-from tests.fakes import FakeRunner, fake_engine, open_picture
+from tests.fakes import open_picture
 
 # Older than a moment to come: S3 tells times in whole seconds.
 NOW = timedelta(seconds=-2)
@@ -108,17 +106,14 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_a_removal_is_kept_in_the_bucket_and_costs_nothing_while_that_is_away(
     database: Database, s3: S3Server, tmp_path: Path
 ) -> None:
-    settings = settings_of(database, tmp_path / "data", **s3.settings)
-    runner = FakeRunner()
-    app = create_app(settings, make_engine=lambda _: fake_engine(runner))
-    with TestClient(app, base_url="http://cutout.example", raise_server_exceptions=False) as client:
-        shop = Shop(client, database, runner)
+    with opened_shop(database, tmp_path, **s3.settings) as shop:
+        client = shop.client
         shop.fund("anna", 6)
         job = shop.remove(ANNA).raise_for_status().json()
         assert not list(tmp_path.rglob("*.png"))
         picture = client.get(job["resultUrl"]).raise_for_status().content
         assert open_picture(picture).mode == "RGBA"
-        assert storage_from(settings).get(f"results/{job['jobId']}.png") == picture
+        assert storage_from(app_settings.load(**s3.settings)).get(f"results/{job['jobId']}.png") == picture
 
         s3.stop()
         answer = shop.remove(ANNA)

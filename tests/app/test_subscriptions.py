@@ -264,7 +264,7 @@ def test_a_month_is_a_calendar_month_and_short_ones_do_not_shorten_the_next(
 def test_the_day_of_a_month_is_kept_from_its_first(database: Database) -> None:
     user = new_user(database)
     east = datetime.fromisoformat("2027-02-01T03:00+07:00")  # still 31 January in UTC
-    ends = [subscribe(database, user, "pro", east).month for _ in range(3)]
+    ends = [subscribe(database, user, "pro", east + timedelta(days=5 * late)).month for late in range(3)]
     assert [f"{month.ends_at:%m-%d}" for month in ends if month] == ["02-28", "03-31", "04-30"]
 
 
