@@ -14,6 +14,7 @@ from app.codes import code_of
 from app.services.credits import InsufficientCredits
 from app.services.fetch import FetchedTooLarge, NotFetched
 from app.services.payments import PaymentUsed, WrongSignature
+from app.services.rate_limits import RateLimited
 from app.services.removals import KeyUsed, ResultGone
 from app.services.subscriptions import AnotherPlan
 from app.services.tokens import InvalidToken
@@ -130,6 +131,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(FetchedTooLarge)
     async def on_fetched_too_large(request: Request, error: FetchedTooLarge) -> JSONResponse:
         return answer(request, Problem(413, "IMAGE_TOO_LARGE", str(error)))
+
+    @app.exception_handler(RateLimited)
+    async def on_too_many_calls(request: Request, error: RateLimited) -> JSONResponse:
+        retry_after = {"Retry-After": str(error.retry_after)}
+        return answer(request, Problem(429, "RATE_LIMITED", str(error), retry_after))
 
     @app.exception_handler(KeyUsed)
     @app.exception_handler(PaymentUsed)

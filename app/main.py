@@ -13,7 +13,6 @@ from sqlalchemy.exc import OperationalError
 import app
 from app import errors, logs
 from app.api import guards
-from app.api.limits import LoginLimit
 from app.api.routes import account, admin, background_remover, health, page, stats, subscription
 from app.db import schema
 from app.db.session import Database
@@ -21,6 +20,7 @@ from app.services import accounts, removals
 from app.services.destinations import Destinations
 from app.services.fetch import Fetcher
 from app.services.outside import Outside
+from app.services.rate_limits import Kind, Limit, RateLimits
 from app.services.tokens import TokenReader
 from app.settings import Settings
 from app.settings import load as load_settings
@@ -75,6 +75,7 @@ def create_app(
             with suppress(asyncio.CancelledError):
                 await sweeper
         await asyncio.to_thread(engine.close)
+        await service.state.rate_limits.close()
         database.close()
 
     service = FastAPI(
@@ -99,7 +100,9 @@ def create_app(
         settings.max_upload_bytes,
         settings.fetch_seconds,
     )
-    service.state.login_limit = LoginLimit()
+    service.state.rate_limits = RateLimits(
+        limits_of(settings), settings.redis_url.get_secret_value() if settings.redis_url else None
+    )
     service.state.local_admin = None
     service.state.engine = None
     errors.install(service)
@@ -117,6 +120,17 @@ def create_app(
     service.include_router(page.router)
     service.mount("/static", StaticFiles(directory=page.STATIC), name="static")
     return service
+
+
+def limits_of(settings: Settings) -> dict[Kind, Limit]:
+    """Return how often what may be called. Without accounts nobody is kept from his own machine."""
+    calls = {
+        Kind.REMOVE: Limit(settings.remove_per_minute, 60),
+        Kind.BATCH: Limit(settings.batch_per_hour, 3600),
+        Kind.READS: Limit(settings.reads_per_minute, 60),
+    }
+    limited = {kind: limit for kind, limit in calls.items() if limit.calls > 0 and settings.auth == "on"}
+    return {Kind.LOGIN: Limit(5, 60)} | limited
 
 
 def prepare(settings: Settings, database: Database, storage: Storage) -> None:

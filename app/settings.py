@@ -17,8 +17,8 @@ from inference.limits import Limits
 from inference.tiers import Tier
 
 PREFIX = "CUTOUT_"
-# The one name that hosts have for it already.
-DATABASE_URL = "DATABASE_URL"
+# The names that hosts have for them already.
+DATABASE_URL, REDIS_URL = "DATABASE_URL", "REDIS_URL"
 SHORTEST_SECRET_BYTES = 32
 
 
@@ -91,6 +91,12 @@ class Settings(BaseSettings):
         validate_default=True,
         description="what a picture costs you, for `/admin/stats`: one number, or `basic=10,standard=20,…` for each tier",
     )
+    redis_url: SecretStr | None = Field(
+        None,
+        validation_alias=REDIS_URL,
+        description="`redis://…`, `rediss://…` or `unix://…`, of a Redis or Valkey, where hosts count calls together;"
+        " default: each for itself",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     device: Literal["auto", "cuda", "cpu"] = Field(
@@ -143,6 +149,17 @@ class Settings(BaseSettings):
         gt=0,
         description="longest that a photo may take, waiting included, before 504 `DEADLINE_EXCEEDED`",
     )
+    remove_per_minute: int = Field(
+        30, ge=0, description="removals of one user before 429 `RATE_LIMITED`; 0: no limit, as with all of these"
+    )
+    batch_per_hour: int = Field(5, ge=0, description="batches of one user before 429 `RATE_LIMITED`")
+    reads_per_minute: int = Field(
+        120, ge=0, description="all other calls of one user before 429 `RATE_LIMITED`"
+    )
+    metrics_token: SecretStr | None = Field(
+        None,
+        description="who sends it as a bearer token may read `/metrics` from elsewhere, 32 bytes or more",
+    )
     log_format: Literal["console", "json"] = Field("console", description="how log lines are written")
 
     @field_validator("accept_licences", "fetch_allow_networks", mode="before")
@@ -168,7 +185,7 @@ class Settings(BaseSettings):
             )
         return costs
 
-    @field_validator("secret", "jwt_secret", "payments_secret")
+    @field_validator("secret", "jwt_secret", "payments_secret", "metrics_token")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value().encode()) < SHORTEST_SECRET_BYTES:
@@ -176,6 +193,13 @@ class Settings(BaseSettings):
                 f"a secret of fewer than {SHORTEST_SECRET_BYTES} bytes can be guessed; make one with:"
                 " openssl rand -base64 48"
             )
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _of_a_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("an address begins with redis://, rediss:// or unix://")
         return value
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """What routes are handed: who calls, the engine, the database, the storage, the settings."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from app.db.tables import Role, User
 from app.errors import Problem
 from app.services import accounts
 from app.services.fetch import Fetcher
+from app.services.rate_limits import Kind, RateLimits
 from app.services.removals import Workplace
 from app.services.tokens import InvalidToken, TokenReader
 from app.settings import Settings
@@ -47,6 +49,11 @@ def get_fetcher(request: Request) -> Fetcher:
     return fetcher
 
 
+def get_rate_limits(request: Request) -> RateLimits:
+    rate_limits: RateLimits = request.app.state.rate_limits
+    return rate_limits
+
+
 def get_engine(request: Request) -> Engine:
     engine: Engine | None = request.app.state.engine
     if engine is None:
@@ -61,6 +68,7 @@ StorageDep = Annotated[Storage, Depends(get_storage)]
 DatabaseDep = Annotated[Database, Depends(get_database)]
 SecretDep = Annotated[str, Depends(get_secret)]
 FetcherDep = Annotated[Fetcher, Depends(get_fetcher)]
+RateLimitsDep = Annotated[RateLimits, Depends(get_rate_limits)]
 EngineDep = Annotated[Engine, Depends(get_engine)]
 
 
@@ -73,7 +81,7 @@ def get_workplace(
 WorkplaceDep = Annotated[Workplace, Depends(get_workplace)]
 
 
-async def get_user(
+async def get_caller(
     request: Request,
     database: DatabaseDep,
     authorization: Annotated[str, Header()] = "",
@@ -100,7 +108,23 @@ async def get_user(
     return await asyncio.to_thread(identify)
 
 
+CallerDep = Annotated[User, Depends(get_caller)]
+
+
+def counted(kind: Kind) -> Callable[[User, RateLimits], Awaitable[User]]:
+    """Say who calls, and count the call; refused, it has cost nothing but the reading of its body."""
+
+    async def get_counted(caller: CallerDep, rate_limits: RateLimitsDep) -> User:
+        await rate_limits.take(kind, str(caller.id))
+        return caller
+
+    return get_counted
+
+
+get_user = counted(Kind.READS)
 UserDep = Annotated[User, Depends(get_user)]
+RemovingUserDep = Annotated[User, Depends(counted(Kind.REMOVE))]
+BatchUserDep = Annotated[User, Depends(counted(Kind.BATCH))]
 
 
 async def get_admin(user: UserDep) -> User:

@@ -90,12 +90,16 @@ def settings_of(database: Database, folder: Path, **others: object) -> Settings:
 def service_settings(database_url: str, folder: Path, **others: object) -> Settings:
     """Return them by the database's address."""
     return app_settings.load(
-        secret=SECRET,
-        jwt_secret=PLATFORM,
-        database_url=database_url,
-        data_dir=folder,
-        max_upload_mb=1,
-        **others,
+        **{
+            "secret": SECRET,
+            "jwt_secret": PLATFORM,
+            "database_url": database_url,
+            "data_dir": folder,
+            "max_upload_mb": 1,
+            "remove_per_minute": 0,
+            "reads_per_minute": 0,
+            **others,
+        }
     )
 
 

@@ -1,6 +1,7 @@
 """`/api/auth`: logging in, and one's own API keys."""
 
 import asyncio
+import hashlib
 import uuid
 from datetime import datetime
 from typing import Annotated
@@ -8,12 +9,12 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from app.api.deps import DatabaseDep, UserDep
-from app.api.limits import LoginLimit
+from app.api.deps import DatabaseDep, RateLimitsDep, UserDep
 from app.api.schemas import Schema
 from app.db.tables import ApiKey
 from app.errors import Problem
 from app.services import accounts
+from app.services.rate_limits import Kind
 from app.services.tokens import TokenReader
 
 router = APIRouter(prefix="/api/auth", tags=["account"])
@@ -68,15 +69,19 @@ class Keys(Schema):
 
 
 @router.post("/login")
-async def log_in(login: Login, request: Request, database: DatabaseDep) -> Token:
+async def log_in(
+    login: Login, request: Request, database: DatabaseDep, rate_limits: RateLimitsDep
+) -> Token:
     """Log in to an account that is kept here. Five wrong passwords in a minute make the address wait."""
-    limit: LoginLimit = request.app.state.login_limit
-    limit.check(login.email)
+    address = hashlib.sha256(accounts.local_subject(login.email).encode()).hexdigest()
+    await rate_limits.check(Kind.LOGIN, address)
     reader: TokenReader = request.app.state.tokens
     subject = await asyncio.to_thread(accounts.log_in, database, login.email, login.password)
     if subject is None:
-        limit.failed(login.email)
+        await rate_limits.take(Kind.LOGIN, address)
         raise Problem(401, "UNAUTHENTICATED", "The e-mail address or the password is wrong.")
+    # Of many passwords tried at once the right one passes only where few wrong ones came before it.
+    await rate_limits.check(Kind.LOGIN, address)
     token, seconds = reader.sign_login(subject)
     return Token(access_token=token, expires_in=seconds)
 

@@ -14,11 +14,14 @@ from app.api.deps import (
     DatabaseDep,
     EngineDep,
     FetcherDep,
+    RateLimitsDep,
+    RemovingUserDep,
     SecretDep,
     SettingsDep,
     StorageDep,
     UserDep,
     WorkplaceDep,
+    get_caller,
     get_user,
 )
 from app.api.schemas import (
@@ -123,7 +126,7 @@ async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
 )
 async def remove(
     form: Annotated[RemoveForm, Depends(read_form)],
-    user: UserDep,
+    user: RemovingUserDep,
     place: WorkplaceDep,
     fetcher: FetcherDep,
     settings: SettingsDep,
@@ -203,6 +206,7 @@ async def get_job_image(
     database: DatabaseDep,
     storage: StorageDep,
     secret: SecretDep,
+    rate_limits: RateLimitsDep,
     expires: int | None = None,
     signature: str | None = None,
     authorization: Annotated[str, Header()] = "",
@@ -211,7 +215,8 @@ async def get_job_image(
     """Return the picture of a job: to its owner, or by the signed address that the job names."""
     owner = None
     if expires is None or signature is None:
-        owner = (await get_user(request, database, authorization, x_api_key)).id
+        caller = await get_caller(request, database, authorization, x_api_key)
+        owner = (await get_user(caller, rate_limits)).id
     elif not is_signed(secret, image_path(job_id), expires, signature):
         raise Problem(404, "NOT_FOUND", "This address is not valid, or not any more. Ask for the job again.")
     stored = await removals.stored_picture(database, storage, job_id, owner)
