@@ -13,9 +13,11 @@ from sqlalchemy.exc import OperationalError
 import app
 from app import errors, logs
 from app.api import guards
-from app.api.routes import account, admin, background_remover, health, page, stats, subscription
+from app.api.measure import Measure
+from app.api.routes import account, admin, background_remover, health, metrics, page, stats, subscription
 from app.db import schema
 from app.db.session import Database
+from app.metrics import Metrics
 from app.services import accounts, removals
 from app.services.destinations import Destinations
 from app.services.fetch import Fetcher
@@ -57,6 +59,7 @@ def create_app(
         engine = await asyncio.to_thread(make_engine or engine_from, settings)
         await asyncio.to_thread(engine.warm_up)
         service.state.engine = engine
+        service.state.metrics.about(app.__version__, await asyncio.to_thread(schema.head))
         for tier, serving in engine.serving.items():
             log.info(
                 "background-remover: ENABLED",
@@ -103,6 +106,7 @@ def create_app(
     service.state.rate_limits = RateLimits(
         limits_of(settings), settings.redis_url.get_secret_value() if settings.redis_url else None
     )
+    service.state.metrics = Metrics(lambda: service.state.engine, service.state.rate_limits.refused)
     service.state.local_admin = None
     service.state.engine = None
     errors.install(service)
@@ -110,6 +114,7 @@ def create_app(
     service.add_middleware(guards.BodyLimit, limit_bytes=settings.max_upload_bytes)
     if settings.auth == "off":
         service.add_middleware(guards.LocalOnly)
+    service.add_middleware(Measure, metrics=service.state.metrics)
     service.add_middleware(guards.RequestId)
     service.include_router(health.router)
     service.include_router(account.router)
@@ -117,6 +122,7 @@ def create_app(
     service.include_router(subscription.router)
     service.include_router(stats.router)
     service.include_router(admin.router)
+    service.include_router(metrics.router)
     service.include_router(page.router)
     service.mount("/static", StaticFiles(directory=page.STATIC), name="static")
     return service

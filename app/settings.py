@@ -150,7 +150,9 @@ class Settings(BaseSettings):
         description="longest that a photo may take, waiting included, before 504 `DEADLINE_EXCEEDED`",
     )
     remove_per_minute: int = Field(
-        30, ge=0, description="removals of one user before 429 `RATE_LIMITED`; 0: no limit, as with all of these"
+        30,
+        ge=0,
+        description="removals of one user before 429 `RATE_LIMITED`; 0: no limit, as with all of these",
     )
     batch_per_hour: int = Field(5, ge=0, description="batches of one user before 429 `RATE_LIMITED`")
     reads_per_minute: int = Field(
@@ -198,7 +200,9 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _of_a_redis(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+        if value is not None and not value.get_secret_value().startswith(
+            ("redis://", "rediss://", "unix://")
+        ):
             raise ValueError("an address begins with redis://, rediss:// or unix://")
         return value
 

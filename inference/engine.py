@@ -93,6 +93,7 @@ class Engine:
         self._limits = limits
         self._threads = limits.threads_on(self.device.type)
         self._held = 0
+        self._in_work = 0
         self._lock = threading.Lock()
         self._tidied = time.monotonic()
         self._queue: FairQueue[tuple[_Request, Future[Cutout]]] = FairQueue()
@@ -114,6 +115,17 @@ class Engine:
     def network_seconds(self) -> float:
         """How long the device was at work on networks, since the start."""
         return self._batcher.busy_seconds
+
+    @property
+    def waiting(self) -> int:
+        """How many photos wait for their turn."""
+        with self._lock:
+            return len(self._queue)
+
+    @property
+    def in_work(self) -> int:
+        """How many photos are being worked on."""
+        return self._in_work
 
     @property
     def lost(self) -> DeviceLost | None:
@@ -222,14 +234,18 @@ class Engine:
         """Carry the photo whose turn it is."""
         with self._lock:
             ((request, future),) = self._queue.take(lambda taken, _: not taken)
-        if future.done():  # cancelled, or too late
-            return
+            self._in_work += 1
         try:
+            if future.done():  # cancelled, or too late
+                return
             answer(future, self._remove(request))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the caller's
             if isinstance(error, DeviceLost):  # maybe at the photo's own work, which the batcher did not see
                 self._batcher.lose(str(error))
             fail(future, error)
+        finally:
+            with self._lock:
+                self._in_work -= 1
         del future  # the error's traceback ends in this frame
 
     def _remove(self, request: _Request) -> Cutout:

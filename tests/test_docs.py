@@ -8,7 +8,7 @@ import typer
 from fastapi.routing import APIRoute
 
 from app import errors
-from app.api.routes import admin, background_remover, health, stats, subscription
+from app.api.routes import admin, background_remover, health, metrics, stats, subscription
 from app.api.routes.background_remover import RemoveForm
 from app.cli import cli
 from app.settings import PREFIX, Settings, environment_name
@@ -46,7 +46,7 @@ def test_every_command_and_option_is_described() -> None:
     "route",
     [
         route
-        for rooms in (health, background_remover, subscription, stats, admin)
+        for rooms in (health, metrics, background_remover, subscription, stats, admin)
         for route in rooms.router.routes
     ],
     ids=lambda route: route.path,

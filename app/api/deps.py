@@ -10,6 +10,7 @@ from fastapi import Depends, Header, Request
 from app.db.session import Database
 from app.db.tables import Role, User
 from app.errors import Problem
+from app.metrics import Metrics
 from app.services import accounts
 from app.services.fetch import Fetcher
 from app.services.rate_limits import Kind, RateLimits
@@ -49,6 +50,11 @@ def get_fetcher(request: Request) -> Fetcher:
     return fetcher
 
 
+def get_metrics(request: Request) -> Metrics:
+    metrics: Metrics = request.app.state.metrics
+    return metrics
+
+
 def get_rate_limits(request: Request) -> RateLimits:
     rate_limits: RateLimits = request.app.state.rate_limits
     return rate_limits
@@ -68,14 +74,20 @@ StorageDep = Annotated[Storage, Depends(get_storage)]
 DatabaseDep = Annotated[Database, Depends(get_database)]
 SecretDep = Annotated[str, Depends(get_secret)]
 FetcherDep = Annotated[Fetcher, Depends(get_fetcher)]
+MetricsDep = Annotated[Metrics, Depends(get_metrics)]
 RateLimitsDep = Annotated[RateLimits, Depends(get_rate_limits)]
 EngineDep = Annotated[Engine, Depends(get_engine)]
 
 
 def get_workplace(
-    engine: EngineDep, storage: StorageDep, database: DatabaseDep, settings: SettingsDep
+    engine: EngineDep,
+    storage: StorageDep,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    metrics: MetricsDep,
 ) -> Workplace:
-    return Workplace(engine, storage, database, timedelta(seconds=settings.deadline_seconds) + LEASE_MARGIN)
+    lease = timedelta(seconds=settings.deadline_seconds) + LEASE_MARGIN
+    return Workplace(engine, storage, database, lease, metrics)
 
 
 WorkplaceDep = Annotated[Workplace, Depends(get_workplace)]

@@ -5,7 +5,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from app.codes import code_of
 from app.db.session import Database
 from app.db.tables import IdempotencyKey, Job, Status, now
+from app.metrics import Metrics
 from app.services import charging
 from app.storage import Storage
 from inference.encode import Format
@@ -60,6 +61,7 @@ class Workplace:
     database: Database
     lease: timedelta
     clock: Callable[[], datetime] = now
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,14 @@ async def remove_one(
     except BaseException as error:
         # Also when the caller has hung up: then this task is being cancelled, and what was taken has to go back all the same.
         await asyncio.shield(asyncio.to_thread(fail, place.database, job_id, code_of(error), str(error)))
+        hung_up = isinstance(error, asyncio.CancelledError)
+        place.metrics.failed(
+            options.tier,
+            place.engine.serving[options.tier].runner.backend,
+            "cancelled" if hung_up else code_of(error),
+        )
         raise
+    place.metrics.completed(options.tier, cutout.backend, milliseconds / 1000, job.credits)
     log.info(
         "Background removed successfully",
         tier=cutout.tier.value,

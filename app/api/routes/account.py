@@ -69,9 +69,7 @@ class Keys(Schema):
 
 
 @router.post("/login")
-async def log_in(
-    login: Login, request: Request, database: DatabaseDep, rate_limits: RateLimitsDep
-) -> Token:
+async def log_in(login: Login, request: Request, database: DatabaseDep, rate_limits: RateLimitsDep) -> Token:
     """Log in to an account that is kept here. Five wrong passwords in a minute make the address wait."""
     address = hashlib.sha256(accounts.local_subject(login.email).encode()).hexdigest()
     await rate_limits.check(Kind.LOGIN, address)

@@ -1,0 +1,57 @@
+"""`/metrics`: the service's figures, for its operator."""
+
+import asyncio
+import hmac
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from app.api.deps import MetricsDep, SettingsDep
+from app.errors import Problem
+from app.settings import Settings, is_loopback
+
+router = APIRouter(tags=["metrics"])
+
+# A proxy on this host calls from a loopback address too; what it calls for comes from elsewhere.
+FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, 401: {}})
+async def get_metrics(
+    request: Request,
+    metrics: MetricsDep,
+    settings: SettingsDep,
+    authorization: Annotated[str, Header()] = "",
+) -> Response:
+    """Return the figures in Prometheus' text format: to this machine, or by `CUTOUT_METRICS_TOKEN`."""
+    if not (is_from_here(request) or has_token(authorization, settings)):
+        # No 404: where it is stands in the documentation, and a scraper with a wrong token should say so.
+        raise Problem(
+            401,
+            "UNAUTHENTICATED",
+            "Ask from the service's own machine, or send CUTOUT_METRICS_TOKEN as a bearer token.",
+            {"WWW-Authenticate": "Bearer"},
+        )
+    figures = await asyncio.to_thread(generate_latest, metrics.registry)
+    return Response(figures, headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})
+
+
+def is_from_here(request: Request) -> bool:
+    """Tell whether a call comes from this machine, as far as can be told: straight, and by a name of its own."""
+    return (
+        request.client is not None
+        and is_loopback(request.client.host)
+        and is_loopback(request.url.hostname or "")
+        and not any(name in request.headers for name in FORWARDED)
+    )
+
+
+def has_token(authorization: str, settings: Settings) -> bool:
+    """Tell whether a call brings the metrics' token."""
+    scheme, _, token = authorization.partition(" ")
+    return (
+        settings.metrics_token is not None
+        and scheme.lower() == "bearer"
+        and hmac.compare_digest(token.strip().encode(), settings.metrics_token.get_secret_value().encode())
+    )
