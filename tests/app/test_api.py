@@ -283,6 +283,7 @@ def test_the_documented_answers_are_in_openapi(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {
         "/api/health",
+        "/metrics",
         "/api/auth/login",
         "/api/auth/keys",
         "/api/auth/keys/{key_id}",

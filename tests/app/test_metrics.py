@@ -1,9 +1,11 @@
 """`/metrics`: what it counts, that strange calls do not make it grow, and who may read it."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -14,10 +16,15 @@ from starlette.testclient import TestClient
 import app
 from app import settings as app_settings
 from app.db import schema
+from app.db.session import Database
 from app.main import create_app
 from app.metrics import Metrics
-from tests.app.shop import ANNA, API, BEN, Shop
-from tests.fakes import fake_engine, held_until, wait_until
+from app.services import accounts, credits, removals
+from app.services.tokens import Claims
+from inference.options import Options
+from tests.app.databases import on_sqlite
+from tests.app.shop import ANNA, API, BEN, Shop, place_of
+from tests.fakes import FakeRunner, fake_engine, held_until, photo_bytes, wait_until
 
 NOBODY: Mapping[str, str] = {}
 HERE = "http://127.0.0.1:8000"
@@ -77,6 +84,30 @@ def test_what_happened_is_counted(shop: Shop) -> None:
     assert seen["process_resident_memory_bytes"] > 1e6
 
 
+@on_sqlite
+def test_who_hangs_up_is_no_error_of_ours(database: Database, tmp_path: Path) -> None:
+    go_on = threading.Event()
+    place = place_of(database, tmp_path, FakeRunner(before=lambda: held_until(go_on)))
+    with database.begin() as session:
+        user = accounts.seen(session, Claims("anna"))
+        credits.grant(session, user.id, 10, "grant:anna")
+
+    async def run() -> None:
+        call = asyncio.create_task(removals.remove_one(place, user.id, photo_bytes(), Options()))
+        while place.engine.in_work == 0:
+            await asyncio.sleep(0.01)
+        call.cancel()
+        with suppress(asyncio.CancelledError):
+            await call
+
+    asyncio.run(run())
+    go_on.set()
+    place.engine.close()
+    labels = {"tier": "basic", "outcome": "cancelled", "backend": "fake"}
+    assert place.metrics.registry.get_sample_value("cutout_removals_total", labels) == 1
+
+
+@on_sqlite
 def test_photos_waiting_and_in_work_are_told(shop: Shop) -> None:
     go_on = threading.Event()
     shop.runner.before = lambda: held_until(go_on)
@@ -93,6 +124,7 @@ def test_photos_waiting_and_in_work_are_told(shop: Shop) -> None:
     assert figures(shop)["cutout_photos_waiting"] == 0
 
 
+@on_sqlite
 def test_strange_calls_do_not_make_it_grow(shop: Shop) -> None:
     def call(n: int) -> None:
         shop.get(f"/strange/{n}", {})
@@ -117,6 +149,7 @@ def test_strange_calls_do_not_make_it_grow(shop: Shop) -> None:
     assert first["cutout_http_requests_total{method=other,route=other,status=404}"] == 2
 
 
+@on_sqlite
 def test_refused_calls_are_counted_by_kind(shop: Shop) -> None:
     for _ in range(7):
         shop.client.post("/api/auth/login", json={"email": "a@b.example", "password": "wrong"})
@@ -128,6 +161,7 @@ def test_refused_calls_are_counted_by_kind(shop: Shop) -> None:
     }
 
 
+@on_sqlite
 def test_this_machine_may_read_them_and_nobody_else(shop: Shop) -> None:
     assert scrape(shop).status_code == 200
     assert scrape(shop, "::1", "http://localhost:8000").status_code == 200
@@ -145,6 +179,7 @@ def test_this_machine_may_read_them_and_nobody_else(shop: Shop) -> None:
         assert "cutout_" not in answer.text
 
 
+@on_sqlite
 def test_with_its_own_token_they_are_read_from_elsewhere(shop: Shop) -> None:
     token = "the scraper's own, of thirty-two bytes or more"
     service = shop.client.app
