@@ -87,7 +87,7 @@ def get_workplace(
     metrics: MetricsDep,
 ) -> Workplace:
     lease = timedelta(seconds=settings.deadline_seconds) + LEASE_MARGIN
-    return Workplace(engine, storage, database, lease, metrics)
+    return Workplace(engine, storage, database, lease, metrics=metrics)
 
 
 WorkplaceDep = Annotated[Workplace, Depends(get_workplace)]

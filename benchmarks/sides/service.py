@@ -43,7 +43,10 @@ def main() -> None:
             chosen = settings.load(auth="off", data_dir=Path(folder))
         else:
             chosen = settings.load(
-                secret=secrets.token_hex(), database_url=arguments.database, data_dir=Path(folder)
+                secret=secrets.token_hex(),
+                database_url=arguments.database,
+                data_dir=Path(folder),
+                remove_per_minute=0,
             )
             print(customer(Database(arguments.database)), flush=True)
         uvicorn.run(
