@@ -1,4 +1,8 @@
-"""What routes are handed: who calls, the engine, the database, the storage, the settings."""
+"""What routes are handed: who calls, the engine, the database, the storage, the settings.
+
+All of these are async although few wait for anything: FastAPI sends each plain function through its thread pool, which
+made eighteen trips a removal.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -25,42 +29,42 @@ from inference.errors import DeviceLost, ModelUnavailable
 LEASE_MARGIN = timedelta(seconds=60)
 
 
-def get_settings(request: Request) -> Settings:
+async def get_settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def get_storage(request: Request) -> Storage:
+async def get_storage(request: Request) -> Storage:
     storage: Storage = request.app.state.storage
     return storage
 
 
-def get_database(request: Request) -> Database:
+async def get_database(request: Request) -> Database:
     database: Database = request.app.state.database
     return database
 
 
-def get_secret(request: Request) -> str:
+async def get_secret(request: Request) -> str:
     secret: str = request.app.state.secret
     return secret
 
 
-def get_fetcher(request: Request) -> Fetcher:
+async def get_fetcher(request: Request) -> Fetcher:
     fetcher: Fetcher = request.app.state.fetcher
     return fetcher
 
 
-def get_metrics(request: Request) -> Metrics:
+async def get_metrics(request: Request) -> Metrics:
     metrics: Metrics = request.app.state.metrics
     return metrics
 
 
-def get_rate_limits(request: Request) -> RateLimits:
+async def get_rate_limits(request: Request) -> RateLimits:
     rate_limits: RateLimits = request.app.state.rate_limits
     return rate_limits
 
 
-def get_engine(request: Request) -> Engine:
+async def get_engine(request: Request) -> Engine:
     engine: Engine | None = request.app.state.engine
     if engine is None:
         raise ModelUnavailable("The models are still loading. Try again in a moment.")
@@ -79,7 +83,7 @@ RateLimitsDep = Annotated[RateLimits, Depends(get_rate_limits)]
 EngineDep = Annotated[Engine, Depends(get_engine)]
 
 
-def get_workplace(
+async def get_workplace(
     engine: EngineDep,
     storage: StorageDep,
     database: DatabaseDep,

@@ -8,8 +8,8 @@ or one after the other.
 import uuid
 from collections.abc import Sequence
 
-from sqlalchemy import func, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.db.tables import LedgerEntry, Movement, User
@@ -33,9 +33,7 @@ def grant(session: Session, user_id: uuid.UUID, credits: int, key: str, note: st
     """
     if credits <= 0:
         raise ValueError(f"{credits} credits cannot be granted; give a positive number")
-    if not _write(
-        session, LedgerEntry(user_id=user_id, movement=Movement.GRANT, credits=credits, key=key, note=note)
-    ):
+    if not _write(session, user_id, Movement.GRANT, credits, key, note):
         return False
     _add(session, user_id, credits)
     return True
@@ -48,18 +46,18 @@ def hold(session: Session, user_id: uuid.UUID, credits: int, key: str) -> bool:
         InsufficientCredits: the user has not so many; nothing is taken.
 
     """
-    entry = LedgerEntry(user_id=user_id, movement=Movement.HOLD, credits=-credits, key=_hold(key))
+    if not _write(session, user_id, Movement.HOLD, -credits, _hold(key)):
+        return False
     guarded = (
         update(User)
         .where(User.id == user_id, User.balance >= credits)
         .values(balance=User.balance - credits)
         .returning(User.balance)
+        .execution_options(synchronize_session=False)
     )
-    with session.begin_nested():
-        if not _write(session, entry):
-            return False
-        if session.scalar(guarded) is None:
-            raise InsufficientCredits(credits, balance(session, user_id))
+    if session.scalar(guarded) is None:
+        session.execute(delete(LedgerEntry).where(LedgerEntry.key == _hold(key)))
+        raise InsufficientCredits(credits, balance(session, user_id))
     return True
 
 
@@ -128,28 +126,30 @@ def _settle(session: Session, key: str, movement: Movement) -> bool:
         raise LookupError(f"nothing is held by the key {key!r}")
     given_back = -held.credits if movement is Movement.RELEASE else 0
     # One key for both: a hold is charged or released, never both.
-    entry = LedgerEntry(user_id=held.user_id, movement=movement, credits=given_back, key=f"settle:{key}")
-    if not _write(session, entry):
+    if not _write(session, held.user_id, movement, given_back, f"settle:{key}"):
         return False
     if given_back:
         _add(session, held.user_id, given_back)
     return True
 
 
-def _write(session: Session, entry: LedgerEntry) -> bool:
+def _write(
+    session: Session, user_id: uuid.UUID, movement: Movement, credits: int, key: str, note: str = ""
+) -> bool:
     """Add a row, or leave all as it is where its key is there. A transaction that is adding it now is waited for."""
-    try:
-        with session.begin_nested():
-            session.add(entry)
-    except IntegrityError:
-        if session.scalar(select(LedgerEntry.id).where(LedgerEntry.key == entry.key)) is None:
-            raise
-        return False
-    return True
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    row = (
+        insert(LedgerEntry)
+        .values(user_id=user_id, movement=movement, credits=credits, key=key, note=note)
+        .on_conflict_do_nothing(index_elements=[LedgerEntry.key])
+        .returning(LedgerEntry.id)
+    )
+    return session.scalar(row) is not None
 
 
 def _add(session: Session, user_id: uuid.UUID, credits: int) -> None:
-    session.execute(update(User).where(User.id == user_id).values(balance=User.balance + credits))
+    added = update(User).where(User.id == user_id).values(balance=User.balance + credits)
+    session.execute(added.execution_options(synchronize_session=False))
 
 
 def _hold(key: str) -> str:

@@ -99,7 +99,7 @@ class AdminStats(MoneyInfo):
         )
 
 
-def get_span(since: AwareDatetime | None = None, until: AwareDatetime | None = None) -> Span:
+async def get_span(since: AwareDatetime | None = None, until: AwareDatetime | None = None) -> Span:
     return Span(since, until)
 
 

@@ -128,7 +128,7 @@ class SubscriptionInfo(Schema):
         )
 
 
-def get_terms(settings: SettingsDep) -> Terms:
+async def get_terms(settings: SettingsDep) -> Terms:
     secret = settings.payments_secret
     return Terms(settings.payment_mode, secret.get_secret_value() if secret else "")
 
