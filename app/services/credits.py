@@ -8,11 +8,29 @@ or one after the other.
 import uuid
 from collections.abc import Sequence
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Integer, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.db.tables import LedgerEntry, Movement, User
+from app.db.tables import LedgerEntry, Movement, User, plain
+
+USERS, LEDGER = plain(User), plain(LedgerEntry)
+# Made once, as every removal runs them: to make a statement takes longer than to run it.
+HELD = select(LEDGER).where(LEDGER.c.key == bindparam("key"))
+WRITE = {
+    name: dialect.insert(LEDGER)
+    .on_conflict_do_nothing(index_elements=[LEDGER.c.key])
+    .returning(LEDGER.c.id)
+    for name, dialect in (("postgresql", postgresql), ("sqlite", sqlite))
+}
+_OF_WHOM, _HOW_MANY = USERS.c.id == bindparam("who"), bindparam("credits", type_=Integer)
+GIVE = update(USERS).where(_OF_WHOM).values(balance=USERS.c.balance + _HOW_MANY)
+TAKE = (
+    update(USERS)
+    .where(_OF_WHOM, USERS.c.balance >= _HOW_MANY)
+    .values(balance=USERS.c.balance - _HOW_MANY)
+    .returning(USERS.c.balance)
+)
 
 
 class InsufficientCredits(Exception):
@@ -48,14 +66,7 @@ def hold(session: Session, user_id: uuid.UUID, credits: int, key: str) -> bool:
     """
     if not _write(session, user_id, Movement.HOLD, -credits, _hold(key)):
         return False
-    guarded = (
-        update(User)
-        .where(User.id == user_id, User.balance >= credits)
-        .values(balance=User.balance - credits)
-        .returning(User.balance)
-        .execution_options(synchronize_session=False)
-    )
-    if session.scalar(guarded) is None:
+    if session.scalar(TAKE, {"who": user_id, "credits": credits}) is None:
         session.execute(delete(LedgerEntry).where(LedgerEntry.key == _hold(key)))
         raise InsufficientCredits(credits, balance(session, user_id))
     return True
@@ -121,7 +132,7 @@ def discrepancies(session: Session) -> dict[uuid.UUID, tuple[int, int]]:
 
 
 def _settle(session: Session, key: str, movement: Movement) -> bool:
-    held = session.scalars(select(LedgerEntry).where(LedgerEntry.key == _hold(key))).one_or_none()
+    held = session.execute(HELD, {"key": _hold(key)}).one_or_none()
     if held is None:
         raise LookupError(f"nothing is held by the key {key!r}")
     given_back = -held.credits if movement is Movement.RELEASE else 0
@@ -137,19 +148,12 @@ def _write(
     session: Session, user_id: uuid.UUID, movement: Movement, credits: int, key: str, note: str = ""
 ) -> bool:
     """Add a row, or leave all as it is where its key is there. A transaction that is adding it now is waited for."""
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    row = (
-        insert(LedgerEntry)
-        .values(user_id=user_id, movement=movement, credits=credits, key=key, note=note)
-        .on_conflict_do_nothing(index_elements=[LedgerEntry.key])
-        .returning(LedgerEntry.id)
-    )
-    return session.scalar(row) is not None
+    row = {"user_id": user_id, "movement": movement, "credits": credits, "key": key, "note": note}
+    return session.scalar(WRITE[session.get_bind().dialect.name], row) is not None
 
 
 def _add(session: Session, user_id: uuid.UUID, credits: int) -> None:
-    added = update(User).where(User.id == user_id).values(balance=User.balance + credits)
-    session.execute(added.execution_options(synchronize_session=False))
+    session.execute(GIVE, {"who": user_id, "credits": credits})
 
 
 def _hold(key: str) -> str:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.codes import code_of
 from app.db.session import Database
-from app.db.tables import IdempotencyKey, Job, Status, now
+from app.db.tables import IdempotencyKey, Job, Status, now, plain
 from app.metrics import Metrics
 from app.services import charging
 from app.storage import Storage
@@ -29,6 +29,7 @@ log = structlog.get_logger()
 RESULTS = "results/"
 # How often a call looks whether the first one with its key is done.
 ASK_AGAIN_SECONDS = 0.1
+WRITE_JOB = insert(plain(Job))
 LOST = "The service stopped while it worked on this photo. Nothing was charged; send it again."
 
 
@@ -225,7 +226,7 @@ def _begin(
         _NotHereYet: there would be a job, and the photo is still elsewhere; nothing is held.
 
     """
-    fingerprint = _fingerprint(photo, options)
+    fingerprint = "" if key is None else _fingerprint(photo, options)
     while True:
         try:
             with place.database.begin() as session:
@@ -236,14 +237,14 @@ def _begin(
                     return known.job_id, False
                 if not is_here:
                     raise _NotHereYet
-                job = _write_job(session, place, user_id, options)
+                job_id = _write_job(session, place, user_id, options)
                 if known is not None:
-                    known.job_id = job.id
+                    known.job_id = job_id
                 elif key is not None:
                     session.add(
-                        IdempotencyKey(user_id=user_id, key=key, fingerprint=fingerprint, job_id=job.id)
+                        IdempotencyKey(user_id=user_id, key=key, fingerprint=fingerprint, job_id=job_id)
                     )
-            return job.id, True
+            return job_id, True
         except IntegrityError:
             if key is None or place.database.run(_known, user_id, key) is None:
                 raise
@@ -265,23 +266,22 @@ def _was_lost(session: Session, job_id: uuid.UUID) -> bool:
     return job.status is Status.FAILED
 
 
-def _write_job(session: Session, place: Workplace, user_id: uuid.UUID, options: Options) -> Job:
+def _write_job(session: Session, place: Workplace, user_id: uuid.UUID, options: Options) -> uuid.UUID:
     job_id, at = uuid.uuid4(), place.clock()
     paid_by, price = charging.reserve(session, user_id, job_id, options.tier, at)
-    job = Job(
-        id=job_id,
-        user_id=user_id,
-        status=Status.PROCESSING,
-        tier=options.tier,
-        credits=price,
-        paid_by=paid_by,
-        format=options.format.value,
-        lease_until=at + place.lease,
-        created_at=at,
-    )
-    session.add(job)
-    session.flush()  # so that a key can point at it
-    return job
+    job = {
+        "id": job_id,
+        "user_id": user_id,
+        "status": Status.PROCESSING,
+        "tier": options.tier,
+        "credits": price,
+        "paid_by": paid_by,
+        "format": options.format.value,
+        "lease_until": at + place.lease,
+        "created_at": at,
+    }
+    session.execute(WRITE_JOB, job)
+    return job_id
 
 
 def _fingerprint(photo: bytes | Remote, options: Options) -> str:
@@ -318,6 +318,7 @@ def _end(session: Session, job_id: uuid.UUID, **columns: object) -> Job | None:
         .where(Job.id == job_id, Job.status == Status.PROCESSING)
         .values(finished_at=now(), lease_until=None, **columns)
         .returning(Job)
+        .execution_options(synchronize_session=False, populate_existing=True)
     )
     return session.scalars(ended).one_or_none()
 

@@ -8,13 +8,21 @@ from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db.tables import Payment, PaymentStatus, Subscription, SubscriptionUsage, User
 from app.services.pricing import PLANS
 from inference.tiers import Tier
+
+# Made once, as every removal asks for it.
+PRESENT = (
+    select(Subscription)
+    .where(Subscription.user_id == bindparam("who"), Subscription.ends_at > bindparam("at"))
+    .order_by(Subscription.ends_at.desc())
+    .limit(1)
+)
 
 
 class AnotherPlan(Exception):
@@ -53,8 +61,7 @@ class Standing:
 
 def present(session: Session, user_id: uuid.UUID, at: datetime) -> Subscription | None:
     """Return the last paid month of a plan that has not ended; None without one."""
-    paid = select(Subscription).where(Subscription.user_id == user_id, Subscription.ends_at > at)
-    return session.scalars(paid.order_by(Subscription.ends_at.desc()).limit(1)).one_or_none()
+    return session.scalars(PRESENT, {"who": user_id, "at": at}).one_or_none()
 
 
 def require_no_other(session: Session, user_id: uuid.UUID, plan: str, at: datetime) -> Subscription | None:
