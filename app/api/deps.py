@@ -112,13 +112,11 @@ async def get_caller(
     def identify() -> User:
         scheme, _, token = authorization.partition(" ")
         if x_api_key:
-            with database.begin() as session:
+            with database.read() as session:
                 return accounts.by_key(session, x_api_key)
         if scheme.lower() != "bearer" or not token:
             raise InvalidToken("Send an API key (X-Api-Key) or a token (Authorization: Bearer).")
-        claims = reader.read(token.strip())
-        with database.begin() as session:
-            return accounts.seen(session, claims)
+        return accounts.identify(database, reader.read(token.strip()))
 
     # Aside: it may fetch published keys, and waits for the database.
     return await asyncio.to_thread(identify)

@@ -55,8 +55,8 @@ def head() -> str:
 
 def revision(database: Database) -> str | None:
     """Return the database's revision, or None for an empty one."""
-    with database.engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+    with database.read() as session:
+        return MigrationContext.configure(session.connection()).get_current_revision()
 
 
 def reachable_revision(database: Database) -> str | None:

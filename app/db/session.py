@@ -14,6 +14,8 @@ Result = TypeVar("Result")
 
 # How long a writer waits for another one's transaction, which are all short.
 LOCK_SECONDS = 30
+# PostgreSQL refuses to write then; on SQLite the transaction takes no lock at its start.
+READ_ONLY = {"postgresql_readonly": True}
 
 
 class Database:
@@ -23,6 +25,7 @@ class Database:
         """Prepare to connect to `url`, as in "postgresql://…" or "sqlite:///var/cutout.db"; nothing is opened yet."""
         self.engine = _create_engine(url)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self._readers = sessionmaker(self.engine.execution_options(**READ_ONLY), expire_on_commit=False)
 
     def begin(self) -> AbstractContextManager[Session]:
         """Open a transaction: committed at the end of the block, rolled back where an exception leaves it.
@@ -30,6 +33,10 @@ class Database:
         On SQLite it holds the only writer's lock from its start, so that what was read is still so at the commit.
         """
         return self._sessions.begin()
+
+    def read(self) -> AbstractContextManager[Session]:
+        """Open a transaction that only reads: one moment of the database, that waits for no writer and keeps none waiting."""
+        return self._readers.begin()
 
     def run(
         self,
@@ -41,6 +48,16 @@ class Database:
         with self.begin() as session:
             return work(session, *args, **kwargs)
 
+    def ask(
+        self,
+        question: Callable[Concatenate[Session, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """Answer `question` in a transaction of its own that only reads."""
+        with self.read() as session:
+            return question(session, *args, **kwargs)
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
@@ -51,7 +68,7 @@ def _create_engine(url: str) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         engine = create_engine(parsed, connect_args={"timeout": LOCK_SECONDS})
         event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_immediate)
+        event.listen(engine, "begin", _begin)
         return engine
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -66,5 +83,6 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> N
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin(connection: Connection) -> None:
+    reads = READ_ONLY.items() <= connection.get_execution_options().items()
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -18,9 +18,7 @@ USERS, LEDGER = plain(User), plain(LedgerEntry)
 # Made once, as every removal runs them: to make a statement takes longer than to run it.
 HELD = select(LEDGER).where(LEDGER.c.key == bindparam("key"))
 WRITE = {
-    name: dialect.insert(LEDGER)
-    .on_conflict_do_nothing(index_elements=[LEDGER.c.key])
-    .returning(LEDGER.c.id)
+    name: dialect.insert(LEDGER).on_conflict_do_nothing(index_elements=[LEDGER.c.key]).returning(LEDGER.c.id)
     for name, dialect in (("postgresql", postgresql), ("sqlite", sqlite))
 }
 _OF_WHOM, _HOW_MANY = USERS.c.id == bindparam("who"), bindparam("credits", type_=Integer)

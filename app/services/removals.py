@@ -161,7 +161,7 @@ def settle_lost(database: Database, clock: Callable[[], datetime] = now) -> int:
 
 def find(database: Database, user_id: uuid.UUID, job_id: uuid.UUID) -> Job | None:
     """Return a user's job; another one's is not there for him."""
-    with database.begin() as session:
+    with database.read() as session:
         job = session.get(Job, job_id)
         return job if job is not None and job.user_id == user_id else None
 
@@ -187,7 +187,7 @@ def page(
         rows = rows.where(Job.created_at >= since)
     if until is not None:
         rows = rows.where(Job.created_at < until)
-    with database.begin() as session:
+    with database.read() as session:
         return session.scalars(rows.order_by(Job.created_at.desc(), Job.id).limit(limit).offset(offset)).all()
 
 
@@ -197,7 +197,7 @@ async def stored_picture(
     """Return a job's picture and its format; None where there is none, or not for this owner (None: for anybody)."""
 
     def fetch() -> tuple[bytes, Format] | None:
-        with database.begin() as session:
+        with database.read() as session:
             job = session.get(Job, job_id)
         if job is None or owner not in (None, job.user_id):
             return None

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import column, insert, inspect, literal, select, table, text
+from sqlalchemy import column, func, insert, inspect, literal, select, table, text
+from sqlalchemy.exc import InternalError
 
 from app.db import schema
 from app.db.schema import SchemaMismatch
@@ -191,3 +192,17 @@ def test_what_leaves_a_transaction_by_an_error_never_was(database: Database) -> 
         fail()
     with database.begin() as session:
         assert session.query(LedgerEntry).count() == 0
+
+
+def test_a_reader_waits_for_no_writer_and_writes_nothing(database: Database) -> None:
+    """On SQLite a reader that asked for the writer's lock would wait here until it gives up."""
+    with database.begin() as writing:
+        writing.add(User(subject="anna", balance=0))
+        writing.flush()
+        with database.read() as reading:
+            assert reading.scalar(select(func.count()).select_from(User)) == 0
+    assert database.ask(lambda session: session.scalar(select(func.count()).select_from(User))) == 1
+    if database.engine.dialect.name == "postgresql":
+        with pytest.raises(InternalError, match="read-only transaction"), database.read() as reading:
+            reading.add(User(subject="ben", balance=0))
+    new_user(database, "a connection that read may write again")

@@ -87,7 +87,7 @@ async def log_in(login: Login, request: Request, database: DatabaseDep, rate_lim
 @router.get("/keys")
 async def get_keys(user: UserDep, database: DatabaseDep) -> Keys:
     """List one's API keys."""
-    found = await asyncio.to_thread(database.run, accounts.keys, user)
+    found = await asyncio.to_thread(database.ask, accounts.keys, user)
     return Keys(keys=[KeyInfo.of(key) for key in found])
 
 

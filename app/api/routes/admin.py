@@ -51,7 +51,7 @@ async def get_payments(
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> Payments:
     """List payments, the newest first: with `status=pending` those that wait for a confirmation."""
-    found = await asyncio.to_thread(database.run, payments.page, status, limit, offset)
+    found = await asyncio.to_thread(database.ask, payments.page, status, limit, offset)
     return Payments(
         payments=[
             PaymentInfo(**PurchaseInfo.of(purchase).model_dump(), user=subject) for purchase, subject in found

@@ -234,7 +234,7 @@ async def get_credits(
     before: int | None = None,
 ) -> Credits:
     """Return one's balance, and the movements that make it up, the newest first."""
-    balance, entries = await asyncio.to_thread(database.run, credits.statement, user.id, limit, before)
+    balance, entries = await asyncio.to_thread(database.ask, credits.statement, user.id, limit, before)
     return Credits(balance=balance, entries=[Entry.of(entry) for entry in entries])
 
 

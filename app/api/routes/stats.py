@@ -109,7 +109,7 @@ SpanDep = Annotated[Span, Depends(get_span)]
 @router.get("/stats")
 async def get_stats(user: UserDep, database: DatabaseDep, span: SpanDep) -> Stats:
     """Count one's own pictures, failures and credits, in all and by tier; `since` and `until` choose."""
-    tiers = await asyncio.to_thread(database.run, stats.work, user.id, span)
+    tiers = await asyncio.to_thread(database.ask, stats.work, user.id, span)
     in_all = WorkInfo.of(stats.total(tiers))
     return Stats(**in_all.model_dump(), tiers={tier: WorkInfo.of(work) for tier, work in tiers.items()})
 
@@ -119,5 +119,5 @@ async def get_admin_stats(
     _: AdminDep, database: DatabaseDep, settings: SettingsDep, span: SpanDep
 ) -> AdminStats:
     """Count everyone's, with times, revenue, cost and margin. For admins."""
-    business = await asyncio.to_thread(database.run, stats.business, span, now())
+    business = await asyncio.to_thread(database.ask, stats.business, span, now())
     return AdminStats.of_all(business, settings.cost_per_image_rupiah)

@@ -139,7 +139,7 @@ TermsDep = Annotated[Terms, Depends(get_terms)]
 @router.get("/subscription")
 async def get_subscription(user: UserDep, database: DatabaseDep) -> SubscriptionInfo:
     """Return one's plan and today's quota, or the plans on offer."""
-    standing = await asyncio.to_thread(database.run, subscriptions.standing, user.id, now())
+    standing = await asyncio.to_thread(database.ask, subscriptions.standing, user.id, now())
     return SubscriptionInfo.of(standing)
 
 
@@ -161,7 +161,7 @@ async def cancel_subscription(
     at = now()
     if await asyncio.to_thread(database.run, subscriptions.cancel, user.id, reason, at) is None:
         raise Problem(404, "NOT_FOUND", "You have no subscription.")
-    return SubscriptionInfo.of(await asyncio.to_thread(database.run, subscriptions.standing, user.id, at))
+    return SubscriptionInfo.of(await asyncio.to_thread(database.ask, subscriptions.standing, user.id, at))
 
 
 @router.post("/credits")
