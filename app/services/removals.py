@@ -108,19 +108,17 @@ async def remove_one(
             continue
         if mine:
             break
-        job = await asyncio.to_thread(find, place.database, user_id, job_id)
-        if job is not None and job.status is Status.COMPLETED:
+        first = await asyncio.to_thread(find, place.database, user_id, job_id)
+        if first is not None and first.status is Status.COMPLETED:
             picture = await stored_picture(place.database, place.storage, job_id, user_id)
             if picture is None:
                 raise ResultGone
-            return job, picture[0]
+            return first, picture[0]
         await asyncio.sleep(ASK_AGAIN_SECONDS)
     assert data is not None
     try:
         cutout = await asyncio.wrap_future(place.engine.submit(data, options, caller=user_id))
-        await asyncio.to_thread(place.storage.put, result_key(job_id, options.format), cutout.data)
-        milliseconds = round(1000 * (time.perf_counter() - start))
-        job = await asyncio.to_thread(_complete, place.database, job_id, cutout, milliseconds)
+        job, milliseconds = await asyncio.to_thread(_keep, place, job_id, options.format, cutout, start)
     except BaseException as error:
         # Also when the caller has hung up: then this task is being cancelled, and what was taken has to go back all the same.
         await asyncio.shield(asyncio.to_thread(fail, place.database, job_id, code_of(error), str(error)))
@@ -287,6 +285,15 @@ def _write_job(session: Session, place: Workplace, user_id: uuid.UUID, options: 
 def _fingerprint(photo: bytes | Remote, options: Options) -> str:
     sent = b"imageUrl\n" + photo.url.encode() if isinstance(photo, Remote) else photo
     return hashlib.sha256(repr(options).encode() + b"\n" + sent).hexdigest()
+
+
+def _keep(
+    place: Workplace, job_id: uuid.UUID, file_format: Format, cutout: Cutout, start: float
+) -> tuple[Job, int]:
+    """Store a picture, then complete its job, so that no row points at nothing: the job, and how long it took."""
+    place.storage.put(result_key(job_id, file_format), cutout.data)
+    milliseconds = round(1000 * (time.perf_counter() - start))
+    return _complete(place.database, job_id, cutout, milliseconds), milliseconds
 
 
 def _complete(database: Database, job_id: uuid.UUID, cutout: Cutout, milliseconds: int) -> Job:
