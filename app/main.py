@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import structlog
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy.exc import OperationalError
 
 import app
 from app import errors, logs
@@ -18,7 +17,7 @@ from app.api.routes import account, admin, background_remover, health, metrics, 
 from app.db import schema
 from app.db.session import Database
 from app.metrics import Metrics
-from app.services import accounts, removals
+from app.services import accounts
 from app.services.destinations import Destinations
 from app.services.fetch import Fetcher
 from app.services.outside import Outside
@@ -27,13 +26,11 @@ from app.services.tokens import TokenReader
 from app.settings import Settings
 from app.settings import load as load_settings
 from app.startup import engine_from, storage_from
-from app.storage import Storage, StorageError, require_usable
+from app.storage import Storage, require_usable
+from app.sweeping import sweeping
 from inference.engine import Engine
 
 log = structlog.get_logger()
-
-SWEEP_EVERY = timedelta(hours=1)
-SETTLE_EVERY = timedelta(seconds=30)
 
 
 def create_app(
@@ -68,15 +65,8 @@ def create_app(
                 backend=serving.runner.backend,
                 substitute_for=serving.choice.wanted if serving.choice.substitute else None,
             )
-        sweepers = [
-            asyncio.create_task(_sweep(storage, timedelta(days=settings.result_days))),
-            asyncio.create_task(_settle(database)),
-        ]
-        yield
-        for sweeper in sweepers:
-            sweeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeper
+        async with sweeping(database, storage, timedelta(days=settings.result_days)):
+            yield
         await asyncio.to_thread(engine.close)
         await service.state.rate_limits.close()
         database.close()
@@ -151,25 +141,3 @@ def prepare(settings: Settings, database: Database, storage: Storage) -> None:
         schema.migrate(database)
     schema.require_current(database)
     require_usable(storage)
-
-
-async def _settle(database: Database) -> None:
-    while True:
-        try:
-            lost = await asyncio.to_thread(removals.settle_lost, database)
-            if lost:
-                log.warning("lost jobs settled", jobs=lost)
-        except OperationalError as error:
-            log.warning("lost jobs could not be settled", detail=str(error.orig))
-        await asyncio.sleep(SETTLE_EVERY.total_seconds())
-
-
-async def _sweep(storage: Storage, age: timedelta) -> None:
-    while True:
-        try:
-            deleted = await asyncio.to_thread(storage.delete_older_than, age, removals.RESULTS)
-            if deleted:
-                log.info("old results deleted", files=deleted, older_than_days=age.days)
-        except StorageError as error:
-            log.warning("old results could not be deleted", detail=str(error), cause=error.cause)
-        await asyncio.sleep(SWEEP_EVERY.total_seconds())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -155,6 +155,13 @@ def settle_lost(database: Database, clock: Callable[[], datetime] = now) -> int:
             select(Job.id).where(Job.status == Status.PROCESSING, Job.lease_until < clock())
         ).all()
     return sum(fail(database, job_id, "INTERNAL", LOST) for job_id in lost)
+
+
+def forget_keys(database: Database, age: timedelta) -> int:
+    """Delete the idempotency keys that are older than `age`; return how many."""
+    with database.begin() as session:
+        old = delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - age)
+        return len(session.scalars(old.returning(IdempotencyKey.id)).all())
 
 
 def find(database: Database, user_id: uuid.UUID, job_id: uuid.UUID) -> Job | None:
