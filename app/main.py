@@ -13,7 +13,17 @@ import app
 from app import errors, logs
 from app.api import guards
 from app.api.measure import Measure
-from app.api.routes import account, admin, background_remover, health, metrics, page, stats, subscription
+from app.api.routes import (
+    account,
+    admin,
+    background_remover,
+    batches,
+    health,
+    metrics,
+    page,
+    stats,
+    subscription,
+)
 from app.db import schema
 from app.db.session import Database
 from app.metrics import Metrics
@@ -109,6 +119,7 @@ def create_app(
     service.include_router(health.router)
     service.include_router(account.router)
     service.include_router(background_remover.router)
+    service.include_router(batches.router)
     service.include_router(subscription.router)
     service.include_router(stats.router)
     service.include_router(admin.router)

@@ -78,7 +78,7 @@ class LocalOnly:
 
 
 class BodyLimit:
-    """Stop reading a body past the limit, whether or not its length was announced."""
+    """Stop reading a body past the limit, or before it where its length was announced. What nobody reads is not refused."""
 
     def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
         self.app = app
@@ -89,29 +89,27 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         left = self.limit_bytes + FORM_OVERHEAD_BYTES
+        announced = Headers(scope=scope).get("content-length", "")
+        too_large = announced.isdecimal() and int(announced) > left
 
         async def receive_within_limit() -> Message:
             nonlocal left
+            if too_large:
+                raise upload_too_large(self.limit_bytes)
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
                 raise upload_too_large(self.limit_bytes)
             return message
 
-        announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > left:
-            await _response(scope, upload_too_large(self.limit_bytes))(scope, receive, send)
-            return
         await self.app(scope, receive_within_limit, send)
 
 
 def _refuse(detail: str) -> ASGIApp:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        await _response(scope, Problem(403, "FORBIDDEN", detail))(scope, receive, send)
+        problem = Problem(403, "FORBIDDEN", detail)
+        body = problem.body(scope["state"]["request_id"])
+        answer = JSONResponse(body, problem.status, media_type="application/problem+json")
+        await answer(scope, receive, send)
 
     return refuse
-
-
-def _response(scope: Scope, problem: Problem) -> JSONResponse:
-    body = problem.body(scope["state"]["request_id"])
-    return JSONResponse(body, problem.status, problem.headers, media_type="application/problem+json")

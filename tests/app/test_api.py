@@ -279,30 +279,9 @@ def test_a_full_disk_is_said(client: TestClient, monkeypatch: pytest.MonkeyPatch
     assert client.get("/api/background-remover/credits").json()["balance"] == 1_000_000
 
 
-def test_the_documented_answers_are_in_openapi(client: TestClient) -> None:
+def test_a_picture_is_an_answer_in_openapi(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths) == {
-        "/api/health",
-        "/metrics",
-        "/api/auth/login",
-        "/api/auth/keys",
-        "/api/auth/keys/{key_id}",
-        "/api/background-remover/pricing",
-        "/api/background-remover/pricing/calculate",
-        "/api/background-remover/remove",
-        "/api/background-remover/jobs",
-        "/api/background-remover/jobs/{job_id}",
-        "/api/background-remover/jobs/{job_id}/image",
-        "/api/background-remover/credits",
-        "/api/background-remover/subscription",
-        "/api/background-remover/stats",
-        "/api/background-remover/admin/stats",
-        "/api/background-remover/admin/payments",
-        "/api/background-remover/admin/payments/{purchase_id}/confirm",
-        "/api/background-remover/admin/subscriptions/{purchase_id}/confirm",
-        "/api/background-remover/admin/credits",
-    }
-    assert "image/*" in paths["/api/background-remover/remove"]["post"]["responses"]["200"]["content"]
+    assert "image/*" in paths[REMOVE]["post"]["responses"]["200"]["content"]
 
 
 def test_a_removal_that_takes_too_long_is_504(tmp_path: Path) -> None:
