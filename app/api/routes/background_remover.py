@@ -118,6 +118,8 @@ async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
 
 @router.post(
     "/remove",
+    # Ahead of the form: who does not say who he is hears that first.
+    dependencies=[Depends(get_caller)],
     response_model=JobInfo,
     responses={
         200: {"content": {"image/*": {}}, "description": "The job, or the picture where `Accept` asks"}
