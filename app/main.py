@@ -11,9 +11,10 @@ from fastapi.staticfiles import StaticFiles
 
 import app
 from app import errors, logs
-from app.api import guards
+from app.api import guards, problems
 from app.api.measure import Measure
 from app.api.routes import (
+    TAGS,
     account,
     admin,
     background_remover,
@@ -85,6 +86,7 @@ def create_app(
         title="Cutout",
         version=app.__version__,
         summary="Background removal on your own GPU.",
+        openapi_tags=TAGS,
         lifespan=lifespan,
     )
     service.state.settings = settings
@@ -125,6 +127,8 @@ def create_app(
     service.include_router(admin.router)
     service.include_router(metrics.router)
     service.include_router(page.router)
+    everywhere = ("INTERNAL", "FORBIDDEN") if settings.auth == "off" else ("INTERNAL",)
+    problems.describe(service, everywhere)
     service.mount("/static", StaticFiles(directory=page.STATIC), name="static")
     return service
 

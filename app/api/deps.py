@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from app.db.session import Database
 from app.db.tables import Role, User
@@ -97,12 +98,20 @@ async def get_workplace(
 WorkplaceDep = Annotated[Workplace, Depends(get_workplace)]
 
 
-async def get_caller(
-    request: Request,
-    database: DatabaseDep,
-    authorization: Annotated[str, Header()] = "",
-    x_api_key: Annotated[str, Header()] = "",
-) -> User:
+TOKEN = HTTPBearer(
+    scheme_name="token",
+    bearerFormat="JWT",
+    description="Of the platform in front, or of `POST /api/auth/login`.",
+    auto_error=False,
+)
+API_KEY = APIKeyHeader(
+    name="X-Api-Key", scheme_name="key", description="Of `POST /api/auth/keys`.", auto_error=False
+)
+TokenDep = Annotated[HTTPAuthorizationCredentials | None, Security(TOKEN)]
+ApiKeyDep = Annotated[str | None, Security(API_KEY)]
+
+
+async def get_caller(request: Request, database: DatabaseDep, token: TokenDep, api_key: ApiKeyDep) -> User:
     """Say who calls, by a bearer token or an API key; without accounts everyone is the local admin."""
     local_admin: User | None = request.app.state.local_admin
     if local_admin is not None:
@@ -110,13 +119,12 @@ async def get_caller(
     reader: TokenReader = request.app.state.tokens
 
     def identify() -> User:
-        scheme, _, token = authorization.partition(" ")
-        if x_api_key:
+        if api_key:
             with database.read() as session:
-                return accounts.by_key(session, x_api_key)
-        if scheme.lower() != "bearer" or not token:
+                return accounts.by_key(session, api_key)
+        if token is None:
             raise InvalidToken("Send an API key (X-Api-Key) or a token (Authorization: Bearer).")
-        return accounts.identify(database, reader.read(token.strip()))
+        return accounts.identify(database, reader.read(token.credentials))
 
     # Aside: it may fetch published keys, and waits for the database.
     return await asyncio.to_thread(identify)

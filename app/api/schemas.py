@@ -153,7 +153,7 @@ class Jobs(Schema):
     jobs: list[JobInfo]
 
 
-class PriceRequest(Schema):
+class PriceRequest(Schema, json_schema_extra={"examples": [{"tier": "standard", "imageCount": 100}]}):
     """What to price."""
 
     tier: Tier
@@ -215,7 +215,19 @@ class Credits(Schema):
     entries: list[Entry]
 
 
-class Grant(Schema):
+class Grant(
+    Schema,
+    json_schema_extra={
+        "examples": [
+            {
+                "userId": "9b0f6a52-6a3e-4a55-9d65-0d1c1f2b7c11",
+                "credits": 500,
+                "key": "invoice-7",
+                "note": "paid",
+            }
+        ]
+    },
+):
     """Credits for a user, once by `key`: the payment they were bought with, say."""
 
     user_id: uuid.UUID

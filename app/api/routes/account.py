@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from app.api.deps import DatabaseDep, RateLimitsDep, UserDep
+from app.api.problems import tells
 from app.api.schemas import Schema
 from app.db.tables import ApiKey
 from app.errors import Problem
@@ -20,7 +21,10 @@ from app.services.tokens import TokenReader
 router = APIRouter(prefix="/api/auth", tags=["account"])
 
 
-class Login(Schema):
+class Login(
+    Schema,
+    json_schema_extra={"examples": [{"email": "anna@shop.example", "password": "correct horse battery"}]},
+):
     """An account kept here."""
 
     email: Annotated[str, Field(max_length=320)]
@@ -34,7 +38,7 @@ class Token(Schema):
     expires_in: int
 
 
-class KeyName(Schema):
+class KeyName(Schema, json_schema_extra={"examples": [{"name": "laptop"}]}):
     """What an API key is for."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
@@ -68,7 +72,7 @@ class Keys(Schema):
     keys: list[KeyInfo]
 
 
-@router.post("/login")
+@router.post("/login", responses=tells("UNAUTHENTICATED", "DATABASE_UNAVAILABLE"))
 async def log_in(login: Login, request: Request, database: DatabaseDep, rate_limits: RateLimitsDep) -> Token:
     """Log in to an account that is kept here. Five wrong passwords in a minute make the address wait."""
     address = hashlib.sha256(accounts.local_subject(login.email).encode()).hexdigest()
@@ -98,7 +102,7 @@ async def make_key(wanted: KeyName, user: UserDep, database: DatabaseDep) -> New
     return NewKey(**KeyInfo.of(row).model_dump(), key=key)
 
 
-@router.delete("/keys/{key_id}", status_code=204)
+@router.delete("/keys/{key_id}", status_code=204, responses=tells("NOT_FOUND"))
 async def revoke_key(key_id: uuid.UUID, user: UserDep, database: DatabaseDep) -> None:
     """Make an API key worthless, at once."""
     if not await asyncio.to_thread(database.run, accounts.revoke_key, user, key_id):

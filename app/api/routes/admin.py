@@ -8,6 +8,7 @@ import structlog
 from fastapi import APIRouter, Query
 
 from app.api.deps import AdminDep, DatabaseDep
+from app.api.problems import tells
 from app.api.routes.subscription import PurchaseInfo
 from app.api.schemas import Grant, Granted, Schema
 from app.db.tables import PaymentStatus, now
@@ -31,7 +32,7 @@ class Payments(Schema):
     payments: list[PaymentInfo]
 
 
-@router.post("/credits")
+@router.post("/credits", responses=tells("NOT_FOUND"))
 async def grant_credits(wanted: Grant, _: AdminDep, database: DatabaseDep) -> Granted:
     """Give credits to a user, once by the same key."""
     outcome = await asyncio.to_thread(
@@ -59,8 +60,8 @@ async def get_payments(
     )
 
 
-@router.post("/payments/{purchase_id}/confirm")
-@router.post("/subscriptions/{purchase_id}/confirm")
+@router.post("/payments/{purchase_id}/confirm", responses=tells("NOT_FOUND", "CONFLICT"))
+@router.post("/subscriptions/{purchase_id}/confirm", responses=tells("NOT_FOUND", "CONFLICT"))
 async def confirm_payment(purchase_id: uuid.UUID, admin: AdminDep, database: DatabaseDep) -> PurchaseInfo:
     """Say that a payment has come: the plan begins, or the credits are given. A second time changes nothing."""
     purchase = await asyncio.to_thread(database.run, payments.confirm, purchase_id, admin, now())

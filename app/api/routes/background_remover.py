@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from pydantic.alias_generators import to_camel
 
 from app.api.deps import (
+    ApiKeyDep,
     DatabaseDep,
     EngineDep,
     FetcherDep,
@@ -19,11 +20,13 @@ from app.api.deps import (
     SecretDep,
     SettingsDep,
     StorageDep,
+    TokenDep,
     UserDep,
     WorkplaceDep,
     get_caller,
     get_user,
 )
+from app.api.problems import tells
 from app.api.schemas import (
     Credits,
     DiscountInfo,
@@ -58,7 +61,10 @@ class RemoveForm(BaseModel):
         alias_generator=to_camel,
         populate_by_name=True,
         extra="forbid",
-        json_schema_extra={"oneOf": [{"required": ["image"]}, {"required": ["imageUrl"]}]},
+        json_schema_extra={
+            "oneOf": [{"required": ["image"]}, {"required": ["imageUrl"]}],
+            "examples": [{"imageUrl": "https://example.com/photo.jpg", "tier": "standard"}],
+        },
     )
 
     image: Annotated[UploadFile | None, Field(description="the photo's file")] = None
@@ -96,6 +102,7 @@ def json_schema() -> dict[str, Any]:
         "properties": properties,
         "required": ["imageUrl"],
         "additionalProperties": False,
+        "examples": schema["examples"],
     }
 
 
@@ -122,7 +129,16 @@ async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
     dependencies=[Depends(get_caller)],
     response_model=JobInfo,
     responses={
-        200: {"content": {"image/*": {}}, "description": "The job, or the picture where `Accept` asks"}
+        200: {"content": {"image/*": {}}, "description": "The job, or the picture where `Accept` asks"},
+        **tells(
+            "INVALID_IMAGE",
+            "INSUFFICIENT_CREDITS",
+            "NOT_FOUND",
+            "CONFLICT",
+            "UNSUPPORTED_FORMAT",
+            "OVERLOADED",
+            "DEADLINE_EXCEEDED",
+        ),
     },
     openapi_extra={"requestBody": {"content": {"application/json": {"schema": json_schema()}}}},
 )
@@ -190,7 +206,7 @@ async def get_jobs(
     return Jobs(jobs=[JobInfo.of(job, result_url(job.id, secret, settings)) for job in found])
 
 
-@router.get("/jobs/{job_id}")
+@router.get("/jobs/{job_id}", responses=tells("NOT_FOUND"))
 async def get_job(
     job_id: uuid.UUID, user: UserDep, database: DatabaseDep, settings: SettingsDep, secret: SecretDep
 ) -> JobInfo:
@@ -201,7 +217,15 @@ async def get_job(
     return JobInfo.of(job, result_url(job.id, secret, settings))
 
 
-@router.get("/jobs/{job_id}/image", response_class=Response, responses={200: {"content": {"image/*": {}}}})
+@router.get(
+    "/jobs/{job_id}/image",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/*": {}}, "description": "The picture"},
+        **tells("UNAUTHENTICATED", "NOT_FOUND", "DATABASE_UNAVAILABLE"),
+    },
+    openapi_extra={"security": [{}]},
+)
 async def get_job_image(
     request: Request,
     job_id: uuid.UUID,
@@ -209,15 +233,15 @@ async def get_job_image(
     storage: StorageDep,
     secret: SecretDep,
     rate_limits: RateLimitsDep,
+    token: TokenDep,
+    api_key: ApiKeyDep,
     expires: int | None = None,
     signature: str | None = None,
-    authorization: Annotated[str, Header()] = "",
-    x_api_key: Annotated[str, Header()] = "",
 ) -> Response:
     """Return the picture of a job: to its owner, or by the signed address that the job names."""
     owner = None
     if expires is None or signature is None:
-        caller = await get_caller(request, database, authorization, x_api_key)
+        caller = await get_caller(request, database, token, api_key)
         owner = (await get_user(caller, rate_limits)).id
     elif not is_signed(secret, image_path(job_id), expires, signature):
         raise Problem(404, "NOT_FOUND", "This address is not valid, or not any more. Ask for the job again.")

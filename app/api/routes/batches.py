@@ -3,12 +3,19 @@
 import uuid
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends, Path, Response
 
 from app.api.deps import BatchUserDep, get_user
+from app.api.problems import tells
 from app.errors import Problem
 
-router = APIRouter(prefix="/api/background-remover", tags=["batches"])
+router = APIRouter(
+    prefix="/api/background-remover",
+    tags=["batches"],
+    # No call here succeeds.
+    default_response_class=Response,
+    responses=tells("QUEUE_UNAVAILABLE"),
+)
 
 RETRY_SECONDS = 3600
 BatchId = Annotated[uuid.UUID, Path()]
@@ -37,10 +44,14 @@ async def get_batches() -> None:
     raise no_queue()
 
 
-@router.get("/batch/{batch_id}", status_code=503, dependencies=[Depends(get_user)])
-@router.get("/batch/{batch_id}/events", status_code=503, dependencies=[Depends(get_user)])
-@router.get("/batch/{batch_id}/download", status_code=503, dependencies=[Depends(get_user)])
-@router.delete("/batch/{batch_id}", status_code=503, dependencies=[Depends(get_user)])
+@router.get("/batch/{batch_id}", summary="Get Batch", status_code=503, dependencies=[Depends(get_user)])
+@router.get(
+    "/batch/{batch_id}/events", summary="Get Batch Events", status_code=503, dependencies=[Depends(get_user)]
+)
+@router.get(
+    "/batch/{batch_id}/download", summary="Download Batch", status_code=503, dependencies=[Depends(get_user)]
+)
+@router.delete("/batch/{batch_id}", summary="Cancel Batch", status_code=503, dependencies=[Depends(get_user)])
 async def refuse(batch_id: BatchId) -> None:
     """Say that there is no queue, and so no batch by any id."""
     raise no_queue()

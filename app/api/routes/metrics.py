@@ -4,10 +4,12 @@ import asyncio
 import hmac
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.api.deps import MetricsDep, SettingsDep
+from app.api.problems import tells
 from app.errors import Problem
 from app.settings import Settings, is_loopback
 
@@ -17,15 +19,23 @@ router = APIRouter(tags=["metrics"])
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, 401: {}})
+TOKEN = HTTPBearer(scheme_name="metrics", description="`CUTOUT_METRICS_TOKEN`.", auto_error=False)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}, **tells("UNAUTHENTICATED")},
+    openapi_extra={"security": [{}]},
+)
 async def get_metrics(
     request: Request,
     metrics: MetricsDep,
     settings: SettingsDep,
-    authorization: Annotated[str, Header()] = "",
+    token: Annotated[HTTPAuthorizationCredentials | None, Security(TOKEN)],
 ) -> Response:
     """Return the figures in Prometheus' text format: to this machine, or by `CUTOUT_METRICS_TOKEN`."""
-    if not (is_from_here(request) or has_token(authorization, settings)):
+    if not (is_from_here(request) or is_known(token, settings)):
         # No 404: where it is stands in the documentation, and a scraper with a wrong token should say so.
         raise Problem(
             401,
@@ -47,11 +57,12 @@ def is_from_here(request: Request) -> bool:
     )
 
 
-def has_token(authorization: str, settings: Settings) -> bool:
+def is_known(token: HTTPAuthorizationCredentials | None, settings: Settings) -> bool:
     """Tell whether a call brings the metrics' token."""
-    scheme, _, token = authorization.partition(" ")
     return (
-        settings.metrics_token is not None
-        and scheme.lower() == "bearer"
-        and hmac.compare_digest(token.strip().encode(), settings.metrics_token.get_secret_value().encode())
+        token is not None
+        and settings.metrics_token is not None
+        and hmac.compare_digest(
+            token.credentials.encode(), settings.metrics_token.get_secret_value().encode()
+        )
     )

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import AfterValidator, Field
 
 from app.api.deps import DatabaseDep, SettingsDep, UserDep
+from app.api.problems import tells
 from app.api.schemas import PlanInfo, Schema
 from app.db.tables import PaymentStatus, User, now
 from app.errors import Problem
@@ -33,13 +34,13 @@ class Paid(Schema):
     signature: Annotated[str, Field(max_length=128)] = ""
 
 
-class PlanWanted(Paid):
+class PlanWanted(Paid, json_schema_extra={"examples": [{"plan": "pro", "paymentId": "inv-42"}]}):
     """A month of a plan."""
 
     plan: Annotated[str, AfterValidator(_known)]
 
 
-class CreditsWanted(Paid):
+class CreditsWanted(Paid, json_schema_extra={"examples": [{"credits": 500, "paymentId": "inv-43"}]}):
     """Credits."""
 
     credits: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -143,7 +144,7 @@ async def get_subscription(user: UserDep, database: DatabaseDep) -> Subscription
     return SubscriptionInfo.of(standing)
 
 
-@router.post("/subscription")
+@router.post("/subscription", responses=tells("FORBIDDEN", "CONFLICT"))
 async def subscribe(
     wanted: PlanWanted, user: UserDep, database: DatabaseDep, terms: TermsDep
 ) -> PurchaseInfo:
@@ -151,7 +152,7 @@ async def subscribe(
     return await _buy(database, user, Item(plan=wanted.plan), wanted, terms)
 
 
-@router.delete("/subscription")
+@router.delete("/subscription", responses=tells("NOT_FOUND"))
 async def cancel_subscription(
     user: UserDep,
     database: DatabaseDep,
@@ -164,7 +165,7 @@ async def cancel_subscription(
     return SubscriptionInfo.of(await asyncio.to_thread(database.ask, subscriptions.standing, user.id, at))
 
 
-@router.post("/credits")
+@router.post("/credits", responses=tells("FORBIDDEN", "CONFLICT"))
 async def buy_credits(
     wanted: CreditsWanted, user: UserDep, database: DatabaseDep, terms: TermsDep
 ) -> PurchaseInfo:

@@ -1,0 +1,144 @@
+"""What OpenAPI says of errors: which of them a call answers with, one schema for all, and an example of each."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.utils import deep_dict_update
+from pydantic import ConfigDict, Field
+
+from app.api.deps import get_admin, get_caller, get_engine, get_rate_limits, get_storage
+from app.api.schemas import Schema
+from app.errors import Problem
+
+MEDIA_TYPE = "application/problem+json"
+
+# Each code, its status, and what it says to one who met it.
+CODES = {
+    "INVALID_INPUT": (400, "tier: Input should be 'basic', 'standard', 'professional' or 'industry'"),
+    "INVALID_IMAGE": (400, "The file is empty. Send the picture's bytes."),
+    "UNAUTHENTICATED": (401, "Send an API key (X-Api-Key) or a token (Authorization: Bearer)."),
+    "INSUFFICIENT_CREDITS": (
+        402,
+        "This costs 8 credits and 5 are left. Buy credits, or take a cheaper tier.",
+    ),
+    "FORBIDDEN": (403, "Only an admin may do this."),
+    "NOT_FOUND": (404, "You have no job by this id."),
+    "METHOD_NOT_ALLOWED": (405, "Method Not Allowed"),
+    "CONFLICT": (409, "This paymentId was used for another purchase. A payment buys once; take its own id."),
+    "IMAGE_TOO_LARGE": (413, "The upload is larger than 30 MB. Send a smaller file."),
+    "UNSUPPORTED_FORMAT": (
+        415,
+        "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF.",
+    ),
+    "RATE_LIMITED": (429, "Too many removals: 30 a minute are allowed. Try again in 7 s."),
+    "INTERNAL": (500, "Something went wrong on our side. Try again, and name the requestId if it persists."),
+    "MODEL_UNAVAILABLE": (503, "The models are still loading. Try again in a moment."),
+    "OVERLOADED": (503, "64 photos are waiting already. Try again in a moment."),
+    "QUEUE_UNAVAILABLE": (503, "This version of the service has no queue of batches."),
+    "DATABASE_UNAVAILABLE": (
+        503,
+        "The database does not answer. Nothing was charged; try again in a moment.",
+    ),
+    "STORAGE_UNAVAILABLE": (
+        503,
+        "The result cannot be written (No space left on device). Free some space or set CUTOUT_DATA_DIR.",
+    ),
+    "DEADLINE_EXCEEDED": (504, "The photo was not done in its time. Try again in a moment."),
+}
+MORE: dict[str, dict[str, int]] = {"INSUFFICIENT_CREDITS": {"required": 8, "available": 5}}
+SOME_REQUEST = "5b2f9f0e-3c55-4c12-9d0c-0a4f6f6c1a52"
+# Where a status may say how long to wait.
+WAITS = {429, 503}
+
+# What depends on these may answer so; what else a route answers with, it says itself.
+OF_DEPENDENCIES = {
+    get_caller: ("UNAUTHENTICATED", "DATABASE_UNAVAILABLE"),
+    get_admin: ("FORBIDDEN",),
+    get_rate_limits: ("RATE_LIMITED",),
+    get_engine: ("MODEL_UNAVAILABLE",),
+    get_storage: ("STORAGE_UNAVAILABLE",),
+}
+OF_BODIES = ("INVALID_INPUT", "IMAGE_TOO_LARGE")
+OF_PARAMETERS = ("INVALID_INPUT",)
+
+
+class ProblemDetails(Schema):
+    """An error (RFC 9457). `code` is stable, `detail` says what to do. A 402 also has `required` and `available` credits."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    code: str = Field(json_schema_extra={"enum": list(CODES)})
+    detail: str
+    request_id: str
+
+
+def tells(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """Describe the answers with these codes, as a route's `responses`."""
+    answers: dict[int | str, dict[str, Any]] = {}
+    for code in codes:
+        status, detail = CODES[code]
+        body = Problem(status, code, detail).body(SOME_REQUEST) | MORE.get(code, {})
+        answer = answers.setdefault(status, _answer(status, str(body["title"])))
+        answer["content"][MEDIA_TYPE]["examples"][code] = {"value": body}
+    return answers
+
+
+def describe(service: FastAPI, everywhere: Iterable[str]) -> None:
+    """Let the service's OpenAPI say of each call which errors it answers with; `everywhere` are codes of all calls."""
+    plain = service.openapi
+
+    def openapi() -> dict[str, Any]:
+        described = service.openapi_schema
+        if described is None:
+            described = plain()
+            for route in iter_route_contexts(service.routes):
+                if isinstance(route.original_route, APIRoute) and route.original_route.include_in_schema:
+                    told = tells(*everywhere, *_told_by(route.original_route))
+                    for method in route.methods or ():
+                        _add(described["paths"][route.path][method.lower()]["responses"], told)
+            schemas = described["components"]["schemas"]
+            # FastAPI's own errors, which are told as ours.
+            del schemas["HTTPValidationError"], schemas["ValidationError"]
+            schemas["ProblemDetails"] = ProblemDetails.model_json_schema()
+        return described
+
+    service.openapi = openapi  # type: ignore[method-assign]
+
+
+def _answer(status: int, title: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/ProblemDetails"}
+    answer = {"description": title, "content": {MEDIA_TYPE: {"schema": schema, "examples": {}}}}
+    if status in WAITS:
+        seconds = {"type": "integer", "minimum": 0}
+        answer["headers"] = {"Retry-After": {"description": "in seconds", "schema": seconds}}
+    return answer
+
+
+def _add(responses: dict[str, Any], told: dict[int | str, dict[str, Any]]) -> None:
+    responses.pop("422", None)
+    deep_dict_update(responses, {str(status): answer for status, answer in told.items()})
+    for status in sorted(responses):
+        responses[status] = responses.pop(status)
+
+
+def _told_by(route: APIRoute) -> Iterator[str]:
+    if route.body_field is not None:
+        yield from OF_BODIES
+    for dependant in _all(route.dependant):
+        if dependant.path_params or dependant.query_params:
+            yield from OF_PARAMETERS
+        for dependency, codes in OF_DEPENDENCIES.items():
+            if dependant.call is dependency:
+                yield from codes
+
+
+def _all(dependant: Dependant) -> Iterator[Dependant]:
+    yield dependant
+    for one in dependant.dependencies:
+        yield from _all(one)
