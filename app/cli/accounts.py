@@ -99,11 +99,17 @@ def list_users() -> None:
     from app.db.tables import User
 
     table = Table("user", "e-mail", "role", "credits", "since", box=None, pad_edge=False)
+    table.add_column("id", min_width=36)
     with session() as opened_session:
         for user in opened_session.scalars(select(User).order_by(User.created_at)):
             since = f"{user.created_at:%Y-%m-%d}"
             table.add_row(
-                escape(user.subject), escape(user.email or ""), user.role.value, str(user.balance), since
+                escape(user.subject),
+                escape(user.email or ""),
+                user.role.value,
+                str(user.balance),
+                since,
+                str(user.id),
             )
     console.print(table)
 

@@ -53,6 +53,7 @@ def test_from_an_account_to_a_key_and_credits(
     with database.begin() as session:
         user = accounts.by_key(session, key)
         (row,) = accounts.keys(session, user)
+    assert str(user.id) in run("users", "list")[2]
     assert str(row.id) in run("keys", "list", OWNER)[2]
     assert key not in run("keys", "list", OWNER)[2]
     assert run("keys", "revoke", str(row.id))[0] == 0
