@@ -1,5 +1,6 @@
 """Errors as the API tells them: `application/problem+json` (RFC 9457). The only place that knows status codes."""
 
+import uuid
 from http import HTTPStatus
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from app.codes import code_of
-from app.services.credits import InsufficientCredits
+from app.services.credits import InsufficientCredits, TooManyCredits
 from app.services.fetch import FetchedTooLarge, NotFetched
 from app.services.payments import PaymentUsed, WrongSignature
 from app.services.rate_limits import RateLimited
@@ -22,6 +23,9 @@ from app.storage import StorageError
 from inference import errors as engine
 
 log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+LONGEST_DETAIL = 2000
 
 
 class Problem(Exception):
@@ -43,10 +47,16 @@ class Problem(Exception):
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "code": self.code,
-            "detail": self.detail,
+            # It may repeat what was sent, which may be long.
+            "detail": shorten(self.detail),
             "requestId": request_id,
             **self.extra,
         }
+
+
+def shorten(text: str) -> str:
+    """Return a text, or the beginning of a long one."""
+    return text if len(text) <= LONGEST_DETAIL else text[: LONGEST_DETAIL - 1] + "…"
 
 
 STATUSES = {
@@ -74,9 +84,33 @@ def upload_too_large(limit_bytes: int) -> Problem:
         413,
         "IMAGE_TOO_LARGE",
         f"The upload is larger than {limit_bytes // 1_000_000} MB. Send a smaller file.",
-        # The rest of the body is not read, so the connection cannot be used again.
-        headers={"Connection": "close"},
     )
+
+
+def body_too_large(limit_bytes: int) -> Problem:
+    """Describe a body past the limit of those that are no upload."""
+    return Problem(413, "INVALID_INPUT", f"The body is larger than {limit_bytes // 1000} kB. Send less.")
+
+
+def body_too_slow(seconds: float) -> Problem:
+    """Describe a body that did not come in its time."""
+    return Problem(408, "INVALID_INPUT", f"The body did not come within {seconds:g} s. Send it again.")
+
+
+def too_many_uploads() -> Problem:
+    """Describe an upload for which there is no room beside the others."""
+    detail = "Too many uploads are being received or worked on. Try again in a moment."
+    return Problem(503, "OVERLOADED", detail, {"Retry-After": "5"})
+
+
+def not_http(detail: str) -> bytes:
+    """Answer what is no request, down to its bytes: there is nothing else to answer it with."""
+    request_id = str(uuid.uuid4())
+    problem = Problem(400, "INVALID_INPUT", f"{detail}", {"Connection": "close"})
+    headers = problem.headers | {"X-Request-Id": request_id}
+    answer = JSONResponse(problem.body(request_id), problem.status, headers, media_type=MEDIA_TYPE)
+    lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in answer.raw_headers)]
+    return b"\r\n".join([*lines, b"", bytes(answer.body)])
 
 
 def from_engine(error: engine.CutoutError) -> Problem:
@@ -98,7 +132,7 @@ def install(app: FastAPI) -> None:
             problem.body(getattr(request.state, "request_id", "")),
             problem.status,
             problem.headers,
-            media_type="application/problem+json",
+            media_type=MEDIA_TYPE,
         )
 
     @app.exception_handler(Problem)
@@ -140,6 +174,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(KeyUsed)
     @app.exception_handler(PaymentUsed)
     @app.exception_handler(AnotherPlan)
+    @app.exception_handler(TooManyCredits)
     async def on_conflict(request: Request, error: Exception) -> JSONResponse:
         return answer(request, Problem(409, "CONFLICT", str(error)))
 
@@ -168,10 +203,19 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
-        if isinstance(error.__cause__, Problem):  # FastAPI wraps what it meets while it reads a body
+        # FastAPI wraps what it meets while it reads a body.
+        if isinstance(error.__cause__, Problem):
             return answer(request, error.__cause__)
+        if isinstance(error.__cause__, OSError):
+            log.error("upload cannot be kept", detail=str(error.__cause__))
+            full = (
+                "The upload cannot be kept while it is received. Nothing was charged; try again in a moment."
+            )
+            return answer(request, Problem(503, "STORAGE_UNAVAILABLE", full, {"Retry-After": "60"}))
         if error.status_code == 404:
             detail = f"There is nothing at {request.url.path}. The API is described at /docs."
+        elif error.__cause__ is not None:
+            detail = "The body cannot be read. Send JSON in UTF-8, or a form, as described at /docs."
         else:
             detail = str(error.detail)
         code = HTTP_CODES.get(error.status_code, "INVALID_INPUT")

@@ -133,6 +133,14 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("var"), description="folder of results")
     result_days: int = Field(7, ge=1, description="days that results are kept")
     max_upload_mb: int = Field(30, ge=1, description="largest upload, in MB")
+    upload_seconds: float = Field(
+        120, gt=0, description="longest that sending an upload may take, before 408 `INVALID_INPUT`"
+    )
+    uploads_at_once_mb: int = Field(
+        1000,
+        ge=1,
+        description="of all uploads being received or worked on, before 503 `OVERLOADED`; never less than one",
+    )
     max_megapixels: float = Field(50, gt=0, description="largest picture, in megapixels")
     fetch_seconds: float = Field(
         20, gt=0, description="longest that fetching a photo from its `imageUrl` may take"
@@ -278,6 +286,10 @@ class Settings(BaseSettings):
     @property
     def max_upload_bytes(self) -> int:
         return self.max_upload_mb * 1_000_000
+
+    @property
+    def uploads_at_once_bytes(self) -> int:
+        return self.uploads_at_once_mb * 1_000_000
 
     @property
     def limits(self) -> Limits:

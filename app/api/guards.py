@@ -1,8 +1,10 @@
-"""What every request passes before a route: an id, a host and origin check, a limit on the body."""
+"""What every request passes before a route: an id, a host and origin check, limits on the body."""
 
+import asyncio
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import structlog
@@ -10,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import Problem, upload_too_large
+from app.errors import Problem, body_too_large, body_too_slow, too_many_uploads, upload_too_large
 from app.settings import is_loopback
 
 log = structlog.get_logger()
@@ -18,6 +20,8 @@ log = structlog.get_logger()
 SANE_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 # Room for a multipart body's part headers and small fields around the picture itself.
 FORM_OVERHEAD_BYTES = 100_000
+# Of JSON and forms without a file.
+SMALL_BODY_BYTES = 100_000
 
 
 class RequestId:
@@ -78,38 +82,120 @@ class LocalOnly:
 
 
 class BodyLimit:
-    """Stop reading a body past the limit, or before it where its length was announced. What nobody reads is not refused."""
+    """Stop reading a body past its limit, or before it where its length was announced. What nobody reads is not refused.
 
-    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+    `uploads` has the limits of those paths that take files; of all others, and as JSON, a body is small.
+    """
+
+    def __init__(self, app: ASGIApp, uploads: Mapping[str, int]) -> None:
         self.app = app
-        self.limit_bytes = limit_bytes
+        self.uploads = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        left = self.limit_bytes + FORM_OVERHEAD_BYTES
-        announced = Headers(scope=scope).get("content-length", "")
-        too_large = announced.isdecimal() and int(announced) > left
+        is_json = Headers(scope=scope).get("content-type", "").lower().startswith("application/json")
+        limit = None if is_json else self.uploads.get(scope["path"])
+        too_large = body_too_large(SMALL_BODY_BYTES) if limit is None else upload_too_large(limit)
+        left = SMALL_BODY_BYTES if limit is None else limit + FORM_OVERHEAD_BYTES
+        announced_too_large = announced_bytes(scope) > left
 
         async def receive_within_limit() -> Message:
             nonlocal left
-            if too_large:
-                raise upload_too_large(self.limit_bytes)
+            if announced_too_large:
+                raise too_large
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
-                raise upload_too_large(self.limit_bytes)
+                raise too_large
             return message
 
         await self.app(scope, receive_within_limit, send)
 
 
+class BodyTime:
+    """Give each body a time to come in: `seconds` for every `bytes_each` of it, and for what is less."""
+
+    def __init__(self, app: ASGIApp, seconds: float, bytes_each: int) -> None:
+        self.app = app
+        self.seconds = seconds
+        self.bytes_each = bytes_each
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, received, whole = time.monotonic(), 0, False
+
+        async def receive_in_time() -> Message:
+            nonlocal received, whole
+            if whole:  # then the wait is for the caller to hang up
+                return await receive()
+            seconds = self.seconds * (1 + received // self.bytes_each)
+            try:
+                async with asyncio.timeout(start + seconds - time.monotonic()):
+                    message = await receive()
+            except TimeoutError:
+                raise body_too_slow(seconds) from None
+            received += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
+            return message
+
+        await self.app(scope, receive_in_time, send)
+
+
+class BodyMemory:
+    """Bound the bytes of all bodies together, from when they come in until their requests are answered.
+
+    A body counts for `most_bytes` at most: what is longer is not kept whole.
+    """
+
+    def __init__(self, app: ASGIApp, total_bytes: int, most_bytes: int) -> None:
+        self.app = app
+        self.most_bytes = most_bytes
+        self.left = max(total_bytes, most_bytes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        held = 0
+
+        async def receive_into_memory() -> Message:
+            nonlocal held
+            message = await receive()
+            more = min(len(message.get("body", b"")), self.most_bytes - held)
+            if more > self.left:
+                raise too_many_uploads()
+            held += more
+            self.left -= more
+            return message
+
+        # Refused before it is sent, where its length is announced; only what has come is counted.
+        if min(announced_bytes(scope), self.most_bytes) > self.left:
+            await _response(scope, too_many_uploads())(scope, receive, send)
+            return
+        try:
+            await self.app(scope, receive_into_memory, send)
+        finally:
+            self.left += held
+
+
+def announced_bytes(scope: Scope) -> int:
+    """Return how long a body is said to be; 0 where nothing is said."""
+    announced = Headers(scope=scope).get("content-length", "")
+    # A longer number is refused by the server, and takes long to read.
+    return int(announced) if re.fullmatch("[0-9]{1,18}", announced) else 0
+
+
 def _refuse(detail: str) -> ASGIApp:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        problem = Problem(403, "FORBIDDEN", detail)
-        body = problem.body(scope["state"]["request_id"])
-        answer = JSONResponse(body, problem.status, media_type="application/problem+json")
-        await answer(scope, receive, send)
+        await _response(scope, Problem(403, "FORBIDDEN", detail))(scope, receive, send)
 
     return refuse
+
+
+def _response(scope: Scope, problem: Problem) -> JSONResponse:
+    body = problem.body(scope["state"]["request_id"])
+    return JSONResponse(body, problem.status, problem.headers, media_type="application/problem+json")

@@ -1,10 +1,10 @@
 """What the API takes and gives. JSON is camelCase."""
 
 import uuid
-from datetime import datetime
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from app.db.tables import Job, LedgerEntry, Movement, PaidBy, Status
@@ -12,6 +12,20 @@ from app.services.pricing import CREDITS, LARGEST_BATCH, RUPIAH_PER_CREDIT, Disc
 from inference.encode import Format
 from inference.engine import Engine
 from inference.tiers import Recipe, Tier
+
+# PostgreSQL keeps no NUL.
+NO_NUL = "^[^\0]*$"
+
+
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("give a time between the years 1 and 9999 in UTC") from None
+
+
+# As a caller writes one.
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Schema(BaseModel):
@@ -232,8 +246,8 @@ class Grant(
 
     user_id: uuid.UUID
     credits: int = Field(gt=0, le=1_000_000_000)
-    key: str = Field(min_length=1, max_length=120)
-    note: str = Field("", max_length=255)
+    key: str = Field(min_length=1, max_length=120, pattern=NO_NUL)
+    note: str = Field("", max_length=255, pattern=NO_NUL)
 
 
 class Granted(Schema):

@@ -30,6 +30,16 @@ TAKE = (
     .returning(USERS.c.balance)
 )
 
+# More does not fit its column; what is held and may come back has room beside it.
+LARGEST_BALANCE = 2_000_000_000
+
+
+class TooManyCredits(Exception):
+    """A user would have more credits than can be kept."""
+
+    def __init__(self) -> None:
+        super().__init__(f"Nobody can have more than {LARGEST_BALANCE:,} credits. Give fewer.")
+
 
 class InsufficientCredits(Exception):
     """A user has fewer credits than something costs."""
@@ -45,12 +55,15 @@ def grant(session: Session, user_id: uuid.UUID, credits: int, key: str, note: st
 
     Raises:
         ValueError: the number is not positive.
+        TooManyCredits: the user would have too many; nothing is given.
 
     """
     if credits <= 0:
         raise ValueError(f"{credits} credits cannot be granted; give a positive number")
     if not _write(session, user_id, Movement.GRANT, credits, key, note):
         return False
+    if balance(session, user_id) + credits > LARGEST_BALANCE:
+        raise TooManyCredits
     _add(session, user_id, credits)
     return True
 

@@ -79,6 +79,11 @@ def _checksum(body: str) -> str:
     return "".join(reversed(digits))
 
 
+def _can_be_kept(text: str) -> bool:
+    """Tell whether a database takes a text: JSON can also have NUL and halves of characters."""
+    return not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text)
+
+
 class TokenReader:
     """Checks bearer tokens: our own login's, and those of the platform in front, by a shared secret or published keys."""
 
@@ -122,7 +127,7 @@ class TokenReader:
         except jwt.PyJWTError:
             raise InvalidToken("The token is not valid here. Sign in again.") from None
         subject, email, role = claims.get("sub"), claims.get("email"), claims.get("role")
-        if not isinstance(subject, str) or not 0 < len(subject) <= 200:
+        if not isinstance(subject, str) or not 0 < len(subject) <= 200 or not _can_be_kept(subject):
             raise InvalidToken("The token names no user (sub). Sign in again.")
         if own != subject.startswith(LOCAL):
             raise InvalidToken(
@@ -130,7 +135,7 @@ class TokenReader:
             )
         return Claims(
             subject=subject,
-            email=email if isinstance(email, str) else None,
+            email=email if isinstance(email, str) and len(email) <= 320 and _can_be_kept(email) else None,
             role=Role.ADMIN if role == Role.ADMIN.value else Role.USER,
         )
 

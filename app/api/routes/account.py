@@ -11,7 +11,7 @@ from pydantic import Field
 
 from app.api.deps import DatabaseDep, RateLimitsDep, UserDep
 from app.api.problems import tells
-from app.api.schemas import Schema
+from app.api.schemas import NO_NUL, Schema
 from app.db.tables import ApiKey
 from app.errors import Problem
 from app.services import accounts
@@ -27,7 +27,7 @@ class Login(
 ):
     """An account kept here."""
 
-    email: Annotated[str, Field(max_length=320)]
+    email: Annotated[str, Field(max_length=320, pattern=NO_NUL)]
     password: Annotated[str, Field(max_length=1000)]
 
 
@@ -41,7 +41,7 @@ class Token(Schema):
 class KeyName(Schema, json_schema_extra={"examples": [{"name": "laptop"}]}):
     """What an API key is for."""
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=NO_NUL)]
 
 
 class KeyInfo(Schema):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Header, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from app.api.deps import (
@@ -28,11 +28,13 @@ from app.api.deps import (
 )
 from app.api.problems import tells
 from app.api.schemas import (
+    NO_NUL,
     Credits,
     DiscountInfo,
     Entry,
     JobInfo,
     Jobs,
+    Moment,
     PlanInfo,
     PriceInfo,
     PriceRequest,
@@ -52,6 +54,7 @@ from inference.tiers import Tier
 router = APIRouter(prefix="/api/background-remover", tags=["background remover"])
 
 LONGEST_URL = 2048
+LARGEST_ID = 2**63 - 1
 
 
 class RemoveForm(BaseModel):
@@ -87,6 +90,9 @@ async def read_form(
             form = RemoveForm.model_validate_json(await request.body())
         except ValidationError as error:
             raise RequestValidationError(error.errors(include_url=False)) from None
+    names = [name for name, _ in (await request.form()).multi_items()]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Problem(400, "INVALID_INPUT", f"{', '.join(twice)}: send it once")
     if (form.image is None) == (form.image_url is None):
         raise Problem(400, "INVALID_INPUT", PHOTO_WANTED)
     return form
@@ -127,6 +133,7 @@ async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
     "/remove",
     # Ahead of the form: who does not say who he is hears that first.
     dependencies=[Depends(get_caller)],
+    form_limits={"max_files": 1, "max_fields": 50, "max_part_size": 10_000},
     response_model=JobInfo,
     responses={
         200: {"content": {"image/*": {}}, "description": "The job, or the picture where `Accept` asks"},
@@ -150,7 +157,7 @@ async def remove(
     settings: SettingsDep,
     secret: SecretDep,
     accept: Annotated[str, Header()] = "",
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=NO_NUL)] = None,
 ) -> JobInfo | Response:
     """Remove the background of one photo.
 
@@ -186,8 +193,8 @@ async def get_jobs(
     secret: SecretDep,
     status: Status | None = None,
     tier: Tier | None = None,
-    since: AwareDatetime | None = None,
-    until: AwareDatetime | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> Jobs:
@@ -257,7 +264,7 @@ async def get_credits(
     user: UserDep,
     database: DatabaseDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    before: int | None = None,
+    before: Annotated[int | None, Query(ge=1, le=LARGEST_ID)] = None,
 ) -> Credits:
     """Return one's balance, and the movements that make it up, the newest first."""
     balance, entries = await asyncio.to_thread(database.ask, credits.statement, user.id, limit, before)

@@ -5,10 +5,9 @@ from decimal import Decimal
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
-from pydantic import AwareDatetime
 
 from app.api.deps import AdminDep, DatabaseDep, SettingsDep, UserDep
-from app.api.schemas import Schema
+from app.api.schemas import Moment, Schema
 from app.db.tables import now
 from app.services import stats
 from app.services.pricing import PLANS, RUPIAH_PER_CREDIT
@@ -99,7 +98,7 @@ class AdminStats(MoneyInfo):
         )
 
 
-async def get_span(since: AwareDatetime | None = None, until: AwareDatetime | None = None) -> Span:
+async def get_span(since: Moment | None = None, until: Moment | None = None) -> Span:
     return Span(since, until)
 
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from app.api.deps import DatabaseDep, SettingsDep, UserDep
 from app.api.problems import tells
-from app.api.schemas import PlanInfo, Schema
+from app.api.schemas import NO_NUL, PlanInfo, Schema
 from app.db.tables import PaymentStatus, User, now
 from app.errors import Problem
 from app.services import payments, subscriptions
@@ -156,7 +156,7 @@ async def subscribe(
 async def cancel_subscription(
     user: UserDep,
     database: DatabaseDep,
-    reason: Annotated[str | None, Query(max_length=500, pattern="^[^\0]*$")] = None,
+    reason: Annotated[str | None, Query(max_length=500, pattern=NO_NUL)] = None,
 ) -> SubscriptionInfo:
     """Cancel one's plan: it ends with what is paid. A second time changes nothing."""
     at = now()
