@@ -22,9 +22,8 @@ def serve(
     device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
 ) -> None:
     """Run the service. Open weights are downloaded at the first start."""
-    import uvicorn
-
     from app.main import create_app, prepare
+    from app.server import allow_many_connections, server_of
     from app.startup import engine_from, pull_missing, storage_from
 
     settings = load_settings(host=host, port=port, device=device)
@@ -36,7 +35,8 @@ def serve(
         engine = engine_from(settings)
     show_tiers(engine)
     say(f"Open [bold]http://{settings.host}:{settings.port}/[/bold] for the page, …/docs for the API.")
-    server = uvicorn.Server(uvicorn.Config(service, host=settings.host, port=settings.port, log_config=None))
+    allow_many_connections()
+    server = server_of(service, settings)
     # A process whose GPU has failed cannot get it back; a new one can, and whoever supervises this one starts it.
     engine.on_lost = lambda: setattr(server, "should_exit", True)
     server.run()

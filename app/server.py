@@ -1,0 +1,136 @@
+"""The HTTP server, and its patience: callers who send or read too slowly, or never, are left."""
+
+import asyncio
+import sys
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.errors import not_http
+from app.settings import Settings
+
+# Of a request's line and headers, of what ends a chunked body, and of all between two pieces of one.
+LONGEST_HEAD_BYTES = 64 * 1024
+MOST_FILES = 8192
+
+
+def server_of(service: FastAPI, settings: Settings) -> uvicorn.Server:
+    """Return the server of a service, which does not run yet."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            service, host=settings.host, port=settings.port, http=Patient, ws="none", log_config=None
+        )
+    )
+
+
+def allow_many_connections() -> None:
+    """Let this process have more open files than a shell allows: each connection is one, each upload another."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+class Patient(HttpToolsProtocol):
+    """One connection. A body's own time and size are the service's to bound, and so is a request's work."""
+
+    # From the connection, or a request's first byte, to the end of its headers.
+    head_seconds = 20.0
+    # For the rest of a body that was answered before it had come: an answer to who hears only after he has spoken.
+    rest_seconds = 60.0
+    # For any progress of an answer that is not read.
+    reading_seconds = 30.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._bytes_between = 0
+        self._is_whole = True
+        self._is_last = False
+        self._end: asyncio.TimerHandle | None = None
+        self._look: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait(self.head_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait(None)
+        if self._look is not None:
+            self._look.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._bytes_between += len(data)
+        super().data_received(data)
+        if self._bytes_between > LONGEST_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"The head of the request is longer than {LONGEST_HEAD_BYTES // 1024} kB.")
+
+    def send_400_response(self, msg: str) -> None:
+        self.transport.write(not_http(msg))
+        self.transport.close()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_whole = False
+        self._wait(self.head_seconds)
+
+    def on_headers_complete(self) -> None:
+        self._bytes_between = 0
+        self._wait(None)
+        super().on_headers_complete()
+        # Closed with unread bytes of a body, a connection is reset, and its answer lost: see `_close_if_done`.
+        self._is_last = not self.cycle.keep_alive
+        self.cycle.keep_alive = True
+
+    def on_body(self, body: bytes) -> None:
+        self._bytes_between = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._bytes_between = 0
+        self._is_whole = True
+        self._wait(None)
+        super().on_message_complete()
+        self._close_if_done()
+
+    def on_response_complete(self) -> None:
+        if not self._is_whole and self.cycle.response_complete:
+            self._wait(self.rest_seconds)
+        self._watch_reader()
+        super().on_response_complete()
+        self._close_if_done()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def _close_if_done(self) -> None:
+        """Close where the caller wants no more, once his request has come whole and is answered."""
+        if self._is_last and self._is_whole and self.cycle.response_complete:
+            self.transport.close()
+
+    def _wait(self, seconds: float | None) -> None:
+        """End the connection after so many seconds, or no longer do."""
+        if self._end is not None:
+            self._end.cancel()
+        self._end = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
+
+    def _watch_reader(self) -> None:
+        """While there is something to read, see to it that it is being read."""
+        if self._look is None:
+            self._look_again(0)
+
+    def _look_again(self, before: int) -> None:
+        self._look = None
+        unread = self.transport.get_write_buffer_size()
+        if unread == 0:
+            return
+        if unread == before:
+            self.transport.abort()
+            return
+        self._look = self.loop.call_later(self.reading_seconds, self._look_again, unread)

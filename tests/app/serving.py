@@ -1,0 +1,28 @@
+"""A service on a real socket, in a thread of the test's own process."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fastapi import FastAPI
+
+from app.server import server_of
+from app.settings import Settings
+from tests.fakes import wait_until
+
+
+@contextmanager
+def served(service: FastAPI, settings: Settings) -> Iterator[str]:
+    """Serve as `cutout serve` does; the address it answers on."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = server_of(service, settings)
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        wait_until(lambda: server.started or not thread.is_alive())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()

@@ -1,0 +1,293 @@
+"""Callers who send a byte at a time, or nothing, or never read the answer: each is left in time, nobody waits for them."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from app import settings as app_settings
+from app.api.guards import BodyTime
+from app.errors import Problem
+from app.main import create_app
+from app.server import LONGEST_HEAD_BYTES, Patient
+from tests.app.serving import served
+from tests.fakes import fake_engine, photo_bytes
+
+REMOVE = "/api/background-remover/remove"
+SECONDS = 0.5
+PICTURE_BYTES = 8_000_000
+PART = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("slow")
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    settings = app_settings.load(
+        auth="off", data_dir=folder, upload_seconds=SECONDS, max_upload_mb=20, uploads_at_once_mb=20
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for patience in ("head_seconds", "rest_seconds", "reading_seconds"):
+            patch.setattr(Patient, patience, SECONDS)
+        with served(create_app(settings, lambda _: fake_engine()), settings) as address:
+            yield address
+
+
+@contextmanager
+def connected(address: str) -> Iterator[socket.socket]:
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        yield connection
+
+
+@contextmanager
+def small_window(address: str) -> Iterator[socket.socket]:
+    """Connect with little room for what has come and is not read."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 50_000)
+        connection.settimeout(10)
+        connection.connect((host, int(port)))
+        yield connection
+
+
+def ask_for_picture(connection: socket.socket, address: str, folder: Path) -> None:
+    """Ask for one that is larger than what the system itself keeps for a slow reader."""
+    job = httpx2.post(f"{address}{REMOVE}", files={"image": photo_bytes()}).json()
+    (folder / "results" / f"{job['jobId']}.png").write_bytes(bytes(PICTURE_BYTES))
+    connection.sendall(head(job["resultUrl"], "GET"))
+
+
+def head(path: str = REMOVE, method: str = "POST", **headers: str) -> bytes:
+    """Write the head of a request; a header's name has _ for -."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def upload(length: int, **headers: str) -> bytes:
+    return head(Content_Type="multipart/form-data; boundary=b", Content_Length=str(length), **headers)
+
+
+def answers(address: str) -> None:
+    """See that others are served, at once."""
+    start = time.monotonic()
+    assert httpx2.get(f"{address}/api/health").status_code == 200
+    assert httpx2.post(f"{address}{REMOVE}", files={"image": photo_bytes()}).status_code == 200
+    assert time.monotonic() - start < 2
+
+
+def jobs(address: str) -> list[object]:
+    found: list[object] = httpx2.get(f"{address}/api/background-remover/jobs?limit=200").json()["jobs"]
+    return found
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """Read until the service ends the connection."""
+    read = b""
+    try:
+        while data := connection.recv(65536):
+            read += data
+    except ConnectionResetError:
+        pass
+    return read
+
+
+def problem(answer: bytes, status: int, code: str) -> dict[str, object]:
+    """Check that raw bytes are a well-formed problem, and return it."""
+    top, _, body = answer.partition(b"\r\n\r\n")
+    lines = top.decode().lower().split("\r\n")
+    assert lines[0].startswith(f"http/1.1 {status} "), answer
+    assert "content-type: application/problem+json" in lines
+    said: dict[str, object] = json.loads(body)
+    assert (said["status"], said["code"]) == (status, code)
+    assert f"x-request-id: {said['requestId']}" in lines
+    return said
+
+
+def drip(connection: socket.socket, data: bytes, stop: threading.Event) -> None:
+    """Send a byte at a time, until told to stop or hung up on."""
+    for byte in data:
+        try:
+            connection.sendall(bytes([byte]))
+        except OSError:
+            return
+        if stop.wait(0.02):
+            return
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: local"])
+def test_a_head_that_does_not_come(address: str, sent: bytes) -> None:
+    with connected(address) as connection:
+        connection.sendall(sent)
+        answers(address)
+        start = time.monotonic()
+        assert read_to_end(connection) == b""
+        assert time.monotonic() - start < 5
+
+
+def test_a_head_that_comes_a_byte_at_a_time(address: str) -> None:
+    stop = threading.Event()
+    with connected(address) as connection:
+        dripping = threading.Thread(target=drip, args=(connection, head(X=500 * "a"), stop))
+        dripping.start()
+        start = time.monotonic()
+        assert read_to_end(connection) == b""
+        assert time.monotonic() - start < 5
+        stop.set()
+        dripping.join()
+
+
+@pytest.mark.parametrize("dripping", [False, True])
+def test_a_body_that_does_not_come_in_time(address: str, dripping: bool) -> None:
+    stop, before = threading.Event(), len(jobs(address))
+    with connected(address) as connection:
+        connection.sendall(upload(100_000) + PART)
+        sender = threading.Thread(target=drip, args=(connection, bytes(1000 if dripping else 0), stop))
+        sender.start()
+        start = time.monotonic()
+        answers(address)
+        said = problem(read_to_end(connection), 408, "INVALID_INPUT")
+        assert str(SECONDS) in str(said["detail"])
+        assert time.monotonic() - start < 10
+        stop.set()
+        sender.join()
+    assert len(jobs(address)) == before + 1  # that of `answers`
+
+
+def test_a_large_body_has_so_much_more_time() -> None:
+    """A tenth of a second for each two bytes, and each byte takes a third of that; then for each hundred."""
+    statuses = [asyncio.run(body_in_time(pieces=12, pause=0.03, bytes_each=each)) for each in (2, 100)]
+    assert statuses == [200, 408]
+
+
+async def body_in_time(pieces: int, pause: float, bytes_each: int) -> int:
+    """Send a body in single bytes to a service that only reads; the status."""
+    answer = 200
+
+    async def read(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal answer
+        try:
+            while (await receive())["more_body"]:
+                pass
+        except Problem as problem:
+            answer = problem.status
+
+    async def receive() -> Message:
+        nonlocal pieces
+        await asyncio.sleep(pause)
+        pieces -= 1
+        return {"type": "http.request", "body": b"x", "more_body": pieces > 0}
+
+    async def send(_: Message) -> None: ...
+
+    await BodyTime(read, seconds=0.1, bytes_each=bytes_each)({"type": "http"}, receive, send)
+    return answer
+
+
+def test_an_answer_that_is_not_read(address: str, folder: Path) -> None:
+    with small_window(address) as connection:
+        ask_for_picture(connection, address, folder)
+        time.sleep(4 * SECONDS)
+        answers(address)
+        read = read_to_end(connection)
+    assert read.startswith(b"HTTP/1.1 200 ")
+    assert len(read) < PICTURE_BYTES, "an answer that nobody reads was kept"
+
+
+def test_an_answer_that_is_read_slowly_comes_whole(address: str, folder: Path) -> None:
+    read = 0
+    with small_window(address) as connection:
+        ask_for_picture(connection, address, folder)
+        start = time.monotonic()
+        while read < PICTURE_BYTES and (data := connection.recv(1_000_000)):
+            read += len(data)
+            time.sleep(SECONDS / 100)
+    assert read > PICTURE_BYTES
+    assert time.monotonic() - start > SECONDS
+
+
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+def test_who_is_refused_before_he_has_sent_all_hears_it(address: str, connection: str) -> None:
+    """He may listen only after the last byte; what he sends meanwhile is thrown away."""
+    with httpx2.Client(base_url=address, headers={"Connection": connection}) as client:
+        answer = client.post(REMOVE, files={"image": bytes(25_000_000)})
+        assert (answer.status_code, answer.json()["code"]) == (413, "IMAGE_TOO_LARGE")
+        assert client.get("/api/health").status_code == 200
+
+
+def test_a_connection_is_closed_where_the_caller_wants_no_more(address: str) -> None:
+    with connected(address) as connection:
+        connection.sendall(head("/docs", "GET", Connection="close"))
+        start = time.monotonic()
+        assert read_to_end(connection).startswith(b"HTTP/1.1 200 ")
+        assert time.monotonic() - start < 2
+
+
+def test_who_never_ends_what_nobody_wants_is_left(address: str) -> None:
+    with connected(address) as connection:
+        connection.sendall(upload(1_000_000_000))
+        problem(connection.recv(65536), 413, "IMAGE_TOO_LARGE")
+        start = time.monotonic()
+        with pytest.raises(OSError, match=r"reset|pipe"):
+            send_until(connection, start + 10)
+
+
+def send_until(connection: socket.socket, end: float) -> None:
+    while time.monotonic() < end:
+        connection.sendall(bytes(1000))
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
+        head(Content_Length="5", Transfer_Encoding="chunked") + b"0\r\n\r\n",
+        head(Transfer_Encoding="chunked, identity") + b"0\r\n\r\n",
+        head(Content_Length="-5"),
+        head(Content_Length="5, 6"),
+        head(Content_Length=99 * "9"),
+        head(Transfer_Encoding="chunked") + b"zz\r\n",
+        head(Transfer_Encoding="chunked") + b"ffffffffffffffffff\r\n",
+        b"GET / HTTP/1.1\r\n" + (LONGEST_HEAD_BYTES + 1) * b"a",
+        b"GET /" + (LONGEST_HEAD_BYTES + 1) * b"a",
+        b"GET / HTTP/1.1\r\n" + 30_000 * b"X: a\r\n",
+        head(Transfer_Encoding="chunked") + b"0\r\n" + 30_000 * b"X: a\r\n",
+    ],
+)
+def test_what_is_no_http_is_told_so(address: str, sent: bytes) -> None:
+    with connected(address) as connection:
+        connection.sendall(sent)
+        problem(read_to_end(connection), 400, "INVALID_INPUT")
+    answers(address)
+
+
+def test_uploads_beyond_the_memory_are_overloaded(address: str) -> None:
+    """What has come counts until its request has ended, however little each caller sends at a time."""
+    half = PART + bytes(11_000_000)
+    with connected(address) as first, connected(address) as second, connected(address) as third:
+        first.sendall(upload(15_000_000) + half)
+        time.sleep(0.2)
+        second.sendall(head(Content_Type="multipart/form-data; boundary=b", Transfer_Encoding="chunked"))
+        second.sendall(f"{len(half):x}\r\n".encode() + half)
+        answer = second.recv(65536)
+        problem(answer, 503, "OVERLOADED")
+        assert b"\r\nretry-after: " in answer.lower()
+        third.sendall(upload(15_000_000))
+        problem(third.recv(65536), 503, "OVERLOADED")
+        problem(first.recv(65536), 408, "INVALID_INPUT")
+    assert httpx2.post(f"{address}{REMOVE}", files={"image": bytes(15_000_000)}).status_code == 415
