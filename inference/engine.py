@@ -142,6 +142,22 @@ class Engine:
         """
         return self.submit(data, options).result()
 
+    def require_room(self) -> None:
+        """Return if a photo would be taken now.
+
+        Raises:
+            Overloaded: too many photos are waiting.
+            DeviceLost: the device has failed.
+
+        """
+        if self.lost is not None:
+            raise DeviceLost(str(self.lost))
+        if self._held >= self._limits.waiting:
+            raise Overloaded(
+                f"{self._held} photos are waiting already. Try again in a moment.",
+                retry_after=max(1.0, self._held * self._batcher.seconds_each),
+            )
+
     def submit(self, data: bytes, options: Options, *, caller: Hashable = None) -> Future[Cutout]:
         """Start on one photo; the future gives the cut-out, or raises what `remove` would.
 
@@ -152,14 +168,8 @@ class Engine:
             DeviceLost: the device has failed.
 
         """
-        if self.lost is not None:
-            raise DeviceLost(str(self.lost))
         with self._lock:
-            if self._held >= self._limits.waiting:
-                raise Overloaded(
-                    f"{self._held} photos are waiting already. Try again in a moment.",
-                    retry_after=max(1.0, self._held * self._batcher.seconds_each),
-                )
+            self.require_room()
             self._held += 1
         deadline = time.monotonic() + self._limits.seconds
         future: Future[Cutout] = Future()

@@ -229,6 +229,7 @@ def _begin(
 
     Raises:
         _NotHereYet: there would be a job, and the photo is still elsewhere; nothing is held.
+        Overloaded, DeviceLost: the engine takes no photo now; nothing is held.
 
     """
     fingerprint = "" if key is None else _fingerprint(photo, options)
@@ -242,6 +243,8 @@ def _begin(
                     return known.job_id, False
                 if not is_here:
                     raise _NotHereYet
+                # What cannot be worked on now leaves nothing behind.
+                place.engine.require_room()
                 job_id = _write_job(session, place, user_id, options)
                 if known is not None:
                     known.job_id = job_id

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -294,7 +295,7 @@ def test_what_was_used_is_what_was_kept_whatever_happens(
         patch.setitem(PLANS, "tiny", Plan(1, 3, (Tier.BASIC, Tier.PROFESSIONAL), professional_per_day=1))
         user, clock = subscriber(database, "tiny", funds=60), Clock()
         place = Workplace(
-            engine=None,  # type: ignore[arg-type]  # nothing is worked on here
+            engine=SimpleNamespace(require_room=lambda: None),  # type: ignore[arg-type]  # nothing is worked on here
             storage=None,  # type: ignore[arg-type]
             database=database,
             lease=timedelta(hours=30),
