@@ -70,7 +70,7 @@ class LocalOnly:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             host, origin = headers.get("host", ""), headers.get("origin")
-            if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+            if not is_loopback(_name_of(host)):
                 await _refuse(
                     f"Host {host!r} is not this machine. Call http://127.0.0.1 or http://localhost."
                 )(scope, receive, send)
@@ -187,6 +187,14 @@ def announced_bytes(scope: Scope) -> int:
     announced = Headers(scope=scope).get("content-length", "")
     # A longer number is refused by the server, and takes long to read.
     return int(announced) if re.fullmatch("[0-9]{1,18}", announced) else 0
+
+
+def _name_of(host: str) -> str:
+    """Return a `Host` without its port; nothing where it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _refuse(detail: str) -> ASGIApp:

@@ -189,6 +189,8 @@ def test_unknown_places_and_methods_are_problems_too(client: TestClient) -> None
         {"Host": "evil.example"},
         {"Host": "127.0.0.1.evil.example:8000"},
         {"Host": ""},
+        {"Host": "["},
+        {"Host": "[::1"},
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
         {"Origin": "http://127.0.0.1:9999"},

@@ -255,6 +255,8 @@ def send_until(connection: socket.socket, end: float) -> None:
     [
         b"\x16\x03\x01\x02\x00\x01\x00",
         b"GET / HTTP/9.9\r\n\r\n",
+        b"CONNECT a:80 HTTP/1.1\r\n\r\n",
+        b"GET http://[::1/ HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
         head(Content_Length="5", Transfer_Encoding="chunked") + b"0\r\n\r\n",
         head(Transfer_Encoding="chunked, identity") + b"0\r\n\r\n",
