@@ -106,7 +106,7 @@ def too_many_uploads() -> Problem:
 def not_http(detail: str) -> bytes:
     """Answer what is no request, down to its bytes: there is nothing else to answer it with."""
     request_id = str(uuid.uuid4())
-    problem = Problem(400, "INVALID_INPUT", f"{detail}", {"Connection": "close"})
+    problem = Problem(400, "INVALID_INPUT", detail, {"Connection": "close"})
     headers = problem.headers | {"X-Request-Id": request_id}
     answer = JSONResponse(problem.body(request_id), problem.status, headers, media_type=MEDIA_TYPE)
     lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in answer.raw_headers)]

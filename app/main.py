@@ -114,9 +114,12 @@ def create_app(
     errors.install(service)
     # The last one added is the first one passed.
     most = settings.max_upload_bytes
-    service.add_middleware(guards.BodyMemory, total_bytes=settings.uploads_at_once_bytes, most_bytes=most)
+    uploads = {f"{background_remover.router.prefix}/remove": most}
+    service.add_middleware(
+        guards.BodyMemory, paths=uploads, total_bytes=settings.uploads_at_once_bytes, most_bytes=most
+    )
     service.add_middleware(guards.BodyTime, seconds=settings.upload_seconds, bytes_each=most)
-    service.add_middleware(guards.BodyLimit, uploads={f"{background_remover.router.prefix}/remove": most})
+    service.add_middleware(guards.BodyLimit, uploads=uploads)
     if settings.auth == "off":
         service.add_middleware(guards.LocalOnly)
     service.add_middleware(Measure, metrics=service.state.metrics)

@@ -109,6 +109,13 @@ class Patient(HttpToolsProtocol):
         super().pause_writing()
         self._watch_reader()
 
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._look is not None:  # he reads; the time begins anew
+            self._look.cancel()
+            self._look = None
+        self._watch_reader()
+
     def _close_if_done(self) -> None:
         """Close where the caller wants no more, once his request has come whole and is answered."""
         if self._is_last and self._is_whole and self.cycle.response_complete:

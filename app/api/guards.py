@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
 import structlog
@@ -146,18 +146,19 @@ class BodyTime:
 
 
 class BodyMemory:
-    """Bound the bytes of all bodies together, from when they come in until their requests are answered.
+    """Bound the bytes of all uploads together, from when they come in until their requests are answered.
 
-    A body counts for `most_bytes` at most: what is longer is not kept whole.
+    One counts for `most_bytes` at most: what is longer is not kept whole. Who sends no photo is not kept waiting.
     """
 
-    def __init__(self, app: ASGIApp, total_bytes: int, most_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, paths: Collection[str], total_bytes: int, most_bytes: int) -> None:
         self.app = app
+        self.paths = paths
         self.most_bytes = most_bytes
         self.left = max(total_bytes, most_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] not in self.paths:
             await self.app(scope, receive, send)
             return
         held = 0
