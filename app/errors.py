@@ -89,12 +89,12 @@ def upload_too_large(limit_bytes: int) -> Problem:
 
 def body_too_large(limit_bytes: int) -> Problem:
     """Describe a body past the limit of those that are no upload."""
-    return Problem(413, "INVALID_INPUT", f"The body is larger than {limit_bytes // 1000} kB. Send less.")
+    return Problem(413, "BODY_TOO_LARGE", f"The body is larger than {limit_bytes // 1000} kB. Send less.")
 
 
 def body_too_slow(seconds: float) -> Problem:
     """Describe a body that did not come in its time."""
-    return Problem(408, "INVALID_INPUT", f"The body did not come within {seconds:g} s. Send it again.")
+    return Problem(408, "BODY_TOO_SLOW", f"The body did not come within {seconds:g} s. Send it again.")
 
 
 def too_many_uploads() -> Problem:

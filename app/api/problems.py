@@ -27,8 +27,10 @@ CODES = {
     "FORBIDDEN": (403, "Only an admin may do this."),
     "NOT_FOUND": (404, "You have no job by this id."),
     "METHOD_NOT_ALLOWED": (405, "Method Not Allowed"),
+    "BODY_TOO_SLOW": (408, "The body did not come within 120 s. Send it again."),
     "CONFLICT": (409, "This paymentId was used for another purchase. A payment buys once; take its own id."),
     "IMAGE_TOO_LARGE": (413, "The upload is larger than 30 MB. Send a smaller file."),
+    "BODY_TOO_LARGE": (413, "The body is larger than 100 kB. Send less."),
     "UNSUPPORTED_FORMAT": (
         415,
         "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF.",
@@ -61,7 +63,7 @@ OF_DEPENDENCIES = {
     get_engine: ("MODEL_UNAVAILABLE",),
     get_storage: ("STORAGE_UNAVAILABLE",),
 }
-OF_BODIES = ("INVALID_INPUT", "IMAGE_TOO_LARGE")
+OF_BODIES = ("INVALID_INPUT", "BODY_TOO_SLOW", "BODY_TOO_LARGE")
 OF_PARAMETERS = ("INVALID_INPUT",)
 
 

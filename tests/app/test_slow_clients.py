@@ -158,7 +158,7 @@ def test_a_body_that_does_not_come_in_time(address: str, dripping: bool) -> None
         sender.start()
         start = time.monotonic()
         answers(address)
-        said = problem(read_to_end(connection), 408, "INVALID_INPUT")
+        said = problem(read_to_end(connection), 408, "BODY_TOO_SLOW")
         assert str(SECONDS) in str(said["detail"])
         assert time.monotonic() - start < 10
         stop.set()
@@ -297,5 +297,5 @@ def test_uploads_beyond_the_memory_are_overloaded(address: str) -> None:
         assert b"\r\nretry-after: " in answer.lower()
         third.sendall(upload(15_000_000))
         problem(third.recv(65536), 503, "OVERLOADED")
-        problem(first.recv(65536), 408, "INVALID_INPUT")
+        problem(first.recv(65536), 408, "BODY_TOO_SLOW")
     assert httpx2.post(f"{address}{REMOVE}", files={"image": bytes(15_000_000)}).status_code == 415

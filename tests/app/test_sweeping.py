@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from app import sweeping
+from app import logs, sweeping
 from app.db.session import Database
 from app.db.tables import IdempotencyKey, Job, Status
 from app.services import accounts, credits, removals
@@ -37,6 +37,7 @@ class FailsAtFirst(LocalStorage):
 def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    logs.configure("console")
     for interval in ("SETTLE_EVERY", "DELETE_EVERY"):
         monkeypatch.setattr(sweeping, interval, timedelta(milliseconds=20))
     storage = FailsAtFirst(tmp_path)

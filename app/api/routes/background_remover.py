@@ -142,6 +142,7 @@ async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
             "INSUFFICIENT_CREDITS",
             "NOT_FOUND",
             "CONFLICT",
+            "IMAGE_TOO_LARGE",
             "UNSUPPORTED_FORMAT",
             "OVERLOADED",
             "DEADLINE_EXCEEDED",
