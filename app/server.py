@@ -50,6 +50,7 @@ class Patient(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._bytes_between = 0
         self._is_whole = True
+        self._is_in_body = False
         self._is_last = False
         self._end: asyncio.TimerHandle | None = None
         self._look: asyncio.TimerHandle | None = None
@@ -71,7 +72,9 @@ class Patient(HttpToolsProtocol):
             self.send_400_response(f"The head of the request is longer than {LONGEST_HEAD_BYTES // 1024} kB.")
 
     def send_400_response(self, msg: str) -> None:
-        self.transport.write(not_http(msg))
+        # One request has one answer: where the service gave its own before the rest of the body went wrong, that is it.
+        if not self._is_in_body or not self.cycle.response_started:
+            self.transport.write(not_http(msg))
         self.transport.close()
 
     def on_message_begin(self) -> None:
@@ -83,6 +86,7 @@ class Patient(HttpToolsProtocol):
         self._bytes_between = 0
         self._wait(None)
         super().on_headers_complete()
+        self._is_in_body = True
         # Closed with unread bytes of a body, a connection is reset, and its answer lost: see `_close_if_done`.
         self._is_last = not self.cycle.keep_alive
         self.cycle.keep_alive = True
@@ -93,7 +97,7 @@ class Patient(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._bytes_between = 0
-        self._is_whole = True
+        self._is_whole, self._is_in_body = True, False
         self._wait(None)
         super().on_message_complete()
         self._close_if_done()

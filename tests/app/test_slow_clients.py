@@ -299,3 +299,17 @@ def test_uploads_beyond_the_memory_are_overloaded(address: str) -> None:
         problem(third.recv(65536), 503, "OVERLOADED")
         problem(first.recv(65536), 408, "BODY_TOO_SLOW")
     assert httpx2.post(f"{address}{REMOVE}", files={"image": bytes(15_000_000)}).status_code == 415
+
+
+def test_one_request_has_one_answer_however_its_body_ends(address: str) -> None:
+    """The service answers a call without a photo before its body has come; then the body turns out to be none."""
+    with connected(address) as connection:
+        connection.sendall(head(Transfer_Encoding="chunked") + b"1\r\na\r\n")
+        read = connection.recv(65536)
+        connection.sendall(b"zz\r\n")
+        problem(read + read_to_end(connection), 400, "INVALID_INPUT")
+    with connected(address) as connection:  # what follows an answer is a request of its own
+        connection.sendall(head("/api/health", "GET"))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"GET / HTTP/9.9\r\n\r\n")
+        problem(read_to_end(connection), 400, "INVALID_INPUT")
