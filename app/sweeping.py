@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy.exc import OperationalError
 
 from app.db.session import Database
-from app.services import removals
+from app.services import jobs, removals
 from app.storage import Storage, StorageError
 
 log = structlog.get_logger()
@@ -28,7 +28,7 @@ async def sweeping(database: Database, storage: Storage, kept: timedelta) -> Asy
         asyncio.create_task(_every(interval, name, work))
         for interval, name, work in (
             (SETTLE_EVERY, "lost jobs settled", partial(removals.settle_lost, database)),
-            (DELETE_EVERY, "old results deleted", partial(storage.delete_older_than, kept, removals.RESULTS)),
+            (DELETE_EVERY, "old results deleted", partial(storage.delete_older_than, kept, jobs.RESULTS)),
             (DELETE_EVERY, "old idempotency keys deleted", partial(removals.forget_keys, database, kept)),
         )
     ]

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -17,16 +17,14 @@ from app.codes import code_of
 from app.db.session import Database
 from app.db.tables import IdempotencyKey, Job, Status, now, plain
 from app.metrics import Metrics
-from app.services import charging
+from app.services import charging, jobs
 from app.storage import Storage
 from inference.encode import Format
 from inference.engine import Cutout, Engine
 from inference.options import Options
-from inference.tiers import Tier
 
 log = structlog.get_logger()
 
-RESULTS = "results/"
 # How often a call looks whether the first one with its key is done.
 ASK_AGAIN_SECONDS = 0.1
 WRITE_JOB = insert(plain(Job))
@@ -108,9 +106,9 @@ async def remove_one(
             continue
         if mine:
             break
-        first = await asyncio.to_thread(find, place.database, user_id, job_id)
+        first = await asyncio.to_thread(jobs.find, place.database, user_id, job_id)
         if first is not None and first.status is Status.COMPLETED:
-            picture = await stored_picture(place.database, place.storage, job_id, user_id)
+            picture = await jobs.stored_picture(place.database, place.storage, job_id, user_id)
             if picture is None:
                 raise ResultGone
             return first, picture[0]
@@ -162,59 +160,6 @@ def forget_keys(database: Database, age: timedelta) -> int:
     with database.begin() as session:
         old = delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - age)
         return len(session.scalars(old.returning(IdempotencyKey.id)).all())
-
-
-def find(database: Database, user_id: uuid.UUID, job_id: uuid.UUID) -> Job | None:
-    """Return a user's job; another one's is not there for him."""
-    with database.read() as session:
-        job = session.get(Job, job_id)
-        return job if job is not None and job.user_id == user_id else None
-
-
-def page(
-    database: Database,
-    user_id: uuid.UUID,
-    *,
-    status: Status | None = None,
-    tier: Tier | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    limit: int = 50,
-    offset: int = 0,
-) -> Sequence[Job]:
-    """Return some of a user's jobs, the newest first."""
-    rows = select(Job).where(Job.user_id == user_id)
-    if status is not None:
-        rows = rows.where(Job.status == status)
-    if tier is not None:
-        rows = rows.where(Job.tier == tier)
-    if since is not None:
-        rows = rows.where(Job.created_at >= since)
-    if until is not None:
-        rows = rows.where(Job.created_at < until)
-    with database.read() as session:
-        return session.scalars(rows.order_by(Job.created_at.desc(), Job.id).limit(limit).offset(offset)).all()
-
-
-async def stored_picture(
-    database: Database, storage: Storage, job_id: uuid.UUID, owner: uuid.UUID | None
-) -> tuple[bytes, Format] | None:
-    """Return a job's picture and its format; None where there is none, or not for this owner (None: for anybody)."""
-
-    def fetch() -> tuple[bytes, Format] | None:
-        with database.read() as session:
-            job = session.get(Job, job_id)
-        if job is None or owner not in (None, job.user_id):
-            return None
-        data = storage.get(result_key(job.id, Format(job.format)))
-        return None if data is None else (data, Format(job.format))
-
-    return await asyncio.to_thread(fetch)
-
-
-def result_key(job_id: uuid.UUID, file_format: Format) -> str:
-    """Say where a job's picture is stored."""
-    return f"{RESULTS}{job_id}.{file_format.value}"
 
 
 def _begin(
@@ -301,7 +246,7 @@ def _keep(
     place: Workplace, job_id: uuid.UUID, file_format: Format, cutout: Cutout, start: float
 ) -> tuple[Job, int]:
     """Store a picture, then complete its job, so that no row points at nothing: the job, and how long it took."""
-    place.storage.put(result_key(job_id, file_format), cutout.data)
+    place.storage.put(jobs.result_key(job_id, file_format), cutout.data)
     milliseconds = round(1000 * (time.perf_counter() - start))
     return _complete(place.database, job_id, cutout, milliseconds), milliseconds
 

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from app.db.session import Database
 from app.db.tables import Job, Status, now
-from app.services import accounts, credits, removals
+from app.services import accounts, credits, jobs, removals
 from app.services.credits import InsufficientCredits
 from app.services.tokens import Claims
 from inference.encode import Format
@@ -239,7 +239,7 @@ def test_what_a_crash_left_open_is_settled(database: Database, tmp_path: Path) -
         assert credits.balance(session, user.id) == 50 - 8
         assert credits.discrepancies(session) == {}
         assert session.get(Job, in_work).status is Status.PROCESSING  # type: ignore[union-attr]
-    found = removals.find(database, user.id, crashed[0])
+    found = jobs.find(database, user.id, crashed[0])
     assert found is not None
     assert (found.status, found.error_code) == (Status.FAILED, "INTERNAL")
     assert "Nothing was charged" in (found.error_detail or "")

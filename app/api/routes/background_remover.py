@@ -43,7 +43,7 @@ from app.api.schemas import (
 )
 from app.db.tables import Job, Status
 from app.errors import PHOTO_WANTED, Problem, upload_too_large
-from app.services import credits, pricing, removals
+from app.services import credits, jobs, pricing, removals
 from app.services.removals import Remote
 from app.services.signing import is_signed, sign
 from app.settings import Settings
@@ -201,7 +201,7 @@ async def get_jobs(
 ) -> Jobs:
     """List one's own jobs, the newest first."""
     found = await asyncio.to_thread(
-        removals.page,
+        jobs.page,
         database,
         user.id,
         status=status,
@@ -219,7 +219,7 @@ async def get_job(
     job_id: uuid.UUID, user: UserDep, database: DatabaseDep, settings: SettingsDep, secret: SecretDep
 ) -> JobInfo:
     """Return one of one's own jobs."""
-    job = await asyncio.to_thread(removals.find, database, user.id, job_id)
+    job = await asyncio.to_thread(jobs.find, database, user.id, job_id)
     if job is None:
         raise Problem(404, "NOT_FOUND", "You have no job by this id.")
     return JobInfo.of(job, result_url(job.id, secret, settings))
@@ -253,7 +253,7 @@ async def get_job_image(
         owner = (await get_user(caller, rate_limits)).id
     elif not is_signed(secret, image_path(job_id), expires, signature):
         raise Problem(404, "NOT_FOUND", "This address is not valid, or not any more. Ask for the job again.")
-    stored = await removals.stored_picture(database, storage, job_id, owner)
+    stored = await jobs.stored_picture(database, storage, job_id, owner)
     if stored is None:
         raise Problem(404, "NOT_FOUND", "There is no picture by this id; it may have expired.")
     data, file_format = stored

@@ -1,0 +1,69 @@
+"""Jobs as they are read: one's own, and their pictures."""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+
+from app.db.session import Database
+from app.db.tables import Job, Status
+from app.storage import Storage
+from inference.encode import Format
+from inference.tiers import Tier
+
+RESULTS = "results/"
+
+
+def find(database: Database, user_id: uuid.UUID, job_id: uuid.UUID) -> Job | None:
+    """Return a user's job; another one's is not there for him."""
+    with database.read() as session:
+        job = session.get(Job, job_id)
+        return job if job is not None and job.user_id == user_id else None
+
+
+def page(
+    database: Database,
+    user_id: uuid.UUID,
+    *,
+    status: Status | None = None,
+    tier: Tier | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 50,
+    offset: int = 0,
+) -> Sequence[Job]:
+    """Return some of a user's jobs, the newest first."""
+    rows = select(Job).where(Job.user_id == user_id)
+    if status is not None:
+        rows = rows.where(Job.status == status)
+    if tier is not None:
+        rows = rows.where(Job.tier == tier)
+    if since is not None:
+        rows = rows.where(Job.created_at >= since)
+    if until is not None:
+        rows = rows.where(Job.created_at < until)
+    with database.read() as session:
+        return session.scalars(rows.order_by(Job.created_at.desc(), Job.id).limit(limit).offset(offset)).all()
+
+
+async def stored_picture(
+    database: Database, storage: Storage, job_id: uuid.UUID, owner: uuid.UUID | None
+) -> tuple[bytes, Format] | None:
+    """Return a job's picture and its format; None where there is none, or not for this owner (None: for anybody)."""
+
+    def fetch() -> tuple[bytes, Format] | None:
+        with database.read() as session:
+            job = session.get(Job, job_id)
+        if job is None or owner not in (None, job.user_id):
+            return None
+        data = storage.get(result_key(job.id, Format(job.format)))
+        return None if data is None else (data, Format(job.format))
+
+    return await asyncio.to_thread(fetch)
+
+
+def result_key(job_id: uuid.UUID, file_format: Format) -> str:
+    """Say where a job's picture is stored."""
+    return f"{RESULTS}{job_id}.{file_format.value}"
