@@ -21,15 +21,19 @@ help:
 
 install: $(VENV)/.installed-$(BACKEND) ## put Cutout and what it needs into .venv
 
-$(VENV)/.installed-$(BACKEND): pyproject.toml constraints.txt
+# The pip that comes with a Python may be years old; today's resolves in less than half the time.
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Cutout needs Python 3.11 or newer; run: make PYTHON=python3.11 install")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt --upgrade pip
+
+$(VENV)/.installed-$(BACKEND): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[$(BACKEND)$(NPM)]'
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed-$(BACKEND)
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[$(BACKEND)$(NPM),dev]'
-	touch $@
+	touch $@ $(VENV)/.installed-$(BACKEND)
 
 serve: install ## run the service on http://127.0.0.1:8000, everyone on this machine is its admin
 	CUTOUT_AUTH=off $(BIN)/cutout serve --host $(HOST) --port $(PORT)
