@@ -28,14 +28,37 @@ MEDIA_TYPE = "application/problem+json"
 LONGEST_DETAIL = 2000
 
 
-class Problem(Exception):
-    """An error for the caller: a status, a stable code, and a sentence that says what to do."""
+# Each code has one.
+STATUSES = {
+    "INVALID_INPUT": 400,
+    "INVALID_IMAGE": 400,
+    "UNAUTHENTICATED": 401,
+    "INSUFFICIENT_CREDITS": 402,
+    "FORBIDDEN": 403,
+    "NOT_FOUND": 404,
+    "METHOD_NOT_ALLOWED": 405,
+    "BODY_TOO_SLOW": 408,
+    "CONFLICT": 409,
+    "IMAGE_TOO_LARGE": 413,
+    "BODY_TOO_LARGE": 413,
+    "UNSUPPORTED_FORMAT": 415,
+    "RATE_LIMITED": 429,
+    "INTERNAL": 500,
+    "MODEL_UNAVAILABLE": 503,
+    "OVERLOADED": 503,
+    "QUEUE_UNAVAILABLE": 503,
+    "DATABASE_UNAVAILABLE": 503,
+    "STORAGE_UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
 
-    def __init__(
-        self, status: int, code: str, detail: str, headers: dict[str, str] | None = None, **extra: Any
-    ) -> None:
+
+class Problem(Exception):
+    """An error for the caller: a stable code, its status, and a sentence that says what to do."""
+
+    def __init__(self, code: str, detail: str, headers: dict[str, str] | None = None, **extra: Any) -> None:
         super().__init__(detail)
-        self.status = status
+        self.status = STATUSES[code]
         self.code = code
         self.detail = detail
         self.headers = headers or {}
@@ -59,17 +82,6 @@ def shorten(text: str) -> str:
     return text if len(text) <= LONGEST_DETAIL else text[: LONGEST_DETAIL - 1] + "…"
 
 
-STATUSES = {
-    "INVALID_INPUT": 400,
-    "INVALID_IMAGE": 400,
-    "IMAGE_TOO_LARGE": 413,
-    "UNSUPPORTED_FORMAT": 415,
-    "INTERNAL": 500,
-    "MODEL_UNAVAILABLE": 503,
-    "OVERLOADED": 503,
-    "DEADLINE_EXCEEDED": 504,
-}
-
 PHOTO_WANTED = (
     "Send one photo: as a file in the field image of a form, as `curl -F image=@photo.jpg` does, or by its web address"
     " as imageUrl."
@@ -81,7 +93,6 @@ HTTP_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "IMAGE_TOO_LARGE
 def upload_too_large(limit_bytes: int) -> Problem:
     """Describe a body past the upload limit."""
     return Problem(
-        413,
         "IMAGE_TOO_LARGE",
         f"The upload is larger than {limit_bytes // 1_000_000} MB. Send a smaller file.",
     )
@@ -89,24 +100,24 @@ def upload_too_large(limit_bytes: int) -> Problem:
 
 def body_too_large(limit_bytes: int) -> Problem:
     """Describe a body past the limit of those that are no upload."""
-    return Problem(413, "BODY_TOO_LARGE", f"The body is larger than {limit_bytes // 1000} kB. Send less.")
+    return Problem("BODY_TOO_LARGE", f"The body is larger than {limit_bytes // 1000} kB. Send less.")
 
 
 def body_too_slow(seconds: float) -> Problem:
     """Describe a body that did not come in its time."""
-    return Problem(408, "BODY_TOO_SLOW", f"The body did not come within {seconds:g} s. Send it again.")
+    return Problem("BODY_TOO_SLOW", f"The body did not come within {seconds:g} s. Send it again.")
 
 
 def too_many_uploads() -> Problem:
     """Describe an upload for which there is no room beside the others."""
     detail = "Too many uploads are being received or worked on. Try again in a moment."
-    return Problem(503, "OVERLOADED", detail, {"Retry-After": "5"})
+    return Problem("OVERLOADED", detail, {"Retry-After": "5"})
 
 
 def not_http(detail: str) -> bytes:
     """Answer what is no request, down to its bytes: there is nothing else to answer it with."""
     request_id = str(uuid.uuid4())
-    problem = Problem(400, "INVALID_INPUT", detail, {"Connection": "close"})
+    problem = Problem("INVALID_INPUT", detail, {"Connection": "close"})
     headers = problem.headers | {"X-Request-Id": request_id}
     answer = JSONResponse(problem.body(request_id), problem.status, headers, media_type=MEDIA_TYPE)
     lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in answer.raw_headers)]
@@ -119,7 +130,7 @@ def from_engine(error: engine.CutoutError) -> Problem:
     headers = {}
     if isinstance(error, engine.Overloaded):
         headers["Retry-After"] = f"{error.retry_after:.0f}"
-    return Problem(STATUSES[code], code, str(error), headers)
+    return Problem(code, str(error), headers)
 
 
 def install(app: FastAPI) -> None:
@@ -148,58 +159,56 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(StorageError)
     async def on_storage_error(request: Request, error: StorageError) -> JSONResponse:
         log.error("storage failed", detail=str(error), cause=error.cause)
-        return answer(request, Problem(503, "STORAGE_UNAVAILABLE", str(error), {"Retry-After": "60"}))
+        return answer(request, Problem("STORAGE_UNAVAILABLE", str(error), {"Retry-After": "60"}))
 
     @app.exception_handler(InsufficientCredits)
     async def on_too_few_credits(request: Request, error: InsufficientCredits) -> JSONResponse:
         detail = f"{error} Buy credits, or take a cheaper tier."
-        problem = Problem(
-            402, "INSUFFICIENT_CREDITS", detail, required=error.required, available=error.available
-        )
+        problem = Problem("INSUFFICIENT_CREDITS", detail, required=error.required, available=error.available)
         return answer(request, problem)
 
     @app.exception_handler(NotFetched)
     async def on_not_fetched(request: Request, error: NotFetched) -> JSONResponse:
-        return answer(request, Problem(400, "INVALID_INPUT", str(error)))
+        return answer(request, Problem("INVALID_INPUT", str(error)))
 
     @app.exception_handler(FetchedTooLarge)
     async def on_fetched_too_large(request: Request, error: FetchedTooLarge) -> JSONResponse:
-        return answer(request, Problem(413, "IMAGE_TOO_LARGE", str(error)))
+        return answer(request, Problem("IMAGE_TOO_LARGE", str(error)))
 
     @app.exception_handler(RateLimited)
     async def on_too_many_calls(request: Request, error: RateLimited) -> JSONResponse:
         retry_after = {"Retry-After": str(error.retry_after)}
-        return answer(request, Problem(429, "RATE_LIMITED", str(error), retry_after))
+        return answer(request, Problem("RATE_LIMITED", str(error), retry_after))
 
     @app.exception_handler(KeyUsed)
     @app.exception_handler(PaymentUsed)
     @app.exception_handler(AnotherPlan)
     @app.exception_handler(TooManyCredits)
     async def on_conflict(request: Request, error: Exception) -> JSONResponse:
-        return answer(request, Problem(409, "CONFLICT", str(error)))
+        return answer(request, Problem("CONFLICT", str(error)))
 
     @app.exception_handler(ResultGone)
     async def on_gone_result(request: Request, error: ResultGone) -> JSONResponse:
-        return answer(request, Problem(404, "NOT_FOUND", str(error)))
+        return answer(request, Problem("NOT_FOUND", str(error)))
 
     @app.exception_handler(WrongSignature)
     async def on_wrong_signature(request: Request, error: WrongSignature) -> JSONResponse:
-        return answer(request, Problem(403, "FORBIDDEN", str(error)))
+        return answer(request, Problem("FORBIDDEN", str(error)))
 
     @app.exception_handler(InvalidToken)
     async def on_invalid_token(request: Request, error: InvalidToken) -> JSONResponse:
         challenge = {"WWW-Authenticate": "Bearer"}
-        return answer(request, Problem(401, "UNAUTHENTICATED", str(error), challenge))
+        return answer(request, Problem("UNAUTHENTICATED", str(error), challenge))
 
     @app.exception_handler(OperationalError)
     async def on_database_error(request: Request, error: OperationalError) -> JSONResponse:
         log.error("database failed", detail=str(error.orig))
         detail = "The database does not answer. Nothing was charged; try again in a moment."
-        return answer(request, Problem(503, "DATABASE_UNAVAILABLE", detail, {"Retry-After": "10"}))
+        return answer(request, Problem("DATABASE_UNAVAILABLE", detail, {"Retry-After": "10"}))
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
-        return answer(request, Problem(400, "INVALID_INPUT", "; ".join(map(_say, error.errors()))))
+        return answer(request, Problem("INVALID_INPUT", "; ".join(map(_say, error.errors()))))
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -211,15 +220,15 @@ def install(app: FastAPI) -> None:
             full = (
                 "The upload cannot be kept while it is received. Nothing was charged; try again in a moment."
             )
-            return answer(request, Problem(503, "STORAGE_UNAVAILABLE", full, {"Retry-After": "60"}))
+            return answer(request, Problem("STORAGE_UNAVAILABLE", full, {"Retry-After": "60"}))
         if error.status_code == 404:
             detail = f"There is nothing at {request.url.path}. The API is described at /docs."
         elif error.__cause__ is not None:
             detail = "The body cannot be read. Send JSON in UTF-8, or a form, as described at /docs."
         else:
             detail = str(error.detail)
-        code = HTTP_CODES.get(error.status_code, "INVALID_INPUT")
-        return answer(request, Problem(error.status_code, code, detail, dict(error.headers or {})))
+        code = HTTP_CODES.get(error.status_code, "INTERNAL" if error.status_code >= 500 else "INVALID_INPUT")
+        return answer(request, Problem(code, detail, dict(error.headers or {})))
 
     @app.exception_handler(Exception)
     async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
@@ -227,7 +236,7 @@ def install(app: FastAPI) -> None:
         detail = "Something went wrong on our side. Try again, and name the requestId if it persists."
         # Starlette answers these outside all middleware, so the id must be added here.
         headers = {"X-Request-Id": request.state.request_id}
-        return answer(request, Problem(500, "INTERNAL", detail, headers))
+        return answer(request, Problem("INTERNAL", detail, headers))
 
 
 def _say(problem: dict[str, Any]) -> str:

@@ -43,6 +43,9 @@ from inference.engine import Engine
 
 log = structlog.get_logger()
 
+# For one e-mail address.
+WRONG_PASSWORDS = Limit(5, 60)
+
 
 def create_app(
     settings: Settings | None = None, make_engine: Callable[[Settings], Engine] | None = None
@@ -124,15 +127,18 @@ def create_app(
         service.add_middleware(guards.LocalOnly)
     service.add_middleware(Measure, metrics=service.state.metrics)
     service.add_middleware(guards.RequestId)
-    service.include_router(health.router)
-    service.include_router(account.router)
-    service.include_router(background_remover.router)
-    service.include_router(batches.router)
-    service.include_router(subscription.router)
-    service.include_router(stats.router)
-    service.include_router(admin.router)
-    service.include_router(metrics.router)
-    service.include_router(page.router)
+    for rooms in (
+        health,
+        account,
+        background_remover,
+        batches,
+        subscription,
+        stats,
+        admin,
+        metrics,
+        page,
+    ):
+        service.include_router(rooms.router)
     everywhere = ("INTERNAL", "FORBIDDEN") if settings.auth == "off" else ("INTERNAL",)
     problems.describe(service, everywhere)
     service.mount("/static", StaticFiles(directory=page.STATIC), name="static")
@@ -147,7 +153,7 @@ def limits_of(settings: Settings) -> dict[Kind, Limit]:
         Kind.READS: Limit(settings.reads_per_minute, 60),
     }
     limited = {kind: limit for kind, limit in calls.items() if limit.calls > 0 and settings.auth == "on"}
-    return {Kind.LOGIN: Limit(5, 60)} | limited
+    return {Kind.LOGIN: WRONG_PASSWORDS} | limited
 
 
 def prepare(settings: Settings, database: Database, storage: Storage) -> None:

@@ -7,7 +7,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    HttpUrl,
+    IPvAnyNetwork,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app import secret
@@ -134,7 +143,7 @@ class Settings(BaseSettings):
     result_days: int = Field(7, ge=1, description="days that results are kept")
     max_upload_mb: int = Field(30, ge=1, description="largest upload, in MB")
     upload_seconds: float = Field(
-        120, gt=0, description="longest that sending an upload may take, before 408 `INVALID_INPUT`"
+        120, gt=0, description="longest that sending an upload may take, before 408 `BODY_TOO_SLOW`"
     )
     uploads_at_once_mb: int = Field(
         1000,
@@ -226,6 +235,13 @@ class Settings(BaseSettings):
                 " openssl rand -base64 48"
             )
         return self
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _of_a_server(cls, value: str | None) -> str | None:
+        if value is not None:
+            TypeAdapter(HttpUrl).validate_python(value)
+        return value
 
     @model_validator(mode="after")
     def _one_bucket(self) -> Self:

@@ -91,7 +91,7 @@ def storage_from(settings: Settings) -> Storage:
     """Return the place of results that the settings ask for.
 
     Raises:
-        StorageError: the settings cannot be those of a bucket.
+        StorageUnusable: the settings cannot be those of a bucket.
 
     """
     if settings.s3_bucket is None:

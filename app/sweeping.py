@@ -32,11 +32,13 @@ async def sweeping(database: Database, storage: Storage, kept: timedelta) -> Asy
             (DELETE_EVERY, "old idempotency keys deleted", partial(removals.forget_keys, database, kept)),
         )
     ]
-    yield
-    for task in tasks:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
 
 async def _every(interval: timedelta, name: str, work: Callable[[], int]) -> None:

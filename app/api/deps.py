@@ -152,7 +152,7 @@ BatchUserDep = Annotated[User, Depends(counted(Kind.BATCH))]
 async def get_admin(user: UserDep) -> User:
     """Say who calls, if it is an admin."""
     if user.role is not Role.ADMIN:
-        raise Problem(403, "FORBIDDEN", "Only an admin may do this.")
+        raise Problem("FORBIDDEN", "Only an admin may do this.")
     return user
 
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import Problem, body_too_large, body_too_slow, too_many_uploads, upload_too_large
+from app.errors import MEDIA_TYPE, Problem, body_too_large, body_too_slow, too_many_uploads, upload_too_large
 from app.settings import is_loopback
 
 log = structlog.get_logger()
@@ -200,11 +200,11 @@ def _name_of(host: str) -> str:
 
 def _refuse(detail: str) -> ASGIApp:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        await _response(scope, Problem(403, "FORBIDDEN", detail))(scope, receive, send)
+        await _response(scope, Problem("FORBIDDEN", detail))(scope, receive, send)
 
     return refuse
 
 
 def _response(scope: Scope, problem: Problem) -> JSONResponse:
     body = problem.body(scope["state"]["request_id"])
-    return JSONResponse(body, problem.status, problem.headers, media_type="application/problem+json")
+    return JSONResponse(body, problem.status, problem.headers, media_type=MEDIA_TYPE)

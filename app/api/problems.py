@@ -11,44 +11,30 @@ from pydantic import ConfigDict, Field
 
 from app.api.deps import get_admin, get_caller, get_engine, get_rate_limits, get_storage
 from app.api.schemas import Schema
-from app.errors import Problem
+from app.errors import MEDIA_TYPE, Problem
 
-MEDIA_TYPE = "application/problem+json"
-
-# Each code, its status, and what it says to one who met it.
-CODES = {
-    "INVALID_INPUT": (400, "tier: Input should be 'basic', 'standard', 'professional' or 'industry'"),
-    "INVALID_IMAGE": (400, "The file is empty. Send the picture's bytes."),
-    "UNAUTHENTICATED": (401, "Send an API key (X-Api-Key) or a token (Authorization: Bearer)."),
-    "INSUFFICIENT_CREDITS": (
-        402,
-        "This costs 8 credits and 5 are left. Buy credits, or take a cheaper tier.",
-    ),
-    "FORBIDDEN": (403, "Only an admin may do this."),
-    "NOT_FOUND": (404, "You have no job by this id."),
-    "METHOD_NOT_ALLOWED": (405, "Method Not Allowed"),
-    "BODY_TOO_SLOW": (408, "The body did not come within 120 s. Send it again."),
-    "CONFLICT": (409, "This paymentId was used for another purchase. A payment buys once; take its own id."),
-    "IMAGE_TOO_LARGE": (413, "The upload is larger than 30 MB. Send a smaller file."),
-    "BODY_TOO_LARGE": (413, "The body is larger than 100 kB. Send less."),
-    "UNSUPPORTED_FORMAT": (
-        415,
-        "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF.",
-    ),
-    "RATE_LIMITED": (429, "Too many removals: 30 a minute are allowed. Try again in 7 s."),
-    "INTERNAL": (500, "Something went wrong on our side. Try again, and name the requestId if it persists."),
-    "MODEL_UNAVAILABLE": (503, "The models are still loading. Try again in a moment."),
-    "OVERLOADED": (503, "64 photos are waiting already. Try again in a moment."),
-    "QUEUE_UNAVAILABLE": (503, "This version of the service has no queue of batches."),
-    "DATABASE_UNAVAILABLE": (
-        503,
-        "The database does not answer. Nothing was charged; try again in a moment.",
-    ),
-    "STORAGE_UNAVAILABLE": (
-        503,
-        "The result cannot be written (No space left on device). Free some space or set CUTOUT_DATA_DIR.",
-    ),
-    "DEADLINE_EXCEEDED": (504, "The photo was not done in its time. Try again in a moment."),
+# What each code says to one who met it.
+DETAILS = {
+    "INVALID_INPUT": "tier: Input should be 'basic', 'standard', 'professional' or 'industry'",
+    "INVALID_IMAGE": "The file is empty. Send the picture's bytes.",
+    "UNAUTHENTICATED": "Send an API key (X-Api-Key) or a token (Authorization: Bearer).",
+    "INSUFFICIENT_CREDITS": "This costs 8 credits and 5 are left. Buy credits, or take a cheaper tier.",
+    "FORBIDDEN": "Only an admin may do this.",
+    "NOT_FOUND": "You have no job by this id.",
+    "METHOD_NOT_ALLOWED": "Method Not Allowed",
+    "BODY_TOO_SLOW": "The body did not come within 120 s. Send it again.",
+    "CONFLICT": "This paymentId was used for another purchase. A payment buys once; take its own id.",
+    "IMAGE_TOO_LARGE": "The upload is larger than 30 MB. Send a smaller file.",
+    "BODY_TOO_LARGE": "The body is larger than 100 kB. Send less.",
+    "UNSUPPORTED_FORMAT": "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF.",
+    "RATE_LIMITED": "Too many removals: 30 a minute are allowed. Try again in 7 s.",
+    "INTERNAL": "Something went wrong on our side. Try again, and name the requestId if it persists.",
+    "MODEL_UNAVAILABLE": "The models are still loading. Try again in a moment.",
+    "OVERLOADED": "64 photos are waiting already. Try again in a moment.",
+    "QUEUE_UNAVAILABLE": "This version of the service has no queue of batches.",
+    "DATABASE_UNAVAILABLE": "The database does not answer. Nothing was charged; try again in a moment.",
+    "STORAGE_UNAVAILABLE": "The result cannot be written (No space left on device). Free some space or set CUTOUT_DATA_DIR.",
+    "DEADLINE_EXCEEDED": "The photo was not done in its time. Try again in a moment.",
 }
 MORE: dict[str, dict[str, int]] = {"INSUFFICIENT_CREDITS": {"required": 8, "available": 5}}
 SOME_REQUEST = "5b2f9f0e-3c55-4c12-9d0c-0a4f6f6c1a52"
@@ -75,7 +61,7 @@ class ProblemDetails(Schema):
     type: str
     title: str
     status: int
-    code: str = Field(json_schema_extra={"enum": list(CODES)})
+    code: str = Field(json_schema_extra={"enum": list(DETAILS)})
     detail: str
     request_id: str
 
@@ -84,9 +70,9 @@ def tells(*codes: str) -> dict[int | str, dict[str, Any]]:
     """Describe the answers with these codes, as a route's `responses`."""
     answers: dict[int | str, dict[str, Any]] = {}
     for code in codes:
-        status, detail = CODES[code]
-        body = Problem(status, code, detail).body(SOME_REQUEST) | MORE.get(code, {})
-        answer = answers.setdefault(status, _answer(status, str(body["title"])))
+        problem = Problem(code, DETAILS[code])
+        body = problem.body(SOME_REQUEST) | MORE.get(code, {})
+        answer = answers.setdefault(problem.status, _answer(problem.status, str(body["title"])))
         answer["content"][MEDIA_TYPE]["examples"][code] = {"value": body}
     return answers
 

@@ -102,9 +102,10 @@ class Pricing(Schema):
 
 
 class JobInfo(Schema):
-    """A removal, paid of the subscription's quota (with 0 `credits`) or of credits. `resultUrl` gives the picture, for a while, to whoever has it; `processingMs` is the whole time.
+    """A removal, paid of the subscription's quota (with 0 `credits`) or of credits.
 
-    A failed job has `error` instead, and cost nothing.
+    `resultUrl` gives the picture, for a while, to whoever has it; `processingMs` is the whole time. A failed job has
+    `error` instead, and cost nothing.
     """
 
     job_id: uuid.UUID

@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 # How long a writer waits for another one's transaction, which are all short.
 LOCK_SECONDS = 30
 # PostgreSQL refuses to write then; on SQLite the transaction takes no lock at its start.
-READ_ONLY = {"postgresql_readonly": True}
+READ_ONLY = "postgresql_readonly"
 
 
 class Database:
@@ -25,7 +25,9 @@ class Database:
         """Prepare to connect to `url`, as in "postgresql://…" or "sqlite:///var/cutout.db"; nothing is opened yet."""
         self.engine = _create_engine(url)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
-        self._readers = sessionmaker(self.engine.execution_options(**READ_ONLY), expire_on_commit=False)
+        self._readers = sessionmaker(
+            self.engine.execution_options(**{READ_ONLY: True}), expire_on_commit=False
+        )
 
     def begin(self) -> AbstractContextManager[Session]:
         """Open a transaction: committed at the end of the block, rolled back where an exception leaves it.
@@ -84,5 +86,5 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> N
 
 
 def _begin(connection: Connection) -> None:
-    reads = READ_ONLY.items() <= connection.get_execution_options().items()
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    only_reads = connection.get_execution_options().get(READ_ONLY)
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")

@@ -14,6 +14,9 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import LedgerEntry, Movement, User, plain
 
+# More does not fit its column; what is held and may come back has room beside it.
+LARGEST_BALANCE = 2_000_000_000
+
 USERS, LEDGER = plain(User), plain(LedgerEntry)
 # Made once, as every removal runs them: to make a statement takes longer than to run it.
 HELD = select(LEDGER).where(LEDGER.c.key == bindparam("key"))
@@ -23,15 +26,13 @@ WRITE = {
 }
 _OF_WHOM, _HOW_MANY = USERS.c.id == bindparam("who"), bindparam("credits", type_=Integer)
 GIVE = update(USERS).where(_OF_WHOM).values(balance=USERS.c.balance + _HOW_MANY)
+GIVE_IF_ROOM = GIVE.where(USERS.c.balance <= LARGEST_BALANCE - _HOW_MANY).returning(USERS.c.balance)
 TAKE = (
     update(USERS)
     .where(_OF_WHOM, USERS.c.balance >= _HOW_MANY)
     .values(balance=USERS.c.balance - _HOW_MANY)
     .returning(USERS.c.balance)
 )
-
-# More does not fit its column; what is held and may come back has room beside it.
-LARGEST_BALANCE = 2_000_000_000
 
 
 class TooManyCredits(Exception):
@@ -62,9 +63,9 @@ def grant(session: Session, user_id: uuid.UUID, credits: int, key: str, note: st
         raise ValueError(f"{credits} credits cannot be granted; give a positive number")
     if not _write(session, user_id, Movement.GRANT, credits, key, note):
         return False
-    if balance(session, user_id) + credits > LARGEST_BALANCE:
+    if session.scalar(GIVE_IF_ROOM, {"who": user_id, "credits": credits}) is None:
+        _undo(session, key)
         raise TooManyCredits
-    _add(session, user_id, credits)
     return True
 
 
@@ -78,7 +79,7 @@ def hold(session: Session, user_id: uuid.UUID, credits: int, key: str) -> bool:
     if not _write(session, user_id, Movement.HOLD, -credits, _hold(key)):
         return False
     if session.scalar(TAKE, {"who": user_id, "credits": credits}) is None:
-        session.execute(delete(LedgerEntry).where(LedgerEntry.key == _hold(key)))
+        _undo(session, _hold(key))
         raise InsufficientCredits(credits, balance(session, user_id))
     return True
 
@@ -151,7 +152,7 @@ def _settle(session: Session, key: str, movement: Movement) -> bool:
     if not _write(session, held.user_id, movement, given_back, f"settle:{key}"):
         return False
     if given_back:
-        _add(session, held.user_id, given_back)
+        session.execute(GIVE, {"who": held.user_id, "credits": given_back})
     return True
 
 
@@ -163,8 +164,9 @@ def _write(
     return session.scalar(WRITE[session.get_bind().dialect.name], row) is not None
 
 
-def _add(session: Session, user_id: uuid.UUID, credits: int) -> None:
-    session.execute(GIVE, {"who": user_id, "credits": credits})
+def _undo(session: Session, key: str) -> None:
+    """Take back a row that this transaction has written: what it stood for cannot be done."""
+    session.execute(delete(LedgerEntry).where(LedgerEntry.key == key))
 
 
 def _hold(key: str) -> str:

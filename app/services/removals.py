@@ -184,7 +184,7 @@ def _begin(
                 known = None if key is None else _known(session, user_id, key)
                 if known is not None and known.fingerprint != fingerprint:
                     raise KeyUsed
-                if known is not None and not _was_lost(session, known.job_id):
+                if known is not None and not _was_lost(session, known.job_id, place.clock()):
                     return known.job_id, False
                 if not is_here:
                     raise _NotHereYet
@@ -210,10 +210,10 @@ def _known(session: Session, user_id: uuid.UUID, key: str) -> IdempotencyKey | N
     return session.scalars(mine.with_for_update()).one_or_none()
 
 
-def _was_lost(session: Session, job_id: uuid.UUID) -> bool:
+def _was_lost(session: Session, job_id: uuid.UUID, at: datetime) -> bool:
     """Tell whether a job came to nothing; one whose process died is ended here."""
     job = session.get_one(Job, job_id, populate_existing=True)
-    if job.status is Status.PROCESSING and job.lease_until is not None and job.lease_until < now():
+    if job.status is Status.PROCESSING and job.lease_until is not None and job.lease_until < at:
         _give_up(session, job_id, "INTERNAL", LOST)
         return True
     return job.status is Status.FAILED

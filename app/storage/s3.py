@@ -11,7 +11,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from app.storage import StorageError
+from app.storage import StorageError, StorageUnusable
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 60
 RETRIES, RETRY_SECONDS = 3, 30
@@ -41,7 +41,7 @@ class S3Storage:
             secret_access_key: see above.
 
         Raises:
-            StorageError: this cannot be the address of a bucket, or half a key was given.
+            StorageUnusable: this cannot be a bucket, or half a key was found.
 
         """
         self.name = f"s3://{bucket}/{prefix}"
@@ -64,7 +64,7 @@ class S3Storage:
                 **{name: value for name, value in options.items() if value is not None},  # type: ignore[arg-type]
             )
         except BaseError as error:
-            raise self._unusable(error) from error
+            raise StorageUnusable(f"{self._cause(error)}. Check the S3_… settings.") from error
 
     def put(self, key: str, data: bytes) -> None:
         try:
@@ -105,10 +105,11 @@ class S3Storage:
         return deleted
 
     def _unusable(self, error: Exception) -> StorageError:
+        return StorageError(
+            "The store of results does not answer as it should. Try again in a minute.", self._cause(error)
+        )
+
+    def _cause(self, error: Exception) -> str:
         # Its first line says what happened, unless S3 itself does, in XML below; the rest is the library's own state.
         code = re.search("<Code>(.*?)</Code>", str(error))
-        cause = code[1] if code else str(error).splitlines()[0]
-        return StorageError(
-            "The store of results does not answer as it should. Try again in a minute.",
-            f"{self.name}: {cause}",
-        )
+        return f"{self.name}: {code[1] if code else str(error).splitlines()[0]}"

@@ -9,12 +9,11 @@ import secrets
 import tempfile
 from pathlib import Path
 
-import uvicorn
-
 from app import settings
 from app.db import schema
 from app.db.session import Database
 from app.main import create_app
+from app.server import server_of
 from app.services import accounts, credits
 from app.services.tokens import Claims
 from app.startup import engine_from
@@ -40,18 +39,17 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         if arguments.database is None:
-            chosen = settings.load(auth="off", data_dir=Path(folder))
+            chosen = settings.load(auth="off", port=arguments.port, data_dir=Path(folder))
         else:
             chosen = settings.load(
+                port=arguments.port,
                 secret=secrets.token_hex(),
                 database_url=arguments.database,
                 data_dir=Path(folder),
                 remove_per_minute=0,
             )
             print(customer(Database(arguments.database)), flush=True)
-        uvicorn.run(
-            create_app(chosen, make_engine), port=arguments.port, log_config=None, log_level="warning"
-        )
+        server_of(create_app(chosen, make_engine), chosen).run()
 
 
 def customer(database: Database) -> str:

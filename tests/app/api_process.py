@@ -8,9 +8,8 @@ import socket
 import sys
 from pathlib import Path
 
-import uvicorn
-
 from app.main import create_app
+from app.server import server_of
 from inference.limits import Limits
 from tests.app.shop import service_settings
 from tests.fakes import fake_engine
@@ -21,10 +20,9 @@ async def main(folder: Path, databases: list[str]) -> None:
     running = []
     for url in databases:
         listening = socket.create_server(("127.0.0.1", 0))
-        app = create_app(
-            service_settings(url, folder), lambda _: fake_engine(limits=Limits(threads=2, waiting=1000))
-        )
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="error"))
+        settings = service_settings(url, folder)
+        app = create_app(settings, lambda _: fake_engine(limits=Limits(threads=2, waiting=1000)))
+        server = server_of(app, settings)
         running.append(asyncio.create_task(server.serve([listening])))
         while not server.started:
             await asyncio.sleep(0.01)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from app.db.session import Database
 from app.db.tables import LedgerEntry, Movement
 from app.services import credits
-from app.services.credits import InsufficientCredits
+from app.services.credits import InsufficientCredits, TooManyCredits
 from tests.app.databases import new_user
 
 
@@ -145,6 +145,34 @@ def test_one_job_settled_by_many_at_once_is_settled_once(database: Database) -> 
         settled = list(pool.map(settle, range(32)))
     assert settled.count(True) == 1
     assert balance(database, user_id) == (0 if settled.index(True) % 2 else 30)
+
+
+def test_what_cannot_be_done_leaves_nothing_in_a_transaction_that_goes_on(database: Database) -> None:
+    user_id = funded(database, 10)
+    with database.begin() as session:
+        with pytest.raises(InsufficientCredits):
+            credits.hold(session, user_id, 11, "job:1")
+        with pytest.raises(TooManyCredits):
+            credits.grant(session, user_id, credits.LARGEST_BALANCE, "payment:1")
+        assert credits.grant(session, user_id, 1, "payment:1")
+        assert credits.hold(session, user_id, 11, "job:1")
+    assert balance(database, user_id) == 0
+
+
+def test_many_grants_at_once_never_pass_what_fits(database: Database) -> None:
+    part = credits.LARGEST_BALANCE // 4
+    user_id = funded(database, part)
+
+    def give(number: int) -> bool:
+        try:
+            with database.begin() as session:
+                return credits.grant(session, user_id, part, f"payment:{number}")
+        except TooManyCredits:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(give, range(8))) == 3
+    assert balance(database, user_id) == credits.LARGEST_BALANCE
 
 
 class Crashed(Exception):

@@ -126,3 +126,11 @@ def test_half_of_a_bucket_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         settings.load()
     monkeypatch.setenv("S3_SECRET_ACCESS_KEY", "hush")
     assert "hush" not in repr(settings.load())
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["ftp://s3.example", "http://", "not an address", "https://s3.example:99999"]
+)
+def test_an_endpoint_that_is_no_web_address_is_refused(endpoint: str) -> None:
+    with pytest.raises(SettingsError, match="S3_ENDPOINT"):
+        settings.load(s3_bucket="pictures", s3_endpoint=endpoint)

@@ -97,6 +97,13 @@ def test_a_key_without_the_right_is_refused(s3: S3Server) -> None:
     assert SECRET_KEY not in str(caught.value)
 
 
+def test_half_a_key_of_the_hosts_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "half")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY", raising=False)
+    with pytest.raises(StorageUnusable, match=r"s3://pictures/: .*SecretAccessKey.*Check the S3_"):
+        S3Storage("pictures")
+
+
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageUnusable, match="Not a directory"):

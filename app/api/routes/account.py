@@ -81,7 +81,7 @@ async def log_in(login: Login, request: Request, database: DatabaseDep, rate_lim
     subject = await asyncio.to_thread(accounts.log_in, database, login.email, login.password)
     if subject is None:
         await rate_limits.take(Kind.LOGIN, address)
-        raise Problem(401, "UNAUTHENTICATED", "The e-mail address or the password is wrong.")
+        raise Problem("UNAUTHENTICATED", "The e-mail address or the password is wrong.")
     # Of many passwords tried at once the right one passes only where few wrong ones came before it.
     await rate_limits.check(Kind.LOGIN, address)
     token, seconds = reader.sign_login(subject)
@@ -106,4 +106,4 @@ async def make_key(wanted: KeyName, user: UserDep, database: DatabaseDep) -> New
 async def revoke_key(key_id: uuid.UUID, user: UserDep, database: DatabaseDep) -> None:
     """Make an API key worthless, at once."""
     if not await asyncio.to_thread(database.run, accounts.revoke_key, user, key_id):
-        raise Problem(404, "NOT_FOUND", "You have no key by this id.")
+        raise Problem("NOT_FOUND", "You have no key by this id.")

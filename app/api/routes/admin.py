@@ -39,7 +39,7 @@ async def grant_credits(wanted: Grant, _: AdminDep, database: DatabaseDep) -> Gr
         database.run, credits.grant_to, wanted.user_id, wanted.credits, f"grant:{wanted.key}", wanted.note
     )
     if outcome is None:
-        raise Problem(404, "NOT_FOUND", "There is no user by this id.")
+        raise Problem("NOT_FOUND", "There is no user by this id.")
     return Granted(granted=outcome[0], balance=outcome[1])
 
 
@@ -66,6 +66,6 @@ async def confirm_payment(purchase_id: uuid.UUID, admin: AdminDep, database: Dat
     """Say that a payment has come: the plan begins, or the credits are given. A second time changes nothing."""
     purchase = await asyncio.to_thread(database.run, payments.confirm, purchase_id, admin, now())
     if purchase is None:
-        raise Problem(404, "NOT_FOUND", "There is no purchase by this id.")
+        raise Problem("NOT_FOUND", "There is no purchase by this id.")
     log.info("payment confirmed", purchase=str(purchase_id), admin=str(admin.id))
     return PurchaseInfo.of(purchase)

@@ -92,9 +92,9 @@ async def read_form(
             raise RequestValidationError(error.errors(include_url=False)) from None
     names = [name for name, _ in (await request.form()).multi_items()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise Problem(400, "INVALID_INPUT", f"{', '.join(twice)}: send it once")
+        raise Problem("INVALID_INPUT", f"{', '.join(twice)}: send it once")
     if (form.image is None) == (form.image_url is None):
-        raise Problem(400, "INVALID_INPUT", PHOTO_WANTED)
+        raise Problem("INVALID_INPUT", PHOTO_WANTED)
     return form
 
 
@@ -221,7 +221,7 @@ async def get_job(
     """Return one of one's own jobs."""
     job = await asyncio.to_thread(jobs.find, database, user.id, job_id)
     if job is None:
-        raise Problem(404, "NOT_FOUND", "You have no job by this id.")
+        raise Problem("NOT_FOUND", "You have no job by this id.")
     return JobInfo.of(job, result_url(job.id, secret, settings))
 
 
@@ -252,10 +252,10 @@ async def get_job_image(
         caller = await get_caller(request, database, token, api_key)
         owner = (await get_user(caller, rate_limits)).id
     elif not is_signed(secret, image_path(job_id), expires, signature):
-        raise Problem(404, "NOT_FOUND", "This address is not valid, or not any more. Ask for the job again.")
+        raise Problem("NOT_FOUND", "This address is not valid, or not any more. Ask for the job again.")
     stored = await jobs.stored_picture(database, storage, job_id, owner)
     if stored is None:
-        raise Problem(404, "NOT_FOUND", "There is no picture by this id; it may have expired.")
+        raise Problem("NOT_FOUND", "There is no picture by this id; it may have expired.")
     data, file_format = stored
     return Response(data, media_type=file_format.media_type, headers={"Cache-Control": "private, immutable"})
 

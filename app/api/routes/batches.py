@@ -23,7 +23,6 @@ BatchId = Annotated[uuid.UUID, Path()]
 
 def no_queue() -> Problem:
     return Problem(
-        503,
         "QUEUE_UNAVAILABLE",
         "This version of the service has no queue of batches. Send the photos one by one to"
         " /api/background-remover/remove.",

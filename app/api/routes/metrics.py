@@ -38,7 +38,6 @@ async def get_metrics(
     if not (is_from_here(request) or is_known(token, settings)):
         # No 404: where it is stands in the documentation, and a scraper with a wrong token should say so.
         raise Problem(
-            401,
             "UNAUTHENTICATED",
             "Ask from the service's own machine, or send CUTOUT_METRICS_TOKEN as a bearer token.",
             {"WWW-Authenticate": "Bearer"},

@@ -161,7 +161,7 @@ async def cancel_subscription(
     """Cancel one's plan: it ends with what is paid. A second time changes nothing."""
     at = now()
     if await asyncio.to_thread(database.run, subscriptions.cancel, user.id, reason, at) is None:
-        raise Problem(404, "NOT_FOUND", "You have no subscription.")
+        raise Problem("NOT_FOUND", "You have no subscription.")
     return SubscriptionInfo.of(await asyncio.to_thread(database.ask, subscriptions.standing, user.id, at))
 
 
