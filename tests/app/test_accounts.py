@@ -131,6 +131,19 @@ def test_a_user_is_made_at_first_sight_and_kept_as_the_token_says(database: Data
         assert (again.id, again.email, again.role) == (first.id, "a@b.example", Role.ADMIN)
 
 
+def test_what_a_later_token_says_counts_at_once(database: Database) -> None:
+    first = accounts.identify(database, Claims("u-1", "a@b.example", Role.ADMIN))
+    for claims, email, role in (
+        (Claims("u-1", None, Role.ADMIN), "a@b.example", Role.ADMIN),
+        (Claims("u-1", None, Role.USER), "a@b.example", Role.USER),
+        (Claims("u-1", "new@b.example", Role.USER), "new@b.example", Role.USER),
+    ):
+        user = accounts.identify(database, claims)
+        assert (user.id, user.email, user.role) == (first.id, email, role)
+    with pytest.raises(InvalidToken, match="no such account"):
+        accounts.identify(database, Claims("local:gone@shop.example"))
+
+
 def test_many_at_first_sight_are_one_user(database: Database) -> None:
     def see(_: int) -> uuid.UUID:
         with database.begin() as session:

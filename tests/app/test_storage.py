@@ -6,16 +6,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
 from app import settings as app_settings
 from app.db.session import Database
+from app.main import create_app
 from app.startup import storage_from
 from app.storage import Storage, StorageError, StorageUnusable, require_usable
 from app.storage.local import LocalStorage
 from app.storage.s3 import S3Storage
 from tests.app.shop import ANNA, opened_shop
 from tests.app.stores import BUCKET, SECRET_KEY, S3Server
-from tests.fakes import open_picture
+from tests.fakes import fake_engine, open_picture
 
 # Older than a moment to come: S3 tells times in whole seconds.
 NOW = timedelta(seconds=-2)
@@ -108,6 +110,13 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageUnusable, match="Not a directory"):
         require_usable(LocalStorage(tmp_path / "file"))
+
+
+def test_a_service_that_could_keep_nothing_does_not_start(s3: S3Server, tmp_path: Path) -> None:
+    settings = app_settings.load(auth="off", data_dir=tmp_path, **s3.settings | {"s3_bucket": "another"})
+    service = create_app(settings, lambda _: fake_engine())
+    with pytest.raises(StorageUnusable, match="NoSuchBucket"), TestClient(service):
+        pass
 
 
 def test_a_removal_is_kept_in_the_bucket_and_costs_nothing_while_that_is_away(
