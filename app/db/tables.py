@@ -74,6 +74,13 @@ class PaymentStatus(StrEnum):
     CONFIRMED = "confirmed"
 
 
+class Channel(StrEnum):
+    """By which a batch's end is told."""
+
+    WEBHOOK = "webhook"
+    MAIL = "mail"
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """A time with its zone, also from SQLite, which knows none."""
 
@@ -110,7 +117,7 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
         list[str]: JSON,
-        **{kind: _by_value(kind) for kind in (Role, Status, Movement, PaidBy, PaymentStatus, Tier)},
+        **{kind: _by_value(kind) for kind in (Role, Status, Movement, PaidBy, PaymentStatus, Channel, Tier)},
     }
 
 
@@ -167,17 +174,59 @@ class LedgerEntry(Base):
     __table_args__ = (Index(None, "user_id", "id"),)
 
 
+class Batch(Base):
+    """A batch of photos, each of which is a job. `credits` are held for all, the discount taken off; `charged` is what
+    the pictures cost that were made, once it has ended.
+
+    Its end is work too, under a lease as the photos' is: `claim` names who has it, and nobody takes it before
+    `lease_until`. `claimed_at` is when photos were last taken from it: the next are the batch's that waited longest.
+    """
+
+    __tablename__ = "background_removal_batches"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
+    status: Mapped[Status]
+    tier: Mapped[Tier]
+    images: Mapped[int]
+    credits: Mapped[int]
+    discount: Mapped[int]
+    discount_percent: Mapped[int]
+    charged: Mapped[int | None]
+    webhook_url: Mapped[str | None] = mapped_column(String(2048))
+    notify_email: Mapped[str | None] = mapped_column(String(320))
+    zip_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    claim: Mapped[uuid.UUID | None]
+    lease_until: Mapped[datetime | None]
+    claimed_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (Index(None, "user_id", "created_at"), Index(None, "status", "claimed_at"))
+
+
 class Job(Base):
     """A removal. `credits` are what it costs, none where the quota of the day in `created_at` pays for it;
-    `lease_until` is when it counts as lost, while it is in work.
+    `lease_until` is when it counts as lost, while it is in work, and before which it is not taken, while it is not.
 
     `model`, `backend` and `substitute` tell what really served it; `error_code` and `error_detail` why it failed.
+
+    One that a worker does has its `options` here, and its photo in storage. `claim` is the token of the worker that has
+    it, `attempts` how often it was taken. In a batch it has a `position`, from 0, and the `name` of its photo's file.
     """
 
     __tablename__ = "background_removal_jobs"
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
+    batch_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("background_removal_batches.id"))
+    position: Mapped[int | None]
+    name: Mapped[str | None] = mapped_column(String(1000))
+    options: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    claim: Mapped[uuid.UUID | None] = mapped_column(index=True)
+    attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+    sha256: Mapped[str | None] = mapped_column(String(64))
     status: Mapped[Status]
     tier: Mapped[Tier]
     credits: Mapped[int]
@@ -198,20 +247,50 @@ class Job(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]
 
-    __table_args__ = (Index(None, "user_id", "created_at"), Index(None, "status", "lease_until"))
+    __table_args__ = (
+        Index(None, "user_id", "created_at"),
+        Index(None, "status", "lease_until"),
+        Index(None, "batch_id", "position", unique=True),
+    )
 
 
 class IdempotencyKey(Base):
-    """A caller's name for one request: `fingerprint` tells whether another is the same, `job_id` what came of it."""
+    """A caller's name for one request: `fingerprint` tells whether another is the same, the job or the batch what
+    came of it.
+    """
 
     __tablename__ = "idempotency_keys"
-    __table_args__ = (UniqueConstraint("user_id", "key"),)
+    __table_args__ = (
+        UniqueConstraint("user_id", "key"),
+        CheckConstraint("(job_id IS NULL) <> (batch_id IS NULL)", name="job_or_batch"),
+    )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
     key: Mapped[str] = mapped_column(String(255))
     fingerprint: Mapped[str] = mapped_column(String(64))
-    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("background_removal_jobs.id"))
+    job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("background_removal_jobs.id"))
+    batch_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("background_removal_batches.id"))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Delivery(Base):
+    """Word of a batch's end, to a web address or by mail: due at `due_at`, until it is delivered or given up.
+
+    `status` is what a web address answered last, `error` why the last attempt was in vain.
+    """
+
+    __tablename__ = "webhook_deliveries"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("background_removal_batches.id"), index=True)
+    channel: Mapped[Channel]
+    target: Mapped[str] = mapped_column(String(2048))
+    attempts: Mapped[int] = mapped_column(default=0)
+    status: Mapped[int | None]
+    error: Mapped[str | None] = mapped_column(String(500))
+    due_at: Mapped[datetime | None] = mapped_column(default=now, index=True)
+    delivered_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 

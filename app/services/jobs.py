@@ -13,7 +13,7 @@ from app.storage import Storage
 from inference.encode import Format
 from inference.tiers import Tier
 
-RESULTS = "results/"
+RESULTS, UPLOADS = "results/", "uploads/"
 
 
 def find(database: Database, user_id: uuid.UUID, job_id: uuid.UUID) -> Job | None:
@@ -58,12 +58,24 @@ async def stored_picture(
             job = session.get(Job, job_id)
         if job is None or owner not in (None, job.user_id):
             return None
-        data = storage.get(result_key(job.id, Format(job.format)))
+        data = storage.get(result_key(job.id, Format(job.format), job.attempts))
         return None if data is None else (data, Format(job.format))
 
     return await asyncio.to_thread(fetch)
 
 
-def result_key(job_id: uuid.UUID, file_format: Format) -> str:
-    """Say where a job's picture is stored."""
-    return f"{RESULTS}{job_id}.{file_format.value}"
+def result_key(job_id: uuid.UUID, file_format: Format, attempt: int = 0) -> str:
+    """Say where a job's picture is stored. Each of a worker's attempts has a place of its own: what one writes that was
+    taken for lost never replaces what another has made.
+    """
+    return f"{RESULTS}{job_id}{f'-{attempt}' if attempt else ''}.{file_format.value}"
+
+
+def upload_key(job_id: uuid.UUID, batch_id: uuid.UUID | None) -> str:
+    """Say where the photo is stored that a worker is to work on."""
+    return f"{UPLOADS}{batch_id or job_id}/{job_id}"
+
+
+def archive_key(batch_id: uuid.UUID) -> str:
+    """Say where a batch's ZIP is stored."""
+    return f"{RESULTS}{batch_id}.zip"

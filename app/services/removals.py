@@ -149,8 +149,11 @@ def fail(database: Database, job_id: uuid.UUID, code: str, detail: str) -> bool:
 def settle_lost(database: Database, clock: Callable[[], datetime] = now) -> int:
     """End the jobs whose process died, and give back what was taken for them; return how many."""
     with database.begin() as session:
+        # Those that workers do are not lost with a worker: another takes them.
         lost = session.scalars(
-            select(Job.id).where(Job.status == Status.PROCESSING, Job.lease_until < clock())
+            select(Job.id).where(
+                Job.status == Status.PROCESSING, Job.options.is_(None), Job.lease_until < clock()
+            )
         ).all()
     return sum(fail(database, job_id, "INTERNAL", LOST) for job_id in lost)
 
@@ -182,10 +185,11 @@ def _begin(
         try:
             with place.database.begin() as session:
                 known = None if key is None else _known(session, user_id, key)
-                if known is not None and known.fingerprint != fingerprint:
-                    raise KeyUsed
-                if known is not None and not _was_lost(session, known.job_id, place.clock()):
-                    return known.job_id, False
+                if known is not None:
+                    if known.fingerprint != fingerprint or known.job_id is None:
+                        raise KeyUsed
+                    if not _was_lost(session, known.job_id, place.clock()):
+                        return known.job_id, False
                 if not is_here:
                     raise _NotHereYet
                 # What cannot be worked on now leaves nothing behind.

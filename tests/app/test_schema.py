@@ -24,10 +24,12 @@ NAMES = {
     "api_keys",
     "credit_ledger",
     "background_removal_jobs",
+    "background_removal_batches",
     "background_remover_payments",
     "background_remover_subscriptions",
     "background_remover_subscription_usage",
     "idempotency_keys",
+    "webhook_deliveries",
 }
 
 
