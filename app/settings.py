@@ -106,6 +106,11 @@ class Settings(BaseSettings):
         description="`redis://…`, `rediss://…` or `unix://…`, of a Redis or Valkey, where hosts count calls together;"
         " default: each for itself",
     )
+    lease_seconds: float = Field(
+        30,
+        gt=0,
+        description="how long a worker that says nothing keeps the photos it has, before others take them",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     device: Literal["auto", "cuda", "cpu"] = Field(

@@ -1,1 +1,1 @@
-"""The top floor, for work in the background. Batches move in here; nothing does yet."""
+"""The top floor: workers, which do in the background what stands in the database and the queue rings for."""

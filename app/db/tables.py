@@ -203,7 +203,7 @@ class Batch(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
-    __table_args__ = (Index(None, "user_id", "created_at"), Index(None, "status", "claimed_at"))
+    __table_args__ = (Index(None, "user_id", "created_at"), Index(None, "finished_at", "claimed_at"))
 
 
 class Job(Base):

@@ -7,6 +7,7 @@ or one after the other.
 
 import uuid
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import Integer, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -33,6 +34,13 @@ TAKE = (
     .values(balance=USERS.c.balance - _HOW_MANY)
     .returning(USERS.c.balance)
 )
+
+
+class Held(NamedTuple):
+    """What was taken of whom."""
+
+    user_id: uuid.UUID
+    credits: int
 
 
 class TooManyCredits(Exception):
@@ -69,14 +77,14 @@ def grant(session: Session, user_id: uuid.UUID, credits: int, key: str, note: st
     return True
 
 
-def hold(session: Session, user_id: uuid.UUID, credits: int, key: str) -> bool:
+def hold(session: Session, user_id: uuid.UUID, credits: int, key: str, note: str = "") -> bool:
     """Take credits for work that is about to begin, to be charged or released later; False if it was done before.
 
     Raises:
         InsufficientCredits: the user has not so many; nothing is taken.
 
     """
-    if not _write(session, user_id, Movement.HOLD, -credits, _hold(key)):
+    if not _write(session, user_id, Movement.HOLD, -credits, _hold(key), note):
         return False
     if session.scalar(TAKE, {"who": user_id, "credits": credits}) is None:
         _undo(session, _hold(key))
@@ -92,6 +100,26 @@ def charge(session: Session, key: str) -> bool:
 def release(session: Session, key: str) -> bool:
     """Give a hold back: the work was not done. False if it is settled already."""
     return _settle(session, key, Movement.RELEASE)
+
+
+def charge_part(session: Session, key: str, given_back: int, note: str = "") -> bool:
+    """Make a hold final but for `given_back` credits: that part of the work was not done. False if it is settled already.
+
+    Raises:
+        ValueError: that is not a part of what is held.
+
+    """
+    held = _held(session, key)
+    if not 0 <= given_back <= held.credits:
+        raise ValueError(f"{given_back} is no part of the {held.credits} credits held by the key {key!r}")
+    if given_back == held.credits:
+        return release(session, key)
+    if not charge(session, key):
+        return False
+    if given_back:
+        _write(session, held.user_id, Movement.RELEASE, given_back, f"return:{key}", note)
+        session.execute(GIVE, {"who": held.user_id, "credits": given_back})
+    return True
 
 
 def balance(session: Session, user_id: uuid.UUID) -> int:
@@ -144,16 +172,21 @@ def discrepancies(session: Session) -> dict[uuid.UUID, tuple[int, int]]:
 
 
 def _settle(session: Session, key: str, movement: Movement) -> bool:
-    held = session.execute(HELD, {"key": _hold(key)}).one_or_none()
-    if held is None:
-        raise LookupError(f"nothing is held by the key {key!r}")
-    given_back = -held.credits if movement is Movement.RELEASE else 0
+    held = _held(session, key)
+    given_back = held.credits if movement is Movement.RELEASE else 0
     # One key for both: a hold is charged or released, never both.
     if not _write(session, held.user_id, movement, given_back, f"settle:{key}"):
         return False
     if given_back:
         session.execute(GIVE, {"who": held.user_id, "credits": given_back})
     return True
+
+
+def _held(session: Session, key: str) -> Held:
+    held = session.execute(HELD, {"key": _hold(key)}).one_or_none()
+    if held is None:
+        raise LookupError(f"nothing is held by the key {key!r}")
+    return Held(held.user_id, -held.credits)
 
 
 def _write(

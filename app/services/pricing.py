@@ -18,7 +18,7 @@ class Discount:
     percent: int
 
 
-LARGEST_BATCH = 500
+SMALLEST_BATCH, LARGEST_BATCH = 2, 500
 DISCOUNTS = (Discount(20, 50, 5), Discount(51, 100, 10), Discount(101, 200, 15), Discount(201, 500, 20))
 
 
@@ -71,6 +71,6 @@ def price(tier: Tier, images: int) -> Price:
 
     """
     if not 1 <= images <= LARGEST_BATCH:
-        raise ValueError(f"A batch has 2 to {LARGEST_BATCH} images, not {images}.")
+        raise ValueError(f"A batch has {SMALLEST_BATCH} to {LARGEST_BATCH} images, not {images}.")
     percent = next((one.percent for one in DISCOUNTS if one.first <= images <= one.last), 0)
     return Price(CREDITS[tier], images, percent)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,7 +17,7 @@ from app.codes import code_of
 from app.db.session import Database
 from app.db.tables import IdempotencyKey, Job, Status, now, plain
 from app.metrics import Metrics
-from app.services import charging, jobs
+from app.services import charging, endings, jobs
 from app.storage import Storage
 from inference.encode import Format
 from inference.engine import Cutout, Engine
@@ -143,7 +143,7 @@ async def remove_one(
 def fail(database: Database, job_id: uuid.UUID, code: str, detail: str) -> bool:
     """End a job without a result and give back what was taken for it; False if it had ended before."""
     with database.begin() as session:
-        return _give_up(session, job_id, code, detail)
+        return endings.fail(session, job_id, code, detail)
 
 
 def settle_lost(database: Database, clock: Callable[[], datetime] = now) -> int:
@@ -218,7 +218,7 @@ def _was_lost(session: Session, job_id: uuid.UUID, at: datetime) -> bool:
     """Tell whether a job came to nothing; one whose process died is ended here."""
     job = session.get_one(Job, job_id, populate_existing=True)
     if job.status is Status.PROCESSING and job.lease_until is not None and job.lease_until < at:
-        _give_up(session, job_id, "INTERNAL", LOST)
+        endings.fail(session, job_id, "INTERNAL", LOST)
         return True
     return job.status is Status.FAILED
 
@@ -252,45 +252,8 @@ def _keep(
     """Store a picture, then complete its job, so that no row points at nothing: the job, and how long it took."""
     place.storage.put(jobs.result_key(job_id, file_format), cutout.data)
     milliseconds = round(1000 * (time.perf_counter() - start))
-    return _complete(place.database, job_id, cutout, milliseconds), milliseconds
-
-
-def _complete(database: Database, job_id: uuid.UUID, cutout: Cutout, milliseconds: int) -> Job:
-    with database.begin() as session:
-        job = _end(
-            session,
-            job_id,
-            status=Status.COMPLETED,
-            model=cutout.checkpoint,
-            backend=cutout.backend,
-            substitute=cutout.substitute,
-            width=cutout.width,
-            height=cutout.height,
-            no_foreground=cutout.no_foreground,
-            notes=list(cutout.notes),
-            milliseconds=milliseconds,
-            stage_milliseconds={stage: round(1000 * seconds) for stage, seconds in cutout.seconds.items()},
-        )
-        if job is None:
-            raise RuntimeError(f"job {job_id} was ended by another")
-        charging.keep(session, job)
-    return job
-
-
-def _end(session: Session, job_id: uuid.UUID, **columns: object) -> Job | None:
-    """End a job, once: None if it has ended."""
-    ended = (
-        update(Job)
-        .where(Job.id == job_id, Job.status == Status.PROCESSING)
-        .values(finished_at=now(), lease_until=None, **columns)
-        .returning(Job)
-        .execution_options(synchronize_session=False, populate_existing=True)
-    )
-    return session.scalars(ended).one_or_none()
-
-
-def _give_up(session: Session, job_id: uuid.UUID, code: str, detail: str) -> bool:
-    ended = _end(session, job_id, status=Status.FAILED, error_code=code, error_detail=detail[:1000])
-    if ended is not None:
-        charging.give_back(session, ended)
-    return ended is not None
+    with place.database.begin() as session:
+        job = endings.complete(session, job_id, cutout, milliseconds)
+    if job is None:
+        raise RuntimeError(f"job {job_id} was ended by another")
+    return job, milliseconds

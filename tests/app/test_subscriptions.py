@@ -16,7 +16,7 @@ from sqlalchemy import update
 
 from app.db.session import Database
 from app.db.tables import Job, PaidBy, Status, Subscription, SubscriptionUsage, User
-from app.services import charging, credits, payments, removals, subscriptions
+from app.services import charging, credits, endings, payments, removals, subscriptions
 from app.services.credits import InsufficientCredits
 from app.services.payments import Item, Purchase
 from app.services.pricing import PLANS, Plan
@@ -337,18 +337,14 @@ def test_what_was_used_is_what_was_kept_whatever_happens(
 
 def crash(database: Database, job_id: uuid.UUID) -> None:
     with database.begin() as session:
-        removals._give_up(session, job_id, "INTERNAL", "never told")
+        endings.fail(session, job_id, "INTERNAL", "never told")
         raise Crashed
 
 
 def end(database: Database, job_id: uuid.UUID) -> None:
     with database.begin() as session:
         ended = session.get_one(Job, job_id).status is not Status.PROCESSING
-    if ended:
-        with pytest.raises(RuntimeError, match="ended by another"):
-            removals._complete(database, job_id, DONE, 5)
-    else:
-        removals._complete(database, job_id, DONE, 5)
+        assert (endings.complete(session, job_id, DONE, 5) is None) == ended
 
 
 def require_agreement(database: Database, user: User) -> None:

@@ -58,9 +58,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_background_removal_batches")),
     )
     op.create_index(
-        op.f("ix_background_removal_batches_status_claimed_at"),
+        op.f("ix_background_removal_batches_finished_at_claimed_at"),
         "background_removal_batches",
-        ["status", "claimed_at"],
+        ["finished_at", "claimed_at"],
     )
     op.create_index(
         op.f("ix_background_removal_batches_user_id_created_at"),

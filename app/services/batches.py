@@ -1,0 +1,317 @@
+"""Batches, as their owners know them: handed in whole and paid ahead, watched, cancelled, ended.
+
+The photos of a batch are jobs. Workers do them, see `claims`; nothing here waits for one.
+"""
+
+import hashlib
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.db.session import Database
+from app.db.tables import Batch, IdempotencyKey, Job, PaidBy, Status, plain
+from app.services import claims, credits, notifications
+from app.services.pricing import LARGEST_BATCH, SMALLEST_BATCH, price
+from app.services.removals import KeyUsed
+from inference.options import Options
+
+LONGEST_NAME = 1000
+IN_WORK = (Status.PENDING, Status.PROCESSING)
+
+
+class WrongBatchSize(Exception):
+    """A batch has too few photos, too many, or not as many as it says."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo of a batch, stored at `jobs.upload_key`; `name` is its file's, as it was sent."""
+
+    job_id: uuid.UUID
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a batch asks for: of its photos, and whom to tell of its end."""
+
+    options: Options
+    webhook_url: str | None = None
+    notify_email: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch is: how many of its photos are in which status."""
+
+    counts: Mapping[Status, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def ended(self) -> int:
+        return self.total - sum(self.counts.get(status, 0) for status in IN_WORK)
+
+
+def require_size(photos: int, announced: int | None = None) -> None:
+    """Return if a batch may have so many photos.
+
+    Raises:
+        WrongBatchSize: it may not, or said another number.
+
+    """
+    if not SMALLEST_BATCH <= photos <= LARGEST_BATCH:
+        raise WrongBatchSize(
+            f"A batch has {SMALLEST_BATCH} to {LARGEST_BATCH} photos, not {photos}."
+            + (" Send a single one to /api/background-remover/remove." if photos == 1 else "")
+        )
+    if announced is not None and announced != photos:
+        raise WrongBatchSize(
+            f"imageCount says {announced} and {photos} photos came. Send all of them again, or correct the number."
+        )
+
+
+def submit(
+    database: Database,
+    user_id: uuid.UUID,
+    batch_id: uuid.UUID,
+    photos: Sequence[Photo],
+    order: Order,
+    at: datetime,
+    key: str | None = None,
+) -> tuple[Batch, bool]:
+    """Take in a batch whose photos are stored, and hold its price, in one transaction: the batch, and True.
+
+    Where `key`, the caller's own, stands for the same photos and the same order already: that batch, and False.
+
+    Raises:
+        WrongBatchSize: it has too few photos or too many.
+        InsufficientCredits: the user has too few; there is no batch then.
+        KeyUsed: the key was used for something else.
+
+    """
+    require_size(len(photos))
+    fingerprint = _fingerprint(photos, order)
+    while True:
+        try:
+            with database.begin() as session:
+                known = None if key is None else _known(session, user_id, key)
+                if known is not None:
+                    if known.batch_id is None or known.fingerprint != fingerprint:
+                        raise KeyUsed
+                    return session.get_one(Batch, known.batch_id), False
+                batch = _write(session, user_id, batch_id, photos, order, at)
+                if key is not None:
+                    session.add(
+                        IdempotencyKey(
+                            user_id=user_id,
+                            key=key,
+                            fingerprint=fingerprint,
+                            batch_id=batch_id,
+                            created_at=at,
+                        )
+                    )
+            return batch, True
+        except IntegrityError:
+            if key is None or database.ask(_known, user_id, key) is None:
+                raise
+            # Another call with the same key was a moment faster: look again.
+
+
+def find(session: Session, user_id: uuid.UUID | None, batch_id: uuid.UUID) -> Batch | None:
+    """Return a user's batch; another one's is not there for him. None as the user: anybody's."""
+    batch = session.get(Batch, batch_id)
+    return batch if batch is not None and user_id in (None, batch.user_id) else None
+
+
+def page(session: Session, user_id: uuid.UUID, limit: int, offset: int) -> list[tuple[Batch, Progress]]:
+    """Return some of a user's batches, the newest first, and how far each is."""
+    rows = select(Batch).where(Batch.user_id == user_id).order_by(Batch.created_at.desc(), Batch.id)
+    found = session.scalars(rows.limit(limit).offset(offset)).all()
+    far = _progress(session, [batch.id for batch in found])
+    return [(batch, far[batch.id]) for batch in found]
+
+
+def progress(session: Session, batch_id: uuid.UUID) -> Progress:
+    """Tell how far a batch is."""
+    return _progress(session, [batch_id])[batch_id]
+
+
+def photos_of(session: Session, batch_id: uuid.UUID) -> Sequence[Job]:
+    """Return a batch's photos, in the order in which they were sent."""
+    return session.scalars(select(Job).where(Job.batch_id == batch_id).order_by(Job.position)).all()
+
+
+def seconds_each(session: Session, tier: str, last: int = 20) -> float | None:
+    """Say how long photos of a tier took lately, each beside others, by the batches that ended last; None if none did."""
+    took = session.execute(
+        select(Batch.started_at, Batch.finished_at, Batch.images)
+        .where(
+            Batch.tier == tier,
+            Batch.status.in_((Status.COMPLETED, Status.PARTIAL)),
+            Batch.started_at.is_not(None),
+        )
+        .order_by(Batch.finished_at.desc())
+        .limit(last)
+    ).all()
+    images = sum(row.images for row in took)
+    return (
+        sum((row.finished_at - row.started_at).total_seconds() for row in took) / images if images else None
+    )
+
+
+def cancel(session: Session, batch: Batch, at: datetime) -> bool:
+    """Stop a batch: what is not done is not done any more, and its credits come back at once; False if it has ended.
+
+    A worker that is at one of its photos finds that it is no longer its own. What is done is put into a ZIP.
+    """
+    cancelled = update(Batch).where(
+        Batch.id == batch.id, Batch.finished_at.is_(None), Batch.status.in_(IN_WORK)
+    )
+    if session.scalar(cancelled.values(status=Status.CANCELLED).returning(Batch.id)) is None:
+        return False
+    session.execute(
+        update(Job)
+        .where(Job.batch_id == batch.id, Job.status.in_(IN_WORK))
+        .values(status=Status.CANCELLED, finished_at=at, lease_until=None, claim=None)
+    )
+    session.refresh(batch)
+    _settle(session, batch)
+    return True
+
+
+def end(
+    session: Session, batch_id: uuid.UUID, token: uuid.UUID, zip_bytes: int | None, at: datetime
+) -> Batch | None:
+    """End a batch whose photos have ended and whose ZIP, if it has any pictures, is stored.
+
+    Settles its credits and has its end told. None if another has claimed it meanwhile, or ended it.
+    """
+    mine = Batch.id == batch_id, Batch.claim == token, Batch.finished_at.is_(None)
+    ended = (
+        update(Batch).where(*mine).values(finished_at=at, claim=None, lease_until=None, zip_bytes=zip_bytes)
+    )
+    if session.scalar(ended.returning(Batch.id)) is None:
+        return None
+    batch = session.get_one(Batch, batch_id, populate_existing=True)
+    counts = progress(session, batch_id).counts
+    if batch.status is not Status.CANCELLED:
+        batch.status = end_status(counts)
+    _settle(session, batch)
+    notifications.announce(session, batch)
+    return batch
+
+
+def end_status(counts: Mapping[Status, int]) -> Status:
+    """Return the status of a batch whose photos have ended, and none of them was cancelled."""
+    done, failed = counts.get(Status.COMPLETED, 0), counts.get(Status.FAILED, 0)
+    if done and failed:
+        return Status.PARTIAL
+    return Status.COMPLETED if done else Status.FAILED
+
+
+def postpone(session: Session, batch_id: uuid.UUID, token: uuid.UUID, until: datetime) -> None:
+    """Let go of a batch that could not be ended, to be tried again from `until` on."""
+    mine = update(Batch).where(Batch.id == batch_id, Batch.claim == token)
+    session.execute(mine.values(claim=None, lease_until=until))
+
+
+def _settle(session: Session, batch: Batch) -> None:
+    """Charge what was done and give the rest back, once."""
+    not_done = select(func.coalesce(func.sum(Job.credits), 0)).where(
+        Job.batch_id == batch.id, Job.status != Status.COMPLETED
+    )
+    back = session.scalar(not_done) or 0
+    batch.charged = batch.credits - back
+    credits.charge_part(
+        session, _key(batch.id), back, "for photos of the batch that were not done" if back else ""
+    )
+    session.flush()
+
+
+def _write(
+    session: Session,
+    user_id: uuid.UUID,
+    batch_id: uuid.UUID,
+    photos: Sequence[Photo],
+    order: Order,
+    at: datetime,
+) -> Batch:
+    tier = order.options.tier
+    cost = price(tier, len(photos))
+    note = f"{len(photos)} {tier.value} images, {cost.total} credits"
+    if cost.discount:
+        note += f" less {cost.percent} % = {cost.discount}"
+    credits.hold(session, user_id, cost.final, _key(batch_id), note)
+    batch = Batch(
+        id=batch_id,
+        user_id=user_id,
+        status=Status.PENDING,
+        tier=tier,
+        images=len(photos),
+        credits=cost.final,
+        discount=cost.discount,
+        discount_percent=cost.percent,
+        webhook_url=order.webhook_url,
+        notify_email=order.notify_email,
+        created_at=at,
+    )
+    session.add(batch)
+    session.flush()
+    options = claims.write_options(order.options)
+    rows = [
+        {
+            "id": photo.job_id,
+            "user_id": user_id,
+            "batch_id": batch_id,
+            "position": position,
+            "name": photo.name[:LONGEST_NAME],
+            "status": Status.PENDING,
+            "tier": tier,
+            "credits": cost.share(position),
+            "paid_by": PaidBy.CREDITS,
+            "format": order.options.format.value,
+            "options": options,
+            "attempts": 0,
+            "created_at": at,
+        }
+        for position, photo in enumerate(photos)
+    ]
+    session.execute(insert(plain(Job)), rows)
+    return batch
+
+
+def _progress(session: Session, batch_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Progress]:
+    counts: dict[uuid.UUID, Counter[Status]] = {batch_id: Counter() for batch_id in batch_ids}
+    rows = session.execute(
+        select(Job.batch_id, Job.status, func.count())
+        .where(Job.batch_id.in_(batch_ids))
+        .group_by(Job.batch_id, Job.status)
+    )
+    for batch_id, status, count in rows:
+        assert batch_id is not None
+        counts[batch_id][status] = count
+    return {batch_id: Progress(counted) for batch_id, counted in counts.items()}
+
+
+def _known(session: Session, user_id: uuid.UUID, key: str) -> IdempotencyKey | None:
+    mine = select(IdempotencyKey).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
+    return session.scalars(mine).one_or_none()
+
+
+def _fingerprint(photos: Sequence[Photo], order: Order) -> str:
+    sent = "\n".join(f"{photo.sha256} {photo.name}" for photo in photos)
+    return hashlib.sha256(f"{order!r}\n{sent}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _key(batch_id: uuid.UUID) -> str:
+    return f"batch:{batch_id}"

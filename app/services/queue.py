@@ -1,0 +1,129 @@
+"""The doorbell of the workers, on a Redis or Valkey.
+
+What is to be done stands in the database. The queue only says that something is, so that a worker looks: a bell that is
+lost is rung again, and one that rings in vain costs a glance. One waiting bell is enough: the worker that hears it
+claims some photos and rings for the next worker if more are left.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import structlog
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq import Queue as RqQueue
+
+from app.services.claims import Line
+
+log = structlog.get_logger()
+
+# How long an answer is waited for.
+PATIENCE_SECONDS = 2.0
+# A bell that takes longer hangs; what was claimed is freed with its lease.
+LONGEST_JOB_SECONDS = 3600
+# How long a worker that says nothing still counts as alive.
+ALIVE_SECONDS = 30
+WORKER_KEY = "cutout:worker:"
+RETRY_SECONDS = 30
+
+
+class QueueUnavailable(Exception):
+    """No batch can be taken in: nothing would tell the workers of it."""
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """A worker that is alive. `tiers` say by what each is served there, as health does of the service's own."""
+
+    name: str
+    version: str
+    device: str
+    queues: tuple[str, ...]
+    tiers: dict[str, dict[str, Any]]
+
+
+class Queue:
+    """Rings for workers, and knows which are alive. Safe to use from any number of threads."""
+
+    def __init__(self, url: str | None) -> None:
+        """Prepare to connect to `url`, as in "rediss://…" or "unix://…"; nothing is opened yet. None: there is none."""
+        self.connection = None if url is None else connect(url, PATIENCE_SECONDS)
+
+    def require(self) -> None:
+        """Return if the queue can be rung.
+
+        Raises:
+            QueueUnavailable: there is none, or it does not answer.
+
+        """
+        if self.connection is None:
+            raise QueueUnavailable(
+                "This service has no queue of batches: its owner sets REDIS_URL. Send the photos one by one to"
+                " /api/background-remover/remove."
+            )
+        try:
+            self.connection.ping()
+        except (RedisError, OSError) as error:
+            log.error("queue does not answer", detail=str(error))
+            raise QueueUnavailable(
+                "The queue of batches does not answer. Nothing was kept or charged; try again in a minute."
+            ) from error
+
+    def ring(self, line: Line) -> bool:
+        """Tell the workers of this line that something waits; False if that cannot be, and has to be done later."""
+        if self.connection is None:
+            return False
+        try:
+            bells = RqQueue(line.value, connection=self.connection)
+            if bells.count == 0:
+                bells.enqueue(f"worker.jobs.{line.value}", job_timeout=LONGEST_JOB_SECONDS, result_ttl=0)
+        except (RedisError, OSError) as error:
+            log.warning("bell not rung", line=line.value, detail=str(error))
+            return False
+        return True
+
+    def announce(self, worker: WorkerInfo) -> None:
+        """Say that a worker is alive; often enough, or it counts as gone.
+
+        Raises:
+            RedisError, OSError: the queue does not answer.
+
+        """
+        assert self.connection is not None
+        self.connection.set(WORKER_KEY + worker.name, json.dumps(asdict(worker)), ex=ALIVE_SECONDS)
+
+    def forget(self, worker: WorkerInfo) -> None:
+        """Say that a worker is gone."""
+        assert self.connection is not None
+        self.connection.delete(WORKER_KEY + worker.name)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the workers that are alive, by name.
+
+        Raises:
+            QueueUnavailable: there is no queue, or it does not answer.
+
+        """
+        self.require()
+        assert self.connection is not None
+        keys = sorted(self.connection.scan_iter(f"{WORKER_KEY}*"))
+        found = [json.loads(value) for value in self.connection.mget(keys) if value] if keys else []
+        return [WorkerInfo(**{**worker, "queues": tuple(worker["queues"])}) for worker in found]
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self.connection is not None:
+            self.connection.close()
+
+
+def connect(url: str, patience: float | None) -> "Redis":
+    """Prepare a connection; a call waits `patience` seconds at most, or for ever.
+
+    One that died with its server is replaced at once.
+    """
+    return Redis.from_url(
+        url, socket_timeout=patience, socket_connect_timeout=patience, retry=Retry(NoBackoff(), 1)
+    )

@@ -1,0 +1,38 @@
+"""What a worker does beside its work, so that others know it is alive."""
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+log = structlog.get_logger()
+
+
+class Pulse:
+    """Beats on a thread of its own, every so often, for as long as its block lasts. A beat that fails is left out."""
+
+    def __init__(self, name: str, every: timedelta, beat: Callable[[], None]) -> None:
+        self._every = every.total_seconds()
+        self._beat = beat
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(self._every):
+            try:
+                self._beat()
+            except Exception as error:  # noqa: BLE001 - the database or the queue is away; the next beat may pass
+                log.warning("beat left out", beat=self._thread.name, detail=str(error))
