@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 
 from app import logs
@@ -9,15 +10,19 @@ from app.db import schema
 from app.db.session import Database
 from app.services.claims import Line
 from app.services.queue import Queue
-from app.settings import load
+from app.settings import Settings, load
 from app.startup import engine_from, storage_from
 from app.storage import require_usable
+from inference.engine import Engine
 from worker.bench import Bench
 from worker.gpu_worker import work
 
 
-def main() -> int:
-    """Work until told to stop: 0 then, 1 where it has to be started anew."""
+def main(make_engine: Callable[[Settings], Engine] = engine_from) -> int:
+    """Work until told to stop: 0 then, 1 where it has to be started anew.
+
+    `make_engine` stands in for the real engine in tests of everything else.
+    """
     parser = argparse.ArgumentParser(prog="worker")
     parser.add_argument("--device")
     parser.add_argument("--queues", default=",".join(Line))
@@ -31,7 +36,7 @@ def main() -> int:
     database, storage = Database(settings.database), storage_from(settings)
     schema.require_current(database)
     require_usable(storage)
-    engine = engine_from(settings)
+    engine = make_engine(settings)
     engine.warm_up()
     bench = Bench(engine, storage, database, queue, timedelta(seconds=settings.lease_seconds))
     try:

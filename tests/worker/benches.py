@@ -1,0 +1,159 @@
+"""Workers to test with, on a fake network: a bench in this process, and a real worker in one of its own.
+
+`python -m tests.worker.benches FOLDER` is such a worker: its settings come from the environment, as those of
+`python -m worker` do. Its network takes FAKE_MS a photo, and kills the process at a photo that contains FAKE_KILLER.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from app.db.session import Database
+from app.db.tables import Batch, now
+from app.services import batches, claims, credits, jobs
+from app.services.batches import Order, Photo
+from app.services.claims import Line
+from app.services.queue import Queue
+from app.storage import Storage
+from inference import photo
+from inference.limits import Limits
+from inference.options import Options
+from tests.app.databases import new_user
+from tests.fakes import FakeRunner, fake_engine, photo_bytes
+from worker import jobs as worker_jobs
+from worker.__main__ import main as worker_main
+from worker.bench import Bench
+
+LEASE_SECONDS = 2.0
+
+
+@contextmanager
+def bench_of(
+    database: Database,
+    storage: Storage,
+    url: str | None = None,
+    runner: FakeRunner | None = None,
+    lease: float = LEASE_SECONDS,
+) -> Iterator[Bench]:
+    """Set up a bench on a fake network."""
+    engine = fake_engine(runner, Limits(threads=4, waiting=1000))
+    bench = Bench(engine, storage, database, Queue(url), timedelta(seconds=lease))
+    try:
+        yield bench
+    finally:
+        bench.close()
+        engine.close()
+        bench.queue.close()
+
+
+def work_off(bench: Bench, line: Line = Line.BATCH, most: int = 1000) -> None:
+    """Answer bells until nothing waits, as a worker does that hears one after the other."""
+    for _ in range(most):
+        worker_jobs.answer(bench, line)
+        bench.packing.submit(lambda: None).result(30)
+        if not bench.database.ask(claims.something_waits, line, now()):
+            return
+    raise AssertionError("it never ends")
+
+
+def submitted(
+    database: Database,
+    storage: Storage,
+    photos: Sequence[bytes | tuple[str, bytes]],
+    options: Options | None = None,
+    *,
+    user_id: uuid.UUID | None = None,
+    funds: int = 100_000,
+    **order: str,
+) -> Batch:
+    """Hand a batch in, of a user of its own unless one is named."""
+    if user_id is None:
+        user_id = new_user(database, str(uuid.uuid4())).id
+        with database.begin() as session:
+            credits.grant(session, user_id, funds, f"grant:{user_id}")
+    batch_id, sent = uuid.uuid4(), []
+    for number, given in enumerate(photos):
+        name, data = (f"photo-{number}.png", given) if isinstance(given, bytes) else given
+        job_id = uuid.uuid4()
+        storage.put(jobs.upload_key(job_id, batch_id), data)
+        sent.append(Photo(job_id, name, ""))
+    batch, _ = batches.submit(database, user_id, batch_id, sent, Order(options or Options(), **order), now())
+    return batch
+
+
+def small_photos(count: int) -> list[bytes]:
+    """Return as many photos, each another."""
+    return [photo_bytes(seed=seed) for seed in range(count)]
+
+
+@contextmanager
+def worker_process(
+    database_url: str,
+    folder: Path,
+    redis_url: str,
+    *,
+    milliseconds: float = 0,
+    killer: str = "",
+    **settings: object,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker; at the end it is told to stop, and killed if it does not."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CUTOUT_")}
+    environment |= {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "CUTOUT_AUTH": "off",
+        "CUTOUT_DATA_DIR": str(folder),
+        "CUTOUT_LEASE_SECONDS": str(LEASE_SECONDS),
+        "FAKE_MS": str(milliseconds),
+        "FAKE_KILLER": killer,
+    }
+    environment |= {f"CUTOUT_{name.upper()}": str(value) for name, value in settings.items()}
+    log = (folder / f"worker-{uuid.uuid4().hex[:6]}.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.worker.benches"], env=environment, stdout=log, stderr=log
+    )
+    log.close()
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def main() -> int:
+    """Work: what runs here is the real worker but for its network."""
+    seconds, killer = float(os.environ["FAKE_MS"]) / 1000, os.environ["FAKE_KILLER"].encode()
+    if killer:
+        die_at(killer)
+    runner = FakeRunner(before=lambda: time.sleep(seconds))
+    return worker_main(lambda _: fake_engine(runner, Limits(threads=4, waiting=1000)))
+
+
+def die_at(killer: bytes) -> None:
+    """Have a photo that contains these bytes kill the process, as a driver's crash would."""
+    decode = photo.decode
+
+    def deadly(data: bytes, *args: Any) -> photo.Photo:
+        if killer in data:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(data, *args)
+
+    photo.decode = deadly
+
+
+if __name__ == "__main__":
+    sys.exit(main())

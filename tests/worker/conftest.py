@@ -1,0 +1,16 @@
+"""Databases, a queue and stores to work on."""
+
+from pathlib import Path
+
+import pytest
+
+from app.storage.local import LocalStorage
+from tests.app.databases import database, postgresql, postgresql_url, redis_url
+from tests.app.stores import s3, s3_server
+
+__all__ = ["database", "postgresql", "postgresql_url", "redis_url", "s3", "s3_server"]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "files")
