@@ -30,6 +30,8 @@ from worker.bench import STORING_AT_ONCE, Bench
 
 log = structlog.get_logger()
 
+# Of what is left of a batch, a worker takes one of so many.
+SHARES = 4
 UPLOAD_GONE = "The photo is no longer here. It was not charged; send it again."
 # The database may be restarted between a picture and its commit.
 commits = stamina.retry(on=OperationalError, attempts=None, timeout=20.0, wait_max=1.0)
@@ -59,7 +61,7 @@ def batch() -> None:
 
 def answer(bench: Bench, line: Line) -> None:
     """Answer a bell."""
-    claim = bench.database.run(claims.claim, line, bench.pace.most, bench.lease, now())
+    claim = bench.database.run(claims.claim, line, bench.pace.most, bench.lease, now(), SHARES)
     if bench.database.ask(claims.something_waits, line, now()):
         bench.queue.ring(line)  # for the next worker; this one looks again when it hears that
     if claim is not None:

@@ -7,6 +7,7 @@ worker was lost is taken alone the next times, so that one that kills its worker
 All of these work in a transaction of the caller's, who commits it.
 """
 
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, exists, or_, select, update
+from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db.tables import Batch, Job, Status
@@ -74,8 +75,13 @@ def write_options(options: Options) -> dict[str, object]:
     return written
 
 
-def claim(session: Session, line: Line, most: int, lease: timedelta, at: datetime) -> Claim | None:
-    """Claim up to `most` photos that wait; None if none does. Batches take turns."""
+def claim(
+    session: Session, line: Line, most: int, lease: timedelta, at: datetime, shares: int = 1
+) -> Claim | None:
+    """Claim up to `most` photos that wait; None if none does. Batches take turns.
+
+    Of a batch at most one of so many `shares` of what waits, so that several workers come to its end together.
+    """
     if line is Line.INTERACTIVE:
         return _take(session, Job.batch_id.is_(None), most, lease, at)
     waiting = exists().where(Job.batch_id == Batch.id, *_free(at))
@@ -86,7 +92,9 @@ def claim(session: Session, line: Line, most: int, lease: timedelta, at: datetim
         .limit(BATCHES_LOOKED_AT)
     )
     for batch_id in session.scalars(oldest).all():
-        claimed = _take(session, Job.batch_id == batch_id, most, lease, at)
+        waiting_here = select(func.count()).where(Job.batch_id == batch_id, *_free(at))
+        share = math.ceil((session.scalar(waiting_here) or 0) / shares)
+        claimed = _take(session, Job.batch_id == batch_id, min(most, max(1, share)), lease, at)
         if claimed is not None:
             session.execute(update(Batch).where(Batch.id == batch_id).values(claimed_at=at))
             begins = update(Batch).where(Batch.id == batch_id, Batch.status == Status.PENDING)

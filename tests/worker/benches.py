@@ -147,10 +147,10 @@ def die_at(killer: bytes) -> None:
     """Have a photo that contains these bytes kill the process, as a driver's crash would."""
     decode = photo.decode
 
-    def deadly(data: bytes, *args: Any) -> photo.Photo:
+    def deadly(data: bytes, *args: Any, **kwargs: Any) -> photo.Photo:
         if killer in data:
             os.kill(os.getpid(), signal.SIGKILL)
-        return decode(data, *args)
+        return decode(data, *args, **kwargs)
 
     photo.decode = deadly
 
