@@ -94,8 +94,7 @@ def small_photos(count: int) -> list[bytes]:
     return [photo_bytes(seed=seed) for seed in range(count)]
 
 
-@contextmanager
-def worker_process(
+def worker_environment(
     database_url: str,
     folder: Path,
     redis_url: str,
@@ -103,8 +102,8 @@ def worker_process(
     milliseconds: float = 0,
     killer: str = "",
     **settings: object,
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker; at the end it is told to stop, and killed if it does not."""
+) -> dict[str, str]:
+    """Return the environment of a worker on a fake network, and of a service beside it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CUTOUT_")}
     environment |= {
         "DATABASE_URL": database_url,
@@ -115,23 +114,24 @@ def worker_process(
         "FAKE_MS": str(milliseconds),
         "FAKE_KILLER": killer,
     }
-    environment |= {f"CUTOUT_{name.upper()}": str(value) for name, value in settings.items()}
-    log = (folder / f"worker-{uuid.uuid4().hex[:6]}.log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.worker.benches"], env=environment, stdout=log, stderr=log
-    )
-    log.close()
+    return environment | {f"CUTOUT_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+@contextmanager
+def worker_process(folder: Path, environment: dict[str, str]) -> "Iterator[subprocess.Popen[bytes]]":
+    """Run a worker; at the end it is told to stop, and killed if it does not."""
+    with (folder / f"worker-{uuid.uuid4().hex[:6]}.log").open("wb") as log:
+        command = [sys.executable, "-m", "tests.worker.benches"]
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def main() -> int:

