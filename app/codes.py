@@ -19,6 +19,16 @@ class Explained(Exception):
     """An error that says to the host's owner what is wrong and what to do."""
 
 
+class Coded(Exception):
+    """An error that came from elsewhere by its code and its words."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
 def code_of(error: BaseException) -> str:
     """Return an error's code; what is not known is our own fault."""
+    if isinstance(error, Coded):
+        return error.code
     return next((ENGINE_CODES[kind] for kind in type(error).__mro__ if kind in ENGINE_CODES), "INTERNAL")

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
-from app.codes import code_of
+from app.codes import Coded, code_of
 from app.services.credits import InsufficientCredits, TooManyCredits
 from app.services.fetch import FetchedTooLarge, NotFetched
 from app.services.payments import PaymentUsed, WrongSignature
@@ -155,6 +155,10 @@ def install(app: FastAPI) -> None:
         if isinstance(error, engine.NetworkFailed):
             log.error("network failed", exc_info=error)
         return answer(request, from_engine(error))
+
+    @app.exception_handler(Coded)
+    async def on_error_elsewhere(request: Request, error: Coded) -> JSONResponse:
+        return answer(request, Problem(error.code, str(error)))
 
     @app.exception_handler(StorageError)
     async def on_storage_error(request: Request, error: StorageError) -> JSONResponse:

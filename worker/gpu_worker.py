@@ -15,6 +15,7 @@ from rq.job import Job as RqJob
 import app
 from app.services.claims import Line
 from app.services.queue import WorkerInfo, connect
+from app.services.serving import served_by
 from worker import jobs
 from worker.bench import Bench
 from worker.pulse import Pulse
@@ -65,16 +66,7 @@ def work(bench: Bench, lines: Sequence[Line], url: str) -> bool:
         app.__version__,
         bench.engine.device.type,
         tuple(line.value for line in lines),
-        {
-            tier.value: {
-                "model": serving.choice.checkpoint.name,
-                "backend": serving.runner.backend,
-                "recipe": serving.choice.recipe.value,
-                "wanted": serving.choice.wanted,
-                "substitute": serving.choice.substitute,
-            }
-            for tier, serving in bench.engine.serving.items()
-        },
+        served_by(bench.engine),
     )
     jobs.work_at(bench)
     bench.queue.announce(info)

@@ -18,6 +18,7 @@ from app.errors import Problem
 from app.metrics import Metrics
 from app.services import accounts
 from app.services.fetch import Fetcher
+from app.services.hands import Here
 from app.services.rate_limits import Kind, RateLimits
 from app.services.removals import Workplace
 from app.services.tokens import InvalidToken, TokenReader
@@ -92,7 +93,7 @@ async def get_workplace(
     metrics: MetricsDep,
 ) -> Workplace:
     lease = timedelta(seconds=settings.deadline_seconds) + LEASE_MARGIN
-    return Workplace(engine, storage, database, lease, metrics=metrics)
+    return Workplace(Here(engine, storage, database), storage, database, lease, metrics=metrics)
 
 
 WorkplaceDep = Annotated[Workplace, Depends(get_workplace)]

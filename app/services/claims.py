@@ -32,6 +32,9 @@ LOST = (
 )
 
 
+EXPIRED = "No worker took this photo in time. It was not charged; send it again."
+
+
 class Line(StrEnum):
     """What waits for workers: photos whose callers wait, and batches."""
 
@@ -126,6 +129,21 @@ def something_waits(session: Session, line: Line, at: datetime) -> bool:
     if session.scalar(select(exists().where(in_line, *_free(at)))):
         return True
     return line is Line.BATCH and bool(session.scalar(select(exists().where(*_ready_to_end(at)))))
+
+
+def waiting(session: Session, line: Line) -> int:
+    """Return how many photos wait for a worker."""
+    in_line = Job.batch_id.is_(None) if line is Line.INTERACTIVE else Job.batch_id.is_not(None)
+    counted = select(func.count()).where(in_line, Job.status == Status.PENDING)
+    return session.scalar(counted) or 0
+
+
+def expire(session: Session, before: datetime) -> int:
+    """End the photos whose callers have long stopped to wait, handed over before then and never done; return how many."""
+    late = select(Job.id).where(Job.batch_id.is_(None), Job.status == Status.PENDING, Job.created_at < before)
+    return sum(
+        endings.fail(session, job_id, "DEADLINE_EXCEEDED", EXPIRED) for job_id in session.scalars(late).all()
+    )
 
 
 def renew(session: Session, token: uuid.UUID, lease: timedelta, at: datetime) -> None:

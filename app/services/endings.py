@@ -77,7 +77,7 @@ def lose(session: Session, job_id: uuid.UUID, detail: str) -> None:
 def _end(session: Session, job_id: uuid.UUID, claim: uuid.UUID | None, **columns: object) -> Job | None:
     ended = (
         update(Job)
-        .where(Job.id == job_id, Job.status == Status.PROCESSING)
+        .where(Job.id == job_id, Job.status.in_((Status.PENDING, Status.PROCESSING)))
         .values(finished_at=now(), lease_until=None, claim=None, **columns)
         .returning(Job)
         .execution_options(synchronize_session=False, populate_existing=True)

@@ -58,7 +58,7 @@ async def stored_picture(
             job = session.get(Job, job_id)
         if job is None or owner not in (None, job.user_id):
             return None
-        data = storage.get(result_key(job.id, Format(job.format), job.attempts))
+        data = storage.get(result_key_of(job))
         return None if data is None else (data, Format(job.format))
 
     return await asyncio.to_thread(fetch)
@@ -69,6 +69,11 @@ def result_key(job_id: uuid.UUID, file_format: Format, attempt: int = 0) -> str:
     taken for lost never replaces what another has made.
     """
     return f"{RESULTS}{job_id}{f'-{attempt}' if attempt else ''}.{file_format.value}"
+
+
+def result_key_of(job: Job) -> str:
+    """Say where the picture of a completed job is stored."""
+    return result_key(job.id, Format(job.format), job.attempts)
 
 
 def upload_key(job_id: uuid.UUID, batch_id: uuid.UUID | None) -> str:

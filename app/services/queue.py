@@ -5,11 +5,11 @@ lost is rung again, and one that rings in vain costs a glance. One waiting bell 
 claims some photos and rings for the next worker if more are left.
 """
 
-import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import structlog
+from pydantic import TypeAdapter
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -17,6 +17,8 @@ from redis.retry import Retry
 from rq import Queue as RqQueue
 
 from app.services.claims import Line
+from app.services.serving import Served
+from inference.tiers import Tier
 
 log = structlog.get_logger()
 
@@ -36,13 +38,16 @@ class QueueUnavailable(Exception):
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """A worker that is alive. `tiers` say by what each is served there, as health does of the service's own."""
+    """A worker that is alive, and what each tier is served by there."""
 
     name: str
     version: str
     device: str
     queues: tuple[str, ...]
-    tiers: dict[str, dict[str, Any]]
+    tiers: Mapping[Tier, Served]
+
+
+WORKER: TypeAdapter[WorkerInfo] = TypeAdapter(WorkerInfo)
 
 
 class Queue:
@@ -93,7 +98,7 @@ class Queue:
 
         """
         assert self.connection is not None
-        self.connection.set(WORKER_KEY + worker.name, json.dumps(asdict(worker)), ex=ALIVE_SECONDS)
+        self.connection.set(WORKER_KEY + worker.name, WORKER.dump_json(worker), ex=ALIVE_SECONDS)
 
     def forget(self, worker: WorkerInfo) -> None:
         """Say that a worker is gone."""
@@ -110,8 +115,8 @@ class Queue:
         self.require()
         assert self.connection is not None
         keys = sorted(self.connection.scan_iter(f"{WORKER_KEY}*"))
-        found = [json.loads(value) for value in self.connection.mget(keys) if value] if keys else []
-        return [WorkerInfo(**{**worker, "queues": tuple(worker["queues"])}) for worker in found]
+        values = self.connection.mget(keys) if keys else []
+        return [WORKER.validate_json(value) for value in values if value is not None]
 
     def close(self) -> None:
         """Close the connections."""

@@ -4,11 +4,11 @@ import asyncio
 import hashlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
-import structlog
 from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -18,12 +18,9 @@ from app.db.session import Database
 from app.db.tables import IdempotencyKey, Job, Status, now, plain
 from app.metrics import Metrics
 from app.services import charging, endings, jobs
+from app.services.hands import Hands
 from app.storage import Storage
-from inference.encode import Format
-from inference.engine import Cutout, Engine
 from inference.options import Options
-
-log = structlog.get_logger()
 
 # How often a call looks whether the first one with its key is done.
 ASK_AGAIN_SECONDS = 0.1
@@ -51,11 +48,15 @@ class _NotHereYet(Exception):
     """A photo has to be fetched first."""
 
 
+class _NotHandedOver(Exception):
+    """A photo has to be put where it will be found first."""
+
+
 @dataclass(frozen=True)
 class Workplace:
     """What a removal needs. A job that is not done within `lease` counts as lost."""
 
-    engine: Engine
+    hands: Hands
     storage: Storage
     database: Database
     lease: timedelta
@@ -97,9 +98,7 @@ async def remove_one(
     data = photo if isinstance(photo, bytes) else None
     while True:
         try:
-            job_id, mine = await asyncio.to_thread(
-                _begin, place, user_id, photo, options, key, data is not None
-            )
+            job_id, mine = await asyncio.to_thread(_begin, place, user_id, photo, options, key, data)
         except _NotHereYet:
             assert isinstance(photo, Remote)
             data = await photo.fetch(photo.url)
@@ -115,29 +114,20 @@ async def remove_one(
         await asyncio.sleep(ASK_AGAIN_SECONDS)
     assert data is not None
     try:
-        cutout = await asyncio.wrap_future(place.engine.submit(data, options, caller=user_id))
-        job, milliseconds = await asyncio.to_thread(_keep, place, job_id, options.format, cutout, start)
+        job, made = await place.hands.make(job_id, data, options, user_id)
     except BaseException as error:
         # Also when the caller has hung up: then this task is being cancelled, and what was taken has to go back all the same.
-        await asyncio.shield(asyncio.to_thread(fail, place.database, job_id, code_of(error), str(error)))
+        await asyncio.shield(asyncio.to_thread(_give_up, place, job_id, error))
         hung_up = isinstance(error, asyncio.CancelledError)
-        place.metrics.failed(
-            options.tier,
-            place.engine.serving[options.tier].runner.backend,
-            "cancelled" if hung_up else code_of(error),
-        )
+        place.metrics.failed(options.tier, place.hands.backend, "cancelled" if hung_up else code_of(error))
         raise
-    place.metrics.completed(options.tier, cutout.backend, milliseconds / 1000, job.credits)
-    log.info(
-        "Background removed successfully",
-        tier=cutout.tier.value,
-        job=str(job_id),
-        model=cutout.checkpoint,
-        backend=cutout.backend,
-        ms=milliseconds,
-        no_foreground=cutout.no_foreground,
-    )
-    return job, cutout.data
+    place.metrics.completed(options.tier, job.backend or "", time.perf_counter() - start, job.credits)
+    return job, made
+
+
+def _give_up(place: Workplace, job_id: uuid.UUID, error: BaseException) -> None:
+    fail(place.database, job_id, code_of(error), str(error))
+    place.hands.take_back(job_id)
 
 
 def fail(database: Database, job_id: uuid.UUID, code: str, detail: str) -> bool:
@@ -171,41 +161,57 @@ def _begin(
     photo: bytes | Remote,
     options: Options,
     key: str | None,
-    is_here: bool = True,
+    data: bytes | None = b"",
 ) -> tuple[uuid.UUID, bool]:
     """Write a job and take what it costs: its id, and True. Or the id of the job that has the key already, and False.
 
     Raises:
-        _NotHereYet: there would be a job, and the photo is still elsewhere; nothing is held.
-        Overloaded, DeviceLost: the engine takes no photo now; nothing is held.
+        _NotHereYet: there would be a job, and the photo's `data` are still elsewhere; nothing is held.
+        CutoutError, QueueUnavailable: no photo can be taken now; nothing is held.
 
     """
     fingerprint = "" if key is None else _fingerprint(photo, options)
-    while True:
-        try:
-            with place.database.begin() as session:
-                known = None if key is None else _known(session, user_id, key)
-                if known is not None:
-                    if known.fingerprint != fingerprint or known.job_id is None:
-                        raise KeyUsed
-                    if not _was_lost(session, known.job_id, place.clock()):
-                        return known.job_id, False
-                if not is_here:
-                    raise _NotHereYet
-                # What cannot be worked on now leaves nothing behind.
-                place.engine.require_room()
-                job_id = _write_job(session, place, user_id, options)
-                if known is not None:
-                    known.job_id = job_id
-                elif key is not None:
-                    session.add(
-                        IdempotencyKey(user_id=user_id, key=key, fingerprint=fingerprint, job_id=job_id)
-                    )
-            return job_id, True
-        except IntegrityError:
-            if key is None or place.database.run(_known, user_id, key) is None:
-                raise
-            # Another call with the same key was a moment faster: look again.
+    job_id, handed_over = uuid.uuid4(), place.hands.here
+    columns: dict[str, Any] = {}
+    try:
+        while True:
+            try:
+                with place.database.begin() as session:
+                    known = None if key is None else _known(session, user_id, key)
+                    if known is not None:
+                        if known.fingerprint != fingerprint or known.job_id is None:
+                            raise KeyUsed
+                        if not _was_lost(session, known.job_id, place.clock()):
+                            first = known.job_id
+                            break
+                    if data is None:
+                        raise _NotHereYet
+                    if not handed_over:
+                        raise _NotHandedOver
+                    # What cannot be worked on now leaves nothing behind.
+                    place.hands.require_room()
+                    _write_job(session, place, user_id, job_id, options, columns)
+                    if known is not None:
+                        known.job_id = job_id
+                    elif key is not None:
+                        session.add(
+                            IdempotencyKey(user_id=user_id, key=key, fingerprint=fingerprint, job_id=job_id)
+                        )
+                return job_id, True
+            except _NotHandedOver:
+                assert data is not None
+                columns, handed_over = place.hands.hand_over(job_id, data, options), True
+            except IntegrityError:
+                if key is None or place.database.run(_known, user_id, key) is None:
+                    raise
+                # Another call with the same key was a moment faster: look again.
+    except BaseException:
+        if handed_over:
+            place.hands.take_back(job_id)
+        raise
+    if handed_over:
+        place.hands.take_back(job_id)
+    return first, False
 
 
 def _known(session: Session, user_id: uuid.UUID, key: str) -> IdempotencyKey | None:
@@ -223,8 +229,15 @@ def _was_lost(session: Session, job_id: uuid.UUID, at: datetime) -> bool:
     return job.status is Status.FAILED
 
 
-def _write_job(session: Session, place: Workplace, user_id: uuid.UUID, options: Options) -> uuid.UUID:
-    job_id, at = uuid.uuid4(), place.clock()
+def _write_job(
+    session: Session,
+    place: Workplace,
+    user_id: uuid.UUID,
+    job_id: uuid.UUID,
+    options: Options,
+    columns: Mapping[str, Any],
+) -> None:
+    at = place.clock()
     paid_by, price = charging.reserve(session, user_id, job_id, options.tier, at)
     job = {
         "id": job_id,
@@ -236,24 +249,11 @@ def _write_job(session: Session, place: Workplace, user_id: uuid.UUID, options: 
         "format": options.format.value,
         "lease_until": at + place.lease,
         "created_at": at,
+        **columns,
     }
     session.execute(WRITE_JOB, job)
-    return job_id
 
 
 def _fingerprint(photo: bytes | Remote, options: Options) -> str:
     sent = b"imageUrl\n" + photo.url.encode() if isinstance(photo, Remote) else photo
     return hashlib.sha256(repr(options).encode() + b"\n" + sent).hexdigest()
-
-
-def _keep(
-    place: Workplace, job_id: uuid.UUID, file_format: Format, cutout: Cutout, start: float
-) -> tuple[Job, int]:
-    """Store a picture, then complete its job, so that no row points at nothing: the job, and how long it took."""
-    place.storage.put(jobs.result_key(job_id, file_format), cutout.data)
-    milliseconds = round(1000 * (time.perf_counter() - start))
-    with place.database.begin() as session:
-        job = endings.complete(session, job_id, cutout, milliseconds)
-    if job is None:
-        raise RuntimeError(f"job {job_id} was ended by another")
-    return job, milliseconds

@@ -17,10 +17,12 @@ from app import settings as app_settings
 from app.db.session import Database
 from app.main import create_app
 from app.services import accounts, credits
+from app.services.hands import Here
 from app.services.removals import Workplace
 from app.services.tokens import Claims
 from app.settings import Settings
 from app.storage.local import LocalStorage
+from inference.engine import Engine
 from inference.limits import Limits
 from tests.fakes import FakeRunner, fake_engine, photo_bytes
 
@@ -105,4 +107,11 @@ def service_settings(database_url: str, folder: Path, **others: object) -> Setti
 
 def place_of(database: Database, folder: Path, runner: FakeRunner, lease: float = 60) -> Workplace:
     engine = fake_engine(runner, Limits(threads=4, waiting=1000))
-    return Workplace(engine, LocalStorage(folder), database, timedelta(seconds=lease))
+    storage = LocalStorage(folder)
+    return Workplace(Here(engine, storage, database), storage, database, timedelta(seconds=lease))
+
+
+def engine_of(place: Workplace) -> Engine:
+    """Return the engine of such a place."""
+    assert isinstance(place.hands, Here)
+    return place.hands.engine

@@ -18,7 +18,7 @@ from app.services.tokens import Claims
 from inference.encode import Format
 from inference.options import Options
 from inference.tiers import Tier
-from tests.app.shop import ADMIN, ANNA, API, PLATFORM, SECRET, Shop, bearer, place_of
+from tests.app.shop import ADMIN, ANNA, API, PLATFORM, SECRET, Shop, bearer, engine_of, place_of
 from tests.app.test_api import problem
 from tests.fakes import FakeRunner, held_until, photo_bytes
 
@@ -181,7 +181,7 @@ def test_two_hundred_removals_at_once_with_credits_for_fifty(database: Database,
         return await asyncio.gather(*calls, return_exceptions=True)
 
     outcomes = asyncio.run(all_at_once())
-    place.engine.close()
+    engine_of(place).close()
     refused = [outcome for outcome in outcomes if isinstance(outcome, InsufficientCredits)]
     assert (len(refused), sum(isinstance(outcome, tuple) for outcome in outcomes)) == (150, 50)
     with database.begin() as session:
@@ -218,7 +218,7 @@ def test_a_caller_who_hangs_up_pays_nothing(database: Database, tmp_path: Path) 
 
     asyncio.run(hang_up())
     go_on.set()
-    place.engine.close()
+    engine_of(place).close()
     with database.begin() as session:
         assert credits.balance(session, user.id) == 10
         assert [job.status for job in session.query(Job)] == [Status.FAILED]

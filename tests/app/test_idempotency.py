@@ -8,7 +8,7 @@ from app.db.tables import Job
 from app.services import accounts, credits, removals
 from app.services.tokens import Claims
 from inference.options import Options
-from tests.app.shop import ANNA, BEN, Shop, bearer, place_of
+from tests.app.shop import ANNA, BEN, Shop, bearer, engine_of, place_of
 from tests.app.test_api import problem
 from tests.fakes import FakeRunner, photo_bytes
 
@@ -71,7 +71,7 @@ def test_the_same_key_at_once_is_one_removal(database: Database, tmp_path: Path)
         return await asyncio.gather(*calls)
 
     outcomes = asyncio.run(all_at_once())
-    place.engine.close()
+    engine_of(place).close()
     assert len({job.id for job, _ in outcomes}) == len({data for _, data in outcomes}) == 1
     with database.begin() as session:
         assert credits.balance(session, user.id) == 47
@@ -96,7 +96,7 @@ def test_the_same_key_at_once_for_a_photo_elsewhere_is_one_removal(
         return await asyncio.gather(*calls)
 
     outcomes = asyncio.run(all_at_once())
-    place.engine.close()
+    engine_of(place).close()
     assert len({job.id for job, _ in outcomes}) == len({data for _, data in outcomes}) == 1
     with database.begin() as session:
         assert credits.balance(session, user.id) == 47
@@ -112,7 +112,7 @@ def test_the_same_key_after_a_crash_is_done_and_charged_once(database: Database,
     assert mine
     place = place_of(database, tmp_path, FakeRunner())
     job, _ = asyncio.run(removals.remove_one(place, user.id, photo_bytes(), Options(), "order-1"))
-    place.engine.close()
+    engine_of(place).close()
     assert job.id != crashed
     with database.begin() as session:
         assert credits.balance(session, user.id) == 47

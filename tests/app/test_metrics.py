@@ -23,7 +23,7 @@ from app.services import accounts, credits, removals
 from app.services.tokens import Claims
 from inference.options import Options
 from tests.app.databases import on_sqlite
-from tests.app.shop import ANNA, API, BEN, Shop, place_of
+from tests.app.shop import ANNA, API, BEN, Shop, engine_of, place_of
 from tests.fakes import FakeRunner, fake_engine, held_until, photo_bytes, wait_until
 
 NOBODY: Mapping[str, str] = {}
@@ -94,7 +94,7 @@ def test_who_hangs_up_is_no_error_of_ours(database: Database, tmp_path: Path) ->
 
     async def run() -> None:
         call = asyncio.create_task(removals.remove_one(place, user.id, photo_bytes(), Options()))
-        while place.engine.in_work == 0:
+        while engine_of(place).in_work == 0:
             await asyncio.sleep(0.01)
         call.cancel()
         with suppress(asyncio.CancelledError):
@@ -102,7 +102,7 @@ def test_who_hangs_up_is_no_error_of_ours(database: Database, tmp_path: Path) ->
 
     asyncio.run(run())
     go_on.set()
-    place.engine.close()
+    engine_of(place).close()
     labels = {"tier": "basic", "outcome": "cancelled", "backend": "fake"}
     assert place.metrics.registry.get_sample_value("cutout_removals_total", labels) == 1
 

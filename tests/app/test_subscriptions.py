@@ -28,7 +28,7 @@ from inference.errors import UnsupportedFormat
 from inference.options import Options
 from inference.tiers import Tier
 from tests.app.databases import new_user
-from tests.app.shop import place_of
+from tests.app.shop import engine_of, place_of
 from tests.fakes import FakeRunner, photo_bytes
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -134,7 +134,7 @@ def test_the_day_turns_at_midnight_utc_and_a_removal_goes_back_to_its_own(
     assert removals.fail(database, jobs[0], "INTERNAL", "broken")
     assert used(database, user) == (49, 0)
     assert used(database, user, date(2026, 11, 25)) == (1, 0)
-    place.engine.close()
+    engine_of(place).close()
 
 
 def test_credits_take_over_where_the_quota_ends(
@@ -151,7 +151,7 @@ def test_credits_take_over_where_the_quota_ends(
     assert [(job.paid_by.value, job.credits) for job in jobs] == [("quota", 0), ("quota", 0), ("credits", 3)]
     with pytest.raises(InsufficientCredits):
         remove()
-    place.engine.close()
+    engine_of(place).close()
     with database.begin() as session:
         assert [entry.movement.value for entry in credits.ledger(session, user.id)] == [
             "charge",
@@ -173,7 +173,7 @@ def test_what_fails_goes_back_to_the_quota_once(database: Database, tmp_path: Pa
         failed = list(pool.map(lambda _: removals.fail(database, job_id, "INTERNAL", "broken"), range(16)))
     assert failed.count(True) == 1
     assert used(database, user) == (0, 0)
-    place.engine.close()
+    engine_of(place).close()
 
 
 def test_what_a_crash_left_open_goes_back_to_the_quota_once(database: Database, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_what_a_crash_left_open_goes_back_to_the_quota_once(database: Database, 
     assert sum(settled) == 3
     assert used(database, user) == (0, 0)
     assert used(database, user, clock.at.date()) == (1, 0)
-    place.engine.close()
+    engine_of(place).close()
 
 
 def test_a_cancelled_plan_works_until_its_month_ends_and_credits_after(database: Database) -> None:
@@ -295,7 +295,9 @@ def test_what_was_used_is_what_was_kept_whatever_happens(
         patch.setitem(PLANS, "tiny", Plan(1, 3, (Tier.BASIC, Tier.PROFESSIONAL), professional_per_day=1))
         user, clock = subscriber(database, "tiny", funds=60), Clock()
         place = Workplace(
-            engine=SimpleNamespace(require_room=lambda: None),  # type: ignore[arg-type]  # nothing is worked on here
+            hands=SimpleNamespace(
+                here=True, require_room=lambda: None, take_back=lambda _: None
+            ),  # nothing is worked on here
             storage=None,  # type: ignore[arg-type]
             database=database,
             lease=timedelta(hours=30),

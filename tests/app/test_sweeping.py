@@ -17,7 +17,7 @@ from app.services.tokens import Claims
 from app.storage import StorageError
 from app.storage.local import LocalStorage
 from inference.options import Options
-from tests.app.shop import place_of
+from tests.app.shop import engine_of, place_of
 from tests.fakes import FakeRunner, photo_bytes
 
 
@@ -72,4 +72,4 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
     told = "".join(capsys.readouterr())
     assert "the host's reason" in told
     assert "surprise" in told
-    place.engine.close()
+    engine_of(place).close()
