@@ -33,7 +33,7 @@ DETAILS = {
     "OVERLOADED": "64 photos are waiting already. Try again in a moment.",
     "QUEUE_UNAVAILABLE": "This version of the service has no queue of batches.",
     "DATABASE_UNAVAILABLE": "The database does not answer. Nothing was charged; try again in a moment.",
-    "STORAGE_UNAVAILABLE": "The result cannot be written (No space left on device). Free some space or set CUTOUT_DATA_DIR.",
+    "STORAGE_UNAVAILABLE": "The file cannot be written (No space left on device). Free some space or set CUTOUT_DATA_DIR.",
     "DEADLINE_EXCEEDED": "The photo was not done in its time. Try again in a moment.",
 }
 MORE: dict[str, dict[str, int]] = {"INSUFFICIENT_CREDITS": {"required": 8, "available": 5}}

@@ -1,10 +1,14 @@
 """Where results lie."""
 
 import uuid
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Protocol
 
 from app.codes import Explained
+
+# Of a stream that is read.
+CHUNK_BYTES = 1 << 20
 
 
 class StorageError(Exception):
@@ -33,17 +37,58 @@ class Storage(Protocol):
         """
         ...
 
+    def put_stream(self, key: str, chunks: Iterable[bytes]) -> None:
+        """Write a file from its parts as they come, whole or not at all; it is never in memory as a whole.
+
+        Raises:
+            StorageError: it cannot be written (a full disk, say).
+            Exception: what `chunks` raise, as it is.
+
+        """
+        ...
+
     def get(self, key: str) -> bytes | None:
         """Return a file's bytes, or None where there is none."""
+        ...
+
+    def stream(self, key: str) -> tuple[int, Iterator[bytes]] | None:
+        """Return a file's size in bytes, and its bytes in chunks of 1 MB at most; None where there is none.
+
+        What comes is always one file: where another is written under the key meanwhile, the chunks go on with the old
+        one, or raise. They take as long as the reader does.
+
+        Raises:
+            StorageError: it cannot be read; the chunks raise it too, also when the file was deleted or replaced.
+
+        """
         ...
 
     def delete(self, key: str) -> None:
         """Delete a file; where there is none, nothing happens."""
         ...
 
+    def list_older_than(self, age: timedelta, prefix: str) -> list[str]:
+        """Return the keys of what was written longer ago than `age` under `prefix`, such as "uploads/"."""
+        ...
+
     def delete_older_than(self, age: timedelta, prefix: str) -> int:
         """Delete what was written longer ago than `age` under `prefix`, such as "results/"; return how many files."""
         ...
+
+
+class Source:
+    """Chunks to write. `error` is what they raised themselves: nothing of the storage's, whatever its type."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = chunks
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._chunks
+        except BaseException as error:
+            self.error = error
+            raise
 
 
 def require_usable(storage: Storage) -> None:

@@ -1,11 +1,15 @@
 """Results in a folder of this host."""
 
+import os
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import BinaryIO
 
-from app.files import write_whole
-from app.storage import StorageError
+from app.files import write_stream, write_whole
+from app.storage import CHUNK_BYTES, Source, StorageError
 
 
 class LocalStorage:
@@ -19,9 +23,16 @@ class LocalStorage:
         try:
             write_whole(self.root / key, data)
         except OSError as error:
-            raise StorageError(
-                f"The result cannot be written ({error.strerror}). Free some space or set CUTOUT_DATA_DIR."
-            ) from error
+            raise _unwritable(error) from error
+
+    def put_stream(self, key: str, chunks: Iterable[bytes]) -> None:
+        source = Source(chunks)
+        try:
+            write_stream(self.root / key, source)
+        except OSError as error:
+            if error is source.error:
+                raise
+            raise _unwritable(error) from error
 
     def get(self, key: str) -> bytes | None:
         try:
@@ -29,24 +40,66 @@ class LocalStorage:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StorageError(f"The result cannot be read ({error.strerror}).") from error
+            raise _unreadable(error) from error
+
+    def stream(self, key: str) -> tuple[int, Iterator[bytes]] | None:
+        try:
+            file = (self.root / key).open("rb")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unreadable(error) from error
+        chunks = _chunks(file)
+        next(chunks)
+        return os.fstat(file.fileno()).st_size, chunks
 
     def delete(self, key: str) -> None:
+        file = self.root / key
         try:
-            (self.root / key).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"The file cannot be deleted ({error.strerror}).") from error
+        # The folder of a batch goes with its last file, the one of all results stays.
+        if key.count("/") > 1:
+            with suppress(OSError):
+                file.parent.rmdir()
 
-    def delete_older_than(self, age: timedelta, prefix: str) -> int:
+    def list_older_than(self, age: timedelta, prefix: str) -> list[str]:
         limit = time.time() - age.total_seconds()
         try:
-            old = [
-                file
+            return [
+                file.relative_to(self.root).as_posix()
                 for file in (self.root / prefix).rglob("*")
                 if file.is_file() and file.stat().st_mtime < limit
             ]
         except OSError as error:
             raise StorageError(f"{self.root} cannot be read ({error.strerror}).") from error
-        for file in old:
-            self.delete(str(file.relative_to(self.root)))
+
+    def delete_older_than(self, age: timedelta, prefix: str) -> int:
+        old = self.list_older_than(age, prefix)
+        for key in old:
+            self.delete(key)
         return len(old)
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    """Read an open file, which stays what it is when another is written in its place. The first chunk is none: from
+    there on the file is closed with the iterator, read or not.
+    """
+    with file:
+        yield b""
+        try:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+        except OSError as error:
+            raise _unreadable(error) from error
+
+
+def _unwritable(error: OSError) -> StorageError:
+    return StorageError(
+        f"The file cannot be written ({error.strerror}). Free some space or set CUTOUT_DATA_DIR."
+    )
+
+
+def _unreadable(error: OSError) -> StorageError:
+    return StorageError(f"The file cannot be read ({error.strerror}).")

@@ -5,16 +5,19 @@ the environment, in a profile and on a cloud host as every AWS tool does, and it
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from app.storage import StorageError, StorageUnusable
+from app.storage import CHUNK_BYTES, Source, StorageError, StorageUnusable
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 60
 RETRIES, RETRY_SECONDS = 3, 30
+# What is in memory of a stream: so many parts of one that is written, and one of one that is read.
+PARTS_AT_ONCE, WRITTEN_PART, READ_PART = 3, 5 << 20, 8 << 20
 
 
 class S3Storage:
@@ -73,6 +76,16 @@ class S3Storage:
         except (BaseError, FileNotFoundError) as error:
             raise self._unusable(error) from error
 
+    def put_stream(self, key: str, chunks: Iterable[bytes]) -> None:
+        source = Source(chunks)
+        try:
+            # An upload that breaks off is aborted: there is no object then, and no parts that cost money.
+            obstore.put(self._store, key, source, chunk_size=WRITTEN_PART, max_concurrency=PARTS_AT_ONCE)
+        except (BaseError, FileNotFoundError) as error:
+            if error is source.error:
+                raise
+            raise self._unusable(error) from error
+
     def get(self, key: str) -> bytes | None:
         try:
             return bytes(obstore.get(self._store, key).bytes())
@@ -83,6 +96,33 @@ class S3Storage:
         except BaseError as error:
             raise self._unusable(error) from error
 
+    def stream(self, key: str) -> tuple[int, Iterator[bytes]] | None:
+        try:
+            meta = obstore.get(self._store, key).meta
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise self._unusable(error) from error
+            return None
+        except BaseError as error:
+            raise self._unusable(error) from error
+        return meta["size"], self._chunks(key, meta["size"], meta["e_tag"])
+
+    def _chunks(self, key: str, size: int, tag: str | None) -> Iterator[bytes]:
+        # Part by part: one answer for the whole file would have to be read within ANSWER_SECONDS, however large the file
+        # and however slow the reader. The tag keeps the parts to one file.
+        for start in range(0, size, READ_PART):
+            try:
+                part = obstore.get(
+                    self._store,
+                    key,
+                    options={"range": (start, min(start + READ_PART, size)), "if_match": tag},
+                ).bytes()
+            except (BaseError, FileNotFoundError) as error:
+                raise self._unusable(error) from error
+            view = memoryview(part)
+            for begin in range(0, len(view), CHUNK_BYTES):
+                yield bytes(view[begin : begin + CHUNK_BYTES])
+
     def delete(self, key: str) -> None:
         try:
             obstore.delete(self._store, key)
@@ -91,18 +131,27 @@ class S3Storage:
         except BaseError as error:
             raise self._unusable(error) from error
 
+    def list_older_than(self, age: timedelta, prefix: str) -> list[str]:
+        try:
+            return [key for page in self._pages_older_than(age, prefix) for key in page]
+        except (BaseError, FileNotFoundError) as error:
+            raise self._unusable(error) from error
+
     def delete_older_than(self, age: timedelta, prefix: str) -> int:
-        limit = datetime.now(UTC) - age
         deleted = 0
         try:
-            for page in obstore.list(self._store, prefix):
-                old = [file["path"] for file in page if file["last_modified"] < limit]
-                if old:
-                    obstore.delete(self._store, old)
-                deleted += len(old)
+            for page in self._pages_older_than(age, prefix):
+                obstore.delete(self._store, page)
+                deleted += len(page)
         except (BaseError, FileNotFoundError) as error:
             raise self._unusable(error) from error
         return deleted
+
+    def _pages_older_than(self, age: timedelta, prefix: str) -> Iterator[list[str]]:
+        limit = datetime.now(UTC) - age
+        for page in obstore.list(self._store, prefix):
+            if old := [file["path"] for file in page if file["last_modified"] < limit]:
+                yield old
 
     def _unusable(self, error: Exception) -> StorageError:
         return StorageError(

@@ -36,6 +36,11 @@ class S3Server:
         """Say how many more calls are let in without asking whose key it is: 0 lets nobody in."""
         httpx2.post(f"{self.address}/moto-api/reset-auth", content=str(calls)).raise_for_status()
 
+    def unfinished_uploads(self) -> int:
+        """Count the uploads in parts that were neither completed nor aborted."""
+        found = httpx2.get(f"{self.address}/{BUCKET}?uploads").raise_for_status().text
+        return found.count("<Upload>")
+
     @property
     def settings(self) -> dict[str, str]:
         """Return the service's settings for the bucket."""

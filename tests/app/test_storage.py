@@ -1,7 +1,12 @@
 """Files of results, on disk and in S3: kept whole, deleted in time and nothing else with them, and failures explained."""
 
+import itertools
 import math
 import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +23,8 @@ from app.storage.s3 import S3Storage
 from tests.app.shop import ANNA, opened_shop
 from tests.app.stores import BUCKET, SECRET_KEY, S3Server
 from tests.fakes import fake_engine, open_picture
+
+MB = 1 << 20
 
 # Older than a moment to come: S3 tells times in whole seconds.
 NOW = timedelta(seconds=-2)
@@ -74,6 +81,190 @@ def test_more_files_than_a_list_of_s3_has_at_once_are_deleted(s3: S3Server) -> N
     assert storage.get("results/59.png") is None
 
 
+def megabytes(count: int, first: int = 0) -> Iterator[bytes]:
+    """Make `count` MB of which no two are the same."""
+    return (number.to_bytes(4, "big") * (MB // 4) for number in range(first, first + count))
+
+
+def broken(error: BaseException, after: int) -> Iterator[bytes]:
+    yield from megabytes(after)
+    raise error
+
+
+def read(storage: Storage, key: str) -> bytes | None:
+    """Read a stream to its end, and see that it is as long as it said and in small chunks."""
+    found = storage.stream(key)
+    if found is None:
+        return None
+    size, chunks = found
+    parts = list(chunks)
+    assert sum(map(len, parts)) == size
+    assert all(0 < len(part) <= MB for part in parts)
+    return b"".join(parts)
+
+
+def test_what_is_put_as_a_stream_is_got_as_one(storage: Storage) -> None:
+    assert read(storage, "results/a.zip") is None
+    for content in ([], [b""], [b"x"], [b"a", b"", b"b" * 3 * MB], list(megabytes(21))):
+        storage.put_stream("results/a.zip", iter(content))
+        assert read(storage, "results/a.zip") == storage.get("results/a.zip") == b"".join(content)
+    assert storage.list_older_than(NOW, "results/") == ["results/a.zip"]
+    storage.put("results/b.png", b"not a stream")
+    assert read(storage, "results/b.png") == b"not a stream"
+
+
+class Surprise(BaseException):
+    """What nobody catches."""
+
+
+@pytest.mark.parametrize("after", [0, 1, 12])
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError("the caller's own"), StorageError("of another place"), ValueError("x"), Surprise()],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_stream_that_breaks_off_leaves_nothing(
+    storage: Storage, request: pytest.FixtureRequest, error: BaseException, after: int
+) -> None:
+    storage.put("results/old.zip", b"what was there before")
+    for key in ("results/new.zip", "results/old.zip"):
+        with pytest.raises(type(error)) as caught:
+            storage.put_stream(key, broken(error, after))
+        assert caught.value is error
+    assert storage.list_older_than(NOW, "") == ["results/old.zip"]
+    assert storage.get("results/old.zip") == b"what was there before"
+    if isinstance(storage, S3Storage):
+        assert request.getfixturevalue("s3").unfinished_uploads() == 0
+
+
+def test_a_disk_that_takes_no_more_is_a_storage_error_and_keeps_nothing(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 * MB, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=r"cannot be written \(File too large\)"):
+            storage.put_stream("results/a.zip", megabytes(9))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_bucket_that_goes_away_meanwhile_is_a_storage_error(s3: S3Server) -> None:
+    storage = storage_from(app_settings.load(**s3.settings))
+
+    def until_it_goes() -> Iterator[bytes]:
+        yield from megabytes(12)
+        s3.stop()
+        yield from megabytes(12)
+
+    storage.put_stream("results/a.zip", megabytes(20))
+    found = storage.stream("results/a.zip")
+    assert found is not None
+    next(found[1])
+    try:
+        with pytest.raises(StorageError) as caught:
+            storage.put_stream("results/b.zip", until_it_goes())
+        assert s3.address not in str(caught.value)
+        with pytest.raises(StorageError):
+            list(found[1])
+    finally:
+        s3.start()
+
+
+def test_what_is_replaced_while_it_is_read_is_never_mixed_up(storage: Storage) -> None:
+    old, new = b"".join(megabytes(20)), b"".join(megabytes(20, first=100))
+    storage.put("results/a.zip", old)
+    found = storage.stream("results/a.zip")
+    assert found is not None
+    size, chunks = found
+    got = [next(chunks)]
+    storage.put_stream("results/a.zip", iter([new]))
+    if isinstance(storage, LocalStorage):
+        got += chunks
+        assert b"".join(got) == old
+    else:
+        with pytest.raises(StorageError):
+            got.extend(chunks)
+        assert old.startswith(b"".join(got))
+    assert size == len(old)
+    assert read(storage, "results/a.zip") == new
+
+
+def test_a_reader_that_gives_up_keeps_no_file_open(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.put("results/a.zip", b"x" * 3 * MB)
+
+    def still_open() -> bool:
+        return any(link.resolve() == tmp_path / "results/a.zip" for link in Path("/proc/self/fd").iterdir())
+
+    for read_before in (0, 1):
+        found = storage.stream("results/a.zip")
+        assert found is not None
+        assert still_open()
+        list(itertools.islice(found[1], read_before))
+        del found
+        assert not still_open()
+
+
+IN_LITTLE_MEMORY = """
+import sys
+from pathlib import Path
+from app import settings
+from app.startup import storage_from
+folder, *s3 = sys.argv[1:]
+names = ("s3_bucket", "s3_endpoint", "s3_access_key_id", "s3_secret_access_key")
+storage = storage_from(settings.load(data_dir=folder, **dict(zip(names, s3))))
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+storage.put_stream("results/small.zip", iter([b"x"]))
+assert b"".join(storage.stream("results/small.zip")[1]) == b"x"
+before = peak()
+storage.put_stream("results/large.zip", (bytes(1 << 20) for _ in range(200)))
+print(peak() - before)
+size, chunks = storage.stream("results/large.zip")
+print(size, sum(map(len, chunks)), peak() - before)
+"""
+
+
+@pytest.mark.parametrize("kind", ["disk", "s3"])
+def test_a_large_file_takes_little_memory_either_way(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    where = [] if kind == "disk" else list(request.getfixturevalue("s3").settings.values())
+    done = subprocess.run(
+        [sys.executable, "-c", IN_LITTLE_MEMORY, str(tmp_path), *where],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    written, size, read, both = map(int, done.stdout.split())
+    assert size == read == 200 * MB
+    assert max(written, both) < 40_000, "kB above the start"
+
+
+def test_the_old_are_listed_and_left(storage: Storage) -> None:
+    for key in ("uploads/1/a", "uploads/1/b", "uploads/2/c", "others/d"):
+        storage.put(key, b"x")
+    assert storage.list_older_than(timedelta(days=1), "uploads/") == []
+    assert sorted(storage.list_older_than(NOW, "uploads/")) == ["uploads/1/a", "uploads/1/b", "uploads/2/c"]
+    assert storage.get("uploads/1/a") == b"x"
+
+
+def test_a_folder_goes_with_its_last_file(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    for key in ("uploads/1/a", "uploads/1/b", "results/c"):
+        storage.put(key, b"x")
+    storage.delete("uploads/1/a")
+    assert storage.get("uploads/1/b") == b"x"
+    storage.delete("uploads/1/b")
+    storage.delete("results/c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results", "uploads"]
+    assert list((tmp_path / "uploads").iterdir()) == []
+    storage.put("uploads/1/a", b"x")
+
+
 def test_a_bucket_that_is_not_there_is_no_missing_file(s3: S3Server) -> None:
     storage = S3Storage("another", endpoint=s3.address, access_key_id="a", secret_access_key="b")
     with pytest.raises(StorageError):
@@ -86,6 +277,12 @@ def test_a_bucket_that_is_not_there_is_no_missing_file(s3: S3Server) -> None:
         storage.get("results/a.png")
     with pytest.raises(StorageError):
         storage.delete_older_than(NOW, "results/")
+    with pytest.raises(StorageError):
+        storage.list_older_than(NOW, "results/")
+    with pytest.raises(StorageError):
+        storage.put_stream("results/a.png", iter([b"x"]))
+    with pytest.raises(StorageError):
+        storage.stream("results/a.png")
 
 
 def test_a_key_without_the_right_is_refused(s3: S3Server) -> None:
