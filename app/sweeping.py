@@ -12,23 +12,32 @@ import structlog
 from sqlalchemy.exc import OperationalError
 
 from app.db.session import Database
-from app.services import jobs, removals
+from app.services import jobs, removals, uploads
 from app.storage import Storage, StorageError
 
 log = structlog.get_logger()
 
 SETTLE_EVERY = timedelta(seconds=30)
 DELETE_EVERY = timedelta(hours=1)
+# A batch has no jobs before its last photo has come, and 2 GB may take that long.
+UPLOADS_KEPT = timedelta(hours=3)
 
 
 @asynccontextmanager
 async def sweeping(database: Database, storage: Storage, kept: timedelta) -> AsyncIterator[None]:
-    """Settle lost jobs, and delete results and idempotency keys older than `kept`, until the end of the block."""
+    """Settle lost jobs, and delete results and idempotency keys older than `kept` and uploads that nobody needs, until
+    the end of the block.
+    """
     tasks = [
         asyncio.create_task(_every(interval, name, work))
         for interval, name, work in (
             (SETTLE_EVERY, "lost jobs settled", partial(removals.settle_lost, database)),
             (DELETE_EVERY, "old results deleted", partial(storage.delete_older_than, kept, jobs.RESULTS)),
+            (
+                DELETE_EVERY,
+                "forgotten uploads deleted",
+                partial(uploads.forget_uploads, database, storage, UPLOADS_KEPT),
+            ),
             (DELETE_EVERY, "old idempotency keys deleted", partial(removals.forget_keys, database, kept)),
         )
     ]

@@ -42,7 +42,9 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
         monkeypatch.setattr(sweeping, interval, timedelta(milliseconds=20))
     storage = FailsAtFirst(tmp_path)
     storage.put("results/old.png", b"old")
-    os.utime(tmp_path / "results/old.png", (0, 0))
+    storage.put("uploads/nobodys", b"old")
+    for old in ("results/old.png", "uploads/nobodys"):
+        os.utime(tmp_path / old, (0, 0))
     place = place_of(database, tmp_path, FakeRunner(), lease=-1)
     with database.begin() as session:
         user = accounts.seen(session, Claims("anna"))
@@ -60,10 +62,9 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
     async def sweep() -> None:
         async with sweeping.sweeping(database, storage, timedelta(days=1)):
             async with asyncio.timeout(20):
-                while (tmp_path / "results/old.png").exists() or database.ask(left) != (
-                    {Status.FAILED},
-                    ["new"],
-                ):
+                while any(
+                    storage.list_older_than(timedelta(days=1), folder) for folder in ("results/", "uploads/")
+                ) or database.ask(left) != ({Status.FAILED}, ["new"]):
                     await asyncio.sleep(0.01)
 
     asyncio.run(sweep())
