@@ -6,6 +6,7 @@ the environment, in a profile and on a cloud host as every AWS tool does, and it
 
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import obstore
@@ -77,14 +78,15 @@ class S3Storage:
             raise self._unusable(error) from error
 
     def put_stream(self, key: str, chunks: Iterable[bytes]) -> None:
-        source = Source(chunks)
-        try:
-            # An upload that breaks off is aborted: there is no object then, and no parts that cost money.
-            obstore.put(self._store, key, source, chunk_size=WRITTEN_PART, max_concurrency=PARTS_AT_ONCE)
-        except (BaseError, FileNotFoundError) as error:
-            if error is source.error:
-                raise
-            raise self._unusable(error) from error
+        with ThreadPoolExecutor(1) as beside:
+            source = Source(_made(beside, chunks))
+            try:
+                # An upload that breaks off is aborted: there is no object then, and no parts that cost money.
+                obstore.put(self._store, key, source, chunk_size=WRITTEN_PART, max_concurrency=PARTS_AT_ONCE)
+            except (BaseError, FileNotFoundError) as error:
+                if error is source.error:
+                    raise
+                raise self._unusable(error) from error
 
     def get(self, key: str) -> bytes | None:
         try:
@@ -162,3 +164,12 @@ class S3Storage:
         # Its first line says what happened, unless S3 itself does, in XML below; the rest is the library's own state.
         code = re.search("<Code>(.*?)</Code>", str(error))
         return f"{self.name}: {code[1] if code else str(error).splitlines()[0]}"
+
+
+def _made(beside: Executor, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Make the chunks in another thread: where `obstore` asks for them it cannot be called, and to make them may take
+    files out of this same store.
+    """
+    iterator = iter(chunks)
+    while (chunk := beside.submit(next, iterator, None).result()) is not None:
+        yield chunk

@@ -113,6 +113,21 @@ def test_what_is_put_as_a_stream_is_got_as_one(storage: Storage) -> None:
     assert read(storage, "results/b.png") == b"not a stream"
 
 
+def test_a_stream_is_made_of_files_of_the_same_storage(storage: Storage) -> None:
+    for number in range(3):
+        storage.put(f"results/{number}.png", bytes([number]) * 3 * MB)
+
+    def all_in_one() -> Iterator[bytes]:
+        for number in range(3):
+            yield storage.get(f"results/{number}.png") or b""
+        found = storage.stream("results/0.png")
+        assert found is not None
+        yield from found[1]
+
+    storage.put_stream("results/all.zip", all_in_one())
+    assert storage.get("results/all.zip") == b"".join(bytes([number]) * 3 * MB for number in (0, 1, 2, 0))
+
+
 class Surprise(BaseException):
     """What nobody catches."""
 
