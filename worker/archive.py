@@ -19,9 +19,9 @@ from zipfile import ZipFile, ZipInfo
 
 from app.api.schemas import JobError, Schema
 from app.db.tables import Batch, Job, Status
+from app.services import batches
 from app.services import jobs as stored
 from app.storage import Storage
-from inference.encode import Format
 from inference.tiers import Tier
 
 MANIFEST = "manifest.json"
@@ -42,6 +42,10 @@ TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 class ArchiveError(Exception):
     """A picture of a completed job is not there, or not the one that was made."""
+
+    def __init__(self, job_id: uuid.UUID, detail: str) -> None:
+        super().__init__(detail)
+        self.job_id = job_id
 
 
 class ManifestImage(Schema):
@@ -85,29 +89,29 @@ class ManifestImage(Schema):
 
 
 class Manifest(Schema):
-    """A batch and its photos, in the order they were sent in. Credits are null until the batch has ended."""
+    """A batch as it ended, and its photos in the order they were sent in."""
 
     batch_id: uuid.UUID
     tier: Tier
     status: Status
     counts: dict[Status, int]
     created_at: datetime
-    finished_at: datetime | None
-    credits_charged: int | None
-    credits_returned: int | None
+    credits_charged: int
+    credits_returned: int
     images: list[ManifestImage]
 
     @classmethod
-    def of(cls, batch: Batch, images: list[ManifestImage]) -> "Manifest":
+    def of(cls, batch: Batch, jobs: Sequence[Job], images: list[ManifestImage]) -> "Manifest":
+        counts = Counter(job.status for job in jobs)
+        returned = batches.share_of_what_was_not_done(jobs)
         return cls(
             batch_id=batch.id,
             tier=batch.tier,
-            status=batch.status,
-            counts=Counter(image.status for image in images),
+            status=batches.end_status(batch, counts),
+            counts=counts,
             created_at=batch.created_at,
-            finished_at=batch.finished_at,
-            credits_charged=batch.charged,
-            credits_returned=None if batch.charged is None else batch.credits - batch.charged,
+            credits_charged=batch.credits - returned,
+            credits_returned=returned,
             images=images,
         )
 
@@ -179,17 +183,22 @@ def _parts(end: "_End", storage: Storage, batch: Batch, jobs: Sequence[Job]) -> 
                 del picture
                 yield end.take()
             images.append(ManifestImage.of(job, file, size))
-        manifest = Manifest.of(batch, images).model_dump_json(by_alias=True, indent=2)
+        manifest = Manifest.of(batch, jobs, images).model_dump_json(by_alias=True, indent=2)
         archive.writestr(_entry(MANIFEST, batch.created_at), manifest + "\n")
     yield end.take()
 
 
 def _picture(storage: Storage, job: Job) -> bytes:
-    picture = storage.get(stored.result_key(job.id, Format(job.format), job.attempts))
+    picture = storage.get(stored.result_key_of(job))
     if picture is None:
-        raise ArchiveError(f"The picture of job {job.id} is not there.")
+        raise ArchiveError(
+            job.id,
+            "The picture was made, and is not there any more. It was not charged; send the photo again.",
+        )
     if hashlib.sha256(picture).hexdigest() != job.sha256:
-        raise ArchiveError(f"The picture of job {job.id} is not the one that was made: its SHA-256 differs.")
+        raise ArchiveError(
+            job.id, "The picture is not the one that was made. It was not charged; send the photo again."
+        )
     return picture
 
 

@@ -203,20 +203,25 @@ def end(
     if session.scalar(ended.returning(Batch.id)) is None:
         return None
     batch = session.get_one(Batch, batch_id, populate_existing=True)
-    counts = progress(session, batch_id).counts
-    if batch.status is not Status.CANCELLED:
-        batch.status = end_status(counts)
+    batch.status = end_status(batch, progress(session, batch_id).counts)
     _settle(session, batch)
     notifications.announce(session, batch)
     return batch
 
 
-def end_status(counts: Mapping[Status, int]) -> Status:
-    """Return the status of a batch whose photos have ended, and none of them was cancelled."""
+def end_status(batch: Batch, counts: Mapping[Status, int]) -> Status:
+    """Return the status in which a batch ends whose photos have all ended."""
+    if batch.status is Status.CANCELLED:
+        return Status.CANCELLED
     done, failed = counts.get(Status.COMPLETED, 0), counts.get(Status.FAILED, 0)
     if done and failed:
         return Status.PARTIAL
     return Status.COMPLETED if done else Status.FAILED
+
+
+def share_of_what_was_not_done(photos: Sequence[Job]) -> int:
+    """Return the credits that come back of what was held for a batch."""
+    return sum(photo.credits for photo in photos if photo.status is not Status.COMPLETED)
 
 
 def postpone(session: Session, batch_id: uuid.UUID, token: uuid.UUID, until: datetime) -> None:
@@ -227,10 +232,7 @@ def postpone(session: Session, batch_id: uuid.UUID, token: uuid.UUID, until: dat
 
 def _settle(session: Session, batch: Batch) -> None:
     """Charge what was done and give the rest back, once."""
-    not_done = select(func.coalesce(func.sum(Job.credits), 0)).where(
-        Job.batch_id == batch.id, Job.status != Status.COMPLETED
-    )
-    back = session.scalar(not_done) or 0
+    back = share_of_what_was_not_done(photos_of(session, batch.id))
     batch.charged = batch.credits - back
     credits.charge_part(
         session, _key(batch.id), back, "for photos of the batch that were not done" if back else ""
