@@ -8,9 +8,11 @@ import argparse
 import importlib
 
 BENCHMARKS = (
+    "batches",
     "codecs",
     "engine",
     "folder",
+    "killing",
     "memory",
     "network",
     "overhead",

@@ -111,7 +111,7 @@ class Site:
     valkey: Callable[[], ValkeyServer]
     postgresql: "PostgresServer | None"
     server: ValkeyServer
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    address: str
 
     def restart_valkey(self) -> None:
         """Kill it with its connections, and start it on what it had written."""
@@ -133,7 +133,14 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path, on_postgresql: bool, milliseconds: float = MILLISECONDS) -> Iterator[Site]:
+def site(
+    folder: Path,
+    on_postgresql: bool,
+    *,
+    workers: int = WORKERS,
+    milliseconds: float = MILLISECONDS,
+    **settings: object,
+) -> Iterator[Site]:
     """Run a deployment."""
     with ExitStack() as running:
         postgresql = None
@@ -160,17 +167,31 @@ def site(folder: Path, on_postgresql: bool, milliseconds: float = MILLISECONDS) 
         server = valkey()
         redis_url = f"unix://{server.unix_socket_path}"
         queue = Queue(redis_url)
-        environment = worker_environment(url, folder, redis_url, milliseconds=milliseconds)
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        environment = worker_environment(
+            url, folder, redis_url, milliseconds=milliseconds, port=port, **settings
+        )
         api = Supervised(partial(_process, folder, environment, "tests.worker.killing", "api"))
         running.callback(api.stop)
-        workers = [
-            Supervised(partial(_process, folder, environment, "tests.worker.benches")) for _ in range(WORKERS)
+        pool = [
+            Supervised(partial(_process, folder, environment, "tests.worker.benches")) for _ in range(workers)
         ]
-        for worker in workers:
+        for worker in pool:
             running.callback(worker.stop)
-        place = Site(database, LocalStorage(folder), queue, api, workers, valkey, postgresql, server)
+        place = Site(
+            database,
+            LocalStorage(folder),
+            queue,
+            api,
+            pool,
+            valkey,
+            postgresql,
+            server,
+            f"http://127.0.0.1:{port}",
+        )
         running.callback(lambda: place.server.stop())
-        wait_until(lambda: len(queue.workers()) == WORKERS, 60)
+        wait_until(lambda: len(queue.workers()) == workers, 60)
         yield place
 
 
@@ -319,9 +340,7 @@ def _lives(pid: int) -> bool:
 def api() -> None:
     """Serve."""
     settings = app_settings.load()
-    server_of(create_app(settings, lambda _: fake_engine()), settings).run(
-        [socket.create_server(("127.0.0.1", 0))]
-    )
+    server_of(create_app(settings, lambda _: fake_engine()), settings).run()
 
 
 if __name__ == "__main__":

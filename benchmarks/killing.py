@@ -1,0 +1,55 @@
+"""Batches while workers, the API, Valkey and PostgreSQL are killed: how many end as promised, and how soon.
+
+In each round a batch of 60 photos is in work on two workers (40 ms a photo, leases of 2 s) when one of them is killed at
+a random moment; in half of the rounds something else happens too. What died is started again, as a supervisor does. Then
+all is checked: each photo done once, the ZIP whole, the ledger exact, nothing left behind. Expected: every batch ends as
+promised, most of them within two leases and a worker's start of what they take undisturbed.
+"""
+
+import random
+import statistics
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from rich.progress import track
+
+from benchmarks.report import Table, publish
+from tests.worker.killing import Unkept, all_kinds, live_through, site
+
+ROUNDS = 50
+SEED = 20261125
+
+
+def run() -> None:
+    """Kill, print and save."""
+    rows, figures = [], {}
+    for database in ("SQLite", "PostgreSQL"):
+        seconds: dict[str, list[float]] = defaultdict(list)
+        unkept: dict[str, list[str]] = defaultdict(list)
+        rng = random.Random(SEED)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            site(Path(folder), on_postgresql=database == "PostgreSQL") as place,
+        ):
+            others = [kind for kind in all_kinds(place) if kind != "worker killed"]
+            for number in track(range(ROUNDS), f"{database}: killing"):
+                kind = others[number // 2 % len(others)] if number % 2 else "worker killed"
+                try:
+                    seconds[kind].append(live_through(place, rng, kind))
+                except Unkept as broken:
+                    unkept[kind].append(str(broken))
+                    print(f"{database}, round {number}, {kind}: {broken}")
+        for kind, took in seconds.items():
+            kept, rounds = len(took), len(took) + len(unkept[kind])
+            also = kind if kind == "worker killed" else f"worker killed, {kind}"
+            rows.append(
+                [database, also, f"{kept} of {rounds}", f"{statistics.median(took):.1f}", f"{max(took):.1f}"]
+            )
+        figures[database] = {"seconds": dict(seconds), "unkept": dict(unkept)}
+    table = Table(
+        f"Batches of 60 photos on two workers, {ROUNDS} rounds on each database",
+        ["database", "what happened", "ended as promised", "median, s", "worst, s"],
+        rows,
+    )
+    publish("killing", [table], figures)
