@@ -76,7 +76,6 @@ def one_batch(place: Site) -> tuple[float, list[float], list[float]]:
     """Work through a batch while its status is asked for and single photos are sent: all in seconds."""
     admin = accounts.local_admin(place.database)
     batch = submitted(place.database, place.storage, small_photos(IMAGES), user_id=admin.id)
-    start = time.monotonic()
     place.queue.ring(Line.BATCH)
     status: list[float] = []
     waits: list[float] = []

@@ -101,7 +101,7 @@ def worker_environment(
     *,
     milliseconds: float = 0,
     killer: str = "",
-    **settings: object,
+    **settings: Any,
 ) -> dict[str, str]:
     """Return the environment of a worker on a fake network, and of a service beside it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CUTOUT_")}

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis import Redis
 from sqlalchemy import select
@@ -139,7 +139,7 @@ def site(
     *,
     workers: int = WORKERS,
     milliseconds: float = MILLISECONDS,
-    **settings: object,
+    **settings: Any,
 ) -> Iterator[Site]:
     """Run a deployment."""
     with ExitStack() as running:
