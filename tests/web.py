@@ -1,6 +1,7 @@
 """Servers that strangers might name: real ones, on this machine's loopback addresses."""
 
 import datetime
+import socket
 import ssl
 import threading
 import time
@@ -37,7 +38,7 @@ class Visit(BaseHTTPRequestHandler):
 
 
 class Web:
-    """The same pages on two addresses and one port; `seen` is who asked what: address, path, headers."""
+    """The same pages on several addresses and one port; `seen` is who asked what: address, path, headers."""
 
     def __init__(self) -> None:
         self.pages: dict[str, Page] = {}
@@ -52,17 +53,23 @@ class Web:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
+    def __init__(self, address: str, port: int, handler: type[Visit]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        super().__init__((address, port), handler)
+
     def handle_error(self, *_: Any) -> None:
         """Say nothing: that callers hang up is what is tested."""
 
 
 @contextmanager
-def open_web(tls: ssl.SSLContext | None = None) -> Iterator[Web]:
+def open_web(
+    tls: ssl.SSLContext | None = None, addresses: Sequence[str] = (PUBLIC, PRIVATE)
+) -> Iterator[Web]:
     web = Web()
     handler = type("OneVisit", (Visit,), {"web": web})
     with ExitStack() as stack:
-        for address in (PUBLIC, PRIVATE):
-            server = stack.enter_context(_Server((address, web.port), handler))
+        for address in addresses:
+            server = stack.enter_context(_Server(address, web.port, handler))
             web.port = server.server_port
             if tls is not None:
                 server.socket = tls.wrap_socket(
