@@ -1,5 +1,6 @@
 """Fixtures shared by all tests. Real weights are loaded once, and one run of a photo serves many tests."""
 
+import faulthandler
 import os
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tests.fakes import fake_engine
 from tests.stub_hub import Hub
 
 DATA = Path(__file__).parent / "data"
+EXIT_SECONDS = 60
 # What the caller's environment says of this host; the tests themselves run without CUTOUT_ settings.
 HOST_MODELS = app_settings.load().models_folder
 
@@ -29,6 +31,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU on this host"))
+
+
+def pytest_unconfigure() -> None:
+    """Bound the end of the run, which waits for the threads that a failed test has left."""
+    faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True)
 
 
 @pytest.fixture(autouse=True)

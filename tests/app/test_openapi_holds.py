@@ -36,6 +36,7 @@ CHECKED = [
 UNDOCUMENTED = (UndefinedContentType, UndefinedStatusCode)
 # Of each operation, caller and kind, beside those at the edges of what is allowed.
 EXAMPLES = int(os.environ.get("API_EXAMPLES", "1"))
+pytestmark = pytest.mark.timeout(120 + 5 * EXAMPLES)
 # Each call takes a password's 50 ms, so these are not made at random.
 SLOW = {"POST /api/auth/login"}
 
