@@ -114,6 +114,9 @@ ApiKeyDep = Annotated[str | None, Security(API_KEY)]
 
 async def get_caller(request: Request, database: DatabaseDep, token: TokenDep, api_key: ApiKeyDep) -> User:
     """Say who calls, by a bearer token or an API key; without accounts everyone is the local admin."""
+    known: User | None = getattr(request.state, "caller", None)
+    if known is not None:
+        return known
     local_admin: User | None = request.app.state.local_admin
     if local_admin is not None:
         return local_admin

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.utils import deep_dict_update
 from pydantic import ConfigDict, Field
 
 from app.api.deps import get_admin, get_caller, get_engine, get_rate_limits, get_storage
+from app.api.routing import dependencies_of
 from app.api.schemas import Schema
 from app.errors import MEDIA_TYPE, Problem
 
@@ -118,15 +118,9 @@ def _add(responses: dict[str, Any], told: dict[int | str, dict[str, Any]]) -> No
 def _told_by(route: APIRoute) -> Iterator[str]:
     if route.body_field is not None:
         yield from OF_BODIES
-    for dependant in _all(route.dependant):
+    for dependant in dependencies_of(route.dependant):
         if dependant.path_params or dependant.query_params:
             yield from OF_PARAMETERS
         for dependency, codes in OF_DEPENDENCIES.items():
             if dependant.call is dependency:
                 yield from codes
-
-
-def _all(dependant: Dependant) -> Iterator[Dependant]:
-    yield dependant
-    for one in dependant.dependencies:
-        yield from _all(one)

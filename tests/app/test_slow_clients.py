@@ -15,10 +15,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app import settings as app_settings
 from app.api.guards import BodyTime
+from app.db.session import Database
 from app.errors import Problem
 from app.main import create_app
 from app.server import LONGEST_HEAD_BYTES, Patient
+from tests.app.databases import on_sqlite
 from tests.app.serving import served
+from tests.app.shop import settings_of
 from tests.fakes import fake_engine, photo_bytes
 
 REMOVE = "/api/background-remover/remove"
@@ -282,6 +285,16 @@ def test_what_is_no_http_is_told_so(address: str, sent: bytes) -> None:
         connection.sendall(sent)
         problem(read_to_end(connection), 400, "INVALID_INPUT")
     answers(address)
+
+
+@on_sqlite
+def test_nobody_waits_for_what_a_stranger_sends(database: Database, tmp_path: Path) -> None:
+    settings = settings_of(database, tmp_path)
+    with served(create_app(settings, lambda _: fake_engine()), settings) as address:
+        for length in (500_000, 1_000_000_000):
+            with connected(address) as stranger:
+                stranger.sendall(upload(length))
+                problem(stranger.recv(65536), 401, "UNAUTHENTICATED")
 
 
 def test_uploads_beyond_the_memory_are_overloaded(address: str) -> None:

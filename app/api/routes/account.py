@@ -11,6 +11,7 @@ from pydantic import Field
 
 from app.api.deps import DatabaseDep, RateLimitsDep, UserDep
 from app.api.problems import tells
+from app.api.routing import CallerFirst
 from app.api.schemas import NO_NUL, Schema
 from app.db.tables import ApiKey
 from app.errors import Problem
@@ -18,7 +19,7 @@ from app.services import accounts
 from app.services.rate_limits import Kind
 from app.services.tokens import TokenReader
 
-router = APIRouter(prefix="/api/auth", tags=["account"])
+router = APIRouter(prefix="/api/auth", tags=["account"], route_class=CallerFirst)
 
 
 class Login(

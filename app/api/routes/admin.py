@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 from app.api.deps import AdminDep, DatabaseDep
 from app.api.problems import tells
 from app.api.routes.subscription import PurchaseInfo
+from app.api.routing import CallerFirst
 from app.api.schemas import Grant, Granted, Schema
 from app.db.tables import PaymentStatus, now
 from app.errors import Problem
@@ -17,7 +18,7 @@ from app.services import credits, payments
 
 log = structlog.get_logger()
 
-router = APIRouter(prefix="/api/background-remover/admin", tags=["admin"])
+router = APIRouter(prefix="/api/background-remover/admin", tags=["admin"], route_class=CallerFirst)
 
 
 class PaymentInfo(PurchaseInfo):

@@ -27,6 +27,7 @@ from app.api.deps import (
     get_user,
 )
 from app.api.problems import tells
+from app.api.routing import CallerFirst
 from app.api.schemas import (
     NO_NUL,
     Credits,
@@ -51,7 +52,7 @@ from inference.encode import Format
 from inference.options import Options, parse_colour
 from inference.tiers import Tier
 
-router = APIRouter(prefix="/api/background-remover", tags=["background remover"])
+router = APIRouter(prefix="/api/background-remover", tags=["background remover"], route_class=CallerFirst)
 
 LONGEST_URL = 2048
 LARGEST_ID = 2**63 - 1
@@ -131,8 +132,6 @@ async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
 
 @router.post(
     "/remove",
-    # Ahead of the form: who does not say who he is hears that first.
-    dependencies=[Depends(get_caller)],
     form_limits={"max_files": 1, "max_fields": 50, "max_part_size": 10_000},
     response_model=JobInfo,
     responses={

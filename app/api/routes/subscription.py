@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 
 from app.api.deps import DatabaseDep, SettingsDep, UserDep
 from app.api.problems import tells
+from app.api.routing import CallerFirst
 from app.api.schemas import NO_NUL, PlanInfo, Schema
 from app.db.tables import PaymentStatus, User, now
 from app.errors import Problem
@@ -18,7 +19,7 @@ from app.services.payments import Item, Purchase, Terms
 from app.services.pricing import PLANS
 from app.services.subscriptions import Standing
 
-router = APIRouter(prefix="/api/background-remover", tags=["subscription"])
+router = APIRouter(prefix="/api/background-remover", tags=["subscription"], route_class=CallerFirst)
 
 
 def _known(plan: str) -> str:
