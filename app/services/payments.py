@@ -63,15 +63,15 @@ class Terms:
     mode: Mode
     secret: str = ""
 
-    def settled(self, item: Item, payment_id: str, subject: str, signature: str) -> bool:
-        """Tell whether a payment counts at once; if not, an admin has to confirm it.
+    def settled(self, item: Item, rupiah: int, payment_id: str, subject: str, signature: str) -> bool:
+        """Tell whether a payment of so much counts at once; if not, an admin has to confirm it.
 
         Raises:
             WrongSignature: it has to be signed, and is not.
 
         """
         if self.mode == "signed":
-            right = sign(self.secret, item, payment_id, subject)
+            right = sign(self.secret, item, rupiah, payment_id, subject)
             if not hmac.compare_digest(right.encode(), signature.lower().encode()):
                 raise WrongSignature
         return self.mode != "manual"
@@ -85,13 +85,19 @@ class Purchase:
     month: Subscription | None
 
 
-def sign(secret: str, item: Item, payment_id: str, subject: str) -> str:
+def sign(secret: str, item: Item, rupiah: int, payment_id: str, subject: str) -> str:
     """Return the platform's word that a user has paid: HMAC-SHA256, in hexadecimal.
 
     The user's `sub` comes last: it alone may have any characters, so no two purchases are the same text.
     """
-    text = f"{item}\n{item.rupiah}\n{payment_id}\n{subject}"
+    text = f"{item}\n{rupiah}\n{payment_id}\n{subject}"
     return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def price(session: Session, user: User, item: Item, payment_id: str) -> int:
+    """Return what a purchase costs, in rupiah: today's price, and for one that is noted already what it was then."""
+    noted = session.scalars(select(Payment).where(Payment.payment_id == payment_id)).one_or_none()
+    return noted.rupiah if noted is not None and _is_of(noted, user, item) else item.rupiah
 
 
 def buy(
@@ -104,12 +110,11 @@ def buy(
         AnotherPlan: a plan is bought, and the user has another.
 
     """
-    credits_bought = item.credits if item.plan is None else None
     payment = Payment(
         payment_id=payment_id,
         user_id=user.id,
         plan=item.plan,
-        credits=credits_bought,
+        credits=item.credits if item.plan is None else None,
         rupiah=item.rupiah,
         status=PaymentStatus.PENDING,
         created_at=at,
@@ -119,7 +124,7 @@ def buy(
             session.add(payment)
     except IntegrityError:
         payment = session.scalars(select(Payment).where(Payment.payment_id == payment_id)).one()
-        if (payment.user_id, payment.plan, payment.credits) != (user.id, item.plan, credits_bought):
+        if not _is_of(payment, user, item):
             raise PaymentUsed from None
     else:
         if item.plan is not None:
@@ -169,6 +174,11 @@ def _confirm(session: Session, payment: Payment, admin_id: uuid.UUID | None, at:
     elif now_paid and payment.credits is not None:
         credits.grant(session, payment.user_id, payment.credits, f"payment:{payment.payment_id}", "bought")
     return _purchase(session, payment)
+
+
+def _is_of(payment: Payment, user: User, item: Item) -> bool:
+    bought = Item(plan=payment.plan, credits=payment.credits or 0)
+    return (payment.user_id, bought) == (user.id, item)
 
 
 def _purchase(session: Session, payment: Payment) -> Purchase:

@@ -5,6 +5,7 @@ import hmac
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from starlette.testclient import TestClient
 
 from app.db.session import Database
 from app.db.tables import Payment, PaymentStatus, now
-from app.services import credits, payments, subscriptions
+from app.services import credits, payments, pricing, subscriptions
 from app.services.payments import Item, PaymentUsed
 from tests.app.databases import new_user
 from tests.app.shop import ADMIN, ANNA, API, BEN, Shop, opened_shop
@@ -159,6 +160,31 @@ def test_a_signature_counts_at_once_and_for_what_it_signs_only(signed: Shop) -> 
     assert bought["status"] == "confirmed"
     assert buy(signed, ANNA, **STARTER, signature=right).json() == bought
     assert signed.remove(ANNA).json()["paidBy"] == "quota"
+
+
+def test_a_purchase_repeated_after_a_change_of_prices_is_the_same(
+    signed: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = STARTER | {"signature": signature("plan:starter", 99_000, "pay-1", "anna")}
+    some = {"credits": 20, "paymentId": "pay-2", "signature": signature("credits:20", 2_000, "pay-2", "anna")}
+    before = [buy(signed, ANNA, **wanted).raise_for_status().json() for wanted in (plan, some)]
+    monkeypatch.setitem(pricing.PLANS, "starter", replace(pricing.PLANS["starter"], price_rupiah=120_000))
+    monkeypatch.setattr(payments, "RUPIAH_PER_CREDIT", 150)
+    assert [buy(signed, ANNA, **wanted).json() for wanted in (plan, some)] == before
+    assert signed.balance(ANNA) == 20
+    # What is noted for one has no price of old for another user, or another thing.
+    for who, credits_wanted, rupiah, status, code in (
+        (BEN, 20, 2_000, 403, "FORBIDDEN"),
+        (BEN, 20, 3_000, 409, "CONFLICT"),
+        (ANNA, 40, 4_000, 403, "FORBIDDEN"),
+        (ANNA, 40, 6_000, 409, "CONFLICT"),
+    ):
+        subject = "anna" if who is ANNA else "ben"
+        right = signature(f"credits:{credits_wanted}", rupiah, "pay-2", subject)
+        answer = buy(signed, who, credits=credits_wanted, paymentId="pay-2", signature=right)
+        problem(answer, status, code)
+    old = signature("plan:starter", 99_000, "pay-3", "anna")
+    problem(buy(signed, ANNA, plan="starter", paymentId="pay-3", signature=old), 403, "FORBIDDEN")
 
 
 def test_credits_with_a_signature(signed: Shop) -> None:

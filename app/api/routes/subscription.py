@@ -175,7 +175,8 @@ async def buy_credits(
 
 
 async def _buy(database: DatabaseDep, user: User, item: Item, paid: Paid, terms: Terms) -> PurchaseInfo:
-    settled = terms.settled(item, paid.payment_id, user.subject, paid.signature)
+    rupiah = await asyncio.to_thread(database.ask, payments.price, user, item, paid.payment_id)
+    settled = terms.settled(item, rupiah, paid.payment_id, user.subject, paid.signature)
     purchase = await asyncio.to_thread(
         database.run, payments.buy, user, item, paid.payment_id, settled=settled, at=now()
     )
