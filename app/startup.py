@@ -1,5 +1,6 @@
 """From settings to what they ask for: a ready engine, its weights fetched and substitutes named, and a storage."""
 
+import logging
 from collections.abc import Callable, Iterable
 
 from app.settings import Settings
@@ -11,9 +12,14 @@ from inference.runners import pick_device
 from inference.tiers import TIERS, Tier
 from models.catalog import CHECKPOINTS, Checkpoint
 
+# Goes to stderr also where logs are not set up: to stdout goes a picture.
+log = logging.getLogger(__name__)
+
 
 def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Checkpoint], None]) -> None:
     """See to it that each tier has weights: the first of its checkpoints that is here, or may and can be fetched.
+
+    Why a better one could not be fetched is logged.
 
     Raises:
         ModelUnavailable: the device is not there, or a tier has no weights; then the message names the last
@@ -36,6 +42,8 @@ def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Chec
                 pull(checkpoint)
             except ModelUnavailable as error:
                 failed[checkpoint.name] = error
+                if checkpoint is not candidates[-1]:
+                    log.warning("%s cannot be fetched, and another may stand in: %s", checkpoint.name, error)
             else:
                 break
         else:

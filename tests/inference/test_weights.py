@@ -180,6 +180,23 @@ def test_a_host_fetches_what_its_device_can_bear(
     assert pulled == fetched
 
 
+def test_why_a_better_checkpoint_could_not_be_fetched_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(startup, "pick_device", lambda _: "cpu")
+    settings = load_settings(models_dir=tmp_path, accept_licences="rmbg-2.0")
+
+    def pull(checkpoint: Checkpoint) -> None:
+        if checkpoint != OPEN:
+            raise WeightsUnavailable(f"{checkpoint.name}: the hub does not know this token.")
+        place(settings.models_folder, checkpoint, b"weights")
+
+    startup.pull_missing(settings, Tier, pull)
+    [warning] = [record for record in caplog.records if record.name == startup.__name__]
+    assert warning.levelname == "WARNING"
+    assert "rmbg-2.0: the hub does not know this token." in warning.getMessage()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this host has a GPU")
 def test_a_gpu_that_was_asked_for_and_is_not_there_is_an_error(tmp_path: Path) -> None:
     assert pick_device("auto") == pick_device("cpu") == "cpu"
