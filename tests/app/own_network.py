@@ -63,7 +63,8 @@ class Hostile(BaseResolver):  # type: ignore[misc]
         for given in turns[min(self.asked[name, kind], len(turns) - 1)]:
             if given == "localhost":
                 reply.add_answer(RR(name, QTYPE.CNAME, rdata=CNAME(given), ttl=0))
-                reply.add_answer(*([RR(given, QTYPE.A, rdata=A("127.0.0.1"), ttl=0)] if kind == "A" else []))
+                if kind == "A":
+                    reply.add_answer(RR(given, QTYPE.A, rdata=A("127.0.0.1"), ttl=0))
             elif kind == ("AAAA" if ":" in given else "A"):
                 data = AAAA(given) if kind == "AAAA" else A(given)
                 reply.add_answer(RR(name, request.q.qtype, rdata=data, ttl=0))
