@@ -27,17 +27,19 @@ from app.api.routes import (
 )
 from app.db import schema
 from app.db.session import Database
+from app.embedded import Embedded
 from app.metrics import Metrics
 from app.services import accounts
+from app.services.backlog import Backlog
 from app.services.destinations import Destinations
 from app.services.fetch import Fetcher
 from app.services.outside import Outside
+from app.services.queue import Queue
 from app.services.rate_limits import Kind, Limit, RateLimits
 from app.services.tokens import TokenReader
 from app.settings import Settings
 from app.settings import load as load_settings
-from app.startup import engine_from, storage_from
-from app.storage import Storage, require_usable
+from app.startup import engine_from, prepare, storage_from
 from app.sweeping import sweeping
 from inference.engine import Engine
 
@@ -48,9 +50,12 @@ WRONG_PASSWORDS = Limit(5, 60)
 
 
 def create_app(
-    settings: Settings | None = None, make_engine: Callable[[Settings], Engine] | None = None
+    settings: Settings | None = None,
+    make_engine: Callable[[Settings], Engine] | None = None,
+    embedded: Embedded | None = None,
 ) -> FastAPI:
-    """Build the service. `make_engine` stands in for the real engine in tests of everything else.
+    """Build the service. `make_engine` stands in for the real engine in tests of everything else; what is `embedded`
+    runs while the service does.
 
     Raises:
         SettingsError: a setting is unknown, malformed or unsafe.
@@ -79,18 +84,37 @@ def create_app(
                 backend=serving.runner.backend,
                 substitute_for=serving.choice.wanted if serving.choice.substitute else None,
             )
-        async with sweeping(database, storage, timedelta(days=settings.result_days)):
+        async with sweeping(
+            database,
+            storage,
+            service.state.queue,
+            kept=timedelta(days=settings.result_days),
+            lease=timedelta(seconds=settings.lease_seconds),
+            deadline=timedelta(seconds=settings.deadline_seconds),
+        ):
             yield
         await asyncio.to_thread(engine.close)
         await service.state.rate_limits.close()
+        service.state.queue.close()
+        service.state.backlog.close()
         database.close()
+
+    @asynccontextmanager
+    async def household(service: FastAPI) -> AsyncIterator[None]:
+        if embedded is None:
+            async with lifespan(service):
+                yield
+            return
+        # Workers load their models once the service's own are there: together both would be late.
+        async with embedded.queue(), lifespan(service), embedded.workers():
+            yield
 
     service = FastAPI(
         title="Cutout",
         version=app.__version__,
         summary="Background removal on your own GPU.",
         openapi_tags=TAGS,
-        lifespan=lifespan,
+        lifespan=household,
     )
     service.state.settings = settings
     service.state.storage = storage
@@ -108,10 +132,15 @@ def create_app(
         settings.max_upload_bytes,
         settings.fetch_seconds,
     )
-    service.state.rate_limits = RateLimits(
-        limits_of(settings), settings.redis_url.get_secret_value() if settings.redis_url else None
+    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+    # The embedded queue is for one host, which counts in its own memory.
+    service.state.rate_limits = RateLimits(limits_of(settings), redis_url)
+    queue_url = redis_url if embedded is None else embedded.queue_url
+    service.state.queue = Queue(queue_url)
+    service.state.backlog = Backlog(database, queue_url)
+    service.state.metrics = Metrics(
+        lambda: service.state.engine, service.state.rate_limits.refused, service.state.backlog
     )
-    service.state.metrics = Metrics(lambda: service.state.engine, service.state.rate_limits.refused)
     service.state.local_admin = None
     service.state.engine = None
     errors.install(service)
@@ -154,17 +183,3 @@ def limits_of(settings: Settings) -> dict[Kind, Limit]:
     }
     limited = {kind: limit for kind, limit in calls.items() if limit.calls > 0 and settings.auth == "on"}
     return {Kind.LOGIN: WRONG_PASSWORDS} | limited
-
-
-def prepare(settings: Settings, database: Database, storage: Storage) -> None:
-    """See to it that the database has this code's shape, an embedded one is brought to it, and that results can be kept.
-
-    Raises:
-        SchemaMismatch: the database has another shape; the message says what to run.
-        StorageUnusable: no result could be kept; the message says why.
-
-    """
-    if settings.embedded:
-        schema.migrate(database)
-    schema.require_current(database)
-    require_usable(storage)

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from sqlalchemy.exc import OperationalError
 
+from app.services.backlog import Backlog
 from app.services.rate_limits import Kind
 from inference.engine import Engine
 from inference.tiers import Tier
@@ -17,11 +19,14 @@ class Metrics:
     """What one service has counted since its start. Safe to use from any number of threads."""
 
     def __init__(
-        self, engine: Callable[[], Engine | None] = lambda: None, refused: Mapping[Kind, int] | None = None
+        self,
+        engine: Callable[[], Engine | None] = lambda: None,
+        refused: Mapping[Kind, int] | None = None,
+        backlog: Backlog | None = None,
     ) -> None:
-        """Begin at nothing; `engine` and `refused`, by kind of call, are looked at when figures are read."""
+        """Begin at nothing; `engine`, `refused`, by kind of call, and `backlog` are looked at when figures are read."""
         self.registry = CollectorRegistry()
-        self.registry.register(_Looked(engine, {} if refused is None else refused))
+        self.registry.register(_Looked(engine, {} if refused is None else refused, backlog))
         ProcessCollector(registry=self.registry)
         self._build = Info("cutout_build", "What runs", registry=self.registry)
         self._requests = Counter(
@@ -72,9 +77,12 @@ class Metrics:
 class _Looked:
     """What others count already, looked at when figures are read."""
 
-    def __init__(self, engine: Callable[[], Engine | None], refused: Mapping[Kind, int]) -> None:
+    def __init__(
+        self, engine: Callable[[], Engine | None], refused: Mapping[Kind, int], backlog: Backlog | None
+    ) -> None:
         self._engine = engine
         self._refused = refused
+        self._backlog = backlog
 
     def collect(self) -> Iterator[Metric]:
         engine = self._engine()
@@ -91,3 +99,19 @@ class _Looked:
         for kind in Kind:
             limited.add_metric([kind.value], self._refused.get(kind, 0))
         yield limited
+        if self._backlog is not None and self._backlog.is_kept:
+            yield from _of_batches(self._backlog)
+
+
+def _of_batches(backlog: Backlog) -> Iterator[Metric]:
+    """Tell what waits for workers; a figure that cannot be had is left out."""
+    workers = backlog.workers()
+    yield GaugeMetricFamily("cutout_queue_answers", "1 where the queue answers", float(workers is not None))
+    if workers is not None:
+        yield GaugeMetricFamily("cutout_workers_alive", "Workers that said so lately", len(workers))
+    try:
+        waiting = backlog.waiting()
+    except OperationalError:
+        return
+    yield GaugeMetricFamily("cutout_batch_photos_waiting", "Photos of batches that wait", waiting.photos)
+    yield GaugeMetricFamily("cutout_batches_unfinished", "Batches that have not ended", waiting.batches)

@@ -103,13 +103,20 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         None,
         validation_alias=REDIS_URL,
-        description="`redis://…`, `rediss://…` or `unix://…`, of a Redis or Valkey, where hosts count calls together;"
-        " default: each for itself",
+        description="`redis://…`, `rediss://…` or `unix://…`, of a Redis or Valkey: the queue of batches, and where hosts"
+        " count calls together; default: a queue of `cutout serve`'s own, and each host counts for itself",
     )
     lease_seconds: float = Field(
         30,
         gt=0,
         description="how long a worker that says nothing keeps the photos it has, before others take them",
+    )
+    workers: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="workers that `cutout serve` starts beside the service, each with models of its own; default: 1, and"
+        " 0 where `REDIS_URL` is set",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
@@ -292,6 +299,13 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """Whether the service keeps its own database, on this host alone."""
         return self.database_url is None
+
+    @property
+    def workers_here(self) -> int:
+        """How many workers the service starts beside itself."""
+        if self.workers is not None:
+            return self.workers
+        return 1 if self.redis_url is None else 0
 
     @property
     def database(self) -> str:

@@ -1,10 +1,14 @@
-"""From settings to what they ask for: a ready engine, its weights fetched and substitutes named, and a storage."""
+"""From settings to what they ask for: a ready engine, its weights fetched and substitutes named, a storage, and a
+database of the right shape.
+"""
 
 import logging
 from collections.abc import Callable, Iterable
 
+from app.db import schema
+from app.db.session import Database
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import Storage, require_usable
 from app.storage.local import LocalStorage
 from inference.engine import Engine, open_engine
 from inference.errors import ModelUnavailable
@@ -115,3 +119,17 @@ def storage_from(settings: Settings) -> Storage:
         access_key_id=settings.s3_access_key_id,
         secret_access_key=secret.get_secret_value() if secret else None,
     )
+
+
+def prepare(settings: Settings, database: Database, storage: Storage) -> None:
+    """See to it that the database has this code's shape, an embedded one is brought to it, and that results can be kept.
+
+    Raises:
+        SchemaMismatch: the database has another shape; the message says what to run.
+        StorageUnusable: no result could be kept; the message says why.
+
+    """
+    if settings.embedded:
+        schema.migrate(database)
+    schema.require_current(database)
+    require_usable(storage)

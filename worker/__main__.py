@@ -1,21 +1,31 @@
-"""`python -m worker`: a worker, as `cutout worker` starts it."""
+"""`python -m worker`: a worker, as `cutout worker` and `cutout serve` start it."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from datetime import timedelta
 
+import structlog
+from sqlalchemy.exc import OperationalError
+
 from app import logs
-from app.db import schema
+from app.codes import Explained
 from app.db.session import Database
 from app.services.claims import Line
-from app.services.queue import Queue
+from app.services.queue import Queue, QueueUnavailable
 from app.settings import Settings, load
-from app.startup import engine_from, storage_from
-from app.storage import require_usable
+from app.startup import engine_from, prepare, storage_from
 from inference.engine import Engine
+from inference.errors import CutoutError
+from worker import lifeline
 from worker.bench import Bench
 from worker.gpu_worker import work
+
+log = structlog.get_logger()
+
+# What the host's owner can mend.
+TOLD = (Explained, CutoutError, QueueUnavailable, OperationalError)
 
 
 def main(make_engine: Callable[[Settings], Engine] = engine_from) -> int:
@@ -26,25 +36,43 @@ def main(make_engine: Callable[[Settings], Engine] = engine_from) -> int:
     parser = argparse.ArgumentParser(prog="worker")
     parser.add_argument("--device")
     parser.add_argument("--queues", default=",".join(Line))
+    parser.add_argument("--lifeline", action="store_true", help="stop when stdin ends")
     options = parser.parse_args()
+    # Until the worker answers it itself.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = load(device=options.device)
-    lines = [Line(name) for name in options.queues.split(",")]
     logs.configure(settings.log_format)
-    queue = Queue(settings.redis_url.get_secret_value() if settings.redis_url else None)
-    queue.require()
+    try:
+        bench = set_up(settings, make_engine)
+    except TOLD as error:
+        log.error("worker: not started", detail=str(error))
+        return 1
+    if options.lifeline:
+        lifeline.follow(bench.stopping)
     assert settings.redis_url is not None
-    database, storage = Database(settings.database), storage_from(settings)
-    schema.require_current(database)
-    require_usable(storage)
-    engine = make_engine(settings)
-    engine.warm_up()
-    bench = Bench(engine, storage, database, queue, timedelta(seconds=settings.lease_seconds))
+    lines = [Line(name) for name in options.queues.split(",")]
     try:
         stopped = work(bench, lines, settings.redis_url.get_secret_value())
     finally:
-        engine.close()
-        database.close()
+        bench.engine.close()
+        bench.database.close()
     return 0 if stopped else 1
+
+
+def set_up(settings: Settings, make_engine: Callable[[Settings], Engine]) -> Bench:
+    """Set up a bench: with queue, database and storage that answer, and a warm engine.
+
+    Raises:
+        Explained, CutoutError, QueueUnavailable, OperationalError: one of them cannot be had.
+
+    """
+    queue = Queue(settings.redis_url.get_secret_value() if settings.redis_url else None)
+    queue.require()
+    database, storage = Database(settings.database), storage_from(settings)
+    prepare(settings, database, storage)
+    engine = make_engine(settings)
+    engine.warm_up()
+    return Bench(engine, storage, database, queue, timedelta(seconds=settings.lease_seconds))
 
 
 if __name__ == "__main__":

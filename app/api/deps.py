@@ -17,8 +17,10 @@ from app.db.tables import Role, User
 from app.errors import Problem
 from app.metrics import Metrics
 from app.services import accounts
+from app.services.backlog import Backlog
 from app.services.fetch import Fetcher
 from app.services.hands import Here
+from app.services.queue import Queue
 from app.services.rate_limits import Kind, RateLimits
 from app.services.removals import Workplace
 from app.services.tokens import InvalidToken, TokenReader
@@ -66,6 +68,16 @@ async def get_rate_limits(request: Request) -> RateLimits:
     return rate_limits
 
 
+async def get_queue(request: Request) -> Queue:
+    queue: Queue = request.app.state.queue
+    return queue
+
+
+async def get_backlog(request: Request) -> Backlog:
+    backlog: Backlog = request.app.state.backlog
+    return backlog
+
+
 async def get_engine(request: Request) -> Engine:
     engine: Engine | None = request.app.state.engine
     if engine is None:
@@ -82,6 +94,8 @@ SecretDep = Annotated[str, Depends(get_secret)]
 FetcherDep = Annotated[Fetcher, Depends(get_fetcher)]
 MetricsDep = Annotated[Metrics, Depends(get_metrics)]
 RateLimitsDep = Annotated[RateLimits, Depends(get_rate_limits)]
+QueueDep = Annotated[Queue, Depends(get_queue)]
+BacklogDep = Annotated[Backlog, Depends(get_backlog)]
 EngineDep = Annotated[Engine, Depends(get_engine)]
 
 

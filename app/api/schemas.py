@@ -1,6 +1,7 @@
 """What the API takes and gives. JSON is camelCase."""
 
 import uuid
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from app.db.tables import Job, LedgerEntry, Movement, PaidBy, Status
 from app.services.pricing import CREDITS, LARGEST_BATCH, RUPIAH_PER_CREDIT, Discount, Plan, Price
+from app.services.queue import WorkerInfo
 from inference.encode import Format
 from inference.engine import Engine
 from inference.tiers import Recipe, Tier
@@ -258,11 +260,51 @@ class Granted(Schema):
     balance: int
 
 
+class QueueState(Schema):
+    """Of the queue of batches: whether it answers, how many of their photos wait, and how many batches have not ended."""
+
+    answers: bool
+    waiting: int
+    batches: int
+
+
+class WorkerTier(Schema):
+    """What serves a tier on a worker."""
+
+    model: str
+    backend: str
+    recipe: Recipe
+    wanted: str
+    substitute: bool
+
+
+class Worker(Schema):
+    """A worker that is alive."""
+
+    name: str
+    version: str
+    device: str
+    queues: list[str]
+    tiers: dict[Tier, WorkerTier]
+
+    @classmethod
+    def of(cls, worker: WorkerInfo) -> "Worker":
+        return cls(
+            name=worker.name,
+            version=worker.version,
+            device=worker.device,
+            queues=list(worker.queues),
+            tiers={tier: WorkerTier(**asdict(served)) for tier, served in worker.tiers.items()},
+        )
+
+
 class Health(Schema):
-    """Whether pictures can be made here, and with what."""
+    """Whether pictures can be made here, and with what. `queue` is null where there is none, or the database is away."""
 
     status: Literal["ok", "degraded"]
     version: str
     schema_revision: str | None
     device: str
     tiers: dict[Tier, TierInfo]
+    queue: QueueState | None
+    workers: list[Worker]

@@ -20,16 +20,21 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Workers beside the service, for batches; 0: none, and no queue of its own."),
+    ] = None,
 ) -> None:
     """Run the service. Open weights are downloaded at the first start."""
-    from app.main import create_app, prepare
+    from app.embedded import Embedded
+    from app.main import create_app
     from app.server import allow_many_connections, server_of
-    from app.startup import engine_from, pull_missing, storage_from
+    from app.startup import engine_from, prepare, pull_missing, storage_from
 
-    settings = load_settings(host=host, port=port, device=device)
+    settings = load_settings(host=host, port=port, device=device, workers=workers)
     with opened(settings) as database:
         prepare(settings, database, storage_from(settings))
-    service = create_app(settings, make_engine=lambda _: engine)
+    service = create_app(settings, make_engine=lambda _: engine, embedded=Embedded(settings))
     pull_missing(settings, Tier, lambda checkpoint: pull_one(settings, checkpoint))
     with loading():
         engine = engine_from(settings)

@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 2.0
 LONGEST_JOB_SECONDS = 3600
 # How long a worker that says nothing still counts as alive.
 ALIVE_SECONDS = 30
-WORKER_KEY = "cutout:worker:"
+WORKERS, WORKER_KEY = "cutout:workers", "cutout:worker:"
 RETRY_SECONDS = 30
 
 
@@ -53,9 +53,9 @@ WORKER: TypeAdapter[WorkerInfo] = TypeAdapter(WorkerInfo)
 class Queue:
     """Rings for workers, and knows which are alive. Safe to use from any number of threads."""
 
-    def __init__(self, url: str | None) -> None:
+    def __init__(self, url: str | None, patience: float = PATIENCE_SECONDS) -> None:
         """Prepare to connect to `url`, as in "rediss://…" or "unix://…"; nothing is opened yet. None: there is none."""
-        self.connection = None if url is None else connect(url, PATIENCE_SECONDS)
+        self.connection = None if url is None else connect(url, patience)
 
     def require(self) -> None:
         """Return if the queue can be rung.
@@ -72,10 +72,7 @@ class Queue:
         try:
             self.connection.ping()
         except (RedisError, OSError) as error:
-            log.error("queue does not answer", detail=str(error))
-            raise QueueUnavailable(
-                "The queue of batches does not answer. Nothing was kept or charged; try again in a minute."
-            ) from error
+            raise _away(error) from error
 
     def ring(self, line: Line) -> bool:
         """Tell the workers of this line that something waits; False if that cannot be, and has to be done later."""
@@ -98,12 +95,19 @@ class Queue:
 
         """
         assert self.connection is not None
-        self.connection.set(WORKER_KEY + worker.name, WORKER.dump_json(worker), ex=ALIVE_SECONDS)
+        with self.connection.pipeline() as together:
+            together.set(WORKER_KEY + worker.name, WORKER.dump_json(worker), ex=ALIVE_SECONDS)
+            # A name is found here, and not by a walk through all that the server keeps.
+            together.sadd(WORKERS, worker.name)
+            together.execute()
 
     def forget(self, worker: WorkerInfo) -> None:
         """Say that a worker is gone."""
         assert self.connection is not None
-        self.connection.delete(WORKER_KEY + worker.name)
+        with self.connection.pipeline() as together:
+            together.delete(WORKER_KEY + worker.name)
+            together.srem(WORKERS, worker.name)
+            together.execute()
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are alive, by name.
@@ -112,11 +116,19 @@ class Queue:
             QueueUnavailable: there is no queue, or it does not answer.
 
         """
-        self.require()
-        assert self.connection is not None
-        keys = sorted(self.connection.scan_iter(f"{WORKER_KEY}*"))
-        values = self.connection.mget(keys) if keys else []
-        return [WORKER.validate_json(value) for value in values if value is not None]
+        if self.connection is None:
+            self.require()
+            return []
+        try:
+            known = self.connection.smembers(WORKERS)
+            names = sorted(name if isinstance(name, str) else name.decode() for name in known)
+            told = self.connection.mget([WORKER_KEY + name for name in names]) if names else []
+            gone = [name for name, worker in zip(names, told, strict=True) if worker is None]
+            if gone:
+                self.connection.srem(WORKERS, *gone)
+        except (RedisError, OSError) as error:
+            raise _away(error) from error
+        return [WORKER.validate_json(worker) for worker in told if worker is not None]
 
     def close(self) -> None:
         """Close the connections."""
@@ -131,4 +143,11 @@ def connect(url: str, patience: float | None) -> "Redis":
     """
     return Redis.from_url(
         url, socket_timeout=patience, socket_connect_timeout=patience, retry=Retry(NoBackoff(), 1)
+    )
+
+
+def _away(error: Exception) -> QueueUnavailable:
+    log.error("queue does not answer", detail=str(error))
+    return QueueUnavailable(
+        "The queue of batches does not answer. Nothing was kept or charged; try again in a minute."
     )

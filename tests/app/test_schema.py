@@ -13,8 +13,8 @@ from app.db import schema
 from app.db.schema import SchemaMismatch
 from app.db.session import Database
 from app.db.tables import Base, IdempotencyKey, Job, LedgerEntry, Movement, PaidBy, Status, User
-from app.main import prepare
 from app.settings import load as load_settings
+from app.startup import prepare
 from app.storage.local import LocalStorage
 from inference.tiers import Tier
 from tests.app.databases import new_user

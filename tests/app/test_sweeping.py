@@ -2,17 +2,23 @@
 
 import asyncio
 import os
+import uuid
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from rq import Queue as RqQueue
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from app import logs, sweeping
+from app.db import locks
 from app.db.session import Database
-from app.db.tables import IdempotencyKey, Job, Status
-from app.services import accounts, credits, removals
+from app.db.tables import IdempotencyKey, Job, Status, now
+from app.services import accounts, batches, claims, credits, removals
+from app.services.claims import Line
+from app.services.queue import Queue
 from app.services.tokens import Claims
 from app.storage import StorageError
 from app.storage.local import LocalStorage
@@ -60,7 +66,8 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
         return set(session.scalars(select(Job.status))), list(session.scalars(select(IdempotencyKey.key)))
 
     async def sweep() -> None:
-        async with sweeping.sweeping(database, storage, timedelta(days=1)):
+        day = timedelta(days=1)
+        async with sweeping.sweeping(database, storage, Queue(None), kept=day, lease=day, deadline=day):
             async with asyncio.timeout(20):
                 while any(
                     storage.list_older_than(timedelta(days=1), folder) for folder in ("results/", "uploads/")
@@ -74,3 +81,85 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
     assert "the host's reason" in told
     assert "surprise" in told
     engine_of(place).close()
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[Queue]:
+    queue = Queue(redis_url)
+    assert queue.connection is not None
+    queue.connection.flushdb()
+    yield queue
+    queue.close()
+
+
+def bells(queue: Queue, line: Line = Line.BATCH) -> int:
+    return RqQueue(line.value, connection=queue.connection).count
+
+
+def batch_of(database: Database, photos: int) -> uuid.UUID:
+    """Hand a batch in; nobody is told."""
+    with database.begin() as session:
+        user = accounts.seen(session, Claims("anna"))
+        credits.grant(session, user.id, 1000, f"grant:{uuid.uuid4()}")
+    of_it = [batches.Photo(uuid.uuid4(), f"{number}.png", "0" * 64) for number in range(photos)]
+    batch, _ = batches.submit(database, user.id, uuid.uuid4(), of_it, batches.Order(Options()), now())
+    return batch.id
+
+
+def test_a_bell_that_was_lost_is_rung_again(database: Database, queue: Queue) -> None:
+    assert sweeping.look_after(database, queue) == 0
+    assert bells(queue) == 0
+    batch_of(database, 10)
+    for _ in range(2):
+        assert sweeping.look_after(database, queue) == 0
+        assert bells(queue) == 1
+    assert bells(queue, Line.INTERACTIVE) == 0
+    assert queue.connection is not None
+    queue.connection.flushdb()
+    sweeping.look_after(database, queue)
+    assert bells(queue) == 1
+
+
+def test_what_a_lost_worker_had_is_freed_and_rung_for(database: Database, queue: Queue) -> None:
+    batch_of(database, 10)
+    lease = timedelta(seconds=30)
+    lost = database.run(claims.claim, Line.BATCH, 10, lease, now() - 2 * lease)
+    assert lost is not None
+    assert len(lost.photos) == 10
+    assert not database.ask(claims.something_waits, Line.BATCH, now())
+    assert sweeping.look_after(database, queue) == 10
+    assert bells(queue) == 1
+    assert sweeping.look_after(database, queue) == 0
+
+
+def test_a_batch_that_only_has_to_be_ended_is_rung_for(database: Database, queue: Queue) -> None:
+    batch_id = batch_of(database, 10)
+    with database.begin() as session:
+        session.execute(update(Job).where(Job.batch_id == batch_id).values(status=Status.FAILED))
+    sweeping.look_after(database, queue)
+    assert bells(queue) == 1
+
+
+def test_what_is_lost_is_freed_also_where_the_queue_is_away(database: Database, tmp_path: Path) -> None:
+    batch_of(database, 10)
+    lease = timedelta(seconds=30)
+    database.run(claims.claim, Line.BATCH, 10, lease, now() - 2 * lease)
+    assert sweeping.look_after(database, Queue(f"unix://{tmp_path}/nothing")) == 10
+
+
+def test_one_host_at_a_time_looks(database: Database, queue: Queue) -> None:
+    """On PostgreSQL; on SQLite the others wait for their turn."""
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer")
+    batch_of(database, 10)
+    with database.begin() as session:
+        assert locks.try_take(session, locks.SWEEPER)
+        assert sweeping.look_after(database, queue) == 0
+        assert bells(queue) == 0
+    sweeping.look_after(database, queue)
+    assert bells(queue) == 1
+
+
+@pytest.mark.parametrize(("lease", "seconds"), [(0.2, 0.5), (2, 1), (30, 10)])
+def test_short_leases_are_looked_at_often(lease: float, seconds: float) -> None:
+    assert sweeping._look_every(timedelta(seconds=lease)) == timedelta(seconds=seconds)

@@ -5,17 +5,22 @@ import asyncio
 from fastapi import APIRouter, Response
 
 import app
-from app.api.deps import DatabaseDep, EngineDep
-from app.api.schemas import Health, TierInfo
+from app.api.deps import BacklogDep, DatabaseDep, EngineDep
+from app.api.schemas import Health, QueueState, TierInfo, Worker
 from app.db import schema
+from app.db.session import Database
+from app.services.backlog import Backlog
 
 router = APIRouter(prefix="/api", tags=["health"])
 
 
 @router.get("/health", responses={503: {"model": Health}})
-async def health(engine: EngineDep, database: DatabaseDep, response: Response) -> Health:
-    """Answer 200 once a picture can really be made, 503 until then, and while the database is away."""
-    revision = await asyncio.to_thread(schema.reachable_revision, database)
+async def health(engine: EngineDep, database: DatabaseDep, backlog: BacklogDep, response: Response) -> Health:
+    """Answer 200 once a picture can really be made, 503 until then, and while the database is away.
+
+    What `queue` and `workers` say changes nothing of that: they are for batches.
+    """
+    revision, queue, workers = await asyncio.to_thread(look, database, backlog)
     if revision is None:
         response.status_code = 503
     return Health(
@@ -24,4 +29,16 @@ async def health(engine: EngineDep, database: DatabaseDep, response: Response) -
         schema_revision=revision,
         device=engine.device.type,
         tiers=TierInfo.by_tier(engine),
+        queue=queue,
+        workers=workers,
     )
+
+
+def look(database: Database, backlog: Backlog) -> tuple[str | None, QueueState | None, list[Worker]]:
+    """Return the database's revision, what waits, and who is alive."""
+    revision = schema.reachable_revision(database)
+    if revision is None or not backlog.is_kept:
+        return revision, None, []
+    alive, waiting = backlog.workers(), backlog.waiting()
+    queue = QueueState(answers=alive is not None, waiting=waiting.photos, batches=waiting.batches)
+    return revision, queue, [Worker.of(worker) for worker in alive or ()]

@@ -1,0 +1,51 @@
+"""`cutout worker`: a worker of the queue on this machine."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from app.cli.accounts import opened
+from app.cli.console import CommandError
+from app.cli.models import pull_one
+from app.settings import load as load_settings
+from inference.tiers import Tier
+
+
+def worker(
+    device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+    queues: Annotated[
+        str, typer.Option(help="What to do, comma-separated: interactive, batch.")
+    ] = "interactive,batch",
+) -> None:
+    """Do the photos that wait in the queue of REDIS_URL, until SIGTERM. Open weights are downloaded at the first start."""
+    from app.services.claims import Line
+    from app.services.queue import Queue, QueueUnavailable
+    from app.startup import prepare, pull_missing, storage_from
+
+    settings = load_settings(device=device)
+    names = [name.strip() for name in queues.split(",")]
+    for name in names:
+        if name not in list(Line):
+            raise CommandError(f"There is no queue {name or 'without a name'}; there are: {', '.join(Line)}.")
+    if settings.redis_url is None:
+        raise CommandError(
+            "A worker needs the queue of its service: set REDIS_URL, as the service has it. `cutout serve` without it"
+            " starts a queue and a worker by itself."
+        )
+    queue = Queue(settings.redis_url.get_secret_value())
+    try:
+        queue.require()
+    except QueueUnavailable as error:
+        raise CommandError(
+            f"The Redis or Valkey of REDIS_URL does not answer ({error.__cause__})."
+        ) from error
+    finally:
+        queue.close()
+    with opened(settings) as database:
+        prepare(settings, database, storage_from(settings))
+    pull_missing(settings, Tier, lambda checkpoint: pull_one(settings, checkpoint))
+    # A process of its own, which imports nothing of the command line; the id stays, for whoever supervises it.
+    command = [sys.executable, "-P", "-m", "worker", "--device", settings.device, "--queues", ",".join(names)]
+    os.execv(command[0], command)
