@@ -61,7 +61,8 @@ def start(folder: Path, address: Path) -> subprocess.Popen[bytes] | None:
                 [
                     str(get_binary_path()),
                     *("--port", "0", "--unixsocket", str(address), "--unixsocketperm", "700"),
-                    *("--dir", str(folder), "--appendonly", "yes", "--save", ""),
+                    # What is rung here is little, and shall be there whatever happens next.
+                    *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
