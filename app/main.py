@@ -33,9 +33,11 @@ from app.services import accounts
 from app.services.backlog import Backlog
 from app.services.destinations import Destinations
 from app.services.fetch import Fetcher
+from app.services.hands import Elsewhere, Hands, Here
 from app.services.outside import Outside
 from app.services.queue import Queue
 from app.services.rate_limits import Kind, Limit, RateLimits
+from app.services.serving import served_by
 from app.services.tokens import TokenReader
 from app.settings import Settings
 from app.settings import load as load_settings
@@ -67,23 +69,39 @@ def create_app(
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     database, storage = Database(settings.database), storage_from(settings)
 
+    async def load(service: FastAPI) -> Hands:
+        engine = await asyncio.to_thread(make_engine or engine_from, settings)
+        await asyncio.to_thread(engine.warm_up)
+        service.state.engine = engine
+        for tier, served in served_by(engine).items():
+            log.info(
+                "background-remover: ENABLED",
+                tier=tier.value,
+                model=served.model,
+                backend=served.backend,
+                substitute_for=served.wanted if served.substitute else None,
+            )
+        return Here(engine, storage, database)
+
     @asynccontextmanager
     async def lifespan(service: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(prepare, settings, database, storage)
         if settings.auth == "off":
             service.state.local_admin = await asyncio.to_thread(accounts.local_admin, database)
-        engine = await asyncio.to_thread(make_engine or engine_from, settings)
-        await asyncio.to_thread(engine.warm_up)
-        service.state.engine = engine
-        service.state.metrics.about(app.__version__, await asyncio.to_thread(schema.head))
-        for tier, serving in engine.serving.items():
-            log.info(
-                "background-remover: ENABLED",
-                tier=tier.value,
-                model=serving.choice.checkpoint.name,
-                backend=serving.runner.backend,
-                substitute_for=serving.choice.wanted if serving.choice.substitute else None,
+        hands: Hands
+        if settings.api_engine == "local":
+            hands = await load(service)
+        else:
+            hands = Elsewhere(
+                service.state.queue,
+                storage,
+                database,
+                settings.max_waiting,
+                timedelta(seconds=settings.deadline_seconds),
             )
+            log.info("background-remover: ENABLED", engine="workers behind the queue")
+        service.state.hands = hands
+        service.state.metrics.about(app.__version__, await asyncio.to_thread(schema.head))
         async with sweeping(
             database,
             storage,
@@ -93,7 +111,7 @@ def create_app(
             deadline=timedelta(seconds=settings.deadline_seconds),
         ):
             yield
-        await asyncio.to_thread(engine.close)
+        await hands.close()
         await service.state.rate_limits.close()
         service.state.queue.close()
         service.state.backlog.close()
@@ -142,7 +160,7 @@ def create_app(
         lambda: service.state.engine, service.state.rate_limits.refused, service.state.backlog
     )
     service.state.local_admin = None
-    service.state.engine = None
+    service.state.engine = service.state.hands = None
     errors.install(service)
     # The last one added is the first one passed.
     most = settings.max_upload_bytes

@@ -120,6 +120,11 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    api_engine: Literal["local", "queue"] = Field(
+        "local",
+        description="who makes single photos: `local`, the service itself; `queue`, the workers, so that it needs no"
+        " device",
+    )
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="where networks run; `auto`: a CUDA GPU if there is one, else the CPU"
     )

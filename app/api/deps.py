@@ -19,15 +19,14 @@ from app.metrics import Metrics
 from app.services import accounts
 from app.services.backlog import Backlog
 from app.services.fetch import Fetcher
-from app.services.hands import Here
+from app.services.hands import Hands
 from app.services.queue import Queue
 from app.services.rate_limits import Kind, RateLimits
 from app.services.removals import Workplace
 from app.services.tokens import InvalidToken, TokenReader
 from app.settings import Settings
 from app.storage import Storage
-from inference.engine import Engine
-from inference.errors import DeviceLost, ModelUnavailable
+from inference.errors import ModelUnavailable
 
 # A removal that takes longer than its deadline and this was lost with its process.
 LEASE_MARGIN = timedelta(seconds=60)
@@ -78,13 +77,11 @@ async def get_backlog(request: Request) -> Backlog:
     return backlog
 
 
-async def get_engine(request: Request) -> Engine:
-    engine: Engine | None = request.app.state.engine
-    if engine is None:
+async def get_hands(request: Request) -> Hands:
+    hands: Hands | None = request.app.state.hands
+    if hands is None:
         raise ModelUnavailable("The models are still loading. Try again in a moment.")
-    if engine.lost is not None:
-        raise DeviceLost(str(engine.lost))
-    return engine
+    return hands
 
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
@@ -96,18 +93,18 @@ MetricsDep = Annotated[Metrics, Depends(get_metrics)]
 RateLimitsDep = Annotated[RateLimits, Depends(get_rate_limits)]
 QueueDep = Annotated[Queue, Depends(get_queue)]
 BacklogDep = Annotated[Backlog, Depends(get_backlog)]
-EngineDep = Annotated[Engine, Depends(get_engine)]
+HandsDep = Annotated[Hands, Depends(get_hands)]
 
 
 async def get_workplace(
-    engine: EngineDep,
+    hands: HandsDep,
     storage: StorageDep,
     database: DatabaseDep,
     settings: SettingsDep,
     metrics: MetricsDep,
 ) -> Workplace:
     lease = timedelta(seconds=settings.deadline_seconds) + LEASE_MARGIN
-    return Workplace(Here(engine, storage, database), storage, database, lease, metrics=metrics)
+    return Workplace(hands, storage, database, lease, metrics=metrics)
 
 
 WorkplaceDep = Annotated[Workplace, Depends(get_workplace)]

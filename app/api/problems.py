@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.utils import deep_dict_update
 from pydantic import ConfigDict, Field
 
-from app.api.deps import get_admin, get_caller, get_engine, get_rate_limits, get_storage
+from app.api.deps import get_admin, get_caller, get_hands, get_rate_limits, get_storage
 from app.api.routing import dependencies_of
 from app.api.schemas import Schema
 from app.errors import MEDIA_TYPE, Problem
@@ -46,7 +46,7 @@ OF_DEPENDENCIES = {
     get_caller: ("UNAUTHENTICATED", "DATABASE_UNAVAILABLE"),
     get_admin: ("FORBIDDEN",),
     get_rate_limits: ("RATE_LIMITED",),
-    get_engine: ("MODEL_UNAVAILABLE",),
+    get_hands: ("MODEL_UNAVAILABLE",),
     get_storage: ("STORAGE_UNAVAILABLE",),
 }
 OF_BODIES = ("INVALID_INPUT", "BODY_TOO_SLOW", "BODY_TOO_LARGE")

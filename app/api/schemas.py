@@ -1,6 +1,7 @@
 """What the API takes and gives. JSON is camelCase."""
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -11,8 +12,8 @@ from pydantic.alias_generators import to_camel
 from app.db.tables import Job, LedgerEntry, Movement, PaidBy, Status
 from app.services.pricing import CREDITS, LARGEST_BATCH, RUPIAH_PER_CREDIT, Discount, Plan, Price
 from app.services.queue import WorkerInfo
+from app.services.serving import Served
 from inference.encode import Format
-from inference.engine import Engine
 from inference.tiers import Recipe, Tier
 
 # PostgreSQL keeps no NUL.
@@ -48,19 +49,11 @@ class TierInfo(Schema):
     substitute: bool
 
     @classmethod
-    def by_tier(cls, engine: Engine) -> "dict[Tier, TierInfo]":
-        """Describe each tier as it is served on this host."""
+    def by_tier(cls, tiers: Mapping[Tier, Served]) -> "dict[Tier, TierInfo]":
+        """Describe each tier as it is served."""
         return {
-            tier: cls(
-                name=tier.value.capitalize(),
-                credits=CREDITS[tier],
-                model=serving.choice.checkpoint.name,
-                backend=serving.runner.backend,
-                recipe=serving.choice.recipe,
-                wanted=serving.choice.wanted,
-                substitute=serving.choice.substitute,
-            )
-            for tier, serving in engine.serving.items()
+            tier: cls(name=tier.value.capitalize(), credits=CREDITS[tier], **asdict(served))
+            for tier, served in tiers.items()
         }
 
 

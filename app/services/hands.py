@@ -29,7 +29,7 @@ log = structlog.get_logger()
 # How often the database is asked what has ended, by one question for all who wait.
 ASK_EVERY_SECONDS = 0.03
 # How long the workers' own word on what serves there is taken.
-WORKERS_SECONDS = 2.0
+TOLD_SECONDS = 2.0
 
 
 class Hands(Protocol):
@@ -40,16 +40,11 @@ class Hands(Protocol):
     backend: str
     """What figures call it where no picture came of it."""
 
-    @property
-    def device(self) -> str:
-        """The kind of device that networks run on."""
-
-    @property
-    def tiers(self) -> Mapping[Tier, Served]:
-        """What each tier is served by.
+    def serving(self) -> tuple[str, Mapping[Tier, Served]]:
+        """Say on what kind of device networks run, and what each tier is served by. It may ask the queue.
 
         Raises:
-            ModelUnavailable: nothing makes pictures now.
+            ModelUnavailable, QueueUnavailable: nothing makes pictures now.
 
         """
 
@@ -74,6 +69,9 @@ class Hands(Protocol):
     def take_back(self, job_id: uuid.UUID) -> None:
         """Take away what was handed over."""
 
+    async def close(self) -> None:
+        """Make no more."""
+
     async def make(
         self, job_id: uuid.UUID, photo: bytes, options: Options, user_id: uuid.UUID
     ) -> tuple[Job, bytes]:
@@ -87,7 +85,7 @@ class Hands(Protocol):
         """
 
 
-class Here:
+class Here(Hands):
     """The engine in this process."""
 
     here = True
@@ -98,15 +96,10 @@ class Here:
         self._storage = storage
         self._database = database
 
-    @property
-    def device(self) -> str:
-        return self.engine.device.type
-
-    @property
-    def tiers(self) -> Mapping[Tier, Served]:
+    def serving(self) -> tuple[str, Mapping[Tier, Served]]:
         if self.engine.lost is not None:
             raise DeviceLost(str(self.engine.lost))
-        return served_by(self.engine)
+        return self.engine.device.type, served_by(self.engine)
 
     def require_room(self) -> None:
         self.engine.require_room()
@@ -134,6 +127,9 @@ class Here:
         )
         return job, cutout.data
 
+    async def close(self) -> None:
+        await asyncio.to_thread(self.engine.close)
+
     def _keep(self, job_id: uuid.UUID, cutout: Cutout, start: float) -> Job:
         """Store a picture, then complete its job, so that no row points at nothing."""
         self._storage.put(jobs.result_key(job_id, cutout.format), cutout.data)
@@ -145,7 +141,7 @@ class Here:
         return job
 
 
-class Elsewhere:
+class Elsewhere(Hands):
     """The workers behind the queue. A photo waits for one in storage, its job in the database.
 
     Meant for one event loop.
@@ -163,18 +159,19 @@ class Elsewhere:
         self._deadline = deadline
         self._waiting: dict[uuid.UUID, asyncio.Future[None]] = {}
         self._asking: asyncio.Task[None] | None = None
-        self._workers: tuple[float, str, dict[Tier, Served]] | None = None
+        self._told: tuple[float, tuple[str, Mapping[Tier, Served]]] | None = None
 
-    @property
-    def device(self) -> str:
-        return self._look()[1]
-
-    @property
-    def tiers(self) -> Mapping[Tier, Served]:
-        return self._look()[2]
+    def serving(self) -> tuple[str, Mapping[Tier, Served]]:
+        if self._told is not None and time.monotonic() - self._told[0] < TOLD_SECONDS:
+            return self._told[1]
+        alive = [one for one in self._queue.workers() if Line.INTERACTIVE.value in one.queues]
+        if not alive:
+            raise ModelUnavailable("No worker is alive. Start one with: cutout worker")
+        self._told = time.monotonic(), (alive[0].device, alive[0].tiers)
+        return self._told[1]
 
     def require_room(self) -> None:
-        self._look()
+        self.serving()
         waiting = self._database.ask(claims.waiting, Line.INTERACTIVE)
         if waiting >= self._most_waiting:
             raise Overloaded(f"{waiting} photos are waiting already. Try again in a moment.", retry_after=5)
@@ -205,7 +202,6 @@ class Elsewhere:
         return await asyncio.to_thread(self._fetch, job_id)
 
     async def close(self) -> None:
-        """Ask no more."""
         if self._asking is not None:
             self._asking.cancel()
             with suppress(asyncio.CancelledError):
@@ -249,19 +245,3 @@ class Elsewhere:
         if picture is None:
             raise StorageError("The picture was made and is not there.")
         return job, picture
-
-    def _look(self) -> tuple[float, str, dict[Tier, Served]]:
-        """Return what the workers last said of themselves, and when.
-
-        Raises:
-            QueueUnavailable: the queue does not answer.
-            ModelUnavailable: no worker is alive.
-
-        """
-        if self._workers is not None and time.monotonic() - self._workers[0] < WORKERS_SECONDS:
-            return self._workers
-        alive = [one for one in self._queue.workers() if Line.INTERACTIVE.value in one.queues]
-        if not alive:
-            raise ModelUnavailable("No worker is alive. Start one with: cutout worker")
-        self._workers = time.monotonic(), alive[0].device, dict(alive[0].tiers)
-        return self._workers

@@ -1,7 +1,9 @@
 """Real databases to test with: PostgreSQL and Valkey from wheels, started once, and SQLite in a file of its own."""
 
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,18 +29,22 @@ HOST_REDIS_URL = os.environ.get("REDIS_URL")
 
 
 @pytest.fixture(scope="session")
-def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql_url() -> Iterator[str]:
     """Start PostgreSQL, or take the server that DATABASE_URL names; the address of an empty database."""
     if HOST_DATABASE_URL is not None:
         yield HOST_DATABASE_URL
         return
-    with start_postgresql(tmp_path_factory.mktemp("postgresql")) as server:
+    with start_postgresql() as server:
         yield server.get_uri()
 
 
 @contextmanager
-def start_postgresql(folder: Path) -> "Iterator[PostgresServer]":
-    """Run a PostgreSQL of one's own in a folder, deleted at the end."""
+def start_postgresql() -> "Iterator[PostgresServer]":
+    """Run a PostgreSQL of one's own, deleted at the end.
+
+    Its folder is none of pytest's: as root it runs as another user, from whom pytest shuts its folders whenever it starts.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="cutout-postgresql-"))
     # Where it keeps its lock; unset, it is looked for with a warning.
     if "XDG_RUNTIME_DIR" not in os.environ:
         runtime = folder.with_name(f"{folder.name}-runtime")
@@ -53,8 +59,11 @@ def start_postgresql(folder: Path) -> "Iterator[PostgresServer]":
         except subprocess.SubprocessError:  # it gives a busy machine ten seconds
             if tries_left == 0:
                 raise
-    with server:
-        yield server
+    try:
+        with server:
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

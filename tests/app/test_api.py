@@ -242,7 +242,7 @@ def test_health_names_version_device_and_models(client: TestClient) -> None:
 
 
 def test_health_is_503_until_the_engine_is_there(client: TestClient) -> None:
-    client.app.state.engine = None  # type: ignore[attr-defined]
+    client.app.state.hands = None  # type: ignore[attr-defined]
     problem(client.get("/api/health"), 503, "MODEL_UNAVAILABLE")
     problem(send(client), 503, "MODEL_UNAVAILABLE")
 

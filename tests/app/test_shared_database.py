@@ -85,7 +85,7 @@ def test_removals_at_once_over_four_processes_cost_what_they_cost(
 
 
 def test_postgresql_killed_at_the_commit_is_said_and_costs_nothing(tmp_path: Path) -> None:
-    with start_postgresql(tmp_path / "postgresql") as server:
+    with start_postgresql() as server:
         database = Database(server.get_uri())
         schema.migrate(database)
         with opened_shop(database, tmp_path) as shop:

@@ -146,7 +146,7 @@ def site(
         postgresql = None
         url = f"sqlite:///{folder / 'cutout.db'}"
         if on_postgresql:
-            postgresql = running.enter_context(start_postgresql(folder / "postgresql"))
+            postgresql = running.enter_context(start_postgresql())
             url = postgresql.get_uri()
         database = Database(url)
         running.callback(database.close)

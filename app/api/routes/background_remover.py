@@ -13,8 +13,8 @@ from pydantic.alias_generators import to_camel
 from app.api.deps import (
     ApiKeyDep,
     DatabaseDep,
-    EngineDep,
     FetcherDep,
+    HandsDep,
     RateLimitsDep,
     RemovingUserDep,
     SecretDep,
@@ -114,11 +114,12 @@ def json_schema() -> dict[str, Any]:
 
 
 @router.get("/pricing")
-async def get_pricing(engine: EngineDep) -> Pricing:
+async def get_pricing(hands: HandsDep) -> Pricing:
     """Prices in credits, with the model and backend that serve each tier on this host."""
+    _, tiers = await asyncio.to_thread(hands.serving)
     return Pricing(
         rupiah_per_credit=pricing.RUPIAH_PER_CREDIT,
-        tiers=TierInfo.by_tier(engine),
+        tiers=TierInfo.by_tier(tiers),
         discounts=[DiscountInfo.of(discount) for discount in pricing.DISCOUNTS],
         plans={name: PlanInfo.of(plan) for name, plan in pricing.PLANS.items()},
     )

@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter, Response
 
 import app
-from app.api.deps import BacklogDep, DatabaseDep, EngineDep
+from app.api.deps import BacklogDep, DatabaseDep, HandsDep
 from app.api.schemas import Health, QueueState, TierInfo, Worker
 from app.db import schema
 from app.db.session import Database
@@ -15,11 +15,12 @@ router = APIRouter(prefix="/api", tags=["health"])
 
 
 @router.get("/health", responses={503: {"model": Health}})
-async def health(engine: EngineDep, database: DatabaseDep, backlog: BacklogDep, response: Response) -> Health:
+async def health(hands: HandsDep, database: DatabaseDep, backlog: BacklogDep, response: Response) -> Health:
     """Answer 200 once a picture can really be made, 503 until then, and while the database is away.
 
     What `queue` and `workers` say changes nothing of that: they are for batches.
     """
+    device, tiers = await asyncio.to_thread(hands.serving)
     revision, queue, workers = await asyncio.to_thread(look, database, backlog)
     if revision is None:
         response.status_code = 503
@@ -27,8 +28,8 @@ async def health(engine: EngineDep, database: DatabaseDep, backlog: BacklogDep, 
         status="ok" if revision else "degraded",
         version=app.__version__,
         schema_revision=revision,
-        device=engine.device.type,
-        tiers=TierInfo.by_tier(engine),
+        device=device,
+        tiers=TierInfo.by_tier(tiers),
         queue=queue,
         workers=workers,
     )
