@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
 
@@ -121,6 +121,8 @@ def end_batch(bench: Bench, token: uuid.UUID, batch: Batch) -> None:
     try:
         with bench.held.holding(token):
             size = _packed(bench, batch)
+            # What workers left that were killed between a commit and this.
+            bench.storage.delete_older_than(timedelta(0), jobs.uploads_of(batch.id))
             ended = commits(bench.database.run)(batches.end, batch.id, token, size, now())
     except ArchiveError as error:
         # What is not there cannot be had by trying again: the photo failed after all, and is not charged.

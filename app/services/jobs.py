@@ -78,7 +78,12 @@ def result_key_of(job: Job) -> str:
 
 def upload_key(job_id: uuid.UUID, batch_id: uuid.UUID | None) -> str:
     """Say where the photo is stored that a worker is to work on."""
-    return f"{UPLOADS}{batch_id or job_id}/{job_id}"
+    return f"{uploads_of(batch_id or job_id)}{job_id}"
+
+
+def uploads_of(batch_or_job_id: uuid.UUID) -> str:
+    """Say under what the photos are stored of a batch, or of a job that is of none."""
+    return f"{UPLOADS}{batch_or_job_id}/"
 
 
 def archive_key(batch_id: uuid.UUID) -> str:

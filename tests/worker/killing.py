@@ -115,7 +115,9 @@ class Site:
 
     def restart_valkey(self) -> None:
         """Kill it with its connections, and start it on what it had written."""
-        _kill(_pid_of(self.server))
+        os.kill(_pid_of(self.server), signal.SIGKILL)
+        # Its threads end one after the other, and the last one closes the socket.
+        wait_until(lambda: not _listens(self.server))
         self.server = self.valkey()
 
     def flush_valkey(self) -> None:
@@ -324,9 +326,9 @@ def _pid_of(server: ValkeyServer) -> int:
         return int(redis.info("server")["process_id"])
 
 
-def _kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not _lives(pid))
+def _listens(server: ValkeyServer) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(server.unix_socket_path)) == 0
 
 
 def _lives(pid: int) -> bool:

@@ -1,0 +1,52 @@
+"""A deployment of real processes, some of which are killed: `python -m benchmarks killing` does it fifty times."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from app.db.tables import Batch, Status
+from app.services import batches
+from app.services.claims import Line
+from tests.fakes import photo_bytes, wait_until
+from tests.worker.benches import small_photos, submitted
+from tests.worker.killing import Site, live_through, site
+
+DEADLY = b"this photo kills its worker"
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with site(
+        tmp_path_factory.mktemp("site"), request.param == "postgresql", killer=DEADLY.decode()
+    ) as place:
+        yield place
+
+
+def test_a_batch_lives_through_kills(place: Site) -> None:
+    rng = random.Random(20261125)
+    kinds = ["worker frozen", "Valkey killed"]
+    if place.postgresql is not None:
+        kinds = ["API killed", "Valkey flushed", "PostgreSQL killed"]
+    for kind in kinds:
+        live_through(place, rng, kind)
+
+
+def test_a_photo_that_kills_its_worker_each_time_fails_alone(place: Site) -> None:
+    sent = [*small_photos(4), photo_bytes(seed=4) + DEADLY, *small_photos(4)]
+    starts = sum(worker.starts for worker in place.workers)
+    batch = submitted(place.database, place.storage, sent)
+    place.queue.ring(Line.BATCH)
+
+    def ended() -> bool:
+        with place.database.read() as session:
+            return session.get_one(Batch, batch.id).finished_at is not None
+
+    wait_until(ended, 90)
+    with place.database.read() as session:
+        found, photos = session.get_one(Batch, batch.id), batches.photos_of(session, batch.id)
+    assert [photo.position for photo in photos if photo.status is Status.FAILED] == [4]
+    assert [photo.status for photo in photos].count(Status.COMPLETED) == 8
+    assert "3 times" in (photos[4].error_detail or "")
+    assert (found.status, found.charged) == (Status.PARTIAL, 24)
+    assert sum(worker.starts for worker in place.workers) == starts + 3
