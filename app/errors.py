@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from app.codes import Coded, code_of
+from app.services.channels import CannotNotify
 from app.services.credits import InsufficientCredits, TooManyCredits
 from app.services.fetch import FetchedTooLarge, NotFetched
 from app.services.payments import PaymentUsed, WrongSignature
@@ -172,7 +173,8 @@ def install(app: FastAPI) -> None:
         return answer(request, problem)
 
     @app.exception_handler(NotFetched)
-    async def on_not_fetched(request: Request, error: NotFetched) -> JSONResponse:
+    @app.exception_handler(CannotNotify)
+    async def on_bad_address(request: Request, error: Exception) -> JSONResponse:
         return answer(request, Problem("INVALID_INPUT", str(error)))
 
     @app.exception_handler(FetchedTooLarge)

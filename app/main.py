@@ -34,6 +34,7 @@ from app.services.backlog import Backlog
 from app.services.destinations import Destinations
 from app.services.fetch import Fetcher
 from app.services.hands import Elsewhere, Hands, Here
+from app.services.notifications import PostOffice
 from app.services.outside import Outside
 from app.services.queue import Queue
 from app.services.rate_limits import Kind, Limit, RateLimits
@@ -41,7 +42,7 @@ from app.services.serving import served_by
 from app.services.tokens import TokenReader
 from app.settings import Settings
 from app.settings import load as load_settings
-from app.startup import engine_from, prepare, storage_from
+from app.startup import engine_from, mailer_from, prepare, storage_from
 from app.sweeping import sweeping
 from inference.engine import Engine
 
@@ -106,6 +107,7 @@ def create_app(
             database,
             storage,
             service.state.queue,
+            service.state.office,
             kept=timedelta(days=settings.result_days),
             lease=timedelta(seconds=settings.lease_seconds),
             deadline=timedelta(seconds=settings.deadline_seconds),
@@ -145,11 +147,8 @@ def create_app(
         audience=settings.jwt_audience,
         issuer=settings.jwt_issuer,
     )
-    service.state.fetcher = Fetcher(
-        Outside(Destinations(settings.fetch_allow_networks)),
-        settings.max_upload_bytes,
-        settings.fetch_seconds,
-    )
+    outside = Outside(Destinations(settings.fetch_allow_networks))
+    service.state.fetcher = Fetcher(outside, settings.max_upload_bytes, settings.fetch_seconds)
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     # The embedded queue is for one host, which counts in its own memory.
     service.state.rate_limits = RateLimits(limits_of(settings), redis_url)
@@ -158,6 +157,15 @@ def create_app(
     service.state.backlog = Backlog(database, queue_url)
     service.state.metrics = Metrics(
         lambda: service.state.engine, service.state.rate_limits.refused, service.state.backlog
+    )
+    service.state.office = PostOffice(
+        database,
+        outside,
+        service.state.secret,
+        timedelta(days=settings.result_days),
+        mailer_from(settings),
+        settings.public_url or "",
+        service.state.metrics,
     )
     service.state.local_admin = None
     service.state.engine = service.state.hands = None

@@ -54,6 +54,13 @@ class Metrics:
         )
         self._credits = Counter("cutout_credits_charged", "Credits charged", registry=self.registry)
 
+        self._notifications = Counter(
+            "cutout_notifications",
+            "Attempts to tell a batch's end: delivered, failed and to be tried again, or given_up",
+            ["channel", "outcome"],
+            registry=self.registry,
+        )
+
     def about(self, version: str, schema_revision: str) -> None:
         """Say what runs."""
         self._build.info({"version": version, "schema_revision": schema_revision})
@@ -72,6 +79,10 @@ class Metrics:
     def failed(self, tier: Tier, backend: str, outcome: str) -> None:
         """Count a removal that came to nothing."""
         self._removals.labels(tier.value, outcome, backend).inc()
+
+    def notified(self, channel: str, outcome: str) -> None:
+        """Count an attempt to tell a batch's end."""
+        self._notifications.labels(channel, outcome).inc()
 
 
 class _Looked:

@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app import secret
 from app.codes import Explained
+from app.services import smtp
 from inference.folder import ModelsFolder
 from inference.limits import Limits
 from inference.tiers import Tier
@@ -118,6 +119,20 @@ class Settings(BaseSettings):
         description="workers that `cutout serve` starts beside the service, each with models of its own; default: 1, and"
         " 0 where `REDIS_URL` is set",
     )
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="`smtp://user:password@host:587`, or `smtps://…` for TLS from the start, of the server that takes"
+        " mail about batches; default: no mail is sent",
+    )
+    mail_from: str | None = Field(
+        None,
+        description="who mail is from, such as `Cutout <cutout@example.com>`; goes with `CUTOUT_SMTP_URL`",
+    )
+    public_url: str | None = Field(
+        None,
+        description="`https://…` where users reach this service, for addresses in mail and webhooks; default: those are"
+        " without a host",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     api_engine: Literal["local", "queue"] = Field(
@@ -173,7 +188,7 @@ class Settings(BaseSettings):
     )
     fetch_allow_networks: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
         (),
-        description="private networks, comma-separated, such as `10.1.2.0/24`, that an `imageUrl` may lead to",
+        description="private networks, comma-separated, such as `10.1.2.0/24`, that an `imageUrl` or a `webhookUrl` may lead to",
     )
     max_waiting: int = Field(
         64, ge=1, description="photos that may wait for the engine before 503 `OVERLOADED`"
@@ -239,6 +254,36 @@ class Settings(BaseSettings):
         ):
             raise ValueError("an address begins with redis://, rediss:// or unix://")
         return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _of_a_mail_server(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            smtp.read_server(value.get_secret_value())
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def _one_sender(cls, value: str | None) -> str | None:
+        if value is not None:
+            smtp.read_sender(value)
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _with_paths_to_come(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        url = TypeAdapter(HttpUrl).validate_python(value)
+        if url.query is not None or url.fragment is not None or url.username is not None:
+            raise ValueError("write https://host, and a path where there is one, and no more")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _mail_has_a_sender(self) -> Self:
+        if (self.smtp_url is None) != (self.mail_from is None):
+            raise ValueError("CUTOUT_SMTP_URL and CUTOUT_MAIL_FROM go together; set both or neither")
+        return self
 
     @model_validator(mode="after")
     def _one_platform(self) -> Self:

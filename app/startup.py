@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from app.db import schema
 from app.db.session import Database
+from app.services.smtp import Mailer, read_sender, read_server
 from app.settings import Settings
 from app.storage import Storage, require_usable
 from app.storage.local import LocalStorage
@@ -133,3 +134,10 @@ def prepare(settings: Settings, database: Database, storage: Storage) -> None:
         schema.migrate(database)
     schema.require_current(database)
     require_usable(storage)
+
+
+def mailer_from(settings: Settings) -> Mailer | None:
+    """Return who sends mail as the settings ask for; None where they name no server."""
+    if settings.smtp_url is None or settings.mail_from is None:
+        return None
+    return Mailer(read_server(settings.smtp_url.get_secret_value()), read_sender(settings.mail_from))

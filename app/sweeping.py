@@ -3,7 +3,7 @@ and each file is settled or deleted once, whoever comes first.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -13,14 +13,17 @@ from sqlalchemy.exc import OperationalError
 
 from app.db import locks
 from app.db.session import Database
-from app.db.tables import now
-from app.services import claims, jobs, removals, uploads
+from app.db.tables import Channel, now
+from app.services import claims, jobs, notifications, removals, uploads
 from app.services.claims import Line
+from app.services.notifications import PostOffice
 from app.services.queue import Queue
 from app.storage import Storage, StorageError
+from app.threads import to_the_end
 
 log = structlog.get_logger()
 
+DELIVER_EVERY = notifications.EVERY
 SETTLE_EVERY = timedelta(seconds=30)
 DELETE_EVERY = timedelta(hours=1)
 # A batch has no jobs before its last photo has come, and 2 GB may take that long.
@@ -33,29 +36,35 @@ async def sweeping(
     database: Database,
     storage: Storage,
     queue: Queue,
+    office: PostOffice,
     *,
     kept: timedelta,
     lease: timedelta,
     deadline: timedelta,
 ) -> AsyncIterator[None]:
-    """Settle lost jobs, free what workers lost that are silent for a `lease`, end what no worker took by its `deadline`,
-    and delete results and idempotency keys older than `kept` and uploads that nobody needs, until the end of the block.
+    """Until the end of the block: settle lost jobs, free what workers lost that are silent for a `lease`, end what no
+    worker took by its `deadline`, delete results and idempotency keys older than `kept` and uploads that nobody needs,
+    and deliver what the post office has to.
     """
-    tasks = [
-        asyncio.create_task(_every(interval, name, work))
-        for interval, name, work in (
-            (SETTLE_EVERY, "lost jobs settled", partial(removals.settle_lost, database)),
-            (_look_every(lease), "photos of lost workers freed", partial(look_after, database, queue)),
-            (SETTLE_EVERY, "photos that no worker took ended", partial(end_late, database, deadline)),
-            (DELETE_EVERY, "old results deleted", partial(storage.delete_older_than, kept, jobs.RESULTS)),
-            (
-                DELETE_EVERY,
-                "forgotten uploads deleted",
-                partial(uploads.forget_uploads, database, storage, UPLOADS_KEPT),
-            ),
-            (DELETE_EVERY, "old idempotency keys deleted", partial(removals.forget_keys, database, kept)),
-        )
+    lost_jobs = partial(to_the_end, removals.settle_lost, database)
+    lost_workers = partial(to_the_end, look_after, database, queue)
+    late = partial(to_the_end, end_late, database, deadline)
+    old_results = partial(to_the_end, storage.delete_older_than, kept, jobs.RESULTS)
+    old_uploads = partial(to_the_end, uploads.forget_uploads, database, storage, UPLOADS_KEPT)
+    old_keys = partial(to_the_end, removals.forget_keys, database, kept)
+    webhooks = partial(notifications.deliver_due, office, Channel.WEBHOOK)
+    mails = partial(notifications.deliver_due, office, Channel.MAIL)
+    works: list[tuple[timedelta, str, Callable[[], Awaitable[int]]]] = [
+        (SETTLE_EVERY, "lost jobs settled", lost_jobs),
+        (_look_every(lease), "photos of lost workers freed", lost_workers),
+        (SETTLE_EVERY, "photos that no worker took ended", late),
+        (DELETE_EVERY, "old results deleted", old_results),
+        (DELETE_EVERY, "forgotten uploads deleted", old_uploads),
+        (DELETE_EVERY, "old idempotency keys deleted", old_keys),
+        (DELIVER_EVERY, "webhooks tried", webhooks),
+        (DELIVER_EVERY, "mails tried", mails),
     ]
+    tasks = [asyncio.create_task(_every(*work)) for work in works]
     try:
         yield
     finally:
@@ -90,11 +99,11 @@ def _look_every(lease: timedelta) -> timedelta:
     return max(LOOK_AT_MOST_EVERY, min(LOOK_AT_LEAST_EVERY, lease / 2))
 
 
-async def _every(interval: timedelta, name: str, work: Callable[[], int]) -> None:
+async def _every(interval: timedelta, name: str, work: Callable[[], Awaitable[int]]) -> None:
     """Do `work`, which counts what it did, now and after each interval. What fails is tried again at the next."""
     while True:
         try:
-            count = await asyncio.to_thread(work)
+            count = await work()
             if count:
                 log.info(name, count=count)
         except (OperationalError, StorageError) as error:

@@ -28,6 +28,10 @@ class Visit(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     web: "Web"
 
+    def do_POST(self) -> None:
+        self.web.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.do_GET()
+
     def do_GET(self) -> None:
         self.web.seen.append((str(self.connection.getsockname()[0]), self.path, dict(self.headers)))
         self.close_connection = True
@@ -38,11 +42,14 @@ class Visit(BaseHTTPRequestHandler):
 
 
 class Web:
-    """The same pages on several addresses and one port; `seen` is who asked what: address, path, headers."""
+    """The same pages on several addresses and one port; `seen` is who asked what: address, path, headers; `bodies` what was
+    posted.
+    """
 
     def __init__(self) -> None:
         self.pages: dict[str, Page] = {}
         self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.bodies: list[bytes] = []
         self.port = 0
 
     @property
@@ -52,6 +59,7 @@ class Web:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self, address: str, port: int, handler: type[Visit]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
@@ -18,13 +19,17 @@ from app.db.session import Database
 from app.db.tables import IdempotencyKey, Job, Status, now
 from app.services import accounts, batches, claims, credits, removals
 from app.services.claims import Line
+from app.services.destinations import Destinations
+from app.services.notifications import PostOffice
+from app.services.outside import Outside
 from app.services.queue import Queue
 from app.services.tokens import Claims
 from app.storage import StorageError
 from app.storage.local import LocalStorage
+from app.threads import to_the_end
 from inference.options import Options
 from tests.app.shop import engine_of, place_of
-from tests.fakes import FakeRunner, photo_bytes
+from tests.fakes import FakeRunner, held_until, photo_bytes
 
 
 class FailsAtFirst(LocalStorage):
@@ -67,7 +72,9 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
 
     async def sweep() -> None:
         day = timedelta(days=1)
-        async with sweeping.sweeping(database, storage, Queue(None), kept=day, lease=day, deadline=day):
+        office = PostOffice(database, Outside(Destinations()), "secret", day)
+        queue = Queue(None)
+        async with sweeping.sweeping(database, storage, queue, office, kept=day, lease=day, deadline=day):
             async with asyncio.timeout(20):
                 while any(
                     storage.list_older_than(timedelta(days=1), folder) for folder in ("results/", "uploads/")
@@ -163,3 +170,28 @@ def test_one_host_at_a_time_looks(database: Database, queue: Queue) -> None:
 @pytest.mark.parametrize(("lease", "seconds"), [(0.2, 0.5), (2, 1), (30, 10)])
 def test_short_leases_are_looked_at_often(lease: float, seconds: float) -> None:
     assert sweeping._look_every(timedelta(seconds=lease)) == timedelta(seconds=seconds)
+
+
+def test_what_is_being_done_at_the_end_is_done_first() -> None:
+    begun, over, done = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        held_until(over)
+        done.set()
+        raise ValueError("too late to matter")
+
+    async def cut_off() -> None:
+        task = asyncio.create_task(to_the_end(work))
+        await asyncio.to_thread(held_until, begun)
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+        over.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert done.is_set()
+
+    asyncio.run(cut_off())
+    with pytest.raises(ValueError, match="too late"):
+        asyncio.run(to_the_end(work))
