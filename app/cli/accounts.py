@@ -34,7 +34,12 @@ def opened(settings: Settings) -> "Iterator[Database]":
     from app.db.session import Database
 
     if settings.embedded:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommandError(
+                f"The database cannot be kept in {settings.data_dir} ({error.strerror}). Check CUTOUT_DATA_DIR."
+            ) from error
     database = Database(settings.database)
     try:
         yield database

@@ -20,8 +20,10 @@ def worker(
     ] = "interactive,batch",
 ) -> None:
     """Do the photos that wait in the queue of REDIS_URL, until SIGTERM. Open weights are downloaded at the first start."""
+    from redis.exceptions import RedisError
+
     from app.services.claims import Line
-    from app.services.queue import Queue, QueueUnavailable
+    from app.services.queue import PATIENCE_SECONDS, connect
     from app.startup import prepare, pull_missing, storage_from
 
     settings = load_settings(device=device)
@@ -34,13 +36,11 @@ def worker(
             "A worker needs the queue of its service: set REDIS_URL, as the service has it. `cutout serve` without it"
             " starts a queue and a worker by itself."
         )
-    queue = Queue(settings.redis_url.get_secret_value())
+    queue = connect(settings.redis_url.get_secret_value(), PATIENCE_SECONDS)
     try:
-        queue.require()
-    except QueueUnavailable as error:
-        raise CommandError(
-            f"The Redis or Valkey of REDIS_URL does not answer ({error.__cause__})."
-        ) from error
+        queue.ping()
+    except (RedisError, OSError) as error:
+        raise CommandError(f"The Redis or Valkey of REDIS_URL does not answer ({error}).") from error
     finally:
         queue.close()
     with opened(settings) as database:

@@ -46,6 +46,8 @@ def service(weights: ModelsFolder, tmp_path_factory: pytest.TempPathFactory) -> 
         "CUTOUT_DEVICE": "cpu",
         "CUTOUT_DATA_DIR": str(folder),
         "CUTOUT_MODELS_DIR": str(weights.path),
+        # A worker would load the models once more.
+        "CUTOUT_WORKERS": "0",
     }
     log = folder / "log"
     with log.open("w") as out:

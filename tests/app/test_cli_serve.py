@@ -41,7 +41,7 @@ def test_a_service_whose_device_fails_ends_with_an_error(
     user = threading.Thread(target=use)
     user.start()
     with pytest.raises(typer.Exit) as ended:
-        serve(port=port)
+        serve(port=port, workers=0)
     user.join()
     assert ended.value.exit_code == 1
     assert answers[0].status_code == 503

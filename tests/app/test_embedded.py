@@ -71,8 +71,16 @@ def is_kept(folder: Path) -> bool:
     return False
 
 
+def keepers_of(folder: Path) -> list[int]:
+    return [
+        pid
+        for pid, command in descendants(os.getpid()).items()
+        if lives(pid) and f"app.valkey {folder}/valkey " in command
+    ]
+
+
 def keeper_of(folder: Path) -> int:
-    (keeper,) = (pid for pid, command in descendants(os.getpid()).items() if f"{folder}/valkey " in command)
+    (keeper,) = keepers_of(folder)
     return keeper
 
 
@@ -136,7 +144,7 @@ def test_a_keeper_and_a_valkey_that_die_are_started_again(
             assert bells(queue) == 1
             assert keeper_of(tmp_path) == keeper
             kill(keeper)
-            await asyncio.to_thread(wait_until, lambda: not lives(keeper) and bool(descendants(os.getpid())))
+            await asyncio.to_thread(wait_until, lambda: keepers_of(tmp_path) not in ([], [keeper]))
             assert bells(queue) == 1
 
     asyncio.run(run())

@@ -1,0 +1,106 @@
+"""What health and `/metrics` say of the queue and the workers; and that a queue that is away costs them little."""
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.db.session import Database
+from app.services.queue import Queue, WorkerInfo
+from app.storage.local import LocalStorage
+from tests.app.databases import on_sqlite
+from tests.app.shop import Shop, opened_shop
+from tests.app.test_metrics import figures
+from tests.worker.benches import small_photos, submitted
+
+SERVED = {
+    "model": "isnet-general",
+    "backend": "fake",
+    "recipe": "mask",
+    "wanted": "rmbg-1.4",
+    "substitute": True,
+}
+WORKER = WorkerInfo("gpu-7-4711", "0.1.0", "cuda", ("interactive", "batch"), {"basic": SERVED})
+FIGURES = (
+    "cutout_queue_answers",
+    "cutout_workers_alive",
+    "cutout_batch_photos_waiting",
+    "cutout_batches_unfinished",
+)
+
+
+def told(shop: Shop) -> tuple[dict[str, object] | None, list[dict[str, object]]]:
+    answer = shop.client.get("/api/health").raise_for_status().json()
+    assert answer["status"] == "ok"
+    return answer["queue"], answer["workers"]
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[Queue]:
+    queue = Queue(redis_url)
+    assert queue.connection is not None
+    queue.connection.flushdb()
+    yield queue
+    queue.close()
+
+
+def test_what_waits_and_who_is_alive_is_told(
+    database: Database, queue: Queue, redis_url: str, tmp_path: Path
+) -> None:
+    with opened_shop(database, tmp_path, redis_url=redis_url) as shop:
+        assert told(shop) == ({"answers": True, "waiting": 0, "batches": 0}, [])
+        submitted(database, LocalStorage(tmp_path), small_photos(7))
+        submitted(database, LocalStorage(tmp_path), small_photos(3))
+        queue.announce(WORKER)
+        state, workers = told(shop)
+        assert state == {"answers": True, "waiting": 10, "batches": 2}
+        assert workers == [
+            {
+                "name": "gpu-7-4711",
+                "version": "0.1.0",
+                "device": "cuda",
+                "queues": ["interactive", "batch"],
+                "tiers": {"basic": SERVED},
+            }
+        ]
+        seen = figures(shop)
+        assert [seen[name] for name in FIGURES] == [1, 1, 10, 2]
+        queue.forget(WORKER)
+        assert told(shop)[1] == []
+        assert figures(shop)["cutout_workers_alive"] == 0
+
+
+def test_a_worker_that_says_nothing_more_is_gone(queue: Queue) -> None:
+    queue.announce(WORKER)
+    assert [worker.name for worker in queue.workers()] == [WORKER.name]
+    assert queue.connection is not None
+    assert 0 < queue.connection.ttl(f"cutout:worker:{WORKER.name}") <= 30
+    queue.connection.delete(f"cutout:worker:{WORKER.name}")
+    assert queue.workers() == []
+    queue.announce(WORKER)
+    assert [worker.name for worker in queue.workers()] == [WORKER.name]
+
+
+@on_sqlite
+def test_without_a_queue_nothing_is_told_of_one(shop: Shop) -> None:
+    assert told(shop) == (None, [])
+    assert not set(FIGURES) & figures(shop).keys()
+
+
+@on_sqlite
+def test_a_queue_that_hangs_keeps_nobody_waiting(database: Database, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        url = f"redis://127.0.0.1:{hanging.getsockname()[1]}"
+        with opened_shop(database, tmp_path, redis_url=url) as shop:
+            start = time.monotonic()
+            assert told(shop) == ({"answers": False, "waiting": 0, "batches": 0}, [])
+            assert time.monotonic() - start < 2
+            start = time.monotonic()
+            for _ in range(10):
+                told(shop)
+            assert time.monotonic() - start < 1
+            seen = figures(shop)
+            assert seen["cutout_queue_answers"] == 0
+            assert "cutout_workers_alive" not in seen

@@ -1,0 +1,214 @@
+"""Workers as processes: told to stop, killed, and beside a service that is told to stop or killed. On a fake network."""
+
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from app.db import schema
+from app.db.session import Database
+from app.db.tables import Batch, Status
+from app.services import batches
+from app.services.claims import Line
+from app.services.queue import Queue, QueueUnavailable, WorkerInfo
+from app.storage.local import LocalStorage
+from tests.app.conftest import answers_ok
+from tests.app.databases import on_sqlite
+from tests.fakes import fake_engine, wait_until
+from tests.processes import descendants, kill, lives
+from tests.worker.benches import small_photos, submitted, worker_environment, worker_process
+from worker.__main__ import main as worker_main
+
+START_SECONDS = 60
+# For all of a service's processes to end, told or not; the photo in hand takes 0.3 s at most.
+END_SECONDS = 20
+
+
+@dataclass
+class House:
+    """A service with the queue and the worker that it brought along."""
+
+    process: "subprocess.Popen[bytes]"
+    address: str
+    log: Path
+    database: Database
+    storage: LocalStorage
+    queue: Queue
+
+    def workers(self) -> list[WorkerInfo]:
+        try:
+            return self.queue.workers()
+        except QueueUnavailable:
+            return []
+
+    def others(self) -> dict[int, str]:
+        """Return the processes beside the service itself: the queue's two, and the worker."""
+        return descendants(self.process.pid)
+
+    def worker(self) -> int:
+        return next(pid for pid, command in self.others().items() if "tests.worker.benches" in command)
+
+
+@contextmanager
+def house(folder: Path, milliseconds: float = 0) -> Iterator[House]:
+    """Run a service as `cutout serve` does, until its worker is there."""
+    url = f"sqlite:///{folder / 'cutout.db'}"
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = worker_environment(url, folder, "", milliseconds=milliseconds, port=port)
+    log = folder / "house.log"
+    with log.open("ab") as out:
+        command = [sys.executable, "-m", "tests.worker.house"]
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+    database, queue = Database(url), Queue(f"unix://{folder}/valkey/socket")
+    here = House(process, f"http://127.0.0.1:{port}", log, database, LocalStorage(folder), queue)
+    others: dict[int, str] = {}
+    try:
+        wait_until(lambda: process.poll() is not None or answers_ok(here.address), START_SECONDS)
+        wait_until(lambda: process.poll() is not None or bool(here.workers()), START_SECONDS)
+        assert process.poll() is None, log.read_text()
+        others = here.others()
+        yield here
+    finally:
+        others |= here.others()
+        process.kill()
+        process.wait()
+        queue.close()
+        database.close()
+        for pid in others:
+            if lives(pid):
+                kill(pid)
+
+
+def counts(database: Database, batch: Batch) -> dict[Status, int]:
+    return dict(database.ask(batches.progress, batch.id).counts)
+
+
+def has_ended(database: Database, batch: Batch) -> bool:
+    with database.read() as session:
+        return session.get_one(Batch, batch.id).finished_at is not None
+
+
+def migrated(folder: Path) -> Path:
+    """Return a folder with an empty database of today's shape."""
+    database = Database(f"sqlite:///{folder / 'cutout.db'}")
+    schema.migrate(database)
+    database.close()
+    return folder
+
+
+def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_path: Path) -> None:
+    with house(migrated(tmp_path)) as here:
+        batch = submitted(here.database, here.storage, small_photos(5))
+        here.queue.ring(Line.BATCH)
+        wait_until(lambda: has_ended(here.database, batch))
+        assert counts(here.database, batch) == {Status.COMPLETED: 5}
+
+        killed, name = here.worker(), here.workers()[0].name
+        kill(killed)
+        wait_until(lambda: bool({worker.name for worker in here.workers()} - {name}), START_SECONDS)
+        assert "worker ended by itself" in here.log.read_text()
+        assert "exit_code=-9" in here.log.read_text()
+        batch = submitted(here.database, here.storage, small_photos(5))
+        here.queue.ring(Line.BATCH)
+        wait_until(lambda: has_ended(here.database, batch))
+
+        others = here.others()
+        assert len(others) == 3
+        here.process.terminate()
+        here.process.wait(END_SECONDS)
+        assert [command for pid, command in others.items() if lives(pid)] == []
+
+
+def test_a_service_that_is_killed_leaves_nothing_behind_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    with house(migrated(tmp_path), milliseconds=300) as here:
+        batch = submitted(here.database, here.storage, small_photos(20))
+        here.queue.ring(Line.BATCH)
+        wait_until(lambda: counts(here.database, batch).get(Status.PROCESSING, 0) > 1)
+        others = here.others()
+        assert len(others) == 3
+        kill(here.process.pid)
+        wait_until(lambda: not any(lives(pid) for pid in others), END_SECONDS)
+        # It was not killed itself: what was in its hands is done, and the rest given back.
+        left = counts(here.database, batch)
+        assert set(left) == {Status.COMPLETED, Status.PENDING}
+    with house(tmp_path) as here:
+        wait_until(lambda: has_ended(here.database, batch))
+        assert counts(here.database, batch) == {Status.COMPLETED: 20}
+
+
+def test_a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand(
+    database: Database, storage: LocalStorage, redis_url: str, tmp_path: Path
+) -> None:
+    queue = Queue(redis_url)
+    assert queue.connection is not None
+    queue.connection.flushdb()
+    batch = submitted(database, storage, small_photos(150))
+    url = database.engine.url.render_as_string(hide_password=False)
+    environment = worker_environment(url, storage.root, redis_url, milliseconds=50, lease_seconds=60)
+    with worker_process(tmp_path, environment) as process:
+        queue.ring(Line.BATCH)
+        # More than are in the engine at once.
+        wait_until(lambda: counts(database, batch).get(Status.PROCESSING, 0) > 8, START_SECONDS)
+        process.terminate()
+        assert process.wait(END_SECONDS) == 0
+    with database.read() as session:
+        photos = batches.photos_of(session, batch.id)
+    assert set(Counter(photo.status for photo in photos)) == {Status.COMPLETED, Status.PENDING}
+    # Given back at once, and not by a lease that ran out: no attempt counts.
+    assert {photo.attempts for photo in photos if photo.status is Status.PENDING} == {0}
+    assert {photo.claim for photo in photos if photo.status is Status.PENDING} == {None}
+    assert queue.workers() == []
+    queue.close()
+
+
+@on_sqlite
+def test_a_worker_that_is_told_to_stop_while_it_starts_does(
+    database: Database, redis_url: str, tmp_path: Path
+) -> None:
+    environment = worker_environment(str(database.engine.url), tmp_path, redis_url, milliseconds=100_000)
+    with worker_process(tmp_path, environment) as process:
+        # It is at its first, endless photo.
+        wait_until(lambda: "SQLiteImpl" in worker_log(tmp_path), START_SECONDS)
+        process.terminate()
+        assert process.wait(END_SECONDS) == 0
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"REDIS_URL": ""}, "REDIS_URL"),
+        ({"REDIS_URL": "unix:///nowhere/socket"}, "does not answer"),
+        ({"DATABASE_URL": "postgresql://127.0.0.1:1/none"}, "refused"),
+        ({"CUTOUT_DATA_DIR": "/proc/nowhere"}, "Results cannot be kept"),
+    ],
+)
+def test_what_keeps_a_worker_from_starting_is_said_in_a_line(
+    database: Database,
+    redis_url: str,
+    tmp_path: Path,
+    change: dict[str, str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    environment = worker_environment(str(database.engine.url), tmp_path, redis_url) | change
+    for name in ("DATABASE_URL", "REDIS_URL", "CUTOUT_AUTH", "CUTOUT_DATA_DIR"):
+        monkeypatch.setenv(name, environment[name])
+    monkeypatch.setattr("sys.argv", ["worker"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert worker_main(lambda _: fake_engine()) == 1
+    said = capsys.readouterr().err
+    assert "worker: not started" in said
+    assert told in said
+
+
+def worker_log(folder: Path) -> str:
+    return "".join(file.read_text() for file in folder.glob("worker-*.log"))
