@@ -1,5 +1,6 @@
 """The image and the compose file are held to the code; no Docker is needed for that."""
 
+import configparser
 import json
 import os
 import re
@@ -12,9 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import typer
 import yaml  # type: ignore[import-untyped]
 
-from app import settings
+from app import embedded, settings
+from app.cli import cli
 from app.main import create_app
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +51,41 @@ def test_the_settings_of_image_and_services_are_accepted(
         # without a value it is handed on from the host; an empty one counts as not set
         monkeypatch.setenv(name, value or "")
     settings.load()
+
+
+def test_the_services_run_commands_that_there_are() -> None:
+    commands = typer.main.get_command(cli).commands  # type: ignore[attr-defined]
+    assert re.findall(r"^CMD \[\"(\w+)\"\]$", DOCKERFILE, re.MULTILINE)[-1] in commands
+    assert COMPOSE["services"]["worker"]["command"] in commands
+
+
+def test_service_and_worker_share_database_queue_and_files_and_may_finish() -> None:
+    api, worker = COMPOSE["services"]["api"], COMPOSE["services"]["worker"]
+    assert {"DATABASE_URL", "REDIS_URL"} <= api["environment"].keys()
+    for shared in ("image", "environment", "volumes", "network_mode"):
+        assert api[shared] == worker[shared]
+    minutes = {service["stop_grace_period"] for service in (api, worker)}
+    assert minutes == {"1m"}
+    assert embedded.FINISH_SECONDS + embedded.QUEUE_STOP_SECONDS < 60
+
+
+def test_the_unit_starts_a_worker() -> None:
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    found = re.search(
+        r"^```ini\n(.*?)^```$", (ROOT / "docs/deployment.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert found
+    unit.read_string(found[1])
+    service = unit["Service"]
+    program, command, *arguments = service["ExecStart"].split()
+    assert program.endswith("/cutout")
+    options = typer.main.get_command(cli).commands[command].params  # type: ignore[attr-defined]
+    assert {one for one in arguments if one.startswith("--")} <= {
+        opt for param in options for opt in param.opts
+    }
+    assert service["Restart"] == "always"
+    assert int(service["TimeoutStopSec"]) > embedded.FINISH_SECONDS
 
 
 def test_the_image_does_not_run_as_root() -> None:

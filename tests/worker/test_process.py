@@ -4,7 +4,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +14,23 @@ import pytest
 from app.db import schema
 from app.db.session import Database
 from app.db.tables import Batch, Status
-from app.services import batches
+from app.services import batches, jobs
 from app.services.claims import Line
 from app.services.queue import Queue, QueueUnavailable, WorkerInfo
 from app.storage.local import LocalStorage
+from inference.encode import Format
+from inference.engine import Cutout
+from inference.folder import ModelsFolder
 from tests.app.conftest import answers_ok
 from tests.app.databases import on_sqlite
+from tests.app.test_service import same_alpha
+from tests.conftest import DATA
 from tests.fakes import fake_engine, wait_until
 from tests.processes import descendants, kill, lives
 from tests.worker.benches import small_photos, submitted, worker_environment, worker_process
 from worker.__main__ import main as worker_main
 
+CUTOUT = ("-c", "from app.cli import main; main()")
 START_SECONDS = 60
 # For all of a service's processes to end, told or not; the photo in hand takes 0.3 s at most.
 END_SECONDS = 20
@@ -56,16 +62,22 @@ class House:
 
 
 @contextmanager
-def house(folder: Path, milliseconds: float = 0) -> Iterator[House]:
-    """Run a service as `cutout serve` does, until its worker is there."""
+def house(
+    folder: Path,
+    milliseconds: float = 0,
+    command: Sequence[str] = ("-m", "tests.worker.house"),
+    models: Path | None = None,
+) -> Iterator[House]:
+    """Run a service as `cutout serve` does, or that, until its worker is there."""
     url = f"sqlite:///{folder / 'cutout.db'}"
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     environment = worker_environment(url, folder, "", milliseconds=milliseconds, port=port)
+    if models is not None:
+        environment |= {"CUTOUT_MODELS_DIR": str(models), "CUTOUT_DEVICE": "cpu"}
     log = folder / "house.log"
     with log.open("ab") as out:
-        command = [sys.executable, "-m", "tests.worker.house"]
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+        process = subprocess.Popen([sys.executable, *command], env=environment, stdout=out, stderr=out)
     database, queue = Database(url), Queue(f"unix://{folder}/valkey/socket")
     here = House(process, f"http://127.0.0.1:{port}", log, database, LocalStorage(folder), queue)
     others: dict[int, str] = {}
@@ -208,6 +220,54 @@ def test_what_keeps_a_worker_from_starting_is_said_in_a_line(
     said = capsys.readouterr().err
     assert "worker: not started" in said
     assert told in said
+
+
+@pytest.mark.weights
+def test_the_real_service_does_a_batch(
+    weights: ModelsFolder, cutouts: dict[str, Cutout], tmp_path: Path
+) -> None:
+    photo = (DATA / "coffee.jpg").read_bytes()
+    with house(migrated(tmp_path), command=(*CUTOUT, "serve"), models=weights.path) as here:
+        (worker,) = here.workers()
+        assert worker.device == "cpu"
+        batch = submitted(here.database, here.storage, [photo, b"no photo"])
+        here.queue.ring(Line.BATCH)
+        wait_until(lambda: has_ended(here.database, batch), START_SECONDS)
+        done, broken = here.database.ask(batches.photos_of, batch.id)
+        assert (broken.status, broken.error_code) == (Status.FAILED, "UNSUPPORTED_FORMAT")
+        assert done.backend == "onnxruntime-cpu"
+        picture = here.storage.get(jobs.result_key(done.id, Format(done.format), done.attempts))
+        assert picture is not None
+        same_alpha(picture, cutouts["coffee"])
+        others = here.others()
+        here.process.terminate()
+        here.process.wait(END_SECONDS)
+        assert [command for pid, command in others.items() if lives(pid)] == []
+
+
+@on_sqlite
+@pytest.mark.weights
+def test_the_command_for_a_worker_starts_a_real_one(
+    database: Database, redis_url: str, weights: ModelsFolder, tmp_path: Path
+) -> None:
+    queue = Queue(redis_url)
+    assert queue.connection is not None
+    queue.connection.flushdb()
+    environment = worker_environment(str(database.engine.url), tmp_path, redis_url, models_dir=weights.path)
+    command = [sys.executable, *CUTOUT, "worker", "--device", "cpu", "--queues", "batch"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: process.poll() is not None or bool(queue.workers()), START_SECONDS)
+        (worker,) = queue.workers()
+        assert worker.queues == ("batch",)
+        assert worker.name.endswith(f"-{process.pid}")
+        process.terminate()
+        assert process.wait(END_SECONDS) == 0, (tmp_path / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
+        queue.close()
 
 
 def worker_log(folder: Path) -> str:
