@@ -3,26 +3,23 @@
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from app.db.session import Database
 from app.services.queue import Queue, WorkerInfo
+from app.services.serving import Served
 from app.storage.local import LocalStorage
+from inference.tiers import Recipe, Tier
 from tests.app.databases import on_sqlite
 from tests.app.shop import Shop, opened_shop
 from tests.app.test_metrics import figures
 from tests.worker.benches import small_photos, submitted
 
-SERVED = {
-    "model": "isnet-general",
-    "backend": "fake",
-    "recipe": "mask",
-    "wanted": "rmbg-1.4",
-    "substitute": True,
-}
-WORKER = WorkerInfo("gpu-7-4711", "0.1.0", "cuda", ("interactive", "batch"), {"basic": SERVED})
+SERVED = Served("isnet-general", "fake", Recipe.MASK, wanted="rmbg-1.4", substitute=True)
+WORKER = WorkerInfo("gpu-7-4711", "0.1.0", "cuda", ("interactive", "batch"), {Tier.BASIC: SERVED})
 FIGURES = (
     "cutout_queue_answers",
     "cutout_workers_alive",
@@ -62,7 +59,7 @@ def test_what_waits_and_who_is_alive_is_told(
                 "version": "0.1.0",
                 "device": "cuda",
                 "queues": ["interactive", "batch"],
-                "tiers": {"basic": SERVED},
+                "tiers": {"basic": asdict(SERVED)},
             }
         ]
         seen = figures(shop)

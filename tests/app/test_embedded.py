@@ -284,13 +284,13 @@ def test_what_cannot_be_started_is_tried_again(
 
 
 def test_what_does_not_stop_is_killed(told: list[dict[str, object]], tmp_path: Path) -> None:
-    ready = tmp_path / "ready"
     code = f"""
-import pathlib, signal, time
+import os, pathlib, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-pathlib.Path({str(ready)!r}).touch()
+pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()
 time.sleep(60)
 """
-    run_supervised(code, ready.exists, patience=0.1)
+    run_supervised(code, lambda: any(tmp_path.iterdir()), patience=0.1)
     assert [one["event"] for one in told] == ["it killed"]
-    assert descendants(os.getpid()) == {}
+    (pid,) = (int(file.name) for file in tmp_path.iterdir())
+    assert not lives(pid)
