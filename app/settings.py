@@ -337,6 +337,15 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _somebody_makes_photos(self) -> Self:
+        if self.api_engine == "queue" and self.redis_url is None and self.workers_here == 0:
+            raise ValueError(
+                "CUTOUT_API_ENGINE=queue leaves the photos to workers, and there is no queue for them; set REDIS_URL, or"
+                " CUTOUT_WORKERS=1"
+            )
+        return self
+
     @property
     def payment_mode(self) -> Literal["off", "manual", "signed"]:
         return self.payments or ("off" if self.auth == "off" else "manual")

@@ -13,6 +13,7 @@ from app.settings import load as load_settings
 from inference.tiers import Tier
 
 if TYPE_CHECKING:
+    from app.settings import Settings
     from inference.engine import Engine
 
 
@@ -34,20 +35,31 @@ def serve(
     settings = load_settings(host=host, port=port, device=device, workers=workers)
     with opened(settings) as database:
         prepare(settings, database, storage_from(settings))
-    service = create_app(settings, make_engine=lambda _: engine, embedded=Embedded(settings))
-    pull_missing(settings, Tier, lambda checkpoint: pull_one(settings, checkpoint))
-    with loading():
-        engine = engine_from(settings)
-    show_tiers(engine)
+
+    def loaded(_: "Settings") -> "Engine":
+        assert engine is not None
+        return engine
+
+    service = create_app(settings, make_engine=loaded, embedded=Embedded(settings))
+    makes_photos = settings.api_engine == "local"
+    if makes_photos or settings.workers_here > 0:
+        pull_missing(settings, Tier, lambda checkpoint: pull_one(settings, checkpoint))
+    engine = None
+    if makes_photos:
+        with loading():
+            engine = engine_from(settings)
+        show_tiers(engine)
     say(f"Open [bold]http://{settings.host}:{settings.port}/[/bold] for the page, …/docs for the API.")
     allow_many_connections()
     server = server_of(service, settings)
-    # A process whose GPU has failed cannot get it back; a new one can, and whoever supervises this one starts it.
-    engine.on_lost = lambda: setattr(server, "should_exit", True)
+    if engine is not None:
+        # A process whose GPU has failed cannot get it back; a new one can, and whoever supervises this one starts it.
+        engine.on_lost = lambda: setattr(server, "should_exit", True)
     server.run()
-    if engine.lost is not None:
-        say(f"[red]{escape(str(engine.lost))}[/red]")
-    if engine.lost is not None or not server.started:
+    lost = engine.lost if engine is not None else None
+    if lost is not None:
+        say(f"[red]{escape(str(lost))}[/red]")
+    if lost is not None or not server.started:
         raise typer.Exit(1)
 
 

@@ -1,5 +1,7 @@
-"""`cutout serve`, when the device fails under it."""
+"""`cutout serve`, when the device fails under it, and without one."""
 
+import os
+import signal
 import socket
 import threading
 from pathlib import Path
@@ -9,7 +11,11 @@ import pytest
 import typer
 
 from app.cli.serve import serve
+from app.services.queue import Queue, WorkerInfo
+from app.services.serving import Served
+from app.settings import SettingsError
 from inference.errors import DeviceLost
+from inference.tiers import Recipe, Tier
 from tests.app.conftest import answers_ok
 from tests.fakes import FakeRunner, fake_engine, photo_bytes, wait_until
 
@@ -47,3 +53,52 @@ def test_a_service_whose_device_fails_ends_with_an_error(
     assert answers[0].status_code == 503
     assert "off the bus" in answers[0].json()["detail"]
     assert "off the bus" in capsys.readouterr().err
+
+
+def test_a_service_that_leaves_photos_to_workers_loads_no_engine(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUTOUT_AUTH", "off")
+    monkeypatch.setenv("CUTOUT_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("CUTOUT_API_ENGINE", "queue")
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    asked: list[object] = []
+    monkeypatch.setattr("app.startup.pull_missing", lambda *given: asked.append(given))
+    monkeypatch.setattr("app.startup.engine_from", lambda *given: asked.append(given))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    worker = WorkerInfo(
+        "gpu-7",
+        "0.1.0",
+        "cuda",
+        ("interactive",),
+        {tier: Served("m", "b", Recipe.MASK, "m", False) for tier in Tier},
+    )
+    queue = Queue(redis_url)
+    queue.announce(worker)
+    devices: list[str] = []
+
+    def use() -> None:
+        address = f"http://127.0.0.1:{port}"
+        try:
+            wait_until(lambda: answers_ok(address))
+            devices.append(httpx2.get(f"{address}/api/health").json()["device"])
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    user = threading.Thread(target=use)
+    user.start()
+    with pytest.raises(KeyboardInterrupt):
+        serve(port=port)
+    user.join()
+    queue.forget(worker)
+    queue.close()
+    assert devices == ["cuda"]
+    assert asked == []
+
+
+def test_without_a_queue_somebody_has_to_make_the_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTOUT_AUTH", "off")
+    monkeypatch.setenv("CUTOUT_API_ENGINE", "queue")
+    with pytest.raises(SettingsError, match="set REDIS_URL, or CUTOUT_WORKERS=1"):
+        serve(workers=0)
