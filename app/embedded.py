@@ -39,8 +39,8 @@ PYTHON = (sys.executable, "-P", "-m")
 WORKER = (*PYTHON, "worker", "--lifeline")
 
 
-class FolderNotOurs(Explained):
-    """The folder of the queue's socket belongs to somebody else."""
+class NoPlaceForQueue(Explained):
+    """The queue's data or its socket cannot be kept where they would be."""
 
 
 class Embedded:
@@ -50,7 +50,7 @@ class Embedded:
         """Prepare; nothing is started yet. `worker` is the command of one.
 
         Raises:
-            FolderNotOurs: somebody else has the place of the queue's socket.
+            NoPlaceForQueue: its folder cannot be made, or somebody else has the place of its socket.
 
         """
         self._settings = settings
@@ -60,7 +60,12 @@ class Embedded:
         if settings.redis_url is not None:
             self.queue_url: str | None = settings.redis_url.get_secret_value()
         elif settings.workers_here > 0:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise NoPlaceForQueue(
+                    f"The queue cannot be kept in {self._folder} ({error.strerror}). Check CUTOUT_DATA_DIR, or set REDIS_URL."
+                ) from error
             self._socket = socket_path(self._folder)
             self.queue_url = f"unix://{quote(str(self._socket))}"
         else:
@@ -198,7 +203,7 @@ def socket_path(folder: Path) -> Path:
     """Return where the socket of the queue in `folder` is: there, or where its path is a plain and short one.
 
     Raises:
-        FolderNotOurs: somebody else has that place.
+        NoPlaceForQueue: somebody else has that place.
 
     """
     socket = folder / "socket"
@@ -209,7 +214,7 @@ def socket_path(folder: Path) -> Path:
     short.mkdir(mode=0o700, exist_ok=True)
     found = short.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise FolderNotOurs(
+        raise NoPlaceForQueue(
             f"{short} is not this user's alone, and the queue's socket would be there. Delete it, or set CUTOUT_DATA_DIR to a"
             " shorter and plainer path, or REDIS_URL."
         )

@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 LOOK_EVERY_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 30.0
+START_SECONDS = 30.0
 # How long one that stops may take to write what it has, before it is killed.
 STOP_SECONDS = 5.0
 
@@ -41,7 +42,8 @@ def main(folder: Path, address: Path, log_format: Literal["console", "json"]) ->
                 is_ours = is_ours or _take(lock)
                 if is_ours and not listens(address):
                     if server is not None:
-                        _ended(server)
+                        log.warning("Valkey ended by itself", exit_code=server.poll())
+                        stop(server, address)
                     server = start(folder, address)
                     wait = LOOK_EVERY_SECONDS if server is not None else min(2 * wait, LONGEST_WAIT_SECONDS)
                 if select.select([sys.stdin], [], [], wait)[0]:
@@ -71,13 +73,15 @@ def start(folder: Path, address: Path) -> subprocess.Popen[bytes] | None:
     except (OSError, ValkeyServerError) as error:
         log.error("Valkey not started", detail=str(error))
         return None
-    while not listens(address):
-        if server.poll() is not None:
-            lines = told.read_text(errors="replace").splitlines()
-            log.error("Valkey not started", exit_code=server.returncode, detail="\n".join(lines[-5:]))
-            return None
+    deadline = time.monotonic() + START_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        if listens(address):
+            return server
         time.sleep(0.01)
-    return server
+    stop(server, address)
+    lines = told.read_text(errors="replace").splitlines()
+    log.error("Valkey not started", exit_code=server.returncode, detail="\n".join(lines[-5:]))
+    return None
 
 
 def stop(server: subprocess.Popen[bytes] | None, address: Path) -> None:
@@ -117,10 +121,6 @@ def _take(lock: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _ended(server: subprocess.Popen[bytes]) -> None:
-    log.warning("Valkey ended by itself", exit_code=server.poll())
 
 
 if __name__ == "__main__":

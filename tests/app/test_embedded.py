@@ -15,7 +15,7 @@ from rq import Queue as RqQueue
 
 from app import embedded, logs, valkey
 from app import settings as app_settings
-from app.embedded import Embedded, FolderNotOurs, Lifeline, Supervised, socket_path
+from app.embedded import Embedded, Lifeline, NoPlaceForQueue, Supervised, socket_path
 from app.services.claims import Line
 from app.services.queue import Queue
 from tests.fakes import wait_until
@@ -143,6 +143,10 @@ def test_a_keeper_and_a_valkey_that_die_are_started_again(
             await asyncio.to_thread(wait_until, lambda: not lives(server) and answers(queue))
             assert bells(queue) == 1
             assert keeper_of(tmp_path) == keeper
+            server = process_of(queue)
+            (tmp_path / "valkey/socket").unlink()  # whoever may have done that
+            await asyncio.to_thread(wait_until, lambda: not lives(server) and answers(queue))
+            assert bells(queue) == 1
             kill(keeper)
             await asyncio.to_thread(wait_until, lambda: keepers_of(tmp_path) not in ([], [keeper]))
             assert bells(queue) == 1
@@ -189,11 +193,11 @@ def test_a_place_that_others_may_enter_is_refused(tmp_path: Path, monkeypatch: p
     place = socket_path(folder).parent
     assert place.stat().st_mode & 0o777 == 0o700
     place.chmod(0o777)
-    with pytest.raises(FolderNotOurs, match="not this user's alone"):
+    with pytest.raises(NoPlaceForQueue, match="not this user's alone"):
         socket_path(folder)
     place.rmdir()
     place.symlink_to(tmp_path)
-    with pytest.raises(FolderNotOurs):
+    with pytest.raises(NoPlaceForQueue):
         socket_path(folder)
 
 
@@ -212,6 +216,11 @@ def test_what_is_asked_for_is_what_there_is(tmp_path: Path) -> None:
     none = Embedded(settings_in(tmp_path / "none", workers=0))
     assert none.queue_url is None
     assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said() -> None:
+    with pytest.raises(NoPlaceForQueue, match="/proc/nowhere"):
+        Embedded(settings_in(Path("/proc/nowhere")))
 
 
 def test_why_a_valkey_does_not_start_is_said(
