@@ -51,8 +51,8 @@ class Storage(Protocol):
         """Return a file's bytes, or None where there is none."""
         ...
 
-    def stream(self, key: str) -> tuple[int, Iterator[bytes]] | None:
-        """Return a file's size in bytes, and its bytes in chunks of 1 MB at most; None where there is none.
+    def stream(self, key: str, start: int = 0) -> tuple[int, Iterator[bytes]] | None:
+        """Return a file's size in bytes, and its bytes from `start` on in chunks of 1 MB at most; None where there is none.
 
         What comes is always one file: where another is written under the key meanwhile, the chunks go on with the old
         one, or raise. They take as long as the reader does.

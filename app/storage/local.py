@@ -42,14 +42,14 @@ class LocalStorage:
         except OSError as error:
             raise _unreadable(error) from error
 
-    def stream(self, key: str) -> tuple[int, Iterator[bytes]] | None:
+    def stream(self, key: str, start: int = 0) -> tuple[int, Iterator[bytes]] | None:
         try:
             file = (self.root / key).open("rb")
         except FileNotFoundError:
             return None
         except OSError as error:
             raise _unreadable(error) from error
-        chunks = _chunks(file)
+        chunks = _chunks(file, start)
         next(chunks)
         return os.fstat(file.fileno()).st_size, chunks
 
@@ -82,13 +82,14 @@ class LocalStorage:
         return len(old)
 
 
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
+def _chunks(file: BinaryIO, start: int) -> Iterator[bytes]:
     """Read an open file, which stays what it is when another is written in its place. The first chunk is none: from
     there on the file is closed with the iterator, read or not.
     """
     with file:
         yield b""
         try:
+            file.seek(start)
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
         except OSError as error:

@@ -98,7 +98,7 @@ class S3Storage:
         except BaseError as error:
             raise self._unusable(error) from error
 
-    def stream(self, key: str) -> tuple[int, Iterator[bytes]] | None:
+    def stream(self, key: str, start: int = 0) -> tuple[int, Iterator[bytes]] | None:
         try:
             meta = obstore.get(self._store, key).meta
         except FileNotFoundError as error:
@@ -107,12 +107,12 @@ class S3Storage:
             return None
         except BaseError as error:
             raise self._unusable(error) from error
-        return meta["size"], self._chunks(key, meta["size"], meta["e_tag"])
+        return meta["size"], self._chunks(key, start, meta["size"], meta["e_tag"])
 
-    def _chunks(self, key: str, size: int, tag: str | None) -> Iterator[bytes]:
+    def _chunks(self, key: str, first: int, size: int, tag: str | None) -> Iterator[bytes]:
         # Part by part: one answer for the whole file would have to be read within ANSWER_SECONDS, however large the file
         # and however slow the reader. The tag keeps the parts to one file.
-        for start in range(0, size, READ_PART):
+        for start in range(first, size, READ_PART):
             try:
                 part = obstore.get(
                     self._store,

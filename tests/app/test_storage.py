@@ -113,6 +113,16 @@ def test_what_is_put_as_a_stream_is_got_as_one(storage: Storage) -> None:
     assert read(storage, "results/b.png") == b"not a stream"
 
 
+def test_a_stream_goes_on_where_another_broke_off(storage: Storage) -> None:
+    content = bytes(range(256)) * 40_000
+    storage.put("results/a.zip", content)
+    for start in (0, 1, 9_000_001, len(content) - 1, len(content)):
+        found = storage.stream("results/a.zip", start)
+        assert found is not None
+        size, chunks = found
+        assert (size, b"".join(chunks)) == (len(content), content[start:])
+
+
 def test_a_stream_is_made_of_files_of_the_same_storage(storage: Storage) -> None:
     for number in range(3):
         storage.put(f"results/{number}.png", bytes([number]) * 3 * MB)
