@@ -1,0 +1,156 @@
+"""A form as it comes in: one part after another, of which only one is in memory."""
+
+import io
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from dataclasses import dataclass
+from email.message import Message
+from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+MOST_HEADERS = 8
+# Of one header: a file name of a thousand characters may take twelve bytes for each.
+LONGEST_HEADER_BYTES = 16_000
+
+
+class BrokenForm(Exception):
+    """A body is no form, or breaks off; the message says what is wrong."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What comes ahead of a part: its field's name, and its file's where it has one, as it was sent."""
+
+    name: str
+    file_name: str | None
+
+
+class PartTooLarge(Exception):
+    """A part is larger than it may be."""
+
+    def __init__(self, head: Head, most_bytes: int) -> None:
+        super().__init__(f"{head.name} is larger than {most_bytes} bytes")
+        self.head = head
+        self.most_bytes = most_bytes
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that has come whole."""
+
+    head: Head
+    data: bytes
+
+
+async def read_parts(
+    chunks: AsyncIterable[bytes], content_type: str, limit: Callable[[Head], int]
+) -> AsyncIterator[Part]:
+    """Read a form, a part at a time. `limit` says how many bytes a part may have, when its head has come; or raises.
+
+    Raises:
+        BrokenForm: this is no form, or not all of one.
+        PartTooLarge: a part has more bytes than it may.
+
+    """
+    kind, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not boundary:
+        raise BrokenForm("This is no form: its Content-Type is not multipart/form-data with a boundary.")
+    form = _Form(limit)
+    try:
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": form.begin,
+                "on_header_field": form.take_header_name,
+                "on_header_value": form.take_header_value,
+                "on_header_end": form.end_header,
+                "on_headers_finished": form.end_head,
+                "on_part_data": form.take_data,
+                "on_part_end": form.end,
+                "on_end": form.end_all,
+            },
+            max_header_count=MOST_HEADERS,
+            max_header_size=LONGEST_HEADER_BYTES,
+        )
+        async for chunk in chunks:
+            parser.write(chunk)
+            while form.whole:
+                yield form.whole.pop(0)
+    except FormParserError as error:
+        raise BrokenForm(f"The form cannot be read: {error}.") from None
+    if not form.has_ended:
+        raise BrokenForm("The form breaks off before its end.")
+
+
+class _Form:
+    """What the parser has told of a form so far; `whole` are the parts that have come whole."""
+
+    def __init__(self, limit: Callable[[Head], int]) -> None:
+        self.whole: list[Part] = []
+        self.has_ended = False
+        self._limit = limit
+        self.begin()
+
+    def begin(self) -> None:
+        self._disposition = b""
+        self._header_name, self._header_value = b"", b""
+        self._head = Head("", None)
+        self._most_bytes = 0
+        # Gives its bytes without a copy of them.
+        self._data = io.BytesIO()
+
+    def take_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def take_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def end_header(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = self._header_value
+        self._header_name, self._header_value = b"", b""
+
+    def end_head(self) -> None:
+        self._head = read_disposition(self._disposition)
+        self._most_bytes = self._limit(self._head)
+
+    def take_data(self, data: bytes, start: int, end: int) -> None:
+        if self._data.tell() + end - start > self._most_bytes:
+            raise PartTooLarge(self._head, self._most_bytes)
+        self._data.write(memoryview(data)[start:end])
+
+    def end(self) -> None:
+        self.whole.append(Part(self._head, self._data.getvalue()))
+        self.begin()
+
+    def end_all(self) -> None:
+        self.has_ended = True
+
+
+def read_disposition(value: bytes) -> Head:
+    """Read a part's `Content-Disposition`. What is no UTF-8 in it is replaced.
+
+    Raises:
+        BrokenForm: it names no field.
+
+    """
+    message = Message()
+    message["Content-Disposition"] = value.decode("latin-1")
+    # The parser's own reading takes the folders off a file's name, and knows no `filename*`, which is told here as three:
+    # the character set, the language, the text.
+    told: list[tuple[str, Any]] = message.get_params([], "Content-Disposition")
+    plain = {name: text for name, text in told if isinstance(text, str)}
+    exact = {name: text for name, text in told if isinstance(text, tuple)}
+    if "name" not in plain:
+        raise BrokenForm("A part of the form has no name.")
+    file_name = _text(plain["filename"]) if "filename" in plain else None
+    if "filename" in exact:
+        charset, _, text = exact["filename"]
+        file_name = text if (charset or "").lower() == "iso-8859-1" else _text(text)
+    return Head(_text(plain["name"]), file_name)
+
+
+def _text(latin: str) -> str:
+    return latin.encode("latin-1", "replace").decode("utf-8", "replace")
