@@ -12,10 +12,12 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from app.codes import Coded, code_of
+from app.services.batches import WrongBatchSize
 from app.services.channels import CannotNotify
 from app.services.credits import InsufficientCredits, TooManyCredits
 from app.services.fetch import FetchedTooLarge, NotFetched
 from app.services.payments import PaymentUsed, WrongSignature
+from app.services.queue import RETRY_SECONDS, QueueUnavailable
 from app.services.rate_limits import RateLimited
 from app.services.removals import KeyUsed, ResultGone
 from app.services.subscriptions import AnotherPlan
@@ -33,6 +35,7 @@ LONGEST_DETAIL = 2000
 STATUSES = {
     "INVALID_INPUT": 400,
     "INVALID_IMAGE": 400,
+    "BATCH_SIZE": 400,
     "UNAUTHENTICATED": 401,
     "INSUFFICIENT_CREDITS": 402,
     "FORBIDDEN": 403,
@@ -96,6 +99,14 @@ def upload_too_large(limit_bytes: int) -> Problem:
     return Problem(
         "IMAGE_TOO_LARGE",
         f"The upload is larger than {limit_bytes // 1_000_000} MB. Send a smaller file.",
+    )
+
+
+def batch_too_large(limit_bytes: int) -> Problem:
+    """Describe a batch past the limit of all its photos together."""
+    return Problem(
+        "BODY_TOO_LARGE",
+        f"The batch is larger than {limit_bytes // 1_000_000} MB. Send its photos in several batches.",
     )
 
 
@@ -177,6 +188,16 @@ def install(app: FastAPI) -> None:
     async def on_bad_address(request: Request, error: Exception) -> JSONResponse:
         return answer(request, Problem("INVALID_INPUT", str(error)))
 
+    @app.exception_handler(WrongBatchSize)
+    async def on_wrong_size(request: Request, error: WrongBatchSize) -> JSONResponse:
+        return answer(request, Problem("BATCH_SIZE", str(error)))
+
+    @app.exception_handler(QueueUnavailable)
+    async def on_no_queue(request: Request, error: QueueUnavailable) -> JSONResponse:
+        # Of a batch's body nothing was read, so the connection cannot be used again.
+        headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
+        return answer(request, Problem("QUEUE_UNAVAILABLE", str(error), headers))
+
     @app.exception_handler(FetchedTooLarge)
     async def on_fetched_too_large(request: Request, error: FetchedTooLarge) -> JSONResponse:
         return answer(request, Problem("IMAGE_TOO_LARGE", str(error)))
@@ -251,4 +272,5 @@ def _say(problem: dict[str, Any]) -> str:
         return PHOTO_WANTED
     if problem["type"] == "extra_forbidden":
         return f"{field}: there is no such field"
-    return f"{field}: {problem['msg']}" if field else str(problem["msg"])
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{field}: {message}" if field else message

@@ -167,12 +167,16 @@ def create_app(
         settings.public_url or "",
         service.state.metrics,
     )
+    service.state.stopping = asyncio.Event()
     service.state.local_admin = None
     service.state.engine = service.state.hands = None
     errors.install(service)
     # The last one added is the first one passed.
     most = settings.max_upload_bytes
-    uploads = {f"{background_remover.router.prefix}/remove": most}
+    uploads = {
+        f"{background_remover.router.prefix}/remove": (most, errors.upload_too_large),
+        f"{batches.router.prefix}/batch": (settings.max_batch_bytes, errors.batch_too_large),
+    }
     service.add_middleware(
         guards.BodyMemory, paths=uploads, total_bytes=settings.uploads_at_once_bytes, most_bytes=most
     )

@@ -1,6 +1,7 @@
 """The HTTP server, and its patience: callers who send or read too slowly, or never, are left."""
 
 import asyncio
+import socket
 import sys
 from typing import Any
 
@@ -18,11 +19,10 @@ MOST_FILES = 8192
 
 def server_of(service: FastAPI, settings: Settings) -> uvicorn.Server:
     """Return the server of a service, which does not run yet."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            service, host=settings.host, port=settings.port, http=Patient, ws="none", log_config=None
-        )
+    config = uvicorn.Config(
+        service, host=settings.host, port=settings.port, http=Patient, ws="none", log_config=None
     )
+    return Server(config, service.state.stopping)
 
 
 def allow_many_connections() -> None:
@@ -34,6 +34,18 @@ def allow_many_connections() -> None:
         most = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
         if soft != resource.RLIM_INFINITY and soft < most:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+class Server(uvicorn.Server):
+    """Waits at its end for answers that are on their way; those that would go on for ever are told by `stopping`."""
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping.set()
+        await super().shutdown(sockets)
 
 
 class Patient(HttpToolsProtocol):

@@ -174,6 +174,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("var"), description="folder of results")
     result_days: int = Field(7, ge=1, description="days that results are kept")
     max_upload_mb: int = Field(30, ge=1, description="largest upload, in MB")
+    max_batch_mb: int = Field(2000, ge=1, description="largest batch, all its photos together, in MB")
     upload_seconds: float = Field(
         120, gt=0, description="longest that sending an upload may take, before 408 `BODY_TOO_SLOW`"
     )
@@ -380,6 +381,10 @@ class Settings(BaseSettings):
     @property
     def max_upload_bytes(self) -> int:
         return self.max_upload_mb * 1_000_000
+
+    @property
+    def max_batch_bytes(self) -> int:
+        return self.max_batch_mb * 1_000_000
 
     @property
     def uploads_at_once_bytes(self) -> int:

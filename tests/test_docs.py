@@ -8,6 +8,7 @@ import typer
 
 from app import errors
 from app import settings as app_settings
+from app.api.batch_form import BatchForm
 from app.api.routes.background_remover import RemoveForm
 from app.cli import cli
 from app.main import create_app
@@ -50,8 +51,8 @@ def test_every_endpoint_is_described_and_no_other(tmp_path: Path) -> None:
 
 
 def test_every_form_field_is_described() -> None:
-    for name, field in RemoveForm.model_fields.items():
-        assert f"| `{field.alias or name}` |" in DOCS["api"]
+    for field in (RemoveForm.model_fields | BatchForm.model_fields).values():
+        assert re.search(rf"^\| .*`{field.alias}`.* \|", DOCS["api"], re.MULTILINE), field.alias
 
 
 def test_every_error_code_is_described() -> None:

@@ -5,6 +5,7 @@ made eighteen trips a removal.
 """
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Annotated
@@ -20,9 +21,11 @@ from app.services import accounts
 from app.services.backlog import Backlog
 from app.services.fetch import Fetcher
 from app.services.hands import Hands
+from app.services.notifications import PostOffice
 from app.services.queue import Queue
 from app.services.rate_limits import Kind, RateLimits
 from app.services.removals import Workplace
+from app.services.signing import is_signed
 from app.services.tokens import InvalidToken, TokenReader
 from app.settings import Settings
 from app.storage import Storage
@@ -77,11 +80,26 @@ async def get_backlog(request: Request) -> Backlog:
     return backlog
 
 
+async def get_office(request: Request) -> PostOffice:
+    office: PostOffice = request.app.state.office
+    return office
+
+
+async def get_stopping(request: Request) -> asyncio.Event:
+    stopping: asyncio.Event = request.app.state.stopping
+    return stopping
+
+
 async def get_hands(request: Request) -> Hands:
     hands: Hands | None = request.app.state.hands
     if hands is None:
         raise ModelUnavailable("The models are still loading. Try again in a moment.")
     return hands
+
+
+async def require_queue(queue: Annotated[Queue, Depends(get_queue)]) -> None:
+    # Aside: it waits for an answer.
+    await asyncio.to_thread(queue.require)
 
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
@@ -94,6 +112,9 @@ RateLimitsDep = Annotated[RateLimits, Depends(get_rate_limits)]
 QueueDep = Annotated[Queue, Depends(get_queue)]
 BacklogDep = Annotated[Backlog, Depends(get_backlog)]
 HandsDep = Annotated[Hands, Depends(get_hands)]
+OfficeDep = Annotated[PostOffice, Depends(get_office)]
+# Is set when the server is told to stop: what never ends by itself ends then.
+StoppingDep = Annotated[asyncio.Event, Depends(get_stopping)]
 
 
 async def get_workplace(
@@ -162,6 +183,28 @@ get_user = counted(Kind.READS)
 UserDep = Annotated[User, Depends(get_user)]
 RemovingUserDep = Annotated[User, Depends(counted(Kind.REMOVE))]
 BatchUserDep = Annotated[User, Depends(counted(Kind.BATCH))]
+
+
+async def get_reader(
+    request: Request,
+    database: DatabaseDep,
+    secret: SecretDep,
+    rate_limits: RateLimitsDep,
+    token: TokenDep,
+    api_key: ApiKeyDep,
+    expires: int | None = None,
+    signature: str | None = None,
+) -> uuid.UUID | None:
+    """Say whose things a call may read: the caller's, or by an address that we signed what is there, whoever's it is."""
+    if expires is None or signature is None:
+        caller = await get_caller(request, database, token, api_key)
+        return (await get_user(caller, rate_limits)).id
+    if not is_signed(secret, request.url.path, expires, signature):
+        raise Problem("NOT_FOUND", "This address is not valid, or not any more. Ask for a new one.")
+    return None
+
+
+ReaderDep = Annotated[uuid.UUID | None, Depends(get_reader)]
 
 
 async def get_admin(user: UserDep) -> User:

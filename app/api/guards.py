@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from urllib.parse import urlsplit
 
 import structlog
@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import MEDIA_TYPE, Problem, body_too_large, body_too_slow, too_many_uploads, upload_too_large
+from app.errors import MEDIA_TYPE, Problem, body_too_large, body_too_slow, too_many_uploads
 from app.settings import is_loopback
 
 log = structlog.get_logger()
@@ -84,10 +84,11 @@ class LocalOnly:
 class BodyLimit:
     """Stop reading a body past its limit, or before it where its length was announced. What nobody reads is not refused.
 
-    `uploads` has the limits of those paths that take files; of all others, and as JSON, a body is small.
+    `uploads` has the limits of those paths that take files, and what is said past them; of all others, and as JSON, a
+    body is small.
     """
 
-    def __init__(self, app: ASGIApp, uploads: Mapping[str, int]) -> None:
+    def __init__(self, app: ASGIApp, uploads: Mapping[str, tuple[int, Callable[[int], Problem]]]) -> None:
         self.app = app
         self.uploads = uploads
 
@@ -96,9 +97,10 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         is_json = Headers(scope=scope).get("content-type", "").lower().startswith("application/json")
-        limit = None if is_json else self.uploads.get(scope["path"])
-        too_large = body_too_large(SMALL_BODY_BYTES) if limit is None else upload_too_large(limit)
-        left = SMALL_BODY_BYTES if limit is None else limit + FORM_OVERHEAD_BYTES
+        left, too_large = SMALL_BODY_BYTES, body_too_large(SMALL_BODY_BYTES)
+        if not is_json and scope["path"] in self.uploads:
+            limit, say = self.uploads[scope["path"]]
+            left, too_large = limit + FORM_OVERHEAD_BYTES, say(limit)
         announced_too_large = announced_bytes(scope) > left
 
         async def receive_within_limit() -> Message:
@@ -148,7 +150,7 @@ class BodyTime:
 class BodyMemory:
     """Bound the bytes of all uploads together, from when they come in until their requests are answered.
 
-    One counts for `most_bytes` at most: what is longer is not kept whole. Who sends no photo is not kept waiting.
+    One counts for `most_bytes` at most: what is longer is not kept whole, and a batch photo by photo. Who sends no photo is not kept waiting.
     """
 
     def __init__(self, app: ASGIApp, paths: Collection[str], total_bytes: int, most_bytes: int) -> None:

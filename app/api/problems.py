@@ -5,10 +5,19 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.sse import EventSourceResponse
 from fastapi.utils import deep_dict_update
 from pydantic import ConfigDict, Field
 
-from app.api.deps import get_admin, get_caller, get_hands, get_rate_limits, get_storage
+from app.api.deps import (
+    get_admin,
+    get_caller,
+    get_hands,
+    get_rate_limits,
+    get_reader,
+    get_storage,
+    require_queue,
+)
 from app.api.routing import dependencies_of
 from app.api.schemas import Schema
 from app.errors import MEDIA_TYPE, Problem
@@ -17,6 +26,7 @@ from app.errors import MEDIA_TYPE, Problem
 DETAILS = {
     "INVALID_INPUT": "tier: Input should be 'basic', 'standard', 'professional' or 'industry'",
     "INVALID_IMAGE": "The file is empty. Send the picture's bytes.",
+    "BATCH_SIZE": "A batch has 2 to 500 photos, not 501.",
     "UNAUTHENTICATED": "Send an API key (X-Api-Key) or a token (Authorization: Bearer).",
     "INSUFFICIENT_CREDITS": "This costs 8 credits and 5 are left. Buy credits, or take a cheaper tier.",
     "FORBIDDEN": "Only an admin may do this.",
@@ -31,7 +41,7 @@ DETAILS = {
     "INTERNAL": "Something went wrong on our side. Try again, and name the requestId if it persists.",
     "MODEL_UNAVAILABLE": "The models are still loading. Try again in a moment.",
     "OVERLOADED": "64 photos are waiting already. Try again in a moment.",
-    "QUEUE_UNAVAILABLE": "This version of the service has no queue of batches.",
+    "QUEUE_UNAVAILABLE": "The queue of batches does not answer. Nothing was kept or charged; try again in a minute.",
     "DATABASE_UNAVAILABLE": "The database does not answer. Nothing was charged; try again in a moment.",
     "STORAGE_UNAVAILABLE": "The file cannot be written (No space left on device). Free some space or set CUTOUT_DATA_DIR.",
     "DEADLINE_EXCEEDED": "The photo was not done in its time. Try again in a moment.",
@@ -44,9 +54,11 @@ WAITS = {429, 503}
 # What depends on these may answer so; what else a route answers with, it says itself.
 OF_DEPENDENCIES = {
     get_caller: ("UNAUTHENTICATED", "DATABASE_UNAVAILABLE"),
+    get_reader: ("UNAUTHENTICATED", "DATABASE_UNAVAILABLE"),
     get_admin: ("FORBIDDEN",),
     get_rate_limits: ("RATE_LIMITED",),
     get_hands: ("MODEL_UNAVAILABLE",),
+    require_queue: ("QUEUE_UNAVAILABLE",),
     get_storage: ("STORAGE_UNAVAILABLE",),
 }
 OF_BODIES = ("INVALID_INPUT", "BODY_TOO_SLOW", "BODY_TOO_LARGE")
@@ -89,7 +101,9 @@ def describe(service: FastAPI, everywhere: Iterable[str]) -> None:
                 if isinstance(route.original_route, APIRoute) and route.original_route.include_in_schema:
                     told = tells(*everywhere, *_told_by(route.original_route))
                     for method in route.methods or ():
-                        _add(described["paths"][route.path][method.lower()]["responses"], told)
+                        responses = described["paths"][route.path][method.lower()]["responses"]
+                        _add(responses, told)
+                        _plain_events(responses)
             schemas = described["components"]["schemas"]
             # FastAPI's own errors, which are told as ours.
             del schemas["HTTPValidationError"], schemas["ValidationError"]
@@ -113,6 +127,15 @@ def _add(responses: dict[str, Any], told: dict[int | str, dict[str, Any]]) -> No
     deep_dict_update(responses, {str(status): answer for status, answer in told.items()})
     for status in sorted(responses):
         responses[status] = responses.pop(status)
+
+
+def _plain_events(responses: dict[str, Any]) -> None:
+    """Describe server-sent events as OpenAPI 3.1 can, which is what this is: FastAPI does so as 3.2 would."""
+    for answer in responses.values():
+        events = answer.get("content", {}).get(EventSourceResponse.media_type)
+        if events is not None:
+            del events["itemSchema"]
+            events["schema"] = {"type": "string"}
 
 
 def _told_by(route: APIRoute) -> Iterator[str]:

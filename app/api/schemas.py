@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
 
 from app.db.tables import Job, LedgerEntry, Movement, PaidBy, Status
@@ -14,6 +14,8 @@ from app.services.pricing import CREDITS, LARGEST_BATCH, RUPIAH_PER_CREDIT, Disc
 from app.services.queue import WorkerInfo
 from app.services.serving import Served
 from inference.encode import Format
+from inference.errors import InvalidOptions
+from inference.options import Options, parse_colour
 from inference.tiers import Recipe, Tier
 
 # PostgreSQL keeps no NUL.
@@ -35,6 +37,37 @@ class Schema(BaseModel):
     """Base of all answers."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+
+class OptionsForm(BaseModel):
+    """The fields that say what to make of a photo. A field of another name is an error, not a silent default."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+    tier: Tier = Tier.BASIC
+    format: Annotated[Format | None, Field(description="default: what `Accept` names, else `png`")] = None
+    mask_only: Annotated[bool, Field(description="the alpha itself, as a grey picture")] = False
+    background: Annotated[str | None, Field(description="a colour, such as `white` or `#ffffff`")] = None
+    quality: Annotated[int, Field(ge=1, le=100, description="of WebP, AVIF and JPEG")] = 90
+
+    @field_validator("background")
+    @classmethod
+    def _is_colour(cls, value: str | None) -> str | None:
+        try:
+            parse_colour(value or "white")
+        except InvalidOptions as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    def options(self, accepted: Format | None = None) -> Options:
+        """Return what is asked for; `accepted` is the format where none is named."""
+        return Options(
+            tier=self.tier,
+            format=self.format or accepted or Format.PNG,
+            mask_only=self.mask_only,
+            background=parse_colour(self.background) if self.background else None,
+            quality=self.quality,
+        )
 
 
 class TierInfo(Schema):
@@ -100,10 +133,14 @@ class JobInfo(Schema):
     """A removal, paid of the subscription's quota (with 0 `credits`) or of credits.
 
     `resultUrl` gives the picture, for a while, to whoever has it; `processingMs` is the whole time. A failed job has
-    `error` instead, and cost nothing.
+    `error` instead, and cost nothing. One of a batch has its `batchId`, and there a `position`, from 0, and the `name`
+    of its photo's file.
     """
 
     job_id: uuid.UUID
+    batch_id: uuid.UUID | None
+    position: int | None
+    name: str | None
     status: Status
     tier: Tier
     credits: int
@@ -129,9 +166,12 @@ class JobInfo(Schema):
         failed = job.status is Status.FAILED
         return cls(
             job_id=job.id,
+            batch_id=job.batch_id,
+            position=job.position,
+            name=job.name,
             status=job.status,
             tier=job.tier,
-            credits=0 if failed else job.credits,
+            credits=0 if failed or job.status is Status.CANCELLED else job.credits,
             paid_by=job.paid_by,
             created_at=job.created_at,
             finished_at=job.finished_at,

@@ -29,6 +29,7 @@ def page(
     *,
     status: Status | None = None,
     tier: Tier | None = None,
+    batch_id: uuid.UUID | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int = 50,
@@ -40,12 +41,16 @@ def page(
         rows = rows.where(Job.status == status)
     if tier is not None:
         rows = rows.where(Job.tier == tier)
+    if batch_id is not None:
+        rows = rows.where(Job.batch_id == batch_id)
     if since is not None:
         rows = rows.where(Job.created_at >= since)
     if until is not None:
         rows = rows.where(Job.created_at < until)
     with database.read() as session:
-        return session.scalars(rows.order_by(Job.created_at.desc(), Job.id).limit(limit).offset(offset)).all()
+        return session.scalars(
+            rows.order_by(Job.created_at.desc(), Job.position, Job.id).limit(limit).offset(offset)
+        ).all()
 
 
 async def stored_picture(

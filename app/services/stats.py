@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, case, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.db.tables import Job, PaidBy, Payment, PaymentStatus, Status, Subscription
+from app.db.tables import Batch, Job, PaidBy, Payment, PaymentStatus, Status, Subscription
 from inference.tiers import Tier
 
 
@@ -30,9 +30,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Work:
-    """Pictures made, by what paid for them, and jobs that failed; of one tier or in all."""
+    """Pictures made, by what paid for them, jobs that failed, and batches handed in; of one tier or in all."""
 
     removals: int = 0
+    batches: int = 0
     by_quota: int = 0
     failed: int = 0
     credits: int = 0
@@ -40,6 +41,7 @@ class Work:
     def __add__(self, other: "Work") -> "Work":
         return Work(
             self.removals + other.removals,
+            self.batches + other.batches,
             self.by_quota + other.by_quota,
             self.failed + other.failed,
             self.credits + other.credits,
@@ -78,6 +80,11 @@ def work(session: Session, user_id: uuid.UUID | None, span: Span) -> dict[Tier, 
             tiers[tier] += Work(removals=count, by_quota=by_quota, credits=credits)
         elif status is Status.FAILED:
             tiers[tier] += Work(failed=count)
+    handed_in = select(Batch.tier, func.count()).where(*span.holds(Batch.created_at)).group_by(Batch.tier)
+    if user_id is not None:
+        handed_in = handed_in.where(Batch.user_id == user_id)
+    for tier, count in session.execute(handed_in):
+        tiers[tier] += Work(batches=count)
     return tiers
 
 

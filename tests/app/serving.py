@@ -24,5 +24,6 @@ def served(service: FastAPI, settings: Settings) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(60)
         listening.close()
+        assert not thread.is_alive(), "the server does not stop"

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from app.services import accounts
 from tests.app.shop import ADMIN, API, bearer, service_settings
 from tests.fakes import fake_engine, photo_bytes
 from tests.web import PUBLIC, answer, open_web
+from tests.worker.benches import bench_of, work_off
 
 ROOT = Path(__file__).parents[2]
 API_PAGE, README = ROOT / "docs/api.md", ROOT / "README.md"
@@ -106,20 +107,24 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def shop_service(folder: Path) -> FastAPI:
-    """Build a service with accounts, one of them kept in it."""
+def shop_service(folder: Path, redis_url: str | None = None) -> FastAPI:
+    """Build a service with accounts, one of them kept in it, and batches where it has a queue."""
     url = f"sqlite:///{folder / 'cutout.db'}"
     database = Database(url)
     schema.migrate(database)
     with database.begin() as session:
         accounts.create_local(session, EMAIL, PASSWORD)
     database.close()
-    settings = service_settings(url, folder / "data", fetch_allow_networks=f"{PUBLIC}/32")
+    settings = service_settings(
+        url, folder / "data", fetch_allow_networks=f"{PUBLIC}/32", redis_url=redis_url
+    )
     return create_app(settings, make_engine=lambda _: fake_engine())
 
 
-def variables_of(address: str) -> dict[str, str]:
-    """Make what the documentation's calls name: keys of a user and an admin, and a thing for each id."""
+def variables_of(address: str, work_off: Callable[[], None]) -> dict[str, str]:
+    """Make what the documentation's calls name: keys of a user and an admin, and a thing for each id. `work_off` does the
+    batches that wait.
+    """
     with httpx2.Client(base_url=address) as client:
 
         def post(path: str, body: dict[str, Any] | None, who: dict[str, str], **more: Any) -> dict[str, Any]:
@@ -131,6 +136,12 @@ def variables_of(address: str) -> dict[str, str]:
         pro = post(f"{API}/subscription", {"plan": "pro", "paymentId": "inv-41"}, mine)
         post(f"{API}/admin/payments/{pro['id']}/confirm", None, ADMIN)
         job = post(f"{API}/remove", None, mine, files={"image": photo_bytes()})
+        bought = post(f"{API}/credits", {"credits": 500, "paymentId": "inv-39"}, mine)
+        post(f"{API}/admin/payments/{bought['id']}/confirm", None, ADMIN)
+        photos = [("images", (f"{number}.png", photo_bytes(seed=number))) for number in range(2)]
+        batch = post(f"{API}/batch", None, mine, files=photos)
+        work_off()
+        ended = client.get(batch["statusUrl"], headers=mine).raise_for_status().json()
         return {
             "URL": address,
             "KEY": key["key"],
@@ -139,18 +150,25 @@ def variables_of(address: str) -> dict[str, str]:
             "RESULT_URL": job["resultUrl"],
             "PURCHASE": post(f"{API}/credits", {"credits": 5, "paymentId": "inv-40"}, mine)["id"],
             "KEY_ID": post("/api/auth/keys", {"name": "lost"}, mine)["id"],
-            "BATCH": job["jobId"],
+            "BATCH": batch["batchId"],
+            "ZIP_URL": ended["zipUrl"],
+            "BATCH_IN_WORK": post(f"{API}/batch", None, mine, files=photos)["batchId"],
         }
 
 
 @needs_curl
-def test_every_call_in_the_documentation_works(folder: Path, tmp_path: Path) -> None:
-    service = shop_service(tmp_path)
+def test_every_call_in_the_documentation_works(folder: Path, tmp_path: Path, redis_url: str) -> None:
+    service = shop_service(tmp_path, redis_url)
+    database: Database = service.state.database
+
+    def work() -> None:
+        with bench_of(database, service.state.storage) as bench:
+            work_off(bench)
+
     seen = Seen(service)
     with served(seen) as address, open_web() as web:
         web.pages["/photo.jpg"] = answer((folder / "photo.jpg").read_bytes())
-        variables = variables_of(address)
-        database: Database = service.state.database
+        variables = variables_of(address, work)
         with database.begin() as session:
             variables["USER_ID"] = str(accounts.by_key(session, variables["KEY"]).id)
         set_there = {line.partition("=")[0] for line in shell_lines(API_PAGE) if re.match("[A-Z_]+=", line)}

@@ -15,8 +15,11 @@ from app.services import accounts
 from app.services.signing import sign
 from tests.app.databases import on_sqlite
 from tests.app.shop import ADMIN, ANNA, API, BEN, SECRET, Shop
+from tests.app.studio import Studio, photos, studio
 from tests.app.test_api import problem
 from tests.fakes import photo_bytes
+
+__all__ = ["studio"]
 
 PUBLIC = "anyone"
 USER = "who proves who he is, for himself"
@@ -24,7 +27,8 @@ OWNER = "whose the id is"
 SIGNED = "whose the id is, and anyone by a signed address"
 ADMINS = "admins"
 LOOPBACK = "this machine, or the scraper's token"
-QUEUE = "users, once there is a queue; 503 until then"
+
+CANCEL = f"DELETE {API}/batch/{{batch_id}}"
 
 ROUTES = {
     "GET /": PUBLIC,
@@ -42,12 +46,12 @@ ROUTES = {
     f"GET {API}/pricing": PUBLIC,
     f"POST {API}/pricing/calculate": USER,
     f"POST {API}/remove": USER,
-    f"POST {API}/batch": QUEUE,
-    f"GET {API}/batch": QUEUE,
-    f"GET {API}/batch/{{batch_id}}": QUEUE,
-    f"GET {API}/batch/{{batch_id}}/events": QUEUE,
-    f"GET {API}/batch/{{batch_id}}/download": QUEUE,
-    f"DELETE {API}/batch/{{batch_id}}": QUEUE,
+    f"POST {API}/batch": USER,
+    f"GET {API}/batch": USER,
+    f"GET {API}/batch/{{batch_id}}": OWNER,
+    f"GET {API}/batch/{{batch_id}}/events": OWNER,
+    f"GET {API}/batch/{{batch_id}}/download": SIGNED,
+    CANCEL: OWNER,
     f"GET {API}/jobs": USER,
     f"GET {API}/jobs/{{job_id}}": OWNER,
     f"GET {API}/jobs/{{job_id}}/image": SIGNED,
@@ -70,7 +74,6 @@ REFUSED = {
     SIGNED: (404, "NOT_FOUND"),
     ADMINS: (403, "FORBIDDEN"),
     LOOPBACK: (401, "UNAUTHENTICATED"),
-    QUEUE: (503, "QUEUE_UNAVAILABLE"),
 }
 
 # Bodies that cannot be read, each as what it says it is.
@@ -88,6 +91,7 @@ SENT: dict[str, dict[str, Any]] = {
     "POST /api/auth/keys": {"json": {"name": "laptop"}},
     f"POST {API}/pricing/calculate": {"json": {"tier": "basic", "imageCount": 1}},
     f"POST {API}/remove": {"files": {"image": ("photo.png", photo_bytes(), "image/png")}},
+    f"POST {API}/batch": {"files": [("images", file) for file in photos(2)]},
     f"POST {API}/credits": {"json": {"credits": 5, "paymentId": "ben-1"}},
     f"POST {API}/subscription": {"json": {"plan": "starter", "paymentId": "ben-2"}},
     f"POST {API}/admin/credits": {"json": {"userId": str(uuid.uuid4()), "credits": 1, "key": "gift"}},
@@ -128,9 +132,17 @@ def seen_by(shop: Shop, who: dict[str, str]) -> dict[str, object]:
     return {call: told(do(shop, call, who)) for call in of(USER) if call.startswith("GET")}
 
 
-def fill(shop: Shop) -> dict[str, str]:
+@pytest.fixture
+def shop(studio: Studio) -> Studio:
+    """Return a service that has all there is."""
+    return studio
+
+
+def fill(shop: Studio) -> dict[str, str]:
     """Give Anna one of everything, and return the ids by the names that paths have for them."""
-    shop.fund("anna", 20)
+    shop.fund("anna", 40)
+    batch_id = shop.accepted(ANNA, photos(2))
+    shop.work_off()
     job = shop.remove(ANNA).raise_for_status().json()
     key = shop.client.post("/api/auth/keys", json={"name": "till"}, headers=ANNA).raise_for_status().json()
     wanted: dict[str, Any] = {"plan": "starter", "paymentId": "anna-1"}
@@ -138,7 +150,7 @@ def fill(shop: Shop) -> dict[str, str]:
     confirm(shop, plan["id"])
     wanted = {"credits": 5, "paymentId": "anna-2"}
     bought = shop.client.post(f"{API}/credits", json=wanted, headers=ANNA).raise_for_status().json()
-    return {"job_id": job["jobId"], "key_id": key["id"], "purchase_id": bought["id"]}
+    return {"job_id": job["jobId"], "key_id": key["id"], "purchase_id": bought["id"], "batch_id": batch_id}
 
 
 def confirm(shop: Shop, purchase_id: str) -> None:
@@ -152,7 +164,7 @@ def check_every_route_is_here(calls: Iterable[str]) -> None:
 
 
 @on_sqlite
-def test_every_route_says_who_may_call_it(shop: Shop) -> None:
+def test_every_route_says_who_may_call_it(shop: Studio) -> None:
     service = shop.client.app
     assert isinstance(service, FastAPI)
     check_every_route_is_here(calls_of(service))
@@ -162,7 +174,7 @@ def test_every_route_says_who_may_call_it(shop: Shop) -> None:
 
 
 @on_sqlite
-def test_the_public_may_see_what_is_public_and_nothing_else(shop: Shop) -> None:
+def test_the_public_may_see_what_is_public_and_nothing_else(shop: Studio) -> None:
     with shop.database.begin() as session:
         accounts.create_local(session, LOGIN["email"], LOGIN["password"])
     ids = fill(shop)
@@ -174,7 +186,7 @@ def test_the_public_may_see_what_is_public_and_nothing_else(shop: Shop) -> None:
         problem(answer, 401, "UNAUTHENTICATED")
         assert told(answer) == told(do(shop, call, {})), call
         method, path = call.split()
-        path = path.format(**ids, batch_id=uuid.uuid4())
+        path = path.format(**ids)
         others = [shop.client.request(method, path)]
         for media_type, body in UNREADABLE:
             others.append(
@@ -184,7 +196,7 @@ def test_the_public_may_see_what_is_public_and_nothing_else(shop: Shop) -> None:
             assert told(other) == told(answer), f"{call} looks at what is sent before at who sends it"
 
 
-def test_nobody_sees_or_changes_what_is_anothers(shop: Shop) -> None:
+def test_nobody_sees_or_changes_what_is_anothers(shop: Studio) -> None:
     newcomer = seen_by(shop, BEN)
     ids = fill(shop)
     anna = seen_by(shop, ANNA)
@@ -206,10 +218,12 @@ def test_nobody_sees_or_changes_what_is_anothers(shop: Shop) -> None:
 
 
 @on_sqlite
-def test_whose_it_is_may(shop: Shop) -> None:
+def test_whose_it_is_may(shop: Studio) -> None:
     ids = fill(shop)
     gift = {"userId": str(shop.fund("anna", 1)), "credits": 1, "key": "gift"}
     for call in of(OWNER, SIGNED):
+        if call == CANCEL:  # one that has not finished
+            ids["batch_id"] = shop.accepted(ANNA, photos(2))
         assert do(shop, call, ANNA, ids).is_success, call
     for call in of(ADMINS):
         sent = {"json": gift} if call in SENT else {}
@@ -217,16 +231,23 @@ def test_whose_it_is_may(shop: Shop) -> None:
 
 
 @on_sqlite
-def test_a_signed_address_is_good_for_one_thing_and_a_while(shop: Shop) -> None:
-    shop.fund("anna", 20)
-    mine, other = (shop.remove(ANNA).raise_for_status().json() for _ in range(2))
-    url = mine["resultUrl"]
-    assert shop.get(url, {}).headers["content-type"] == "image/png"
+@pytest.mark.parametrize("kind", ["picture", "zip"])
+def test_a_signed_address_is_good_for_one_thing_and_a_while(shop: Studio, kind: str) -> None:
+    shop.fund("anna", 40)
+    if kind == "picture":
+        mine, other = (shop.remove(ANNA).raise_for_status().json()["jobId"] for _ in range(2))
+        url = shop.get(f"{API}/jobs/{mine}", ANNA).json()["resultUrl"]
+    else:
+        mine, other = (shop.accepted(ANNA, photos(2)) for _ in range(2))
+        shop.work_off()
+        url = shop.batch(ANNA, mine)["zipUrl"]
+    media_type = {"picture": "image/png", "zip": "application/zip"}[kind]
+    assert shop.get(url, {}).headers["content-type"] == media_type
     path, _, query = url.partition("?")
     assert shop.get(sign(SECRET, path, timedelta(seconds=60)), {}).status_code == 200
 
     altered = {
-        "another picture": url.replace(mine["jobId"], other["jobId"]),
+        "another thing": url.replace(mine, other),
         "another signature": url[:-1] + ("0" if url[-1] != "0" else "1"),
         "no signature": re.sub("signature=.*", "signature=", url),
         "another time": url.replace("expires=", "expires=1"),
@@ -240,5 +261,5 @@ def test_a_signed_address_is_good_for_one_thing_and_a_while(shop: Shop) -> None:
         assert shop.client.request(method, url).status_code == 405, method
     for call in of(USER, OWNER, ADMINS):
         method, elsewhere = call.split()
-        answer = shop.client.request(method, re.sub("{.*}", mine["jobId"], elsewhere) + "?" + query)
+        answer = shop.client.request(method, re.sub("{.*}", mine, elsewhere) + "?" + query)
         problem(answer, 401, "UNAUTHENTICATED")

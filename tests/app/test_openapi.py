@@ -87,7 +87,7 @@ def test_every_body_has_an_example_that_is_good(described: dict[str, Any]) -> No
             for example in schema["examples"]:
                 validator.validate(example)
             bodies += 1
-    assert bodies == 8
+    assert bodies == 9
 
 
 def test_who_may_call_is_described(described: dict[str, Any]) -> None:
@@ -101,6 +101,7 @@ def test_who_may_call_is_described(described: dict[str, Any]) -> None:
     user: list[dict[str, Any]] = [{"token": []}, {"key": []}]
     others = {
         f"GET {API}/jobs/{{job_id}}/image": [*user, {}],
+        f"GET {API}/batch/{{batch_id}}/download": [*user, {}],
         "GET /metrics": [{"metrics": []}, {}],
         f"GET {API}/pricing": [],
         "GET /api/health": [],
@@ -121,7 +122,10 @@ def test_the_errors_are_those_that_a_call_can_have(described: dict[str, Any]) ->
     assert statuses(described, "get", f"{API}/jobs/{{job_id}}") == {"200", "400", "401", "404", "429"} | both
     assert statuses(described, "get", f"{API}/admin/stats") == {"200", "400", "401", "403", "429"} | both
     assert statuses(described, "get", "/metrics") == {"200", "401", "500"}
-    assert statuses(described, "post", f"{API}/batch") == {"401", "429"} | both
+    of_a_batch = {"202", "400", "401", "402", "408", "409", "413", "429"}
+    assert statuses(described, "post", f"{API}/batch") == of_a_batch | both
+    of_a_download = {"200", "206", "400", "401", "404", "429"}
+    assert statuses(described, "get", f"{API}/batch/{{batch_id}}/download") == of_a_download | both
     of_a_removal = {"200", "400", "401", "402", "404", "408", "409", "413", "415", "429", "504"}
     assert statuses(described, "post", f"{API}/remove") == of_a_removal | both
     health = described["paths"]["/api/health"]["get"]["responses"]["503"]["content"]

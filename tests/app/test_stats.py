@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.db.session import Database
-from app.db.tables import Job, PaidBy, Payment, PaymentStatus, Status, Subscription, User, now
+from app.db.tables import Batch, Job, PaidBy, Payment, PaymentStatus, Status, Subscription, User, now
 from app.services import accounts, stats
 from app.services.stats import Span, Times
 from app.services.tokens import Claims
@@ -16,7 +16,7 @@ from tests.app.databases import new_user
 from tests.app.shop import ADMIN, ANNA, API, BEN, opened_shop
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
-NOTHING = {"removals": 0, "byQuota": 0, "creditsSpent": 0, "failed": 0}
+NOTHING = {"removals": 0, "batches": 0, "byQuota": 0, "creditsSpent": 0, "failed": 0}
 
 
 def job(user: User, tier: Tier, day: int, **changes: Any) -> Job:
@@ -52,6 +52,23 @@ def history(database: Database) -> Database:
                 job(ben, Tier.INDUSTRY, 4, credits=25, status=Status.PROCESSING, **by_credits),
             ]
         )
+        session.add_all(
+            Batch(
+                user_id=user.id,
+                status=Status.PENDING,
+                tier=tier,
+                images=2,
+                credits=6,
+                discount=0,
+                discount_percent=0,
+                created_at=MONDAY + timedelta(days=day),
+            )
+            for user, tier, day in (
+                (anna, Tier.BASIC, 0),
+                (anna, Tier.STANDARD, 5),
+                (ben, Tier.STANDARD, 2),
+            )
+        )
         month = paid(anna, "p1", 0, plan="starter", rupiah=99_000)
         more = paid(anna, "p2", 5, plan="starter", rupiah=99_000)
         session.add_all([month, more, paid(ben, "p3", None, plan="pro", rupiah=299_000)])
@@ -73,18 +90,20 @@ def test_ones_own(history: Database, tmp_path: Path) -> None:
     with opened_shop(history, tmp_path) as shop:
         assert shop.get(f"{API}/stats", ANNA).raise_for_status().json() == {
             "removals": 21,
+            "batches": 2,
             "byQuota": 20,
             "creditsSpent": 3,
             "failed": 1,
             "tiers": {
-                "basic": {"removals": 21, "byQuota": 20, "creditsSpent": 3, "failed": 0},
-                "standard": NOTHING,
+                "basic": {"removals": 21, "batches": 1, "byQuota": 20, "creditsSpent": 3, "failed": 0},
+                "standard": NOTHING | {"batches": 1},
                 "professional": NOTHING | {"failed": 1},
                 "industry": NOTHING,
             },
         }
         query = f"{API}/stats?since=2026-11-25T07:00:00%2B07:00&until=2026-11-26T00:00:00Z"
-        assert shop.get(query, BEN).json()["creditsSpent"] == 8, "Wednesday alone, UTC"
+        wednesday = shop.get(query, BEN).json()
+        assert (wednesday["creditsSpent"], wednesday["batches"]) == (8, 1), "Wednesday alone, UTC"
         assert shop.get(f"{API}/stats?since=2026-11-25", BEN).status_code == 400
 
 
@@ -95,6 +114,7 @@ def test_everyones(history: Database, tmp_path: Path) -> None:
         tiers = told.pop("tiers")
         assert told == {
             "removals": 23,
+            "batches": 3,
             "byQuota": 20,
             "creditsSpent": 19,
             "failed": 2,
@@ -107,6 +127,7 @@ def test_everyones(history: Database, tmp_path: Path) -> None:
         }
         assert tiers["basic"] == {
             "removals": 21,
+            "batches": 1,
             "byQuota": 20,
             "creditsSpent": 3,
             "failed": 0,

@@ -3,7 +3,7 @@
 # In the order in which they are read.
 TAGS = [
     {"name": "background remover", "description": "Prices, one photo, its job, and the credits it costs."},
-    {"name": "batches", "description": "Many photos at once: not in this version."},
+    {"name": "batches", "description": "Many photos at once: handed in, watched, fetched as a ZIP."},
     {"name": "subscription", "description": "A plan and its daily quota, and buying plans and credits."},
     {"name": "statistics", "description": "What was done, and what it brought."},
     {"name": "account", "description": "Logging in, and API keys."},

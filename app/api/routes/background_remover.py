@@ -7,24 +7,19 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Header, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import ConfigDict, Field, ValidationError
 
 from app.api.deps import (
-    ApiKeyDep,
     DatabaseDep,
     FetcherDep,
     HandsDep,
-    RateLimitsDep,
+    ReaderDep,
     RemovingUserDep,
     SecretDep,
     SettingsDep,
     StorageDep,
-    TokenDep,
     UserDep,
     WorkplaceDep,
-    get_caller,
-    get_user,
 )
 from app.api.problems import tells
 from app.api.routing import CallerFirst
@@ -36,6 +31,7 @@ from app.api.schemas import (
     JobInfo,
     Jobs,
     Moment,
+    OptionsForm,
     PlanInfo,
     PriceInfo,
     PriceRequest,
@@ -46,10 +42,9 @@ from app.db.tables import Job, Status
 from app.errors import PHOTO_WANTED, Problem, upload_too_large
 from app.services import credits, jobs, pricing, removals
 from app.services.removals import Remote
-from app.services.signing import is_signed, sign
+from app.services.signing import sign
 from app.settings import Settings
 from inference.encode import Format
-from inference.options import Options, parse_colour
 from inference.tiers import Tier
 
 router = APIRouter(prefix="/api/background-remover", tags=["background remover"], route_class=CallerFirst)
@@ -58,13 +53,10 @@ LONGEST_URL = 2048
 LARGEST_ID = 2**63 - 1
 
 
-class RemoveForm(BaseModel):
-    """The form or JSON of `POST /remove`. A field of another name is an error, not a silent default."""
+class RemoveForm(OptionsForm):
+    """The form or JSON of `POST /remove`."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel,
-        populate_by_name=True,
-        extra="forbid",
         json_schema_extra={
             "oneOf": [{"required": ["image"]}, {"required": ["imageUrl"]}],
             "examples": [{"imageUrl": "https://example.com/photo.jpg", "tier": "standard"}],
@@ -75,11 +67,6 @@ class RemoveForm(BaseModel):
     image_url: Annotated[
         str | None, Field(max_length=LONGEST_URL, description="or its web address, http:// or https://")
     ] = None
-    tier: Tier = Tier.BASIC
-    format: Annotated[Format | None, Field(description="default: what `Accept` names, else `png`")] = None
-    mask_only: Annotated[bool, Field(description="the alpha itself, as a grey picture")] = False
-    background: Annotated[str | None, Field(description="a colour, such as `white` or `#ffffff`")] = None
-    quality: Annotated[int, Field(ge=1, le=100, description="of WebP, AVIF and JPEG")] = 90
 
 
 async def read_form(
@@ -166,13 +153,7 @@ async def remove(
     costs nothing. The same `Idempotency-Key` gives the same answer and is charged once.
     """
     wants_picture, accepted = read_accept(accept)
-    options = Options(
-        tier=form.tier,
-        format=form.format or accepted or Format.PNG,
-        mask_only=form.mask_only,
-        background=parse_colour(form.background) if form.background else None,
-        quality=form.quality,
-    )
+    options = form.options(accepted)
     photo: bytes | Remote
     if form.image is None:
         photo = Remote(form.image_url or "", fetcher.fetch)
@@ -194,6 +175,7 @@ async def get_jobs(
     secret: SecretDep,
     status: Status | None = None,
     tier: Tier | None = None,
+    batch_id: Annotated[uuid.UUID | None, Query(alias="batchId")] = None,
     since: Moment | None = None,
     until: Moment | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -206,6 +188,7 @@ async def get_jobs(
         user.id,
         status=status,
         tier=tier,
+        batch_id=batch_id,
         since=since,
         until=until,
         limit=limit,
@@ -230,29 +213,14 @@ async def get_job(
     response_class=Response,
     responses={
         200: {"content": {"image/*": {}}, "description": "The picture"},
-        **tells("UNAUTHENTICATED", "NOT_FOUND", "DATABASE_UNAVAILABLE"),
+        **tells("NOT_FOUND"),
     },
     openapi_extra={"security": [{}]},
 )
 async def get_job_image(
-    request: Request,
-    job_id: uuid.UUID,
-    database: DatabaseDep,
-    storage: StorageDep,
-    secret: SecretDep,
-    rate_limits: RateLimitsDep,
-    token: TokenDep,
-    api_key: ApiKeyDep,
-    expires: int | None = None,
-    signature: str | None = None,
+    job_id: uuid.UUID, database: DatabaseDep, storage: StorageDep, owner: ReaderDep
 ) -> Response:
     """Return the picture of a job: to its owner, or by the signed address that the job names."""
-    owner = None
-    if expires is None or signature is None:
-        caller = await get_caller(request, database, token, api_key)
-        owner = (await get_user(caller, rate_limits)).id
-    elif not is_signed(secret, image_path(job_id), expires, signature):
-        raise Problem("NOT_FOUND", "This address is not valid, or not any more. Ask for the job again.")
     stored = await jobs.stored_picture(database, storage, job_id, owner)
     if stored is None:
         raise Problem("NOT_FOUND", "There is no picture by this id; it may have expired.")
@@ -272,14 +240,10 @@ async def get_credits(
     return Credits(balance=balance, entries=[Entry.of(entry) for entry in entries])
 
 
-def image_path(job_id: uuid.UUID) -> str:
-    """Say where a job's picture is had."""
-    return f"{router.prefix}/jobs/{job_id}/image"
-
-
 def result_url(job_id: uuid.UUID, secret: str, settings: Settings) -> str:
     """Return the address of a job's picture that works for as long as results are kept."""
-    return sign(secret, image_path(job_id), timedelta(days=settings.result_days))
+    path = f"{router.prefix}/jobs/{job_id}/image"
+    return sign(secret, path, timedelta(days=settings.result_days))
 
 
 def picture_headers(job: Job) -> dict[str, str]:

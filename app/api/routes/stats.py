@@ -18,9 +18,12 @@ router = APIRouter(prefix="/api/background-remover", tags=["statistics"])
 
 
 class WorkInfo(Schema):
-    """Pictures made (`byQuota` of them paid by a plan), the credits the others cost, and jobs that failed."""
+    """Pictures made (`byQuota` of them paid by a plan), the credits the others cost, jobs that failed, and `batches` that
+    were handed in. A batch's photos are jobs like any other.
+    """
 
     removals: int
+    batches: int
     by_quota: int
     credits_spent: int
     failed: int
@@ -28,7 +31,11 @@ class WorkInfo(Schema):
     @classmethod
     def of(cls, work: Work) -> "WorkInfo":
         return cls(
-            removals=work.removals, by_quota=work.by_quota, credits_spent=work.credits, failed=work.failed
+            removals=work.removals,
+            batches=work.batches,
+            by_quota=work.by_quota,
+            credits_spent=work.credits,
+            failed=work.failed,
         )
 
 
