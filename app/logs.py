@@ -31,6 +31,8 @@ def configure(log_format: Literal["console", "json"]) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+    # It tells of its own set-up each time the revision is asked for.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
