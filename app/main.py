@@ -43,6 +43,7 @@ from app.services.tokens import TokenReader
 from app.settings import Settings
 from app.settings import load as load_settings
 from app.startup import engine_from, mailer_from, prepare, storage_from
+from app.storage import Storage
 from app.sweeping import sweeping
 from inference.engine import Engine
 
@@ -136,41 +137,69 @@ def create_app(
         openapi_tags=TAGS,
         lifespan=household,
     )
-    service.state.settings = settings
-    service.state.storage = storage
-    service.state.database = database
-    service.state.secret = settings.secret_or_own()
-    service.state.tokens = TokenReader(
-        service.state.secret,
+    _furnish(service, settings, database, storage, embedded)
+    _guard(service, settings)
+    errors.install(service)
+    _open(service, settings)
+    return service
+
+
+def limits_of(settings: Settings) -> dict[Kind, Limit]:
+    """Return how often what may be called. Without accounts nobody is kept from his own machine."""
+    calls = {
+        Kind.REMOVE: Limit(settings.remove_per_minute, 60),
+        Kind.BATCH: Limit(settings.batch_per_hour, 3600),
+        Kind.READS: Limit(settings.reads_per_minute, 60),
+    }
+    limited = {kind: limit for kind, limit in calls.items() if limit.calls > 0 and settings.auth == "on"}
+    return {Kind.LOGIN: WRONG_PASSWORDS} | limited
+
+
+def _furnish(
+    service: FastAPI,
+    settings: Settings,
+    database: Database,
+    storage: Storage,
+    embedded: Embedded | None,
+) -> None:
+    """Put what routes are handed into the service's state; hands and engine come at the start."""
+    state = service.state
+    state.settings = settings
+    state.storage = storage
+    state.database = database
+    state.secret = settings.secret_or_own()
+    state.tokens = TokenReader(
+        state.secret,
         secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
         jwks_url=settings.jwks_url,
         audience=settings.jwt_audience,
         issuer=settings.jwt_issuer,
     )
     outside = Outside(Destinations(settings.fetch_allow_networks))
-    service.state.fetcher = Fetcher(outside, settings.max_upload_bytes, settings.fetch_seconds)
+    state.fetcher = Fetcher(outside, settings.max_upload_bytes, settings.fetch_seconds)
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     # The embedded queue is for one host, which counts in its own memory.
-    service.state.rate_limits = RateLimits(limits_of(settings), redis_url)
+    state.rate_limits = RateLimits(limits_of(settings), redis_url)
     queue_url = redis_url if embedded is None else embedded.queue_url
-    service.state.queue = Queue(queue_url)
-    service.state.backlog = Backlog(database, queue_url)
-    service.state.metrics = Metrics(
-        lambda: service.state.engine, service.state.rate_limits.refused, service.state.backlog
-    )
-    service.state.office = PostOffice(
+    state.queue = Queue(queue_url)
+    state.backlog = Backlog(database, queue_url)
+    state.metrics = Metrics(lambda: state.engine, state.rate_limits.refused, state.backlog)
+    state.office = PostOffice(
         database,
         outside,
-        service.state.secret,
+        state.secret,
         timedelta(days=settings.result_days),
         mailer_from(settings),
         settings.public_url or "",
-        service.state.metrics,
+        state.metrics,
     )
-    service.state.stopping = asyncio.Event()
-    service.state.local_admin = None
-    service.state.engine = service.state.hands = None
-    errors.install(service)
+    state.stopping = asyncio.Event()
+    state.local_admin = None
+    state.engine = state.hands = None
+
+
+def _guard(service: FastAPI, settings: Settings) -> None:
+    """Put what every request passes before the routes."""
     # The last one added is the first one passed.
     most = settings.max_upload_bytes
     uploads = {
@@ -186,6 +215,10 @@ def create_app(
         service.add_middleware(guards.LocalOnly)
     service.add_middleware(Measure, metrics=service.state.metrics)
     service.add_middleware(guards.RequestId)
+
+
+def _open(service: FastAPI, settings: Settings) -> None:
+    """Let requests in to the routes, and describe what they answer."""
     for rooms in (
         health,
         account,
@@ -201,15 +234,3 @@ def create_app(
     everywhere = ("INTERNAL", "FORBIDDEN") if settings.auth == "off" else ("INTERNAL",)
     problems.describe(service, everywhere)
     service.mount("/static", StaticFiles(directory=page.STATIC), name="static")
-    return service
-
-
-def limits_of(settings: Settings) -> dict[Kind, Limit]:
-    """Return how often what may be called. Without accounts nobody is kept from his own machine."""
-    calls = {
-        Kind.REMOVE: Limit(settings.remove_per_minute, 60),
-        Kind.BATCH: Limit(settings.batch_per_hour, 3600),
-        Kind.READS: Limit(settings.reads_per_minute, 60),
-    }
-    limited = {kind: limit for kind, limit in calls.items() if limit.calls > 0 and settings.auth == "on"}
-    return {Kind.LOGIN: WRONG_PASSWORDS} | limited
