@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 LOOK_EVERY_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 30.0
-START_SECONDS = 30.0
+START_SECONDS = 10.0
 # How long one that stops may take to write what it has, before it is killed.
 STOP_SECONDS = 5.0
 
@@ -54,7 +54,7 @@ def main(folder: Path, address: Path, log_format: Literal["console", "json"]) ->
 
 
 def start(folder: Path, address: Path) -> subprocess.Popen[bytes] | None:
-    """Start a Valkey and return once it listens; None where it does not, which is logged."""
+    """Start a Valkey and return once it answers; None where it does not, which is logged."""
     address.unlink(missing_ok=True)
     told = folder / "valkey.log"
     try:
@@ -75,7 +75,7 @@ def start(folder: Path, address: Path) -> subprocess.Popen[bytes] | None:
         return None
     deadline = time.monotonic() + START_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
-        if listens(address):
+        if answers(address):
             return server
         time.sleep(0.01)
     stop(server, address)
@@ -100,6 +100,18 @@ def stop(server: subprocess.Popen[bytes] | None, address: Path) -> None:
 def listens(address: Path) -> bool:
     """Tell whether there is a Valkey; one that is too busy to answer is there, too."""
     return _send(address, b"")
+
+
+def answers(address: Path) -> bool:
+    """Tell whether a Valkey is ready. One that cannot read its data listens, too, for a moment."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(1.0)
+        try:
+            connection.connect(str(address))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith(b"+PONG")
+        except OSError:
+            return False
 
 
 def _send(address: Path, command: bytes) -> bool:

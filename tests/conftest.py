@@ -1,6 +1,7 @@
 """Fixtures shared by all tests. Real weights are loaded once, and one run of a photo serves many tests."""
 
 import faulthandler
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -43,6 +44,18 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     known = map(app_settings.environment_name, app_settings.Settings.model_fields)
     for name in {*known, *(name for name in os.environ if name.startswith(app_settings.PREFIX))}:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_logs_into_what_is_closed() -> Iterator[None]:
+    """Take back what a service has set up for its logs, once what it wrote to was a test's own."""
+    yield
+    root = logging.getLogger()
+    root.handlers = [
+        handler
+        for handler in root.handlers
+        if not (isinstance(handler, logging.StreamHandler) and handler.stream.closed)
+    ]
 
 
 @pytest.fixture(scope="session")
