@@ -25,6 +25,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 from redis import Redis
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
@@ -113,6 +114,13 @@ class Site:
     server: ValkeyServer
     address: str
 
+    def answers(self) -> bool:
+        """Tell whether the API can make pictures."""
+        try:
+            return httpx2.get(f"{self.address}/api/health").status_code == 200
+        except httpx2.TransportError:
+            return False
+
     def restart_valkey(self) -> None:
         """Kill it with its connections, and start it on what it had written."""
         os.kill(_pid_of(self.server), signal.SIGKILL)
@@ -193,7 +201,7 @@ def site(
             f"http://127.0.0.1:{port}",
         )
         running.callback(lambda: place.server.stop())
-        wait_until(lambda: len(queue.workers()) == workers, 60)
+        wait_until(lambda: len(queue.workers()) == workers and place.answers(), 60)
         yield place
 
 
@@ -309,7 +317,7 @@ def _counts(database: Database, batch_id: uuid.UUID) -> object:
 
 def _all_back(place: Site) -> bool:
     alive = {int(worker.name.rpartition("-")[2]) for worker in place.queue.workers()}
-    return {worker.process.pid for worker in place.workers} <= alive
+    return {worker.process.pid for worker in place.workers} <= alive and place.answers()
 
 
 def _process(
