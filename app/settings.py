@@ -29,6 +29,8 @@ from inference.tiers import Tier
 PREFIX = "CUTOUT_"
 # The names that hosts have for them already.
 DATABASE_URL, REDIS_URL = "DATABASE_URL", "REDIS_URL"
+# Of `cutout verify`, which may be called where a service is set up.
+VERIFY_KEY = "CUTOUT_VERIFY_KEY"
 SHORTEST_SECRET_BYTES = 32
 
 
@@ -413,7 +415,7 @@ def load(**overrides: object) -> Settings:
     known = {environment_name(name) for name in Settings.model_fields}
     problems = []
     for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
+        if name.upper().startswith(PREFIX) and name.upper() not in known | {VERIFY_KEY}:
             close = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known))}"
             problems.append(f"{name} is no setting; {hint}")

@@ -1,11 +1,11 @@
-"""`cutout`: remove | serve | worker | models | doctor | migrate | users | keys | credits."""
+"""`cutout`: remove | serve | worker | verify | models | doctor | migrate | users | keys | credits."""
 
 import sys
 
 import typer
 
 import app
-from app.cli import accounts, doctor, models, remove, serve, worker
+from app.cli import accounts, doctor, models, remove, serve, verify, worker
 from app.cli.console import say
 from app.codes import Explained
 from inference.errors import CutoutError
@@ -24,6 +24,7 @@ cli = typer.Typer(
 cli.command("remove")(remove.remove)
 cli.command("serve")(serve.serve)
 cli.command("worker")(worker.worker)
+cli.command("verify")(verify.verify)
 cli.add_typer(models.cli, name="models")
 cli.command("doctor")(doctor.doctor)
 cli.command("migrate")(accounts.migrate)

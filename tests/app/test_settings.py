@@ -26,6 +26,11 @@ def test_the_environment_is_read_and_overrides_win(monkeypatch: pytest.MonkeyPat
     assert loaded.models_dir == Path("/somewhere/cutout/models")
 
 
+def test_the_key_of_cutout_verify_is_no_unknown_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTOUT_VERIFY_KEY", "ck_1")
+    settings.load()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [

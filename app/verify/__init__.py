@@ -1,0 +1,1 @@
+"""The whole checklist against a running deployment, over HTTP alone."""
