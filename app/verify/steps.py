@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -143,7 +144,7 @@ class Visit:
     def steps(self) -> list[Step]:
         """Return the checklist in order."""
         removals = [
-            Step(f"removal, {tier}", lambda tier=tier: self._remove(tier), ("credits",), TARGETS[tier])  # type: ignore[misc]
+            Step(f"removal, {tier}", partial(self._remove, tier), ("credits",), TARGETS[tier])
             for tier in self._tiers
         ]
         return [
@@ -167,7 +168,7 @@ class Visit:
     async def leave_nothing(self) -> None:
         """Cancel the batch that has not ended: what is not done of it costs nothing then."""
         if self._open_batch is not None:
-            batch, self._open_batch = self._open_batch, None
+            batch, self._open_batch, self._how_far = self._open_batch, None, ""
             with suppress(Failed, TimeoutError):
                 async with asyncio.timeout(CANCEL_SECONDS):
                     await self._client.call("DELETE", f"{API}/batch/{batch}")
@@ -489,10 +490,10 @@ async def _take(visit: Visit, step: Step, seconds: float) -> Result:
         async with asyncio.timeout(seconds):
             fact = await step.run()
     except TimeoutError:
+        late = f"It was not done within {seconds:g} s{visit.how_far}. --timeout gives it longer."
+        result = ended(Outcome.FAILED, late)
         await visit.leave_nothing()
-        return ended(
-            Outcome.FAILED, f"It was not done within {seconds:g} s{visit.how_far}. --timeout gives it longer."
-        )
+        return result
     except Failed as error:
         await visit.leave_nothing()
         return ended(Outcome.FAILED, str(error))
