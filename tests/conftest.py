@@ -26,8 +26,22 @@ EXIT_SECONDS = 60
 HOST_MODELS = app_settings.load().models_folder
 
 
+# What is made once a process and takes long: real networks, whole deployments.
+NETWORKS = {"weights", "real_engine", "cutouts", "published", "network", "lite", "large", "birefnet"}
+DEPLOYMENTS = {"place", "probed"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what needs a GPU where there is none."""
+    """Keep together what shares something dear, and leave out what needs a GPU where there is none."""
+    for item in items:
+        needs = set(getattr(item, "fixturenames", ()))
+        if needs & NETWORKS:
+            item.add_marker(pytest.mark.xdist_group("networks"))
+        elif needs & DEPLOYMENTS:
+            which = getattr(item, "callspec", None)
+            of = which.params.get("place", "") if which is not None else ""
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {of}"))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
