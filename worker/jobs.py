@@ -23,7 +23,7 @@ from app.services import batches, claims, endings, jobs
 from app.services.claims import Claim, Claimed, Line
 from app.storage import StorageError
 from inference.engine import Cutout
-from inference.errors import CutoutError
+from inference.errors import CutoutError, Overloaded
 from worker import archive
 from worker.archive import ArchiveError
 from worker.bench import STORING_AT_ONCE, Bench
@@ -181,6 +181,13 @@ def _end(
         milliseconds = round(1000 * (time.perf_counter() - began))
         if not _complete(bench, token, photo, outcome, milliseconds):
             return
+    elif isinstance(outcome, Overloaded) and photo.attempt < claims.MOST_ATTEMPTS:
+        # Networks elsewhere want a pause. A worker's own engine has no such bound for batches.
+        later = now() + timedelta(seconds=max(outcome.retry_after, 1.0))
+        let_go = partial(claims.let_go, not_before=later, tried=True)
+        commits(bench.database.run)(let_go, token, [photo.job_id])
+        log.info("photo put off", job=str(photo.job_id), detail=str(outcome))
+        return
     else:
         told = partial(endings.fail, code=code_of(outcome), detail=str(outcome), claim=token)
         if not commits(bench.database.run)(told, photo.job_id):

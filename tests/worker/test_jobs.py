@@ -14,6 +14,7 @@ from app.services import batches, claims, credits, jobs
 from app.services.claims import Line
 from app.storage import StorageError
 from app.storage.local import LocalStorage
+from inference.errors import Overloaded
 from inference.options import Options
 from inference.tiers import Tier
 from tests.fakes import FakeRunner, photo_bytes
@@ -220,6 +221,34 @@ def test_a_store_that_is_away_costs_no_attempt(
         carry_out(bench, again)
         work_off(bench)
     assert look(database, batch)[0].status is Status.COMPLETED
+
+
+def test_what_wants_a_pause_gets_it_and_fails_with_its_own_reason_at_last(
+    database: Database, storage: LocalStorage
+) -> None:
+    batch = submitted(database, storage, small_photos(2))
+    calls = 0
+
+    def too_much() -> None:
+        nonlocal calls
+        calls += 1
+        if calls != 2:  # the second photo's first attempt
+            raise Overloaded("Too many requests just now.", 20)
+
+    at, rounds = now(), 0
+    with bench_of(database, storage, runner=FakeRunner(before=too_much)) as bench:
+        while (claim := database.run(claims.claim, Line.BATCH, 2, LEASE, at)) is not None:
+            rounds += 1
+            carry_out(bench, claim)
+            assert not database.ask(claims.something_waits, Line.BATCH, now()) or rounds == 3
+            at += LEASE
+        work_off(bench)
+    ended, photos = look(database, batch)
+    assert rounds == 3
+    assert sorted(photo.status for photo in photos) == [Status.COMPLETED, Status.FAILED]
+    failed = next(photo for photo in photos if photo.status is Status.FAILED)
+    assert (failed.error_code, failed.error_detail) == ("OVERLOADED", "Too many requests just now.")
+    assert (failed.attempts, ended.charged) == (3, 3)
 
 
 def test_a_worker_that_stops_lets_go_of_what_it_has_not_begun(
