@@ -3,6 +3,7 @@
 import difflib
 import ipaddress
 import os
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -22,9 +23,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app import secret
 from app.codes import Explained
 from app.services import smtp
+from inference.access import Access
 from inference.folder import ModelsFolder
 from inference.limits import Limits
 from inference.tiers import Tier
+from models.catalog import CHECKPOINTS
 
 PREFIX = "CUTOUT_"
 # The names that hosts have for them already.
@@ -142,9 +145,33 @@ class Settings(BaseSettings):
         description="who makes single photos: `local`, the service itself; `queue`, the workers, so that it needs no"
         " device",
     )
-    device: Literal["auto", "cuda", "cpu"] = Field(
-        "auto", description="where networks run; `auto`: a CUDA GPU if there is one, else the CPU"
+    device: Literal["auto", "cuda", "cpu", "huggingface"] = Field(
+        "auto",
+        description="where networks run: `cuda`, `cpu`, or `huggingface`, which photos are sent to; `auto`: a CUDA GPU if"
+        " there is one, else Hugging Face where `CUTOUT_HF_INFERENCE_TOKEN` is set, else the CPU",
     )
+    hf_inference_token: SecretStr | None = Field(
+        None,
+        description="of an account at Hugging Face that pays for its inference API, or of an own endpoint; with it, and"
+        " without a GPU, photos are sent there. `HF_TOKEN` only downloads weights",
+    )
+    hf_provider: str = Field(
+        "auto",
+        pattern=r"^[a-z0-9-]+$",
+        description="who serves the models at Hugging Face, such as `fal-ai`; `auto`: the first that does",
+    )
+    hf_endpoint: str | None = Field(
+        None,
+        description="`https://…` of an Inference Endpoint of your own, which is asked instead of providers",
+    )
+    hf_endpoint_model: str = Field("rmbg-2.0", description="the checkpoint that `CUTOUT_HF_ENDPOINT` serves")
+    hf_deadline_seconds: float = Field(
+        60,
+        gt=0,
+        description="longest that Hugging Face may take for a photo, cold start and repeated calls included, before 504"
+        " `DEADLINE_EXCEEDED`",
+    )
+    hf_concurrency: int = Field(4, ge=1, le=64, description="calls to Hugging Face at once, by one process")
     threads: int | None = Field(
         None,
         ge=1,
@@ -288,6 +315,40 @@ class Settings(BaseSettings):
             raise ValueError("CUTOUT_SMTP_URL and CUTOUT_MAIL_FROM go together; set both or neither")
         return self
 
+    @field_validator("hf_inference_token")
+    @classmethod
+    def _fit_for_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+            raise ValueError("a token is of plain letters, digits and signs, without a space or a new line")
+        return value
+
+    @field_validator("hf_endpoint")
+    @classmethod
+    def _safe_for_a_token(cls, value: str | None) -> str | None:
+        if value is not None:
+            url = TypeAdapter(HttpUrl).validate_python(value)
+            if url.username is not None or url.password is not None:
+                raise ValueError("write no password here; set CUTOUT_HF_INFERENCE_TOKEN")
+            if url.scheme != "https" and not is_loopback(url.host or ""):
+                raise ValueError("photos and the token are sent there: an address begins with https://")
+        return value
+
+    @field_validator("hf_endpoint_model")
+    @classmethod
+    def _of_the_catalogue(cls, value: str) -> str:
+        if value not in CHECKPOINTS:
+            raise ValueError(f"there is no checkpoint {value}; there are: {', '.join(CHECKPOINTS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _somebody_is_asked(self) -> Self:
+        if self.device == "huggingface" and self.hf_inference_token is None and self.hf_endpoint is None:
+            raise ValueError(
+                "CUTOUT_DEVICE=huggingface needs CUTOUT_HF_INFERENCE_TOKEN, a token with the permission to make calls to"
+                " Inference Providers (HF_TOKEN only downloads weights), or the CUTOUT_HF_ENDPOINT of your own"
+            )
+        return self
+
     @model_validator(mode="after")
     def _one_platform(self) -> Self:
         if self.jwt_secret is not None and self.jwks_url is not None:
@@ -391,6 +452,18 @@ class Settings(BaseSettings):
     @property
     def uploads_at_once_bytes(self) -> int:
         return self.uploads_at_once_mb * 1_000_000
+
+    @property
+    def access(self) -> Access:
+        """How Hugging Face is asked."""
+        return Access(
+            token=self.hf_inference_token.get_secret_value() if self.hf_inference_token else None,
+            provider=self.hf_provider,
+            endpoint=self.hf_endpoint,
+            endpoint_model=self.hf_endpoint_model,
+            seconds=self.hf_deadline_seconds,
+            concurrency=self.hf_concurrency,
+        )
 
     @property
     def limits(self) -> Limits:

@@ -4,6 +4,7 @@ database of the right shape.
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 from app.db import schema
 from app.db.session import Database
@@ -22,7 +23,8 @@ log = logging.getLogger(__name__)
 
 
 def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Checkpoint], None]) -> None:
-    """See to it that each tier has weights: the first of its checkpoints that is here, or may and can be fetched.
+    """See to it that each tier has weights: the first of its checkpoints that is here, or may and can be fetched. Where
+    networks run elsewhere, none are needed.
 
     Why a better one could not be fetched is logged.
 
@@ -31,6 +33,8 @@ def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Chec
             checkpoint's reason and fix.
 
     """
+    if device_of(settings) == "huggingface":
+        return
     folder = settings.models_folder
     unasked = fetched_unasked(settings)
     failed: dict[str, ModelUnavailable] = {}
@@ -62,24 +66,45 @@ def fetched_unasked(settings: Settings) -> list[Checkpoint]:
         DeviceUnavailable: a GPU was asked for and none can be used.
 
     """
-    when = {"always", "gpu"} if pick_device(settings.device) == "cuda" else {"always"}
+    when = {"always", "gpu"} if device_of(settings) == "cuda" else {"always"}
     return [checkpoint for checkpoint in CHECKPOINTS.values() if checkpoint.fetch in when]
+
+
+def device_of(settings: Settings) -> Literal["cuda", "cpu", "huggingface"]:
+    """Return where networks run on this host: a GPU of its own, or Hugging Face if it may, or its CPU.
+
+    Raises:
+        DeviceUnavailable: a GPU was asked for and none can be used.
+
+    """
+    if settings.device == "huggingface":
+        return "huggingface"
+    here = pick_device(settings.device)
+    if settings.device == "auto" and here == "cpu" and settings.hf_inference_token is not None:
+        return "huggingface"
+    return here
 
 
 def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engine:
     """Open the engine that the settings ask for.
 
     Raises:
-        ModelUnavailable: device or weights are missing, or `strict_models` refuses a substitute.
+        ModelUnavailable: device or weights are missing, nobody serves a tier elsewhere, or `strict_models` refuses a substitute.
 
     """
-    engine = open_engine(
-        settings.models_folder,
-        settings.device,
-        tiers=tiers,
-        precision=settings.precision,
-        limits=settings.limits,
-    )
+    device = device_of(settings)
+    if device == "huggingface":
+        from inference.remote import open_remote  # most hosts never need it
+
+        engine = open_remote(settings.access, tiers, settings.limits)
+    else:
+        engine = open_engine(
+            settings.models_folder,
+            device,
+            tiers=tiers,
+            precision=settings.precision,
+            limits=settings.limits,
+        )
     if settings.strict_models:
         try:
             refuse_substitutes(engine)

@@ -95,13 +95,29 @@ class Batcher(Generic[Kind, Item, Answer]):
         """What one item took of the device's time lately; 0 before the first."""
         return self._seconds_each
 
+    def require_room(self) -> None:
+        """Return if the device can be used.
+
+        Raises:
+            DeviceLost: it has failed.
+
+        """
+        if self._lost is not None:
+            raise DeviceLost(str(self._lost))
+
     def submit(
-        self, kind: Kind, item: Item, *, caller: Hashable = None, deadline: float = math.inf
+        self,
+        kind: Kind,
+        item: Item,
+        *,
+        caller: Hashable = None,
+        deadline: float = math.inf,
+        spent: float = 0.0,
     ) -> Future[Answer]:
         """Hand in one item; the future gives its answer, or raises what became of it.
 
         Cancelling the future before its batch starts takes the item out. `deadline` is a time of `time.monotonic`:
-        the future is done by then, with DeadlineExceeded if need be.
+        the future is done by then, with DeadlineExceeded if need be. What was `spent` before counts for nothing here.
 
         Raises:
             Overloaded: `max_waiting` items are waiting.

@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import inf
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ from inference.options import DEFAULT_OPTIONS, Options
 from inference.runners import Device, Precision, Runner, open_runner, pick_device
 from inference.stopwatch import Stopwatch
 from inference.tiers import Choice, Tier, choose
+from inference.turns import Turns
+
+if TYPE_CHECKING:
+    from inference.remote import Remote
 
 Key = TypeVar("Key")
 
@@ -86,7 +90,13 @@ class _Request:
 class Engine:
     """Removes backgrounds. Safe to call from any number of threads. All its runners are on one device."""
 
-    def __init__(self, serving: Mapping[Tier, Serving], limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        serving: Mapping[Tier, Serving],
+        limits: Limits = DEFAULT_LIMITS,
+        remote: "Remote | None" = None,
+    ) -> None:
+        """With `remote`, networks are elsewhere, and only the photos' own work is done on the runners' device."""
         self.serving = dict(serving)
         self.on_lost: Callable[[], None] = lambda: None  # called when the device has failed
         self.device = next(iter(self.serving.values())).runner.device
@@ -101,7 +111,8 @@ class Engine:
         self._budget = PixelBudget(limits.pixels_in_work)
         self._streams = Streams(self.device)
         self._deadlines = Deadlines()
-        self._batcher: Batcher[Runner, Tensor, tuple[Tensor, float]] = Batcher(
+        self.remote = remote
+        self._turns: Turns = remote or Batcher(
             self._launch,
             self._deadlines,
             max_batch=limits.batch_on(self.device.type),
@@ -112,9 +123,14 @@ class Engine:
         )
 
     @property
+    def where(self) -> str:
+        """Where networks run: "cuda", "cpu" or "huggingface"."""
+        return "huggingface" if self.remote else self.device.type
+
+    @property
     def network_seconds(self) -> float:
         """How long the device was at work on networks, since the start."""
-        return self._batcher.busy_seconds
+        return self._turns.busy_seconds
 
     @property
     def waiting(self) -> int:
@@ -130,7 +146,7 @@ class Engine:
     @property
     def lost(self) -> DeviceLost | None:
         """Why no more photos can be taken, if the device has failed."""
-        return self._batcher.lost
+        return self._turns.lost
 
     def remove(self, data: bytes, options: Options = DEFAULT_OPTIONS) -> Cutout:
         """Remove the background of one photo, and wait for it.
@@ -146,16 +162,15 @@ class Engine:
         """Return if a photo would be taken now.
 
         Raises:
-            Overloaded: too many photos are waiting.
+            Overloaded: too many photos are waiting, or networks elsewhere are left alone for a while.
             DeviceLost: the device has failed.
 
         """
-        if self.lost is not None:
-            raise DeviceLost(str(self.lost))
+        self._turns.require_room()
         if self._held >= self._limits.waiting:
             raise Overloaded(
                 f"{self._held} photos are waiting already. Try again in a moment.",
-                retry_after=max(1.0, self._held * self._batcher.seconds_each),
+                retry_after=max(1.0, self._held * self._turns.seconds_each),
             )
 
     def submit(self, data: bytes, options: Options, *, caller: Hashable = None) -> Future[Cutout]:
@@ -232,7 +247,7 @@ class Engine:
         self._pool.shutdown(cancel_futures=True)
         for _, future in self._queue:
             future.cancel()
-        self._batcher.close()
+        self._turns.close()
         self._deadlines.close()
 
     def _enter(self, request: _Request, future: Future[Cutout]) -> None:
@@ -251,7 +266,7 @@ class Engine:
             answer(future, self._remove(request))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the caller's
             if isinstance(error, DeviceLost):  # maybe at the photo's own work, which the batcher did not see
-                self._batcher.lose(str(error))
+                self._turns.lose(str(error))
             fail(future, error)
         finally:
             with self._lock:
@@ -306,8 +321,12 @@ class Engine:
         pixels = matte.to_pixels(rgb, checkpoint)
         wait_for(self.device)
         clock.lap("decode")
-        future = self._batcher.submit(
-            serving.runner, pixels, caller=request.caller, deadline=request.deadline
+        future = self._turns.submit(
+            serving.runner,
+            pixels,
+            caller=request.caller,
+            deadline=request.deadline,
+            spent=clock.seconds["network"],
         )
         mask, network = future.result()
         clock.lap("wait")

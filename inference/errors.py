@@ -5,12 +5,14 @@
     │   ├── UnsupportedFormat   … or of a kind that is not read
     │   └── PhotoTooLarge       … or larger than the limit
     ├── InvalidOptions          an option that cannot be met
-    ├── Overloaded              the engine has as much waiting as it may
+    ├── Overloaded              the engine has as much waiting as it may, or a service elsewhere needs a pause
     ├── DeadlineExceeded        the photo was not done in its time
     ├── NetworkFailed           the network could not be run on this photo; others are not affected
     └── ModelUnavailable        no picture can be made on this host as it is
         ├── WeightsUnavailable  a checkpoint's file is missing, broken or could not be fetched
         ├── LicenceNotAccepted  a checkpoint's terms need the user's word first
+        ├── RemoteRefused       a service elsewhere will not serve this host until somebody mends it
+        ├── RemoteFailed        … or has failed on this photo, however often it was asked
         └── DeviceUnavailable   the wanted device or backend is not there
             ├── OutOfMemory     … or its memory is too small
             └── DeviceLost      … or it was there and has failed; only a new process may find it again
@@ -41,7 +43,7 @@ class InvalidOptions(CutoutError):
 
 
 class Overloaded(CutoutError):
-    """As many photos are waiting as the engine may hold; `retry_after` is a guess in seconds."""
+    """No more photos are taken now; `retry_after` is a guess in seconds."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -66,6 +68,14 @@ class WeightsUnavailable(ModelUnavailable):
 
 class LicenceNotAccepted(ModelUnavailable):
     """A checkpoint's licence has not been accepted on this host."""
+
+
+class RemoteRefused(ModelUnavailable):
+    """A service elsewhere will not serve this host as it is; the message names the fix."""
+
+
+class RemoteFailed(ModelUnavailable):
+    """A service elsewhere gave errors, or no mask."""
 
 
 class DeviceUnavailable(ModelUnavailable):

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from types import FrameType
 
@@ -64,17 +65,22 @@ def work(bench: Bench, lines: Sequence[Line], url: str) -> bool:
     info = WorkerInfo(
         worker.name,
         app.__version__,
-        bench.engine.device.type,
+        bench.engine.where,
         tuple(line.value for line in lines),
         served_by(bench.engine),
     )
+
+    def announce() -> None:
+        remote = bench.engine.remote
+        bench.queue.announce(replace(info, breaker=remote.breaker.state if remote is not None else None))
+
     jobs.work_at(bench)
-    bench.queue.announce(info)
+    announce()
     log.info("worker: ENABLED", name=info.name, device=info.device, queues=",".join(info.queues))
     try:
         with (
             Pulse("leases", bench.lease / 3, bench.renew),
-            Pulse("alive", ALIVE_EVERY, lambda: bench.queue.announce(info)),
+            Pulse("alive", ALIVE_EVERY, announce),
         ):
             worker.work(logging_level="WARNING")
             # A second signal breaks off what is being packed; its lease runs out, and another worker packs it.

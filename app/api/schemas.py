@@ -1,10 +1,11 @@
 """What the API takes and gives. JSON is camelCase."""
 
+import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
@@ -13,6 +14,7 @@ from app.db.tables import Job, LedgerEntry, Movement, PaidBy, Status
 from app.services.pricing import CREDITS, LARGEST_BATCH, RUPIAH_PER_CREDIT, Discount, Plan, Price
 from app.services.queue import WorkerInfo
 from app.services.serving import Served
+from inference.breaker import Breaker, State
 from inference.encode import Format
 from inference.errors import InvalidOptions
 from inference.options import Options, parse_colour
@@ -312,13 +314,14 @@ class WorkerTier(Schema):
 
 
 class Worker(Schema):
-    """A worker that is alive."""
+    """A worker that is alive. `breaker` is of its calls to networks elsewhere, null where they are there."""
 
     name: str
     version: str
     device: str
     queues: list[str]
     tiers: dict[Tier, WorkerTier]
+    breaker: State | None
 
     @classmethod
     def of(cls, worker: WorkerInfo) -> "Worker":
@@ -328,16 +331,34 @@ class Worker(Schema):
             device=worker.device,
             queues=list(worker.queues),
             tiers={tier: WorkerTier(**asdict(served)) for tier, served in worker.tiers.items()},
+            breaker=worker.breaker,
         )
 
 
+class RemoteState(Schema):
+    """Of networks elsewhere: whether calls go there (`closed`), none does for `retryAfter` seconds (`open`), or one is
+    tried (`half-open`).
+    """
+
+    breaker: State
+    retry_after: int | None
+
+    @classmethod
+    def of(cls, breaker: Breaker) -> Self:
+        state = breaker.state
+        return cls(breaker=state, retry_after=math.ceil(breaker.wait) if state == "open" else None)
+
+
 class Health(Schema):
-    """Whether pictures can be made here, and with what. `queue` is null where there is none, or the database is away."""
+    """Whether pictures can be made here, and with what. `queue` is null where there is none, or the database is away;
+    `remote` where networks run on this host.
+    """
 
     status: Literal["ok", "degraded"]
     version: str
     schema_revision: str | None
     device: str
     tiers: dict[Tier, TierInfo]
+    remote: RemoteState | None
     queue: QueueState | None
     workers: list[Worker]

@@ -10,32 +10,37 @@ from rich.markup import escape
 
 import app
 from app.cli.console import say
+from app.settings import Settings
 from app.settings import load as load_settings
-from inference.tiers import Tier
+from inference.tiers import Choice, Tier
 from models.catalog import CHECKPOINTS
 
 
 def doctor(
-    device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:
-    """Check device, backends, weights and licences. Exit code 1 if a tier could not be served."""
+    """Check device, backends, weights and licences, or token and providers. Exit code 1 if a tier could not be served."""
+    from app.startup import device_of
     from inference.errors import DeviceUnavailable, ModelUnavailable
-    from inference.runners import cpu_backend, device_name, pick_device
+    from inference.runners import cpu_backend, device_name
     from inference.tiers import choose
 
     settings = load_settings(device=device)
     folder = settings.models_folder
-    healthy = True
+    healthy, target = True, None
 
     say(f"[bold]cutout {app.__version__}[/bold] on Python {platform.python_version()}, {platform.platform()}")
 
     say("\n[bold]Device[/bold]")
     try:
-        target = pick_device(settings.device)
-        backend = "torch" if target == "cuda" else cpu_backend()
-        _good(f"{device_name(target)} (CUTOUT_DEVICE={settings.device}); networks run in {backend}")
-        if target == "cpu" and backend == "torch":
-            _warn("ONNX Runtime is up to 1.7 times faster here; run: pip install 'cutout-server[cpu]'")
+        target = device_of(settings)
+        if target == "huggingface":
+            _good(f"huggingface (CUTOUT_DEVICE={settings.device}): photos are sent there")
+        else:
+            backend = "torch" if target == "cuda" else cpu_backend()
+            _good(f"{device_name(target)} (CUTOUT_DEVICE={settings.device}); networks run in {backend}")
+            if target == "cpu" and backend == "torch":
+                _warn("ONNX Runtime is up to 1.7 times faster here; run: pip install 'cutout-server[cpu]'")
     except DeviceUnavailable as error:
         healthy = False
         _bad(str(error))
@@ -44,6 +49,11 @@ def doctor(
             _good(f"{package} {version(package)}")
         except PackageNotFoundError:
             _plain(f"{package} is not installed")
+
+    if target == "huggingface":
+        if not (_remote_tiers(settings) and healthy):
+            raise typer.Exit(1)
+        return
 
     say(f"\n[bold]Weights[/bold] in {escape(str(folder.path))}")
     for checkpoint in CHECKPOINTS.values():
@@ -66,18 +76,53 @@ def doctor(
             healthy = False
             _bad(f"{tier.value}: {error}")
             continue
-        if not choice.substitute:
-            _good(f"{tier.value}: {choice.checkpoint.name}, recipe {choice.recipe.value}")
-            continue
-        reasons = "; ".join(choice.passed_over)
-        line = f"{tier.value}: {choice.checkpoint.name} stands in for {choice.wanted}, recipe {choice.recipe.value} ({reasons})"
-        if settings.strict_models:
-            healthy = False
-            _bad(f"{line}; CUTOUT_STRICT_MODELS=1 refuses that")
-        else:
-            _warn(line)
+        healthy &= _tell(choice, strict=settings.strict_models)
     if not healthy:
         raise typer.Exit(1)
+
+
+def _remote_tiers(settings: Settings) -> bool:
+    """Check token and providers at Hugging Face; whether each tier is served there."""
+    from inference.errors import ModelUnavailable
+    from inference.providers import whoami
+    from inference.remote import choose_remote
+
+    access = settings.access
+    say("\n[bold]Hugging Face[/bold]")
+    healthy = True
+    if access.token is None:
+        _plain("CUTOUT_HF_INFERENCE_TOKEN is not set; the endpoint is asked without one")
+    else:
+        try:
+            _good(f"CUTOUT_HF_INFERENCE_TOKEN is a token of {whoami(access)}")
+        except ModelUnavailable as error:
+            healthy = False
+            _bad(str(error))
+    say("\n[bold]Tiers[/bold]")
+    try:
+        choices = choose_remote(access, Tier)
+    except ModelUnavailable as error:
+        _bad(str(error))
+        return False
+    for choice, offer in choices:
+        healthy &= _tell(choice, f", by {offer.backend}", strict=settings.strict_models)
+    return healthy
+
+
+def _tell(choice: Choice, by: str = "", *, strict: bool) -> bool:
+    """Say what serves a tier; whether that is allowed."""
+    tier, name, recipe = choice.tier.value, choice.checkpoint.name, choice.recipe.value
+    if not choice.substitute:
+        _good(f"{tier}: {name}{by}, recipe {recipe}")
+        return True
+    line = (
+        f"{tier}: {name}{by} stands in for {choice.wanted}, recipe {recipe} ({'; '.join(choice.passed_over)})"
+    )
+    if strict:
+        _bad(f"{line}; CUTOUT_STRICT_MODELS=1 refuses that")
+        return False
+    _warn(line)
+    return True
 
 
 def _good(text: str) -> None:

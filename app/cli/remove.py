@@ -42,7 +42,7 @@ def remove(
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of WebP, AVIF and JPEG.")] = 90,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is done already.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep running, and do what arrives.")] = False,
-    device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:
     """Remove the background of photos. Run again, it does only what is missing."""
     settings = load_settings(device=device)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
     workers: Annotated[
         int | None,
         typer.Option(help="Workers beside the service, for batches; 0: none, and no queue of its own."),

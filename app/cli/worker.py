@@ -14,7 +14,7 @@ from inference.tiers import Tier
 
 
 def worker(
-    device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
     queues: Annotated[
         str, typer.Option(help="What to do, comma-separated: interactive, batch.")
     ] = "interactive,batch",

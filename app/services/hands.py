@@ -19,6 +19,7 @@ from app.services.claims import Line
 from app.services.queue import Queue
 from app.services.serving import Served, served_by
 from app.storage import Storage, StorageError
+from inference.breaker import Breaker
 from inference.engine import Cutout, Engine
 from inference.errors import DeadlineExceeded, DeviceLost, ModelUnavailable, Overloaded
 from inference.options import Options
@@ -47,6 +48,10 @@ class Hands(Protocol):
             ModelUnavailable, QueueUnavailable: nothing makes pictures now.
 
         """
+
+    def breaker(self) -> Breaker | None:
+        """Return what keeps photos from networks elsewhere that have failed too often; None where they are here."""
+        return None
 
     def require_room(self) -> None:
         """Return if a photo would be taken now.
@@ -99,7 +104,10 @@ class Here(Hands):
     def serving(self) -> tuple[str, Mapping[Tier, Served]]:
         if self.engine.lost is not None:
             raise DeviceLost(str(self.engine.lost))
-        return self.engine.device.type, served_by(self.engine)
+        return self.engine.where, served_by(self.engine)
+
+    def breaker(self) -> Breaker | None:
+        return self.engine.remote.breaker if self.engine.remote is not None else None
 
     def require_room(self) -> None:
         self.engine.require_room()

@@ -18,6 +18,7 @@ from rq import Queue as RqQueue
 
 from app.services.claims import Line
 from app.services.serving import Served
+from inference.breaker import State
 from inference.tiers import Tier
 
 log = structlog.get_logger()
@@ -38,13 +39,14 @@ class QueueUnavailable(Exception):
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """A worker that is alive, and what each tier is served by there."""
+    """A worker that is alive, and what each tier is served by there. `breaker` is of calls to networks elsewhere."""
 
     name: str
     version: str
     device: str
     queues: tuple[str, ...]
     tiers: Mapping[Tier, Served]
+    breaker: State | None = None
 
 
 WORKER: TypeAdapter[WorkerInfo] = TypeAdapter(WorkerInfo)

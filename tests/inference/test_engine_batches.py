@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from inference import edges
+from inference.batcher import Batcher
 from inference.cuda import upload
 from inference.engine import Cutout, Engine
 from inference.errors import DeadlineExceeded, DeviceLost, NetworkFailed, OutOfMemory
@@ -98,7 +99,9 @@ def test_a_photo_that_is_done_does_not_wait_for_the_next(make: Make) -> None:
     first = engine.submit(grey(60), Options())
     wait_until(lambda: runner.batches == [[60]])
     second = engine.submit(grey(120), Options())
-    wait_until(lambda: len(engine._batcher._waiting) == 1)
+    batcher = engine._turns
+    assert isinstance(batcher, Batcher)
+    wait_until(lambda: len(batcher._waiting) == 1)
     go_on[60].set()
     assert first.result(PATIENCE).width == 40
     assert not second.done()

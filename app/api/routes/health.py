@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 import app
 from app.api.deps import BacklogDep, DatabaseDep, HandsDep
-from app.api.schemas import Health, QueueState, TierInfo, Worker
+from app.api.schemas import Health, QueueState, RemoteState, TierInfo, Worker
 from app.db import schema
 from app.db.session import Database
 from app.services.backlog import Backlog
@@ -16,20 +16,25 @@ router = APIRouter(prefix="/api", tags=["health"])
 
 @router.get("/health", responses={503: {"model": Health}})
 async def health(hands: HandsDep, database: DatabaseDep, backlog: BacklogDep, response: Response) -> Health:
-    """Answer 200 once a picture can really be made, 503 until then, and while the database is away.
+    """Answer 200 once a picture can really be made, 503 until then, and while the database is away or networks elsewhere
+    have failed so often that they are left alone.
 
     What `queue` and `workers` say changes nothing of that: they are for batches.
     """
     device, tiers = await asyncio.to_thread(hands.serving)
     revision, queue, workers = await asyncio.to_thread(look, database, backlog)
-    if revision is None:
+    breaker = hands.breaker()
+    remote = None if breaker is None else RemoteState.of(breaker)
+    able = revision is not None and (remote is None or remote.breaker != "open")
+    if not able:
         response.status_code = 503
     return Health(
-        status="ok" if revision else "degraded",
+        status="ok" if able else "degraded",
         version=app.__version__,
         schema_revision=revision,
         device=device,
         tiers=TierInfo.by_tier(tiers),
+        remote=remote,
         queue=queue,
         workers=workers,
     )

@@ -1,0 +1,78 @@
+"""Engines whose network is the stub of Hugging Face, and whose waits are short."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from inference import providers
+from inference.access import Access
+from inference.breaker import Breaker
+from inference.engine import Engine, Serving
+from inference.limits import Limits
+from inference.providers import endpoint_offer
+from inference.remote import Patience, Remote, RemoteRunner
+from inference.tiers import Choice, Tier
+from models.catalog import Checkpoint, find
+from tests.stub_huggingface import TOKEN, Levels, Stub
+
+QUICK = Patience(first=0.002, longest=0.01)
+PROMISED = find("rmbg-2.0")
+# A network that sees less, so that many photos are quick; all else is RMBG-2.0's.
+SMALL = replace(PROMISED, input_size=64)
+
+
+@contextmanager
+def engine_on(
+    stub: Stub,
+    *,
+    seconds: float = 10.0,
+    concurrency: int = 8,
+    breaker: Breaker | None = None,
+    checkpoint: Checkpoint = SMALL,
+    **others: Any,
+) -> Iterator[Engine]:
+    """Open an engine on the stub's endpoint. Its breaker never opens, unless one is given."""
+    access = Access(TOKEN, endpoint=f"{stub.url}/rmbg", seconds=seconds, concurrency=concurrency)
+    remote = Remote(access, QUICK, breaker or Breaker(failures=10_000), **others)
+    assert access.endpoint is not None
+    runner = RemoteRunner(endpoint_offer(checkpoint, access.endpoint), remote)
+    serving = {tier: Serving(Choice(tier, checkpoint, ()), runner) for tier in Tier}
+    engine = Engine(serving, Limits(threads=concurrency + 2, waiting=1000), remote)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+class GivenMasks:
+    """A local network that gives these masks, one after the other."""
+
+    backend = "given"
+    device = torch.device("cpu")
+
+    def __init__(self, masks: Sequence[Levels]) -> None:
+        self._masks = iter(masks)
+
+    def run(self, pixels: Tensor) -> Tensor:
+        return torch.from_numpy(next(self._masks))[None, None].float() / 255
+
+    def warm_up(self, input_size: int) -> None:
+        pass
+
+
+def local_engine(masks: Sequence[Levels], checkpoint: Checkpoint = PROMISED) -> Engine:
+    """Open an engine on this host to whose network these masks occur."""
+    runner = GivenMasks(masks)
+    serving = {tier: Serving(Choice(tier, checkpoint, ()), runner) for tier in Tier}
+    return Engine(serving, Limits(threads=1))
+
+
+def wait_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten what nobody else tells the length of."""
+    monkeypatch.setattr(providers, "LOADING_SECONDS", 0.02)
+    monkeypatch.setattr(providers, "POLL_SECONDS", 0.01)
