@@ -6,6 +6,9 @@ from typing import Literal
 
 import structlog
 
+# They tell of each call, and in more detail than is good of what was sent and answered.
+NOISY = ("httpx", "httpx2", "httpcore", "httpcore2", "multipart", "python_multipart")
+
 
 def configure(log_format: Literal["console", "json"]) -> None:
     """Send every log line, the libraries' included, through one form to stderr."""
@@ -45,5 +48,5 @@ def configure(log_format: Literal["console", "json"]) -> None:
     root.setLevel(logging.INFO)
     # The service logs each request itself, with its ids.
     logging.getLogger("uvicorn.access").disabled = True
-    for noisy in ("httpx", "httpx2", "multipart", "python_multipart"):
+    for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)

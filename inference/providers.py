@@ -43,7 +43,7 @@ from inference.errors import (
     RemoteFailed,
     RemoteRefused,
 )
-from models.catalog import Checkpoint, HubSource
+from models.catalog import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -103,17 +103,13 @@ def endpoint_offer(checkpoint: Checkpoint, url: str) -> Offer:
     return Offer(checkpoint, ENDPOINT, mapping)
 
 
-def find_offer(checkpoint: Checkpoint, access: Access) -> Offer | str:
+def find_offer(checkpoint: Checkpoint, repository: str, access: Access) -> Offer | str:
     """Ask the model hub who serves a checkpoint: an offer, or why there is none.
 
     Raises:
         RemoteRefused, RemoteFailed: the hub cannot be asked.
 
     """
-    repositories = [source.repository for source in checkpoint.sources if isinstance(source, HubSource)]
-    if not repositories:
-        return f"{checkpoint.name}: it is not on the model hub."
-    [repository] = repositories
     try:
         info = HfApi().model_info(
             repository,
@@ -134,10 +130,8 @@ def find_offer(checkpoint: Checkpoint, access: Access) -> Offer | str:
         if access.provider in ("auto", mapping.provider) and mapping.status == "live" and _is_known(mapping):
             return Offer(checkpoint, mapping.provider, mapping)
     there = ", ".join(f"{one.provider} ({one.status})" for one in mappings) or "none"
-    asked = (
-        "no provider" if access.provider == "auto" else f"{access.provider} does not serve, or no provider,"
-    )
-    return f"{checkpoint.name}: {asked} serves {repository} for {TASK} now; there are: {there}."
+    wanted = "any provider" if access.provider == "auto" else access.provider
+    return f"{checkpoint.name}: {repository} has no live {TASK} by {wanted} (there are: {there})."
 
 
 def whoami(access: Access) -> str:

@@ -42,7 +42,7 @@ from inference.matte import to_levels
 from inference.providers import ENDPOINT_URL, Offer, Trouble, endpoint_offer, find_offer
 from inference.runners import Runner
 from inference.tiers import RMBG_2, TIERS, Choice, Tier
-from models.catalog import Checkpoint, find
+from models.catalog import Checkpoint, HubSource, find
 
 log = logging.getLogger(__name__)
 
@@ -294,13 +294,16 @@ def choose_remote(access: Access, tiers: Iterable[Tier]) -> list[tuple[Choice, O
 
 def _choose(tier: Tier, access: Access, asked: dict[str, Offer | str]) -> tuple[Choice, Offer]:
     reasons: list[str] = []
-    for name in dict.fromkeys(TIERS[tier].checkpoints + RMBG_2):
-        if name not in asked:
-            asked[name] = find_offer(find(name), access)
-        offer = asked[name]
-        if isinstance(offer, Offer):
-            return Choice(tier, offer.checkpoint, tuple(reasons)), offer
-        reasons.append(offer)
+    for checkpoint in map(find, dict.fromkeys(TIERS[tier].checkpoints + RMBG_2)):
+        for source in checkpoint.sources:
+            if not isinstance(source, HubSource):
+                continue
+            if checkpoint.name not in asked:
+                asked[checkpoint.name] = find_offer(checkpoint, source.repository, access)
+            offer = asked[checkpoint.name]
+            if isinstance(offer, Offer):
+                return Choice(tier, offer.checkpoint, tuple(reasons)), offer
+            reasons.append(offer)
     raise ModelUnavailable(
         f"Nobody serves tier {tier} at Hugging Face: {' '.join(reasons)} Set {ENDPOINT_URL} to an endpoint of your own,"
         " or CUTOUT_DEVICE=cpu."

@@ -104,6 +104,13 @@ class Stub:
             self.calls.clear()
         self.scripts = iter([faults])
 
+    def reset(self) -> None:
+        """Forget all that was set and asked."""
+        self.meets()
+        fresh = Stub(self.url)
+        self.look, self.mappings, self.hub_status = fresh.look, fresh.mappings, fresh.hub_status
+        self.polls, self.result = fresh.polls, fresh.result
+
     def asked(self, method: str = "POST") -> list[Call]:
         return [call for call in self.calls if call.method == method]
 
