@@ -36,7 +36,7 @@ def test_the_key_of_cutout_verify_is_no_unknown_setting(monkeypatch: pytest.Monk
     [
         ("CUTOUT_DEVISE", "cpu", "CUTOUT_DEVISE is no setting; did you mean CUTOUT_DEVICE?"),
         ("CUTOUT_PORT", "eighty", "CUTOUT_PORT: Input should be a valid integer"),
-        ("CUTOUT_DEVICE", "tpu", "CUTOUT_DEVICE: Input should be 'auto', 'cuda' or 'cpu'"),
+        ("CUTOUT_DEVICE", "tpu", "CUTOUT_DEVICE: Input should be 'auto', 'cuda', 'cpu' or 'huggingface'"),
         ("CUTOUT_MAX_UPLOAD_MB", "0", "CUTOUT_MAX_UPLOAD_MB: Input should be greater than or equal to 1"),
     ],
 )

@@ -246,13 +246,13 @@ def test_no_more_calls_are_out_than_may_be(stub: Stub) -> None:
 
 @pytest.mark.parametrize("tier", Tier)
 def test_a_tier_is_the_same_picture_wherever_it_ran(stub: Stub, tier: Tier) -> None:
-    photo, _ = photo_with_disc(600, 800, 70)
+    photo, _ = photo_with_disc(300, 400, 35)
     data = io.BytesIO()
     Image.fromarray(photo.rgb).save(data, "PNG")
     axis = np.linspace(-0.5, 0.5, 1024)
-    # Of the whole photo, 800 × 600, and of the part around the subject.
-    ellipse = np.hypot(axis[:, None] * 600, axis * 800)
-    first = np.clip(255 * (0.5 + (70 - ellipse) / 12), 0, 255).astype(np.uint8)
+    # Of the whole photo, 400 × 300 and soft, and of the part around the subject.
+    ellipse = np.hypot(axis[:, None] * 300, axis * 400)
+    first = np.clip(255 * (0.5 + (35 - ellipse) / 6), 0, 255).astype(np.uint8)
     looks = [first, disc(1024, 0.385)]
     answers = iter(looks)
     stub.look = lambda picture: next(answers)

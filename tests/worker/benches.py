@@ -24,6 +24,7 @@ from app.services.claims import Line
 from app.services.queue import Queue
 from app.storage import Storage
 from inference import photo
+from inference.engine import Engine
 from inference.limits import Limits
 from inference.options import Options
 from tests.app.databases import new_user
@@ -42,9 +43,10 @@ def bench_of(
     url: str | None = None,
     runner: FakeRunner | None = None,
     lease: float = LEASE_SECONDS,
+    engine: Engine | None = None,
 ) -> Iterator[Bench]:
-    """Set up a bench on a fake network."""
-    engine = fake_engine(runner, Limits(threads=4, waiting=1000))
+    """Set up a bench on a fake network, or on this engine."""
+    engine = engine or fake_engine(runner, Limits(threads=4, waiting=1000))
     bench = Bench(engine, storage, database, Queue(url), timedelta(seconds=lease))
     try:
         yield bench
