@@ -25,39 +25,41 @@ class Breaker:
         self._seconds = seconds
         self._clock = clock
         self._failures = 0
-        self._opens_at: float | None = None  # when one call may be tried; None while closed
+        self._tries_at: float | None = None  # when one call may be tried; None while closed
         self._trying = False
 
     @property
     def state(self) -> State:
-        if self._opens_at is None:
+        tries_at = self._tries_at
+        if tries_at is None:
             return "closed"
-        return "open" if self._clock() < self._opens_at else "half-open"
+        return "open" if self._clock() < tries_at else "half-open"
 
     @property
     def wait(self) -> float:
         """Seconds until a call may be let through; 0: now."""
-        if self._opens_at is None:
+        tries_at = self._tries_at
+        if tries_at is None:
             return 0.0
-        left = self._opens_at - self._clock()
+        left = tries_at - self._clock()
         return left if left > 0 else TRIAL_SECONDS * self._trying
 
     def admit(self) -> bool:
         """Let a call through, or not; one that was has to end in `succeeded`, `failed` or `broken_off`."""
         if self.wait > 0:
             return False
-        self._trying = self._opens_at is not None
+        self._trying = self._tries_at is not None
         return True
 
     def succeeded(self) -> None:
-        self._failures, self._opens_at, self._trying = 0, None, False
+        self._failures, self._tries_at, self._trying = 0, None, False
 
     def failed(self, reason: str, seconds: float = 0.0) -> None:
         """Count a failure; if calls are to stop now, they do for `seconds` at least."""
         self.reason = reason
         self._failures += 1
         if self._failures >= self._most and self.state != "open":
-            self._opens_at = self._clock() + max(self._seconds, seconds)
+            self._tries_at = self._clock() + max(self._seconds, seconds)
             self._trying = False
 
     def broken_off(self) -> None:

@@ -52,6 +52,7 @@ ENDPOINT = "endpoint"
 TOKEN, ENDPOINT_URL = "CUTOUT_HF_INFERENCE_TOKEN", "CUTOUT_HF_ENDPOINT"
 # What is waited for a model that is being loaded, where nothing says how long.
 LOADING_SECONDS = 20.0
+LONGEST_PAUSE = 86_400.0
 HUB_SECONDS = 10.0
 POLL_SECONDS = 0.5
 # A mask of 1024² has 1 MB at most, a cut-out picture of it 4 MB.
@@ -358,11 +359,15 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         if seconds is not None:
             return seconds
         try:
-            return max(0.0, email.utils.parsedate_to_datetime(told).timestamp() - time.time())
+            at = email.utils.parsedate_to_datetime(told).timestamp()
         except (ValueError, OverflowError):
             return None
-    limit = parse_ratelimit_headers(headers)
-    return float(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else None
+        return _seconds(max(0.0, at - time.time()))
+    try:
+        limit = parse_ratelimit_headers(headers)
+    except ValueError:  # of numbers without an end
+        return None
+    return _seconds(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else None
 
 
 def _seconds(told: Any) -> float | None:
@@ -370,7 +375,7 @@ def _seconds(told: Any) -> float | None:
         seconds = float(told)
     except (ValueError, TypeError, OverflowError):
         return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    return min(seconds, LONGEST_PAUSE) if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def _not_understood(how: str) -> Trouble:
@@ -385,5 +390,6 @@ def _hub_answered(status: int) -> ModelUnavailable:
 
 def _hub_away(error: Exception) -> RemoteFailed:
     return RemoteFailed(
-        f"The model hub cannot be asked who serves the models ({type(error).__name__}). Check the network, or set CUTOUT_DEVICE=cpu."
+        f"The model hub cannot be asked who serves the models ({type(error).__name__}). Check the network, or set"
+        " CUTOUT_DEVICE=cpu."
     )

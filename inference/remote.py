@@ -98,6 +98,7 @@ class Remote:
         self.seconds_each = 0.0
         self.breaker = breaker or Breaker()
         self.lost: DeviceLost | None = None
+        self._counted = 0.0  # up to here, busy_seconds are
         self._access = access
         self._patience = patience
         self._sleep = sleep
@@ -195,8 +196,10 @@ class Remote:
         finally:
             if not learnt:
                 self.breaker.broken_off()
-            seconds = time.monotonic() - began
-            self.busy_seconds += seconds
+            ended = time.monotonic()
+            self.busy_seconds += ended - max(began, self._counted)
+            self._counted = ended
+        seconds = ended - began
         each = seconds / self._access.concurrency
         self.seconds_each = 0.8 * self.seconds_each + 0.2 * each if self.seconds_each else each
         return mask, seconds
@@ -208,7 +211,7 @@ class Remote:
             Trouble: what the last call said.
 
         """
-        failures = 0
+        calls = failures = 0
         while True:
             try:
                 data = await providers.call(self._client, offer, jpeg, self._access)
@@ -216,14 +219,13 @@ class Remote:
             except Trouble as trouble:
                 if not trouble.again:
                     raise
-                pause = min(self._patience.first * 2**failures, self._patience.longest)
-                if isinstance(trouble.error, Overloaded):
+                pause = min(self._patience.first * 2 ** min(calls, 10), self._patience.longest)
+                pause *= random.uniform(0.5, 1.0)
+                calls += 1
+                failures += not isinstance(trouble.error, Overloaded)
+                if trouble.wait is not None:
                     # Never earlier than it says; not all at the same moment either.
-                    pause = max(pause if trouble.wait is None else trouble.wait, self._patience.first)
-                    pause *= random.uniform(1.0, 1.1)
-                else:
-                    failures += 1
-                    pause *= random.uniform(0.5, 1.0)
+                    pause = max(pause, trouble.wait + random.uniform(0.0, min(1.0, trouble.wait / 10)))
                 if failures == self._patience.attempts or time.monotonic() + pause >= ends:
                     raise
                 log.info("Hugging Face is asked again in %.1f s: %s", pause, trouble)

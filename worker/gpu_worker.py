@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from types import FrameType
 
@@ -59,21 +58,27 @@ class GpuWorker(SimpleWorker):
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
 
-def work(bench: Bench, lines: Sequence[Line], url: str) -> bool:
-    """Work until told to stop, by SIGTERM or SIGINT; False if it ends for another reason and has to be started anew."""
-    worker = GpuWorker(bench, lines, url, f"{socket.gethostname()}-{os.getpid()}")
-    info = WorkerInfo(
-        worker.name,
+def info_of(bench: Bench, name: str, lines: Sequence[Line]) -> WorkerInfo:
+    """Return what a worker says of itself now."""
+    remote = bench.engine.remote
+    return WorkerInfo(
+        name,
         app.__version__,
         bench.engine.where,
         tuple(line.value for line in lines),
         served_by(bench.engine),
+        remote.breaker.state if remote is not None else None,
     )
 
-    def announce() -> None:
-        remote = bench.engine.remote
-        bench.queue.announce(replace(info, breaker=remote.breaker.state if remote is not None else None))
 
+def work(bench: Bench, lines: Sequence[Line], url: str) -> bool:
+    """Work until told to stop, by SIGTERM or SIGINT; False if it ends for another reason and has to be started anew."""
+    worker = GpuWorker(bench, lines, url, f"{socket.gethostname()}-{os.getpid()}")
+
+    def announce() -> None:
+        bench.queue.announce(info_of(bench, worker.name, lines))
+
+    info = info_of(bench, worker.name, lines)
     jobs.work_at(bench)
     announce()
     log.info("worker: ENABLED", name=info.name, device=info.device, queues=",".join(info.queues))

@@ -19,7 +19,7 @@ from tests.app.test_metrics import figures
 from tests.worker.benches import small_photos, submitted
 
 SERVED = Served("isnet-general", "fake", Recipe.MASK, wanted="rmbg-1.4", substitute=True)
-WORKER = WorkerInfo("gpu-7-4711", "0.1.0", "cuda", ("interactive", "batch"), {Tier.BASIC: SERVED})
+WORKER = WorkerInfo("gpu-7-4711", "0.1.0", "cuda", ("interactive", "batch"), {Tier.BASIC: SERVED}, "open")
 FIGURES = (
     "cutout_queue_answers",
     "cutout_workers_alive",
@@ -60,6 +60,7 @@ def test_what_waits_and_who_is_alive_is_told(
                 "device": "cuda",
                 "queues": ["interactive", "batch"],
                 "tiers": {"basic": asdict(SERVED)},
+                "breaker": "open",
             }
         ]
         seen = figures(shop)

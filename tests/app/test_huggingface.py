@@ -110,7 +110,6 @@ def test_no_sequence_of_faults_hangs_or_charges_a_failure(
     database: Database, tmp_path: Path, stub: Stub
 ) -> None:
     chance = random.Random(10)
-    stub.scripts = iter([random_script(chance) for _ in range(SEQUENCES)])
     seconds = 0.4
     with (
         engine_on(stub, seconds=seconds, concurrency=16) as engine,

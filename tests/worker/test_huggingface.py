@@ -7,6 +7,7 @@ import pytest
 
 from app.db.session import Database
 from app.db.tables import Movement, Status
+from app.services.claims import Line
 from app.settings import load as load_settings
 from app.startup import engine_from
 from app.storage.local import LocalStorage
@@ -16,6 +17,7 @@ from tests.remote import engine_on, wait_shortly
 from tests.stub_huggingface import TOKEN, Stub, limited, loading, running, status
 from tests.worker.benches import bench_of, small_photos, submitted, work_off
 from tests.worker.test_jobs import look, movements
+from worker.gpu_worker import info_of
 
 
 @pytest.fixture
@@ -60,8 +62,13 @@ def test_a_worker_without_a_gpu_and_with_the_token_runs_through_it(
     batch = submitted(database, storage, small_photos(2), Options(tier=Tier.STANDARD))
     engine = engine_from(load_settings(hf_inference_token=TOKEN))
     with bench_of(database, storage, engine=engine) as bench:
-        assert bench.engine.where == "huggingface"
+        info = info_of(bench, "far-away-1", [Line.BATCH])
+        assert (info.device, info.breaker) == ("huggingface", "closed")
         work_off(bench)
+        assert engine.remote is not None
+        for _ in range(5):
+            engine.remote.breaker.failed("no")
+        assert info_of(bench, "far-away-1", [Line.BATCH]).breaker == "open"
     ended, photos = look(database, batch)
     assert (ended.status, ended.charged) == (Status.COMPLETED, 16)
     assert {(photo.model, photo.backend) for photo in photos} == {("rmbg-2.0", "huggingface:fal-ai")}
