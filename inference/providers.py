@@ -119,7 +119,7 @@ def find_offer(checkpoint: Checkpoint, repository: str, access: Access) -> Offer
             token=access.token or False,
         )
     except RepositoryNotFoundError:
-        return f"{checkpoint.name}: the model hub has no {repository}, or the token may not read it."
+        return f"{checkpoint.name}: the model hub has no {repository}, or the token may not read it"
     except HfHubHTTPError as error:
         raise _hub_answered(error.response.status_code) from None
     except OfflineModeIsEnabled:
@@ -132,7 +132,7 @@ def find_offer(checkpoint: Checkpoint, repository: str, access: Access) -> Offer
             return Offer(checkpoint, mapping.provider, mapping)
     there = ", ".join(f"{one.provider} ({one.status})" for one in mappings) or "none"
     wanted = "any provider" if access.provider == "auto" else access.provider
-    return f"{checkpoint.name}: {repository} has no live {TASK} by {wanted} (there are: {there})."
+    return f"{checkpoint.name}: {repository} has no live {TASK} by {wanted} (there are: {there})"
 
 
 def whoami(access: Access) -> str:

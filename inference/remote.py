@@ -307,7 +307,7 @@ def _choose(tier: Tier, access: Access, asked: dict[str, Offer | str]) -> tuple[
                 return Choice(tier, offer.checkpoint, tuple(reasons)), offer
             reasons.append(offer)
     raise ModelUnavailable(
-        f"Nobody serves tier {tier} at Hugging Face: {' '.join(reasons)} Set {ENDPOINT_URL} to an endpoint of your own,"
+        f"Nobody serves tier {tier} at Hugging Face: {'; '.join(reasons)}. Set {ENDPOINT_URL} to an endpoint of your own,"
         " or CUTOUT_DEVICE=cpu."
     )
 
