@@ -21,18 +21,19 @@ help:
 
 install: $(VENV)/.installed-$(BACKEND) ## put Cutout and what it needs into .venv
 
-# The pip that comes with a Python may be years old; today's resolves in less than half the time.
+# The pip that comes with a Python may be years old; today's resolves in less than half the time. What is imported is
+# compiled then; to compile all that is installed takes a minute.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Cutout needs Python 3.11 or newer; run: make PYTHON=python3.11 install")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --progress-bar off -c constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt --upgrade pip
 
 $(VENV)/.installed-$(BACKEND): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[$(BACKEND)$(NPM)]'
+	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt -e '.[$(BACKEND)$(NPM)]'
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[$(BACKEND)$(NPM),dev]'
+	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt -e '.[$(BACKEND)$(NPM),dev]'
 	touch $@ $(VENV)/.installed-$(BACKEND)
 
 serve: install ## run the service on http://127.0.0.1:8000, everyone on this machine is its admin
@@ -40,7 +41,7 @@ serve: install ## run the service on http://127.0.0.1:8000, everyone on this mac
 
 test: lint browser ## everything CI runs: linters, types, floors, tests
 	$(BIN)/cutout models pull isnet-general
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -59,8 +60,8 @@ bench: $(VENV)/.installed-dev ## measure; tables come out on the terminal and in
 
 # pysodmetrics asks for an older numpy than it needs, and for a second OpenCV beside the one that is there.
 quality: $(VENV)/.installed-dev ## measure how good the cut-outs are; takes half an hour
-	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[quality]'
-	$(BIN)/python -m pip install --progress-bar off -c constraints.txt --no-deps pysodmetrics
+	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt -e '.[quality]'
+	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt --no-deps pysodmetrics
 	$(BIN)/python -m benchmarks quality
 
 clean: ## remove the virtual environment, caches and var/ (results of the embedded service)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,26 +27,20 @@ EXIT_SECONDS = 60
 HOST_MODELS = app_settings.load().models_folder
 
 
-# What is made once a process and takes long: real networks, whole deployments.
-NETWORKS = {"weights", "real_engine", "cutouts", "published", "network", "lite", "large", "birefnet"}
-DEPLOYMENTS = {"place", "probed"}
-
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares something dear, and leave out what needs a GPU where there is none."""
-    for item in items:
-        needs = set(getattr(item, "fixturenames", ()))
-        if needs & NETWORKS:
-            item.add_marker(pytest.mark.xdist_group("networks"))
-        elif needs & DEPLOYMENTS:
-            which = getattr(item, "callspec", None)
-            of = which.params.get("place", "") if which is not None else ""
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {of}"))
+    """Leave out what needs a GPU where there is none."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU on this host"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep together what shares something dear, where tests run side by side."""
+    from tests.together import Together
+
+    return Together(config, log)
 
 
 def pytest_unconfigure() -> None:

@@ -1,4 +1,4 @@
-"""A deployment of real processes, some of which are killed: `python -m benchmarks killing` does it fifty times."""
+"""A deployment of real processes, some of which are killed: `python -m benchmarks killing` does it a hundred times."""
 
 import random
 from collections.abc import Iterator
@@ -15,20 +15,15 @@ from tests.worker.killing import Site, live_through, site
 DEADLY = b"this photo kills its worker"
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with site(
-        tmp_path_factory.mktemp("site"), request.param == "postgresql", killer=DEADLY.decode()
-    ) as place:
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with site(tmp_path_factory.mktemp("site"), on_postgresql=True, killer=DEADLY.decode()) as place:
         yield place
 
 
 def test_a_batch_lives_through_kills(place: Site) -> None:
     rng = random.Random(20261125)
-    kinds = ["worker frozen", "Valkey killed"]
-    if place.postgresql is not None:
-        kinds = ["API killed", "Valkey flushed", "PostgreSQL killed"]
-    for kind in kinds:
+    for kind in ("worker frozen", "Valkey killed", "PostgreSQL killed"):
         live_through(place, rng, kind)
 
 
