@@ -1,9 +1,10 @@
-// The page: choose a tier, drop a photo, see before and after, download.
+// The page: choose a tier, drop a photo, see before and after, download; or many of them, as a batch.
 
-const API = "api/background-remover";
+import { busy, hide, offer, startBatches } from "./batch.js";
+import { $, API, call, say, sayNothing } from "./common.js";
+import { chosen, dropped, objection, pictures } from "./files.js";
+
 const BACKDROPS = { transparency: "", white: "#fff", black: "#000", green: "#0b8a3a", blue: "#1f5fd0" };
-
-const $ = (id) => document.getElementById(id);
 
 const RECIPES = {
   mask: "The subject, cut out",
@@ -45,13 +46,32 @@ function showBackdrops() {
   }
 }
 
+// One photo is done at once, more of them are a batch.
+async function take(found) {
+  const { photos, others } = pictures(found);
+  const reason = objection(photos);
+  if (reason) {
+    say(reason, "error");
+  } else if (photos.length > 1 && busy()) {
+    say("A batch is in work. Wait for its end, cancel it, or open this page once more for the next one.", "error");
+  } else if (photos.length > 1) {
+    current++;
+    $("result").hidden = true;
+    sayNothing();
+    await offer(photos, others);
+  } else {
+    if (!busy()) hide();
+    await remove(photos[0].file);
+  }
+}
+
 let current = 0; // the newest removal: an older one that ends late is not shown
 
 async function remove(photo) {
   const mine = ++current;
   const start = performance.now();
   const clock = setInterval(() => {
-    say(`Removing the background … ${((performance.now() - start) / 1000).toFixed(0)} s`, "busy");
+    if (mine === current) say(`Removing the background … ${((performance.now() - start) / 1000).toFixed(0)} s`, "busy");
   }, 1000);
   say("Removing the background …", "busy");
   $("result").hidden = true;
@@ -83,35 +103,20 @@ async function show(photo, job) {
   const remarks = [...job.notes];
   if (job.noForeground) remarks.unshift("No subject was found in this photo, so everything is transparent.");
   if (remarks.length) say(remarks.join(" "), "");
-  else $("status").hidden = true;
+  else sayNothing();
 }
 
 const decodes = (image) => image.decode().then(() => true, () => false);
 
-async function call(url, init = {}) {
-  let answer;
-  try {
-    answer = await fetch(url, { ...init, headers: { Accept: "application/json" } });
-  } catch {
-    throw new Error("The service cannot be reached. Is it still running?");
-  }
-  const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(body.detail || `The service answered ${answer.status}.`);
-  return body;
-}
-
-function say(text, kind) {
-  $("status").textContent = text;
-  $("status").className = kind;
-  $("status").hidden = false;
-}
-
 function start() {
   $("slider").addEventListener("input", () => $("compare").style.setProperty("--at", `${$("slider").value}%`));
-  $("file").addEventListener("change", () => {
-    if ($("file").files.length) remove($("file").files[0]);
-    $("file").value = ""; // so that the same photo can be chosen again
-  });
+  for (const input of [$("file"), $("folder")]) {
+    input.addEventListener("change", () => {
+      const found = chosen(input.files);
+      input.value = ""; // so that the same can be chosen again
+      if (found.length) take(found);
+    });
+  }
   const drop = $("drop");
   for (const type of ["dragenter", "dragover"]) {
     drop.addEventListener(type, (event) => {
@@ -123,12 +128,14 @@ function start() {
   drop.addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    if (event.dataTransfer.files.length) remove(event.dataTransfer.files[0]);
+    if (!event.dataTransfer.types.includes("Files")) return;
+    dropped(event.dataTransfer).then(take, (error) => say(`The folder cannot be read: ${error.message}`, "error"));
   });
   document.addEventListener("paste", (event) => {
-    if (event.clipboardData.files.length) remove(event.clipboardData.files[0]);
+    if (event.clipboardData.files.length) take(chosen(event.clipboardData.files));
   });
   showBackdrops();
+  startBatches();
   showTiers().catch((error) => say(error.message, "error"));
 }
 

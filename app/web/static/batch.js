@@ -1,0 +1,263 @@
+// Many photos at once: their price, their upload, how far the service is, the ZIP. A batch's id is in the page's
+// address, so that it is found again after a reload.
+
+import { $, API, Refusal, call, say, sayNothing, several } from "./common.js";
+import { bytesOf } from "./files.js";
+
+const MOST_THUMBNAILS = 60;
+const AGAIN_MS = 2000;
+const HASH = /^#batch=([0-9a-f-]{36})$/;
+
+let order = null; // what is offered, or being sent: { photos, others, tier, key }
+let upload = null; // the request that sends it
+let watched = null; // the id of the batch that is shown, until it has finished
+
+export const busy = () => upload !== null || watched !== null;
+
+export function hide() {
+  order = null;
+  $("batch").hidden = true;
+}
+
+// Show what these photos cost by the tier that is chosen.
+export async function offer(photos, others) {
+  const tier = new FormData($("form")).get("tier") ?? "basic";
+  // What is tried again, after an upload that broke off, is the same batch, and is paid once.
+  const again = order?.photos === photos && order.tier === tier;
+  const mine = { photos, others, tier, key: again ? order.key : newKey() };
+  order = mine;
+  show(several(photos.length, "photo"), ["start"]);
+  $("batch-start").disabled = true;
+  tell("Asking for the price …");
+  try {
+    const price = await call(`${API}/pricing/calculate`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ tier, imageCount: photos.length }),
+    });
+    if (mine !== order) return;
+    const left = others ? ` ${several(others, "other file is", "other files are")} left out: no pictures.` : "";
+    tell(priceOf(price) + left);
+    $("batch-start").disabled = false;
+  } catch (error) {
+    if (mine !== order) return;
+    hide();
+    say(error.message, "error");
+  }
+}
+
+function priceOf(price) {
+  const full = `${price.imageCount} × ${price.creditsPerImage} = ${price.totalCredits} credits`;
+  if (!price.discountCredits) return `${full}.`;
+  return `${full}, less ${price.discountPercent} %: ${price.finalCredits} credits.`;
+}
+
+const newKey = () => [...crypto.getRandomValues(new Uint32Array(4))].join("-");
+
+async function send() {
+  const { photos, others } = order;
+  sayNothing();
+  show(several(photos.length, "photo"), ["progress", "cancel"]);
+  tell("Uploading …");
+  let accepted;
+  try {
+    accepted = await post(order);
+  } catch (error) {
+    if (error.message) say(error.message, "error");
+    await offer(photos, others);
+    return;
+  }
+  order = null;
+  history.replaceState(null, "", `#batch=${accepted.batchId}`);
+  await follow(accepted.batchId);
+}
+
+// By XMLHttpRequest: fetch does not tell how much has been sent.
+function post({ photos, tier, key }) {
+  const form = new FormData();
+  form.set("tier", tier);
+  form.set("imageCount", photos.length);
+  for (const { file, name } of photos) form.append("images", file, name);
+  const request = new XMLHttpRequest();
+  request.upload.addEventListener("progress", ({ loaded, total }) => {
+    $("batch-progress").value = (100 * loaded) / total;
+    $("batch-count").textContent = `${megabytes(loaded)} of ${megabytes(total)} MB`;
+  });
+  upload = request;
+  return new Promise((resolve, reject) => {
+    request.addEventListener("load", () => {
+      if (request.status === 202) resolve(request.response);
+      else reject(Refusal.of(request.status, request.response));
+    });
+    request.addEventListener("error", () => {
+      reject(new Refusal("The upload broke off: the service cannot be reached, or a file was moved or changed."));
+    });
+    request.addEventListener("abort", () => reject(new Refusal("")));
+    request.open("POST", `${API}/batch`);
+    request.setRequestHeader("Accept", "application/json");
+    request.setRequestHeader("Idempotency-Key", key);
+    request.responseType = "json";
+    request.send(form);
+  }).finally(() => (upload = null));
+}
+
+const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
+
+// Show a batch until it has finished, and then what became of it.
+async function follow(id) {
+  watched = id;
+  let batch;
+  try {
+    batch = await call(`${API}/batch/${id}`);
+  } catch (error) {
+    if (watched !== id) return;
+    say(error.message, "error");
+    if (error.status >= 400 && error.status < 500) watched = null;
+    else setTimeout(() => watched === id && follow(id), AGAIN_MS);
+    return;
+  }
+  if (watched !== id) return;
+  if (batch.finishedAt) {
+    watched = null;
+    finish(batch);
+    return;
+  }
+  sayNothing();
+  show(several(batch.images, "photo"), ["progress", "cancel"]);
+  tell("Removing the backgrounds …");
+  showProgress(batch);
+  const events = new EventSource(`${API}/batch/${id}/events`);
+  events.addEventListener("progress", (event) => {
+    if (watched === id) showProgress(JSON.parse(event.data));
+    else events.close();
+  });
+  events.addEventListener("end", () => {
+    events.close();
+    if (watched === id) follow(id);
+  });
+  events.addEventListener("error", () => {
+    if (watched !== id) {
+      events.close();
+      return;
+    }
+    $("batch-count").textContent = "The connection broke off. Asking again …";
+    // A connection that is lost the browser opens again by itself, but not after an answer that is no stream.
+    if (events.readyState === EventSource.CLOSED) setTimeout(() => watched === id && follow(id), AGAIN_MS);
+  });
+}
+
+function showProgress({ counts, images, percent, secondsLeft }) {
+  $("batch-progress").value = percent;
+  const said = [`${counts.completed} of ${images} done`];
+  if (counts.failed) said.push(`${counts.failed} failed`);
+  if (counts.cancelled) said.push(`${counts.cancelled} cancelled`);
+  said.push(`${percent} %`);
+  if (!counts.pending && !counts.processing) said.push("packing the ZIP");
+  else if (secondsLeft !== null) said.push(`${duration(secondsLeft)} left`);
+  $("batch-count").textContent = said.join(" · ");
+}
+
+function duration(seconds) {
+  if (seconds < 90) return `${seconds} s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 90 ? `${minutes} min` : `${(minutes / 60).toFixed(1)} h`;
+}
+
+async function cancel() {
+  if (upload) {
+    upload.abort();
+    return;
+  }
+  $("batch-cancel").disabled = true;
+  tell("Cancelling …");
+  try {
+    await call(`${API}/batch/${watched}`, { method: "DELETE" });
+  } catch (error) {
+    // It may have finished meanwhile, which its events tell.
+    if (error.status !== 409) say(error.message, "error");
+    $("batch-cancel").disabled = false;
+  }
+}
+
+function finish(batch) {
+  sayNothing();
+  show(several(batch.images, "photo"), batch.zipUrl ? ["zip"] : []);
+  tell(`${outcome(batch)} ${several(batch.creditsCharged, "credit was", "credits were")} charged.`);
+  if (batch.zipUrl) $("batch-zip").href = batch.zipUrl;
+  const failed = batch.photos.filter((photo) => photo.error && photo.status === "failed");
+  $("batch-failed").replaceChildren(...failed.map(failure));
+  const made = batch.photos.filter((photo) => photo.resultUrl);
+  $("batch-strip").replaceChildren(...made.slice(0, MOST_THUMBNAILS).map(thumbnail));
+  if (made.length > MOST_THUMBNAILS) {
+    $("batch-count").textContent = `The first ${MOST_THUMBNAILS} pictures; the ZIP has all ${made.length}.`;
+  }
+}
+
+function outcome({ status, images, counts, zipUrl }) {
+  const made = `${counts.completed} of ${several(images, "picture is", "pictures are")} made`;
+  if (counts.completed && !zipUrl) return `${made}, and no longer kept.`;
+  if (status === "completed") return "All pictures are made.";
+  if (status === "failed") return "No picture could be made.";
+  return status === "cancelled" ? `Cancelled: ${made}.` : `${made}.`;
+}
+
+function failure({ name, error }) {
+  const item = document.createElement("li");
+  const file = document.createElement("b");
+  file.textContent = name;
+  item.append(file, ` ${error.detail}`);
+  return item;
+}
+
+function thumbnail({ name, resultUrl }) {
+  const picture = document.createElement("img");
+  picture.loading = "lazy";
+  picture.src = resultUrl;
+  picture.alt = name;
+  const link = document.createElement("a");
+  link.href = resultUrl;
+  link.target = "_blank";
+  link.title = name;
+  link.append(picture);
+  const item = document.createElement("li");
+  item.append(link);
+  return item;
+}
+
+// Show the batch's part of the page with these of its elements, and the others empty.
+function show(title, parts) {
+  const held = $("batch").contains(document.activeElement);
+  $("batch-title").textContent = title;
+  for (const part of ["start", "progress", "cancel", "zip"]) $(`batch-${part}`).hidden = !parts.includes(part);
+  $("batch-progress").value = 0;
+  $("batch-cancel").disabled = false;
+  $("batch-count").textContent = "";
+  $("batch-failed").replaceChildren();
+  $("batch-strip").replaceChildren();
+  $("batch").hidden = false;
+  // The button that was pressed may be gone: who uses the keyboard stays here.
+  if (held) $("batch").focus();
+}
+
+// Said aloud by screen readers, so only what matters; how far it is stands beside it.
+function tell(text) {
+  $("batch-told").textContent = text;
+}
+
+function followAddress() {
+  const id = HASH.exec(location.hash)?.[1];
+  if (id && id !== watched && !upload) follow(id);
+}
+
+export function startBatches() {
+  $("batch-start").addEventListener("click", send);
+  $("batch-cancel").addEventListener("click", cancel);
+  $("tiers").addEventListener("change", () => {
+    if (order && !upload) offer(order.photos, order.others);
+  });
+  addEventListener("hashchange", followAddress);
+  addEventListener("beforeunload", (event) => {
+    if (upload) event.preventDefault();
+  });
+  followAddress();
+}

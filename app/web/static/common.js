@@ -1,0 +1,41 @@
+// What the page's parts share: its elements, its one line of words, and how the service is asked.
+
+export const API = "api/background-remover";
+
+export const $ = (id) => document.getElementById(id);
+
+export function say(text, kind) {
+  $("status").textContent = text;
+  $("status").className = kind;
+  $("status").hidden = false;
+}
+
+export function sayNothing() {
+  $("status").hidden = true;
+}
+
+// What the service has against a call, or 0 where it did not answer.
+export class Refusal extends Error {
+  constructor(message, status = 0) {
+    super(message);
+    this.status = status;
+  }
+
+  static of(status, body) {
+    return new Refusal(body?.detail || `The service answered ${status}.`, status);
+  }
+}
+
+export async function call(url, init = {}) {
+  let answer;
+  try {
+    answer = await fetch(url, { ...init, headers: { Accept: "application/json", ...init.headers } });
+  } catch {
+    throw new Refusal("The service cannot be reached. Is it still running?");
+  }
+  const body = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw Refusal.of(answer.status, body);
+  return body;
+}
+
+export const several = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;

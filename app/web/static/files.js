@@ -1,0 +1,69 @@
+// Files that were chosen or dropped, as { file, name }: the name tells the folder, too.
+
+import { $, several } from "./common.js";
+
+const TAKEN = new Set($("file").accept.split(","));
+const { mostImages, photoMb, batchMb } = $("form").dataset;
+
+export function chosen(files) {
+  return [...files].map((file) => ({ file, name: file.webkitRelativePath || file.name || "photo" }));
+}
+
+export async function dropped(transfer) {
+  // All of them at once: after a pause the browser has forgotten them.
+  const items = [...transfer.items]
+    .filter((item) => item.kind === "file")
+    .map((item) => item.webkitGetAsEntry() ?? item.getAsFile());
+  const found = [];
+  for (const item of items) {
+    if (item instanceof File) found.push(...chosen([item]));
+    else for await (const one of below(item)) found.push(one);
+  }
+  return found;
+}
+
+async function* below(entry) {
+  if (entry.isFile) {
+    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+    yield { file, name: entry.fullPath.slice(1) };
+    return;
+  }
+  const reader = entry.createReader();
+  // A folder is told piece by piece, a hundred files each in Chromium.
+  for (let some; (some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject))).length; ) {
+    for (const one of some) yield* below(one);
+  }
+}
+
+// The pictures, in the order of their names, and how many others there were. Hidden files are not even counted.
+export function pictures(found) {
+  const seen = found.filter(({ name }) => !name.split("/").pop().startsWith("."));
+  // A file on its own is looked into by the service, whatever its name says.
+  const photos = seen.length === 1 ? seen : seen.filter(isPicture);
+  photos.sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
+  return { photos, others: seen.length - photos.length };
+}
+
+function isPicture({ file, name }) {
+  const extension = name.match(/\.[^.]+$/)?.[0] ?? "";
+  return TAKEN.has(file.type) || TAKEN.has(extension.toLowerCase());
+}
+
+// Why these photos need not be sent, in a sentence; null if they may be.
+export function objection(photos) {
+  if (!photos.length) return "There is no picture in what you chose.";
+  if (photos.length > mostImages) {
+    return `These are ${photos.length} photos, and a batch has ${mostImages} at most. Choose fewer.`;
+  }
+  const large = photos.filter(({ file }) => file.size > photoMb * 1e6);
+  if (large.length) {
+    const others = large.length > 1 ? ` and ${several(large.length - 1, "other")} are` : " is";
+    return `${large[0].name}${others} larger than ${photoMb} MB. Send a smaller file.`;
+  }
+  if (photos.length > 1 && bytesOf(photos) > batchMb * 1e6) {
+    return `These photos are larger than ${batchMb} MB together. Send them in several batches.`;
+  }
+  return null;
+}
+
+export const bytesOf = (photos) => photos.reduce((sum, { file }) => sum + file.size, 0);
