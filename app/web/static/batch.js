@@ -36,9 +36,10 @@ export async function offer(photos, others) {
       body: JSON.stringify({ tier, imageCount: photos.length }),
     });
     if (mine !== order) return;
-    const left = others ? ` ${several(others, "other file is", "other files are")} left out: no pictures.` : "";
-    tell(priceOf(price) + left);
+    const left = `${several(others, "file that is no picture is", "files that are no pictures are")} left out.`;
+    tell(others ? `${priceOf(price)} ${left}` : priceOf(price));
     $("batch-start").disabled = false;
+    $("batch").scrollIntoView({ block: "nearest" });
   } catch (error) {
     if (mine !== order) return;
     hide();
@@ -168,6 +169,7 @@ async function cancel() {
     upload.abort();
     return;
   }
+  $("batch").focus(); // which a button that is disabled would lose
   $("batch-cancel").disabled = true;
   tell("Cancelling …");
   try {
