@@ -29,7 +29,7 @@ pytestmark = [
 
 MOST_MB = 1
 # Of a batch that is to go on while the page is reloaded, or until it is cancelled.
-MANY = 30
+MANY = 60
 PATIENCE_MS = 20_000
 
 
