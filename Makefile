@@ -8,7 +8,8 @@ BACKEND ?= $(if $(shell sh -c 'command -v nvidia-smi'),gpu,cpu)
 comma := ,
 NPM := $(if $(shell sh -c 'command -v npm'),,$(comma)npm)
 
-# Side by side, each with servers of its own, one of them with the networks; a database of the host's is one for all.
+# Side by side, each with servers of its own; a database of the host's is one for all. Networks that each use all cores
+# would only wait for each other.
 WORKERS ?= $(if $(DATABASE_URL)$(REDIS_URL),0,3)
 
 HOST ?= 127.0.0.1
@@ -41,7 +42,7 @@ serve: install ## run the service on http://127.0.0.1:8000, everyone on this mac
 
 test: lint browser ## everything CI runs: linters, types, floors, tests
 	$(BIN)/cutout models pull isnet-general
-	$(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

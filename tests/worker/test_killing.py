@@ -23,7 +23,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 def test_a_batch_lives_through_kills(place: Site) -> None:
     rng = random.Random(20261125)
-    for kind in ("worker frozen", "Valkey killed", "PostgreSQL killed"):
+    for kind in ("worker frozen", "PostgreSQL killed"):
         live_through(place, rng, kind)
 
 

@@ -155,6 +155,7 @@ def test_a_service_that_is_killed_leaves_nothing_behind_and_goes_on_where_it_was
         assert counts(here.database, batch) == {Status.COMPLETED: 20}
 
 
+@on_sqlite
 def test_a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand(
     database: Database, storage: LocalStorage, redis_url: str, tmp_path: Path
 ) -> None:
