@@ -109,6 +109,19 @@ def test_a_lost_workers_photos_are_freed_and_its_late_answers_dropped(
     assert [photo.attempts for photo in photos] == [2, 2, 2]
 
 
+def test_what_a_worker_holds_is_renewed_and_nothing_else(database: Database, storage: LocalStorage) -> None:
+    submitted(database, storage, small_photos(4))
+    long_ago = now() - 3 * LEASE
+    with bench_of(database, storage, lease=LEASE.total_seconds()) as bench:
+        held = database.run(claims.claim, Line.BATCH, 2, LEASE, long_ago)
+        assert held is not None
+        assert database.run(claims.claim, Line.BATCH, 2, LEASE, long_ago) is not None
+        with bench.held.holding(held.token):
+            bench.renew()
+        assert database.run(claims.free_lost, now()) == 2
+        assert all(database.ask(claims.holds, photo.job_id, held.token) for photo in held.photos)
+
+
 def test_a_picture_made_too_late_leaves_no_file(database: Database, storage: LocalStorage) -> None:
     """The worker is taken for lost between reading the photo and storing the picture."""
     batch = submitted(database, storage, small_photos(2))
