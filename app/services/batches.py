@@ -18,7 +18,7 @@ from app.db.session import Database
 from app.db.tables import Batch, IdempotencyKey, Job, PaidBy, Status, plain
 from app.services import claims, credits, notifications
 from app.services.pricing import LARGEST_BATCH, SMALLEST_BATCH, price
-from app.services.removals import KeyUsed
+from app.services.removals import KeyUsed, known_key
 from inference.options import Options
 
 LONGEST_NAME = 1000
@@ -104,7 +104,7 @@ def submit(
     while True:
         try:
             with database.begin() as session:
-                known = None if key is None else _known(session, user_id, key)
+                known = None if key is None else known_key(session, user_id, key)
                 if known is not None:
                     if known.batch_id is None or known.fingerprint != fingerprint:
                         raise KeyUsed
@@ -122,7 +122,7 @@ def submit(
                     )
             return batch, True
         except IntegrityError:
-            if key is None or database.ask(_known, user_id, key) is None:
+            if key is None or database.run(known_key, user_id, key) is None:
                 raise
             # Another call with the same key was a moment faster: look again.
 
@@ -303,11 +303,6 @@ def _progress(session: Session, batch_ids: Sequence[uuid.UUID]) -> dict[uuid.UUI
         assert batch_id is not None
         counts[batch_id][status] = count
     return {batch_id: Progress(counted) for batch_id, counted in counts.items()}
-
-
-def _known(session: Session, user_id: uuid.UUID, key: str) -> IdempotencyKey | None:
-    mine = select(IdempotencyKey).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
-    return session.scalars(mine).one_or_none()
 
 
 def _fingerprint(photos: Sequence[Photo], order: Order) -> str:

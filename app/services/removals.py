@@ -177,7 +177,7 @@ def _begin(
         while True:
             try:
                 with place.database.begin() as session:
-                    known = None if key is None else _known(session, user_id, key)
+                    known = None if key is None else known_key(session, user_id, key)
                     if known is not None:
                         if known.fingerprint != fingerprint or known.job_id is None:
                             raise KeyUsed
@@ -202,7 +202,7 @@ def _begin(
                 assert data is not None
                 columns, handed_over = place.hands.hand_over(job_id, data, options), True
             except IntegrityError:
-                if key is None or place.database.run(_known, user_id, key) is None:
+                if key is None or place.database.run(known_key, user_id, key) is None:
                     raise
                 # Another call with the same key was a moment faster: look again.
     except BaseException:
@@ -214,7 +214,7 @@ def _begin(
     return first, False
 
 
-def _known(session: Session, user_id: uuid.UUID, key: str) -> IdempotencyKey | None:
+def known_key(session: Session, user_id: uuid.UUID, key: str) -> IdempotencyKey | None:
     """Find a key of a user's, and keep others from changing it until the transaction ends."""
     mine = select(IdempotencyKey).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
     return session.scalars(mine.with_for_update()).one_or_none()
