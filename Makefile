@@ -12,10 +12,14 @@ NPM := $(if $(shell sh -c 'command -v npm'),,$(comma)npm)
 # would only wait for each other.
 WORKERS ?= $(if $(DATABASE_URL)$(REDIS_URL),0,3)
 
+# A host that forbids Python to keep what it has compiled would have each of the suite's processes compile torch,
+# SQLAlchemy and the rest anew: twice the time of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help install serve test lint bench quality browser clean
+.PHONY: help install serve test pytest lint bench quality browser clean
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -40,8 +44,12 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 serve: install ## run the service on http://127.0.0.1:8000, everyone on this machine is its admin
 	CUTOUT_AUTH=off $(BIN)/cutout serve --host $(HOST) --port $(PORT)
 
-test: lint browser ## everything CI runs: linters, types, floors, tests
+# mypy keeps one core busy for a minute: the tests have the others meanwhile.
+test: $(VENV)/.installed-dev browser ## everything CI runs: linters, types, floors, tests
 	$(BIN)/cutout models pull isnet-general
+	$(MAKE) --no-print-directory --jobs=2 lint pytest
+
+pytest: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(VENV)/.installed-dev

@@ -2,9 +2,8 @@
 
 import asyncio
 import os
+import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +21,8 @@ from app.services.tokens import Claims
 from tests.app.databases import start_postgresql
 from tests.app.shop import ANNA, API, opened_shop
 from tests.app.test_api import problem
-from tests.fakes import photo_bytes
+from tests.fakes import photo_bytes, wait_until
+from tests.forked import ModuleProcess
 
 PROCESSES, CALLS, ENOUGH_FOR = 4, 200, 50
 
@@ -37,15 +37,26 @@ def funded(database: Database, credits_: int) -> None:
 def processes(databases: list[Database], folder: Path) -> Iterator[list[list[str]]]:
     """Start API processes, each serving every database at an address of its own; those, by process."""
     urls = [database.engine.url.render_as_string(hide_password=False) for database in databases]
-    command = [sys.executable, "-m", "tests.app.api_process", str(folder), *urls]
     with ExitStack() as opened:
-        running = [
-            opened.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-            for _ in range(PROCESSES)
-        ]
-        for one in running:
-            opened.callback(one.terminate)
-        yield [[one.stdout.readline().strip() for _ in urls] for one in running if one.stdout]
+        started = []
+        for number in range(PROCESSES):
+            log = folder / f"api-{number}.log"
+            process = ModuleProcess(log, os.environ, "tests.app.api_process", str(folder), *urls)
+            opened.callback(process.wait)
+            opened.callback(process.terminate)
+            started.append((log, process))
+        yield [addresses(log, process, len(urls)) for log, process in started]
+
+
+def addresses(log: Path, process: ModuleProcess, count: int) -> list[str]:
+    """Return what a process has printed, once it is all there."""
+
+    def printed() -> list[str]:
+        return re.findall(r"^http://\S+$", log.read_text() if log.exists() else "", re.MULTILINE)
+
+    wait_until(lambda: len(printed()) == count or process.poll() is not None)
+    assert process.poll() is None, log.read_text()
+    return printed()
 
 
 async def buy_at_once(addresses: list[str]) -> Counter[int]:

@@ -29,6 +29,7 @@ from inference.limits import Limits
 from inference.options import Options
 from tests.app.databases import new_user
 from tests.fakes import FakeRunner, fake_engine, photo_bytes
+from tests.forked import ModuleProcess
 from worker import jobs as worker_jobs
 from worker.__main__ import main as worker_main
 from worker.bench import Bench
@@ -120,11 +121,10 @@ def worker_environment(
 
 
 @contextmanager
-def worker_process(folder: Path, environment: dict[str, str]) -> "Iterator[subprocess.Popen[bytes]]":
+def worker_process(folder: Path, environment: dict[str, str]) -> Iterator[ModuleProcess]:
     """Run a worker; at the end it is told to stop, and killed if it does not."""
-    with (folder / f"worker-{uuid.uuid4().hex[:6]}.log").open("wb") as log:
-        command = [sys.executable, "-m", "tests.worker.benches"]
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    log = folder / f"worker-{uuid.uuid4().hex[:6]}.log"
+    process = ModuleProcess(log, environment, "tests.worker.benches")
     try:
         yield process
     finally:

@@ -11,7 +11,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -25,7 +24,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx2
 from redis import Redis
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
@@ -42,8 +40,10 @@ from app.services.claims import Line
 from app.services.queue import Queue
 from app.storage.local import LocalStorage
 from inference.encode import Format
+from tests.app.conftest import answers_ok
 from tests.app.databases import start_postgresql
 from tests.fakes import fake_engine, wait_until
+from tests.forked import ModuleProcess
 from tests.worker.benches import LEASE_SECONDS, small_photos, submitted, worker_environment
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Unkept(AssertionError):
 class Supervised:
     """A process that is started again whenever it dies, as a supervisor does."""
 
-    start: Callable[[], "subprocess.Popen[bytes]"]
+    start: Callable[[], ModuleProcess]
     over: threading.Event = field(default_factory=threading.Event)
     starts: int = 0
 
@@ -116,10 +116,7 @@ class Site:
 
     def answers(self) -> bool:
         """Tell whether the API can make pictures."""
-        try:
-            return httpx2.get(f"{self.address}/api/health").status_code == 200
-        except httpx2.TransportError:
-            return False
+        return answers_ok(self.address)
 
     def restart_valkey(self) -> None:
         """Kill it with its connections, and start it on what it had written."""
@@ -320,13 +317,8 @@ def _all_back(place: Site) -> bool:
     return {worker.process.pid for worker in place.workers} <= alive and place.answers()
 
 
-def _process(
-    folder: Path, environment: dict[str, str], module: str, *arguments: str
-) -> "subprocess.Popen[bytes]":
-    with (folder / f"{module}.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], env=environment, stdout=log, stderr=log
-        )
+def _process(folder: Path, environment: dict[str, str], module: str, *arguments: str) -> ModuleProcess:
+    return ModuleProcess(folder / f"{module}.log", environment, module, *arguments)
 
 
 def _pid_of(server: ValkeyServer) -> int:

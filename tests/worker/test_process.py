@@ -4,7 +4,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,21 +26,28 @@ from tests.app.databases import on_sqlite
 from tests.app.test_service import same_alpha
 from tests.conftest import DATA
 from tests.fakes import fake_engine, wait_until
+from tests.forked import ModuleProcess
 from tests.processes import descendants, kill, lives
 from tests.worker.benches import small_photos, submitted, worker_environment, worker_process
 from worker.__main__ import main as worker_main
 
-CUTOUT = ("-c", "from app.cli import main; main()")
 START_SECONDS = 60
 # For all of a service's processes to end, told or not; the photo in hand takes 0.3 s at most.
 END_SECONDS = 20
+
+
+def cutout_process(log: Path, environment: dict[str, str], *arguments: str) -> "subprocess.Popen[bytes]":
+    """Run the command itself."""
+    command = [sys.executable, "-c", "from app.cli import main; main()", *arguments]
+    with log.open("ab") as out:
+        return subprocess.Popen(command, env=environment, stdout=out, stderr=out)
 
 
 @dataclass
 class House:
     """A service with the queue and the worker that it brought along."""
 
-    process: "subprocess.Popen[bytes]"
+    process: "ModuleProcess | subprocess.Popen[bytes]"
     address: str
     log: Path
     database: Database
@@ -65,19 +72,21 @@ class House:
 def house(
     folder: Path,
     milliseconds: float = 0,
-    command: Sequence[str] = ("-m", "tests.worker.house"),
     models: Path | None = None,
 ) -> Iterator[House]:
-    """Run a service as `cutout serve` does, or that, until its worker is there."""
+    """Run a service as `cutout serve` does, or that itself where it is given models, until its worker is there."""
     url = f"sqlite:///{folder / 'cutout.db'}"
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     environment = worker_environment(url, folder, "", milliseconds=milliseconds, port=port)
-    if models is not None:
-        environment |= {"CUTOUT_MODELS_DIR": str(models), "CUTOUT_DEVICE": "cpu"}
     log = folder / "house.log"
-    with log.open("ab") as out:
-        process = subprocess.Popen([sys.executable, *command], env=environment, stdout=out, stderr=out)
+    process = (
+        ModuleProcess(log, environment, "tests.worker.house")
+        if models is None
+        else cutout_process(
+            log, environment | {"CUTOUT_MODELS_DIR": str(models), "CUTOUT_DEVICE": "cpu"}, "serve"
+        )
+    )
     database, queue = Database(url), Queue(f"unix://{folder}/valkey/socket")
     here = House(process, f"http://127.0.0.1:{port}", log, database, LocalStorage(folder), queue)
     others: dict[int, str] = {}
@@ -227,7 +236,7 @@ def test_the_real_service_does_a_batch(
     weights: ModelsFolder, cutouts: dict[str, Cutout], tmp_path: Path
 ) -> None:
     photo = (DATA / "coffee.jpg").read_bytes()
-    with house(migrated(tmp_path), command=(*CUTOUT, "serve"), models=weights.path) as here:
+    with house(migrated(tmp_path), models=weights.path) as here:
         (worker,) = here.workers()
         assert worker.device == "cpu"
         batch = submitted(here.database, here.storage, [photo, b"no photo"])
@@ -254,9 +263,7 @@ def test_the_command_for_a_worker_starts_a_real_one(
     assert queue.connection is not None
     queue.connection.flushdb()
     environment = worker_environment(str(database.engine.url), tmp_path, redis_url, models_dir=weights.path)
-    command = [sys.executable, *CUTOUT, "worker", "--device", "cpu", "--queues", "batch"]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    process = cutout_process(tmp_path / "log", environment, "worker", "--device", "cpu", "--queues", "batch")
     try:
         wait_until(lambda: process.poll() is not None or bool(queue.workers()), START_SECONDS)
         (worker,) = queue.workers()

@@ -1,0 +1,74 @@
+"""Python processes that start at once: each is forked from one that has imported the service before.
+
+Importing torch, SQLAlchemy and FastAPI costs several seconds of a core, and the tests start dozens of services and
+workers. The fork server of `multiprocessing` pays that once for each process of pytest.
+"""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+SERVER = multiprocessing.get_context("forkserver")
+# The modules that are run are not among them: `runpy` warns of one that is imported already.
+SERVER.set_forkserver_preload(["app.main", "app.server", "worker.__main__", "tests.app.shop"])
+
+
+class ModuleProcess:
+    """`python -m module arguments`, with the methods of `subprocess.Popen` that tests use."""
+
+    def __init__(self, log: Path, environment: Mapping[str, str], module: str, *arguments: str) -> None:
+        """Start it; what it prints is appended to `log`."""
+        self._process = SERVER.Process(
+            target=_run, args=(str(log), dict(environment), module, arguments), daemon=True
+        )
+        self._lock = threading.Lock()
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Return its exit code, as `Popen` does; None while it runs."""
+        with self._lock:  # two threads that read the code would leave one without
+            return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs after `timeout` seconds.
+
+        """
+        self._process.join(timeout)
+        code = self.poll()
+        if code is None:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(self._process.name, timeout)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _run(log: str, environment: dict[str, str], module: str, arguments: tuple[str, ...]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    with Path(log).open("ab") as out:
+        sys.stdout.flush()
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
