@@ -26,6 +26,7 @@ from app.services import smtp
 from inference.access import Access
 from inference.folder import ModelsFolder
 from inference.limits import Limits
+from inference.photo import SizeLimits
 from inference.tiers import Tier
 from models.catalog import CHECKPOINTS
 
@@ -213,6 +214,12 @@ class Settings(BaseSettings):
         description="of all uploads being received or worked on, before 503 `OVERLOADED`; never less than one",
     )
     max_megapixels: float = Field(50, gt=0, description="largest picture, in megapixels")
+    max_side: int = Field(32_768, ge=1, description="longest side of a picture, in pixels")
+    max_ratio: float = Field(
+        100,
+        ge=1,
+        description="how many times as long as wide a picture may be; a network sees nothing in a thinner one",
+    )
     fetch_seconds: float = Field(
         20, gt=0, description="longest that fetching a photo from its `imageUrl` may take"
     )
@@ -471,7 +478,7 @@ class Settings(BaseSettings):
             threads=self.threads,
             waiting=self.max_waiting,
             seconds=self.deadline_seconds,
-            pixels=int(self.max_megapixels * 1_000_000),
+            sizes=SizeLimits(int(self.max_megapixels * 1_000_000), self.max_side, self.max_ratio),
             pixels_in_work=int(self.megapixels_in_work * 1_000_000),
             batch=self.batch_size,
             batch_wait=self.batch_wait_ms / 1000,

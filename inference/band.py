@@ -8,7 +8,8 @@ from torch import Tensor
 
 # Below and above these the mask is certain.
 CERTAIN = (0.03, 0.97)
-# A strip of the band is of so many of the photo's pixels at most, so that a photo of any size takes the same memory.
+# A strip of the band is of so many of the photo's pixels at most, so that a photo of any size and shape takes the same
+# memory.
 STRIP_PIXELS = 1 << 20
 
 
@@ -23,11 +24,13 @@ class Band:
         self._column_of = torch.arange(width, device=cells.device) * self._columns // width
 
     def strips(self) -> Iterator[Tensor]:
-        """Yield the band's pixels as places in the flattened picture, int64 [N], some rows at a time."""
+        """Yield the band's pixels as places in the flattened picture, int64 [N], some rows or a part of one at a time."""
         step = max(1, STRIP_PIXELS // self._width)
         for top in range(0, self._height, step):
-            marked = self._cells[self._row_of[top : top + step]][:, self._column_of]
-            yield marked.flatten().nonzero()[:, 0] + top * self._width
+            cells = self._cells[self._row_of[top : top + step]]
+            for left in range(0, self._width, STRIP_PIXELS):
+                marked = cells[:, self._column_of[left : left + STRIP_PIXELS]]
+                yield marked.flatten().nonzero()[:, 0] + (top * self._width + left)
 
     def cell(self, place: Tensor) -> Tensor:
         """Return each place's cell in the flattened grid."""

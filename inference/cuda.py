@@ -18,6 +18,10 @@ from inference.photo import Pixels
 # Photos share a few streams: torch's allocator keeps what was freed for each stream apart.
 PHOTO_STREAMS = 4
 FIRST = -1  # priority: a photo's small kernels go before those of a batch, which fill the GPU
+HOST_FULL = (
+    "This host's memory does not hold what the photo needs. Set a smaller CUTOUT_MEGAPIXELS_IN_WORK or"
+    " CUTOUT_MAX_MEGAPIXELS, or send a smaller photo."
+)
 # Runs before a capture, in which libraries choose their kernels and allocate what they keep.
 RUNS_BEFORE_CAPTURE = 3
 
@@ -99,16 +103,18 @@ def timed(device: torch.device, work: Callable[[], Tensor]) -> Callable[[], tupl
 
 @contextmanager
 def errors_translated() -> Iterator[None]:
-    """Raise the errors of a GPU as the engine's own.
+    """Raise torch's errors of a GPU, and of memory on either side, as the engine's own.
 
     Raises:
-        OutOfMemory: its memory is full; after smaller work it goes on.
+        OutOfMemory: the GPU's memory or the host's is full; after smaller work it goes on.
         DeviceLost: anything else that it reports; CUDA gives such an error for every later call too.
 
     """
     try:
         yield
     except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error):
+            raise OutOfMemory(HOST_FULL) from error
         if isinstance(error, torch.OutOfMemoryError) or "_ALLOC_FAILED" in str(error):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -20,10 +20,10 @@ from torch import Tensor
 from inference import encode, layout, matte, photo
 from inference.batcher import Batcher
 from inference.budget import PixelBudget
-from inference.cuda import Streams, download, errors_translated, timed, upload, used_here, wait_for
+from inference.cuda import HOST_FULL, Streams, download, errors_translated, timed, upload, used_here, wait_for
 from inference.deadlines import Deadlines
 from inference.encode import Format
-from inference.errors import CutoutError, DeadlineExceeded, DeviceLost, Overloaded
+from inference.errors import CutoutError, DeadlineExceeded, DeviceLost, OutOfMemory, Overloaded
 from inference.fair_queue import FairQueue
 from inference.folder import ModelsFolder
 from inference.futures import answer, fail
@@ -264,6 +264,8 @@ class Engine:
             if future.done():  # cancelled, or too late
                 return
             answer(future, self._remove(request))
+        except MemoryError:  # of this photo alone: the others, and the process, go on
+            fail(future, OutOfMemory(HOST_FULL))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the caller's
             if isinstance(error, DeviceLost):  # maybe at the photo's own work, which the batcher did not see
                 self._turns.lose(str(error))
@@ -283,7 +285,7 @@ class Engine:
                 held.enter_context(self._budget.hold(pixels, request.deadline))
                 clock.lap("wait")
 
-            picture = photo.decode(request.read(), self._limits.pixels, hold)
+            picture = photo.decode(request.read(), self._limits.sizes, hold)
             with errors_translated(), self._streams.photo():
                 rgb = upload(picture.rgb, self.device)
                 own_alpha = None if picture.alpha is None else upload(picture.alpha, self.device)

@@ -5,22 +5,23 @@ from torch import Tensor
 
 from inference.options import Colour
 
-# Blended strip by strip, so that the wider numbers of a large picture need no memory to speak of.
-STRIP_ROWS = 128
+# Blended strip by strip, so that the wider numbers of a large picture need no memory to speak of, whatever its shape.
+STRIP_PIXELS = 1 << 19
 
 
 def on_background(rgb: Tensor, alpha: Tensor, colour: Colour) -> Tensor:
     """Lay `rgb`, uint8 [H,W,3], under `alpha`, uint8 [H,W], on a plain colour: uint8 [H,W,3]."""
-    height, width = alpha.shape
-    out = torch.empty_like(rgb)
-    # Rows of numbers, colour by colour: what has three to a row, torch's CPU kernels do one by one.
-    behind = torch.tensor(colour, dtype=torch.float32, device=rgb.device).repeat(width)
-    for top in range(0, height, STRIP_ROWS):
-        strip = slice(top, top + STRIP_ROWS)
-        weight = alpha[strip, :, None].expand(-1, -1, 3).flatten(1) / 255
-        mixed = behind.lerp(rgb[strip].flatten(1).float(), weight).round_()
-        out[strip] = mixed.unflatten(1, (width, 3))
-    return out
+    # One row of numbers, colour by colour: what has three to a row, torch's CPU kernels do one by one.
+    numbers, opacity = rgb.reshape(-1), alpha.reshape(-1)
+    out = torch.empty_like(numbers)
+    behind = torch.tensor(colour, dtype=torch.float32, device=rgb.device).repeat(
+        min(STRIP_PIXELS, len(opacity))
+    )
+    for start in range(0, len(opacity), STRIP_PIXELS):
+        weight = opacity[start : start + STRIP_PIXELS, None].expand(-1, 3).flatten() / 255
+        strip = slice(3 * start, 3 * start + len(weight))
+        out[strip] = behind[: len(weight)].lerp(numbers[strip].float(), weight).round_()
+    return out.view(rgb.shape)
 
 
 def transparent(rgb: Tensor, alpha: Tensor) -> Tensor:

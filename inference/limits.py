@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from inference.photo import DEFAULT_MAX_PIXELS
+from inference.photo import DEFAULT_SIZES, SizeLimits
 
 
 @dataclass(frozen=True)
@@ -11,8 +11,8 @@ class Limits:
     """Bounds of an engine, none of them of one photo's quality.
 
     `threads` photos are in work at once; by default one on each core and one more, and on a GPU as many again as fill
-    two batches. At most `waiting` photos are held by `submit`, each for up to `seconds`. Photos of more than `pixels`
-    are refused; those in work have up to `pixels_in_work` together. Batches are of up to `batch` photos, by default 8
+    two batches. At most `waiting` photos are held by `submit`, each for up to `seconds`. Photos beyond `sizes` are
+    refused; those in work have up to `pixels_in_work` together. Batches are of up to `batch` photos, by default 8
     on a GPU and 1 on a CPU, where more save nothing; while the device has nothing to do, a batch waits `batch_wait`
     seconds for others to join.
     """
@@ -20,7 +20,7 @@ class Limits:
     threads: int | None = None
     waiting: int = 64
     seconds: float = 300.0
-    pixels: int = DEFAULT_MAX_PIXELS
+    sizes: SizeLimits = DEFAULT_SIZES
     pixels_in_work: int = 200_000_000
     batch: int | None = None
     batch_wait: float = 0.002

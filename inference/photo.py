@@ -24,7 +24,45 @@ HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
 CONTAINER_BRANDS = frozenset({b"mif1", b"msf1"})  # of HEIC and AVIF alike
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
-DEFAULT_MAX_PIXELS = 50_000_000
+
+@dataclass(frozen=True)
+class SizeLimits:
+    """The largest picture that is taken: `pixels` in all, `side` of them along one side, and how many times as long as wide.
+
+    A network sees a square of about a thousand pixels a side: of a strip that is a hundred times as long as wide it sees
+    nothing that a mask could be made of.
+    """
+
+    pixels: int = 50_000_000
+    side: int = 32_768
+    ratio: float = 100.0
+
+    def check(self, width: int, height: int) -> None:
+        """Return if a picture of this size is taken.
+
+        Raises:
+            PhotoTooLarge: it is too large, too long or too thin; the message names the limit and its setting.
+
+        """
+        found = f"The picture has {width} × {height} pixels"
+        if width * height > self.pixels:
+            raise PhotoTooLarge(
+                f"{found}; at most {self.pixels / 1e6:g} megapixels are taken (CUTOUT_MAX_MEGAPIXELS). Scale it down and"
+                " retry."
+            )
+        longer, shorter = max(width, height), min(width, height)
+        if longer > self.side:
+            raise PhotoTooLarge(
+                f"{found}; at most {self.side:,} a side are taken (CUTOUT_MAX_SIDE). Scale it down or crop it and retry."
+            )
+        if longer > self.ratio * max(shorter, 1):
+            raise PhotoTooLarge(
+                f"{found}; at most {self.ratio:g} times as long as wide is taken (CUTOUT_MAX_RATIO), since no network"
+                " sees anything in a thinner one. Crop it and retry."
+            )
+
+
+DEFAULT_SIZES = SizeLimits()
 # A progressive JPEG may walk over all its pixels again in each scan. Real ones have about ten; a small
 # file with thousands keeps a core busy for minutes.
 MAX_JPEG_SCANS = 100
@@ -77,7 +115,7 @@ class Photo:
 
 
 def decode(
-    data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, before: Callable[[int], object] = lambda pixels: None
+    data: bytes, sizes: SizeLimits = DEFAULT_SIZES, before: Callable[[int], object] = lambda pixels: None
 ) -> Photo:
     """Decode a picture file; nothing is allocated for its pixels before its size is known to be allowed.
 
@@ -86,8 +124,8 @@ def decode(
 
     Raises:
         UnsupportedFormat: the bytes are no picture of a known format.
-        PhotoTooLarge: the picture has more than `max_pixels` pixels, a JPEG more than 100 scans, or a file
-            more than 100,000 parts.
+        PhotoTooLarge: the picture is beyond `sizes`, a JPEG has more than 100 scans, or a file more than
+            100,000 parts.
         InvalidPhoto: the bytes are empty, cut off or damaged.
 
     """
@@ -106,13 +144,16 @@ def decode(
             "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF."
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PhotoTooLarge(_too_large(max_pixels)) from None
+        raise PhotoTooLarge(
+            f"The picture has too many pixels; at most {sizes.pixels / 1e6:g} megapixels are taken"
+            " (CUTOUT_MAX_MEGAPIXELS). Scale it down and retry."
+        ) from None
     except UnsupportedFormat:
         raise
     except Exception as error:
         raise InvalidPhoto(_damaged(error)) from error
     with image:
-        _check_size(image, data, max_pixels)
+        _check_size(image, data, sizes)
         before(image.width * image.height)
         try:
             photo = _to_photo(image, data)
@@ -120,8 +161,7 @@ def decode(
             raise
         except Exception as error:
             raise InvalidPhoto(_damaged(error)) from error
-    if photo.width * photo.height > max_pixels:  # some headers tell less than their pictures hold
-        raise PhotoTooLarge(_too_large(max_pixels, (photo.width, photo.height)))
+    sizes.check(photo.width, photo.height)  # some headers tell less than their pictures hold
     return photo
 
 
@@ -180,11 +220,10 @@ def _is_heic(data: bytes) -> bool:
     return data[8:12] in HEIC_BRANDS
 
 
-def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        raise PhotoTooLarge(_too_large(max_pixels, image.size))
+def _check_size(image: Image.Image, data: bytes, sizes: SizeLimits) -> None:
     if image.width * image.height == 0:
         raise InvalidPhoto("The picture has no pixels. Save it again and retry.")
+    sizes.check(image.width, image.height)
     if image.format == "PNG":
         _check_png_chunks(data)
     if image.format in ("JPEG", "MPO") and data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
@@ -280,8 +319,3 @@ def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Pix
 
 def _damaged(error: Exception | str) -> str:
     return f"The picture is cut off or damaged ({error}). Save it again and retry."
-
-
-def _too_large(max_pixels: int, size: tuple[int, int] | None = None) -> str:
-    found = f"The picture has {size[0]} × {size[1]} pixels" if size else "The picture has too many pixels"
-    return f"{found}; at most {max_pixels / 1e6:g} megapixels are taken. Scale it down and retry."

@@ -57,7 +57,7 @@ HUB_SECONDS = 10.0
 POLL_SECONDS = 0.5
 # A mask of 1024² has 1 MB at most, a cut-out picture of it 4 MB.
 LARGEST_ANSWER = 64_000_000
-LARGEST_MASK = 36_000_000
+LARGEST_MASK = photo.SizeLimits(pixels=36_000_000)
 
 OFFLINE = "HF_HUB_OFFLINE is set, so Hugging Face may not be asked. Unset it, or set CUTOUT_DEVICE=cpu."
 REFUSALS = {

@@ -66,6 +66,14 @@ def photo_bytes(width: int = 40, height: int = 30, file_format: str = "PNG", see
     return out.getvalue()
 
 
+@cache
+def thin_picture(width: int, height: int) -> bytes:
+    """Encode a picture of one colour, a few kilobytes for millions of pixels."""
+    out = io.BytesIO()
+    Image.new("L", (width, height), 90).save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
 def photo_with_disc(
     height: int, width: int, radius: float, colour: tuple[int, int, int] = (200, 60, 50)
 ) -> tuple[Photo, npt.NDArray[np.float32]]:

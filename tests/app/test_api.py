@@ -18,7 +18,8 @@ from app.main import create_app
 from app.storage import StorageError
 from inference.errors import DeviceLost, ModelUnavailable
 from inference.limits import Limits
-from tests.fakes import FakeRunner, fake_engine, held_until, open_picture, photo_bytes
+from inference.tiers import Tier
+from tests.fakes import FakeRunner, fake_engine, held_until, open_picture, photo_bytes, thin_picture
 
 REMOVE = "/api/background-remover/remove"
 
@@ -114,6 +115,12 @@ def test_too_many_pixels_are_refused(tmp_path: Path) -> None:
     with TestClient(create_app(settings, make_engine), base_url="http://localhost") as client:
         body = problem(send(client), 413, "IMAGE_TOO_LARGE")
     assert "40 × 30 pixels" in body["detail"]
+
+
+@pytest.mark.parametrize("tier", Tier)
+def test_a_strip_that_no_network_can_use_is_refused(client: TestClient, tier: Tier) -> None:
+    body = problem(send(client, thin_picture(5_000_000, 2), tier=tier.value), 413, "IMAGE_TOO_LARGE")
+    assert "CUTOUT_MAX_SIDE" in body["detail"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from app.cli import main
 from app.cli.plan import plan
 from inference.encode import Format
 from inference.engine import Engine
-from tests.fakes import fake_engine, open_picture, photo_bytes
+from tests.fakes import fake_engine, open_picture, photo_bytes, thin_picture
 
 Run = Callable[..., int]
 opened: list[Engine] = []
@@ -109,6 +109,15 @@ def test_failures_are_named_at_the_end_and_the_rest_is_done(
     assert f"failed: {photos}/a.png: The picture is cut off or damaged" in said
     assert f"failed: {photos}/empty.jpg: The file is empty" in said
     assert "1 files do not look like photos and were left out (.txt)" in said
+
+
+def test_a_strip_that_no_network_can_use_is_refused(
+    cutout: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "strip.png").write_bytes(thin_picture(5_000_000, 2))
+    assert cutout("remove", tmp_path / "strip.png", "-o", tmp_path / "out.png") == 1
+    assert "CUTOUT_MAX_SIDE" in capsys.readouterr().err
+    assert not (tmp_path / "out.png").exists()
 
 
 def test_what_was_not_taken_as_it_stands_is_said(

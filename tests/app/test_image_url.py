@@ -13,7 +13,7 @@ from app.db.session import Database
 from app.settings import SettingsError
 from tests.app.shop import ANNA, API, Shop, opened_shop
 from tests.app.test_api import problem
-from tests.fakes import open_picture, photo_bytes
+from tests.fakes import open_picture, photo_bytes, thin_picture
 from tests.web import PUBLIC, Web, after, answer, open_web, send_on
 
 REMOVE = f"{API}/remove"
@@ -44,6 +44,13 @@ def send(shop: Shop, body: Any, **headers: str) -> httpx2.Response:
 def jobs(shop: Shop) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = shop.get(f"{API}/jobs", ANNA).raise_for_status().json()["jobs"]
     return found
+
+
+def test_a_strip_from_the_web_is_refused_and_not_charged(shop: Shop, web: Web) -> None:
+    web.pages["/strip.png"] = answer(thin_picture(5_000_000, 2))
+    answered = send(shop, {"imageUrl": f"http://{PUBLIC}:{web.port}/strip.png"})
+    problem(answered, 413, "IMAGE_TOO_LARGE")
+    assert shop.balance(ANNA) == 50
 
 
 def test_a_photo_from_the_web_is_done_and_charged_once(shop: Shop, web: Web) -> None:

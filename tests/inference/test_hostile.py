@@ -8,12 +8,17 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from inference.errors import CutoutError, InvalidPhoto, PhotoTooLarge
-from inference.photo import decode
+from inference import engine as engine_module
+from inference.engine import Cutout
+from inference.errors import CutoutError, InvalidPhoto, OutOfMemory, PhotoTooLarge
+from inference.options import Options
+from inference.photo import SizeLimits, decode
+from tests.fakes import fake_engine, photo_bytes
 from tests.inference import files
 
 SAMPLES = sorted(files.samples())
@@ -91,7 +96,7 @@ def ends_well(data: bytes) -> str:
     """Decode; give "" when it ends in a photo or a refusal within ten seconds, else what happened."""
     start = time.perf_counter()
     try:
-        photo = decode(data, FUZZ_PIXELS)
+        photo = decode(data, SizeLimits(FUZZ_PIXELS))
     except CutoutError as error:
         if not str(error):
             return "a refusal without a message"
@@ -201,7 +206,7 @@ def test_the_large_png_is_refused_from_its_header_in_time_and_memory() -> None:
     script = """
 import resource, sys, time
 from inference.errors import PhotoTooLarge
-from inference.photo import decode
+from inference.photo import SizeLimits, decode
 from tests.inference import files
 decode(files.samples()["png"])
 bomb = sys.stdin.buffer.read()
@@ -220,6 +225,57 @@ print(len(times), min(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert int(refused) == 5
     assert float(seconds) < 0.05
     assert int(kilobytes) < 50_000
+
+
+def test_a_thin_picture_takes_memory_by_its_pixels_in_every_tier() -> None:
+    """Two million pixels in two gigabytes: whole rows of the one, or columns of the other, would take three."""
+    script = """
+import io, resource
+import numpy as np
+from PIL import Image
+from inference.limits import Limits
+from inference.options import Options
+from inference.photo import SizeLimits
+from inference.tiers import Tier
+from tests.fakes import fake_engine
+limits = Limits(threads=1, sizes=SizeLimits(side=10**9, ratio=1e9))
+engine = fake_engine(limits=limits)
+engine.warm_up()
+in_use = 4096 * int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (in_use + 2 * 10**9, in_use + 2 * 10**9))
+for shape in ((2, 10**6, 3), (10**6, 2, 3)):
+    out = io.BytesIO()
+    Image.fromarray(np.full(shape, 90, np.uint8)).save(out, "PNG", compress_level=1)
+    for tier in Tier:
+        for background in (None, (1, 2, 3)):
+            cutout = engine.remove(out.getvalue(), Options(tier=tier, background=background))
+            assert (cutout.height, cutout.width) == shape[:2]
+engine.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("message", [None, "DefaultCPUAllocator: can't allocate memory"])
+def test_a_photo_that_the_hosts_memory_does_not_hold_fails_alone(
+    message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, compose = fake_engine(), engine_module._compose
+
+    def compose_in_little_memory(*arguments: Any) -> Any:
+        monkeypatch.setattr(engine_module, "_compose", compose)
+        raise MemoryError if message is None else RuntimeError(message)
+
+    monkeypatch.setattr(engine_module, "_compose", compose_in_little_memory)
+    photos = [(number, lambda: photo_bytes()) for number in range(3)]
+    outcomes = dict(engine.remove_many(photos, Options()))
+    engine.close()
+    (failed,) = [outcome for outcome in outcomes.values() if not isinstance(outcome, Cutout)]
+    assert isinstance(failed, OutOfMemory)
+    assert "CUTOUT_MEGAPIXELS_IN_WORK" in str(failed)
+    assert len(outcomes) == 3
 
 
 def test_a_jpeg_of_endless_scans_is_refused() -> None:

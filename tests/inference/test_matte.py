@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from inference import layout
-from inference.matte import enlarge, find_subject, to_levels, to_pixels
-from inference.resize import resize_antialiased, resize_bilinear
+from inference.matte import enlarge, find_subject, to_levels, to_pixels, without_specks
+from inference.resize import averaged, resize_antialiased, resize_bilinear
 from models.catalog import find
 from tests.conftest import DATA
 
@@ -48,6 +48,55 @@ def test_a_gpu_gives_the_pixels_of_a_cpu(name: str) -> None:
     on_cpu = to_pixels(coffee, find(name))
     on_gpu = to_pixels(coffee.to("cuda"), find(name)).cpu()
     assert (on_gpu - on_cpu).abs().max() <= 1.01 / 255 / min(find(name).std)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(2, 40_000), (40_000, 2), (7, 30_000), (30_000, 7), (1, 50_000)]
+)
+def test_a_thin_picture_is_resized_like_any_other(height: int, width: int) -> None:
+    rows, columns = torch.linspace(0, 9, height)[:, None], torch.linspace(0, 60, width)
+    thin = (127 + 60 * torch.sin(columns) + 60 * torch.cos(rows)).to(torch.uint8)[..., None].expand(-1, -1, 3)
+    planes = thin.permute(2, 0, 1)[None].double()
+    for resize, antialias in ((resize_bilinear, False), (resize_antialiased, True)):
+        # By what is there for pictures with few pixels, and for those with many.
+        for size in (1024, 96):
+            expected = F.interpolate(planes, size=(size, size), mode="bilinear", antialias=antialias)[0]
+            found = resize(thin.contiguous(), size, size).permute(2, 0, 1)
+            assert (found - expected).abs().max() <= 1.01
+
+
+def test_averaging_before_a_steep_resize_changes_little_and_bounds_it() -> None:
+    """CUDA refuses from about 95 times on."""
+    steep = torch.rand(1, 3, 60, 20_000, generator=torch.Generator().manual_seed(1))
+    smaller = averaged(steep, 30, 100)
+    assert smaller.shape == (1, 3, 60, 800)
+    found, expected = (
+        F.interpolate(planes, size=(30, 100), mode="bilinear", antialias=True) for planes in (smaller, steep)
+    )
+    assert (found - expected).abs().max() < 0.02
+    assert averaged(steep, 30, 1000) is steep
+
+
+def test_faint_specks_far_from_the_subject_become_nothing() -> None:
+    axis = torch.linspace(-1, 1, 1024)
+    disc = torch.sigmoid((0.3 - (axis[:, None] ** 2 + axis**2).sqrt()) * 110)[None, None]
+    specks = torch.zeros_like(disc)
+    specks[..., 40, 40] = 0.2  # of one pixel
+    specks[..., 900:, :100] = 3 / 255  # a haze
+    found = without_specks(disc + specks)
+    assert not found[..., :100, :].any()
+    assert not found[..., 850:, :150].any()
+    shown = disc * 255 >= 0.5
+    assert torch.equal(found[shown], (disc + specks)[shown])
+
+
+def test_faint_parts_of_a_subject_stay() -> None:
+    mask = torch.zeros(1, 1, 1024, 1024)
+    mask[..., 500:, 400:600] = 1
+    mask[..., 100:500, 480] = 0.34  # a hair, a pixel wide
+    mask[..., 700:900, 700:900] = 0.1  # a glass
+    mask[..., 650:690, 610:640] = torch.linspace(0.3, 0.002, 30)  # an edge out of focus
+    assert torch.equal(without_specks(mask), mask)
 
 
 def subject(mask: torch.Tensor, name: str = "isnet-general") -> torch.Tensor:

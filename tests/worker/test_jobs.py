@@ -17,7 +17,7 @@ from app.storage.local import LocalStorage
 from inference.errors import Overloaded
 from inference.options import Options
 from inference.tiers import Tier
-from tests.fakes import FakeRunner, photo_bytes
+from tests.fakes import FakeRunner, photo_bytes, thin_picture
 from tests.worker.benches import bench_of, small_photos, submitted, work_off
 from worker.jobs import carry_out
 
@@ -29,6 +29,18 @@ def look(database: Database, batch: Batch) -> tuple[Batch, list[Job]]:
     with database.begin() as session:
         assert credits.discrepancies(session) == {}
         return session.get_one(Batch, batch.id), list(batches.photos_of(session, batch.id))
+
+
+def test_a_photo_too_thin_for_any_network_fails_at_its_first_attempt(
+    database: Database, storage: LocalStorage
+) -> None:
+    batch = submitted(database, storage, [*small_photos(2), thin_picture(5_000_000, 2)])
+    with bench_of(database, storage) as bench:
+        work_off(bench)
+    ended, photos = look(database, batch)
+    assert ended.status is Status.PARTIAL
+    assert [(photo.status, photo.attempts) for photo in photos[:2]] == [(Status.COMPLETED, 1)] * 2
+    assert (photos[2].error_code, photos[2].attempts) == ("IMAGE_TOO_LARGE", 1)
 
 
 def movements(database: Database, batch: Batch) -> list[tuple[Movement, int]]:
