@@ -22,6 +22,7 @@ from inference.tiers import Recipe, Tier
 
 # PostgreSQL keeps no NUL.
 NO_NUL = "^[^\0]*$"
+LONGEST_WORD = 50
 
 
 def _in_utc(time: datetime) -> datetime:
@@ -49,7 +50,10 @@ class OptionsForm(BaseModel):
     tier: Tier = Tier.BASIC
     format: Annotated[Format | None, Field(description="default: what `Accept` names, else `png`")] = None
     mask_only: Annotated[bool, Field(description="the alpha itself, as a grey picture")] = False
-    background: Annotated[str | None, Field(description="a colour, such as `white` or `#ffffff`")] = None
+    # An error repeats it, and shall not repeat a picture that was sent in its place.
+    background: Annotated[
+        str | None, Field(max_length=LONGEST_WORD, description="a colour, such as `white` or `#ffffff`")
+    ] = None
     quality: Annotated[int, Field(ge=1, le=100, description="of WebP, AVIF and JPEG")] = 90
 
     @field_validator("background")

@@ -77,7 +77,7 @@ async def read_form(
         try:
             form = RemoveForm.model_validate_json(await request.body())
         except ValidationError as error:
-            raise RequestValidationError(error.errors(include_url=False)) from None
+            raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
     names = [name for name, _ in (await request.form()).multi_items()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise Problem("INVALID_INPUT", f"{', '.join(twice)}: send it once")
