@@ -10,17 +10,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
-    HttpUrl,
     IPvAnyNetwork,
     SecretStr,
-    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app import secret
+from app import addresses, secret
 from app.codes import Explained
 from app.services import smtp
 from inference.access import Access
@@ -45,7 +43,7 @@ class Settings(BaseSettings):
     """What a host may set. The names here, in capitals behind `CUTOUT_`, are those of the environment."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", populate_by_name=True
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
     )
 
     auth: Literal["on", "off"] = Field(
@@ -279,10 +277,15 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _of_a_redis(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(
-            ("redis://", "rediss://", "unix://")
-        ):
-            raise ValueError("an address begins with redis://, rediss:// or unix://")
+        if value is not None:
+            addresses.check_redis(value.get_secret_value())
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _of_a_database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            addresses.check_database(value.get_secret_value())
         return value
 
     @field_validator("smtp_url")
@@ -304,8 +307,8 @@ class Settings(BaseSettings):
     def _with_paths_to_come(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        url = TypeAdapter(HttpUrl).validate_python(value)
-        if url.query is not None or url.fragment is not None or url.username is not None:
+        url = addresses.read_web_address(value, what_instead="it is shown to users")
+        if url.query is not None or url.fragment is not None:
             raise ValueError("write https://host, and a path where there is one, and no more")
         return value.rstrip("/")
 
@@ -326,9 +329,7 @@ class Settings(BaseSettings):
     @classmethod
     def _safe_for_a_token(cls, value: str | None) -> str | None:
         if value is not None:
-            url = TypeAdapter(HttpUrl).validate_python(value)
-            if url.username is not None or url.password is not None:
-                raise ValueError("write no password here; set CUTOUT_HF_INFERENCE_TOKEN")
+            url = addresses.read_web_address(value, what_instead="set CUTOUT_HF_INFERENCE_TOKEN")
             if url.scheme != "https" and not is_loopback(url.host or ""):
                 raise ValueError("photos and the token are sent there: an address begins with https://")
         return value
@@ -366,7 +367,14 @@ class Settings(BaseSettings):
     @classmethod
     def _of_a_server(cls, value: str | None) -> str | None:
         if value is not None:
-            TypeAdapter(HttpUrl).validate_python(value)
+            addresses.read_web_address(value, what_instead="set S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY")
+        return value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _of_published_keys(cls, value: str | None) -> str | None:
+        if value is not None:
+            addresses.read_web_address(value, what_instead="what is published needs none")
         return value
 
     @model_validator(mode="after")
@@ -523,5 +531,8 @@ def _say(problem: object) -> str:
     if not where:
         return message
     field = str(where[0])
-    name = environment_name(field) if field in Settings.model_fields else PREFIX + field.upper()
+    names = {environment_name(name) for name in Settings.model_fields}
+    name = field if field in names else PREFIX + field.upper()
+    if field in Settings.model_fields:
+        name = environment_name(field)
     return f"{name}: {message}"
