@@ -25,6 +25,7 @@ from app.api.routes import (
     stats,
     subscription,
 )
+from app.data_folder import open_data_folder
 from app.db import schema
 from app.db.session import Database
 from app.embedded import Embedded
@@ -67,8 +68,7 @@ def create_app(
     """
     settings = settings or load_settings()
     logs.configure(settings.log_format)
-    if settings.embedded:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    open_data_folder(settings)
     database, storage = Database(settings.database), storage_from(settings)
 
     async def load(service: FastAPI) -> Hands:

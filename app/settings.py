@@ -32,6 +32,7 @@ PREFIX = "CUTOUT_"
 DATABASE_URL, REDIS_URL = "DATABASE_URL", "REDIS_URL"
 # Of `cutout verify`, which may be called where a service is set up.
 VERIFY_KEY = "CUTOUT_VERIFY_KEY"
+DATABASE_FILE = "cutout.db"
 SHORTEST_SECRET_BYTES = 32
 
 
@@ -443,7 +444,7 @@ class Settings(BaseSettings):
         """The database's address, password included."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite:///{self.data_dir.expanduser() / 'cutout.db'}"
+        return f"sqlite:///{self.data_dir.expanduser() / DATABASE_FILE}"
 
     def secret_or_own(self) -> str:
         """Return the secret that is set, or the one this host keeps for itself."""

@@ -31,15 +31,10 @@ def opened(settings: Settings) -> "Iterator[Database]":
     """Open the database that the settings name; a failure is one line for the user."""
     from sqlalchemy.exc import OperationalError
 
+    from app.data_folder import open_data_folder
     from app.db.session import Database
 
-    if settings.embedded:
-        try:
-            settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CommandError(
-                f"The database cannot be kept in {settings.data_dir} ({error.strerror}). Check CUTOUT_DATA_DIR."
-            ) from error
+    open_data_folder(settings)
     database = Database(settings.database)
     try:
         yield database

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from app.files import write_stream, write_whole
+from app.files import write_stream
 from app.storage import CHUNK_BYTES, Source, StorageError
 
 
@@ -21,14 +21,14 @@ class LocalStorage:
 
     def put(self, key: str, data: bytes) -> None:
         try:
-            write_whole(self.root / key, data)
+            write_stream(self.root / key, (data,), private=True)
         except OSError as error:
             raise _unwritable(error) from error
 
     def put_stream(self, key: str, chunks: Iterable[bytes]) -> None:
         source = Source(chunks)
         try:
-            write_stream(self.root / key, source)
+            write_stream(self.root / key, source, private=True)
         except OSError as error:
             if error is source.error:
                 raise
