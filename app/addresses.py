@@ -77,7 +77,9 @@ def read_web_address(value: str, *, what_instead: str = "set its own setting") -
     try:
         url = TypeAdapter(HttpUrl).validate_python(value)
     except ValidationError:
-        raise ValueError("this is no web address; write https://host, and a port and a path where needed") from None
+        raise ValueError(
+            "this is no web address; write https://host, and a port and a path where needed"
+        ) from None
     if url.username is not None or url.password is not None:
         raise ValueError(f"write no user or password here; {what_instead}")
     return url

@@ -1,5 +1,6 @@
 """Text for a terminal or a log: whatever would control the terminal is written out."""
 
+import logging
 import re
 
 # C0 and C1 controls, line and paragraph separators, what turns a text's direction around, and halves of characters (a
@@ -14,3 +15,10 @@ def printable(text: str, keep: str = "") -> str:
 
 def _written_out(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+class PrintableFormatter(logging.Formatter):
+    """Writes a log line's message alone, its control characters written out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n" if record.exc_info else "")

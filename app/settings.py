@@ -44,7 +44,11 @@ class Settings(BaseSettings):
     """What a host may set. The names here, in capitals behind `CUTOUT_`, are those of the environment."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        populate_by_name=True,
+        hide_input_in_errors=True,
     )
 
     auth: Literal["on", "off"] = Field(

@@ -40,7 +40,9 @@ def assert_private(folder: Path) -> None:
 def test_all_that_a_service_keeps_is_private(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "data"
     settings = app_settings.load(auth="off", data_dir=folder)
-    with TestClient(create_app(settings, lambda _: fake_engine()), base_url="http://127.0.0.1:8000") as client:
+    with TestClient(
+        create_app(settings, lambda _: fake_engine()), base_url="http://127.0.0.1:8000"
+    ) as client:
         client.post("/api/background-remover/remove", files={"image": photo_bytes()}).raise_for_status()
         assert (folder / "cutout.db-wal").exists()
         assert list((folder / "results").iterdir())

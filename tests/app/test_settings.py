@@ -196,7 +196,9 @@ def test_a_database_of_another_kind_is_told_which_are_supported(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", f"{kind}://user:{PASSWORD}@host/db")
-    with pytest.raises(SettingsError, match=f"{kind.partition('+')[0]} is not supported: PostgreSQL and SQLite"):
+    with pytest.raises(
+        SettingsError, match=f"{kind.partition('+')[0]} is not supported: PostgreSQL and SQLite"
+    ):
         settings.load()
 
 

@@ -31,7 +31,6 @@ from app.db.session import Database
 from app.db.tables import User
 from app.services import accounts
 from app.services.batches import Order
-from app.services.claims import Line
 from app.services.removals import Remote
 from app.storage import StorageError
 from app.storage.local import LocalStorage
@@ -208,7 +207,11 @@ def test_a_worker_in_trouble_logs_no_payload(
                 work_off(bench)
             logging.getLogger("rq.worker").error("[Job 1]: exception raised", exc_info=error.value)
         # Hugging Face answers in every wrong way.
-        with running() as stub, engine_on(stub) as engine, bench_of(database, storage, engine=engine) as bench:
+        with (
+            running() as stub,
+            engine_on(stub) as engine,
+            bench_of(database, storage, engine=engine) as bench,
+        ):
             stub.scripts = iter([[fault] * 9 for fault in (*GARBAGE, status(500), status(402), Fault("cut"))])
             submitted(database, storage, small_photos(12), **order)
             work_off(bench)
@@ -305,7 +308,9 @@ def test_bytes_that_are_logged_all_the_same_are_counted(log_format: Literal["con
     data = photo_bytes()
     with logged(log_format) as out:
         logs.log.warning("odd", data=data, many=[data, {"one": bytearray(data)}], error=ValueError(data))
-        details = stamina.instrumentation.RetryDetails("f", (data,), {"data": data}, 1, 0.1, 0.0, OSError(data))
+        details = stamina.instrumentation.RetryDetails(
+            "f", (data,), {"data": data}, 1, 0.1, 0.0, OSError(data)
+        )
         for hook in stamina.instrumentation.get_on_retry_hooks():
             hook(details)
     told = out.getvalue()
