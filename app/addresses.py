@@ -83,3 +83,19 @@ def read_web_address(value: str, *, what_instead: str = "set its own setting") -
     if url.username is not None or url.password is not None:
         raise ValueError(f"write no user or password here; {what_instead}")
     return url
+
+
+def check_origin(origin: str) -> None:
+    """Return if this is an origin exactly as browsers send it: scheme, host, and a port that is not the scheme's own.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    form = "write each origin as browsers send it, as in https://shop.example or http://localhost:5173"
+    if "*" in origin or origin == "null":
+        raise ValueError(f"{form}; not all of them")
+    url = read_web_address(origin, what_instead=form)
+    port = "" if url.port in (None, 80 if url.scheme == "http" else 443) else f":{url.port}"
+    if origin != f"{url.scheme}://{url.host}{port}":
+        raise ValueError(f"{form}, in small letters, without a path, and without the port that goes without saying")

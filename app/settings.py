@@ -223,6 +223,11 @@ class Settings(BaseSettings):
         (),
         description="private networks, comma-separated, such as `10.1.2.0/24`, that an `imageUrl` or a `webhookUrl` may lead to",
     )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="web pages of other origins that may call the API, comma-separated, each as in `https://shop.example`;"
+        " default: none. With `CUTOUT_AUTH=off` none may",
+    )
     max_waiting: int = Field(
         64, ge=1, description="photos that may wait for the engine before 503 `OVERLOADED`"
     )
@@ -246,7 +251,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["console", "json"] = Field("console", description="how log lines are written")
 
-    @field_validator("accept_licences", "fetch_allow_networks", mode="before")
+    @field_validator("accept_licences", "fetch_allow_networks", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return (
@@ -322,6 +327,13 @@ class Settings(BaseSettings):
         if (self.smtp_url is None) != (self.mail_from is None):
             raise ValueError("CUTOUT_SMTP_URL and CUTOUT_MAIL_FROM go together; set both or neither")
         return self
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            addresses.check_origin(origin)
+        return value
 
     @field_validator("hf_inference_token")
     @classmethod

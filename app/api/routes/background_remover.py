@@ -40,6 +40,7 @@ from app.api.schemas import (
 )
 from app.db.tables import Job, Status
 from app.errors import PHOTO_WANTED, Problem, upload_too_large
+from app.headers import KEPT_BY_ITS_USER
 from app.services import credits, jobs, pricing, removals
 from app.services.removals import Remote
 from app.services.signing import sign
@@ -225,7 +226,7 @@ async def get_job_image(
     if stored is None:
         raise Problem("NOT_FOUND", "There is no picture by this id; it may have expired.")
     data, file_format = stored
-    return Response(data, media_type=file_format.media_type, headers={"Cache-Control": "private, immutable"})
+    return Response(data, media_type=file_format.media_type, headers=KEPT_BY_ITS_USER)
 
 
 @router.get("/credits")

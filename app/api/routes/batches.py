@@ -33,6 +33,7 @@ from app.api.routes.background_remover import result_url
 from app.api.schemas import NO_NUL
 from app.db.tables import Batch, now
 from app.errors import Problem
+from app.headers import KEPT_BY_ITS_USER
 from app.services import batches, jobs, watching
 from app.services.claims import Line
 from app.services.intake import taking_in
@@ -198,7 +199,7 @@ async def download_batch(
         "Content-Disposition": f'attachment; filename="cutout-{str(batch_id)[:8]}.zip"',
         "Accept-Ranges": "bytes",
         "ETag": tag,
-        "Cache-Control": "private, immutable",
+        **KEPT_BY_ITS_USER,
     }
     if start:
         headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
