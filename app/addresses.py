@@ -98,4 +98,6 @@ def check_origin(origin: str) -> None:
     url = read_web_address(origin, what_instead=form)
     port = "" if url.port in (None, 80 if url.scheme == "http" else 443) else f":{url.port}"
     if origin != f"{url.scheme}://{url.host}{port}":
-        raise ValueError(f"{form}, in small letters, without a path, and without the port that goes without saying")
+        raise ValueError(
+            f"{form}, in small letters, without a path, and without the port that goes without saying"
+        )

@@ -22,7 +22,11 @@ class PageFiles(StaticFiles):
         return super().lookup_path(path) if path in self._names else ("", None)
 
     def file_response(
-        self, full_path: os.PathLike[str] | str, stat_result: os.stat_result, scope: Scope, status_code: int = 200
+        self,
+        full_path: os.PathLike[str] | str,
+        stat_result: os.stat_result,
+        scope: Scope,
+        status_code: int = 200,
     ) -> Response:
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers.update(Headers(self._headers))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, Strict, field_validator
 from pydantic.alias_generators import to_camel
 
 from app.db.tables import Job, LedgerEntry, Movement, PaidBy, Status
@@ -40,6 +40,17 @@ class Schema(BaseModel):
     """Base of all answers."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+
+class Body(Schema):
+    """Base of what callers send as JSON: a number is a number, and a field of another name is an error."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", validate_by_name=False, validate_by_alias=True)
+
+
+# Which JSON has as text.
+TierBody = Annotated[Tier, Strict(False)]
+IdBody = Annotated[uuid.UUID, Strict(False)]
 
 
 class OptionsForm(BaseModel):
@@ -209,10 +220,10 @@ class Jobs(Schema):
     jobs: list[JobInfo]
 
 
-class PriceRequest(Schema, json_schema_extra={"examples": [{"tier": "standard", "imageCount": 100}]}):
+class PriceRequest(Body, json_schema_extra={"examples": [{"tier": "standard", "imageCount": 100}]}):
     """What to price."""
 
-    tier: Tier
+    tier: TierBody
     image_count: int = Field(ge=1, le=LARGEST_BATCH)
 
 
@@ -272,7 +283,7 @@ class Credits(Schema):
 
 
 class Grant(
-    Schema,
+    Body,
     json_schema_extra={
         "examples": [
             {
@@ -286,7 +297,7 @@ class Grant(
 ):
     """Credits for a user, once by `key`: the payment they were bought with, say."""
 
-    user_id: uuid.UUID
+    user_id: IdBody
     credits: int = Field(gt=0, le=1_000_000_000)
     key: str = Field(min_length=1, max_length=120, pattern=NO_NUL)
     note: str = Field("", max_length=255, pattern=NO_NUL)

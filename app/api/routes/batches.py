@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -156,6 +156,7 @@ async def get_batch_events(
             yield ServerSentEvent(event="end", raw_data=data)
 
 
+@router.head("/batch/{batch_id}/download", include_in_schema=False)
 @router.get(
     "/batch/{batch_id}/download",
     response_class=StreamingResponse,
@@ -168,12 +169,13 @@ async def get_batch_events(
 )
 async def download_batch(
     batch_id: uuid.UUID,
+    request: Request,
     database: DatabaseDep,
     storage: StorageDep,
     owner: ReaderDep,
     wanted: Annotated[str | None, Header(alias="Range")] = None,
     if_range: Annotated[str | None, Header()] = None,
-) -> StreamingResponse:
+) -> Response:
     """Return a batch's pictures in a ZIP: to its owner, or by the signed address that the batch names.
 
     A `Range` with a beginning goes on from there, where a download has broken off.
@@ -189,7 +191,8 @@ async def download_batch(
         )
     # A batch is packed once.
     tag = f'"{batch_id}"'
-    start = read_range(wanted, batch.zip_bytes) if if_range in (None, tag) else 0
+    is_head = request.method == "HEAD"  # for which a Range means nothing
+    start = read_range(wanted, batch.zip_bytes) if if_range in (None, tag) and not is_head else 0
     found = await asyncio.to_thread(storage.stream, jobs.archive_key(batch_id), start)
     if found is None:
         raise Problem("NOT_FOUND", "The ZIP is no longer here: results are kept for a while only.")
@@ -203,6 +206,8 @@ async def download_batch(
     }
     if start:
         headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+    if is_head:
+        return Response(headers=headers, media_type="application/zip")
     return StreamingResponse(chunks, 206 if start else 200, headers, media_type="application/zip")
 
 
