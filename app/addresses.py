@@ -62,7 +62,7 @@ def check_redis(url: str) -> None:
                 raise ValueError
         from redis.connection import parse_url
 
-        parse_url(url)
+        parse_url(url)  # type: ignore[no-untyped-call]
     except (ValueError, TypeError):
         raise ValueError(f"this is no address of a Redis or Valkey; {form}. {ESCAPED}") from None
 

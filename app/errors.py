@@ -127,6 +127,13 @@ def too_many_uploads() -> Problem:
     return Problem("OVERLOADED", detail, {"Retry-After": "5"})
 
 
+def unexpected(error: Exception, headers: dict[str, str] | None = None) -> Problem:
+    """Log an error that nobody has thought of, and describe it to the caller, who is told nothing of it."""
+    log.error("unexpected error", exc_info=error)
+    detail = "Something went wrong on our side. Try again, and name the requestId if it persists."
+    return Problem("INTERNAL", detail, headers)
+
+
 def not_http(detail: str) -> bytes:
     """Answer what is no request, down to its bytes: there is nothing else to answer it with."""
     request_id = str(uuid.uuid4())
@@ -260,11 +267,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.error("unexpected error", exc_info=error)
-        detail = "Something went wrong on our side. Try again, and name the requestId if it persists."
-        # Starlette answers these outside all middleware, so these must be added here.
-        headers = OF_EVERY_ANSWER | {"X-Request-Id": request.state.request_id}
-        return answer(request, Problem("INTERNAL", detail, headers))
+        # Starlette answers these outside all middleware, so headers must be added here. What a route raises is answered
+        # before, see `guards.Unexpected`.
+        return answer(
+            request, unexpected(error, OF_EVERY_ANSWER | {"X-Request-Id": request.state.request_id})
+        )
 
 
 def _say(problem: dict[str, Any]) -> str:

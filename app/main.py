@@ -211,6 +211,7 @@ def _guard(service: FastAPI, settings: Settings) -> None:
         f"{background_remover.router.prefix}/remove": (most, errors.upload_too_large),
         f"{batches.router.prefix}/batch": (settings.max_batch_bytes, errors.batch_too_large),
     }
+    service.add_middleware(guards.Unexpected)
     service.add_middleware(
         guards.BodyMemory, paths=uploads, total_bytes=settings.uploads_at_once_bytes, most_bytes=most
     )

@@ -15,9 +15,9 @@ from starlette.testclient import TestClient
 from app import headers
 from app import settings as app_settings
 from app.api.schemas import Body
+from app.db import schema
 from app.db.session import Database
 from app.main import create_app
-from app.services.hands import Here
 from app.settings import SettingsError
 from tests.app.databases import on_sqlite
 from tests.app.serving import served
@@ -83,12 +83,11 @@ def test_every_error_tells_browsers(quiet: TestClient, monkeypatch: pytest.Monke
         quiet.post(f"{API}/remove", content=b"x" * 200_000, headers={"Content-Type": "application/json"})
     )
     assert_told(quiet.post(f"{API}/remove", files={"image": b"no photo"}))
-    assert isinstance(hands := quiet.app.state.hands, Here)  # type: ignore[attr-defined]
 
     def stumble() -> None:
         raise ValueError("surprise")
 
-    monkeypatch.setattr(hands, "serving", stumble)
+    monkeypatch.setattr(quiet.app.state.hands, "serving", stumble)  # type: ignore[attr-defined]
     unexpected = quiet.get("/api/health")
     problem(unexpected, 500, "INTERNAL")
     assert_told(unexpected)
@@ -177,8 +176,6 @@ def test_no_redirect_repeats_a_host(shop_of: Shop, path: str) -> None:
 def shop_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """Open a service with accounts that a page of another origin may call, and that few calls are allowed of."""
     folder = tmp_path_factory.mktemp("shop")
-    from app.db import schema
-
     database = Database(f"sqlite:///{folder / 'cutout.db'}")
     schema.migrate(database)
     with opened_shop(database, folder, cors_origins=f"{SHOP}, http://localhost:5173") as shop:
@@ -207,6 +204,22 @@ def test_another_origin_may_call_where_a_setting_names_it(shop_of: Shop) -> None
     for origin in (OTHER, "https://shop.example.evil.example", "http://shop.example", "null"):
         other = shop_of.client.get(f"{API}/credits", headers=ANNA | {"Origin": origin})
         assert "access-control-allow-origin" not in other.headers
+
+
+def test_another_origin_hears_of_our_own_fault(shop_of: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble() -> None:
+        raise ValueError("surprise")
+
+    shop_of.runner.before = stumble
+    answer = shop_of.remove(ANNA | {"Origin": SHOP})
+    shop_of.runner.before = lambda: None
+    problem(answer, 500, "INTERNAL")
+    monkeypatch.setattr(shop_of.client.app.state.hands, "serving", stumble)  # type: ignore[attr-defined]
+    unknown = shop_of.client.get("/api/health", headers={"Origin": SHOP})
+    problem(unknown, 500, "INTERNAL")
+    for failed in (answer, unknown):
+        assert failed.headers["access-control-allow-origin"] == SHOP
+        assert_told(failed)
 
 
 def test_preflights(shop_of: Shop) -> None:
@@ -253,8 +266,13 @@ def test_by_default_and_without_accounts_no_other_origin_may_call(quiet: TestCli
 
 @pytest.mark.parametrize(
     "origin",
-    ["*", "null", "shop.example", "https://shop.example/", "https://*.shop.example", "https://Shop.example"]
-    + [
+    [
+        "*",
+        "null",
+        "shop.example",
+        "https://shop.example/",
+        "https://*.shop.example",
+        "https://Shop.example",
         "https://shop.example:443",
         "https://a:b@shop.example",
         "ftp://shop.example",
@@ -350,4 +368,4 @@ def test_every_body_is_strict(quiet: TestClient) -> None:
 
 def test_forms_are_text(shop_of: Shop) -> None:
     fields = {"quality": "80", "maskOnly": "true", "format": "jpg"}
-    assert shop_of.remove(ANNA, **fields).status_code == 200
+    assert shop_of.remove(ANNA, None, **fields).status_code == 200

@@ -10,6 +10,7 @@ import sqlite3
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -19,7 +20,7 @@ import pytest
 import stamina.instrumentation
 import structlog
 import torch
-from sqlalchemy import event
+from sqlalchemy import event, insert
 from sqlalchemy.exc import DBAPIError
 
 import app
@@ -186,21 +187,21 @@ def test_a_worker_in_trouble_logs_no_payload(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wait_shortly(monkeypatch)
-    order = {"webhook_url": SIGNED, "notify_email": MAIL}
+    hand_in = partial(submitted, database, storage, webhook_url=SIGNED, notify_email=MAIL)
     with logged(log_format) as out:
         # The database is away when a picture is done.
-        submitted(database, storage, small_photos(2), **order)
+        hand_in(small_photos(2))
         with (
             bench_of(database, storage) as bench,
             failing(database, "stage_milliseconds=", 2),
         ):
             work_off(bench)
         # The engine meets what nobody has thought of.
-        submitted(database, storage, small_photos(2), **order)
+        hand_in(small_photos(2))
         with bench_of(database, storage, runner=FakeRunner(before=stumble)) as bench:
             work_off(bench)
         # Pictures cannot be kept.
-        submitted(database, storage, small_photos(2), **order)
+        hand_in(small_photos(2))
         with bench_of(database, storage) as bench, monkeypatch.context() as full:
             full.setattr(storage, "put", no_room)
             with pytest.raises(StorageError) as error:
@@ -213,7 +214,7 @@ def test_a_worker_in_trouble_logs_no_payload(
             bench_of(database, storage, engine=engine) as bench,
         ):
             stub.scripts = iter([[fault] * 9 for fault in (*GARBAGE, status(500), status(402), Fault("cut"))])
-            submitted(database, storage, small_photos(12), **order)
+            hand_in(small_photos(12))
             work_off(bench)
     told = out.getvalue()
     assert told.count("tried again") == 2
@@ -271,7 +272,7 @@ def test_a_service_in_trouble_logs_no_payload(
             clean(answer.text)
         for field in ("tier", "format", "quality", "background", "maskOnly"):
             text = base64.b64encode(photo_bytes(200, 200)).decode()[:9000]
-            clean(shop.remove(ANNA, **{field: text}).text)
+            clean(shop.remove(ANNA, None, **{field: text}).text)
             clean(shop.client.post(f"{API}/remove", json={field: text}, headers=ANNA).text)
         for call, name in (("subscription", "plan"), ("credits", "credits"), ("pricing/calculate", "tier")):
             clean(shop.client.post(f"{API}/{call}", json={name: text}, headers=ANNA).text)
@@ -283,7 +284,7 @@ def test_a_service_in_trouble_logs_no_payload(
 
 def insert_twice(session: Any, user: User) -> None:
     for _ in range(2):
-        session.execute(User.__table__.insert().values(id=user.id, subject=MAIL, email=MAIL, balance=0))
+        session.execute(insert(User).values(id=user.id, subject=MAIL, email=MAIL, balance=0))
 
 
 def test_the_row_that_postgresql_refuses_is_not_logged(postgresql: Database) -> None:
@@ -292,9 +293,9 @@ def test_the_row_that_postgresql_refuses_is_not_logged(postgresql: Database) -> 
             for _ in range(2):
                 try:
                     with postgresql.begin() as session:
-                        insert = User.__table__.insert().values(subject=MAIL, email=MAIL, balance=0)  # type: ignore[attr-defined]
-                        session.execute(insert)
-                        session.execute(insert)
+                        again = insert(User).values(subject=MAIL, email=MAIL, balance=0)
+                        session.execute(again)
+                        session.execute(again)
                 except DBAPIError as error:
                     logs.log.error("refused", exc_info=error, detail=str(error))
         told = out.getvalue()
