@@ -14,7 +14,7 @@ from typing import Literal, TextIO
 import stamina.instrumentation
 import structlog
 
-from app.printable import printable
+from app.printable import CONTROLS, printable
 
 # They tell of each call, and in more detail than is good of what was sent and answered.
 NOISY = ("httpx", "httpx2", "httpcore", "httpcore2", "multipart", "python_multipart")
@@ -103,11 +103,29 @@ def without_payloads(
 def without_controls(
     _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Write out what would control the terminal; a stack keeps its lines."""
+    """Write out what would control the terminal. What has several lines keeps them, set in: none looks like a new one."""
     return {
-        name: printable(value, keep="\n" if name == "stack" else "") if isinstance(value, str) else value
+        name: _in_lines(value) if name in ("event", "stack") else _quoted(value)
         for name, value in event.items()
     }
+
+
+class _Quoted:
+    """A text that is shown as Python writes it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
+
+
+def _in_lines(value: object) -> object:
+    return printable(value, keep="\n").replace("\n", "\n    ") if isinstance(value, str) else value
+
+
+def _quoted(value: object) -> object:
+    return _Quoted(value) if isinstance(value, str) and CONTROLS.search(value) else value
 
 
 def _harmless(value: object) -> object:
@@ -137,4 +155,4 @@ def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
 
 
 def _print_traceback(sio: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
-    sio.write("\n" + printable(_shortened(_traceback(exc_info)), keep="\n"))
+    sio.write(f"\n{_in_lines(_shortened(_traceback(exc_info)))}")

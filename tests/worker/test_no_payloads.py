@@ -325,7 +325,7 @@ def test_the_console_is_not_controlled_by_what_is_logged() -> None:
         logs.log.warning("a\x1b[2Jb\nc", name="\x1b]0;owned\x07", other="photo\u202egnp.exe", line="x\ny")
         logging.getLogger("some.library").warning("%s", "\x1b[31mred\r\n2026 forged line")
         try:
-            raise ValueError("\x1b[2Jgone")
+            raise ValueError("\x1b[2Jgone\n2026 forged line")
         except ValueError:
             logs.log.exception("failed")
     told = out.getvalue()
@@ -335,4 +335,4 @@ def test_the_console_is_not_controlled_by_what_is_logged() -> None:
     assert "\r" not in told
     assert "\n2026 forged line" not in told
     assert r"\x1b[2Jgone" in told
-    assert "Traceback (most recent call last):\n  File" in told
+    assert "Traceback (most recent call last):\n      File" in told
