@@ -1,4 +1,4 @@
-"""Files written whole or not at all; files and folders that are for their owner alone."""
+"""Files written whole or not at all."""
 
 import errno
 import os
@@ -6,17 +6,15 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 
-
-def write_whole(target: Path, data: bytes) -> None:
+def write_whole(target: Path, data: bytes, *, private: bool = False) -> None:
     """Write a file as `write_stream` does.
 
     Raises:
         OSError: it cannot be written; nothing is left behind.
 
     """
-    write_stream(target, (data,))
+    write_stream(target, (data,), private=private)
 
 
 def write_stream(target: Path, chunks: Iterable[bytes], *, private: bool = False) -> None:
@@ -42,6 +40,10 @@ def write_stream(target: Path, chunks: Iterable[bytes], *, private: bool = False
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
+
+
+# For files and folders that are their owner's alone.
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 
 
 def make_private_folder(folder: Path) -> None:

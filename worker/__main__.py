@@ -68,9 +68,9 @@ def set_up(settings: Settings, make_engine: Callable[[Settings], Engine]) -> Ben
         Explained, CutoutError, QueueUnavailable, OperationalError: one of them cannot be had.
 
     """
+    open_data_folder(settings)
     queue = Queue(settings.redis_url.get_secret_value() if settings.redis_url else None)
     queue.require()
-    open_data_folder(settings)
     database, storage = Database(settings.database), storage_from(settings)
     prepare(settings, database, storage)
     engine = make_engine(settings)

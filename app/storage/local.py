@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from app.files import write_stream
+from app.files import write_stream, write_whole
 from app.storage import CHUNK_BYTES, Source, StorageError
 
 
@@ -21,7 +21,7 @@ class LocalStorage:
 
     def put(self, key: str, data: bytes) -> None:
         try:
-            write_stream(self.root / key, (data,), private=True)
+            write_whole(self.root / key, data, private=True)
         except OSError as error:
             raise _unwritable(error) from error
 

@@ -180,6 +180,8 @@ async def download_batch(
 
     A `Range` with a beginning goes on from there, where a download has broken off.
     """
+    if request.method == "HEAD":
+        wanted = None  # it asks for no part
     batch = await asyncio.to_thread(database.ask, batches.find, owner, batch_id)
     if batch is None:
         raise Problem("NOT_FOUND", NO_BATCH)
@@ -191,8 +193,7 @@ async def download_batch(
         )
     # A batch is packed once.
     tag = f'"{batch_id}"'
-    is_head = request.method == "HEAD"  # for which a Range means nothing
-    start = read_range(wanted, batch.zip_bytes) if if_range in (None, tag) and not is_head else 0
+    start = read_range(wanted, batch.zip_bytes) if if_range in (None, tag) else 0
     found = await asyncio.to_thread(storage.stream, jobs.archive_key(batch_id), start)
     if found is None:
         raise Problem("NOT_FOUND", "The ZIP is no longer here: results are kept for a while only.")
@@ -206,7 +207,7 @@ async def download_batch(
     }
     if start:
         headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
-    if is_head:
+    if request.method == "HEAD":
         return Response(headers=headers, media_type="application/zip")
     return StreamingResponse(chunks, 206 if start else 200, headers, media_type="application/zip")
 
