@@ -4,11 +4,10 @@ import logging
 import sys
 
 import typer
-import typer.rich_utils
 
 import app
 from app.cli import accounts, doctor, models, remove, serve, verify, worker
-from app.cli.console import PlainConsole, escape, say
+from app.cli.console import escape, say
 from app.codes import Explained
 from app.printable import PrintableFormatter
 from app.settings import SettingsError
@@ -54,8 +53,7 @@ def _root(
 
 def main() -> None:
     """Run the command line; what the user can mend is said in a line, without a traceback."""
-    # What typer itself has against an argument, and warnings of what is not set up to log, repeat others' words too.
-    setattr(typer.rich_utils, "Console", PlainConsole)  # noqa: B010 - it is none of its public names
+    # Where nobody has set up to log, warnings come as they are, and may repeat others' words.
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(PrintableFormatter())
     try:
