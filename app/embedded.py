@@ -22,6 +22,7 @@ from urllib.parse import quote
 import structlog
 
 from app.codes import Explained
+from app.files import make_private_folder
 from app.settings import REDIS_URL, Settings, environment_name
 
 log = structlog.get_logger()
@@ -61,7 +62,7 @@ class Embedded:
             self.queue_url: str | None = settings.redis_url.get_secret_value()
         elif settings.workers_here > 0:
             try:
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private_folder(self._folder)
             except OSError as error:
                 raise NoPlaceForQueue(
                     f"The queue cannot be kept in {self._folder} ({error.strerror}). Check CUTOUT_DATA_DIR, or set REDIS_URL."

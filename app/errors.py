@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from app.codes import Coded, code_of
+from app.headers import OF_EVERY_ANSWER
 from app.services.batches import WrongBatchSize
 from app.services.channels import CannotNotify
 from app.services.credits import InsufficientCredits, TooManyCredits
@@ -126,11 +127,18 @@ def too_many_uploads() -> Problem:
     return Problem("OVERLOADED", detail, {"Retry-After": "5"})
 
 
+def unexpected(error: Exception, headers: dict[str, str] | None = None) -> Problem:
+    """Log an error that nobody has thought of, and describe it to the caller, who is told nothing of it."""
+    log.error("unexpected error", exc_info=error)
+    detail = "Something went wrong on our side. Try again, and name the requestId if it persists."
+    return Problem("INTERNAL", detail, headers)
+
+
 def not_http(detail: str) -> bytes:
     """Answer what is no request, down to its bytes: there is nothing else to answer it with."""
     request_id = str(uuid.uuid4())
     problem = Problem("INVALID_INPUT", detail, {"Connection": "close"})
-    headers = problem.headers | {"X-Request-Id": request_id}
+    headers = OF_EVERY_ANSWER | problem.headers | {"X-Request-Id": request_id}
     answer = JSONResponse(problem.body(request_id), problem.status, headers, media_type=MEDIA_TYPE)
     lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in answer.raw_headers)]
     return b"\r\n".join([*lines, b"", bytes(answer.body)])
@@ -259,11 +267,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.error("unexpected error", exc_info=error)
-        detail = "Something went wrong on our side. Try again, and name the requestId if it persists."
-        # Starlette answers these outside all middleware, so the id must be added here.
-        headers = {"X-Request-Id": request.state.request_id}
-        return answer(request, Problem("INTERNAL", detail, headers))
+        # Starlette answers these outside all middleware, so headers must be added here. What a route raises is answered
+        # before, see `guards.Unexpected`.
+        return answer(
+            request, unexpected(error, OF_EVERY_ANSWER | {"X-Request-Id": request.state.request_id})
+        )
 
 
 def _say(problem: dict[str, Any]) -> str:

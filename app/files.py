@@ -1,34 +1,71 @@
 """Files written whole or not at all."""
 
+import errno
+import os
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_whole(target: Path, data: bytes) -> None:
+def write_whole(target: Path, data: bytes, *, private: bool = False) -> None:
     """Write a file as `write_stream` does.
 
     Raises:
         OSError: it cannot be written; nothing is left behind.
 
     """
-    write_stream(target, (data,))
+    write_stream(target, (data,), private=private)
 
 
-def write_stream(target: Path, chunks: Iterable[bytes]) -> None:
+def write_stream(target: Path, chunks: Iterable[bytes], *, private: bool = False) -> None:
     """Write beside the target, then rename: nobody ever sees half a file. Folders are made as needed.
+
+    What is `private` is for this user alone, folders that are made for it included; else the user's umask counts.
 
     Raises:
         OSError: it cannot be written; nothing is left behind.
         Exception: what `chunks` raise; nothing is left behind.
 
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if private:
+        make_private_folder(target.parent)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(f".cutout-{uuid.uuid4().hex}")
+    mode = PRIVATE_FILE if private else 0o666
     try:
-        with staged.open("wb") as file:
+        with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.writelines(chunks)
         staged.replace(target)
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
+
+
+# For files and folders that are their owner's alone.
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for this user alone. One that is there stays as it is.
+
+    Raises:
+        OSError: it cannot be made.
+
+    """
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    make_private_folder(folder.parent)
+    folder.mkdir(PRIVATE_FOLDER, exist_ok=True)
+
+
+def make_private_file(file: Path) -> None:
+    """Make an empty file for this user alone, unless there is one.
+
+    Raises:
+        OSError: it cannot be made.
+
+    """
+    os.close(os.open(file, os.O_WRONLY | os.O_CREAT, PRIVATE_FILE))

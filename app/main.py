@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import structlog
 from fastapi import FastAPI
-from fastapi.staticfiles import StaticFiles
+from starlette.middleware.cors import CORSMiddleware
 
 import app
-from app import errors, logs
+from app import errors, headers, logs
 from app.api import guards, problems
 from app.api.measure import Measure
 from app.api.routes import (
@@ -25,6 +25,7 @@ from app.api.routes import (
     stats,
     subscription,
 )
+from app.data_folder import open_data_folder
 from app.db import schema
 from app.db.session import Database
 from app.embedded import Embedded
@@ -67,8 +68,7 @@ def create_app(
     """
     settings = settings or load_settings()
     logs.configure(settings.log_format)
-    if settings.embedded:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    open_data_folder(settings)
     database, storage = Database(settings.database), storage_from(settings)
 
     async def load(service: FastAPI) -> Hands:
@@ -136,6 +136,11 @@ def create_app(
         summary="Background removal on your own GPU.",
         openapi_tags=TAGS,
         lifespan=household,
+        # Its own page loads scripts from elsewhere; ours is among the pages.
+        docs_url=None,
+        redoc_url=None,
+        # A redirect would repeat the host that the caller named, whatever that is.
+        redirect_slashes=False,
     )
     _furnish(service, settings, database, storage, embedded)
     _guard(service, settings)
@@ -206,14 +211,26 @@ def _guard(service: FastAPI, settings: Settings) -> None:
         f"{background_remover.router.prefix}/remove": (most, errors.upload_too_large),
         f"{batches.router.prefix}/batch": (settings.max_batch_bytes, errors.batch_too_large),
     }
+    service.add_middleware(guards.Unexpected)
     service.add_middleware(
         guards.BodyMemory, paths=uploads, total_bytes=settings.uploads_at_once_bytes, most_bytes=most
     )
     service.add_middleware(guards.BodyTime, seconds=settings.upload_seconds, bytes_each=most)
     service.add_middleware(guards.BodyLimit, uploads=uploads)
+    if settings.cors_origins:
+        service.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=headers.CORS_METHODS,
+            allow_headers=headers.CORS_SENT,
+            expose_headers=headers.CORS_READ,
+            max_age=headers.CORS_SECONDS,
+        )
     if settings.auth == "off":
+        # Whatever other origins may else: here they would be the admin.
         service.add_middleware(guards.LocalOnly)
     service.add_middleware(Measure, metrics=service.state.metrics)
+    service.add_middleware(guards.BrowserHeaders)
     service.add_middleware(guards.RequestId)
 
 
@@ -233,4 +250,5 @@ def _open(service: FastAPI, settings: Settings) -> None:
         service.include_router(rooms.router)
     everywhere = ("INTERNAL", "FORBIDDEN") if settings.auth == "off" else ("INTERNAL",)
     problems.describe(service, everywhere)
-    service.mount("/static", StaticFiles(directory=page.STATIC), name="static")
+    for path, files in page.FILES.items():
+        service.mount(path, files)

@@ -6,12 +6,14 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from app.files import make_private_folder
+
 
 def kept_in(folder: Path) -> str:
     """Return the secret kept in `folder`, made at first sight, for its owner's eyes only."""
     file = folder / "secret"
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".secret-") as whole:  # of mode 600
             whole.write(secrets.token_urlsafe(48))
             whole.flush()

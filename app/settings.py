@@ -10,17 +10,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
-    HttpUrl,
     IPvAnyNetwork,
     SecretStr,
-    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app import secret
+from app import addresses, secret
 from app.codes import Explained
 from app.services import smtp
 from inference.access import Access
@@ -35,6 +33,7 @@ PREFIX = "CUTOUT_"
 DATABASE_URL, REDIS_URL = "DATABASE_URL", "REDIS_URL"
 # Of `cutout verify`, which may be called where a service is set up.
 VERIFY_KEY = "CUTOUT_VERIFY_KEY"
+DATABASE_FILE = "cutout.db"
 SHORTEST_SECRET_BYTES = 32
 
 
@@ -46,7 +45,11 @@ class Settings(BaseSettings):
     """What a host may set. The names here, in capitals behind `CUTOUT_`, are those of the environment."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", populate_by_name=True
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        populate_by_name=True,
+        hide_input_in_errors=True,
     )
 
     auth: Literal["on", "off"] = Field(
@@ -227,6 +230,11 @@ class Settings(BaseSettings):
         (),
         description="private networks, comma-separated, such as `10.1.2.0/24`, that an `imageUrl` or a `webhookUrl` may lead to",
     )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="web pages of other origins that may call the API, comma-separated, each as in `https://shop.example`;"
+        " default: none. With `CUTOUT_AUTH=off` none may",
+    )
     max_waiting: int = Field(
         64, ge=1, description="photos that may wait for the engine before 503 `OVERLOADED`"
     )
@@ -250,7 +258,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["console", "json"] = Field("console", description="how log lines are written")
 
-    @field_validator("accept_licences", "fetch_allow_networks", mode="before")
+    @field_validator("accept_licences", "fetch_allow_networks", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return (
@@ -286,10 +294,15 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _of_a_redis(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(
-            ("redis://", "rediss://", "unix://")
-        ):
-            raise ValueError("an address begins with redis://, rediss:// or unix://")
+        if value is not None:
+            addresses.check_redis(value.get_secret_value())
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _of_a_database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            addresses.check_database(value.get_secret_value())
         return value
 
     @field_validator("smtp_url")
@@ -311,8 +324,8 @@ class Settings(BaseSettings):
     def _with_paths_to_come(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        url = TypeAdapter(HttpUrl).validate_python(value)
-        if url.query is not None or url.fragment is not None or url.username is not None:
+        url = addresses.read_web_address(value, what_instead="it is shown to users")
+        if url.query is not None or url.fragment is not None:
             raise ValueError("write https://host, and a path where there is one, and no more")
         return value.rstrip("/")
 
@@ -321,6 +334,13 @@ class Settings(BaseSettings):
         if (self.smtp_url is None) != (self.mail_from is None):
             raise ValueError("CUTOUT_SMTP_URL and CUTOUT_MAIL_FROM go together; set both or neither")
         return self
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            addresses.check_origin(origin)
+        return value
 
     @field_validator("hf_inference_token")
     @classmethod
@@ -333,9 +353,7 @@ class Settings(BaseSettings):
     @classmethod
     def _safe_for_a_token(cls, value: str | None) -> str | None:
         if value is not None:
-            url = TypeAdapter(HttpUrl).validate_python(value)
-            if url.username is not None or url.password is not None:
-                raise ValueError("write no password here; set CUTOUT_HF_INFERENCE_TOKEN")
+            url = addresses.read_web_address(value, what_instead="set CUTOUT_HF_INFERENCE_TOKEN")
             if url.scheme != "https" and not is_loopback(url.host or ""):
                 raise ValueError("photos and the token are sent there: an address begins with https://")
         return value
@@ -373,7 +391,14 @@ class Settings(BaseSettings):
     @classmethod
     def _of_a_server(cls, value: str | None) -> str | None:
         if value is not None:
-            TypeAdapter(HttpUrl).validate_python(value)
+            addresses.read_web_address(value, what_instead="set S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY")
+        return value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _of_published_keys(cls, value: str | None) -> str | None:
+        if value is not None:
+            addresses.read_web_address(value, what_instead="what is published needs none")
         return value
 
     @model_validator(mode="after")
@@ -442,7 +467,7 @@ class Settings(BaseSettings):
         """The database's address, password included."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite:///{self.data_dir.expanduser() / 'cutout.db'}"
+        return f"sqlite:///{self.data_dir.expanduser() / DATABASE_FILE}"
 
     def secret_or_own(self) -> str:
         """Return the secret that is set, or the one this host keeps for itself."""
@@ -530,5 +555,8 @@ def _say(problem: object) -> str:
     if not where:
         return message
     field = str(where[0])
-    name = environment_name(field) if field in Settings.model_fields else PREFIX + field.upper()
+    names = {environment_name(name) for name in Settings.model_fields}
+    name = field if field in names else PREFIX + field.upper()
+    if field in Settings.model_fields:
+        name = environment_name(field)
     return f"{name}: {message}"

@@ -36,12 +36,12 @@ STUCK_SECONDS = 600.0
 
 @dataclass(eq=False)
 class _Request(Generic[Kind, Item, Answer]):
-    kind: Kind
-    item: Item
+    kind: Kind = field(repr=False)
+    item: Item = field(repr=False)
     caller: Hashable
     most: int  # in a batch that it may be part of
     arrived: float
-    future: Future[Answer] = field(default_factory=Future)
+    future: Future[Answer] = field(default_factory=Future, repr=False)
 
 
 class Batcher(Generic[Kind, Item, Answer]):
@@ -301,7 +301,7 @@ class Batcher(Generic[Kind, Item, Answer]):
 class _Batch(Generic[Kind, Item, Answer]):
     """A batch on the device; `watch` is the number of its deadline."""
 
-    requests: list[_Request[Kind, Item, Answer]]
-    wait: Callable[[], Sequence[Answer]]
+    requests: list[_Request[Kind, Item, Answer]] = field(repr=False)
+    wait: Callable[[], Sequence[Answer]] = field(repr=False)
     began: float
     watch: int

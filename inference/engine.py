@@ -53,7 +53,7 @@ class Cutout:
     second look counts where the first does.
     """
 
-    data: bytes
+    data: bytes = field(repr=False)
     format: Format
     width: int
     height: int
@@ -81,7 +81,7 @@ class _Request:
     Its future is kept apart: an error's traceback holds what was worked on, and the future holds the error.
     """
 
-    read: Callable[[], bytes]
+    read: Callable[[], bytes] = field(repr=False)
     options: Options
     caller: Hashable
     deadline: float = inf

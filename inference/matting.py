@@ -1,7 +1,7 @@
 """The recipes: from a photo and a network's look at it to the cut-out's colours and alpha."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -20,8 +20,8 @@ class Matte:
     `no_foreground` says that the network found no subject; `alpha` is 0 everywhere then.
     """
 
-    rgb: Tensor
-    alpha: Tensor
+    rgb: Tensor = field(repr=False)
+    alpha: Tensor = field(repr=False)
     no_foreground: bool
 
 

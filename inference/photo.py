@@ -3,7 +3,7 @@
 import io
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -101,8 +101,8 @@ class Photo:
     `notes` say, in sentences for the user, what was not taken as it stands in the file.
     """
 
-    rgb: Pixels
-    alpha: Pixels | None = None
+    rgb: Pixels = field(repr=False)
+    alpha: Pixels | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
     @property

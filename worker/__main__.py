@@ -1,6 +1,7 @@
 """`python -m worker`: a worker, as `cutout worker` and `cutout serve` start it."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from app import logs
 from app.codes import Explained
+from app.data_folder import open_data_folder
 from app.db.session import Database
 from app.services.claims import Line
 from app.services.queue import Queue, QueueUnavailable
@@ -66,6 +68,7 @@ def set_up(settings: Settings, make_engine: Callable[[Settings], Engine]) -> Ben
         Explained, CutoutError, QueueUnavailable, OperationalError: one of them cannot be had.
 
     """
+    open_data_folder(settings)
     queue = Queue(settings.redis_url.get_secret_value() if settings.redis_url else None)
     queue.require()
     database, storage = Database(settings.database), storage_from(settings)
@@ -76,4 +79,5 @@ def set_up(settings: Settings, make_engine: Callable[[Settings], Engine]) -> Ben
 
 
 if __name__ == "__main__":
+    os.umask(0o077)
     sys.exit(main())

@@ -81,7 +81,7 @@ class Fields:
         try:
             self.form = BatchForm.model_validate(self._values, by_alias=True, by_name=False)
         except ValidationError as error:
-            raise RequestValidationError(error.errors(include_url=False)) from None
+            raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
 
 
 async def read_batch(request: Request, intake: Intake, office: PostOffice, largest_bytes: int) -> BatchForm:

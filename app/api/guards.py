@@ -12,7 +12,8 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import MEDIA_TYPE, Problem, body_too_large, body_too_slow, too_many_uploads
+from app.errors import MEDIA_TYPE, Problem, body_too_large, body_too_slow, too_many_uploads, unexpected
+from app.headers import OF_EVERY_ANSWER
 from app.settings import is_loopback
 
 log = structlog.get_logger()
@@ -54,6 +55,48 @@ class RequestId:
         finally:
             milliseconds = round(1000 * (time.perf_counter() - start))
             log.info("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds)
+
+
+class BrowserHeaders:
+    """Tell browsers with every answer what they may do with it, as far as it does not say so itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in OF_EVERY_ANSWER.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+class Unexpected:
+    """Answer errors that no handler knows, as near to the routes as can be.
+
+    Starlette would do so outside all that an answer passes: a page of another origin could not read it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_and_see(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_and_see)
+        except Exception as error:
+            if started or scope["type"] != "http":
+                raise
+            await _response(scope, unexpected(error))(scope, receive, send)
 
 
 class LocalOnly:

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from typing import Any
 
@@ -40,7 +40,7 @@ class Part:
     """A part that has come whole."""
 
     head: Head
-    data: bytes
+    data: bytes = field(repr=False)
 
 
 async def read_parts(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, Strict, field_validator
 from pydantic.alias_generators import to_camel
 
 from app.db.tables import Job, LedgerEntry, Movement, PaidBy, Status
@@ -22,6 +22,7 @@ from inference.tiers import Recipe, Tier
 
 # PostgreSQL keeps no NUL.
 NO_NUL = "^[^\0]*$"
+LONGEST_WORD = 50
 
 
 def _in_utc(time: datetime) -> datetime:
@@ -41,6 +42,17 @@ class Schema(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
+class Body(Schema):
+    """Base of what callers send as JSON: a number is a number, and a field of another name is an error."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", validate_by_name=False, validate_by_alias=True)
+
+
+# Which JSON has as text.
+TierBody = Annotated[Tier, Strict(False)]
+IdBody = Annotated[uuid.UUID, Strict(False)]
+
+
 class OptionsForm(BaseModel):
     """The fields that say what to make of a photo. A field of another name is an error, not a silent default."""
 
@@ -49,7 +61,10 @@ class OptionsForm(BaseModel):
     tier: Tier = Tier.BASIC
     format: Annotated[Format | None, Field(description="default: what `Accept` names, else `png`")] = None
     mask_only: Annotated[bool, Field(description="the alpha itself, as a grey picture")] = False
-    background: Annotated[str | None, Field(description="a colour, such as `white` or `#ffffff`")] = None
+    # An error repeats it, and shall not repeat a picture that was sent in its place.
+    background: Annotated[
+        str | None, Field(max_length=LONGEST_WORD, description="a colour, such as `white` or `#ffffff`")
+    ] = None
     quality: Annotated[int, Field(ge=1, le=100, description="of WebP, AVIF and JPEG")] = 90
 
     @field_validator("background")
@@ -205,10 +220,10 @@ class Jobs(Schema):
     jobs: list[JobInfo]
 
 
-class PriceRequest(Schema, json_schema_extra={"examples": [{"tier": "standard", "imageCount": 100}]}):
+class PriceRequest(Body, json_schema_extra={"examples": [{"tier": "standard", "imageCount": 100}]}):
     """What to price."""
 
-    tier: Tier
+    tier: TierBody
     image_count: int = Field(ge=1, le=LARGEST_BATCH)
 
 
@@ -268,7 +283,7 @@ class Credits(Schema):
 
 
 class Grant(
-    Schema,
+    Body,
     json_schema_extra={
         "examples": [
             {
@@ -282,7 +297,7 @@ class Grant(
 ):
     """Credits for a user, once by `key`: the payment they were bought with, say."""
 
-    user_id: uuid.UUID
+    user_id: IdBody
     credits: int = Field(gt=0, le=1_000_000_000)
     key: str = Field(min_length=1, max_length=120, pattern=NO_NUL)
     note: str = Field("", max_length=255, pattern=NO_NUL)

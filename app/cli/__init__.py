@@ -1,13 +1,16 @@
 """`cutout`: remove | serve | worker | verify | models | doctor | migrate | users | keys | credits."""
 
+import logging
 import sys
 
 import typer
 
 import app
 from app.cli import accounts, doctor, models, remove, serve, verify, worker
-from app.cli.console import say
+from app.cli.console import escape, say
 from app.codes import Explained
+from app.printable import PrintableFormatter
+from app.settings import SettingsError
 from inference.errors import CutoutError
 from models.catalog import UnknownCheckpoint
 
@@ -50,11 +53,15 @@ def _root(
 
 def main() -> None:
     """Run the command line; what the user can mend is said in a line, without a traceback."""
+    # Where nobody has set up to log, warnings come as they are, and may repeat others' words.
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PrintableFormatter())
     try:
         cli()
     except TOLD as error:
-        for line in str(error).splitlines():
-            say(f"[red]error:[/red] {line}")
+        # Settings are a line each; in all else a line's end is of somebody's text.
+        for line in str(error).split("\n") if isinstance(error, SettingsError) else [str(error)]:
+            say(f"[red]error:[/red] {escape(line)}")
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(1)  # whoever read our output has left

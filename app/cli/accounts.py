@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from app.cli.console import CommandError, console, say
+from app.cli.console import CommandError, console, escape, say
 from app.settings import Settings
 from app.settings import load as load_settings
 
@@ -31,20 +30,16 @@ def opened(settings: Settings) -> "Iterator[Database]":
     """Open the database that the settings name; a failure is one line for the user."""
     from sqlalchemy.exc import OperationalError
 
+    from app.data_folder import open_data_folder
     from app.db.session import Database
 
-    if settings.embedded:
-        try:
-            settings.data_dir.expanduser().mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CommandError(
-                f"The database cannot be kept in {settings.data_dir} ({error.strerror}). Check CUTOUT_DATA_DIR."
-            ) from error
+    open_data_folder(settings)
     database = Database(settings.database)
     try:
         yield database
     except OperationalError as error:
-        raise CommandError(f"The database does not answer ({error.orig}). Check DATABASE_URL.") from error
+        reason = " ".join(str(error.orig).split())
+        raise CommandError(f"The database does not answer ({reason}). Check DATABASE_URL.") from error
     finally:
         database.close()
 
@@ -187,7 +182,7 @@ def show(who: Who) -> None:
                 f"{entry.created_at:%Y-%m-%d %H:%M:%S}",
                 f"{entry.credits:+d}" if entry.credits else "",
             )
-            table.add_row(time, entry.movement.value, moved, entry.key, escape(entry.note))
+            table.add_row(time, entry.movement.value, moved, escape(entry.key), escape(entry.note))
         say(f"{escape(who)} has {user.balance} credits.")
     console.print(table)
 

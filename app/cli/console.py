@@ -1,6 +1,9 @@
 """What the command line says: to stderr, so that a picture can go to stdout."""
 
-from rich.console import Console
+from collections.abc import Iterator
+
+from rich import markup
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -11,11 +14,26 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.segment import Segment
 from rich.status import Status
 
 from app.codes import Explained
+from app.printable import printable
 
-console = Console(stderr=True, soft_wrap=True, highlight=False)
+
+class PlainConsole(Console):
+    """A console that no text controls, whatever its source: file names, other hosts' words, errors."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Render as `Console` does, with control characters in a text written out."""
+        for segment in super().render(renderable, options):
+            if segment.control:  # the console's own
+                yield segment
+            else:
+                yield Segment(printable(segment.text, keep="\n"), segment.style)
+
+
+console = PlainConsole(stderr=True, soft_wrap=True, highlight=False)
 
 
 class CommandError(Explained):
@@ -25,6 +43,11 @@ class CommandError(Explained):
 def say(text: str) -> None:
     """Print one line of rich's markup."""
     console.print(text)
+
+
+def escape(text: str) -> str:
+    """Return a text as one line of rich's markup that shows it: neither its markup nor its control characters count."""
+    return markup.escape(printable(text))
 
 
 def loading() -> Status:

@@ -6,10 +6,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 import app
-from app.cli.console import say
+from app.cli.console import escape, say
 from app.settings import Settings
 from app.settings import load as load_settings
 from inference.tiers import Choice, Tier

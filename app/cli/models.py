@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from app.cli.console import console, download_bar, say
+from app.cli.console import console, download_bar, escape, say
 from app.settings import Settings
 from app.settings import load as load_settings
 from models.catalog import CHECKPOINTS, Checkpoint, find

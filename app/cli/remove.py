@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from app.cli.console import CommandError, loading, photo_bar, say
+from app.cli.console import CommandError, escape, loading, photo_bar, say
 from app.cli.models import pull_one
 from app.cli.plan import Plan, Task, format_of, plan
 from app.files import write_whole
@@ -112,7 +111,9 @@ class _Run:
                 else:
                     _write(task.target, outcome.data)
                     done.append(task)
-                    remarks += [f"{escape(str(task.source))}: {remark}" for remark in _remarks(outcome)]
+                    remarks += [
+                        f"{escape(str(task.source))}: {escape(remark)}" for remark in _remarks(outcome)
+                    ]
                 bar.advance(row)
         seconds = time.perf_counter() - start
         share = 100 * (engine.network_seconds - network) / seconds
@@ -158,7 +159,7 @@ def _remove_piped(engine: "Engine", options: Options, target: Path | None) -> No
     finally:
         engine.close()
     for remark in _remarks(cutout):
-        say(f"[yellow]note:[/yellow] {remark}")
+        say(f"[yellow]note:[/yellow] {escape(remark)}")
     if target is None:
         sys.stdout.buffer.write(cutout.data)
         sys.stdout.buffer.flush()

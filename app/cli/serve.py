@@ -3,11 +3,10 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from app.cli.accounts import opened
-from app.cli.console import console, loading, say
+from app.cli.console import console, escape, loading, say
 from app.cli.models import pull_one
 from app.settings import load as load_settings
 from inference.tiers import Tier

@@ -7,9 +7,8 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from app.cli.console import console, say
+from app.cli.console import console, escape, say
 from app.settings import VERIFY_KEY
 from inference.tiers import Tier
 
@@ -81,7 +80,7 @@ async def _walk(
             async for result in walk(visit, seconds=timeout, strict=strict, begin=begin):
                 results.append(result)
                 if as_json:
-                    typer.echo(json.dumps(_line(result), ensure_ascii=False))
+                    typer.echo(json.dumps(_line(result)))
                 else:
                     _say(result)
     return results

@@ -7,7 +7,7 @@ import hashlib
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import func, insert, select, update
@@ -43,8 +43,8 @@ class Order:
     """What a batch asks for: of its photos, and whom to tell of its end."""
 
     options: Options
-    webhook_url: str | None = None
-    notify_email: str | None = None
+    webhook_url: str | None = field(default=None, repr=False)
+    notify_email: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

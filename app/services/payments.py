@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -61,7 +61,7 @@ class Terms:
     """By whose word a payment counts: nobody's (`off`), an admin's later (`manual`), the platform's (`signed`)."""
 
     mode: Mode
-    secret: str = ""
+    secret: str = field(default="", repr=False)
 
     def settled(self, item: Item, rupiah: int, payment_id: str, subject: str, signature: str) -> bool:
         """Tell whether a payment of so much counts at once; if not, an admin has to confirm it.

@@ -68,8 +68,9 @@ class Workplace:
 class Remote:
     """A photo that is elsewhere, and is fetched before anything is held for it."""
 
-    url: str
-    fetch: Callable[[str], Awaitable[bytes]]
+    # It may be signed, and so a key to the photo.
+    url: str = field(repr=False)
+    fetch: Callable[[str], Awaitable[bytes]] = field(repr=False)
 
 
 async def remove_one(

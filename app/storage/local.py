@@ -21,14 +21,14 @@ class LocalStorage:
 
     def put(self, key: str, data: bytes) -> None:
         try:
-            write_whole(self.root / key, data)
+            write_whole(self.root / key, data, private=True)
         except OSError as error:
             raise _unwritable(error) from error
 
     def put_stream(self, key: str, chunks: Iterable[bytes]) -> None:
         source = Source(chunks)
         try:
-            write_stream(self.root / key, source)
+            write_stream(self.root / key, source, private=True)
         except OSError as error:
             if error is source.error:
                 raise

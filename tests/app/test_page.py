@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -18,7 +19,7 @@ from app.services import accounts, credits
 from tests.app.serving import served
 from tests.app.studio import BATCH
 from tests.app.test_service import CHROMIUM, QUIET
-from tests.fakes import fake_engine, photo_bytes
+from tests.fakes import fake_engine, photo_bytes, wait_until
 from tests.worker.benches import small_photos
 from tests.worker.killing import Site, site
 
@@ -50,17 +51,30 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, address: str, refusals: int = 0) -> Iterator[Page]:
-    """Open the page; at the end nothing has gone wrong in it, but for as many calls that were refused."""
+def opened(browser: Browser, address: str, refusals: int = 0, shows: str = ".tier") -> Iterator[Page]:
+    """Open a page; at the end nothing has gone wrong in it, but for as many calls that were refused: its policy was kept,
+    and nothing was asked of another host.
+    """
     page = browser.new_page()
     page.set_default_timeout(PATIENCE_MS)
     errors: list[str] = []
+    asked: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.add_init_script(
+        """window.violations = [];
+        addEventListener("securitypolicyviolation", (event) =>
+            violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`));"""
+    )
     page.goto(address)
-    page.wait_for_selector(".tier")
+    page.wait_for_selector(shows)
     yield page
+    violations = page.evaluate("violations")
     page.close()
+    assert violations == []
+    own = "{0.scheme}://{0.netloc}/".format(urlsplit(address))
+    assert [url for url in asked if not url.startswith((own, f"blob:{own}", "data:"))] == []
     assert len(errors) == refusals, errors
     assert all("Failed to load resource" in error for error in errors), errors
 
@@ -90,6 +104,11 @@ def files(photos: list[bytes]) -> list[Any]:
         {"name": f"photo-{number}.png", "mimeType": "image/png", "buffer": data}
         for number, data in enumerate(photos)
     ]
+
+
+def until(page: Page, holds: str) -> None:
+    """Wait until this holds in the page, whose policy forbids what `wait_for_function` does."""
+    wait_until(lambda: bool(page.evaluate(holds)), PATIENCE_MS / 1000)
 
 
 def told(page: Page, text: str) -> None:
@@ -137,8 +156,8 @@ def test_a_folder_becomes_a_zip(page: Page, place: Site, shoes: Path) -> None:
     assert "cut off" in reason.inner_text()
     pictures = page.locator("#batch-strip img")
     assert pictures.count() == 5
-    page.wait_for_function(
-        "[...document.querySelectorAll('#batch-strip img')].every((image) => image.naturalWidth === 40)"
+    until(
+        page, "[...document.querySelectorAll('#batch-strip img')].every((image) => image.naturalWidth === 40)"
     )
     assert "conic-gradient" in pictures.first.evaluate(
         "(image) => getComputedStyle(image.parentElement).backgroundImage"
@@ -198,7 +217,7 @@ def test_an_upload_is_cancelled_and_begun_again(page: Page, place: Site) -> None
     slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 20_000}
     hand.send("Network.emulateNetworkConditions", slow)
     start(page, [photo_bytes(300, 200, seed=seed) for seed in range(4)])
-    page.wait_for_function("document.querySelector('#batch-progress').value > 0")
+    until(page, "document.querySelector('#batch-progress').value > 0")
     assert "of 0.7 MB" in page.inner_text("#batch-count")
     page.click("#batch-cancel")
     told(page, "4 × 3 = 12 credits.")
@@ -272,3 +291,30 @@ def test_without_a_queue_it_says_so_and_one_photo_is_done(browser: Browser, tmp_
         page.set_input_files("#file", files(small_photos(1)))
         page.wait_for_selector("#result:not([hidden])")
         assert page.is_hidden("#batch")
+
+
+def test_the_api_is_described_and_tried_without_another_host(browser: Browser, place: Site) -> None:
+    with opened(browser, f"{place.address}/docs", shows=".opblock") as page:
+        assert page.locator(".opblock").count() > 25
+        call = page.locator(".opblock", has_text="/pricing/calculate")
+        call.click()
+        call.locator(".try-out__btn").click()
+        call.locator(".execute").click()
+        call.locator(".live-responses-table", has_text="finalCredits").wait_for()
+        page.locator(".authorize").first.click()
+        page.locator(".auth-container", has_text="X-Api-Key").wait_for()
+
+
+def test_a_script_within_a_page_does_not_run(browser: Browser, place: Site) -> None:
+    page = browser.new_page()
+    page.route(
+        f"{place.address}/",
+        lambda route: route.fulfill(
+            response=(answer := route.fetch()),
+            body=answer.text().replace("</body>", "<script>window.ran = true</script></body>"),
+        ),
+    )
+    page.goto(place.address)
+    page.wait_for_selector(".tier")
+    assert page.evaluate("window.ran") is None
+    page.close()

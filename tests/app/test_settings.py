@@ -1,5 +1,6 @@
 """Settings refuse what is unknown, malformed or unsafe, in words."""
 
+import traceback
 from decimal import Decimal
 from pathlib import Path
 
@@ -139,3 +140,82 @@ def test_half_of_a_bucket_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_endpoint_that_is_no_web_address_is_refused(endpoint: str) -> None:
     with pytest.raises(SettingsError, match="S3_ENDPOINT"):
         settings.load(s3_bucket="pictures", s3_endpoint=endpoint)
+
+
+PASSWORD = "hunter2-Pa55"
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("DATABASE_URL", f"mysql://user:{PASSWORD}@host/db"),
+        ("DATABASE_URL", f"user:{PASSWORD}@host/db"),
+        ("DATABASE_URL", f"postgresql:/user:{PASSWORD}@host/db"),
+        ("DATABASE_URL", f"postgresql://user:{PASSWORD}"),
+        ("DATABASE_URL", f"postgresql://user:{PASSWORD}/db"),
+        ("DATABASE_URL", f"postgresql://user:@@{PASSWORD}@host/db"),
+        ("DATABASE_URL", f"postgresql://user:x@{PASSWORD}@host:5432/db"),
+        ("DATABASE_URL", f"postgresql://user:secret@host:{PASSWORD}/db"),
+        ("DATABASE_URL", f"postgresql+asyncpg://user:{PASSWORD}@host/db"),
+        ("DATABASE_URL", f"sqlite://user:{PASSWORD}@host/x.db"),
+        ("DATABASE_URL", f"{PASSWORD}://host/db"),
+        ("REDIS_URL", f"redis://:{PASSWORD}"),
+        ("REDIS_URL", f"redis://:12/{PASSWORD}@host"),
+        ("REDIS_URL", f"redis://:12#{PASSWORD}@host"),
+        ("REDIS_URL", f"redis://:12?{PASSWORD}@host"),
+        ("REDIS_URL", f"redis://[{PASSWORD}@host"),
+        ("REDIS_URL", f"redis://host?db={PASSWORD}"),
+        ("REDIS_URL", f"http://:{PASSWORD}@host"),
+        ("CUTOUT_SMTP_URL", f"smtp://user:{PASSWORD}"),
+        ("CUTOUT_SMTP_URL", f"smtp://user:12/{PASSWORD}@host"),
+        ("CUTOUT_SMTP_URL", f"http://user:{PASSWORD}@host"),
+        ("S3_ENDPOINT", f"https://user:{PASSWORD}@host"),
+        ("S3_ENDPOINT", f"user:{PASSWORD}@host"),
+        ("S3_ENDPOINT", f"https://user:{PASSWORD}"),
+        ("CUTOUT_PUBLIC_URL", f"https://user:{PASSWORD}@host"),
+        ("CUTOUT_PUBLIC_URL", f"https://user:{PASSWORD}"),
+        ("CUTOUT_HF_ENDPOINT", f"https://user:{PASSWORD}@host"),
+        ("CUTOUT_HF_ENDPOINT", f"https://user:{PASSWORD}"),
+        ("CUTOUT_JWKS_URL", f"https://user:{PASSWORD}@host/keys"),
+        ("CUTOUT_JWKS_URL", f"https://user:{PASSWORD}"),
+    ],
+)
+def test_a_password_in_a_broken_address_is_not_shown(
+    name: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, address)
+    with pytest.raises(SettingsError) as caught:
+        settings.load(secret="x" * 32)
+    assert str(caught.value).startswith(f"{name}: ")
+    assert "Pa55" not in "".join(traceback.format_exception(caught.value))
+    assert "Pa55" not in repr(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["mysql", "mariadb+pymysql", "oracle"])
+def test_a_database_of_another_kind_is_told_which_are_supported(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"{kind}://user:{PASSWORD}@host/db")
+    with pytest.raises(
+        SettingsError, match=f"{kind.partition('+')[0]} is not supported: PostgreSQL and SQLite"
+    ):
+        settings.load()
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("DATABASE_URL", "postgresql://user:p%40ss%2Fword@db.example:5432/cutout?sslmode=require"),
+        ("DATABASE_URL", "postgres://user:pa$$w0rd#1@[2001:db8::1]/cutout"),
+        ("DATABASE_URL", "postgresql://postgres:@/postgres?host=/var/run/postgresql"),
+        ("DATABASE_URL", "sqlite:////var/lib/cutout/cutout.db"),
+        ("REDIS_URL", "redis://user:p%40ss@cache.example:6379/1"),
+        ("REDIS_URL", "rediss://:p@ss@cache.example?ssl_cert_reqs=none"),
+        ("REDIS_URL", "unix:///run/valkey/socket?db=2"),
+    ],
+)
+def test_addresses_as_people_write_them_are_taken(
+    name: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, address)
+    settings.load(secret="x" * 32)

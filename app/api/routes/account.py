@@ -12,7 +12,7 @@ from pydantic import Field
 from app.api.deps import DatabaseDep, RateLimitsDep, UserDep
 from app.api.problems import tells
 from app.api.routing import CallerFirst
-from app.api.schemas import NO_NUL, Schema
+from app.api.schemas import NO_NUL, Body, Schema
 from app.db.tables import ApiKey
 from app.errors import Problem
 from app.services import accounts
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/api/auth", tags=["account"], route_class=CallerFirst
 
 
 class Login(
-    Schema,
+    Body,
     json_schema_extra={"examples": [{"email": "anna@shop.example", "password": "correct horse battery"}]},
 ):
     """An account kept here."""
@@ -39,7 +39,7 @@ class Token(Schema):
     expires_in: int
 
 
-class KeyName(Schema, json_schema_extra={"examples": [{"name": "laptop"}]}):
+class KeyName(Body, json_schema_extra={"examples": [{"name": "laptop"}]}):
     """What an API key is for."""
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=NO_NUL)]

@@ -40,6 +40,7 @@ from app.api.schemas import (
 )
 from app.db.tables import Job, Status
 from app.errors import PHOTO_WANTED, Problem, upload_too_large
+from app.headers import KEPT_BY_ITS_USER
 from app.services import credits, jobs, pricing, removals
 from app.services.removals import Remote
 from app.services.signing import sign
@@ -75,9 +76,11 @@ async def read_form(
     """Read the body, which is a form or JSON; there is one photo in it, or where one is."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() == "application/json":
         try:
-            form = RemoveForm.model_validate_json(await request.body())
+            form = RemoveForm.model_validate_json(
+                await request.body(), strict=True, by_alias=True, by_name=False
+            )
         except ValidationError as error:
-            raise RequestValidationError(error.errors(include_url=False)) from None
+            raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
     names = [name for name, _ in (await request.form()).multi_items()]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise Problem("INVALID_INPUT", f"{', '.join(twice)}: send it once")
@@ -208,6 +211,7 @@ async def get_job(
     return JobInfo.of(job, result_url(job.id, secret, settings))
 
 
+@router.head("/jobs/{job_id}/image", include_in_schema=False)
 @router.get(
     "/jobs/{job_id}/image",
     response_class=Response,
@@ -218,14 +222,17 @@ async def get_job(
     openapi_extra={"security": [{}]},
 )
 async def get_job_image(
-    job_id: uuid.UUID, database: DatabaseDep, storage: StorageDep, owner: ReaderDep
+    job_id: uuid.UUID, request: Request, database: DatabaseDep, storage: StorageDep, owner: ReaderDep
 ) -> Response:
     """Return the picture of a job: to its owner, or by the signed address that the job names."""
     stored = await jobs.stored_picture(database, storage, job_id, owner)
     if stored is None:
         raise Problem("NOT_FOUND", "There is no picture by this id; it may have expired.")
     data, file_format = stored
-    return Response(data, media_type=file_format.media_type, headers={"Cache-Control": "private, immutable"})
+    headers = KEPT_BY_ITS_USER | {"Content-Length": str(len(data))}
+    if request.method == "HEAD":
+        data = b""
+    return Response(data, media_type=file_format.media_type, headers=headers)
 
 
 @router.get("/credits")

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -33,6 +33,7 @@ from app.api.routes.background_remover import result_url
 from app.api.schemas import NO_NUL
 from app.db.tables import Batch, now
 from app.errors import Problem
+from app.headers import KEPT_BY_ITS_USER
 from app.services import batches, jobs, watching
 from app.services.claims import Line
 from app.services.intake import taking_in
@@ -155,6 +156,7 @@ async def get_batch_events(
             yield ServerSentEvent(event="end", raw_data=data)
 
 
+@router.head("/batch/{batch_id}/download", include_in_schema=False)
 @router.get(
     "/batch/{batch_id}/download",
     response_class=StreamingResponse,
@@ -167,16 +169,19 @@ async def get_batch_events(
 )
 async def download_batch(
     batch_id: uuid.UUID,
+    request: Request,
     database: DatabaseDep,
     storage: StorageDep,
     owner: ReaderDep,
     wanted: Annotated[str | None, Header(alias="Range")] = None,
     if_range: Annotated[str | None, Header()] = None,
-) -> StreamingResponse:
+) -> Response:
     """Return a batch's pictures in a ZIP: to its owner, or by the signed address that the batch names.
 
     A `Range` with a beginning goes on from there, where a download has broken off.
     """
+    if request.method == "HEAD":
+        wanted = None  # it asks for no part
     batch = await asyncio.to_thread(database.ask, batches.find, owner, batch_id)
     if batch is None:
         raise Problem("NOT_FOUND", NO_BATCH)
@@ -198,10 +203,12 @@ async def download_batch(
         "Content-Disposition": f'attachment; filename="cutout-{str(batch_id)[:8]}.zip"',
         "Accept-Ranges": "bytes",
         "ETag": tag,
-        "Cache-Control": "private, immutable",
+        **KEPT_BY_ITS_USER,
     }
     if start:
         headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type="application/zip")
     return StreamingResponse(chunks, 206 if start else 200, headers, media_type="application/zip")
 
 

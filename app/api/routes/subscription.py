@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from app.api.deps import DatabaseDep, SettingsDep, UserDep
 from app.api.problems import tells
 from app.api.routing import CallerFirst
-from app.api.schemas import NO_NUL, PlanInfo, Schema
+from app.api.schemas import LONGEST_WORD, NO_NUL, Body, PlanInfo, Schema
 from app.db.tables import PaymentStatus, User, now
 from app.errors import Problem
 from app.services import payments, subscriptions
@@ -28,7 +28,7 @@ def _known(plan: str) -> str:
     return plan
 
 
-class Paid(Schema):
+class Paid(Body):
     """What proves a payment: its id at the payer's, used once, and the platform's signature where that is asked for."""
 
     payment_id: Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[!-~]+$")]
@@ -38,7 +38,7 @@ class Paid(Schema):
 class PlanWanted(Paid, json_schema_extra={"examples": [{"plan": "pro", "paymentId": "inv-42"}]}):
     """A month of a plan."""
 
-    plan: Annotated[str, AfterValidator(_known)]
+    plan: Annotated[str, Field(max_length=LONGEST_WORD), AfterValidator(_known)]
 
 
 class CreditsWanted(Paid, json_schema_extra={"examples": [{"credits": 500, "paymentId": "inv-43"}]}):

@@ -1,0 +1,103 @@
+"""Addresses that settings name, which may hold a password: what is wrong with one is said without a word of it."""
+
+import re
+from urllib.parse import urlsplit
+
+from pydantic import HttpUrl, TypeAdapter, ValidationError
+
+HOST = re.compile(r"[A-Za-z0-9.,_-]*|\[?[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?\]?")
+# By which SQLAlchemy knows what is taken; `postgres` is what many hosts write.
+POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
+DATABASES = (*POSTGRESQL, "sqlite", "sqlite+pysqlite")
+# Only these are repeated: what stands in this place of a broken address may be part of a password.
+OTHER_DATABASES = ("mysql", "mariadb", "oracle", "mssql", "mongodb", "cockroachdb", "clickhouse")
+ESCAPED = "In user and password, @ is written as %40, / as %2F, : as %3A, ? as %3F and # as %23"
+
+
+def check_database(url: str) -> None:
+    """Return if this is the address of a database that is supported.
+
+    Raises:
+        ValueError: it is none; the message has nothing of it.
+
+    """
+    from sqlalchemy import make_url  # half a second that most commands need not wait
+    from sqlalchemy.exc import ArgumentError
+
+    form = "write postgresql://user:password@host:5432/name, or leave it unset for SQLite in CUTOUT_DATA_DIR"
+    scheme = url.partition("://")[0].lower()
+    if scheme not in DATABASES:
+        kind = scheme.partition("+")[0]
+        if kind in POSTGRESQL:
+            raise ValueError(f"PostgreSQL is asked by psycopg, and by no other driver; {form}")
+        named = f"{kind} is not supported" if kind in OTHER_DATABASES else "this is no address of a database"
+        raise ValueError(f"{named}: PostgreSQL and SQLite are; {form}")
+    try:
+        parsed = make_url(url)
+        # What is no name of a host would be repeated by whoever looks for it.
+        has_nobody = parsed.host is None and parsed.username is None and parsed.password is None
+        whole = bool(HOST.fullmatch(parsed.host or "")) if scheme in POSTGRESQL else has_nobody
+    except (ArgumentError, ValueError):
+        whole = False
+    if not whole:
+        raise ValueError(f"this is no address of a database; {form}. {ESCAPED}")
+
+
+def check_redis(url: str) -> None:
+    """Return if this is the address of a Redis or Valkey.
+
+    Raises:
+        ValueError: it is none; the message has nothing of it.
+
+    """
+    form = "an address begins with redis://, rediss:// or unix://, as in redis://:password@host:6379/0"
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in ("redis", "rediss", "unix"):
+            raise ValueError
+        if parts.scheme != "unix":
+            _ = parts.port
+            whole = HOST.fullmatch(parts.hostname or "") and re.fullmatch("/?[0-9]*", parts.path)
+            if not whole or parts.fragment or "@" in parts.query:
+                raise ValueError
+        from redis.connection import parse_url
+
+        parse_url(url)  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError):
+        raise ValueError(f"this is no address of a Redis or Valkey; {form}. {ESCAPED}") from None
+
+
+def read_web_address(value: str, *, what_instead: str = "set its own setting") -> HttpUrl:
+    """Read a web address, which must hold no user or password.
+
+    Raises:
+        ValueError: it is none, or holds one; the message has nothing of it.
+
+    """
+    try:
+        url = TypeAdapter(HttpUrl).validate_python(value)
+    except ValidationError:
+        raise ValueError(
+            "this is no web address; write https://host, and a port and a path where needed"
+        ) from None
+    if url.username is not None or url.password is not None:
+        raise ValueError(f"write no user or password here; {what_instead}")
+    return url
+
+
+def check_origin(origin: str) -> None:
+    """Return if this is an origin exactly as browsers send it: scheme, host, and a port that is not the scheme's own.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    form = "write each origin as browsers send it, as in https://shop.example or http://localhost:5173"
+    if "*" in origin or origin == "null":
+        raise ValueError(f"{form}; not all of them")
+    url = read_web_address(origin, what_instead=form)
+    port = "" if url.port in (None, 80 if url.scheme == "http" else 443) else f":{url.port}"
+    if origin != f"{url.scheme}://{url.host}{port}":
+        raise ValueError(
+            f"{form}, in small letters, without a path, and without the port that goes without saying"
+        )

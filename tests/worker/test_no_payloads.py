@@ -1,0 +1,338 @@
+"""Nothing of what users send, of what is made of it, and no secret stands in a log, a traceback or a `repr`."""
+
+import base64
+import dataclasses
+import importlib
+import io
+import logging
+import pkgutil
+import sqlite3
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import stamina.instrumentation
+import structlog
+import torch
+from sqlalchemy import event, insert
+from sqlalchemy.exc import DBAPIError
+
+import app
+import inference
+import worker
+from app import logs
+from app.api.parts import Head, Part
+from app.db.session import Database
+from app.db.tables import User
+from app.services import accounts
+from app.services.batches import Order
+from app.services.removals import Remote
+from app.storage import StorageError
+from app.storage.local import LocalStorage
+from inference.encode import Format
+from inference.engine import Cutout
+from inference.matting import Matte
+from inference.options import Options
+from inference.photo import Photo
+from inference.tiers import Tier
+from tests.app.databases import on_sqlite
+from tests.app.shop import ANNA, API, PLATFORM, SECRET, opened_shop
+from tests.fakes import FakeRunner, photo_bytes
+from tests.remote import engine_on, wait_shortly
+from tests.stub_huggingface import GARBAGE, TOKEN, Fault, running, status
+from tests.worker.benches import bench_of, small_photos, submitted, work_off
+
+PASSWORD, MAIL = "correct horse battery staple", "anna.private@shop.example"
+SIGNED = "https://photos.example/a.png?signature=0123456789abcdef"
+# How a picture's first bytes look, written in every way there is: PNG and JPEG.
+PICTURES = [
+    form
+    for head in (b"\x89PNG\r\n", b"\xff\xd8\xff\xe0")
+    for form in (
+        head.decode("latin-1"),
+        head.decode("utf-8", "replace"),
+        repr(head)[2:-1],
+        repr(repr(head))[3:-2],
+        base64.b64encode(head).decode()[:5],
+        head.hex(),
+        str(list(head))[1:-1],
+    )
+]
+PAYLOADS = (bytes, bytearray, memoryview, np.ndarray, torch.Tensor)
+SECRETS = ("secret", "password", "token", "webhook_url", "notify_email")
+
+
+def modules_of(*packages: ModuleType) -> Iterator[ModuleType]:
+    for package in packages:
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not found.name.endswith(("__main__", ".env")) and ".versions." not in found.name:
+                yield importlib.import_module(found.name)
+
+
+def dataclasses_here() -> set[type]:
+    return {
+        kind
+        for module in modules_of(app, inference, worker)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__
+    }
+
+
+def may_hold_a_payload(kind: object) -> bool:
+    """Tell whether a type has bytes or an array anywhere in it, or may have anything, as a generic's item."""
+    if isinstance(kind, typing.TypeVar):
+        return True
+    if isinstance(kind, list):  # the arguments of a function
+        return any(map(may_hold_a_payload, kind))
+    origin = typing.get_origin(kind)
+    if origin is not None and may_hold_a_payload(origin):
+        return True
+    if isinstance(kind, type) and issubclass(kind, PAYLOADS):
+        return True
+    return any(map(may_hold_a_payload, typing.get_args(kind)))
+
+
+def test_every_repr_leaves_payloads_and_secrets_out() -> None:
+    shown, hidden = [], 0
+    for kind in dataclasses_here():
+        hints = typing.get_type_hints(kind, vars(importlib.import_module(kind.__module__)))
+        for field in dataclasses.fields(kind):
+            is_text = str in (hints[field.name], *typing.get_args(hints[field.name]))
+            if may_hold_a_payload(hints[field.name]) or (is_text and field.name in SECRETS):
+                hidden += 1
+                if field.repr:
+                    shown.append(f"{kind.__module__}.{kind.__qualname__}.{field.name}")
+    assert shown == []
+    assert hidden > 10
+
+
+def test_what_holds_a_payload_is_shown_without_it() -> None:
+    pixels = np.full((2, 2, 3), 173, np.uint8)
+
+    async def fetch(url: str) -> bytes:
+        return url.encode()
+
+    things = [
+        Cutout(photo_bytes(), Format.PNG, 40, 30, False, Tier.BASIC, "isnet-general", True, "fake"),
+        Photo(pixels, pixels[..., 0]),
+        Matte(torch.from_numpy(pixels), torch.from_numpy(pixels[..., 0]), False),
+        Part(Head("image", "photo.png"), photo_bytes()),
+        Order(Options(), SIGNED, MAIL),
+        Remote(SIGNED, fetch),
+    ]
+    told = repr(things)
+    clean(told)
+    assert "173" not in told
+
+
+def clean(told: str, *secrets: str) -> None:
+    """Check that a text has no picture's bytes, and no secret."""
+    for form in (*PICTURES, "\\x89PNG", SECRET, PLATFORM, TOKEN, PASSWORD, MAIL, SIGNED, "$argon2", *secrets):
+        assert form not in told, told[max(0, told.index(form) - 300) : told.index(form) + 100]
+
+
+@contextmanager
+def logged(log_format: Literal["console", "json"]) -> Iterator[io.StringIO]:
+    """Collect what is logged, set up as a service does it."""
+    out = io.StringIO()
+    root = logging.getLogger()
+    before, level = root.handlers, root.level
+    try:
+        logs.configure(log_format)
+        redirect(out)
+        yield out
+    finally:
+        root.handlers = before
+        root.setLevel(level)
+        structlog.contextvars.clear_contextvars()
+
+
+def redirect(out: io.StringIO) -> None:
+    (handler,) = logging.getLogger().handlers
+    assert isinstance(handler, logging.StreamHandler)
+    handler.setStream(out)
+
+
+@contextmanager
+def failing(database: Database, statement: str, times: int) -> Iterator[None]:
+    """Have a database fail at statements with these words, as often, as if it were away."""
+    left = times
+
+    def execute(cursor: Any, told: str, parameters: Any, context: Any) -> None:
+        nonlocal left
+        if left and statement in told:
+            left -= 1
+            raise sqlite3.OperationalError("the server closed the connection")
+
+    event.listen(database.engine, "do_execute", execute)
+    try:
+        yield
+    finally:
+        event.remove(database.engine, "do_execute", execute)
+    assert left < times
+
+
+@on_sqlite
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_worker_in_trouble_logs_no_payload(
+    database: Database,
+    storage: LocalStorage,
+    log_format: Literal["console", "json"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wait_shortly(monkeypatch)
+    hand_in = partial(submitted, database, storage, webhook_url=SIGNED, notify_email=MAIL)
+    with logged(log_format) as out:
+        # The database is away when a picture is done.
+        hand_in(small_photos(2))
+        with (
+            bench_of(database, storage) as bench,
+            failing(database, "stage_milliseconds=", 2),
+        ):
+            work_off(bench)
+        # The engine meets what nobody has thought of.
+        hand_in(small_photos(2))
+        with bench_of(database, storage, runner=FakeRunner(before=stumble)) as bench:
+            work_off(bench)
+        # Pictures cannot be kept.
+        hand_in(small_photos(2))
+        with bench_of(database, storage) as bench, monkeypatch.context() as full:
+            full.setattr(storage, "put", no_room)
+            with pytest.raises(StorageError) as error:
+                work_off(bench)
+            logging.getLogger("rq.worker").error("[Job 1]: exception raised", exc_info=error.value)
+        # Hugging Face answers in every wrong way.
+        with (
+            running() as stub,
+            engine_on(stub) as engine,
+            bench_of(database, storage, engine=engine) as bench,
+        ):
+            stub.scripts = iter([[fault] * 9 for fault in (*GARBAGE, status(500), status(402), Fault("cut"))])
+            hand_in(small_photos(12))
+            work_off(bench)
+    told = out.getvalue()
+    assert told.count("tried again") == 2
+    assert "surprise" in told or "photo failed" in told
+    assert "StorageError" in told
+    clean(told)
+
+
+def stumble() -> None:
+    raise ValueError("surprise")
+
+
+def no_room(key: str, data: bytes) -> None:
+    raise StorageError("The disk is full.")
+
+
+@on_sqlite
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_service_in_trouble_logs_no_payload(
+    database: Database,
+    tmp_path: Path,
+    log_format: Literal["console", "json"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with logged(log_format) as out, opened_shop(database, tmp_path, log_format=log_format) as shop:
+        redirect(out)
+        shop.fund("anna", 100)
+        with database.begin() as session:
+            accounts.create_local(session, MAIL, PASSWORD)
+        key = shop.client.post("/api/auth/keys", json={"name": "laptop"}, headers=ANNA).json()["key"]
+        away = shop.client.app.state.database  # type: ignore[attr-defined]
+        login = shop.client.post("/api/auth/login", json={"email": MAIL, "password": PASSWORD}).json()
+        with failing(away, "UPDATE", 5):
+            assert shop.remove(ANNA).status_code == 503
+        with failing(away, "SELECT", 2):
+            by_key = shop.client.get(f"{API}/credits", headers={"X-Api-Key": key})
+            by_mail = shop.client.post("/api/auth/login", json={"email": MAIL, "password": PASSWORD})
+            assert (by_key.status_code, by_mail.status_code) == (503, 503)
+        shop.runner.before = stumble
+        assert shop.remove(ANNA).status_code == 500
+        shop.runner.before = lambda: None
+        with monkeypatch.context() as full:
+            full.setattr(shop.client.app.state.storage, "put", no_room)  # type: ignore[attr-defined]
+            assert shop.remove(ANNA).status_code == 503
+        # What no handler knows, with the row that the database refuses in its words.
+        with monkeypatch.context() as broken:
+            broken.setattr(accounts, "keys", insert_twice)
+            answer = shop.client.get("/api/auth/keys", headers=ANNA)
+            assert answer.status_code == 500
+            clean(answer.text)
+        for body in (photo_bytes(), b'{"imageUrl": "' + photo_bytes(), base64.b64encode(photo_bytes())):
+            headers = ANNA | {"Content-Type": "application/json"}
+            answer = shop.client.post(f"{API}/remove", content=body, headers=headers)
+            assert answer.status_code == 400
+            clean(answer.text)
+        for field in ("tier", "format", "quality", "background", "maskOnly"):
+            text = base64.b64encode(photo_bytes(200, 200)).decode()[:9000]
+            clean(shop.remove(ANNA, None, **{field: text}).text)
+            clean(shop.client.post(f"{API}/remove", json={field: text}, headers=ANNA).text)
+        for call, name in (("subscription", "plan"), ("credits", "credits"), ("pricing/calculate", "tier")):
+            clean(shop.client.post(f"{API}/{call}", json={name: text}, headers=ANNA).text)
+    told = out.getvalue()
+    assert "surprise" in told
+    assert "IntegrityError" in told
+    clean(told, key, key[4:], login["accessToken"], ANNA["Authorization"].removeprefix("Bearer "))
+
+
+def insert_twice(session: Any, user: User) -> None:
+    for _ in range(2):
+        session.execute(insert(User).values(id=user.id, subject=MAIL, email=MAIL, balance=0))
+
+
+def test_the_row_that_postgresql_refuses_is_not_logged(postgresql: Database) -> None:
+    for log_format in ("console", "json"):
+        with logged(log_format) as out:
+            for _ in range(2):
+                try:
+                    with postgresql.begin() as session:
+                        again = insert(User).values(subject=MAIL, email=MAIL, balance=0)
+                        session.execute(again)
+                        session.execute(again)
+                except DBAPIError as error:
+                    logs.log.error("refused", exc_info=error, detail=str(error))
+        told = out.getvalue()
+        assert told.count("UniqueViolation") >= 2
+        assert "SQL parameters hidden" in told
+        clean(told)
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_bytes_that_are_logged_all_the_same_are_counted(log_format: Literal["console", "json"]) -> None:
+    data = photo_bytes()
+    with logged(log_format) as out:
+        logs.log.warning("odd", data=data, many=[data, {"one": bytearray(data)}], error=ValueError(data))
+        details = stamina.instrumentation.RetryDetails(
+            "f", (data,), {"data": data}, 1, 0.1, 0.0, OSError(data)
+        )
+        for hook in stamina.instrumentation.get_on_retry_hooks():
+            hook(details)
+    told = out.getvalue()
+    assert f"<{len(data)} bytes>" in told
+    assert "OSError" in told
+    clean(told)
+
+
+def test_the_console_is_not_controlled_by_what_is_logged() -> None:
+    with logged("console") as out:
+        logs.log.warning("a\x1b[2Jb\nc", name="\x1b]0;owned\x07", other="photo\u202egnp.exe", line="x\ny")
+        logging.getLogger("some.library").warning("%s", "\x1b[31mred\r\n2026 forged line")
+        try:
+            raise ValueError("\x1b[2Jgone\n2026 forged line")
+        except ValueError:
+            logs.log.exception("failed")
+    told = out.getvalue()
+    assert "\x1b[2J" not in told
+    assert "\x1b]" not in told
+    assert "\u202e" not in told
+    assert "\r" not in told
+    assert "\n2026 forged line" not in told
+    assert r"\x1b[2Jgone" in told
+    assert "Traceback (most recent call last):\n      File" in told
