@@ -14,7 +14,7 @@ from inference.tiers import Tier
 def test_defaults() -> None:
     loaded = settings.load()
     assert (loaded.auth, loaded.host, loaded.port, loaded.device) == ("on", "127.0.0.1", 8000, "auto")
-    assert (loaded.max_upload_bytes, loaded.limits.pixels) == (30_000_000, 50_000_000)
+    assert (loaded.max_upload_bytes, loaded.limits.sizes.pixels) == (30_000_000, 50_000_000)
 
 
 def test_the_environment_is_read_and_overrides_win(monkeypatch: pytest.MonkeyPatch) -> None:
