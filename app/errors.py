@@ -20,7 +20,7 @@ from app.services.fetch import FetchedTooLarge, NotFetched
 from app.services.payments import PaymentUsed, WrongSignature
 from app.services.queue import RETRY_SECONDS, QueueUnavailable
 from app.services.rate_limits import RateLimited
-from app.services.removals import KeyUsed, ResultGone
+from app.services.removals import KeyInWork, KeyUsed, ResultGone
 from app.services.subscriptions import AnotherPlan
 from app.services.tokens import InvalidToken
 from app.storage import StorageError
@@ -222,6 +222,10 @@ def install(app: FastAPI) -> None:
     async def on_conflict(request: Request, error: Exception) -> JSONResponse:
         return answer(request, Problem("CONFLICT", str(error)))
 
+    @app.exception_handler(KeyInWork)
+    async def on_key_in_work(request: Request, error: KeyInWork) -> JSONResponse:
+        return answer(request, Problem("CONFLICT", str(error), {"Retry-After": str(error.retry_after)}))
+
     @app.exception_handler(ResultGone)
     async def on_gone_result(request: Request, error: ResultGone) -> JSONResponse:
         return answer(request, Problem("NOT_FOUND", str(error)))
@@ -238,7 +242,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(OperationalError)
     async def on_database_error(request: Request, error: OperationalError) -> JSONResponse:
         log.error("database failed", detail=str(error.orig))
-        detail = "The database does not answer. Nothing was charged; try again in a moment."
+        detail = request.app.state.database.explain(error)
         return answer(request, Problem("DATABASE_UNAVAILABLE", detail, {"Retry-After": "10"}))
 
     @app.exception_handler(RequestValidationError)

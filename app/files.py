@@ -6,6 +6,20 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
+# A disk without room, a quota that is used up.
+FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+FULL = "The disk with {folder} is full. Free some space there, or set {setting} to a folder on another disk."
+
+
+def is_full(error: OSError) -> bool:
+    """Tell whether something could not be written because its disk has no room."""
+    return error.errno in FULL_ERRORS
+
+
+def say_full(folder: Path | str, setting: str) -> str:
+    """Say that the disk with `folder` is full, and which `setting` names another."""
+    return FULL.format(folder=folder, setting=setting)
+
 
 def write_whole(target: Path, data: bytes, *, private: bool = False) -> None:
     """Write a file as `write_stream` does.

@@ -35,6 +35,7 @@ from app.services.backlog import Backlog
 from app.services.destinations import Destinations
 from app.services.fetch import Fetcher
 from app.services.hands import Elsewhere, Hands, Here
+from app.services.leases import Leases, renewing
 from app.services.notifications import PostOffice
 from app.services.outside import Outside
 from app.services.queue import Queue
@@ -69,7 +70,7 @@ def create_app(
     settings = settings or load_settings()
     logs.configure(settings.log_format)
     open_data_folder(settings)
-    database, storage = Database(settings.database), storage_from(settings)
+    database, storage = Database(settings.database, settings.database_seconds), storage_from(settings)
 
     async def load(service: FastAPI) -> Hands:
         engine = await asyncio.to_thread(make_engine or engine_from, settings)
@@ -104,16 +105,19 @@ def create_app(
             log.info("background-remover: ENABLED", engine="workers behind the queue")
         service.state.hands = hands
         service.state.metrics.about(app.__version__, await asyncio.to_thread(schema.head))
-        async with sweeping(
-            database,
-            storage,
-            service.state.queue,
-            service.state.office,
-            kept=timedelta(days=settings.result_days),
-            lease=timedelta(seconds=settings.lease_seconds),
-            deadline=timedelta(seconds=settings.deadline_seconds),
-        ):
-            yield
+        lease = timedelta(seconds=settings.lease_seconds)
+        with renewing(service.state.leases, database, lease):
+            async with sweeping(
+                database,
+                storage,
+                service.state.queue,
+                service.state.office,
+                service.state.leases,
+                kept=timedelta(days=settings.result_days),
+                lease=lease,
+                deadline=timedelta(seconds=settings.deadline_seconds),
+            ):
+                yield
         await hands.close()
         await service.state.rate_limits.close()
         service.state.queue.close()
@@ -198,6 +202,7 @@ def _furnish(
         settings.public_url or "",
         state.metrics,
     )
+    state.leases = Leases()
     state.stopping = asyncio.Event()
     state.local_admin = None
     state.engine = state.hands = None

@@ -73,6 +73,12 @@ class Settings(BaseSettings):
         validation_alias=DATABASE_URL,
         description="`postgresql://…`; default: SQLite in `CUTOUT_DATA_DIR`",
     )
+    database_seconds: float = Field(
+        10,
+        ge=1,
+        description="longest that PostgreSQL may take for an answer, before 503 `DATABASE_UNAVAILABLE`; migrations have no"
+        " such limit",
+    )
     s3_bucket: str | None = Field(
         None,
         validation_alias="S3_BUCKET",
@@ -119,7 +125,8 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         30,
         gt=0,
-        description="how long a worker that says nothing keeps the photos it has, before others take them",
+        description="how long a worker that says nothing keeps the photos it has, before others take them; and how long"
+        " a photo counts as in work whose service has crashed",
     )
     workers: int | None = Field(
         None,
@@ -205,6 +212,12 @@ class Settings(BaseSettings):
         (), description="checkpoints, comma-separated, whose licence you accept, such as `rmbg-1.4`"
     )
     data_dir: Path = Field(Path("var"), description="folder of results")
+    storage_check_seconds: float = Field(
+        30,
+        gt=0,
+        description="how often a small file is written, read and deleted where results are kept; `/api/health` is 503"
+        " while that fails",
+    )
     result_days: int = Field(7, ge=1, description="days that results are kept")
     max_upload_mb: int = Field(30, ge=1, description="largest upload, in MB")
     max_batch_mb: int = Field(2000, ge=1, description="largest batch, all its photos together, in MB")

@@ -9,13 +9,16 @@ from datetime import timedelta
 from functools import partial
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from app.db import locks
 from app.db.session import Database
 from app.db.tables import Channel, now
 from app.services import claims, jobs, notifications, removals, uploads
 from app.services.claims import Line
+from app.services.leases import Leases
 from app.services.notifications import PostOffice
 from app.services.queue import Queue
 from app.storage import Storage, StorageError
@@ -37,17 +40,18 @@ async def sweeping(
     storage: Storage,
     queue: Queue,
     office: PostOffice,
+    leases: Leases | None = None,
     *,
     kept: timedelta,
     lease: timedelta,
     deadline: timedelta,
 ) -> AsyncIterator[None]:
-    """Until the end of the block: settle lost jobs, free what workers lost that are silent for a `lease`, end what no
-    worker took by its `deadline`, delete results and idempotency keys older than `kept` and uploads that nobody needs,
-    and deliver what the post office has to.
+    """Until the end of the block: settle lost jobs, but none of those in work here (`leases`), free what workers lost
+    that are silent for a `lease`, end what no worker took by its `deadline`, delete results and idempotency keys older
+    than `kept` and uploads that nobody needs, and deliver what the post office has to.
     """
-    lost_jobs = partial(to_the_end, removals.settle_lost, database)
-    lost_workers = partial(to_the_end, look_after, database, queue)
+    lost_jobs = AfterOutages(partial(removals.settle_lost, database, leases=leases), database)
+    lost_workers = AfterOutages(partial(look_after, database, queue), database)
     late = partial(to_the_end, end_late, database, deadline)
     old_results = partial(to_the_end, storage.delete_older_than, kept, jobs.RESULTS)
     old_uploads = partial(to_the_end, uploads.forget_uploads, database, storage, UPLOADS_KEPT)
@@ -55,7 +59,7 @@ async def sweeping(
     webhooks = partial(notifications.deliver_due, office, Channel.WEBHOOK)
     mails = partial(notifications.deliver_due, office, Channel.MAIL)
     works: list[tuple[timedelta, str, Callable[[], Awaitable[int]]]] = [
-        (SETTLE_EVERY, "lost jobs settled", lost_jobs),
+        (min(SETTLE_EVERY, _look_every(lease)), "lost jobs settled", lost_jobs),
         (_look_every(lease), "photos of lost workers freed", lost_workers),
         (SETTLE_EVERY, "photos that no worker took ended", late),
         (DELETE_EVERY, "old results deleted", old_results),
@@ -72,6 +76,32 @@ async def sweeping(
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+class AfterOutages:
+    """Work on what is late, left out once after the database was away: all leases ran out meanwhile, and those who
+    live renew theirs first.
+    """
+
+    def __init__(self, work: Callable[[], int], database: Database) -> None:
+        self._work = work
+        self._database = database
+        self._was_away = False
+
+    async def __call__(self) -> int:
+        try:
+            if self._was_away:
+                await to_the_end(self._database.ask, _answers)
+                self._was_away = False
+                return 0
+            return await to_the_end(self._work)
+        except OperationalError:
+            self._was_away = True
+            raise
+
+
+def _answers(session: Session) -> None:
+    session.execute(select(1))
 
 
 def look_after(database: Database, queue: Queue) -> int:

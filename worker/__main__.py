@@ -71,7 +71,7 @@ def set_up(settings: Settings, make_engine: Callable[[Settings], Engine]) -> Ben
     open_data_folder(settings)
     queue = Queue(settings.redis_url.get_secret_value() if settings.redis_url else None)
     queue.require()
-    database, storage = Database(settings.database), storage_from(settings)
+    database, storage = Database(settings.database, settings.database_seconds), storage_from(settings)
     prepare(settings, database, storage)
     engine = make_engine(settings)
     engine.warm_up()

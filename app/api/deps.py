@@ -31,9 +31,6 @@ from app.settings import Settings
 from app.storage import Storage
 from inference.errors import ModelUnavailable
 
-# A removal that takes longer than its deadline and this was lost with its process.
-LEASE_MARGIN = timedelta(seconds=60)
-
 
 async def get_settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
@@ -118,14 +115,15 @@ StoppingDep = Annotated[asyncio.Event, Depends(get_stopping)]
 
 
 async def get_workplace(
+    request: Request,
     hands: HandsDep,
     storage: StorageDep,
     database: DatabaseDep,
     settings: SettingsDep,
     metrics: MetricsDep,
 ) -> Workplace:
-    lease = timedelta(seconds=settings.deadline_seconds) + LEASE_MARGIN
-    return Workplace(hands, storage, database, lease, metrics=metrics)
+    lease = timedelta(seconds=settings.lease_seconds)
+    return Workplace(hands, storage, database, lease, metrics=metrics, leases=request.app.state.leases)
 
 
 WorkplaceDep = Annotated[Workplace, Depends(get_workplace)]

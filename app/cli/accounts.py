@@ -34,7 +34,7 @@ def opened(settings: Settings) -> "Iterator[Database]":
     from app.db.session import Database
 
     open_data_folder(settings)
-    database = Database(settings.database)
+    database = Database(settings.database, settings.database_seconds)
     try:
         yield database
     except OperationalError as error:

@@ -27,7 +27,7 @@ def migrate(database: Database) -> str:
     """
     if _is_ahead(revision(database)):
         raise SchemaMismatch(_say(revision(database)))
-    with database.engine.begin() as connection:
+    with database.without_limits() as connection:
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

@@ -1,44 +1,102 @@
-"""One database, PostgreSQL or SQLite: how it is opened, and when what is done in it counts."""
+"""One database, PostgreSQL or SQLite: how it is opened, when what is done in it counts, and how long it is waited for."""
 
 import sqlite3
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from app.db.outages import Breaker, DatabaseUnavailable
+from app.files import say_full
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-# How long a writer waits for another one's transaction, which are all short.
+# How long an answer is waited for where no setting says otherwise.
+DATABASE_SECONDS = 10.0
+# How long a writer waits for another one's transaction on SQLite, which are all short.
 LOCK_SECONDS = 30
 # PostgreSQL refuses to write then; on SQLite the transaction takes no lock at its start.
 READ_ONLY = "postgresql_readonly"
 
 
-class Database:
-    """Opens transactions. Safe to use from any number of threads; a session belongs to one."""
+class NestedTransaction(RuntimeError):
+    """A thread has opened a transaction inside another one: two connections, where each may wait for the other."""
 
-    def __init__(self, url: str) -> None:
-        """Prepare to connect to `url`, as in "postgresql://…" or "sqlite:///var/cutout.db"; nothing is opened yet."""
-        self.engine = _create_engine(url)
+
+class Database:
+    """Opens transactions. Safe to use from any number of threads; a session belongs to one.
+
+    Whatever it is asked raises within a bounded time where it does not answer: `OperationalError`, of which
+    `DatabaseUnavailable` is one.
+    """
+
+    def __init__(self, url: str, seconds: float = DATABASE_SECONDS) -> None:
+        """Prepare to connect to `url`, as in "postgresql://…" or "sqlite:///var/cutout.db"; nothing is opened yet.
+
+        Args:
+            url: its address.
+            seconds: how long a statement, a new connection or a free one is waited for; of PostgreSQL.
+
+        """
+        self.breaker = Breaker()
+        self.engine = _create_engine(url, seconds, self.breaker)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._readers = sessionmaker(
             self.engine.execution_options(**{READ_ONLY: True}), expire_on_commit=False
         )
+        self._thread = threading.local()
 
     def begin(self) -> AbstractContextManager[Session]:
         """Open a transaction: committed at the end of the block, rolled back where an exception leaves it.
 
         On SQLite it holds the only writer's lock from its start, so that what was read is still so at the commit.
+
+        Raises:
+            OperationalError: the database does not answer, or not in time.
+            NestedTransaction: this thread has a transaction open already.
+
         """
-        return self._sessions.begin()
+        return self._transaction(self._sessions)
 
     def read(self) -> AbstractContextManager[Session]:
-        """Open a transaction that only reads: one moment of the database, that waits for no writer and keeps none waiting."""
-        return self._readers.begin()
+        """Open a transaction that only reads: one moment of the database, that waits for no writer and keeps none waiting.
+
+        Raises:
+            OperationalError: the database does not answer, or not in time.
+            NestedTransaction: this thread has a transaction open already.
+
+        """
+        return self._transaction(self._readers)
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether this thread has a transaction open. It must not wait for anything else meanwhile."""
+        return getattr(self._thread, "is_open", False)
+
+    @contextmanager
+    def without_limits(self) -> Iterator[Connection]:
+        """Open a transaction whose statements may take as long as they need: a migration's."""
+        with self.engine.connect() as connection:
+            driver = connection.connection.dbapi_connection
+            is_bounded = hasattr(driver, "seconds")
+            seconds, limits = getattr(driver, "seconds", None), ("statement_timeout", "lock_timeout")
+            try:
+                with connection.begin():
+                    if is_bounded:
+                        driver.seconds = None  # type: ignore[union-attr]
+                        for limit in (*limits, "idle_in_transaction_session_timeout"):
+                            connection.exec_driver_sql(f"SET LOCAL {limit} = 0")
+                    yield connection
+            finally:
+                if is_bounded:
+                    driver.seconds = seconds  # type: ignore[union-attr]
 
     def run(
         self,
@@ -60,12 +118,42 @@ class Database:
         with self.read() as session:
             return question(session, *args, **kwargs)
 
+    def explain(self, error: OperationalError) -> str:
+        """Say for anybody why the database did not do something, and what to do."""
+        orig, url = error.orig, self.engine.url
+        name = getattr(orig, "sqlite_errorname", "")
+        if name == "SQLITE_FULL":
+            return say_full(url.database or "", "CUTOUT_DATA_DIR")
+        if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
+            return f"The database {url.database} cannot be read and written ({orig}). Check its disk, or CUTOUT_DATA_DIR."
+        if getattr(orig, "sqlstate", None) == "53100":
+            return "The disk of the database's server is full. Free some space there."
+        return "The database does not answer. Try again in a moment; what was not done is not charged."
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
 
+    @contextmanager
+    def _transaction(self, sessions: sessionmaker[Session]) -> Iterator[Session]:
+        if self.is_in_transaction:
+            raise NestedTransaction(
+                "This thread has a transaction open: end it first, or hand its session on. Two of one thread use two"
+                " connections, and as many threads as there are connections would wait for each other."
+            )
+        self.breaker.admit()
+        self._thread.is_open = True
+        try:
+            with sessions.begin() as session:
+                yield session
+        except (PoolTimeout, InterfaceError) as error:
+            raise DatabaseUnavailable(error) from error
+        finally:
+            self._thread.is_open = False
+            self.breaker.leave()
 
-def _create_engine(url: str) -> Engine:
+
+def _create_engine(url: str, seconds: float, breaker: Breaker) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         engine = create_engine(parsed, connect_args={"timeout": LOCK_SECONDS}, hide_parameters=True)
@@ -74,8 +162,18 @@ def _create_engine(url: str) -> Engine:
         return engine
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
-    # A connection that died with its server is noticed before it is used, not by the request that got it.
-    return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+    from app.db import postgresql  # an embedded service never needs it
+
+    engine = create_engine(
+        parsed,
+        # A connection that died with its server is noticed before it is used, not by the request that got it.
+        pool_pre_ping=True,
+        pool_timeout=seconds,
+        hide_parameters=True,
+        connect_args=postgresql.connect_args(parsed.query, seconds),
+    )
+    event.listen(engine, "do_connect", postgresql.connector(seconds, breaker))
+    return engine
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,8 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from sqlalchemy import delete, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.codes import code_of
@@ -19,12 +21,19 @@ from app.db.tables import IdempotencyKey, Job, Status, now, plain
 from app.metrics import Metrics
 from app.services import charging, endings, jobs
 from app.services.hands import Hands
+from app.services.leases import Leases
 from app.storage import Storage
 from inference.options import Options
 
-# How often a call looks whether the first one with its key is done.
+log = structlog.get_logger()
+
+# How often a call looks whether the first one with its key is done, and for how long.
 ASK_AGAIN_SECONDS = 0.1
+PATIENCE = timedelta(seconds=2)
+# A key in work is free again when its lease ends, and most likely much sooner.
+LONGEST_RETRY_SECONDS = 5
 WRITE_JOB = insert(plain(Job))
+NOT_BEGUN = "The database did not answer. Nothing was charged; send the photo again."
 LOST = "The service stopped while it worked on this photo. Nothing was charged; send it again."
 
 
@@ -33,6 +42,17 @@ class KeyUsed(Exception):
 
     def __init__(self) -> None:
         super().__init__("This Idempotency-Key was used for another photo or other options. Take a new one.")
+
+
+class KeyInWork(Exception):
+    """The first call with a caller's key is not done; it may be asked again in `retry_after` whole seconds."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(
+            "The first call with this Idempotency-Key is still in work. Nothing is charged twice; send the same again in a"
+            " moment."
+        )
+        self.retry_after = retry_after
 
 
 class ResultGone(Exception):
@@ -48,13 +68,11 @@ class _NotHereYet(Exception):
     """A photo has to be fetched first."""
 
 
-class _NotHandedOver(Exception):
-    """A photo has to be put where it will be found first."""
-
-
 @dataclass(frozen=True)
 class Workplace:
-    """What a removal needs. A job that is not done within `lease` counts as lost."""
+    """What a removal needs. The lease of a job that this process works on is `lease` long, and renewed through `leases`;
+    a call whose key is in work already waits for the first one for `patience`.
+    """
 
     hands: Hands
     storage: Storage
@@ -62,6 +80,8 @@ class Workplace:
     lease: timedelta
     clock: Callable[[], datetime] = now
     metrics: Metrics = field(default_factory=Metrics)
+    leases: Leases = field(default_factory=Leases)
+    patience: timedelta = PATIENCE
 
 
 @dataclass(frozen=True)
@@ -82,13 +102,14 @@ async def remove_one(
     worked on, with none open; then the picture is stored; then the job is completed and what was taken is kept, in
     another. Whatever goes wrong on the way gives it back. What a crash leaves open, `settle_lost` does.
 
-    A second call with the same `key`, the caller's own, is not a second removal: it waits for the first one and gives
-    the same; only where the first one failed, or was lost, is the work done anew. Of a remote photo the key stands for
-    its address, and a repetition is not fetched: it may be gone, or another, and the answer is the same.
+    A second call with the same `key`, the caller's own, is not a second removal: it waits a moment for the first one and
+    gives the same; only where the first one failed, or was lost, is the work done anew. Of a remote photo the key stands
+    for its address, and a repetition is not fetched: it may be gone, or another, and the answer is the same.
 
     Raises:
         InsufficientCredits: the user has too few, and no quota left; there is no job then.
         KeyUsed: the key was used for another photo, or with other options.
+        KeyInWork: the first call with the key is not done yet.
         ResultGone: the removal with this key was done, too long ago.
         CutoutError: the photo cannot be taken, or the engine has too much waiting.
         StorageError: the result cannot be kept.
@@ -106,16 +127,20 @@ async def remove_one(
             continue
         if mine:
             break
+        waited = time.perf_counter() - start
         first = await asyncio.to_thread(jobs.find, place.database, user_id, job_id)
         if first is not None and first.status is Status.COMPLETED:
             picture = await jobs.stored_picture(place.database, place.storage, job_id, user_id)
             if picture is None:
                 raise ResultGone
             return first, picture[0]
+        if first is not None and waited > place.patience.total_seconds():
+            raise KeyInWork(_retry_after(first, place.clock()))
         await asyncio.sleep(ASK_AGAIN_SECONDS)
     assert data is not None
     try:
-        job, made = await place.hands.make(job_id, data, options, user_id)
+        with place.leases.holding(job_id):
+            job, made = await place.hands.make(job_id, data, options, user_id)
     except BaseException as error:
         # Also when the caller has hung up: then this task is being cancelled, and what was taken has to go back all the same.
         await asyncio.shield(asyncio.to_thread(_give_up, place, job_id, error))
@@ -127,8 +152,21 @@ async def remove_one(
 
 
 def _give_up(place: Workplace, job_id: uuid.UUID, error: BaseException) -> None:
-    fail(place.database, job_id, code_of(error), str(error))
-    place.hands.take_back(job_id)
+    """End a job that came to nothing, and give back what was taken for it: at once, or when the database answers again."""
+    code, detail = code_of(error), str(error)
+    try:
+        fail(place.database, job_id, code, detail)
+    except OperationalError as away:
+        log.warning("given back later", job=str(job_id), detail=str(away.orig))
+        place.leases.end_later(job_id, code, detail)
+    finally:
+        place.hands.take_back(job_id)
+
+
+def _retry_after(first: Job, at: datetime) -> int:
+    """Say in how many seconds a call may be repeated whose key is in work."""
+    left = LONGEST_RETRY_SECONDS if first.lease_until is None else (first.lease_until - at).total_seconds()
+    return max(1, min(LONGEST_RETRY_SECONDS, math.ceil(left)))
 
 
 def fail(database: Database, job_id: uuid.UUID, code: str, detail: str) -> bool:
@@ -137,13 +175,19 @@ def fail(database: Database, job_id: uuid.UUID, code: str, detail: str) -> bool:
         return endings.fail(session, job_id, code, detail)
 
 
-def settle_lost(database: Database, clock: Callable[[], datetime] = now) -> int:
-    """End the jobs whose process died, and give back what was taken for them; return how many."""
+def settle_lost(database: Database, clock: Callable[[], datetime] = now, leases: Leases | None = None) -> int:
+    """End the jobs whose process died, and give back what was taken for them; return how many. Those that this process
+    works on (`leases`) are none of them, also where they could not be renewed.
+    """
+    in_work = leases.held() if leases is not None else []
     with database.begin() as session:
         # Those that workers do are not lost with a worker: another takes them.
         lost = session.scalars(
             select(Job.id).where(
-                Job.status == Status.PROCESSING, Job.options.is_(None), Job.lease_until < clock()
+                Job.status == Status.PROCESSING,
+                Job.options.is_(None),
+                Job.lease_until < clock(),
+                Job.id.not_in(in_work),
             )
         ).all()
     return sum(fail(database, job_id, "INTERNAL", LOST) for job_id in lost)
@@ -172,47 +216,64 @@ def _begin(
 
     """
     fingerprint = "" if key is None else _fingerprint(photo, options)
-    job_id, handed_over = uuid.uuid4(), place.hands.here
-    columns: dict[str, Any] = {}
+    if key is not None:
+        first = place.database.ask(_first_with, place, user_id, key, fingerprint)
+        if first is not None:
+            return first, False
+    if data is None:
+        raise _NotHereYet
+    # Before the transaction: it may ask the queue, the storage and the database, and wait for each. What cannot be worked
+    # on now leaves nothing behind.
+    job_id, columns = uuid.uuid4(), {}
+    if place.hands.here:
+        place.hands.require_room()
+    else:
+        columns = place.hands.hand_over(job_id, data, options)
     try:
-        while True:
-            try:
-                with place.database.begin() as session:
-                    known = None if key is None else known_key(session, user_id, key)
-                    if known is not None:
-                        if known.fingerprint != fingerprint or known.job_id is None:
-                            raise KeyUsed
-                        if not _was_lost(session, known.job_id, place.clock()):
-                            first = known.job_id
-                            break
-                    if data is None:
-                        raise _NotHereYet
-                    if not handed_over:
-                        raise _NotHandedOver
-                    # What cannot be worked on now leaves nothing behind.
-                    place.hands.require_room()
-                    _write_job(session, place, user_id, job_id, options, columns)
-                    if known is not None:
-                        known.job_id = job_id
-                    elif key is not None:
-                        session.add(
-                            IdempotencyKey(user_id=user_id, key=key, fingerprint=fingerprint, job_id=job_id)
-                        )
-                return job_id, True
-            except _NotHandedOver:
-                assert data is not None
-                columns, handed_over = place.hands.hand_over(job_id, data, options), True
-            except IntegrityError:
-                if key is None or place.database.run(known_key, user_id, key) is None:
-                    raise
-                # Another call with the same key was a moment faster: look again.
-    except BaseException:
-        if handed_over:
-            place.hands.take_back(job_id)
-        raise
-    if handed_over:
+        first = _write_once(place, user_id, job_id, options, columns, key, fingerprint)
+    except BaseException as error:
         place.hands.take_back(job_id)
+        if isinstance(error, OperationalError):  # what was asked for last may be done nevertheless
+            place.leases.end_later(job_id, code_of(error), NOT_BEGUN)
+        raise
+    if first is None:
+        return job_id, True
+    place.hands.take_back(job_id)
     return first, False
+
+
+def _write_once(
+    place: Workplace,
+    user_id: uuid.UUID,
+    job_id: uuid.UUID,
+    options: Options,
+    columns: Mapping[str, Any],
+    key: str | None,
+    fingerprint: str,
+) -> uuid.UUID | None:
+    """Write a job and take what it costs, and return None; or the id of the job that has the key by now."""
+    while True:
+        try:
+            with place.database.begin() as session:
+                known = None if key is None else known_key(session, user_id, key)
+                if known is not None:
+                    first = session.get_one(Job, _job_id_of(known, fingerprint), populate_existing=True)
+                    if _is_lost(first, place):
+                        endings.fail(session, first.id, "INTERNAL", LOST)
+                    elif first.status is not Status.FAILED:
+                        return first.id
+                _write_job(session, place, user_id, job_id, options, columns)
+                if known is not None:
+                    known.job_id = job_id
+                elif key is not None:
+                    session.add(
+                        IdempotencyKey(user_id=user_id, key=key, fingerprint=fingerprint, job_id=job_id)
+                    )
+            return None
+        except IntegrityError:
+            if key is None or place.database.run(known_key, user_id, key) is None:
+                raise
+            # Another call with the same key was a moment faster: look again.
 
 
 def known_key(session: Session, user_id: uuid.UUID, key: str) -> IdempotencyKey | None:
@@ -221,13 +282,28 @@ def known_key(session: Session, user_id: uuid.UUID, key: str) -> IdempotencyKey 
     return session.scalars(mine.with_for_update()).one_or_none()
 
 
-def _was_lost(session: Session, job_id: uuid.UUID, at: datetime) -> bool:
-    """Tell whether a job came to nothing; one whose process died is ended here."""
-    job = session.get_one(Job, job_id, populate_existing=True)
-    if job.status is Status.PROCESSING and job.lease_until is not None and job.lease_until < at:
-        endings.fail(session, job_id, "INTERNAL", LOST)
-        return True
-    return job.status is Status.FAILED
+def _first_with(
+    session: Session, place: Workplace, user_id: uuid.UUID, key: str, fingerprint: str
+) -> uuid.UUID | None:
+    """Return the id of the job that a key stands for; None where there is none, or it came to nothing."""
+    mine = select(IdempotencyKey).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
+    known = session.scalars(mine).one_or_none()
+    if known is None:
+        return None
+    job = session.get_one(Job, _job_id_of(known, fingerprint))
+    return None if job.status is Status.FAILED or _is_lost(job, place) else job.id
+
+
+def _job_id_of(known: IdempotencyKey, fingerprint: str) -> uuid.UUID:
+    if known.fingerprint != fingerprint or known.job_id is None:
+        raise KeyUsed
+    return known.job_id
+
+
+def _is_lost(job: Job, place: Workplace) -> bool:
+    """Tell whether a job's process has died at it. A job of this process has not, also where it could not be renewed."""
+    is_late = job.lease_until is not None and job.lease_until < place.clock()
+    return job.status is Status.PROCESSING and is_late and job.id not in place.leases.held()
 
 
 def _write_job(

@@ -35,6 +35,6 @@ if handed is not None:
     run(handed)
 else:
     database = Database(os.environ["DATABASE_URL"])
-    with database.engine.begin() as own:
+    with database.without_limits() as own:
         run(own)
     database.close()
