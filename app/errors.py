@@ -183,6 +183,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(StorageError)
     async def on_storage_error(request: Request, error: StorageError) -> JSONResponse:
         log.error("storage failed", detail=str(error), cause=error.cause)
+        request.app.state.readiness.storage.look_soon()
         return answer(request, Problem("STORAGE_UNAVAILABLE", str(error), {"Retry-After": "60"}))
 
     @app.exception_handler(InsufficientCredits)

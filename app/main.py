@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import structlog
@@ -40,6 +40,7 @@ from app.services.notifications import PostOffice
 from app.services.outside import Outside
 from app.services.queue import Queue
 from app.services.rate_limits import Kind, Limit, RateLimits
+from app.services.readiness import Readiness
 from app.services.serving import served_by
 from app.services.tokens import TokenReader
 from app.settings import Settings
@@ -106,18 +107,22 @@ def create_app(
         service.state.hands = hands
         service.state.metrics.about(app.__version__, await asyncio.to_thread(schema.head))
         lease = timedelta(seconds=settings.lease_seconds)
-        with renewing(service.state.leases, database, lease):
-            async with sweeping(
-                database,
-                storage,
-                service.state.queue,
-                service.state.office,
-                service.state.leases,
-                kept=timedelta(days=settings.result_days),
-                lease=lease,
-                deadline=timedelta(seconds=settings.deadline_seconds),
-            ):
-                yield
+        async with AsyncExitStack() as beside:
+            await beside.enter_async_context(service.state.readiness.looking())
+            beside.enter_context(renewing(service.state.leases, database, lease))
+            await beside.enter_async_context(
+                sweeping(
+                    database,
+                    storage,
+                    service.state.queue,
+                    service.state.office,
+                    service.state.leases,
+                    kept=timedelta(days=settings.result_days),
+                    lease=lease,
+                    deadline=timedelta(seconds=settings.deadline_seconds),
+                )
+            )
+            yield
         await hands.close()
         await service.state.rate_limits.close()
         service.state.queue.close()
@@ -203,6 +208,9 @@ def _furnish(
         state.metrics,
     )
     state.leases = Leases()
+    state.readiness = Readiness(
+        database, state.backlog, storage, timedelta(seconds=settings.storage_check_seconds)
+    )
     state.stopping = asyncio.Event()
     state.local_admin = None
     state.engine = state.hands = None

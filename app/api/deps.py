@@ -24,6 +24,7 @@ from app.services.hands import Hands
 from app.services.notifications import PostOffice
 from app.services.queue import Queue
 from app.services.rate_limits import Kind, RateLimits
+from app.services.readiness import Readiness
 from app.services.removals import Workplace
 from app.services.signing import is_signed
 from app.services.tokens import InvalidToken, TokenReader
@@ -77,6 +78,11 @@ async def get_backlog(request: Request) -> Backlog:
     return backlog
 
 
+async def get_readiness(request: Request) -> Readiness:
+    readiness: Readiness = request.app.state.readiness
+    return readiness
+
+
 async def get_office(request: Request) -> PostOffice:
     office: PostOffice = request.app.state.office
     return office
@@ -108,6 +114,7 @@ MetricsDep = Annotated[Metrics, Depends(get_metrics)]
 RateLimitsDep = Annotated[RateLimits, Depends(get_rate_limits)]
 QueueDep = Annotated[Queue, Depends(get_queue)]
 BacklogDep = Annotated[Backlog, Depends(get_backlog)]
+ReadinessDep = Annotated[Readiness, Depends(get_readiness)]
 HandsDep = Annotated[Hands, Depends(get_hands)]
 OfficeDep = Annotated[PostOffice, Depends(get_office)]
 # Is set when the server is told to stop: what never ends by itself ends then.
@@ -123,7 +130,15 @@ async def get_workplace(
     metrics: MetricsDep,
 ) -> Workplace:
     lease = timedelta(seconds=settings.lease_seconds)
-    return Workplace(hands, storage, database, lease, metrics=metrics, leases=request.app.state.leases)
+    return Workplace(
+        hands,
+        storage,
+        database,
+        lease,
+        metrics=metrics,
+        leases=request.app.state.leases,
+        require_storage=request.app.state.readiness.require_storage,
+    )
 
 
 WorkplaceDep = Annotated[Workplace, Depends(get_workplace)]

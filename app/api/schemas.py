@@ -364,9 +364,16 @@ class RemoteState(Schema):
         return cls(breaker=state, retry_after=math.ceil(breaker.wait) if state == "open" else None)
 
 
+class HealthProblem(Schema):
+    """Something that is wrong: a code as errors have them, or `NO_WORKER`, and what to do."""
+
+    code: str
+    detail: str
+
+
 class Health(Schema):
     """Whether pictures can be made here, and with what. `queue` is null where there is none, or the database is away;
-    `remote` where networks run on this host.
+    `remote` where networks run on this host. `problems` is empty where all is well.
     """
 
     status: Literal["ok", "degraded"]
@@ -377,3 +384,4 @@ class Health(Schema):
     remote: RemoteState | None
     queue: QueueState | None
     workers: list[Worker]
+    problems: list[HealthProblem]

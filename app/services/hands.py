@@ -16,7 +16,7 @@ from app.db.session import Database
 from app.db.tables import Job, Status
 from app.services import claims, endings, jobs
 from app.services.claims import Line
-from app.services.queue import Queue
+from app.services.queue import Queue, QueueUnavailable, WorkerInfo
 from app.services.serving import Served, served_by
 from app.storage import Storage, StorageError
 from inference.breaker import Breaker
@@ -43,6 +43,14 @@ class Hands(Protocol):
 
     def serving(self) -> tuple[str, Mapping[Tier, Served]]:
         """Say on what kind of device networks run, and what each tier is served by. It may ask the queue.
+
+        Raises:
+            ModelUnavailable, QueueUnavailable: nothing makes pictures now.
+
+        """
+
+    def serving_by(self, workers: Sequence[WorkerInfo] | None) -> tuple[str, Mapping[Tier, Served]]:
+        """Say the same, asking nobody: by the `workers` that are alive, None where the queue does not answer.
 
         Raises:
             ModelUnavailable, QueueUnavailable: nothing makes pictures now.
@@ -105,6 +113,9 @@ class Here(Hands):
         if self.engine.lost is not None:
             raise DeviceLost(str(self.engine.lost))
         return self.engine.where, served_by(self.engine)
+
+    def serving_by(self, workers: Sequence[WorkerInfo] | None) -> tuple[str, Mapping[Tier, Served]]:
+        return self.serving()
 
     def breaker(self) -> Breaker | None:
         return self.engine.remote.breaker if self.engine.remote is not None else None
@@ -172,11 +183,18 @@ class Elsewhere(Hands):
     def serving(self) -> tuple[str, Mapping[Tier, Served]]:
         if self._told is not None and time.monotonic() - self._told[0] < TOLD_SECONDS:
             return self._told[1]
-        alive = [one for one in self._queue.workers() if Line.INTERACTIVE.value in one.queues]
+        self._told = time.monotonic(), self.serving_by(self._queue.workers())
+        return self._told[1]
+
+    def serving_by(self, workers: Sequence[WorkerInfo] | None) -> tuple[str, Mapping[Tier, Served]]:
+        if workers is None:
+            raise QueueUnavailable(
+                "The queue does not answer, so no worker is reached. Try again in a minute."
+            )
+        alive = [one for one in workers if Line.INTERACTIVE.value in one.queues]
         if not alive:
             raise ModelUnavailable("No worker is alive. Start one with: cutout worker")
-        self._told = time.monotonic(), (alive[0].device, alive[0].tiers)
-        return self._told[1]
+        return alive[0].device, alive[0].tiers
 
     def require_room(self) -> None:
         self.serving()

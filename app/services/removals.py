@@ -71,7 +71,8 @@ class _NotHereYet(Exception):
 @dataclass(frozen=True)
 class Workplace:
     """What a removal needs. The lease of a job that this process works on is `lease` long, and renewed through `leases`;
-    a call whose key is in work already waits for the first one for `patience`.
+    a call whose key is in work already waits for the first one for `patience`. `require_storage` raises StorageError
+    where it is known that no result can be kept.
     """
 
     hands: Hands
@@ -82,6 +83,7 @@ class Workplace:
     metrics: Metrics = field(default_factory=Metrics)
     leases: Leases = field(default_factory=Leases)
     patience: timedelta = PATIENCE
+    require_storage: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,7 @@ def _begin(
         raise _NotHereYet
     # Before the transaction: it may ask the queue, the storage and the database, and wait for each. What cannot be worked
     # on now leaves nothing behind.
+    place.require_storage()
     job_id, columns = uuid.uuid4(), {}
     if place.hands.here:
         place.hands.require_room()

@@ -6,7 +6,10 @@ from datetime import timedelta
 from typing import Protocol
 
 from app.codes import Explained
+from app.files import say_full
 
+# Less is as good as none: pictures are of some megabytes.
+LEAST_ROOM_BYTES = 32_000_000
 # Of a stream that is read.
 CHUNK_BYTES = 1 << 20
 
@@ -27,6 +30,15 @@ class Storage(Protocol):
     """Files under short keys such as "results/0b6c….png". `name` tells people where they lie."""
 
     name: str
+
+    def room(self) -> int | None:
+        """Return how many bytes can still be written; None where nobody knows.
+
+        Raises:
+            StorageError: that cannot be found out.
+
+        """
+        ...
 
     def put(self, key: str, data: bytes) -> None:
         """Write a file, whole or not at all.
@@ -92,20 +104,24 @@ class Source:
 
 
 def require_usable(storage: Storage) -> None:
-    """Write a file, read it and delete it, so that a service that starts is one that can keep a result.
+    """Write a file, read it and delete it, and see whether there is room for pictures: a service that starts is one that
+    can keep a result.
 
     Raises:
         StorageUnusable: that does not work; the message says why and what to check.
 
     """
-    key, data = f"probes/{uuid.uuid4()}", b"written at the start of the service"
+    key, data = f"probes/{uuid.uuid4()}", b"written to see whether results can be kept"
     try:
         storage.put(key, data)
         found = storage.get(key)
         storage.delete(key)
+        room = storage.room()
+        if room is not None and room < LEAST_ROOM_BYTES:
+            raise StorageError(say_full(storage.name, "CUTOUT_DATA_DIR"))
     except StorageError as error:
-        raise StorageUnusable(
-            f"Results cannot be kept. {error.cause or error} Check CUTOUT_DATA_DIR, or the S3_… settings."
-        ) from error
+        why = error.cause or str(error)
+        check = "" if "CUTOUT_DATA_DIR" in why else " Check CUTOUT_DATA_DIR, or the S3_… settings."
+        raise StorageUnusable(f"Results cannot be kept. {why}{check}") from error
     if found != data:
         raise StorageUnusable(f"{storage.name} does not give back what was just written there.")

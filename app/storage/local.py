@@ -1,6 +1,7 @@
 """Results in a folder of this host."""
 
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -8,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from app.files import write_stream, write_whole
+from app.files import is_full, say_full, write_stream, write_whole
 from app.storage import CHUNK_BYTES, Source, StorageError
 
 
@@ -19,11 +20,17 @@ class LocalStorage:
         self.root = root
         self.name = str(root)
 
+    def room(self) -> int | None:
+        try:
+            return shutil.disk_usage(self.root).free
+        except OSError as error:
+            raise self._unwritable(error) from error
+
     def put(self, key: str, data: bytes) -> None:
         try:
             write_whole(self.root / key, data, private=True)
         except OSError as error:
-            raise _unwritable(error) from error
+            raise self._unwritable(error) from error
 
     def put_stream(self, key: str, chunks: Iterable[bytes]) -> None:
         source = Source(chunks)
@@ -32,7 +39,7 @@ class LocalStorage:
         except OSError as error:
             if error is source.error:
                 raise
-            raise _unwritable(error) from error
+            raise self._unwritable(error) from error
 
     def get(self, key: str) -> bytes | None:
         try:
@@ -81,6 +88,13 @@ class LocalStorage:
             self.delete(key)
         return len(old)
 
+    def _unwritable(self, error: OSError) -> StorageError:
+        if is_full(error):
+            return StorageError(say_full(self.root, "CUTOUT_DATA_DIR"))
+        return StorageError(
+            f"The file cannot be written ({error.strerror}). Free some space or set CUTOUT_DATA_DIR."
+        )
+
 
 def _chunks(file: BinaryIO, start: int) -> Iterator[bytes]:
     """Read an open file, which stays what it is when another is written in its place. The first chunk is none: from
@@ -94,12 +108,6 @@ def _chunks(file: BinaryIO, start: int) -> Iterator[bytes]:
                 yield chunk
         except OSError as error:
             raise _unreadable(error) from error
-
-
-def _unwritable(error: OSError) -> StorageError:
-    return StorageError(
-        f"The file cannot be written ({error.strerror}). Free some space or set CUTOUT_DATA_DIR."
-    )
 
 
 def _unreadable(error: OSError) -> StorageError:

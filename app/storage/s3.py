@@ -70,6 +70,9 @@ class S3Storage:
         except BaseError as error:
             raise StorageUnusable(f"{self._cause(error)}. Check the S3_… settings.") from error
 
+    def room(self) -> int | None:
+        return None
+
     def put(self, key: str, data: bytes) -> None:
         try:
             obstore.put(self._store, key, data)

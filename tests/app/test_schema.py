@@ -1,6 +1,7 @@
 """The database's shape: made from nothing, held to the tables, and refused where it is another."""
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -201,8 +202,9 @@ def test_a_reader_waits_for_no_writer_and_writes_nothing(database: Database) -> 
     with database.begin() as writing:
         writing.add(User(subject="anna", balance=0))
         writing.flush()
-        with database.read() as reading:
-            assert reading.scalar(select(func.count()).select_from(User)) == 0
+        with ThreadPoolExecutor(1) as another:
+            count = select(func.count()).select_from(User)
+            assert another.submit(database.ask, lambda reading: reading.scalar(count)).result(60) == 0
     assert database.ask(lambda session: session.scalar(select(func.count()).select_from(User))) == 1
     if database.engine.dialect.name == "postgresql":
         with pytest.raises(InternalError, match="read-only transaction"), database.read() as reading:

@@ -1,50 +1,46 @@
 """Whether pictures can be made here, and with what."""
 
-import asyncio
-
 from fastapi import APIRouter, Response
 
 import app
-from app.api.deps import BacklogDep, DatabaseDep, HandsDep
-from app.api.schemas import Health, QueueState, RemoteState, TierInfo, Worker
-from app.db import schema
-from app.db.session import Database
-from app.services.backlog import Backlog
+from app.api.deps import HandsDep, ReadinessDep
+from app.api.schemas import Health, HealthProblem, QueueState, RemoteState, TierInfo, Worker
 
 router = APIRouter(prefix="/api", tags=["health"])
 
 
 @router.get("/health", responses={503: {"model": Health}})
-async def health(hands: HandsDep, database: DatabaseDep, backlog: BacklogDep, response: Response) -> Health:
-    """Answer 200 once a picture can really be made, 503 until then, and while the database is away or networks elsewhere
-    have failed so often that they are left alone.
+async def health(hands: HandsDep, readiness: ReadinessDep, response: Response) -> Health:
+    """Answer 200 once a picture can really be made and kept, 503 until then, and while the database or the storage fails,
+    or networks elsewhere have failed so often that they are left alone. The answer comes within two seconds, whatever
+    hangs.
 
-    What `queue` and `workers` say changes nothing of that: they are for batches.
+    What `queue` and `workers` say changes nothing of that where the service itself makes single photos: they are for
+    batches then. `problems` names all that is wrong, also that photos wait and no worker is alive.
     """
-    device, tiers = await asyncio.to_thread(hands.serving)
-    revision, queue, workers = await asyncio.to_thread(look, database, backlog)
+    found = await readiness.look()
+    device, tiers = hands.serving_by(found.workers)
     breaker = hands.breaker()
     remote = None if breaker is None else RemoteState.of(breaker)
-    able = revision is not None and (remote is None or remote.breaker != "open")
+    able = not found.faults and (remote is None or remote.breaker != "open")
     if not able:
         response.status_code = 503
+    queue = None
+    if found.waiting is not None:
+        queue = QueueState(
+            answers=found.workers is not None, waiting=found.waiting.photos, batches=found.waiting.batches
+        )
     return Health(
         status="ok" if able else "degraded",
         version=app.__version__,
-        schema_revision=revision,
+        schema_revision=found.revision,
         device=device,
         tiers=TierInfo.by_tier(tiers),
         remote=remote,
         queue=queue,
-        workers=workers,
+        workers=[] if found.revision is None else [Worker.of(worker) for worker in found.workers or ()],
+        problems=[
+            HealthProblem(code=fault.code, detail=fault.detail)
+            for fault in (*found.faults, *found.of_batches)
+        ],
     )
-
-
-def look(database: Database, backlog: Backlog) -> tuple[str | None, QueueState | None, list[Worker]]:
-    """Return the database's revision, what waits, and who is alive."""
-    revision = schema.reachable_revision(database)
-    if revision is None or not backlog.is_kept:
-        return revision, None, []
-    alive, waiting = backlog.workers(), backlog.waiting()
-    queue = QueueState(answers=alive is not None, waiting=waiting.photos, batches=waiting.batches)
-    return revision, queue, [Worker.of(worker) for worker in alive or ()]
