@@ -1,5 +1,6 @@
 """Errors as the API tells them: `application/problem+json` (RFC 9457). The only place that knows status codes."""
 
+import tempfile
 import uuid
 from http import HTTPStatus
 from typing import Any
@@ -12,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from app.codes import Coded, code_of
+from app.files import is_full, say_full
 from app.headers import OF_EVERY_ANSWER
 from app.services.batches import WrongBatchSize
 from app.services.channels import CannotNotify
@@ -257,10 +259,11 @@ def install(app: FastAPI) -> None:
             return answer(request, error.__cause__)
         if isinstance(error.__cause__, OSError):
             log.error("upload cannot be kept", detail=str(error.__cause__))
-            full = (
-                "The upload cannot be kept while it is received. Nothing was charged; try again in a moment."
-            )
-            return answer(request, Problem("STORAGE_UNAVAILABLE", full, {"Retry-After": "60"}))
+            why = "The upload cannot be kept while it is received."
+            if is_full(error.__cause__):
+                why += f" {say_full(tempfile.gettempdir(), 'TMPDIR')}"
+            detail = f"{why} Nothing was charged; try again in a moment."
+            return answer(request, Problem("STORAGE_UNAVAILABLE", detail, {"Retry-After": "60"}))
         if error.status_code == 404:
             detail = f"There is nothing at {request.url.path}. The API is described at /docs."
         elif error.__cause__ is not None:

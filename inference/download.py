@@ -74,7 +74,8 @@ def pull(
             reasons.append(str(error))
         except OSError as error:  # a full disk, a folder that may not be written to
             raise WeightsUnavailable(
-                f"{checkpoint.name}: cannot write to {folder.path} ({error.strerror})"
+                f"{checkpoint.name}: cannot write to {folder.path} ({error.strerror}); free some space there or set"
+                " CUTOUT_MODELS_DIR"
             ) from error
         else:
             return fetched.source

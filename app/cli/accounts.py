@@ -38,6 +38,8 @@ def opened(settings: Settings) -> "Iterator[Database]":
     try:
         yield database
     except OperationalError as error:
+        if (disk := database.explain_disk(error)) is not None:
+            raise CommandError(disk) from error
         reason = " ".join(str(error.orig).split())
         raise CommandError(f"The database does not answer ({reason}). Check DATABASE_URL.") from error
     finally:

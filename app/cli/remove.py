@@ -10,7 +10,7 @@ import typer
 from app.cli.console import CommandError, escape, loading, photo_bar, say
 from app.cli.models import pull_one
 from app.cli.plan import Plan, Task, format_of, plan
-from app.files import write_whole
+from app.files import is_full, say_full, write_whole
 from app.settings import Settings
 from app.settings import load as load_settings
 from inference.encode import Format
@@ -194,9 +194,10 @@ def _write(target: Path, data: bytes) -> None:
         write_whole(target, data)
     except OSError as error:
         # A full disk fails the next photo too, so this stops the run.
-        raise CommandError(
-            f"Cannot write {target} ({error.strerror}). Run the same command again to go on."
-        ) from error
+        why = (
+            say_full(target.parent, "-o") if is_full(error) else f"Cannot write {target} ({error.strerror})."
+        )
+        raise CommandError(f"{why} Run the same command again to go on.") from error
 
 
 def _remarks(cutout: "Cutout") -> list[str]:

@@ -52,7 +52,7 @@ class Breaker:
             DatabaseUnavailable: it hangs, and it is not this thread's turn to find out whether it still does.
 
         """
-        if not self._is_open:
+        if not self.is_open:
             return
         with self._lock:
             if not self._is_open or self._trying == threading.get_ident():

@@ -26,6 +26,16 @@ LOCK_SECONDS = 30
 READ_ONLY = "postgresql_readonly"
 
 
+_this_thread = threading.local()
+
+
+def transactions_open() -> int:
+    """Return how many transactions this thread has open, of all databases. It must wait for nothing else meanwhile: not
+    for a queue, a storage or a network.
+    """
+    return getattr(_this_thread, "open", 0)
+
+
 class NestedTransaction(RuntimeError):
     """A thread has opened a transaction inside another one: two connections, where each may wait for the other."""
 
@@ -75,11 +85,6 @@ class Database:
         """
         return self._transaction(self._readers)
 
-    @property
-    def is_in_transaction(self) -> bool:
-        """Whether this thread has a transaction open. It must not wait for anything else meanwhile."""
-        return getattr(self._thread, "is_open", False)
-
     @contextmanager
     def without_limits(self) -> Iterator[Connection]:
         """Open a transaction whose statements may take as long as they need: a migration's."""
@@ -120,6 +125,12 @@ class Database:
 
     def explain(self, error: OperationalError) -> str:
         """Say for anybody why the database did not do something, and what to do."""
+        return self.explain_disk(error) or (
+            "The database does not answer. Try again in a moment; what was not done is not charged."
+        )
+
+    def explain_disk(self, error: OperationalError) -> str | None:
+        """Say what to do about the database's disk, where it is full or fails; None where it is not that."""
         orig, url = error.orig, self.engine.url
         name = getattr(orig, "sqlite_errorname", "")
         if name == "SQLITE_FULL":
@@ -128,7 +139,7 @@ class Database:
             return f"The database {url.database} cannot be read and written ({orig}). Check its disk, or CUTOUT_DATA_DIR."
         if getattr(orig, "sqlstate", None) == "53100":
             return "The disk of the database's server is full. Free some space there."
-        return "The database does not answer. Try again in a moment; what was not done is not charged."
+        return None
 
     def close(self) -> None:
         """Close all connections."""
@@ -136,20 +147,20 @@ class Database:
 
     @contextmanager
     def _transaction(self, sessions: sessionmaker[Session]) -> Iterator[Session]:
-        if self.is_in_transaction:
+        if getattr(self._thread, "is_open", False):
             raise NestedTransaction(
                 "This thread has a transaction open: end it first, or hand its session on. Two of one thread use two"
                 " connections, and as many threads as there are connections would wait for each other."
             )
         self.breaker.admit()
-        self._thread.is_open = True
+        self._thread.is_open, _this_thread.open = True, transactions_open() + 1
         try:
             with sessions.begin() as session:
                 yield session
         except (PoolTimeout, InterfaceError) as error:
             raise DatabaseUnavailable(error) from error
         finally:
-            self._thread.is_open = False
+            self._thread.is_open, _this_thread.open = False, transactions_open() - 1
             self.breaker.leave()
 
 

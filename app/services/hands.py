@@ -19,6 +19,7 @@ from app.services.claims import Line
 from app.services.queue import Queue, QueueUnavailable, WorkerInfo
 from app.services.serving import Served, served_by
 from app.storage import Storage, StorageError
+from app.threads import to_storage_thread
 from inference.breaker import Breaker
 from inference.engine import Cutout, Engine
 from inference.errors import DeadlineExceeded, DeviceLost, ModelUnavailable, Overloaded
@@ -134,7 +135,7 @@ class Here(Hands):
     ) -> tuple[Job, bytes]:
         start = time.perf_counter()
         cutout = await asyncio.wrap_future(self.engine.submit(photo, options, caller=user_id))
-        job = await asyncio.to_thread(self._keep, job_id, cutout, start)
+        job = await to_storage_thread(self._keep, job_id, cutout, start)
         log.info(
             "Background removed successfully",
             tier=cutout.tier.value,
@@ -225,7 +226,7 @@ class Elsewhere(Hands):
                 f"The photo was not done in {self._deadline.total_seconds():g} s (CUTOUT_DEADLINE_SECONDS). Try again"
                 " in a moment."
             ) from None
-        return await asyncio.to_thread(self._fetch, job_id)
+        return await to_storage_thread(self._fetch, job_id)
 
     async def close(self) -> None:
         if self._asking is not None:

@@ -14,7 +14,7 @@ from app.services.batches import Order, Photo
 from app.services.claims import Line
 from app.services.queue import Queue
 from app.storage import Storage, StorageError
-from app.threads import to_the_end
+from app.threads import finished, to_storage_thread, to_the_end
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ class Intake:
             StorageError: it cannot be.
 
         """
-        await to_the_end(self._add, name, data)
+        await finished(to_storage_thread(self._add, name, data))
 
     async def submit(
         self, database: Database, queue: Queue, user_id: uuid.UUID, order: Order, key: str | None

@@ -1,6 +1,5 @@
 """Jobs as they are read: one's own, and their pictures."""
 
-import asyncio
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,6 +9,7 @@ from sqlalchemy import select
 from app.db.session import Database
 from app.db.tables import Job, Status
 from app.storage import Storage
+from app.threads import to_storage_thread
 from inference.encode import Format
 from inference.tiers import Tier
 
@@ -66,7 +66,7 @@ async def stored_picture(
         data = storage.get(result_key_of(job))
         return None if data is None else (data, Format(job.format))
 
-    return await asyncio.to_thread(fetch)
+    return await to_storage_thread(fetch)
 
 
 def result_key(job_id: uuid.UUID, file_format: Format, attempt: int = 0) -> str:

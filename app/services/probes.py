@@ -125,8 +125,8 @@ class Probe(Generic[Answer]):
             told: Future[Answer] = Future()
             try:
                 told.set_result(self._ask())
-            except Exception as error:  # noqa: BLE001 - it is told to who wants to know
-                told.set_exception(error)
+            except Exception as failure:  # noqa: BLE001 - it is told to who wants to know
+                told.set_exception(failure)
             error = told.exception()
             with self._lock:
                 self._began, self._told, self._told_at = None, told, time.monotonic()

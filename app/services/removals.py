@@ -23,6 +23,7 @@ from app.services import charging, endings, jobs
 from app.services.hands import Hands
 from app.services.leases import Leases
 from app.storage import Storage
+from app.threads import to_storage_thread
 from inference.options import Options
 
 log = structlog.get_logger()
@@ -82,7 +83,7 @@ class Workplace:
     clock: Callable[[], datetime] = now
     metrics: Metrics = field(default_factory=Metrics)
     leases: Leases = field(default_factory=Leases)
-    patience: timedelta = PATIENCE
+    patience: timedelta = field(default_factory=lambda: PATIENCE)
     require_storage: Callable[[], None] = lambda: None
 
 
@@ -120,9 +121,11 @@ async def remove_one(
     """
     start = time.perf_counter()
     data = photo if isinstance(photo, bytes) else None
+    # What is handed over is put into storage, and taken away from there.
+    beside = asyncio.to_thread if place.hands.here else to_storage_thread
     while True:
         try:
-            job_id, mine = await asyncio.to_thread(_begin, place, user_id, photo, options, key, data)
+            job_id, mine = await beside(_begin, place, user_id, photo, options, key, data)
         except _NotHereYet:
             assert isinstance(photo, Remote)
             data = await photo.fetch(photo.url)
@@ -145,7 +148,7 @@ async def remove_one(
             job, made = await place.hands.make(job_id, data, options, user_id)
     except BaseException as error:
         # Also when the caller has hung up: then this task is being cancelled, and what was taken has to go back all the same.
-        await asyncio.shield(asyncio.to_thread(_give_up, place, job_id, error))
+        await asyncio.shield(beside(_give_up, place, job_id, error))
         hung_up = isinstance(error, asyncio.CancelledError)
         place.metrics.failed(options.tier, place.hands.backend, "cancelled" if hung_up else code_of(error))
         raise

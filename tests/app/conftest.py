@@ -18,12 +18,27 @@ from starlette.testclient import TestClient
 from app import settings as app_settings
 from app.main import create_app
 from inference.folder import ModelsFolder
-from tests.app.databases import database, postgresql, postgresql_url, redis_url
+from tests.app.databases import (
+    _nothing_is_waited_for_in_a_transaction,
+    database,
+    postgresql,
+    postgresql_url,
+    redis_url,
+)
 from tests.app.shop import shop
 from tests.app.stores import s3, s3_server
 from tests.fakes import fake_engine
 
-__all__ = ["database", "postgresql", "postgresql_url", "redis_url", "s3", "s3_server", "shop"]
+__all__ = [
+    "_nothing_is_waited_for_in_a_transaction",
+    "database",
+    "postgresql",
+    "postgresql_url",
+    "redis_url",
+    "s3",
+    "s3_server",
+    "shop",
+]
 
 START_SECONDS = 60
 

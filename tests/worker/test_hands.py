@@ -4,6 +4,7 @@ import asyncio
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -206,3 +207,26 @@ def test_a_photo_whose_caller_is_gone_with_his_host_expires(
         assert session.get_one(Job, job_id).error_code == "DEADLINE_EXCEEDED"
     assert balance(database, user) == 100
     assert uuid.UUID(uploads(storage)[0].name) == job_id  # the sweeper's
+
+
+def test_more_callers_at_once_than_connections_wait_for_nothing_but_their_turn(
+    database: Database, storage: LocalStorage, queue: Queue, redis_url: str
+) -> None:
+    """Each with a key. Whether there is room is asked of the database, over a connection of its own."""
+    user, place = funded(database), place_of(database, storage, queue, most=100)
+    threads = 24
+    together = threading.Barrier(threads)
+
+    def begin(number: int) -> uuid.UUID:
+        together.wait(60)
+        job_id, mine = removals._begin(
+            place, user.id, photo_bytes(), Options(), f"order-{number}", photo_bytes()
+        )
+        assert mine
+        return job_id
+
+    with bench_of(database, storage, redis_url) as bench, ThreadPoolExecutor(threads) as callers:
+        queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), served_by(bench.engine)))
+        begun = list(callers.map(begin, range(threads), timeout=100))
+    assert len(set(begun)) == threads
+    assert balance(database, user) == 100 - 3 * threads

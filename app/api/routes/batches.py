@@ -41,6 +41,7 @@ from app.services.notifications import archive_path
 from app.services.signing import sign
 from app.services.webhooks import webhook_secret
 from app.settings import Settings
+from app.threads import to_storage_thread
 
 router = APIRouter(prefix="/api/background-remover", tags=["batches"])
 
@@ -194,7 +195,7 @@ async def download_batch(
     # A batch is packed once.
     tag = f'"{batch_id}"'
     start = read_range(wanted, batch.zip_bytes) if if_range in (None, tag) else 0
-    found = await asyncio.to_thread(storage.stream, jobs.archive_key(batch_id), start)
+    found = await to_storage_thread(storage.stream, jobs.archive_key(batch_id), start)
     if found is None:
         raise Problem("NOT_FOUND", "The ZIP is no longer here: results are kept for a while only.")
     size, chunks = found
