@@ -79,7 +79,11 @@ def connect_args(query: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         "tcp_user_timeout": milliseconds,
         "options": " ".join(f"-c {name}={value}" for name, value in limits.items()),
     }
-    return {name: value for name, value in wanted.items() if name not in query}
+    args = {name: value for name, value in wanted.items() if name not in query}
+    # A proxy such as PgBouncer takes no options: "?options=%20" leaves them out; without the blank it would be no option.
+    if str(query.get("options", "limits")).strip() == "":
+        args["options"] = ""
+    return args
 
 
 def connector(seconds: float, breaker: Breaker) -> Callable[..., BoundedConnection]:

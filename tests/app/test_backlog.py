@@ -15,6 +15,7 @@ from app.storage.local import LocalStorage
 from inference.tiers import Recipe, Tier
 from tests.app.databases import on_sqlite
 from tests.app.shop import Shop, opened_shop
+from tests.app.test_api import problem
 from tests.app.test_metrics import figures
 from tests.worker.benches import small_photos, submitted
 
@@ -102,3 +103,42 @@ def test_a_queue_that_hangs_keeps_nobody_waiting(database: Database, tmp_path: P
             seen = figures(shop)
             assert seen["cutout_queue_answers"] == 0
             assert "cutout_workers_alive" not in seen
+
+
+def problems_of(shop: Shop) -> list[str]:
+    answer = shop.client.get("/api/health")
+    return [one["code"] for one in answer.json()["problems"]]
+
+
+@on_sqlite
+def test_that_photos_wait_and_nobody_takes_them_is_told_by_health_and_log(
+    database: Database, queue: Queue, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = 0.0
+    with opened_shop(database, tmp_path, redis_url=redis_url) as shop:
+        readiness = shop.client.app.state.readiness  # type: ignore[attr-defined]
+        readiness._clock = lambda: at
+        assert (told(shop)[1], problems_of(shop)) == ([], [])
+        submitted(database, LocalStorage(tmp_path), small_photos(7))
+        assert problems_of(shop) == ["NO_WORKER"]
+        assert "no worker alive" not in "".join(capsys.readouterr())
+        for at in (40.0, 50.0, 200.0):
+            assert problems_of(shop) == ["NO_WORKER"]
+        assert "".join(capsys.readouterr()).count("no worker alive") == 1
+        at = 400.0
+        assert problems_of(shop) == ["NO_WORKER"]
+        assert "7 photos of batches wait" in "".join(capsys.readouterr())
+        queue.announce(WORKER)
+        assert problems_of(shop) == []
+
+
+@on_sqlite
+def test_where_workers_make_single_photos_health_is_503_without_one(
+    database: Database, queue: Queue, redis_url: str, tmp_path: Path
+) -> None:
+    with opened_shop(database, tmp_path, redis_url=redis_url, api_engine="queue") as shop:
+        problem(shop.client.get("/api/health"), 503, "MODEL_UNAVAILABLE")
+        queue.announce(WORKER)
+        shop.client.get("/api/health").raise_for_status()
+    with opened_shop(database, tmp_path, redis_url=f"unix://{tmp_path}/nothing", api_engine="queue") as shop:
+        problem(shop.client.get("/api/health"), 503, "QUEUE_UNAVAILABLE")

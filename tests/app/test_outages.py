@@ -79,7 +79,12 @@ def test_while_postgresql_hangs_calls_and_health_say_so_and_then_all_goes_on(
     hanging: Database, own_postgresql: "PostgresServer", tmp_path: Path
 ) -> None:
     keyed = [ANNA | {"Idempotency-Key": f"order-{number}"} for number in range(8)]
-    with opened_shop(hanging, tmp_path, database_seconds=SECONDS) as shop, ExitStack() as outage:
+    # Whatever fails, the database goes on before anybody waits for the calls.
+    with (
+        ThreadPoolExecutor(20) as callers,
+        opened_shop(hanging, tmp_path, database_seconds=SECONDS, lease_seconds=3) as shop,
+        ExitStack() as outage,
+    ):
         shop.fund("anna", 300)
         shop.remove(keyed[0]).raise_for_status()
         assert health_of(shop) == (200, [])
@@ -90,18 +95,17 @@ def test_while_postgresql_hangs_calls_and_health_say_so_and_then_all_goes_on(
             assert hangs.wait(60)
 
         shop.runner.before = wait
-        with ThreadPoolExecutor(20) as callers:
-            # Some are in work when it begins to hang, others come meanwhile.
-            calls = [callers.submit(shop.remove, who) for who in keyed[1:3]]
-            assert begun.wait(60)
-            outage.enter_context(postgresql_hangs(own_postgresql))
-            hangs.set()
-            calls += [callers.submit(shop.remove, who) for who in keyed[3:]]
-            calls += [callers.submit(shop.get, f"{API}/credits", ANNA) for _ in range(10)]
-            for call in calls:
-                problem(call.result(60), 503, "DATABASE_UNAVAILABLE")
-                assert int(call.result().headers["Retry-After"]) > 0
-            assert health_of(shop) == (503, ["DATABASE_UNAVAILABLE"])
+        # Some are in work when it begins to hang, others come meanwhile.
+        calls = [callers.submit(shop.remove, who) for who in keyed[1:3]]
+        assert begun.wait(60)
+        outage.enter_context(postgresql_hangs(own_postgresql))
+        hangs.set()
+        calls += [callers.submit(shop.remove, who) for who in keyed[3:]]
+        calls += [callers.submit(shop.get, f"{API}/credits", ANNA) for _ in range(10)]
+        for call in calls:
+            problem(call.result(60), 503, "DATABASE_UNAVAILABLE")
+            assert int(call.result().headers["Retry-After"]) > 0
+        assert health_of(shop) == (503, ["DATABASE_UNAVAILABLE"])
         outage.close()
         wait_until(lambda: health_of(shop) == (200, []), 60)
         # What was held for those in work comes back by itself; what was done after all is charged once.
@@ -184,6 +188,16 @@ def test_a_statement_that_takes_too_long_ends_and_a_migration_does_not(hanging: 
         connection.execute(text(f"SELECT pg_sleep({2 * SECONDS + 1})"))
     with pytest.raises(OperationalError, match="statement timeout"):
         hanging.ask(lambda session: session.execute(too_long))
+
+
+def test_what_the_address_says_counts(own_postgresql: "PostgresServer") -> None:
+    """A proxy in front of PostgreSQL may refuse the limits."""
+    none = Database(own_postgresql.get_uri() + "&options=%20&connect_timeout=7", SECONDS)
+    limit = text("SHOW statement_timeout")
+    assert none.ask(lambda session: session.scalar(limit)) == "0"
+    with none.engine.connect() as connection:
+        assert connection.connection.dbapi_connection.info.get_parameters()["connect_timeout"] == "7"
+    none.close()
 
 
 def test_one_call_at_a_time_finds_out_whether_a_database_answers_again() -> None:
