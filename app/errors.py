@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from app.codes import Coded, code_of
+from app.db.session import Database
 from app.files import is_full, say_full
 from app.headers import OF_EVERY_ANSWER
 from app.services.batches import WrongBatchSize
@@ -244,8 +245,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(OperationalError)
     async def on_database_error(request: Request, error: OperationalError) -> JSONResponse:
-        log.error("database failed", detail=str(error.orig))
-        detail = request.app.state.database.explain(error)
+        database: Database = request.app.state.database
+        disk, detail = database.explain_disk(error), database.explain(error)
+        log.error("database failed", detail=disk or str(error.orig))
+        if disk is not None:
+            request.app.state.readiness.storage.look_soon()
         return answer(request, Problem("DATABASE_UNAVAILABLE", detail, {"Retry-After": "10"}))
 
     @app.exception_handler(RequestValidationError)

@@ -13,6 +13,7 @@ DEAR = {
     "tests/app/test_service.py": "weights",
     "tests/worker/test_process.py": "weights",
     "tests/app/test_cli_verify.py": "verify",
+    "tests/app/test_outages.py": "outages",
     "tests/app/test_page.py": "page",
     "tests/app/test_openapi_holds.py": "schemathesis",
     "tests/worker/test_killing.py": "killing",

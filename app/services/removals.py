@@ -159,6 +159,8 @@ async def remove_one(
 def _give_up(place: Workplace, job_id: uuid.UUID, error: BaseException) -> None:
     """End a job that came to nothing, and give back what was taken for it: at once, or when the database answers again."""
     code, detail = code_of(error), str(error)
+    if isinstance(error, OperationalError):  # whose own words have the statement
+        code, detail = "DATABASE_UNAVAILABLE", place.database.explain(error)
     try:
         fail(place.database, job_id, code, detail)
     except OperationalError as away:
@@ -240,7 +242,7 @@ def _begin(
     except BaseException as error:
         place.hands.take_back(job_id)
         if isinstance(error, OperationalError):  # what was asked for last may be done nevertheless
-            place.leases.end_later(job_id, code_of(error), NOT_BEGUN)
+            place.leases.end_later(job_id, "DATABASE_UNAVAILABLE", NOT_BEGUN)
         raise
     if first is None:
         return job_id, True

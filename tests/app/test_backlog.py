@@ -122,7 +122,8 @@ def test_that_photos_wait_and_nobody_takes_them_is_told_by_health_and_log(
         submitted(database, LocalStorage(tmp_path), small_photos(7))
         assert problems_of(shop) == ["NO_WORKER"]
         assert "no worker alive" not in "".join(capsys.readouterr())
-        for at in (40.0, 50.0, 200.0):
+        for later in (40.0, 50.0, 200.0):
+            at = later
             assert problems_of(shop) == ["NO_WORKER"]
         assert "".join(capsys.readouterr()).count("no worker alive") == 1
         at = 400.0

@@ -276,6 +276,9 @@ def test_a_database_that_goes_away_is_said_and_costs_nothing(
     assert own.begin == begin
     # By itself, long before the lease ends.
     wait_until(lambda: shop.balance(ANNA) == 20, 60)
+    (job,) = shop.get(f"{API}/jobs", ANNA).json()["jobs"]
+    assert job["error"]["code"] == "DATABASE_UNAVAILABLE"
+    assert "UPDATE" not in job["error"]["detail"]
     assert removals.settle_lost(shop.database) == 0
     assert shop.get("/api/health", {}).json()["status"] == "ok"
 

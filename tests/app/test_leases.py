@@ -176,7 +176,12 @@ def test_after_an_outage_the_living_renew_before_anybody_is_taken_for_lost(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
-    work = sweeping.AfterOutages(lambda: looked.append("looked") or database.run(lambda _: 3), database)
+
+    def look() -> int:
+        looked.append("looked")
+        return database.run(lambda _: 3)
+
+    work = sweeping.AfterOutages(look, database)
 
     def away() -> None:
         raise DatabaseUnavailable(Hangs())

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
@@ -62,7 +62,8 @@ def hanging(own_postgresql: "PostgresServer") -> Iterator[Database]:
 
 
 def ask(session: Session) -> int | None:
-    return session.scalar(text("SELECT 1"))
+    one: int | None = session.scalar(text("SELECT 1"))
+    return one
 
 
 def code_of(answer: httpx2.Response) -> str:
@@ -151,8 +152,10 @@ def test_a_worker_survives_a_postgresql_that_hangs(
 
     def end_outage() -> None:
         assert stopped.wait(60)
-        wait_until(lambda: hanging.breaker.is_open, 60)
-        outage.close()
+        try:
+            wait_until(lambda: hanging.breaker.is_open, 60)
+        finally:
+            outage.close()
 
     storage = LocalStorage(tmp_path)
     batch = submitted(hanging, storage, small_photos(4))
@@ -196,7 +199,8 @@ def test_what_the_address_says_counts(own_postgresql: "PostgresServer") -> None:
     limit = text("SHOW statement_timeout")
     assert none.ask(lambda session: session.scalar(limit)) == "0"
     with none.engine.connect() as connection:
-        assert connection.connection.dbapi_connection.info.get_parameters()["connect_timeout"] == "7"
+        driver: Any = connection.connection.dbapi_connection
+        assert driver.info.get_parameters()["connect_timeout"] == "7"
     none.close()
 
 
