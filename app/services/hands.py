@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 # How often the database is asked what has ended, by one question for all who wait.
 ASK_EVERY_SECONDS = 0.03
+# While it does not answer.
+ASK_AGAIN_SECONDS = 1.0
 # How long the workers' own word on what serves there is taken.
 TOLD_SECONDS = 2.0
 
@@ -244,12 +246,17 @@ class Elsewhere(Hands):
             self._waiting.pop(job_id, None)
 
     async def _ask(self) -> None:
+        is_away = False
         while self._waiting:
             try:
                 ended = await asyncio.to_thread(self._ended, list(self._waiting))
+                is_away = False
             except Exception as error:  # noqa: BLE001 - the database is away; who waits has a deadline
-                log.warning("not asked what has ended", detail=str(error))
-                ended = []
+                if not is_away:
+                    log.warning("not asked what has ended", detail=str(error))
+                is_away = True
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
+                continue
             for job_id in ended:
                 future = self._waiting.get(job_id)
                 if future is not None and not future.done():

@@ -59,6 +59,11 @@ class WorkerShape(Shape):
     queues: list[str]
 
 
+class HealthProblemShape(Shape):
+    code: str
+    detail: str
+
+
 class HealthShape(Shape):
     status: str
     version: str
@@ -66,6 +71,7 @@ class HealthShape(Shape):
     device: str
     queue: QueueShape | None = None
     workers: list[WorkerShape] = []
+    problems: list[HealthProblemShape] = []
 
 
 class TierShape(Shape):

@@ -189,7 +189,8 @@ class Visit:
                 "The database does not answer the service. Is it running, and is DATABASE_URL right?"
             )
         if answer.status_code != 200 or health.status != "ok":
-            raise Failed(f"The service says of itself that it is {health.status}. Its log says why.")
+            why = " ".join(problem.detail for problem in health.problems) or "Its log says why."
+            raise Failed(f"The service says of itself that it is {health.status}. {why}")
         return Fact(f"{health.version} on {health.device}")
 
     async def _see_version(self) -> Fact:

@@ -197,7 +197,10 @@ def test_a_full_disk_stops_with_one_line(
 
     monkeypatch.setattr(app.cli.remove, "write_whole", full)
     assert cutout("remove", photos, "-o", tmp_path / "out") == 1
-    assert "(No space left on device). Run the same command again" in capsys.readouterr().err
+    assert (
+        "is full. Free some space there, or set -o to a folder on another disk. Run the same command again"
+        in capsys.readouterr().err
+    )
 
 
 def test_names_that_would_meet_keep_their_suffix(tmp_path: Path) -> None:

@@ -387,6 +387,16 @@ LIES: dict[str, tuple[str, Change, str, str]] = {
         "health",
         "The database does not answer",
     ),
+    "results cannot be kept": (
+        "/health",
+        in_json(
+            lambda told: told.update(
+                status="degraded", problems=[{"code": "STORAGE_UNAVAILABLE", "detail": "The disk is full."}]
+            )
+        ),
+        "health",
+        "it is degraded. The disk is full.",
+    ),
     "no worker for batches": (
         "/health",
         in_json(lambda told: [worker.update(queues=["interactive"]) for worker in told["workers"]]),
