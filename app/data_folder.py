@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from app.files import make_private_file, make_private_folder
+from app.files import is_full, make_private_file, make_private_folder, say_full
 from app.settings import DATABASE_FILE, Settings
 from app.storage import StorageUnusable
 
@@ -30,6 +30,8 @@ def open_data_folder(settings: Settings) -> None:
             # SQLite gives its other files the mode of this one.
             make_private_file(folder / DATABASE_FILE)
     except OSError as error:
+        if is_full(error):
+            raise StorageUnusable(say_full(folder, "CUTOUT_DATA_DIR")) from error
         raise StorageUnusable(
             f"Nothing can be kept in {folder} ({error.strerror}). Check CUTOUT_DATA_DIR."
         ) from error

@@ -69,10 +69,12 @@ def make_private_folder(folder: Path) -> None:
     """
     if folder.is_dir():
         return
-    if folder.exists():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     make_private_folder(folder.parent)
-    folder.mkdir(PRIVATE_FOLDER, exist_ok=True)
+    try:
+        # Another thread may be faster.
+        folder.mkdir(PRIVATE_FOLDER, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
 
 
 def make_private_file(file: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_disk_that_is_full_costs_nothing(shop: Shop, monkeypatch: pytest.Monke
     assert shop.balance(ANNA) == 20
 
 
-def full(*_: object) -> None:
+def full(*_: object, **__: object) -> None:
     raise OSError(28, "No space left on device")
 
 

@@ -334,6 +334,24 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         require_usable(LocalStorage(tmp_path / "file"))
 
 
+def test_a_folder_that_another_thread_makes_meanwhile_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+
+    def not_yet(folder: Path) -> bool:
+        if folder.name == "results" and not looked:
+            looked.append(folder)
+            folder.mkdir()
+            return False
+        return os.path.isdir(folder)  # noqa: PTH112 - its own way there is what this stands in for
+
+    monkeypatch.setattr(Path, "is_dir", not_yet)
+    LocalStorage(tmp_path).put("results/a.png", b"picture")
+    assert looked
+    assert LocalStorage(tmp_path).get("results/a.png") == b"picture"
+
+
 def test_a_service_that_could_keep_nothing_does_not_start(s3: S3Server, tmp_path: Path) -> None:
     settings = app_settings.load(auth="off", data_dir=tmp_path, **s3.settings | {"s3_bucket": "another"})
     service = create_app(settings, lambda _: fake_engine())
