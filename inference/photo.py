@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from inference.colour import UnusableProfile, from_lab, to_srgb
 from inference.errors import InvalidPhoto, PhotoTooLarge, UnsupportedFormat
+from inference.jpeg import BARE_MARKERS, correct, decode_jpeg
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -71,9 +71,8 @@ START_OF_SCAN = b"\xff\xda"
 # Pillow walks over a PNG's chunks and a JPEG's segments one by one. Real files have hundreds, or some
 # thousands; millions of empty ones keep a core busy for as long.
 MAX_PARTS = 100_000
-# JPEG markers that stand alone, without a length and a body: reserved, restarts, start and end, extensions.
-BARE_MARKERS = frozenset({0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)})
 
+JPEG_SIGNATURE = b"\xff\xd8"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ANCILLARY = 0x20  # a chunk whose name begins with a small letter can be done without
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF
@@ -90,6 +89,7 @@ UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
 
 NOTE_FIRST_FRAME = "The file holds several pictures; the first one was taken."
 NOTE_PROFILE = "The embedded colour profile cannot be used; the colours were taken as sRGB."
+NOTE_JPEG = "The JPEG file is not written as the standard says; nothing of its picture is missing."
 NOTE_EXIF = "The EXIF data is damaged; the photo was taken as upright."
 
 
@@ -137,8 +137,16 @@ def decode(
         )
     # Pillow's decoders raise whatever a damaged file makes them stumble over: OSError, SyntaxError,
     # struct.error, ValueError and more. All of them are the file's fault.
+    corrected = False
     try:
-        image = _open(data)
+        try:
+            image = _open(data)
+        except Exception:
+            # Pillow stumbles over some deviations in a JPEG's head that lose nothing.
+            better = correct(data) if data.startswith(JPEG_SIGNATURE) else None
+            if better is None:
+                raise
+            image, data, corrected = _open(better), better, True
     except UnidentifiedImageError:
         raise UnsupportedFormat(
             "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF."
@@ -156,7 +164,7 @@ def decode(
         _check_size(image, data, sizes)
         before(image.width * image.height)
         try:
-            photo = _to_photo(image, data)
+            photo = _to_photo(image, data, corrected=corrected)
         except (MemoryError, UnsupportedFormat):
             raise
         except Exception as error:
@@ -169,7 +177,7 @@ def _has_too_many_parts(data: bytes) -> bool:
     """Walk over the head of a PNG or a JPEG as Pillow will, but only so far."""
     if data.startswith(PNG_SIGNATURE):
         step, place = _behind_chunk, len(PNG_SIGNATURE)
-    elif data.startswith(b"\xff\xd8"):
+    elif data.startswith(JPEG_SIGNATURE):
         step, place = _behind_segment, 2
     else:
         return False
@@ -186,8 +194,9 @@ def _behind_chunk(data: bytes, place: int) -> int:
 
 def _behind_segment(data: bytes, place: int) -> int:
     """Find the end of the segment at `place`; the pixels behind a start of scan belong to no segment."""
-    place = data.find(b"\xff", place)
-    if place < 0 or data[place : place + 2] == START_OF_SCAN:
+    if data[place : place + 1] != b"\xff":  # stray bytes, which Pillow walks over one by one
+        return place + 1
+    if data[place : place + 2] == START_OF_SCAN:
         return len(data)
     marker = data[place + 1 : place + 2]
     if marker in (b"\xff", b"\0"):  # filling
@@ -249,7 +258,7 @@ def _check_png_chunks(data: bytes) -> None:
         place = body_end + 4
 
 
-def _to_photo(image: Image.Image, data: bytes) -> Photo:
+def _to_photo(image: Image.Image, data: bytes, *, corrected: bool) -> Photo:
     notes = []
     if image.format != "MPO" and getattr(image, "is_animated", False):
         notes.append(NOTE_FIRST_FRAME)
@@ -263,11 +272,13 @@ def _to_photo(image: Image.Image, data: bytes) -> Photo:
     profile = image.info.get("icc_profile")
 
     alpha = None
-    if image.mode == "RGB" and image.format in ("JPEG", "MPO"):
-        # The same pixels as Pillow gives, in a third of the time.
-        rgb = simplejpeg.decode_jpeg(data, "RGB")
-        if profile:
-            rgb = _in_srgb(Image.fromarray(rgb), profile, notes)
+    if image.format in ("JPEG", "MPO"):
+        # The same pixels as Pillow gives, in a third of the time; and Pillow is silent on pictures that are half there.
+        pixels, deviates = decode_jpeg(data, image.mode, image.size)  # type: ignore[arg-type]
+        if deviates or corrected:
+            notes.append(NOTE_JPEG)
+        is_done = image.mode == "RGB" and not profile
+        rgb = pixels if is_done else _in_srgb(Image.fromarray(pixels, image.mode), profile, notes)
     else:
         if image.has_transparency_data and image.mode.startswith("I;16"):
             # One tone stands for transparent; converted by Pillow, all tones above 255 would become white.
