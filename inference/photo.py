@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from inference import tiff
 from inference.colour import UnusableProfile, from_lab, to_srgb
 from inference.errors import InvalidPhoto, PhotoTooLarge, UnsupportedFormat
 from inference.jpeg import BARE_MARKERS, correct, decode_jpeg
@@ -75,7 +76,6 @@ MAX_PARTS = 100_000
 JPEG_SIGNATURE = b"\xff\xd8"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ANCILLARY = 0x20  # a chunk whose name begins with a small letter can be done without
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF
 ORIENTATION = 0x0112  # EXIF
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
@@ -137,6 +137,12 @@ def decode(
         )
     # Pillow's decoders raise whatever a damaged file makes them stumble over: OSError, SyntaxError,
     # struct.error, ValueError and more. All of them are the file's fault.
+    header = _read_tiff_header(data) if tiff.is_tiff(data) else None
+    if header is not None and header.reader == "tifffile":
+        if header.width * header.height > max_pixels:
+            raise PhotoTooLarge(_too_large(max_pixels, (header.width, header.height)))
+        before(header.width * header.height * header.weight)
+        return _from_tiff(header)
     corrected = False
     try:
         try:
@@ -165,7 +171,7 @@ def decode(
         before(image.width * image.height)
         try:
             photo = _to_photo(image, data, corrected=corrected)
-        except (MemoryError, UnsupportedFormat):
+        except (MemoryError, InvalidPhoto):
             raise
         except Exception as error:
             raise InvalidPhoto(_damaged(error)) from error
@@ -204,6 +210,28 @@ def _behind_segment(data: bytes, place: int) -> int:
     if marker and marker[0] in BARE_MARKERS:
         return place + 2
     return place + 2 + max(2, int.from_bytes(data[place + 2 : place + 4]))
+
+
+def _read_tiff_header(data: bytes) -> tiff.Header:
+    try:
+        return tiff.read_header(data)
+    except (MemoryError, InvalidPhoto):
+        raise
+    except Exception as error:
+        raise InvalidPhoto(_damaged(error)) from error
+
+
+def _from_tiff(header: tiff.Header) -> Photo:
+    notes = [NOTE_FIRST_FRAME] if header.has_more else []
+    try:
+        pixels, mode, alpha = tiff.decode(header)
+        is_done = mode == "RGB" and not header.profile
+        rgb = pixels if is_done else _in_srgb(Image.fromarray(pixels, mode), header.profile, notes)
+    except (MemoryError, InvalidPhoto):
+        raise
+    except Exception as error:
+        raise InvalidPhoto(_damaged(error)) from error
+    return _upright(rgb, alpha, header.orientation, tuple(notes))
 
 
 def _open(data: bytes) -> Image.Image:
@@ -289,11 +317,15 @@ def _to_photo(image: Image.Image, data: bytes, *, corrected: bool) -> Photo:
             alpha = np.array(image.getchannel("A"))
         rgb = _in_srgb(_colours(image), profile, notes)
 
-    turn = UPRIGHT.get(orientation or 1)
+    return _upright(rgb, alpha, orientation, tuple(notes))
+
+
+def _upright(rgb: Pixels, alpha: Pixels | None, orientation: object, notes: tuple[str, ...]) -> Photo:
+    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     if turn is not None:
         rgb = np.ascontiguousarray(turn(rgb))
         alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
-    return Photo(rgb, alpha, tuple(notes))
+    return Photo(rgb, alpha, notes)
 
 
 def _colours(image: Image.Image) -> Image.Image:
@@ -308,13 +340,8 @@ def _colours(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Bring grey of 16 bits to 8, and what Pillow leaves of a TIFF as it is: 12 bits, and white as 0."""
-    tags = getattr(image, "tag_v2", {})
-    white = 4095 if tags.get(BITS_PER_SAMPLE) == (12,) else 65535
-    tones = np.asarray(image) * (255 / white)
-    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-        tones = 255 - tones
-    return Image.fromarray(tones.round().astype(np.uint8))
+    """Bring grey of 16 bits to 8."""
+    return Image.fromarray((np.asarray(image) * (255 / 65535)).round().astype(np.uint8))
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Pixels:
