@@ -139,8 +139,7 @@ def decode(
     # struct.error, ValueError and more. All of them are the file's fault.
     header = _read_tiff_header(data) if tiff.is_tiff(data) else None
     if header is not None and header.reader == "tifffile":
-        if header.width * header.height > max_pixels:
-            raise PhotoTooLarge(_too_large(max_pixels, (header.width, header.height)))
+        sizes.check(header.width, header.height)
         before(header.width * header.height * header.weight)
         return _from_tiff(header)
     corrected = False
