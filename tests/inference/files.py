@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pillow_heif
+import tifffile
 from PIL import Image
 
 Floats = npt.NDArray[np.float64]
@@ -195,6 +196,14 @@ def scan_segment(jpeg: bytes) -> tuple[int, int]:
     return jpeg.rindex(b"\xff\xda"), jpeg.rindex(b"\xff\xd9")
 
 
+def _planes(samples: npt.NDArray[Any], **options: Any) -> bytes:
+    """Write RGB, [H,W,3], each channel by itself, in a big-endian TIFF."""
+    out = io.BytesIO()
+    planes = np.moveaxis(samples, -1, 0)
+    tifffile.imwrite(out, planes, photometric="rgb", planarconfig=2, byteorder=">", metadata=None, **options)
+    return out.getvalue()
+
+
 @cache
 def samples() -> dict[str, bytes]:
     """Small valid files of every kind that is read."""
@@ -235,6 +244,10 @@ def samples() -> dict[str, bytes]:
         "tiff-jpeg": encode(image, "TIFF", compression="jpeg"),
         "tiff-cmyk": encode(image.convert("CMYK"), "TIFF"),
         "tiff-16-rgb": tiff(rgb.astype(np.uint16) * 257, photometric=2),
+        "tiff-16-planes": _planes(rgb.astype(np.uint16) * 257),
+        "tiff-16-planes-tiled": _planes(
+            rgb.astype(np.uint16) * 257, tile=(16, 16), compression="lzw", predictor=2
+        ),
         "tiff-pages": encode(image, "TIFF", **pages),
         "bmp": encode(image, "BMP"),
         "bmp-palette": encode(image.quantize(16), "BMP"),

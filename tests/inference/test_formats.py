@@ -369,5 +369,5 @@ def test_a_lab_tiff_becomes_srgb() -> None:
 
 
 def test_a_number_of_bits_that_is_not_read_is_said() -> None:
-    with pytest.raises(UnsupportedFormat, match="32-bit"):
+    with pytest.raises(UnsupportedFormat, match="floating-point numbers of 32 bits"):
         decode(encode(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"))
