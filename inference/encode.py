@@ -32,6 +32,21 @@ class Format(StrEnum):
 MAX_SIDE = {Format.WEBP: 16_383, Format.JPG: 65_500, Format.AVIF: 65_536}
 
 
+def check_size(file_format: Format, width: int, height: int) -> None:
+    """Return if the format holds a picture of this size.
+
+    Raises:
+        InvalidOptions: it does not; the message names what to change.
+
+    """
+    most = MAX_SIDE.get(file_format)
+    if most is not None and max(width, height) > most:
+        raise InvalidOptions(
+            f"{file_format.value} holds at most {most:,} pixels a side, and the picture has {width} × {height}. Ask for"
+            " another format (format, or --format), such as png, or scale the photo down."
+        )
+
+
 def encode(picture: Pixels, file_format: Format, quality: int) -> bytes:
     """Encode uint8 [H,W] (grey), [H,W,3] (RGB) or [H,W,4] (RGBA, straight alpha).
 
@@ -41,11 +56,9 @@ def encode(picture: Pixels, file_format: Format, quality: int) -> bytes:
         InvalidOptions: the format cannot hold a picture as wide or as high.
 
     """
+    check_size(file_format, picture.shape[1], picture.shape[0])
     if file_format is Format.PNG:
         return encode_png(picture)
-    if max(picture.shape[:2]) > MAX_SIDE[file_format]:
-        limit = f"{file_format.value} holds at most {MAX_SIDE[file_format]} pixels a side"
-        raise InvalidOptions(f"{limit}. Ask for png, or scale the photo down.")
     image = Image.fromarray(picture)
     profile = None if picture.ndim == 2 else SRGB_ICC
     out = io.BytesIO()

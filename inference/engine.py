@@ -286,6 +286,7 @@ class Engine:
                 clock.lap("wait")
 
             picture = photo.decode(request.read(), self._limits.sizes, hold)
+            encode.check_size(options.format, picture.width, picture.height)
             with errors_translated(), self._streams.photo():
                 rgb = upload(picture.rgb, self.device)
                 own_alpha = None if picture.alpha is None else upload(picture.alpha, self.device)

@@ -34,12 +34,19 @@ def parse_colour(text: str) -> Colour:
     """Read a colour as CSS writes it ("white", "#fff", "#ffffff", "rgb(255,255,255)"), or hex without the #.
 
     Raises:
-        InvalidOptions: it is none.
+        InvalidOptions: it is none, or one that shows through.
 
     """
     for candidate in (text, f"#{text}"):
         try:
-            return ImageColor.getrgb(candidate.strip())[:3]
+            red, green, blue, *opacity = ImageColor.getrgb(candidate.strip())
         except ValueError:
             continue
+        if max(red, green, blue, *opacity) > 255 or min(red, green, blue) < 0:
+            break  # Pillow reads rgb(999,0,0) as it stands
+        if opacity not in ([], [255]):
+            raise InvalidOptions(
+                f"{text!r} shows through, and a background does not. Leave it out for a transparent one."
+            )
+        return red, green, blue
     raise InvalidOptions(f"{text!r} is no colour. Write a name such as white, or hex such as #ffffff.")

@@ -9,7 +9,7 @@ import typer
 from app import errors
 from app import settings as app_settings
 from app.api.batch_form import BatchForm
-from app.api.routes.background_remover import RemoveForm
+from app.api.removal_form import RemovalForm
 from app.cli import cli
 from app.main import create_app
 from app.settings import PREFIX, VERIFY_KEY, Settings, environment_name
@@ -51,7 +51,7 @@ def test_every_endpoint_is_described_and_no_other(tmp_path: Path) -> None:
 
 
 def test_every_form_field_is_described() -> None:
-    for field in (RemoveForm.model_fields | BatchForm.model_fields).values():
+    for field in (RemovalForm.model_fields | BatchForm.model_fields).values():
         assert re.search(rf"^\| .*`{field.alias}`.* \|", DOCS["api"], re.MULTILINE), field.alias
 
 

@@ -9,6 +9,8 @@ from app.cli.console import CommandError
 from inference.encode import Format
 from inference.photo import SUFFIXES
 
+JPG_SUFFIXES = ("jpeg", "jfif", "jpe")
+
 
 @dataclass(frozen=True)
 class Task:
@@ -17,21 +19,17 @@ class Task:
     source: Path
     target: Path
 
-    @property
-    def done(self) -> bool:
-        """Whether the target is there and no older than the photo."""
-        try:
-            return self.target.stat().st_mtime >= self.source.stat().st_mtime
-        except FileNotFoundError:
-            return False
-
 
 @dataclass(frozen=True)
 class Plan:
-    """All tasks in order, and the files of folders that do not look like photos."""
+    """All tasks in order, and the files of folders that do not look like photos.
+
+    `folder` is that of the results; None where one photo goes to a file that is named.
+    """
 
     tasks: list[Task]
     left_out: list[Path]
+    folder: Path | None
 
 
 def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
@@ -46,7 +44,7 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
     """
     sources = list(sources)
     if len(sources) == 1 and sources[0].is_file() and names_a_picture(out):
-        return Plan([Task(sources[0], out)], [])
+        return Plan([Task(sources[0], out)], [], None)
 
     placed: list[tuple[Path, Path]] = []  # photo, its place below `out` without suffix
     left_out: list[Path] = []
@@ -69,7 +67,7 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
     for photo, place in placed:
         stem = photo.name if taken[place] > 1 else place.name
         tasks.append(Task(photo, out / place.with_name(f"{stem}.{file_format.value}")))
-    return Plan(tasks, left_out)
+    return Plan(tasks, left_out, out)
 
 
 def names_a_picture(path: Path) -> bool:
@@ -77,10 +75,29 @@ def names_a_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
-def format_of(path: Path | None) -> Format | None:
-    """Read the format off a file's name, where it tells one."""
-    suffix = path.suffix.lower().removeprefix(".") if path else ""
-    return Format.JPG if suffix == "jpeg" else next((item for item in Format if item.value == suffix), None)
+def format_of(out: Path, asked: Format | None) -> Format:
+    """Say in which format results are written: as asked, else as `out` is named, else as PNG.
+
+    Raises:
+        CommandError: `out` is named like a picture that is not written, or like another than asked.
+
+    """
+    if not names_a_picture(out):
+        return asked or Format.PNG
+    suffix = out.suffix.lower().removeprefix(".")
+    named = (
+        Format.JPG if suffix in JPG_SUFFIXES else next((one for one in Format if one.value == suffix), None)
+    )
+    if named is None:
+        raise CommandError(
+            f"Results are written as {', '.join(Format)}, not as {suffix}. Name one of these, such as"
+            f" {out.with_suffix('.png')}."
+        )
+    if asked not in (None, named):
+        raise CommandError(
+            f"{out} is named like a {named.value}, and --format says {asked}. Leave one of them out, or make them agree."
+        )
+    return named
 
 
 def _files(folder: Path, out: Path) -> Iterable[Path]:

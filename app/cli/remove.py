@@ -2,12 +2,15 @@
 
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.console import CommandError, escape, loading, photo_bar, say
+from app.cli.made import Made, Seen
 from app.cli.models import pull_one
 from app.cli.plan import Plan, Task, format_of, plan
 from app.files import is_full, say_full, write_whole
@@ -47,7 +50,7 @@ def remove(
     settings = load_settings(device=device)
     target = Path(out)
     colour = parse_colour(background) if background else None
-    file_format = file_format or format_of(target) or Format.PNG
+    file_format = format_of(target, file_format)
 
     options = Options(tier, file_format, mask_only, colour, quality)
     if PIPE in sources:
@@ -81,14 +84,16 @@ class _Run:
         self._settings = settings
         self._options = options
         self._engine: Engine | None = None
+        self._made: Made | None = None
 
     def do(self, work: Plan, overwrite: bool) -> None:
-        """Do what is missing, with a progress bar, and sum it up."""
-        tasks = [task for task in work.tasks if overwrite or not task.done]
+        """Do what is missing, with a progress bar, and sum it up. A file that is named is always made."""
+        made = self.made(work)
+        tasks = [task for task in work.tasks if overwrite or made is None or not made.has(task)]
         skipped = len(work.tasks) - len(tasks)
         if tasks:
             self._engine = self._engine or _open(self._settings, self._options.tier)
-            self._remove(tasks, self._engine)
+            self._remove(tasks, self._engine, made)
         if skipped:
             say(f"{skipped} were done before (--overwrite does them again).")
         if work.left_out:
@@ -97,19 +102,26 @@ class _Run:
         if not work.tasks:
             say("There are no photos here.")
 
-    def _remove(self, tasks: list[Task], engine: "Engine") -> None:
+    def made(self, work: Plan) -> Made | None:
+        """Return the record of the folder of results, read once."""
+        if work.folder is not None and self._made is None:
+            self._made = Made(work.folder)
+        return self._made
+
+    def _remove(self, tasks: list[Task], engine: "Engine", made: Made | None) -> None:
         start, network = time.perf_counter(), engine.network_seconds
         done: list[Task] = []
         remarks: list[str] = []
         failed: dict[Path, str] = {}
+        seen: dict[Task, Seen] = {}
         with photo_bar() as bar:
             row = bar.add_task("Removing backgrounds", total=len(tasks))
-            photos = ((task, task.source.read_bytes) for task in tasks)
+            photos = ((task, partial(_read, task, seen)) for task in tasks)
             for task, outcome in engine.remove_many(photos, self._options):
                 if isinstance(outcome, Exception):
                     failed[task.source] = _reason(outcome)
                 else:
-                    _write(task.target, outcome.data)
+                    _write(task, outcome.data, made, seen.get(task))
                     done.append(task)
                     remarks += [
                         f"{escape(str(task.source))}: {escape(remark)}" for remark in _remarks(outcome)
@@ -132,17 +144,20 @@ class _Run:
 def _watch(run: _Run, sources: list[Path], out: Path, file_format: Format) -> None:
     """Do what arrives in the sources, once it has stopped growing. Polls, so that network drives work too."""
     say("Watching. Ctrl+C stops.")
-    seen: dict[Path, tuple[int, int]] = {}  # size and time of change at the last look
+    seen: dict[Path, Seen] = {}  # at the last look
+    done: dict[Path, Seen] = {}
     while True:
         time.sleep(WATCH_EVERY_SECONDS)
-        tasks = _plan(sources, out, file_format).tasks
-        stats = {task.source: task.source.stat() for task in tasks if task.source.exists()}
-        now = {source: (stat.st_size, stat.st_mtime_ns) for source, stat in stats.items()}
+        work = _plan(sources, out, file_format)
+        made = run.made(work)
+        now = {task.source: Seen.of(task.source) for task in work.tasks if task.source.exists()}
+        if not seen and made is None:  # the one photo was done before this began
+            done = dict(now)
         settled = [
             task
-            for task in tasks
-            if not task.done
-            and task.source in now
+            for task in work.tasks
+            if task.source in now
+            and not (made.has(task) if made is not None else now[task.source] == done.get(task.source))
             and task.source not in run.failed
             and now[task.source] == seen.get(task.source)
         ]
@@ -150,7 +165,8 @@ def _watch(run: _Run, sources: list[Path], out: Path, file_format: Format) -> No
             del run.failed[source]  # it was mended: try again when it has settled
         seen = now
         if settled:
-            run.do(Plan(settled, []), overwrite=True)
+            run.do(replace(work, tasks=settled, left_out=[]), overwrite=True)
+            done = dict(now)
 
 
 def _remove_piped(engine: "Engine", options: Options, target: Path | None) -> None:
@@ -164,7 +180,7 @@ def _remove_piped(engine: "Engine", options: Options, target: Path | None) -> No
         sys.stdout.buffer.write(cutout.data)
         sys.stdout.buffer.flush()
     else:
-        _write(target, cutout.data)
+        _write(Task(Path(PIPE), target), cutout.data, None, None)
 
 
 def _plan(sources: list[Path], out: Path, file_format: Format) -> Plan:
@@ -189,11 +205,19 @@ def _open(settings: Settings, tier: Tier) -> "Engine":
     return engine
 
 
-def _write(target: Path, data: bytes) -> None:
+def _read(task: Task, seen: dict[Task, Seen]) -> bytes:
+    seen[task] = Seen.of(task.source)  # ahead of its bytes: what changes meanwhile is done again
+    return task.source.read_bytes()
+
+
+def _write(task: Task, data: bytes, made: Made | None, seen: Seen | None) -> None:
     try:
-        write_whole(target, data)
+        write_whole(task.target, data)
+        if made is not None and seen is not None:
+            made.add(task, seen)
     except OSError as error:
         # A full disk fails the next photo too, so this stops the run.
+        target = task.target
         why = (
             say_full(target.parent, "-o") if is_full(error) else f"Cannot write {target} ({error.strerror})."
         )

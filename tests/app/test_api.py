@@ -117,6 +117,36 @@ def test_too_many_pixels_are_refused(tmp_path: Path) -> None:
     assert "40 × 30 pixels" in body["detail"]
 
 
+def multipart(head: str, data: bytes) -> dict[str, Any]:
+    """Return a form of one part, with these lines as its head."""
+    body = f"--x\r\n{head}\r\n\r\n".encode() + data + b"\r\n--x--\r\n"
+    return {
+        "content": body,
+        "headers": {"Content-Type": "multipart/form-data; boundary=x", "Accept": "image/png"},
+    }
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        'Content-Disposition: form-data; name="image"\r\nContent-Type: image/jpeg',
+        'Content-Disposition: form-data; name="image"',
+        'Content-Disposition: form-data; name="image"; filename=""',
+    ],
+)
+def test_a_photo_needs_no_file_name(client: TestClient, head: str) -> None:
+    answer = client.post("/api/background-remover/remove", **multipart(head, photo_bytes(200, 150)))
+    assert open_picture(answer.raise_for_status().content).size == (200, 150)
+    problem(client.post("/api/background-remover/remove", **multipart(head, b"")), 400, "INVALID_INPUT")
+
+
+def test_a_background_is_a_colour_that_does_not_show_through(client: TestClient) -> None:
+    for background in ("#10203080", "#1238", "rgba(1,2,3,0.5)", "rgb(999,0,0)", "rgb(1,2,-3)"):
+        problem(send(client, background=background), 400, "INVALID_INPUT")
+    laid = send(client, accept="image/png", background="#102030ff")
+    assert open_picture(laid.content).getpixel((0, 0)) == (16, 32, 48)
+
+
 @pytest.mark.parametrize("tier", Tier)
 def test_a_strip_that_no_network_can_use_is_refused(client: TestClient, tier: Tier) -> None:
     body = problem(send(client, thin_picture(5_000_000, 2), tier=tier.value), 413, "IMAGE_TOO_LARGE")

@@ -13,6 +13,7 @@ from PIL import Image
 import app.cli.remove
 import app.startup
 from app.cli import main
+from app.cli.made import NAME
 from app.cli.plan import plan
 from inference.encode import Format
 from inference.engine import Engine
@@ -59,7 +60,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return found - {NAME}
 
 
 def test_a_folder_keeps_its_structure(cutout: Run, photos: Path, tmp_path: Path) -> None:
@@ -90,6 +92,20 @@ def test_run_again_it_does_only_what_is_missing(
     os.utime(photos / "b.png", (later, later))  # the photo was edited since
     assert cutout("remove", photos, "-o", out) == 0
     assert (out / "b.png").stat().st_mtime_ns != kept
+
+    kept = (out / "b.png").stat().st_mtime_ns
+    (photos / "b.png").write_bytes(photo_bytes(30, 40))  # another photo, taken before the first one was done
+    os.utime(photos / "b.png", (later - 1000, later - 1000))
+    assert cutout("remove", photos, "-o", out) == 0
+    assert open_picture((out / "b.png").read_bytes()).size == (30, 40)
+    assert cutout("remove", photos, "-o", out) == 0
+    assert "3 were done before" in capsys.readouterr().err
+
+    (out / NAME).write_text((out / NAME).read_text()[:-9] + "\n[1]\nnull\n{}\n")  # as a kill may leave it
+    assert cutout("remove", photos, "-o", out) == 0
+    (out / NAME).unlink()  # as earlier versions left their results
+    assert cutout("remove", photos, "-o", out) == 0
+    assert "3 were done before" in capsys.readouterr().err
 
     capsys.readouterr()
     cutout("remove", photos, "-o", out, "--overwrite")
@@ -164,6 +180,12 @@ def test_a_pipe(
         (["{photos}/deep", "-o", "{photos}"], "lies in the folder of the results"),
         (["{photos}/a.png", "-o", "-"], "is for one photo from a pipe"),
         (["-", "{photos}/a.png", "-o", "{out}"], "name it alone"),
+        (["{photos}/a.png", "-o", "{out}.tiff"], "written as png, webp, jpg, avif, not as tiff"),
+        (["{photos}/a.png", "-o", "{out}.HEIC"], "Name one of these, such as"),
+        (["-", "-o", "{out}.gif"], "not as gif"),
+        (["{photos}/a.png", "-o", "{out}.jpg", "--format", "png"], "named like a jpg, and --format says png"),
+        (["{photos}", "-o", "{out}", "--background", "rgb(999,0,0)"], "'rgb(999,0,0)' is no colour"),
+        (["{photos}", "-o", "{out}", "--background", "#ff000080"], "'#ff000080' shows through"),
         (["{photos}", "-o", "{out}", "--background", "reddish"], "'reddish' is no colour"),
         (["{photos}", "-o", "{out}", "--device", "tpu"], "CUTOUT_DEVICE: Input should be"),
     ],

@@ -15,7 +15,15 @@ from inference.errors import CutoutError, InvalidOptions, InvalidPhoto, Overload
 from inference.limits import Limits
 from inference.options import Options, parse_colour
 from inference.tiers import Tier
-from tests.fakes import FakeRunner, fake_engine, held_until, open_picture, photo_bytes, photo_with_disc
+from tests.fakes import (
+    FakeRunner,
+    fake_engine,
+    held_until,
+    open_picture,
+    photo_bytes,
+    photo_with_disc,
+    thin_picture,
+)
 
 PATIENCE = 20  # seconds after which a test that would hang fails instead
 
@@ -25,6 +33,17 @@ def test_a_cutout_tells_what_made_it(engine: Engine) -> None:
     assert (cutout.width, cutout.height, cutout.tier) == (40, 30, Tier.INDUSTRY)
     assert (cutout.checkpoint, cutout.backend, cutout.substitute) == ("isnet-general", "fake", True)
     assert list(cutout.seconds) == ["decode", "wait", "network", "edges", "encode"]
+
+
+def test_a_format_that_cannot_hold_the_picture_is_refused_before_the_network_runs() -> None:
+    runs: list[None] = []
+    engine = fake_engine(FakeRunner(before=lambda: runs.append(None)))
+    for size in ((16_384, 200), (200, 16_384)):
+        with pytest.raises(InvalidOptions, match=r"webp holds at most 16,383 .* another format"):
+            engine.remove(thin_picture(*size), Options(format=Format.WEBP))
+    assert runs == []
+    assert engine.remove(thin_picture(16_384, 200), Options()).width == 16_384
+    engine.close()
 
 
 def disc_bytes() -> bytes:
@@ -96,7 +115,7 @@ def test_the_mask_alone(engine: Engine) -> None:
 
 @pytest.mark.parametrize(
     ("text", "colour"),
-    [("white", (255, 255, 255)), ("#0f08", (0, 255, 0)), ("102030", (16, 32, 48)), ("rgb(1,2,3)", (1, 2, 3))],
+    [("white", (255, 255, 255)), ("#0f0f", (0, 255, 0)), ("102030", (16, 32, 48)), ("rgb(1,2,3)", (1, 2, 3))],
 )
 def test_colours_are_read(text: str, colour: tuple[int, int, int]) -> None:
     assert parse_colour(text) == colour

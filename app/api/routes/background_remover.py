@@ -3,11 +3,9 @@
 import asyncio
 import uuid
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Header, Query, Request, Response, UploadFile
-from fastapi.exceptions import RequestValidationError
-from pydantic import ConfigDict, Field, ValidationError
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from app.api.deps import (
     DatabaseDep,
@@ -22,6 +20,7 @@ from app.api.deps import (
     WorkplaceDep,
 )
 from app.api.problems import tells
+from app.api.removal_form import describe_removal, read_removal
 from app.api.routing import CallerFirst
 from app.api.schemas import (
     NO_NUL,
@@ -31,7 +30,6 @@ from app.api.schemas import (
     JobInfo,
     Jobs,
     Moment,
-    OptionsForm,
     PlanInfo,
     PriceInfo,
     PriceRequest,
@@ -39,7 +37,7 @@ from app.api.schemas import (
     TierInfo,
 )
 from app.db.tables import Job, Status
-from app.errors import PHOTO_WANTED, Problem, upload_too_large
+from app.errors import Problem
 from app.headers import KEPT_BY_ITS_USER
 from app.services import credits, jobs, pricing, removals
 from app.services.removals import Remote
@@ -50,57 +48,7 @@ from inference.tiers import Tier
 
 router = APIRouter(prefix="/api/background-remover", tags=["background remover"], route_class=CallerFirst)
 
-LONGEST_URL = 2048
 LARGEST_ID = 2**63 - 1
-
-
-class RemoveForm(OptionsForm):
-    """The form or JSON of `POST /remove`."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": [{"required": ["image"]}, {"required": ["imageUrl"]}],
-            "examples": [{"imageUrl": "https://example.com/photo.jpg", "tier": "standard"}],
-        },
-    )
-
-    image: Annotated[UploadFile | None, Field(description="the photo's file")] = None
-    image_url: Annotated[
-        str | None, Field(max_length=LONGEST_URL, description="or its web address, http:// or https://")
-    ] = None
-
-
-async def read_form(
-    request: Request, form: Annotated[RemoveForm, Form(media_type="multipart/form-data")]
-) -> RemoveForm:
-    """Read the body, which is a form or JSON; there is one photo in it, or where one is."""
-    if request.headers.get("content-type", "").split(";")[0].strip().lower() == "application/json":
-        try:
-            form = RemoveForm.model_validate_json(
-                await request.body(), strict=True, by_alias=True, by_name=False
-            )
-        except ValidationError as error:
-            raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
-    names = [name for name, _ in (await request.form()).multi_items()]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise Problem("INVALID_INPUT", f"{', '.join(twice)}: send it once")
-    if (form.image is None) == (form.image_url is None):
-        raise Problem("INVALID_INPUT", PHOTO_WANTED)
-    return form
-
-
-def json_schema() -> dict[str, Any]:
-    """Describe the JSON that is taken instead of the form: the same without a file."""
-    schema = RemoveForm.model_json_schema(ref_template="#/components/schemas/{model}")
-    properties = {name: field for name, field in schema["properties"].items() if name != "image"}
-    properties["imageUrl"] = {"type": "string", "maxLength": LONGEST_URL}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": ["imageUrl"],
-        "additionalProperties": False,
-        "examples": schema["examples"],
-    }
 
 
 @router.get("/pricing")
@@ -123,11 +71,13 @@ async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
 
 @router.post(
     "/remove",
-    form_limits={"max_files": 1, "max_fields": 50, "max_part_size": 10_000},
     response_model=JobInfo,
     responses={
         200: {"content": {"image/*": {}}, "description": "The job, or the picture where `Accept` asks"},
         **tells(
+            "INVALID_INPUT",
+            "BODY_TOO_SLOW",
+            "BODY_TOO_LARGE",
             "INVALID_IMAGE",
             "INSUFFICIENT_CREDITS",
             "NOT_FOUND",
@@ -138,10 +88,10 @@ async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
             "DEADLINE_EXCEEDED",
         ),
     },
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": json_schema()}}}},
+    openapi_extra={"requestBody": {"required": True, "content": describe_removal()}},
 )
 async def remove(
-    form: Annotated[RemoveForm, Depends(read_form)],
+    request: Request,
     user: RemovingUserDep,
     place: WorkplaceDep,
     fetcher: FetcherDep,
@@ -156,14 +106,9 @@ async def remove(
     costs nothing. The same `Idempotency-Key` gives the same answer and is charged once.
     """
     wants_picture, accepted = read_accept(accept)
+    form, sent = await read_removal(request, settings.max_upload_bytes)
     options = form.options(accepted)
-    photo: bytes | Remote
-    if form.image is None:
-        photo = Remote(form.image_url or "", fetcher.fetch)
-    else:
-        photo = await form.image.read()
-        if len(photo) > settings.max_upload_bytes:
-            raise upload_too_large(settings.max_upload_bytes)
+    photo = Remote(form.image_url or "", fetcher.fetch) if sent is None else sent
     job, picture = await removals.remove_one(place, user.id, photo, options, idempotency_key)
     if wants_picture:
         return Response(picture, media_type=options.format.media_type, headers=picture_headers(job))
