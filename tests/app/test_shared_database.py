@@ -21,8 +21,9 @@ from app.services.tokens import Claims
 from tests.app.databases import start_postgresql
 from tests.app.shop import ANNA, API, opened_shop
 from tests.app.test_api import problem
-from tests.fakes import photo_bytes, wait_until
+from tests.fakes import photo_bytes
 from tests.forked import ModuleProcess
+from tests.processes import wait_ready
 
 PROCESSES, CALLS, ENOUGH_FOR = 4, 200, 50
 
@@ -54,8 +55,7 @@ def addresses(log: Path, process: ModuleProcess, count: int) -> list[str]:
     def printed() -> list[str]:
         return re.findall(r"^http://\S+$", log.read_text() if log.exists() else "", re.MULTILINE)
 
-    wait_until(lambda: len(printed()) == count or process.poll() is not None)
-    assert process.poll() is None, log.read_text()
+    wait_ready(process, lambda: len(printed()) == count, log)
     return printed()
 
 

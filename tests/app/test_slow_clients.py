@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
@@ -23,6 +22,7 @@ from tests.app.databases import on_sqlite
 from tests.app.serving import served
 from tests.app.shop import settings_of
 from tests.fakes import fake_engine, photo_bytes
+from tests.http import http
 
 REMOVE = "/api/background-remover/remove"
 SECONDS = 0.5
@@ -67,7 +67,7 @@ def small_window(address: str) -> Iterator[socket.socket]:
 
 def ask_for_picture(connection: socket.socket, address: str, folder: Path) -> None:
     """Ask for one that is larger than what the system itself keeps for a slow reader."""
-    job = httpx2.post(f"{address}{REMOVE}", files={"image": photo_bytes()}).json()
+    job = http.post(f"{address}{REMOVE}", files={"image": photo_bytes()}).json()
     (folder / "results" / f"{job['jobId']}.png").write_bytes(bytes(PICTURE_BYTES))
     connection.sendall(head(job["resultUrl"], "GET"))
 
@@ -86,13 +86,13 @@ def upload(length: int, **headers: str) -> bytes:
 def answers(address: str) -> None:
     """See that others are served, at once."""
     start = time.monotonic()
-    assert httpx2.get(f"{address}/api/health").status_code == 200
-    assert httpx2.post(f"{address}{REMOVE}", files={"image": photo_bytes()}).status_code == 200
+    assert http.get(f"{address}/api/health").status_code == 200
+    assert http.post(f"{address}{REMOVE}", files={"image": photo_bytes()}).status_code == 200
     assert time.monotonic() - start < 2
 
 
 def jobs(address: str) -> list[object]:
-    found: list[object] = httpx2.get(f"{address}/api/background-remover/jobs?limit=200").json()["jobs"]
+    found: list[object] = http.get(f"{address}/api/background-remover/jobs?limit=200").json()["jobs"]
     return found
 
 
@@ -311,7 +311,7 @@ def test_uploads_beyond_the_memory_are_overloaded(address: str) -> None:
         third.sendall(upload(15_000_000))
         problem(third.recv(65536), 503, "OVERLOADED")
         problem(first.recv(65536), 408, "BODY_TOO_SLOW")
-    assert httpx2.post(f"{address}{REMOVE}", files={"image": bytes(15_000_000)}).status_code == 415
+    assert http.post(f"{address}{REMOVE}", files={"image": bytes(15_000_000)}).status_code == 415
 
 
 def test_one_request_has_one_answer_however_its_body_ends(address: str) -> None:
