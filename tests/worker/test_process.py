@@ -202,7 +202,7 @@ def test_a_worker_that_is_told_to_stop_while_it_starts_does(
         ({"REDIS_URL": ""}, "REDIS_URL"),
         ({"REDIS_URL": "unix:///nowhere/socket"}, "does not answer"),
         ({"DATABASE_URL": "postgresql://127.0.0.1:1/none"}, "refused"),
-        ({"CUTOUT_DATA_DIR": "/proc/nowhere"}, "Results cannot be kept"),
+        ({"CUTOUT_DATA_DIR": "/proc/nowhere"}, "Check CUTOUT_DATA_DIR"),
     ],
 )
 def test_what_keeps_a_worker_from_starting_is_said_in_a_line(
