@@ -24,7 +24,7 @@ from tests.app.serving import served
 from tests.app.shop import ADMIN, ANNA, API, Shop, opened_shop
 from tests.app.studio import BATCH, Studio, opened_studio, photos
 from tests.app.test_api import problem
-from tests.fakes import fake_engine, photo_bytes
+from tests.fakes import PATIENCE, fake_engine, photo_bytes
 from tests.http import http
 
 SHOP, OTHER = "https://shop.example", "https://evil.example"
@@ -143,7 +143,9 @@ def test_what_is_no_request_is_told_so_too(tmp_path: Path) -> None:
     settings = app_settings.load(auth="off", data_dir=tmp_path)
     with served(create_app(settings, lambda _: fake_engine()), settings) as address:
         parts = urlsplit(address)
-        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60) as connection:
+        with socket.create_connection(
+            (parts.hostname or "", parts.port or 0), timeout=PATIENCE
+        ) as connection:
             connection.sendall(b"this is no HTTP\r\n\r\n")
             answer = connection.makefile("rb").read().decode()
         head = {line.partition(": ")[0].lower(): line.partition(": ")[2] for line in answer.split("\r\n")}

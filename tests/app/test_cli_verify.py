@@ -36,7 +36,7 @@ from app.verify.steps import Outcome, Result, Target, Visit, walk
 from inference.tiers import Tier
 from tests.app.serving import served
 from tests.app.shop import service_settings
-from tests.fakes import fake_engine, wait_until
+from tests.fakes import PATIENCE, fake_engine, wait_until
 from tests.http import http
 from tests.web import answer, certificates, open_web, raw, send_on
 from tests.worker.benches import LEASE_SECONDS
@@ -226,7 +226,7 @@ def test_a_batch_is_cancelled_when_the_command_is(place: Site) -> None:
     try:
         wait_until(lambda: balance(place) == before - 12)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
         assert err.endswith("Stopped.\n")
         (batch, *_) = http.get(f"{place.address}{API}/batch").json()["batches"]

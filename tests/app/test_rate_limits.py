@@ -24,7 +24,7 @@ from app.services.rate_limits import Kind, Limit, OwnWindows, RateLimited, RateL
 from app.settings import SettingsError
 from tests.app.databases import on_sqlite, valkey_at
 from tests.app.shop import ANNA, API, BEN, PLATFORM, SECRET, Shop
-from tests.fakes import FakeRunner, fake_engine, photo_bytes
+from tests.fakes import PATIENCE, FakeRunner, fake_engine, photo_bytes
 
 READS = Limit(3, 60)
 
@@ -158,7 +158,7 @@ def test_of_many_passwords_at_once_a_late_right_one_does_not_pass(
         checked = threading.Barrier(7)
 
         def log_in(_: Database, email: str, password: str) -> str | None:
-            checked.wait(20)  # all of them have passed the first look
+            checked.wait(PATIENCE)  # all of them have passed the first look
             if password == "right":
                 time.sleep(0.2)
             return "local:x" if password == "right" else None
@@ -173,7 +173,7 @@ def test_of_many_passwords_at_once_a_late_right_one_does_not_pass(
                 pool.submit(lambda: shop.client.post("/api/auth/login", json=body | {"password": "no"}))
                 for _ in range(5)
             ]
-            checked.wait(20)
+            checked.wait(PATIENCE)
             assert {future.result().status_code for future in wrong} == {401}
             refused(right.result())
 

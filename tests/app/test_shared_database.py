@@ -21,7 +21,7 @@ from app.services.tokens import Claims
 from tests.app.databases import start_postgresql
 from tests.app.shop import ANNA, API, opened_shop
 from tests.app.test_api import problem
-from tests.fakes import photo_bytes
+from tests.fakes import PATIENCE, photo_bytes
 from tests.forked import ModuleProcess
 from tests.processes import wait_ready
 
@@ -61,7 +61,7 @@ def addresses(log: Path, process: ModuleProcess, count: int) -> list[str]:
 
 async def buy_at_once(addresses: list[str]) -> Counter[int]:
     limits = httpx2.Limits(max_connections=None)
-    async with httpx2.AsyncClient(timeout=120, limits=limits) as client:
+    async with httpx2.AsyncClient(timeout=5 * PATIENCE, limits=limits) as client:
         calls = [
             client.post(
                 f"{addresses[number % len(addresses)]}{API}/remove",

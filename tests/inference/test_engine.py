@@ -15,9 +15,15 @@ from inference.errors import CutoutError, InvalidOptions, InvalidPhoto, Overload
 from inference.limits import Limits
 from inference.options import Options, parse_colour
 from inference.tiers import Tier
-from tests.fakes import FakeRunner, fake_engine, held_until, open_picture, photo_bytes, photo_with_disc
-
-PATIENCE = 20  # seconds after which a test that would hang fails instead
+from tests.fakes import (
+    PATIENCE,
+    FakeRunner,
+    fake_engine,
+    held_until,
+    open_picture,
+    photo_bytes,
+    photo_with_disc,
+)
 
 
 def test_a_cutout_tells_what_made_it(engine: Engine) -> None:
