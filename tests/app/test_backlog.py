@@ -17,6 +17,7 @@ from tests.app.databases import on_sqlite
 from tests.app.shop import Shop, opened_shop
 from tests.app.test_metrics import figures
 from tests.fakes import PATIENCE
+from tests.web import callers
 from tests.worker.benches import small_photos, submitted
 
 SERVED = Served("isnet-general", "fake", Recipe.MASK, wanted="rmbg-1.4", substitute=True)
@@ -33,18 +34,6 @@ def told(shop: Shop) -> tuple[dict[str, object] | None, list[dict[str, object]]]
     answer = shop.client.get("/api/health").raise_for_status().json()
     assert answer["status"] == "ok"
     return answer["queue"], answer["workers"]
-
-
-def callers(listening: socket.socket) -> int:
-    """Count who has connected to a server that answers nobody, since the last count."""
-    listening.settimeout(0)
-    count = 0
-    while True:
-        try:
-            listening.accept()[0].close()
-        except BlockingIOError:
-            return count
-        count += 1
 
 
 @pytest.fixture
