@@ -1,4 +1,18 @@
-"""Fixtures shared by all tests. Real weights are loaded once, and one run of a photo serves many tests."""
+"""Fixtures shared by all tests. Real weights are loaded once, and one run of a photo serves many tests.
+
+Tests have to pass on a host that is busy with other things, in any order, and beside each other:
+
+- What another thread or process is about to do is waited for with `wait_until`, never slept for; the bound is `PATIENCE`.
+  A process that starts is waited for with `wait_ready`, as long as it lives. Calls over HTTP are made with `tests.http`.
+- No test asserts that something took less than so many seconds, or held less than so many bytes, close to what was seen.
+  It gives a clock in, counts, compares the order of events or two figures far apart, or holds up whom nobody may wait for
+  until after the answer.
+- Where the code under test itself gives up after a short time, as a call to Redis does, a test that is not about that
+  gives it `PATIENCE`; a lease that may not run out is long.
+- Tests run in a shuffled order, the seed of which is in the first lines of the output: `pytest -p no:randomly` goes
+  through them as they are written, `pytest -p randomly --randomly-seed=…` repeats a run. A test leaves nothing behind in
+  what it shares with others: modules, environment, logging, the databases.
+"""
 
 import faulthandler
 import logging
@@ -11,6 +25,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from app import settings as app_settings
 from inference.engine import Cutout, Engine, open_engine
@@ -22,9 +37,14 @@ from tests.fakes import fake_engine
 from tests.stub_hub import Hub
 
 DATA = Path(__file__).parent / "data"
-EXIT_SECONDS = 60
+EXIT_SECONDS = 300
 # What the caller's environment says of this host; the tests themselves run without CUTOUT_ settings.
 HOST_MODELS = app_settings.load().models_folder
+# An example that takes long says nothing on a busy host, and neither does it that few were made in time.
+settings.register_profile(
+    "any host", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("any host")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,6 +18,8 @@ from inference.photo import Photo
 from inference.tiers import Choice, Tier
 from models.catalog import find
 
+# Seconds after which what a test waits for counts as never coming: far more than any of it takes on a host that is busy.
+PATIENCE = 120.0
 BLUE = (60, 80, 170)
 CHECKPOINT = find("isnet-general")
 SMALL = Limits(threads=3)
@@ -95,15 +97,15 @@ def open_picture(data: bytes) -> Image.Image:
     return image
 
 
-def wait_until(condition: Callable[[], bool], patience: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
     """Wait for what another thread is about to do; a test that would hang fails instead."""
     deadline, pause = time.monotonic() + patience, 0.001
     while not condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, f"not so within {patience:g} s"
         time.sleep(pause)
         pause = min(2 * pause, 0.05)  # asking costs the very processor that the other thread needs
 
 
-def held_until(event: threading.Event, patience: float = 20) -> None:
+def held_until(event: threading.Event, patience: float = PATIENCE) -> None:
     """Hold a fake device until the test lets it go on."""
     assert event.wait(patience)

@@ -2,7 +2,25 @@
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
+
+
+class Process(Protocol):
+    """One that was started, by whichever means."""
+
+    def poll(self) -> int | None:
+        """Return its exit code; None while it runs."""
+
+
+def wait_ready(process: Process, is_ready: Callable[[], bool], log: Path) -> None:
+    """Wait until a process is ready, as long as it lives: how long a start takes is for the host to say."""
+    while not is_ready():
+        code = process.poll()
+        assert code is None, f"ended with {code}:\n{log.read_text(errors='replace')}"
+        time.sleep(0.1)
 
 
 def descendants(pid: int) -> dict[int, str]:

@@ -123,6 +123,18 @@ def after(seconds: float, page: Page) -> Page:
     return late
 
 
+def callers(listening: socket.socket) -> int:
+    """Count who has connected to a server that answers nobody, since the last count."""
+    listening.settimeout(0)
+    count = 0
+    while True:
+        try:
+            listening.accept()[0].close()
+        except BlockingIOError:
+            return count
+        count += 1
+
+
 class Names:
     """A name server of the test's own: each name's answers, one a question, the last one for good."""
 

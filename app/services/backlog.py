@@ -14,7 +14,7 @@ from app.services.queue import Queue, QueueUnavailable, WorkerInfo
 log = structlog.get_logger()
 
 # Who asks whether all is well shall not wait for what is not.
-PATIENCE_SECONDS = 0.3
+PATIENCE_SECONDS = 1.0
 # A queue that did not answer is not asked again for so long.
 PAUSE_SECONDS = 2.0
 

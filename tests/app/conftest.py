@@ -5,12 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import closing
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from starlette.testclient import TestClient
@@ -27,7 +23,9 @@ from tests.app.databases import (
 )
 from tests.app.shop import shop
 from tests.app.stores import s3, s3_server
-from tests.fakes import fake_engine
+from tests.fakes import PATIENCE, fake_engine
+from tests.http import answers_ok
+from tests.processes import wait_ready
 
 __all__ = [
     "_nothing_is_waited_for_in_a_transaction",
@@ -39,8 +37,6 @@ __all__ = [
     "s3_server",
     "shop",
 ]
-
-START_SECONDS = 60
 
 
 @pytest.fixture
@@ -72,25 +68,8 @@ def service(weights: ModelsFolder, tmp_path_factory: pytest.TempPathFactory) -> 
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
     try:
         address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + START_SECONDS
-        while not answers_ok(address):
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"the service did not come up:\n{log.read_text()}")
-            time.sleep(0.2)
+        wait_ready(process, lambda: answers_ok(address), log)
         yield address
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) in (0, -signal.SIGTERM), log.read_text()
-
-
-def answers_ok(address: str) -> bool:
-    """Tell whether a service can make pictures.
-
-    A client of httpx2's reads all authorities' certificates when it is made: 30 ms of a core for each question.
-    """
-    with closing(HTTPConnection(urlsplit(address).netloc, timeout=60)) as connection:
-        try:
-            connection.request("GET", "/api/health")
-            return connection.getresponse().status == 200
-        except (OSError, HTTPException):
-            return False
+        assert process.wait(PATIENCE) in (0, -signal.SIGTERM), log.read_text()

@@ -21,7 +21,7 @@ from pathlib import Path
 from app import settings as app_settings
 from app.main import create_app
 from app.server import allow_many_connections, server_of
-from tests.fakes import FakeRunner, fake_engine, photo_bytes
+from tests.fakes import PATIENCE, FakeRunner, fake_engine, photo_bytes
 
 NETWORK_SECONDS = 0.05
 HEAD = (
@@ -78,7 +78,7 @@ def service(folder: Path, **settings: object) -> Iterator[tuple[int, int]]:
         assert process.poll() is None, log.read_text()
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(PATIENCE)
 
 
 def crowd(port: int, pid: int, files: Sequence[bytes]) -> Outcome:

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from app.server import server_of
 from app.settings import Settings
-from tests.fakes import wait_until
+from tests.fakes import PATIENCE, wait_until
 
 
 @contextmanager
@@ -24,6 +24,6 @@ def served(service: FastAPI, settings: Settings) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(60)
+        thread.join(PATIENCE)
         listening.close()
         assert not thread.is_alive(), "the server does not stop"

@@ -4,9 +4,10 @@ import logging
 import socket
 from collections.abc import Iterator
 
-import httpx2
 import pytest
 from moto.server import ThreadedMotoServer
+
+from tests.http import http
 
 BUCKET = "pictures"
 KEY_ID, SECRET_KEY = "the-key", "not-to-be-told"
@@ -26,19 +27,19 @@ class S3Server:
         self.empty()
 
     def empty(self) -> None:
-        httpx2.post(f"{self.address}/moto-api/reset").raise_for_status()
-        httpx2.put(f"{self.address}/{BUCKET}").raise_for_status()
+        http.post(f"{self.address}/moto-api/reset").raise_for_status()
+        http.put(f"{self.address}/{BUCKET}").raise_for_status()
 
     def stop(self) -> None:
         self._server.stop()
 
     def trust(self, calls: float) -> None:
         """Say how many more calls are let in without asking whose key it is: 0 lets nobody in."""
-        httpx2.post(f"{self.address}/moto-api/reset-auth", content=str(calls)).raise_for_status()
+        http.post(f"{self.address}/moto-api/reset-auth", content=str(calls)).raise_for_status()
 
     def unfinished_uploads(self) -> int:
         """Count the uploads in parts that were neither completed nor aborted."""
-        found = httpx2.get(f"{self.address}/{BUCKET}?uploads").raise_for_status().text
+        found = http.get(f"{self.address}/{BUCKET}?uploads").raise_for_status().text
         return found.count("<Upload>")
 
     @property

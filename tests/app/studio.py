@@ -14,7 +14,7 @@ from app.db.session import Database
 from app.services.claims import Line
 from app.storage.local import LocalStorage
 from tests.app.shop import API, Shop, opened_shop
-from tests.fakes import FakeRunner, photo_bytes
+from tests.fakes import PATIENCE, FakeRunner, photo_bytes
 from tests.worker.benches import bench_of, work_off
 from worker import jobs as worker_jobs
 
@@ -99,5 +99,5 @@ def at_work(database: Database, storage: LocalStorage, runner: FakeRunner | None
             yield
         finally:
             over.set()
-            thread.join(30)
+            thread.join(PATIENCE)
             assert not thread.is_alive()

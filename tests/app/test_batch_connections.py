@@ -26,7 +26,7 @@ from tests.app.shop import ANNA, settings_of
 from tests.app.studio import BATCH, Studio, photos
 from tests.app.test_batches import nothing_is_left, part
 from tests.app.test_slow_clients import connected, head, problem
-from tests.fakes import FakeRunner, fake_engine, wait_until
+from tests.fakes import PATIENCE, FakeRunner, fake_engine, wait_until
 
 MB = 1_000_000
 FORM = "multipart/form-data; boundary=b"
@@ -47,7 +47,7 @@ def opened_house(folder: Path, redis_url: str, **changes: object) -> Iterator[Ho
     schema.migrate(database)
     settings = settings_of(database, folder / "data", redis_url=redis_url, batch_per_hour=0, **changes)
     service = create_app(settings, lambda _: fake_engine())
-    with served(service, settings) as address, httpx2.Client(base_url=address) as client:
+    with served(service, settings) as address, httpx2.Client(base_url=address, timeout=PATIENCE) as client:
         studio = Studio(client, database, FakeRunner())  # type: ignore[arg-type]
         studio.storage = LocalStorage(folder / "data")
         studio.fund("anna", 10_000)
@@ -131,7 +131,8 @@ def test_who_stops_watching_is_not_looked_for(house: House, monkeypatch: pytest.
 def test_a_service_that_stops_waits_for_nobody_who_watches(tmp_path: Path, redis_url: str) -> None:
     with opened_house(tmp_path, redis_url) as house:
         batch_id = house.studio.accepted(ANNA, photos(2))
-        connection = socket.create_connection(house.address.removeprefix("http://").split(":"), timeout=10)  # type: ignore[arg-type]
+        host, _, port = house.address.removeprefix("http://").partition(":")
+        connection = socket.create_connection((host, int(port)), timeout=PATIENCE)
         connection.sendall(head(f"{BATCH}/{batch_id}/events", "GET", **ANNA))
         seen = read_until(connection, b"event: progress")
     # `served` has seen the service's end.
@@ -168,7 +169,7 @@ def test_a_large_batch_is_in_memory_photo_by_photo(
             beside = asyncio.create_task(watch())
             length = 100 * len(photo) + len(end)
             start = head(BATCH, Content_Type=FORM, Content_Length=str(length), Connection="close")
-            answer = await asyncio.wait_for(call(port, [start, *100 * [photo], end]), 120)
+            answer = await asyncio.wait_for(call(port, [start, *100 * [photo], end]), 3 * PATIENCE)
             beside.cancel()
             return answer
 

@@ -26,7 +26,7 @@ from tests.app.databases import on_sqlite, valkey_at
 from tests.app.shop import ANNA, API, BEN, SECRET
 from tests.app.studio import BATCH, Studio, at_work, opened_studio, photos, studio
 from tests.app.test_api import problem
-from tests.fakes import FakeRunner, held_until, wait_until
+from tests.fakes import PATIENCE, FakeRunner, held_until, wait_until
 
 __all__ = ["studio"]
 
@@ -367,7 +367,7 @@ def test_the_same_key_at_once_is_one_batch(rich: Studio) -> None:
     for call in calls:
         call.start()
     for call in calls:
-        call.join(30)
+        call.join(PATIENCE)
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["batchId"] for answer in answers}) == 1
     assert len(rich.kept()) == 4
@@ -409,7 +409,7 @@ def test_a_batch_is_watched_while_it_is_worked_on(rich: Studio) -> None:
         wait_until(lambda: rich.batch(ANNA, batch_id)["status"] == "processing")
         assert rich.batch(ANNA, batch_id)["counts"]["processing"] > 0
         go_on.set()
-        watching.join(30)
+        watching.join(PATIENCE)
     assert not watching.is_alive()
     assert [event for event, _ in seen[-2:]] == ["progress", "end"]
     assert seen[-1][1] == seen[-2][1] == {

@@ -19,7 +19,7 @@ from inference.options import Options
 from inference.tiers import Tier
 from tests.app.shop import ADMIN, ANNA, API, PLATFORM, SECRET, Shop, bearer, engine_of, place_of
 from tests.app.test_api import problem
-from tests.fakes import FakeRunner, held_until, photo_bytes, wait_until
+from tests.fakes import PATIENCE, FakeRunner, held_until, photo_bytes, wait_until
 
 
 def test_a_removal_is_charged_once_it_is_done(shop: Shop) -> None:
@@ -260,7 +260,7 @@ def test_a_database_that_goes_away_is_said_and_costs_nothing(
     answers: list[httpx2.Response] = []
     caller = threading.Thread(target=lambda: answers.append(shop.remove(ANNA)))
     caller.start()
-    assert started.wait(20)
+    assert started.wait(PATIENCE)
     own: Database = shop.client.app.state.database  # type: ignore[attr-defined]
     begin = own.begin
     nowhere = Database("postgresql://nobody@127.0.0.1:9/nothing?connect_timeout=1")
@@ -269,7 +269,7 @@ def test_a_database_that_goes_away_is_said_and_costs_nothing(
     assert shop.get("/api/health", {}).status_code == 503
     assert shop.get("/api/health", {}).json()["status"] == "degraded"
     go_on.set()
-    caller.join(20)
+    caller.join(PATIENCE)
     problem(answers[0], 503, "DATABASE_UNAVAILABLE")
     problem(shop.get(f"{API}/credits", ANNA), 503, "DATABASE_UNAVAILABLE")
     monkeypatch.undo()

@@ -24,7 +24,8 @@ from tests.app.serving import served
 from tests.app.shop import ADMIN, ANNA, API, Shop, opened_shop
 from tests.app.studio import BATCH, Studio, opened_studio, photos
 from tests.app.test_api import problem
-from tests.fakes import fake_engine, photo_bytes
+from tests.fakes import PATIENCE, fake_engine, photo_bytes
+from tests.http import http
 
 SHOP, OTHER = "https://shop.example", "https://evil.example"
 PREFLIGHT = {"Origin": SHOP, "Access-Control-Request-Method": "POST"}
@@ -142,20 +143,22 @@ def test_what_is_no_request_is_told_so_too(tmp_path: Path) -> None:
     settings = app_settings.load(auth="off", data_dir=tmp_path)
     with served(create_app(settings, lambda _: fake_engine()), settings) as address:
         parts = urlsplit(address)
-        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60) as connection:
+        with socket.create_connection(
+            (parts.hostname or "", parts.port or 0), timeout=PATIENCE
+        ) as connection:
             connection.sendall(b"this is no HTTP\r\n\r\n")
             answer = connection.makefile("rb").read().decode()
         head = {line.partition(": ")[0].lower(): line.partition(": ")[2] for line in answer.split("\r\n")}
         for name, value in headers.OF_EVERY_ANSWER.items():
             assert head[name.lower()] == value
         # The server itself sends no body for HEAD, and says how long it would be.
-        whole = httpx2.get(f"{address}/static/page.js")
-        bare = httpx2.head(f"{address}/static/page.js")
+        whole = http.get(f"{address}/static/page.js")
+        bare = http.head(f"{address}/static/page.js")
         assert (bare.status_code, bare.content) == (200, b"")
         assert bare.headers["content-length"] == str(len(whole.content))
-        job = httpx2.post(f"{address}{API}/remove", files={"image": photo_bytes()}).raise_for_status().json()
-        picture = httpx2.get(address + job["resultUrl"]).raise_for_status()
-        bare = httpx2.head(address + job["resultUrl"])
+        job = http.post(f"{address}{API}/remove", files={"image": photo_bytes()}).raise_for_status().json()
+        picture = http.get(address + job["resultUrl"]).raise_for_status()
+        bare = http.head(address + job["resultUrl"])
         assert (bare.status_code, bare.content) == (200, b"")
         for name in ("content-length", "content-type", "cache-control"):
             assert bare.headers[name] == picture.headers[name]

@@ -16,8 +16,8 @@ from app.services.serving import Served
 from app.settings import SettingsError
 from inference.errors import DeviceLost
 from inference.tiers import Recipe, Tier
-from tests.app.conftest import answers_ok
 from tests.fakes import FakeRunner, fake_engine, photo_bytes, wait_until
+from tests.http import answers_ok, http
 
 
 def test_a_service_whose_device_fails_ends_with_an_error(
@@ -40,9 +40,7 @@ def test_a_service_whose_device_fails_ends_with_an_error(
         address = f"http://127.0.0.1:{port}"
         wait_until(lambda: answers_ok(address))
         runner.before = die
-        answers.append(
-            httpx2.post(f"{address}/api/background-remover/remove", files={"image": photo_bytes()})
-        )
+        answers.append(http.post(f"{address}/api/background-remover/remove", files={"image": photo_bytes()}))
 
     user = threading.Thread(target=use)
     user.start()
@@ -82,7 +80,7 @@ def test_a_service_that_leaves_photos_to_workers_loads_no_engine(
         address = f"http://127.0.0.1:{port}"
         try:
             wait_until(lambda: answers_ok(address))
-            devices.append(httpx2.get(f"{address}/api/health").json()["device"])
+            devices.append(http.get(f"{address}/api/health").json()["device"])
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 

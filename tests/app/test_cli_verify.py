@@ -36,8 +36,10 @@ from app.verify.steps import Outcome, Result, Target, Visit, walk
 from inference.tiers import Tier
 from tests.app.serving import served
 from tests.app.shop import service_settings
-from tests.fakes import fake_engine, wait_until
+from tests.fakes import PATIENCE, fake_engine, wait_until
+from tests.http import http
 from tests.web import answer, certificates, open_web, raw, send_on
+from tests.worker.benches import LEASE_SECONDS
 from tests.worker.killing import Site, Supervised, site
 
 API = "/api/background-remover"
@@ -90,7 +92,9 @@ def cutout(
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Run a deployment: each test mends what it has broken."""
-    with site(tmp_path_factory.mktemp("site"), False, workers=1, milliseconds=0) as place:
+    with site(
+        tmp_path_factory.mktemp("site"), False, workers=1, milliseconds=0, lease=LEASE_SECONDS
+    ) as place:
         wait_until(lambda: _health(place).get("status") == "ok", 60)
         yield place
         for worker in place.workers:
@@ -99,7 +103,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 def _health(place: Site) -> dict[str, Any]:
     try:
-        health: dict[str, Any] = httpx2.get(f"{place.address}/api/health").json()
+        health: dict[str, Any] = http.get(f"{place.address}/api/health").json()
     except httpx2.TransportError:
         return {}
     return health
@@ -113,7 +117,7 @@ def is_well(place: Site) -> bool:
 def balance(place: Site) -> int:
     with place.database.begin() as session:
         assert credits.discrepancies(session) == {}
-    return int(httpx2.get(f"{place.address}{API}/credits").json()["balance"])
+    return int(http.get(f"{place.address}{API}/credits").json()["balance"])
 
 
 def test_a_deployment_that_is_well(place: Site, verify: Verify) -> None:
@@ -204,7 +208,7 @@ def test_a_worker_that_hangs_and_the_batch_that_waits_for_it_is_cancelled(
         assert told.named("failed") == ["batch"]
         assert "not done within 3 s (0 of 3 photos done" in told.detail("batch")
         assert "3 credits charged; the account is in other use" in told.detail("ledger")
-        (batch, *_) = httpx2.get(f"{place.address}{API}/batch").json()["batches"]
+        (batch, *_) = http.get(f"{place.address}{API}/batch").json()["batches"]
         assert batch["counts"]["cancelled"] == 3
     finally:
         for worker in place.workers:
@@ -222,10 +226,10 @@ def test_a_batch_is_cancelled_when_the_command_is(place: Site) -> None:
     try:
         wait_until(lambda: balance(place) == before - 12)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
         assert err.endswith("Stopped.\n")
-        (batch, *_) = httpx2.get(f"{place.address}{API}/batch").json()["batches"]
+        (batch, *_) = http.get(f"{place.address}{API}/batch").json()["batches"]
         assert batch["counts"]["cancelled"] == 3
     finally:
         process.kill()

@@ -190,7 +190,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(steps=steps, seed=st.integers(0, 100))
 def test_ledger_and_balance_agree_whatever_happens(
     database: Database, steps: list[tuple[str, int, int, bool]], seed: int

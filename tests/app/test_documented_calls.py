@@ -27,7 +27,7 @@ from app.db.session import Database
 from app.main import create_app
 from app.services import accounts
 from tests.app.shop import ADMIN, API, bearer, service_settings
-from tests.fakes import fake_engine, photo_bytes
+from tests.fakes import PATIENCE, fake_engine, photo_bytes
 from tests.web import PUBLIC, answer, open_web
 from tests.worker.benches import bench_of, work_off
 
@@ -89,7 +89,7 @@ def run(line: str, folder: Path, variables: dict[str, str]) -> None:
         cwd=folder,
         env={"PATH": os.environ["PATH"], **variables},
         capture_output=True,
-        timeout=20,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, f"{line}\n{done.stderr!r}"
     status = int(done.stderr)
@@ -125,7 +125,7 @@ def variables_of(address: str, work_off: Callable[[], None]) -> dict[str, str]:
     """Make what the documentation's calls name: keys of a user and an admin, and a thing for each id. `work_off` does the
     batches that wait.
     """
-    with httpx2.Client(base_url=address) as client:
+    with httpx2.Client(base_url=address, timeout=PATIENCE) as client:
 
         def post(path: str, body: dict[str, Any] | None, who: dict[str, str], **more: Any) -> dict[str, Any]:
             told: dict[str, Any] = client.post(path, json=body, headers=who, **more).raise_for_status().json()
@@ -204,7 +204,7 @@ def test_of_a_batch_that_is_refused_nothing_is_sent(folder: Path, tmp_path: Path
         sending = ["curl", "-sS", "-F", "images=@large.jpg", "-w", "%{stderr}%{http_code} %{size_upload}"]
         token = f"Authorization: {bearer('user-7')['Authorization']}"
         command = [*sending, "-H", token, f"{address}{API}/batch"]
-        done = subprocess.run(command, check=False, cwd=folder, capture_output=True, timeout=20)
+        done = subprocess.run(command, check=False, cwd=folder, capture_output=True, timeout=PATIENCE)
     status, sent = map(int, done.stderr.split())
     assert status == 503
     assert sent < 10_000_000

@@ -18,7 +18,7 @@ from app import settings as app_settings
 from app.embedded import Embedded, Lifeline, NoPlaceForQueue, Supervised, socket_path
 from app.services.claims import Line
 from app.services.queue import Queue
-from tests.fakes import wait_until
+from tests.fakes import PATIENCE, wait_until
 from tests.processes import descendants, kill, lives
 
 
@@ -288,13 +288,14 @@ def test_what_cannot_be_started_is_tried_again(
     process.start()
     wait_until(lambda: len(told) >= 2)
     process.ask_to_stop()
-    process.wait(20)
+    process.wait(PATIENCE)
     assert "No such file" in str(told[0]["detail"])
 
 
 def test_what_does_not_stop_is_killed(told: list[dict[str, object]], tmp_path: Path) -> None:
     code = f"""
 import os, pathlib, signal, time
+from tests.fakes import PATIENCE
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()
 time.sleep(60)

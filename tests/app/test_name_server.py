@@ -20,6 +20,7 @@ from tests.app.own_network import (
     PUBLIC,
     PUBLIC_6,
 )
+from tests.fakes import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 OWN_NETWORK = ["unshare", "--map-root-user", "--mount", "--net", "sh", "-ec"]
@@ -50,7 +51,9 @@ TURNING = {"turns.example", "turns-on-the-way.example"}
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Fetch in a network of its own, where this may be made."""
     try:
-        trial = subprocess.run([*OWN_NETWORK, TRIAL], check=False, capture_output=True, text=True, timeout=20)
+        trial = subprocess.run(
+            [*OWN_NETWORK, TRIAL], check=False, capture_output=True, text=True, timeout=PATIENCE
+        )
     except FileNotFoundError:
         pytest.skip("no unshare here, with which a process gets a network of its own")
     if trial.returncode:
@@ -73,7 +76,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])  # after the log

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -18,9 +17,10 @@ from app.main import create_app
 from app.services import accounts, credits
 from tests.app.serving import served
 from tests.app.studio import BATCH
-from tests.app.test_service import CHROMIUM, QUIET
+from tests.app.test_service import CHROMIUM, PATIENCE_MS, QUIET
 from tests.fakes import fake_engine, photo_bytes, wait_until
-from tests.worker.benches import small_photos
+from tests.http import http
+from tests.worker.benches import LEASE_SECONDS, small_photos
 from tests.worker.killing import Site, site
 
 pytestmark = [
@@ -31,13 +31,14 @@ pytestmark = [
 MOST_MB = 1
 # Of a batch that is to go on while the page is reloaded, or until it is cancelled.
 MANY = 60
-PATIENCE_MS = 20_000
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
-    with site(folder, False, workers=1, milliseconds=200, max_upload_mb=MOST_MB) as place:
+    with site(
+        folder, False, workers=1, milliseconds=200, lease=LEASE_SECONDS, max_upload_mb=MOST_MB
+    ) as place:
         yield place
 
 
@@ -45,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def browser() -> Iterator[Browser]:
     with (
         sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET) as browser,
+        playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET, timeout=PATIENCE_MS) as browser,
     ):
         yield browser
 
@@ -128,7 +129,7 @@ def start(page: Page, photos: list[bytes]) -> None:
 
 def listed(place: Site) -> list[dict[str, Any]]:
     """Return the batches that the service has, the newest first."""
-    found: list[dict[str, Any]] = httpx2.get(place.address + BATCH).raise_for_status().json()["batches"]
+    found: list[dict[str, Any]] = http.get(place.address + BATCH).raise_for_status().json()["batches"]
     return found
 
 
@@ -199,7 +200,7 @@ def test_a_batch_is_found_again_after_a_reload_and_cancelled(page: Page, place: 
     page.focus("#batch-cancel")
     page.keyboard.press("Enter")
     told(page, "Cancelled: ")
-    batch = httpx2.get(f"{place.address}{BATCH}/{batch_id}").json()
+    batch = http.get(f"{place.address}{BATCH}/{batch_id}").json()
     assert batch["status"] == "cancelled"
     made = batch["counts"]["completed"]
     assert 0 < made < MANY

@@ -4,14 +4,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import httpx2
 import numpy as np
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from inference.engine import Cutout
 from tests.conftest import DATA
-from tests.fakes import open_picture, wait_until
+from tests.fakes import PATIENCE, open_picture, wait_until
+from tests.http import http
 
 pytestmark = pytest.mark.weights
 
@@ -20,6 +20,7 @@ README = Path(__file__).parents[2] / "README.md"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 # What keeps a browser from calling home, and lets it run as root in a container.
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+PATIENCE_MS = 1000 * PATIENCE
 
 
 def same_alpha(data: bytes, expected: Cutout) -> None:
@@ -46,10 +47,10 @@ def test_the_readmes_curl_gives_the_cutout(service: str, cutouts: dict[str, Cuto
 
 def test_the_result_url_gives_the_same(service: str, cutouts: dict[str, Cutout]) -> None:
     form = {"image": (PHOTO.name, PHOTO.read_bytes())}
-    answer = httpx2.post(f"{service}/api/background-remover/remove", files=form, timeout=60)
+    answer = http.post(f"{service}/api/background-remover/remove", files=form)
     job = answer.raise_for_status().json()
     assert job["backend"] == "onnxruntime-cpu"
-    same_alpha(httpx2.get(service + job["resultUrl"]).raise_for_status().content, cutouts["coffee"])
+    same_alpha(http.get(service + job["resultUrl"]).raise_for_status().content, cutouts["coffee"])
 
 
 @pytest.mark.browser
@@ -60,9 +61,10 @@ class TestPage:
     ) -> None:
         with (
             sync_playwright() as playwright,
-            playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET) as browser,
+            playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET, timeout=PATIENCE_MS) as browser,
         ):
             page = browser.new_page()
+            page.set_default_timeout(PATIENCE_MS)
             errors: list[str] = []
             page.on(
                 "console", lambda message: errors.append(message.text) if message.type == "error" else None
@@ -76,7 +78,7 @@ class TestPage:
             assert "no trace of the old background's colour" in page.locator(".tier").nth(1).inner_text()
             page.locator(".tier", has_text="Standard").click()
             drop(page, PHOTO)
-            page.wait_for_selector("#result:not([hidden])", timeout=60_000)
+            page.wait_for_selector("#result:not([hidden])")
             assert "600 × 400" in page.locator("#facts").inner_text()
             page.locator("#slider").fill("0")  # all of the cut-out, nothing of the photo
             # By hand: the page's policy forbids what `wait_for_function` does.

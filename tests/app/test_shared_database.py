@@ -21,8 +21,9 @@ from app.services.tokens import Claims
 from tests.app.databases import start_postgresql
 from tests.app.shop import ANNA, API, opened_shop
 from tests.app.test_api import problem
-from tests.fakes import photo_bytes, wait_until
+from tests.fakes import PATIENCE, photo_bytes, wait_until
 from tests.forked import ModuleProcess
+from tests.processes import wait_ready
 
 PROCESSES, CALLS, ENOUGH_FOR = 4, 200, 50
 
@@ -54,14 +55,13 @@ def addresses(log: Path, process: ModuleProcess, count: int) -> list[str]:
     def printed() -> list[str]:
         return re.findall(r"^http://\S+$", log.read_text() if log.exists() else "", re.MULTILINE)
 
-    wait_until(lambda: len(printed()) == count or process.poll() is not None)
-    assert process.poll() is None, log.read_text()
+    wait_ready(process, lambda: len(printed()) == count, log)
     return printed()
 
 
 async def buy_at_once(addresses: list[str]) -> Counter[int]:
     limits = httpx2.Limits(max_connections=None)
-    async with httpx2.AsyncClient(timeout=120, limits=limits) as client:
+    async with httpx2.AsyncClient(timeout=5 * PATIENCE, limits=limits) as client:
         calls = [
             client.post(
                 f"{addresses[number % len(addresses)]}{API}/remove",

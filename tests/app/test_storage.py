@@ -22,7 +22,7 @@ from app.storage.local import LocalStorage
 from app.storage.s3 import S3Storage
 from tests.app.shop import ANNA, opened_shop
 from tests.app.stores import BUCKET, SECRET_KEY, S3Server
-from tests.fakes import fake_engine, open_picture
+from tests.fakes import PATIENCE, fake_engine, open_picture
 
 MB = 1 << 20
 
@@ -236,6 +236,7 @@ import sys
 from pathlib import Path
 from app import settings
 from app.startup import storage_from
+from tests.fakes import PATIENCE
 folder, *s3 = sys.argv[1:]
 names = ("s3_bucket", "s3_endpoint", "s3_access_key_id", "s3_secret_access_key")
 storage = storage_from(settings.load(data_dir=folder, **dict(zip(names, s3))))
@@ -260,7 +261,7 @@ def test_a_large_file_takes_little_memory_either_way(
         [sys.executable, "-c", IN_LITTLE_MEMORY, str(tmp_path), *where],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=5 * PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -285,7 +285,7 @@ class Crashed(Exception):
     """The process died here: what its transaction did is undone."""
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_what_was_used_is_what_was_kept_whatever_happens(
     database: Database, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Tier, int]]

@@ -30,7 +30,7 @@ from app.storage.local import LocalStorage
 from app.threads import to_the_end
 from inference.options import Options
 from tests.app.shop import engine_of, place_of
-from tests.fakes import FakeRunner, held_until, photo_bytes
+from tests.fakes import PATIENCE, FakeRunner, held_until, photo_bytes
 
 
 class FailsAtFirst(LocalStorage):
@@ -76,7 +76,7 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
         office = PostOffice(database, Outside(Destinations()), "secret", day)
         queue = Queue(None)
         async with sweeping.sweeping(database, storage, queue, office, kept=day, lease=day, deadline=day):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while any(
                     storage.list_older_than(timedelta(days=1), folder) for folder in ("results/", "uploads/")
                 ) or database.ask(left) != ({Status.FAILED}, ["new"]):

@@ -21,9 +21,7 @@ from inference.errors import (
     OutOfMemory,
     Overloaded,
 )
-from tests.fakes import wait_until
-
-PATIENCE = 20  # seconds after which a test that would hang fails instead
+from tests.fakes import PATIENCE, wait_until
 
 Ask = tuple[str, int]  # kind of network, number of the photo
 FakeBatcher = Batcher[str, int, tuple[str, int]]

@@ -15,6 +15,7 @@ from inference import download
 from inference.errors import LicenceNotAccepted, WeightsUnavailable
 from inference.folder import ModelsFolder
 from models.catalog import Checkpoint, NpmSource, find
+from tests.fakes import PATIENCE
 from tests.stub_hub import COMMIT, CONTENT, Hub
 
 
@@ -142,7 +143,7 @@ def pull(
         env={**os.environ, **settings, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=5 * PATIENCE,
         check=False,
         stdin=subprocess.DEVNULL,
     )

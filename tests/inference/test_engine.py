@@ -16,6 +16,7 @@ from inference.limits import Limits
 from inference.options import Options, parse_colour
 from inference.tiers import Tier
 from tests.fakes import (
+    PATIENCE,
     FakeRunner,
     fake_engine,
     held_until,
@@ -24,8 +25,6 @@ from tests.fakes import (
     photo_with_disc,
     thin_picture,
 )
-
-PATIENCE = 20  # seconds after which a test that would hang fails instead
 
 
 def test_a_cutout_tells_what_made_it(engine: Engine) -> None:

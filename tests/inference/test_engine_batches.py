@@ -23,6 +23,7 @@ from inference.limits import Limits
 from inference.options import Options
 from inference.tiers import Tier
 from tests.fakes import (
+    PATIENCE,
     FakeRunner,
     disc_mask,
     fake_engine,
@@ -32,8 +33,6 @@ from tests.fakes import (
     photo_with_disc,
     wait_until,
 )
-
-PATIENCE = 20
 
 
 class GreyRunner(FakeRunner):

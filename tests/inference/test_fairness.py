@@ -13,8 +13,7 @@ from inference.budget import PixelBudget
 from inference.deadlines import Deadlines
 from inference.errors import DeadlineExceeded
 from inference.fair_queue import FairQueue
-
-PATIENCE = 20
+from tests.fakes import PATIENCE
 
 
 def drained(queue: FairQueue[tuple[str, int]]) -> list[tuple[str, int]]:

@@ -16,6 +16,7 @@ from transformers import AutoModelForImageSegmentation
 from models.birefnet import BiRefNet
 from models.hub import BiRefNetModel, ISNetModel, MatteModel, NotLoaded, from_pretrained, order_of
 from tests.conftest import DATA
+from tests.fakes import PATIENCE
 from tests.parity import image, published_state
 from tests.stub_hub import Hub
 
@@ -153,7 +154,7 @@ def test_a_gated_repository_names_the_page_and_the_token(hub: tuple[str, type[Hu
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=5 * PATIENCE,
         check=False,
     )
     assert done.stderr.splitlines()[-1] == (

@@ -28,13 +28,16 @@ from inference.engine import Engine
 from inference.limits import Limits
 from inference.options import Options
 from tests.app.databases import new_user
-from tests.fakes import FakeRunner, fake_engine, photo_bytes
+from tests.fakes import PATIENCE, FakeRunner, fake_engine, photo_bytes
 from tests.forked import ModuleProcess
 from worker import jobs as worker_jobs
 from worker.__main__ import main as worker_main
 from worker.bench import Bench
 
-LEASE_SECONDS = 2.0
+# So long that none runs out because the host is busy; who wants one to run out takes another.
+LEASE_SECONDS = 20.0
+# A bench in this process does not renew what it has claimed.
+UNRENEWED_SECONDS = 1000.0
 
 
 @contextmanager
@@ -43,7 +46,7 @@ def bench_of(
     storage: Storage,
     url: str | None = None,
     runner: FakeRunner | None = None,
-    lease: float = LEASE_SECONDS,
+    lease: float = UNRENEWED_SECONDS,
     engine: Engine | None = None,
 ) -> Iterator[Bench]:
     """Set up a bench on a fake network, or on this engine."""
@@ -61,7 +64,7 @@ def work_off(bench: Bench, line: Line = Line.BATCH, most: int = 1000) -> None:
     """Answer bells until nothing waits, as a worker does that hears one after the other."""
     for _ in range(most):
         worker_jobs.answer(bench, line)
-        bench.packing.submit(lambda: None).result(30)
+        bench.packing.submit(lambda: None).result(PATIENCE)
         if not bench.database.ask(claims.something_waits, line, now()):
             return
     raise AssertionError("it never ends")
@@ -130,7 +133,7 @@ def worker_process(folder: Path, environment: dict[str, str]) -> Iterator[Module
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

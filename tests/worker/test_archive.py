@@ -30,7 +30,7 @@ from app.storage import Storage
 from app.storage.local import LocalStorage
 from inference.encode import Format
 from inference.tiers import Tier
-from tests.fakes import open_picture, photo_bytes
+from tests.fakes import PATIENCE, open_picture, photo_bytes
 from worker import archive
 from worker.archive import ArchiveError, zip_names
 
@@ -164,7 +164,7 @@ def unpacked_by_others(data: bytes, files: dict[str, bytes], tmp_path: Path) -> 
         subprocess.run(
             command,
             capture_output=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=True,
             env={"LC_ALL": "C.UTF-8", "TZ": "Asia/Jakarta"},
         )

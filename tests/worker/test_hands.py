@@ -26,7 +26,7 @@ from inference.errors import DeadlineExceeded, ModelUnavailable, Overloaded
 from inference.options import Options
 from inference.tiers import Tier
 from tests.app.databases import new_user
-from tests.fakes import FakeRunner, open_picture, photo_bytes, wait_until
+from tests.fakes import PATIENCE, FakeRunner, open_picture, photo_bytes, wait_until
 from tests.worker.benches import bench_of
 from worker import jobs as worker_jobs
 from worker.bench import Bench
@@ -144,7 +144,7 @@ def test_who_waits_too_long_or_hangs_up_pays_nothing_and_the_worker_comes_too_la
 
     def hold() -> None:
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(PATIENCE)
 
     async def hang_up() -> None:
         patient = place_of(database, storage, queue)

@@ -21,19 +21,15 @@ from app.storage.local import LocalStorage
 from inference.encode import Format
 from inference.engine import Cutout
 from inference.folder import ModelsFolder
-from tests.app.conftest import answers_ok
 from tests.app.databases import on_sqlite
 from tests.app.test_service import same_alpha
 from tests.conftest import DATA
-from tests.fakes import fake_engine, wait_until
+from tests.fakes import PATIENCE, fake_engine, wait_until
 from tests.forked import ModuleProcess
-from tests.processes import descendants, kill, lives
+from tests.http import answers_ok
+from tests.processes import descendants, kill, lives, wait_ready
 from tests.worker.benches import small_photos, submitted, worker_environment, worker_process
 from worker.__main__ import main as worker_main
-
-START_SECONDS = 60
-# For all of a service's processes to end, told or not; the photo in hand takes 0.3 s at most.
-END_SECONDS = 20
 
 
 def cutout_process(log: Path, environment: dict[str, str], *arguments: str) -> "subprocess.Popen[bytes]":
@@ -91,9 +87,7 @@ def house(
     here = House(process, f"http://127.0.0.1:{port}", log, database, LocalStorage(folder), queue)
     others: dict[int, str] = {}
     try:
-        wait_until(lambda: process.poll() is not None or answers_ok(here.address), START_SECONDS)
-        wait_until(lambda: process.poll() is not None or bool(here.workers()), START_SECONDS)
-        assert process.poll() is None, log.read_text()
+        wait_ready(process, lambda: answers_ok(here.address) and bool(here.workers()), log)
         others = here.others()
         yield here
     finally:
@@ -133,7 +127,7 @@ def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_pa
 
         killed, name = here.worker(), here.workers()[0].name
         kill(killed)
-        wait_until(lambda: bool({worker.name for worker in here.workers()} - {name}), START_SECONDS)
+        wait_until(lambda: bool({worker.name for worker in here.workers()} - {name}))
         assert "worker ended by itself" in here.log.read_text()
         assert "exit_code=-9" in here.log.read_text()
         batch = submitted(here.database, here.storage, small_photos(5))
@@ -143,7 +137,7 @@ def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_pa
         others = here.others()
         assert len(others) == 3
         here.process.terminate()
-        here.process.wait(END_SECONDS)
+        here.process.wait(PATIENCE)
         assert [command for pid, command in others.items() if lives(pid)] == []
 
 
@@ -155,7 +149,7 @@ def test_a_service_that_is_killed_leaves_nothing_behind_and_goes_on_where_it_was
         others = here.others()
         assert len(others) == 3
         kill(here.process.pid)
-        wait_until(lambda: not any(lives(pid) for pid in others), END_SECONDS)
+        wait_until(lambda: not any(lives(pid) for pid in others))
         # It was not killed itself: what was in its hands is done, and the rest given back.
         left = counts(here.database, batch)
         assert set(left) == {Status.COMPLETED, Status.PENDING}
@@ -177,9 +171,9 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand(
     with worker_process(tmp_path, environment) as process:
         queue.ring(Line.BATCH)
         # More than are in the engine at once.
-        wait_until(lambda: counts(database, batch).get(Status.PROCESSING, 0) > 8, START_SECONDS)
+        wait_until(lambda: counts(database, batch).get(Status.PROCESSING, 0) > 8)
         process.terminate()
-        assert process.wait(END_SECONDS) == 0
+        assert process.wait(PATIENCE) == 0
     with database.read() as session:
         photos = batches.photos_of(session, batch.id)
     assert set(Counter(photo.status for photo in photos)) == {Status.COMPLETED, Status.PENDING}
@@ -196,9 +190,9 @@ def test_a_worker_that_is_told_to_stop_while_it_starts_does(
 ) -> None:
     environment = worker_environment(str(database.engine.url), tmp_path, redis_url, milliseconds=100_000)
     with worker_process(tmp_path, environment) as process:
-        wait_until((tmp_path / "probes").exists, START_SECONDS)  # results can be kept: the models are next
+        wait_until((tmp_path / "probes").exists)  # results can be kept: the models are next
         process.terminate()
-        assert process.wait(END_SECONDS) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 @on_sqlite
@@ -208,7 +202,7 @@ def test_a_worker_that_is_told_to_stop_while_it_starts_does(
         ({"REDIS_URL": ""}, "REDIS_URL"),
         ({"REDIS_URL": "unix:///nowhere/socket"}, "does not answer"),
         ({"DATABASE_URL": "postgresql://127.0.0.1:1/none"}, "refused"),
-        ({"CUTOUT_DATA_DIR": "/proc/nowhere"}, "Nothing can be kept"),
+        ({"CUTOUT_DATA_DIR": "/proc/nowhere"}, "Check CUTOUT_DATA_DIR"),
     ],
 )
 def test_what_keeps_a_worker_from_starting_is_said_in_a_line(
@@ -241,7 +235,7 @@ def test_the_real_service_does_a_batch(
         assert worker.device == "cpu"
         batch = submitted(here.database, here.storage, [photo, b"no photo"])
         here.queue.ring(Line.BATCH)
-        wait_until(lambda: has_ended(here.database, batch), START_SECONDS)
+        wait_until(lambda: has_ended(here.database, batch))
         done, broken = here.database.ask(batches.photos_of, batch.id)
         assert (broken.status, broken.error_code) == (Status.FAILED, "UNSUPPORTED_FORMAT")
         assert done.backend == "onnxruntime-cpu"
@@ -250,7 +244,7 @@ def test_the_real_service_does_a_batch(
         same_alpha(picture, cutouts["coffee"])
         others = here.others()
         here.process.terminate()
-        here.process.wait(END_SECONDS)
+        here.process.wait(PATIENCE)
         assert [command for pid, command in others.items() if lives(pid)] == []
 
 
@@ -265,12 +259,12 @@ def test_the_command_for_a_worker_starts_a_real_one(
     environment = worker_environment(str(database.engine.url), tmp_path, redis_url, models_dir=weights.path)
     process = cutout_process(tmp_path / "log", environment, "worker", "--device", "cpu", "--queues", "batch")
     try:
-        wait_until(lambda: process.poll() is not None or bool(queue.workers()), START_SECONDS)
+        wait_ready(process, lambda: bool(queue.workers()), tmp_path / "log")
         (worker,) = queue.workers()
         assert worker.queues == ("batch",)
         assert worker.name.endswith(f"-{process.pid}")
         process.terminate()
-        assert process.wait(END_SECONDS) == 0, (tmp_path / "log").read_text()
+        assert process.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
     finally:
         process.kill()
         process.wait()
