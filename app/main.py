@@ -253,7 +253,7 @@ def _guard(service: FastAPI, settings: Settings) -> None:
     service.add_middleware(guards.RequestId)
     if settings.trusted_proxies:
         trusted = [str(network) for network in settings.trusted_proxies]
-        service.add_middleware(ProxyHeadersMiddleware, trusted_hosts=trusted)  # type: ignore[arg-type]
+        service.add_middleware(ProxyHeadersMiddleware, trusted_hosts=trusted)
 
 
 def _open(service: FastAPI, settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """Accounts that are closed, deleted, or have a new password; and how many keys one user may have."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -278,10 +278,11 @@ def test_a_deleted_account_made_again_is_another(shop: Shop, tmp_path: Path) -> 
 @on_sqlite
 def test_the_admin_of_a_service_without_accounts_stays(database: Database, tmp_path: Path) -> None:
     admin = accounts.local_admin(database)
-    for close in (
+    closings: list[Callable[[], object]] = [
         lambda: database.run(accounts.disable, admin),
         lambda: delete_user(database, LocalStorage(tmp_path), admin.id),
-    ):
+    ]
+    for close in closings:
         with pytest.raises(AccountError, match="CUTOUT_AUTH"):
             close()
 

@@ -19,8 +19,10 @@ from app.api.schemas import NO_NUL, Body, Schema
 from app.db.tables import ApiKey
 from app.errors import Problem
 from app.services import accounts
-from app.services.rate_limits import Kind
+from app.services.rate_limits import Kind, RateLimited
 from app.services.tokens import TokenReader
+
+log = structlog.get_logger()
 
 router = APIRouter(prefix="/api/auth", tags=["account"], route_class=CallerFirst)
 
@@ -78,7 +80,12 @@ class Keys(Schema):
 
 @router.post("/login", responses=tells("UNAUTHENTICATED", "FORBIDDEN", "DATABASE_UNAVAILABLE", "OVERLOADED"))
 async def log_in(
-    login: Login, request: Request, database: DatabaseDep, rate_limits: RateLimitsDep, secret: SecretDep
+    login: Login,
+    request: Request,
+    database: DatabaseDep,
+    rate_limits: RateLimitsDep,
+    secret: SecretDep,
+    settings: SettingsDep,
 ) -> Token:
     """Log in to an account that is kept here.
 
@@ -88,7 +95,15 @@ async def log_in(
     account = hashlib.sha256(accounts.local_subject(login.email).encode()).hexdigest()
     await rate_limits.check(Kind.LOGIN, account)
     # What one address may not does not count for all.
-    await rate_limits.take(Kind.LOGIN_ADDRESS, _hidden(secret, client_of(request)))
+    try:
+        await rate_limits.take(Kind.LOGIN_ADDRESS, _hidden(secret, client_of(request)))
+    except RateLimited:
+        if "x-forwarded-for" in request.headers and not settings.trusted_proxies:
+            # It may be a caller's own invention; behind a proxy all its callers count as one.
+            log.warning(
+                "logins refused; if the client is a proxy of yours, name it in CUTOUT_TRUSTED_PROXIES"
+            )
+        raise
     await rate_limits.take(Kind.LOGIN_ALL, "all")
     reader: TokenReader = request.app.state.tokens
     user = await accounts.PASSWORDS.run(accounts.log_in, database, login.email, login.password)
