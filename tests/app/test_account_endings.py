@@ -76,8 +76,9 @@ def test_all_doors_of_a_disabled_user_are_shut_at_once_and_open_again(shop: Shop
 
     assert statuses() == [200] * 4 + [404]  # of this batch there is no ZIP
     for who in ("anna", OWNER):
+        user_id = user_of(shop.database, who).id
         with shop.database.begin() as session:
-            accounts.disable(session, session.get_one(User, user_of(shop.database, who).id))
+            accounts.disable(session, session.get_one(User, user_id))
     for path, who in doors:
         assert "disabled" in problem(shop.get(path, who), 403, "FORBIDDEN")["detail"]
     problem(shop.remove(ANNA), 403, "FORBIDDEN")
@@ -85,8 +86,9 @@ def test_all_doors_of_a_disabled_user_are_shut_at_once_and_open_again(shop: Shop
     problem(log_in(shop, "wrong password"), 401, "UNAUTHENTICATED")
     assert shop.get(others, {}).status_code == shop.get(f"{API}/credits", BEN).status_code == 200
     for who in ("anna", OWNER):
+        user_id = user_of(shop.database, who).id
         with shop.database.begin() as session:
-            accounts.enable(session, session.get_one(User, user_of(shop.database, who).id))
+            accounts.enable(session, session.get_one(User, user_id))
     assert statuses() == [200] * 4 + [404]
     assert log_in(shop).status_code == 200
 

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from app.api.clients import client_of
+from app.api.routes import background_remover
 from app.db.session import Database
 from app.db.tables import User
 from app.executors import BoundedExecutor
@@ -93,6 +94,29 @@ def test_fifty_logins_keep_nobody_else_waiting(
         assert sorted(answer.status_code for answer in answers) == [401] * 5 + [503] * 45
         # What was refused has freed its place.
         problem(log_in(shop, "later@shop.example"), 401, "UNAUTHENTICATED")
+
+
+@on_sqlite
+def test_prices_that_hang_keep_nobody_else_waiting(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while the queue of a host hangs whose pictures workers make."""
+    go_on = threading.Event()
+    serving = BoundedExecutor("prices", threads=2, waiting=3, retry_after=2)
+    monkeypatch.setattr(background_remover, "SERVING", serving)
+    hands = shop.client.app.state.hands  # type: ignore[attr-defined]
+    answer = hands.serving()
+
+    def hang() -> Any:
+        assert go_on.wait(WAIT_SECONDS)
+        return answer
+
+    monkeypatch.setattr(hands, "serving", hang)
+    with ThreadPoolExecutor(30) as pool:
+        calls = [pool.submit(shop.get, f"{API}/pricing", {}) for _ in range(30)]
+        while sum(call.done() for call in calls) < 25:
+            threading.Event().wait(0.01)
+        assert shop.get(f"{API}/credits", ANNA).status_code == 200
+        go_on.set()
+        assert sorted(call.result().status_code for call in calls) == [200] * 5 + [503] * 25
 
 
 def test_an_unknown_address_costs_the_same_check(database: Database, slow_hash: SlowHash) -> None:
