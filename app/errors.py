@@ -12,10 +12,11 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
-from app.codes import Coded, code_of
+from app.codes import UNEXPECTED, Coded, describe, shorten
 from app.db.session import Database
 from app.files import is_full, say_full
 from app.headers import OF_EVERY_ANSWER
+from app.services.accounts import AccountDisabled, TooManyKeys
 from app.services.batches import WrongBatchSize
 from app.services.channels import CannotNotify
 from app.services.credits import InsufficientCredits, TooManyCredits
@@ -32,7 +33,6 @@ from inference import errors as engine
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
-LONGEST_DETAIL = 2000
 
 
 # Each code has one.
@@ -64,8 +64,18 @@ STATUSES = {
 class Problem(Exception):
     """An error for the caller: a stable code, its status, and a sentence that says what to do."""
 
-    def __init__(self, code: str, detail: str, headers: dict[str, str] | None = None, **extra: Any) -> None:
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        headers: dict[str, str] | None = None,
+        *,
+        reason: str | None = None,
+        **extra: Any,
+    ) -> None:
+        """Describe an error. `reason` is for the log alone, `extra` are fields of the answer."""
         super().__init__(detail)
+        self.reason = reason
         self.status = STATUSES[code]
         self.code = code
         self.detail = detail
@@ -78,16 +88,10 @@ class Problem(Exception):
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "code": self.code,
-            # It may repeat what was sent, which may be long.
             "detail": shorten(self.detail),
             "requestId": request_id,
             **self.extra,
         }
-
-
-def shorten(text: str) -> str:
-    """Return a text, or the beginning of a long one."""
-    return text if len(text) <= LONGEST_DETAIL else text[: LONGEST_DETAIL - 1] + "…"
 
 
 PHOTO_WANTED = (
@@ -133,8 +137,7 @@ def too_many_uploads() -> Problem:
 def unexpected(error: Exception, headers: dict[str, str] | None = None) -> Problem:
     """Log an error that nobody has thought of, and describe it to the caller, who is told nothing of it."""
     log.error("unexpected error", exc_info=error)
-    detail = "Something went wrong on our side. Try again, and name the requestId if it persists."
-    return Problem("INTERNAL", detail, headers)
+    return Problem("INTERNAL", UNEXPECTED, headers)
 
 
 def not_http(detail: str) -> bytes:
@@ -149,11 +152,11 @@ def not_http(detail: str) -> bytes:
 
 def from_engine(error: engine.CutoutError) -> Problem:
     """Translate an error of the engine."""
-    code = code_of(error)
+    code, detail = describe(error)
     headers = {}
     if isinstance(error, engine.Overloaded):
         headers["Retry-After"] = f"{error.retry_after:.0f}"
-    return Problem(code, str(error), headers)
+    return Problem(code, detail, headers)
 
 
 def install(app: FastAPI) -> None:
@@ -162,6 +165,9 @@ def install(app: FastAPI) -> None:
     def answer(request: Request, problem: Problem) -> JSONResponse:
         if problem.code == "MODEL_UNAVAILABLE":
             log.warning("Model loading", detail=problem.detail)
+        if problem.status == 401:
+            # The caller learns no more than that it is none.
+            log.warning("not authenticated", reason=problem.reason or problem.detail)
         return JSONResponse(
             problem.body(getattr(request.state, "request_id", "")),
             problem.status,
@@ -223,6 +229,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(PaymentUsed)
     @app.exception_handler(AnotherPlan)
     @app.exception_handler(TooManyCredits)
+    @app.exception_handler(TooManyKeys)
     async def on_conflict(request: Request, error: Exception) -> JSONResponse:
         return answer(request, Problem("CONFLICT", str(error)))
 
@@ -235,13 +242,14 @@ def install(app: FastAPI) -> None:
         return answer(request, Problem("NOT_FOUND", str(error)))
 
     @app.exception_handler(WrongSignature)
-    async def on_wrong_signature(request: Request, error: WrongSignature) -> JSONResponse:
+    @app.exception_handler(AccountDisabled)
+    async def on_forbidden(request: Request, error: Exception) -> JSONResponse:
         return answer(request, Problem("FORBIDDEN", str(error)))
 
     @app.exception_handler(InvalidToken)
     async def on_invalid_token(request: Request, error: InvalidToken) -> JSONResponse:
         challenge = {"WWW-Authenticate": "Bearer"}
-        return answer(request, Problem("UNAUTHENTICATED", str(error), challenge))
+        return answer(request, Problem("UNAUTHENTICATED", str(error), challenge, reason=error.reason))
 
     @app.exception_handler(OperationalError)
     async def on_database_error(request: Request, error: OperationalError) -> JSONResponse:

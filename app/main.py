@@ -8,6 +8,7 @@ from datetime import timedelta
 import structlog
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import app
 from app import errors, headers, logs
@@ -166,6 +167,11 @@ def limits_of(settings: Settings) -> dict[Kind, Limit]:
         Kind.READS: Limit(settings.reads_per_minute, 60),
     }
     limited = {kind: limit for kind, limit in calls.items() if limit.calls > 0 and settings.auth == "on"}
+    logins = {
+        Kind.LOGIN_ADDRESS: Limit(settings.login_per_minute, 60),
+        Kind.LOGIN_ALL: Limit(settings.all_logins_per_minute, 60),
+    }
+    limited |= {kind: limit for kind, limit in logins.items() if limit.calls > 0}
     return {Kind.LOGIN: WRONG_PASSWORDS} | limited
 
 
@@ -245,6 +251,9 @@ def _guard(service: FastAPI, settings: Settings) -> None:
     service.add_middleware(Measure, metrics=service.state.metrics)
     service.add_middleware(guards.BrowserHeaders)
     service.add_middleware(guards.RequestId)
+    if settings.trusted_proxies:
+        trusted = [str(network) for network in settings.trusted_proxies]
+        service.add_middleware(ProxyHeadersMiddleware, trusted_hosts=trusted)
 
 
 def _open(service: FastAPI, settings: Settings) -> None:

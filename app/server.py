@@ -20,7 +20,14 @@ MOST_FILES = 8192
 def server_of(service: FastAPI, settings: Settings) -> uvicorn.Server:
     """Return the server of a service, which does not run yet."""
     config = uvicorn.Config(
-        service, host=settings.host, port=settings.port, http=Patient, ws="none", log_config=None
+        service,
+        host=settings.host,
+        port=settings.port,
+        http=Patient,
+        ws="none",
+        log_config=None,
+        # It would believe whoever calls from 127.0.0.1; the service has its own setting.
+        proxy_headers=False,
     )
     return Server(config, service.state.stopping)
 

@@ -265,13 +265,31 @@ class Settings(BaseSettings):
     reads_per_minute: int = Field(
         120, ge=0, description="all other calls of one user before 429 `RATE_LIMITED`"
     )
+    login_per_minute: int = Field(
+        20, ge=0, description="logins tried from one client address before 429 `RATE_LIMITED`"
+    )
+    all_logins_per_minute: int = Field(
+        300, ge=0, description="logins tried from all addresses together before 429 `RATE_LIMITED`"
+    )
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
+        (),
+        description="addresses or networks, comma-separated, such as `10.0.0.0/8`, of proxies whose `X-Forwarded-For` and"
+        " `X-Forwarded-Proto` are believed; default: none",
+    )
+    max_api_keys: int = Field(
+        20,
+        ge=1,
+        description="API keys that one user may have, the revoked ones not counted, before 409 `CONFLICT`",
+    )
     metrics_token: SecretStr | None = Field(
         None,
         description="who sends it as a bearer token may read `/metrics` from elsewhere, 32 bytes or more",
     )
     log_format: Literal["console", "json"] = Field("console", description="how log lines are written")
 
-    @field_validator("accept_licences", "fetch_allow_networks", "cors_origins", mode="before")
+    @field_validator(
+        "accept_licences", "fetch_allow_networks", "cors_origins", "trusted_proxies", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return (

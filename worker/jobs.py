@@ -17,7 +17,7 @@ import stamina
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from app.codes import code_of
+from app.codes import describe
 from app.db.tables import Batch, Status, now
 from app.services import batches, claims, endings, jobs
 from app.services.claims import Claim, Claimed, Line
@@ -189,10 +189,11 @@ def _end(
         log.info("photo put off", job=str(photo.job_id), detail=str(outcome))
         return
     else:
-        told = partial(endings.fail, code=code_of(outcome), detail=str(outcome), claim=token)
+        code, detail = describe(outcome)
+        told = partial(endings.fail, code=code, detail=detail, claim=token)
         if not commits(bench.database.run)(told, photo.job_id):
             return
-        log.info("photo failed", job=str(photo.job_id), code=code_of(outcome), detail=str(outcome))
+        log.info("photo failed", job=str(photo.job_id), code=code, detail=str(outcome))
     try:
         bench.storage.delete(photo.upload)
         for attempt in range(1, photo.attempt):  # what a lost worker may have left

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Annotated
 
+import structlog
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
@@ -27,7 +28,7 @@ from app.services.rate_limits import Kind, RateLimits
 from app.services.readiness import Readiness
 from app.services.removals import Workplace
 from app.services.signing import is_signed
-from app.services.tokens import InvalidToken, TokenReader
+from app.services.tokens import InvalidToken, TokenReader, require_api_key
 from app.settings import Settings
 from app.storage import Storage
 from inference.errors import ModelUnavailable
@@ -167,16 +168,17 @@ async def get_caller(request: Request, database: DatabaseDep, token: TokenDep, a
         return local_admin
     reader: TokenReader = request.app.state.tokens
 
-    def identify() -> User:
-        if api_key:
-            with database.read() as session:
-                return accounts.by_key(session, api_key)
-        if token is None:
-            raise InvalidToken("Send an API key (X-Api-Key) or a token (Authorization: Bearer).")
-        return accounts.identify(database, reader.read(token.credentials))
-
-    # Aside: it may fetch published keys, and waits for the database.
-    return await asyncio.to_thread(identify)
+    if api_key:
+        # What is mistyped, or made up, takes no thread and no connection to the database.
+        require_api_key(api_key)
+        user = await asyncio.to_thread(database.ask, accounts.by_key, api_key)
+    elif token is None:
+        raise InvalidToken("Send an API key (X-Api-Key) or a token (Authorization: Bearer).")
+    else:
+        claims = await reader.read_aside(token.credentials)
+        user = await asyncio.to_thread(accounts.identify, database, claims)
+    structlog.contextvars.bind_contextvars(user=str(user.id))
+    return user
 
 
 CallerDep = Annotated[User, Depends(get_caller)]

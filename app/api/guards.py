@@ -39,7 +39,8 @@ class RequestId:
         request_id = asked if SANE_REQUEST_ID.fullmatch(asked) else str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request=request_id)
+        client = scope.get("client")
+        structlog.contextvars.bind_contextvars(request=request_id, client=client[0] if client else None)
         start = time.perf_counter()
         status = 500
 

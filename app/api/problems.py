@@ -53,8 +53,8 @@ WAITS = {429, 503}
 
 # What depends on these may answer so; what else a route answers with, it says itself.
 OF_DEPENDENCIES = {
-    get_caller: ("UNAUTHENTICATED", "DATABASE_UNAVAILABLE"),
-    get_reader: ("UNAUTHENTICATED", "DATABASE_UNAVAILABLE"),
+    get_caller: ("UNAUTHENTICATED", "FORBIDDEN", "DATABASE_UNAVAILABLE", "OVERLOADED"),
+    get_reader: ("UNAUTHENTICATED", "FORBIDDEN", "DATABASE_UNAVAILABLE", "OVERLOADED"),
     get_admin: ("FORBIDDEN",),
     get_rate_limits: ("RATE_LIMITED",),
     get_hands: ("MODEL_UNAVAILABLE",),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from app.cli.console import CommandError, console, escape, say
+from app.cli.console import CommandError, escape, print_list, say
 from app.settings import Settings
 from app.settings import load as load_settings
 
@@ -22,7 +22,11 @@ users = typer.Typer(help="Accounts that are kept here.", no_args_is_help=True)
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
 credits = typer.Typer(help="Balances and what became of them.", no_args_is_help=True)
 
-Who = Annotated[str, typer.Argument(help="An account's e-mail address, or the `sub` of a platform's user.")]
+Who = Annotated[str, typer.Argument(help="A user's e-mail address, `sub` or id.")]
+Password = Annotated[
+    str,
+    typer.Option(prompt=True, hide_input=True, confirmation_prompt=True, help="Asked for if not given."),
+]
 
 
 @contextmanager
@@ -79,10 +83,7 @@ def add_user(
     admin: Annotated[
         bool, typer.Option("--admin", help="May grant credits and see everyone's figures.")
     ] = False,
-    password: Annotated[
-        str,
-        typer.Option(prompt=True, hide_input=True, confirmation_prompt=True, help="Asked for if not given."),
-    ] = "",
+    password: Password = "",
 ) -> None:
     """Make an account that is kept here."""
     from app.db.tables import Role
@@ -102,6 +103,7 @@ def list_users() -> None:
 
     table = Table("user", "e-mail", "role", "credits", "since", box=None, pad_edge=False)
     table.add_column("id", min_width=36)
+    table.add_column("")
     with session() as opened_session:
         for user in opened_session.scalars(select(User).order_by(User.created_at)):
             since = f"{user.created_at:%Y-%m-%d}"
@@ -112,8 +114,72 @@ def list_users() -> None:
                 str(user.balance),
                 since,
                 str(user.id),
+                "deleted" if user.deleted_at else "disabled" if user.disabled_at else "",
             )
-    console.print(table)
+    print_list(table)
+
+
+@users.command("password")
+def change_password(who: Who, password: Password = "") -> None:
+    """Give an account that is kept here a new password. Logins by the old one end at once; API keys stay."""
+    from app.services import accounts
+
+    with session() as opened_session:
+        accounts.set_password(opened_session, _find(opened_session, who), password)
+    say(
+        "The password was changed, and logins by the old one have ended. API keys go on: revoke those that should not."
+    )
+
+
+@users.command("disable")
+def disable_user(who: Who) -> None:
+    """Close an account: its keys, tokens, logins and signed addresses stop at once."""
+    from app.services import accounts
+
+    with session() as opened_session:
+        accounts.disable(opened_session, _find(opened_session, who))
+    say(f"Disabled: {escape(who)}.")
+
+
+@users.command("enable")
+def enable_user(who: Who) -> None:
+    """Open an account again."""
+    from app.services import accounts
+
+    with session() as opened_session:
+        accounts.enable(opened_session, _find(opened_session, who))
+    say(f"Enabled: {escape(who)}.")
+
+
+@users.command("delete")
+def delete_user(
+    who: Who, yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether this is meant.")] = False
+) -> None:
+    """Delete a user with their photos, pictures, batches, keys and plans. This cannot be undone."""
+    from app.services.deletion import delete_user as delete
+    from app.startup import storage_from
+    from app.storage import StorageError
+
+    settings = load_settings()
+    with session() as opened_session:
+        user = _find(opened_session, who)
+    if not yes:
+        typer.confirm(
+            f"Delete {user.subject} ({user.id}), with all pictures and {user.balance} credits?",
+            abort=True,
+            err=True,
+        )
+    with opened(settings) as database:
+        try:
+            deleted = delete(database, storage_from(settings), user.id)
+        except StorageError as error:
+            raise CommandError(
+                f"The account is disabled, and not all of its files are deleted. {error.cause or error} Run this again."
+            ) from error
+    say(
+        f"Deleted: {escape(who)}, with {deleted.jobs} jobs and {deleted.batches} batches. The ledger and confirmed payments"
+        f" stay, without a name, under {user.id}."
+    )
 
 
 @keys.command("add")
@@ -121,8 +187,12 @@ def add_key(who: Who, name: Annotated[str, typer.Option(help="What it is for.")]
     """Make an API key, and print it: to stdout, this once."""
     from app.services import accounts
 
+    most = load_settings().max_api_keys
     with session() as opened_session:
-        key, _ = accounts.create_key(opened_session, _find(opened_session, who), name)
+        try:
+            key, _ = accounts.create_key(opened_session, _find(opened_session, who), name, most)
+        except accounts.TooManyKeys as error:
+            raise CommandError(str(error)) from error
     typer.echo(key)
 
 
@@ -136,7 +206,7 @@ def list_keys(who: Who) -> None:
         for key in accounts.keys(opened_session, _find(opened_session, who)):
             state = "revoked" if key.revoked_at else ""
             table.add_row(str(key.id), f"{key.shown}…", escape(key.name), f"{key.created_at:%Y-%m-%d}", state)
-    console.print(table)
+    print_list(table)
 
 
 @keys.command("revoke")
@@ -186,14 +256,19 @@ def show(who: Who) -> None:
             )
             table.add_row(time, entry.movement.value, moved, escape(entry.key), escape(entry.note))
         say(f"{escape(who)} has {user.balance} credits.")
-    console.print(table)
+    print_list(table)
 
 
 def _find(opened_session: "Session", who: str) -> "User":
     from app.services import accounts
 
-    for subject in (accounts.local_subject(who), who):
-        user = accounts.by_subject(opened_session, subject)
-        if user is not None:
-            return user
-    raise CommandError(f"There is no user {who}. Make one with: cutout users add {who}")
+    found = accounts.matching(opened_session, who)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise CommandError(
+            f"There is no user {who}. A platform's user is known here from the first call on; make an account that is"
+            f" kept here with: cutout users add {who}"
+        )
+    named = "; ".join(f"{user.id} ({user.subject})" for user in found)
+    raise CommandError(f"{len(found)} users are called {who}. Give one's id instead: {named}")

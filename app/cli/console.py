@@ -1,5 +1,6 @@
-"""What the command line says: to stderr, so that a picture can go to stdout."""
+"""What the command line says: to stderr, so that a picture or a list can go to stdout."""
 
+import sys
 from collections.abc import Iterator
 
 from rich import markup
@@ -16,9 +17,13 @@ from rich.progress import (
 )
 from rich.segment import Segment
 from rich.status import Status
+from rich.table import Table
 
 from app.codes import Explained
 from app.printable import printable
+
+# Of a list that is piped.
+LONGEST_LINE = 10_000
 
 
 class PlainConsole(Console):
@@ -38,6 +43,15 @@ console = PlainConsole(stderr=True, soft_wrap=True, highlight=False)
 
 class CommandError(Explained):
     """A command cannot do what was asked; the message is one line for the user."""
+
+
+def print_list(table: Table) -> None:
+    """Print what a command was asked for, to stdout. Nothing is cut off, also where it is piped."""
+    # A file or a pipe has no width, and rich would take 80 columns.
+    width = None if sys.stdout.isatty() else LONGEST_LINE
+    for column in table.columns:
+        column.overflow = "fold"
+    PlainConsole(highlight=False, width=width).print(table)
 
 
 def say(text: str) -> None:

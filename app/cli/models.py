@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from app.cli.console import console, download_bar, escape, say
+from app.cli.console import console, download_bar, escape, print_list, say
 from app.settings import Settings
 from app.settings import load as load_settings
 from models.catalog import CHECKPOINTS, Checkpoint, find
@@ -38,7 +38,7 @@ def list_models() -> None:
             )
         licence = f"{checkpoint.licence.name}: {checkpoint.licence.summary}"
         table.add_row(checkpoint.name, checkpoint.description, licence, state)
-    console.print(table)
+    print_list(table)
 
 
 @cli.command()

@@ -129,7 +129,8 @@ def plain(kind: type[Base]) -> Table:
 class User(Base):
     """Who may call. `subject` is the token's `sub`, or `local:` and the e-mail address of an account kept here.
 
-    `balance` is the sum of the user's ledger rows, kept beside them so that it can be guarded.
+    `balance` is the sum of the user's ledger rows, kept beside them so that it can be guarded. A user who was deleted
+    remains as `deleted:` and the row's id, disabled and without any name: the ledger and payments point at it.
     """
 
     __tablename__ = "users"
@@ -142,6 +143,8 @@ class User(Base):
     password_hash: Mapped[str | None] = mapped_column(String(255))
     balance: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime] = mapped_column(default=now)
+    disabled_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
 
 
 class ApiKey(Base):

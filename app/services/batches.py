@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.db.session import Database
 from app.db.tables import Batch, IdempotencyKey, Job, PaidBy, Status, plain
-from app.services import claims, credits, notifications
+from app.services import accounts, claims, credits, notifications
 from app.services.pricing import LARGEST_BATCH, SMALLEST_BATCH, price
 from app.services.removals import KeyUsed, known_key
 from inference.options import Options
@@ -128,8 +128,15 @@ def submit(
 
 
 def find(session: Session, user_id: uuid.UUID | None, batch_id: uuid.UUID) -> Batch | None:
-    """Return a user's batch; another one's is not there for him. None as the user: anybody's."""
+    """Return a user's batch; another one's is not there for him. None as the user: anybody's, by a signed address.
+
+    Raises:
+        AccountDisabled: it is anybody's, and its user is disabled.
+
+    """
     batch = session.get(Batch, batch_id)
+    if batch is not None and user_id is None:
+        accounts.require_enabled(session, batch.user_id)
     return batch if batch is not None and user_id in (None, batch.user_id) else None
 
 

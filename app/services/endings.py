@@ -9,11 +9,10 @@ import uuid
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from app.codes import shorten
 from app.db.tables import Job, Status, now
 from app.services import charging
 from inference.engine import Cutout
-
-LONGEST_DETAIL = 1000
 
 
 def complete(
@@ -57,7 +56,7 @@ def fail(
         claim,
         status=Status.FAILED,
         error_code=code,
-        error_detail=detail[:LONGEST_DETAIL],
+        error_detail=shorten(detail),
     )
     if job is not None and job.batch_id is None:
         charging.give_back(session, job)
@@ -68,9 +67,7 @@ def lose(session: Session, job_id: uuid.UUID, detail: str) -> None:
     """Take back that a photo of a batch was done: its picture is no longer there. Not for one that is charged already."""
     lost = update(Job).where(Job.id == job_id, Job.batch_id.is_not(None), Job.status == Status.COMPLETED)
     session.execute(
-        lost.values(
-            status=Status.FAILED, error_code="INTERNAL", error_detail=detail[:LONGEST_DETAIL], sha256=None
-        )
+        lost.values(status=Status.FAILED, error_code="INTERNAL", error_detail=shorten(detail), sha256=None)
     )
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from app.db.session import Database
 from app.db.tables import Job, Status
+from app.services import accounts
 from app.storage import Storage
 from app.threads import to_storage_thread
 from inference.encode import Format
@@ -56,13 +57,21 @@ def page(
 async def stored_picture(
     database: Database, storage: Storage, job_id: uuid.UUID, owner: uuid.UUID | None
 ) -> tuple[bytes, Format] | None:
-    """Return a job's picture and its format; None where there is none, or not for this owner (None: for anybody)."""
+    """Return a job's picture and its format; None where there is none, or not for this owner (None: for anybody, by a
+    signed address).
+
+    Raises:
+        AccountDisabled: it is for anybody, and its user is disabled.
+
+    """
 
     def fetch() -> tuple[bytes, Format] | None:
         with database.read() as session:
             job = session.get(Job, job_id)
-        if job is None or owner not in (None, job.user_id):
-            return None
+            if job is None or owner not in (None, job.user_id):
+                return None
+            if owner is None:  # by a signed address
+                accounts.require_enabled(session, job.user_id)
         data = storage.get(result_key_of(job))
         return None if data is None else (data, Format(job.format))
 

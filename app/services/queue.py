@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from rq import Queue as RqQueue
 
+from app.codes import Coded
 from app.services.claims import Line
 from app.services.serving import Served
 from inference.breaker import State
@@ -33,8 +34,11 @@ WORKERS, WORKER_KEY = "cutout:workers", "cutout:worker:"
 RETRY_SECONDS = 30
 
 
-class QueueUnavailable(Exception):
+class QueueUnavailable(Coded):
     """No batch can be taken in: nothing would tell the workers of it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("QUEUE_UNAVAILABLE", message)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ class Kind(StrEnum):
     BATCH = "batch"
     READS = "reads"
     LOGIN = "login"
+    LOGIN_ADDRESS = "login_address"
+    LOGIN_ALL = "login_all"
 
 
 COUNTED = {
@@ -52,6 +54,8 @@ COUNTED = {
     Kind.BATCH: "batches",
     Kind.READS: "calls",
     Kind.LOGIN: "wrong passwords",
+    Kind.LOGIN_ADDRESS: "logins from one address",
+    Kind.LOGIN_ALL: "logins from all addresses",
 }
 
 

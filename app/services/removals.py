@@ -15,7 +15,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from app.codes import code_of
+from app.codes import code_of, describe
 from app.db.session import Database
 from app.db.tables import IdempotencyKey, Job, Status, now, plain
 from app.metrics import Metrics
@@ -143,6 +143,7 @@ async def remove_one(
             raise KeyInWork(_retry_after(first, place.clock()))
         await asyncio.sleep(ASK_AGAIN_SECONDS)
     assert data is not None
+    structlog.contextvars.bind_contextvars(job=str(job_id))
     try:
         with place.leases.holding(job_id):
             job, made = await place.hands.make(job_id, data, options, user_id)
@@ -158,7 +159,7 @@ async def remove_one(
 
 def _give_up(place: Workplace, job_id: uuid.UUID, error: BaseException) -> None:
     """End a job that came to nothing, and give back what was taken for it: at once, or when the database answers again."""
-    code, detail = code_of(error), str(error)
+    code, detail = describe(error)
     if isinstance(error, OperationalError):  # whose own words have the statement
         code, detail = "DATABASE_UNAVAILABLE", place.database.explain(error)
     try:

@@ -17,6 +17,8 @@ import jwt
 from jwt.types import Options
 
 from app.db.tables import Role
+from app.executors import BoundedExecutor
+from app.services.published_keys import PublishedKeys
 
 KEY_PREFIX = "cutout_"
 KEY_RANDOM, KEY_CHECKSUM = 40, 6
@@ -30,31 +32,59 @@ REQUIRED: Options = {"require": ["exp", "sub"]}
 # What the subjects of accounts kept here begin with.
 LOCAL = "local:"
 LOGIN_LASTS = timedelta(hours=12)
+# One thread fetches the platform's keys, others wait for it.
+FETCHING = BoundedExecutor("published keys", threads=4, waiting=60, retry_after=10)
 # What another machine's clock may be off.
 LEEWAY = timedelta(seconds=30)
 
 
 class InvalidToken(Exception):
-    """A token or key proves nothing; the message says what to do."""
+    """A token or key proves nothing; the message says what to do. `reason` is for the operator alone."""
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or message
 
 
 @dataclass(frozen=True)
 class Claims:
-    """Who a token speaks for. Of a `local` account, one kept here, it says no more than the name."""
+    """Who a token speaks for. Of a `local` account, one kept here, it says no more than the name, and by which password
+    they logged in.
+    """
 
     subject: str
     email: str | None = None
     role: Role = Role.USER
+    password_mark: str | None = None
 
     @property
     def local(self) -> bool:
         return self.subject.startswith(LOCAL)
 
 
+def password_mark(password_hash: str) -> str:
+    """Return what a login's token has of the account's password: with another password, that token ends.
+
+    The hash has a random salt, so the mark is another also where the same password is set again, or the account is made
+    again. It tells nothing of either.
+    """
+    return hashlib.sha256(password_hash.encode()).hexdigest()[:32]
+
+
 def new_api_key() -> str:
     """Make an API key; it is shown once, and only its hash is kept."""
     body = "".join(secrets.choice(ALPHABET) for _ in range(KEY_RANDOM))
     return f"{KEY_PREFIX}{body}{_checksum(body)}"
+
+
+def require_api_key(key: str) -> None:
+    """Return if this may be an API key.
+
+    Raises:
+        InvalidToken: it is none: mistyped, or cut off.
+
+    """
+    api_key_sha256(key)
 
 
 def api_key_sha256(key: str) -> str:
@@ -84,6 +114,15 @@ def _can_be_kept(text: str) -> bool:
     return not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text)
 
 
+def _kid(token: str) -> str | None:
+    """Return which key a token says it is signed with; None where it says nothing."""
+    try:
+        kid = jwt.get_unverified_header(token).get("kid")
+    except jwt.PyJWTError:
+        return None
+    return kid if isinstance(kid, str) else None
+
+
 class TokenReader:
     """Checks bearer tokens: our own login's, and those of the platform in front, by a shared secret or published keys."""
 
@@ -98,18 +137,35 @@ class TokenReader:
     ) -> None:
         self._own_secret = own_secret
         self._secret = secret
-        self._published = jwt.PyJWKClient(jwks_url, timeout=10) if jwks_url else None
+        self._published = PublishedKeys(jwks_url) if jwks_url else None
         self._audience = audience
         self._issuer = issuer
 
-    def sign_login(self, subject: str) -> tuple[str, int]:
+    def sign_login(self, subject: str, password_hash: str) -> tuple[str, int]:
         """Make a token of our own for an account kept here; the token and the seconds that it lasts."""
-        claims = {"iss": OWN_ISSUER, "sub": subject, "exp": datetime.now(UTC) + LOGIN_LASTS}
+        claims = {
+            "iss": OWN_ISSUER,
+            "sub": subject,
+            "pwd": password_mark(password_hash),
+            "exp": datetime.now(UTC) + LOGIN_LASTS,
+        }
         token = jwt.encode(claims, self._own_secret, "HS256", headers={"kid": OWN_ISSUER})
         return token, round(LOGIN_LASTS.total_seconds())
 
+    async def read_aside(self, token: str) -> Claims:
+        """Do what `read` does: at once, or in a thread where keys have to be fetched.
+
+        Raises:
+            InvalidToken: as `read`.
+            Overloaded: too many wait for keys.
+
+        """
+        if self._published is None or self._published.is_at_hand(_kid(token)) or _kid(token) == OWN_ISSUER:
+            return self.read(token)
+        return await FETCHING.run(self.read, token)
+
     def read(self, token: str) -> Claims:
-        """Check a token and say who it speaks for. May fetch published keys, so it may take a while.
+        """Check a token and say who it speaks for. It may fetch published keys, and take a while.
 
         Raises:
             InvalidToken: it is expired, forged, for somebody else, or of an algorithm that is not taken.
@@ -120,12 +176,13 @@ class TokenReader:
             claims = self._decode_own(token) if own else self._decode_platforms(token)
         except jwt.ExpiredSignatureError:
             raise InvalidToken("The token has expired. Sign in again.") from None
-        except jwt.PyJWKClientConnectionError:
+        except jwt.PyJWKClientConnectionError as error:
             raise InvalidToken(
-                "The keys that tokens are checked with cannot be fetched. Try again."
+                "The keys that tokens are checked with cannot be fetched. Try again.", f"token: {error}"
             ) from None
-        except jwt.PyJWTError:
-            raise InvalidToken("The token is not valid here. Sign in again.") from None
+        except jwt.PyJWTError as error:
+            reason = f"token: {type(error).__name__}: {error}"
+            raise InvalidToken("The token is not valid here. Sign in again.", reason) from None
         subject, email, role = claims.get("sub"), claims.get("email"), claims.get("role")
         if not isinstance(subject, str) or not 0 < len(subject) <= 200 or not _can_be_kept(subject):
             raise InvalidToken("The token names no user (sub). Sign in again.")
@@ -137,6 +194,7 @@ class TokenReader:
             subject=subject,
             email=email if isinstance(email, str) and len(email) <= 320 and _can_be_kept(email) else None,
             role=Role.ADMIN if role == Role.ADMIN.value else Role.USER,
+            password_mark=str(claims.get("pwd")) if own else None,
         )
 
     def _decode_own(self, token: str) -> dict[str, Any]:
@@ -152,6 +210,6 @@ class TokenReader:
         if self._secret is not None:
             return jwt.decode(token, self._secret, SECRET_ALGORITHMS, **expected)
         if self._published is not None:
-            key = self._published.get_signing_key_from_jwt(token)
+            key = self._published.find(_kid(token))
             return jwt.decode(token, key, PUBLISHED_ALGORITHMS, **expected)
         raise jwt.InvalidTokenError("no platform's tokens are taken here")

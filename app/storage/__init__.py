@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Protocol
 
-from app.codes import Explained
+from app.codes import Coded, Explained
 from app.files import say_full
 
 # Less is as good as none: pictures are of some megabytes.
@@ -14,11 +14,11 @@ LEAST_ROOM_BYTES = 32_000_000
 CHUNK_BYTES = 1 << 20
 
 
-class StorageError(Exception):
+class StorageError(Coded):
     """A file could not be written or read. The message is for anybody, `cause` only for the host's owner."""
 
     def __init__(self, message: str, cause: str = "") -> None:
-        super().__init__(message)
+        super().__init__("STORAGE_UNAVAILABLE", message)
         self.cause = cause
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import hmac
 import socket
 import threading
 import time
@@ -18,6 +19,8 @@ from starlette.testclient import TestClient
 
 from app import settings as app_settings
 from app.db.session import Database
+from app.db.tables import User
+from app.executors import BoundedExecutor
 from app.main import create_app, limits_of
 from app.services import accounts, rate_limits
 from app.services.rate_limits import Kind, Limit, OwnWindows, RateLimited, RateLimits, SharedWindows, Windows
@@ -29,6 +32,7 @@ from tests.web import callers
 
 HOUR = 3600
 READS = Limit(3, HOUR)
+SOMEBODY = User(id=uuid.uuid4(), subject="local:x", password_hash="hash")
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +134,7 @@ def test_wrong_passwords_are_counted_over_all_hosts(
     email = f"{uuid.uuid4()}@shop.example"
     # The real check takes the processor's time, on purpose.
     right = "correct horse"
-    monkeypatch.setattr(accounts, "log_in", lambda _, __, word: "local:x" if word == right else None)
+    monkeypatch.setattr(accounts, "log_in", lambda _, __, word: SOMEBODY if word == right else None)
 
     def log_in(shop: Shop, password: str, address: str = email) -> httpx2.Response:
         answer: httpx2.Response = shop.client.post(
@@ -158,12 +162,13 @@ def test_of_many_passwords_at_once_a_late_right_one_does_not_pass(
     with shop_with(database, tmp_path) as shop:
         checked, wrong_are_told = threading.Barrier(7), threading.Event()
 
-        def log_in(_: Database, email: str, password: str) -> str | None:
+        def log_in(_: Database, email: str, password: str) -> User | None:
             checked.wait(PATIENCE)  # all of them have passed the first look
             if password == "right":
                 held_until(wrong_are_told)
-            return "local:x" if password == "right" else None
+            return SOMEBODY if password == "right" else None
 
+        monkeypatch.setattr(accounts, "PASSWORDS", BoundedExecutor("logins", threads=6, waiting=0))
         monkeypatch.setattr(accounts, "log_in", log_in)
         body = {"email": "owner@shop.example"}
         with ThreadPoolExecutor(8) as pool:
@@ -356,11 +361,21 @@ def test_redis_learns_no_address_and_no_token(database: Database, tmp_path: Path
             keys = sorted(key.decode() for key in client.keys("*"))
             assert all(0 < client.ttl(key) <= 60 for key in keys)
     address = hashlib.sha256(b"local:a@b.example").hexdigest()
-    assert keys == [f"cutout:limit/login/{address}/5/60/second", f"cutout:limit/reads/{user}/120/60/second"]
+    caller = hmac.new(SECRET.encode(), b"testclient", hashlib.sha256).hexdigest()
+    assert keys == [
+        f"cutout:limit/login/{address}/5/60/second",
+        f"cutout:limit/login_address/{caller}/20/60/second",
+        "cutout:limit/login_all/all/300/60/second",
+        f"cutout:limit/reads/{user}/120/60/second",
+    ]
 
 
 def test_the_limits_are_the_settings_and_on_ones_own_machine_there_are_none() -> None:
-    login = {Kind.LOGIN: Limit(5, 60)}
+    login = {
+        Kind.LOGIN: Limit(5, 60),
+        Kind.LOGIN_ADDRESS: Limit(20, 60),
+        Kind.LOGIN_ALL: Limit(300, 60),
+    }
     assert limits_of(app_settings.load()) == login | {
         Kind.REMOVE: Limit(30, 60),
         Kind.BATCH: Limit(5, 3600),
@@ -369,6 +384,9 @@ def test_the_limits_are_the_settings_and_on_ones_own_machine_there_are_none() ->
     none = app_settings.load(remove_per_minute=0, batch_per_hour=0, reads_per_minute=0)
     assert limits_of(none) == login
     assert limits_of(app_settings.load(auth="off")) == login
+    assert set(limits_of(app_settings.load(login_per_minute=0, all_logins_per_minute=0, auth="off"))) == {
+        Kind.LOGIN
+    }
 
 
 def test_an_address_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,28 @@ def test_an_embedded_database_one_step_behind_is_migrated_at_start_and_keeps_its
     database.close()
 
 
+def test_users_of_the_revision_before_are_kept_and_may_call(database: Database) -> None:
+    with database.begin() as session:
+        session.add(User(subject="local:a@b.example", email="a@b.example", password_hash="hash", balance=0))
+    new_user(database, "anna")
+
+    def step(to: str) -> None:
+        with database.engine.begin() as connection:
+            config = schema._config()
+            config.attributes["connection"] = connection
+            command.downgrade(config, to)
+
+    step("0003")
+    assert "disabled_at" not in {column["name"] for column in inspect(database.engine).get_columns("users")}
+    schema.migrate(database)
+    schema.require_current(database)
+    with database.begin() as session:
+        rows = session.scalars(select(User).order_by(User.subject)).all()
+        assert [row.subject for row in rows] == ["anna", "local:a@b.example"]
+        assert rows[1].password_hash == "hash"
+        assert all(row.disabled_at is None and row.deleted_at is None for row in rows)
+
+
 USER, JOB = uuid.uuid4(), uuid.uuid4()
 FIRST_ROWS: dict[str, dict[str, object]] = {
     "users": {"id": USER, "subject": "anna", "role": "user", "balance": 7},

@@ -2,22 +2,27 @@
 
 import asyncio
 import hashlib
+import hmac
 import uuid
 from datetime import datetime
 from typing import Annotated
 
+import structlog
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from app.api.deps import DatabaseDep, RateLimitsDep, UserDep
+from app.api.clients import client_of
+from app.api.deps import DatabaseDep, RateLimitsDep, SecretDep, SettingsDep, UserDep
 from app.api.problems import tells
 from app.api.routing import CallerFirst
 from app.api.schemas import NO_NUL, Body, Schema
 from app.db.tables import ApiKey
 from app.errors import Problem
 from app.services import accounts
-from app.services.rate_limits import Kind
+from app.services.rate_limits import Kind, RateLimited
 from app.services.tokens import TokenReader
+
+log = structlog.get_logger()
 
 router = APIRouter(prefix="/api/auth", tags=["account"], route_class=CallerFirst)
 
@@ -73,20 +78,53 @@ class Keys(Schema):
     keys: list[KeyInfo]
 
 
-@router.post("/login", responses=tells("UNAUTHENTICATED", "DATABASE_UNAVAILABLE"))
-async def log_in(login: Login, request: Request, database: DatabaseDep, rate_limits: RateLimitsDep) -> Token:
-    """Log in to an account that is kept here. Five wrong passwords in a minute make the address wait."""
-    address = hashlib.sha256(accounts.local_subject(login.email).encode()).hexdigest()
-    await rate_limits.check(Kind.LOGIN, address)
+@router.post("/login", responses=tells("UNAUTHENTICATED", "FORBIDDEN", "DATABASE_UNAVAILABLE", "OVERLOADED"))
+async def log_in(
+    login: Login,
+    request: Request,
+    database: DatabaseDep,
+    rate_limits: RateLimitsDep,
+    secret: SecretDep,
+    settings: SettingsDep,
+) -> Token:
+    """Log in to an account that is kept here.
+
+    Five wrong passwords in a minute make an account's address of mail wait. Logins from one client address, and from
+    all together, are limited too.
+    """
+    account = hashlib.sha256(accounts.local_subject(login.email).encode()).hexdigest()
+    await rate_limits.check(Kind.LOGIN, account)
+    # What one address may not does not count for all.
+    try:
+        await rate_limits.take(Kind.LOGIN_ADDRESS, _hidden(secret, client_of(request)))
+    except RateLimited:
+        if "x-forwarded-for" in request.headers and not settings.trusted_proxies:
+            # It may be a caller's own invention; behind a proxy all its callers count as one.
+            log.warning(
+                "logins refused; if the client is a proxy of yours, name it in CUTOUT_TRUSTED_PROXIES"
+            )
+        raise
+    await rate_limits.take(Kind.LOGIN_ALL, "all")
     reader: TokenReader = request.app.state.tokens
-    subject = await asyncio.to_thread(accounts.log_in, database, login.email, login.password)
-    if subject is None:
-        await rate_limits.take(Kind.LOGIN, address)
-        raise Problem("UNAUTHENTICATED", "The e-mail address or the password is wrong.")
+    user = await accounts.PASSWORDS.run(accounts.log_in, database, login.email, login.password)
+    if user is None:
+        await rate_limits.take(Kind.LOGIN, account)
+        # People type passwords into the wrong field, so what was typed is not logged.
+        raise Problem(
+            "UNAUTHENTICATED",
+            "The e-mail address or the password is wrong.",
+            reason="login: no such account, or a wrong password",
+        )
     # Of many passwords tried at once the right one passes only where few wrong ones came before it.
-    await rate_limits.check(Kind.LOGIN, address)
-    token, seconds = reader.sign_login(subject)
+    await rate_limits.check(Kind.LOGIN, account)
+    structlog.contextvars.bind_contextvars(user=str(user.id))
+    token, seconds = reader.sign_login(user.subject, user.password_hash or "")
     return Token(access_token=token, expires_in=seconds)
+
+
+def _hidden(secret: str, client: str) -> str:
+    """Return what stands for a client's address in Redis, which is not to learn it."""
+    return hmac.new(secret.encode(), client.encode(), hashlib.sha256).hexdigest()
 
 
 @router.get("/keys")
@@ -96,10 +134,11 @@ async def get_keys(user: UserDep, database: DatabaseDep) -> Keys:
     return Keys(keys=[KeyInfo.of(key) for key in found])
 
 
-@router.post("/keys", status_code=201)
-async def make_key(wanted: KeyName, user: UserDep, database: DatabaseDep) -> NewKey:
+@router.post("/keys", status_code=201, responses=tells("CONFLICT"))
+async def make_key(wanted: KeyName, user: UserDep, database: DatabaseDep, settings: SettingsDep) -> NewKey:
     """Make an API key. It is shown this once."""
-    key, row = await asyncio.to_thread(database.run, accounts.create_key, user, wanted.name)
+    most = settings.max_api_keys
+    key, row = await asyncio.to_thread(database.run, accounts.create_key, user, wanted.name, most)
     return NewKey(**KeyInfo.of(row).model_dump(), key=key)
 
 

@@ -38,6 +38,7 @@ from app.api.schemas import (
 )
 from app.db.tables import Job, Status
 from app.errors import Problem
+from app.executors import BoundedExecutor
 from app.headers import KEPT_BY_ITS_USER
 from app.services import credits, jobs, pricing, removals
 from app.services.removals import Remote
@@ -49,12 +50,14 @@ from inference.tiers import Tier
 router = APIRouter(prefix="/api/background-remover", tags=["background remover"], route_class=CallerFirst)
 
 LARGEST_ID = 2**63 - 1
+SERVING = BoundedExecutor("prices", threads=4, waiting=60, retry_after=2)
 
 
-@router.get("/pricing")
+@router.get("/pricing", responses=tells("OVERLOADED"))
 async def get_pricing(hands: HandsDep) -> Pricing:
     """Prices in credits, with the model and backend that serve each tier on this host."""
-    _, tiers = await asyncio.to_thread(hands.serving)
+    # Anybody may ask, and where workers make pictures their queue may hang.
+    _, tiers = await SERVING.run(hands.serving)
     return Pricing(
         rupiah_per_credit=pricing.RUPIAH_PER_CREDIT,
         tiers=TierInfo.by_tier(tiers),

@@ -1,0 +1,85 @@
+"""The keys that a platform publishes to check its users' tokens with (JWKS).
+
+Anybody can send a token that names an unknown key. So keys are fetched by one thread at a time, seldom, and whoever brings
+a token of a known key never waits for that.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import jwt
+import structlog
+
+log = structlog.get_logger()
+
+# How long keys are taken as they were fetched; how long at most, while they cannot be fetched again.
+FRESH_SECONDS, KEPT_SECONDS = 300.0, 3600.0
+# Between two attempts to fetch.
+PAUSE_SECONDS = 10.0
+FETCH_SECONDS = 10.0
+
+Keys = Mapping[str, jwt.PyJWK]
+
+
+class PublishedKeys:
+    """Keys by their ids (`kid`). Safe to use from any number of threads."""
+
+    def __init__(
+        self,
+        url: str,
+        fetch: Callable[[], Keys] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare to fetch from `url`, or by `fetch`."""
+        self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=FETCH_SECONDS)
+        self._fetch = fetch or self._fetch_from_url
+        self._clock = clock
+        self._keys: Keys = {}
+        self._fetched_at = self._tried_at = -math.inf
+        self._failed = False
+        self._is_fetching = False
+        self._lock = threading.Lock()
+
+    def is_at_hand(self, kid: str | None) -> bool:
+        """Tell whether `find` answers at once."""
+        at = self._clock()
+        if kid in self._keys and (self._is_fetching or at - self._fetched_at < FRESH_SECONDS):
+            return True
+        return not self._is_fetching and at - self._tried_at < PAUSE_SECONDS
+
+    def find(self, kid: str | None) -> jwt.PyJWK:
+        """Return a key. It may wait for all keys to be fetched.
+
+        Raises:
+            jwt.PyJWKClientConnectionError: it is not known, and keys cannot be fetched.
+            jwt.PyJWKClientError: there is no such key.
+
+        """
+        if not self.is_at_hand(kid):
+            self._refresh(kid)
+        key = None if kid is None else self._keys.get(kid)
+        if key is None or self._clock() - self._fetched_at >= KEPT_SECONDS:
+            if self._failed:
+                raise jwt.PyJWKClientConnectionError("the published keys cannot be fetched")
+            raise jwt.PyJWKClientError(f"no published key has the id {str(kid)[:100]!r}")
+        return key
+
+    def _refresh(self, kid: str | None) -> None:
+        with self._lock:
+            if self.is_at_hand(kid):  # another thread has fetched them meanwhile
+                return
+            self._is_fetching = True
+            try:
+                self._keys = self._fetch()
+                self._fetched_at, self._failed = self._clock(), False
+            except (jwt.PyJWTError, OSError, ValueError) as error:
+                self._failed = True
+                log.warning("published keys not fetched", setting="CUTOUT_JWKS_URL", detail=str(error))
+            finally:
+                # From the end on: one that is slow to answer is not asked all the time.
+                self._tried_at, self._is_fetching = self._clock(), False
+
+    def _fetch_from_url(self) -> Keys:
+        return {key.key_id: key for key in self._client.get_signing_keys() if key.key_id}
