@@ -17,6 +17,7 @@ import jwt
 from jwt.types import Options
 
 from app.db.tables import Role
+from app.services.published_keys import PublishedKeys
 
 KEY_PREFIX = "cutout_"
 KEY_RANDOM, KEY_CHECKSUM = 40, 6
@@ -98,7 +99,7 @@ class TokenReader:
     ) -> None:
         self._own_secret = own_secret
         self._secret = secret
-        self._published = jwt.PyJWKClient(jwks_url, timeout=10) if jwks_url else None
+        self._published = PublishedKeys(jwks_url) if jwks_url else None
         self._audience = audience
         self._issuer = issuer
 
