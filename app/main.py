@@ -163,6 +163,7 @@ def limits_of(settings: Settings) -> dict[Kind, Limit]:
     calls = {
         Kind.REMOVE: Limit(settings.remove_per_minute, 60),
         Kind.BATCH: Limit(settings.batch_per_hour, 3600),
+        Kind.BATCH_ATTEMPT: Limit(settings.batch_attempts_per_hour, 3600),
         Kind.READS: Limit(settings.reads_per_minute, 60),
     }
     limited = {kind: limit for kind, limit in calls.items() if limit.calls > 0 and settings.auth == "on"}
@@ -206,6 +207,8 @@ def _furnish(
         mailer_from(settings),
         settings.public_url or "",
         state.metrics,
+        # On one's own machine the mail server is one's own, too.
+        notify_any_email=settings.notify_any_email or settings.auth == "off",
     )
     state.leases = Leases()
     state.readiness = Readiness(

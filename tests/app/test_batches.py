@@ -3,7 +3,9 @@
 import io
 import json
 import threading
+import uuid
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,14 +18,15 @@ from sqlalchemy import event, select
 
 from app.api.batch_schemas import ProgressInfo
 from app.db.session import Database
-from app.db.tables import Batch, Job, LedgerEntry, Movement, Status, now
+from app.db.tables import Batch, Job, LedgerEntry, Movement, Status, User, now
 from app.services import jobs
 from app.services.batches import Progress
 from app.services.claims import Line
+from app.services.rate_limits import Kind
 from app.services.webhooks import webhook_secret
 from app.storage import StorageError
 from tests.app.databases import on_sqlite, valkey_at
-from tests.app.shop import ANNA, API, BEN, SECRET
+from tests.app.shop import ANNA, API, BEN, SECRET, bearer
 from tests.app.studio import BATCH, Studio, at_work, opened_studio, photos, studio
 from tests.app.test_api import problem
 from tests.fakes import FakeRunner, held_until, wait_until
@@ -50,7 +53,7 @@ def nothing_is_left(studio: Studio, balance: int = 10_000) -> None:
         assert session.scalars(select(Job)).all() == []
 
 
-def send(studio: Studio, body: bytes, **headers: str) -> httpx2.Response:
+def send(studio: Studio, body: bytes | Iterator[bytes], **headers: str) -> httpx2.Response:
     """Hand in what may be no form at all."""
     headers = {"Content-Type": "multipart/form-data; boundary=b"} | headers
     answer: httpx2.Response = studio.client.post(BATCH, content=body, headers=ANNA | headers)
@@ -546,6 +549,8 @@ def test_who_is_to_be_told_is_told_with_his_secret(
         database, tmp_path, redis_url, smtp_url="smtp://127.0.0.1:9", mail_from="cutout@shop.example"
     ) as studio:
         user_id = studio.fund("anna", 100)
+        with database.begin() as session:
+            session.get_one(User, user_id).email = "Anna@Shop.example"
         told = {"webhookUrl": "https://shop.example/told", "notifyEmail": " anna@shop.example"}
         accepted = studio.hand_in(ANNA, photos(2), **told).json()
         assert accepted["webhookSecret"] == webhook_secret(SECRET, user_id)
@@ -570,6 +575,99 @@ def test_batches_are_counted_by_the_hour(database: Database, tmp_path: Path, red
         answer = send(studio, b"x", **{"Content-Length": "1000000"})
         assert "batches" in problem(answer, 429, "RATE_LIMITED")["detail"]
         assert 0 < int(answer.headers["retry-after"]) <= 3600
+
+
+def test_only_accepted_batches_count_however_they_come(
+    database: Database, tmp_path: Path, redis_url: str
+) -> None:
+    def full() -> None:
+        raise StorageError("The file cannot be written (No space left on device).")
+
+    with opened_studio(database, tmp_path, redis_url, batch_per_hour=2) as studio:
+        studio.fund("anna", 1000)
+        puts = Puts(studio)
+        for _ in range(3):
+            puts.then(full)
+            problem(studio.hand_in(ANNA, photos(2)), 503, "STORAGE_UNAVAILABLE")
+        keyed = ANNA | {"Idempotency-Key": "order-1"}
+        first = studio.accepted(keyed, photos(2))
+        with ThreadPoolExecutor(6) as callers:
+            answers = list(callers.map(lambda _: studio.hand_in(ANNA, photos(3)).status_code, range(6)))
+        assert sorted(answers) == [202, 429, 429, 429, 429, 429]
+        assert studio.balance(ANNA) == 1000 - 6 - 9
+        # A repetition is no other batch, and a cancelled one was a batch.
+        assert studio.accepted(keyed, photos(2)) == first
+        assert studio.client.delete(f"{BATCH}/{first}", headers=ANNA).status_code == 200
+        problem(studio.hand_in(ANNA, photos(2)), 429, "RATE_LIMITED")
+        assert studio.state.rate_limits.refused[Kind.BATCH] == 6
+        with database.begin() as session:
+            session.get_one(Batch, uuid.UUID(first)).created_at -= timedelta(hours=1)
+        studio.accepted(ANNA, photos(2))
+
+
+@on_sqlite
+def test_attempts_are_counted_more_loosely(database: Database, tmp_path: Path, redis_url: str) -> None:
+    with opened_studio(database, tmp_path, redis_url, batch_attempts_per_hour=3) as studio:
+        studio.fund("anna", 100)
+        for _ in range(3):
+            problem(studio.hand_in(ANNA, photos(1)), 400, "BATCH_SIZE")
+        refused = problem(studio.hand_in(ANNA, photos(2)), 429, "RATE_LIMITED")
+        assert "attempts to hand a batch in: 3 an hour" in refused["detail"]
+
+
+@on_sqlite
+def test_who_cannot_pay_hears_it_before_anything_is_read(studio: Studio) -> None:
+    studio.fund("anna", 5)
+    refused = problem(send(studio, b"no form", **{"Content-Length": "2000000000"}), 402, "INSUFFICIENT_CREDITS")
+    assert (refused["required"], refused["available"]) == (6, 5)
+    assert "at least 6" in refused["detail"]
+    studio.fund("anna", 1)
+    keyed = ANNA | {"Idempotency-Key": "order-1"}
+    first = studio.accepted(keyed, photos(2))
+    assert studio.balance(ANNA) == 0
+    # What was accepted is not to be paid again.
+    assert studio.accepted(keyed, photos(2)) == first
+
+
+@on_sqlite
+def test_what_cannot_be_paid_is_refused_as_soon_as_that_is_known(studio: Studio) -> None:
+    studio.fund("anna", 50)
+    puts = Puts(studio)
+    image, tier = part('"images"; filename="a.png"', "x"), part('"tier"', "industry")
+    for pieces, required, stored in (
+        ([tier + 2 * image, image, image], 75, 2),
+        ([2 * image, tier + image, image], 75, 2),
+        ([part('"imageCount"', "18") + image, image], 54, 0),
+        ([image] * 18, 54, 16),
+        ([18 * image], 54, 0),  # their heads have come together
+    ):
+        puts.count = 0
+        # Each of these breaks off, which would be said if it were read to there.
+        refused = problem(send(studio, iter(pieces)), 402, "INSUFFICIENT_CREDITS")
+        assert (refused["required"], puts.count) == (required, stored)
+    nothing_is_left(studio, balance=50)
+
+    def buy() -> None:
+        studio.fund("anna", 100)
+
+    puts.then(buy)  # what is bought meanwhile counts
+    assert send(studio, iter([tier + 2 * image, 2 * image + b"--b--\r\n"])).status_code == 202
+
+
+@on_sqlite
+def test_only_ones_own_address_is_told(database: Database, tmp_path: Path, redis_url: str) -> None:
+    mail = {"smtp_url": "smtp://127.0.0.1:9", "mail_from": "cutout@shop.example"}
+    anna = bearer("anna", email="anna@shop.example")
+    with opened_studio(database, tmp_path, redis_url, **mail) as studio:
+        for subject in ("anna", "ben"):
+            studio.fund(subject, 100)
+        assert studio.hand_in(anna, photos(2), notifyEmail="ANNA@shop.example").status_code == 202
+        for who, says in ((anna, "which is anna@shop.example"), (BEN, "no address of yours is known")):
+            refused = problem(studio.hand_in(who, photos(2), notifyEmail="eve@shop.example"), 400, "INVALID_INPUT")
+            assert says in refused["detail"]
+            assert "CUTOUT_NOTIFY_ANY_EMAIL=1" in refused["detail"]
+    with opened_studio(database, tmp_path, redis_url, notify_any_email=True, **mail) as studio:
+        assert studio.hand_in(BEN, photos(2), notifyEmail="eve@shop.example").status_code == 202
 
 
 def test_the_time_left_goes_by_what_is_done() -> None:

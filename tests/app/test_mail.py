@@ -417,9 +417,9 @@ def test_what_is_no_mail_server_is_not_quoted(
 
 def test_nobody_is_promised_mail_where_none_is_sent(database: Database) -> None:
     with pytest.raises(CannotNotify, match=r"^notifyEmail: This service sends no mail"):
-        office_of(database).check_email(ANNA)
+        office_of(database).check_email(ANNA, ANNA)
     by = mailer("smtp://127.0.0.1:25")
-    assert office_of(database, mailer=by).check_email(ANNA) == ANNA
+    assert office_of(database, mailer=by).check_email(ANNA, ANNA) == ANNA
     # Of a batch that was sent in while there was a server.
     _, delivery = send_one(database, None)
     assert (delivery.error, delivery.due_at is None) == (NO_MAIL, False)
