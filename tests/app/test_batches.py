@@ -1,5 +1,6 @@
 """Batches as their owners have them: handed in, watched, cancelled, fetched."""
 
+import asyncio
 import io
 import json
 import threading
@@ -7,6 +8,7 @@ import uuid
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,19 @@ import httpx2
 import pytest
 from rq import Queue as RqQueue
 from sqlalchemy import event, select
+from starlette.requests import Request
+from starlette.types import Message
 
+from app.api.batch_form import Funds, read_batch
 from app.api.batch_schemas import ProgressInfo
 from app.db.session import Database
 from app.db.tables import Batch, Job, LedgerEntry, Movement, Status, User, now
+from app.errors import Problem
 from app.services import jobs
 from app.services.batches import Progress
 from app.services.claims import Line
+from app.services.credits import InsufficientCredits
+from app.services.intake import Intake
 from app.services.rate_limits import Kind
 from app.services.webhooks import webhook_secret
 from app.storage import StorageError
@@ -53,7 +61,7 @@ def nothing_is_left(studio: Studio, balance: int = 10_000) -> None:
         assert session.scalars(select(Job)).all() == []
 
 
-def send(studio: Studio, body: bytes | Iterator[bytes], **headers: str) -> httpx2.Response:
+def send(studio: Studio, body: bytes, **headers: str) -> httpx2.Response:
     """Hand in what may be no form at all."""
     headers = {"Content-Type": "multipart/form-data; boundary=b"} | headers
     answer: httpx2.Response = studio.client.post(BATCH, content=body, headers=ANNA | headers)
@@ -629,29 +637,38 @@ def test_who_cannot_pay_hears_it_before_anything_is_read(studio: Studio) -> None
     assert studio.accepted(keyed, photos(2)) == first
 
 
+def read_in_pieces(studio: Studio, user_id: uuid.UUID, pieces: list[bytes], balance: int) -> Intake:
+    """Have a form read that comes in these pieces and then breaks off; what is stored of it."""
+    scope = {"type": "http", "headers": [(b"content-type", b"multipart/form-data; boundary=b")]}
+    left = list(pieces)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+    intake = Intake(studio.storage)
+    funds = Funds(studio.database, user_id, balance)
+    office = studio.state.office
+    with suppress(Problem):
+        asyncio.run(read_batch(Request(scope, receive), intake, office, MB, None, funds))
+    return intake
+
+
 @on_sqlite
 def test_what_cannot_be_paid_is_refused_as_soon_as_that_is_known(studio: Studio) -> None:
-    studio.fund("anna", 50)
-    puts = Puts(studio)
+    user_id = studio.fund("anna", 50)
     image, tier = part('"images"; filename="a.png"', "x"), part('"tier"', "industry")
-    for pieces, required, stored in (
-        ([tier + 2 * image, image, image], 75, 2),
-        ([2 * image, tier + image, image], 75, 2),
-        ([part('"imageCount"', "18") + image, image], 54, 0),
-        ([image] * 18, 54, 16),
-        ([18 * image], 54, 0),  # their heads have come together
+    # A part's end is known by the next one's beginning.
+    for pieces, required in (
+        ([tier, image, image, image, image], 75),
+        ([image, image, tier, image, image], 75),
+        ([part('"imageCount"', "18"), image, image], 54),
+        ([image] * 20, 51),
     ):
-        puts.count = 0
-        # Each of these breaks off, which would be said if it were read to there.
-        refused = problem(send(studio, iter(pieces)), 402, "INSUFFICIENT_CREDITS")
-        assert (refused["required"], puts.count) == (required, stored)
-    nothing_is_left(studio, balance=50)
-
-    def buy() -> None:
-        studio.fund("anna", 100)
-
-    puts.then(buy)  # what is bought meanwhile counts
-    assert send(studio, iter([tier + 2 * image, 2 * image + b"--b--\r\n"])).status_code == 202
+        with pytest.raises(InsufficientCredits) as refused:
+            read_in_pieces(studio, user_id, pieces, 50)
+        assert refused.value.required == required
+    # What is bought meanwhile counts.
+    assert len(read_in_pieces(studio, user_id, [tier, image, image, image], 6).photos) == 2
 
 
 @on_sqlite
