@@ -157,7 +157,9 @@ async def read_batch(
             is_photo = part.head.name == PHOTOS
             if not is_photo:
                 fields.take(part.head.name, part.data)
-            elif not part.data and not part.head.file_name:  # a browser's for a field in which no file was chosen
+            elif (
+                not part.data and not part.head.file_name
+            ):  # a browser's for a field in which no file was chosen
                 photos -= 1
                 is_photo = False
             if funds is not None:
