@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -52,7 +53,10 @@ class Fields:
     def __init__(self, office: PostOffice, own_email: str | None) -> None:
         self.form = BatchForm()
         check_email = partial(office.check_email, own=own_email)
-        self._checks = {"webhookUrl": office.check_webhook_url, "notifyEmail": check_email}
+        self._checks: dict[str, Callable[[str], str]] = {
+            "webhookUrl": office.check_webhook_url,
+            "notifyEmail": check_email,
+        }
         self._names: set[str] = set()
         self._values: dict[str, str] = {}
 

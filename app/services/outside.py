@@ -4,7 +4,7 @@ redirect, knows no proxy, cookie or password, and decodes no content.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -68,7 +68,7 @@ class Outside:
             yield answer
 
 
-async def read_body(answer: httpcore2.Response) -> AsyncIterator[bytes]:
+async def read_body(answer: httpcore2.Response) -> AsyncGenerator[bytes, None]:
     """Yield a body in pieces as they come, and let other tasks run in between.
 
     Raises:

@@ -171,7 +171,7 @@ class Mailer:
             else _Bounded(local_hostname=named, timeout=SECONDS)
         )
         # Where no host is given to connect to at once, the library does not remember it for TLS.
-        connection._host = server.host  # type: ignore[union-attr]
+        connection._host = server.host
         try:
             code, said = connection.connect(server.host, server.port)
             if code != 220:
@@ -222,6 +222,7 @@ class _Bounded(smtplib.SMTP):
     """A conversation whose length is bounded in all; the library's timeout is for each read, and its replies never end."""
 
     file: io.BufferedReader | None
+    _host: str
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._end = time.monotonic() + SECONDS_IN_ALL
