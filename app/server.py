@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import not_http
 from app.settings import Settings
@@ -174,7 +174,8 @@ class Patient(HttpToolsProtocol):
         self._watch_reader()
 
     def shutdown(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        cycle: RequestResponseCycle | None = self.cycle  # none before the first request
+        if cycle is None or cycle.response_complete:
             super().shutdown()
             return
         # Closed by `_close_if_done`: closed with bytes that nobody has read, the answer might be lost.

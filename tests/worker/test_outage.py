@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_a_queue_may_go_and_come_back_in_every_way(
 
     batch: Batch
     before = 0
-    conditions = {
+    conditions: dict[str, Callable[[], object]] = {
         "a worker is alive": queue.workers,
         "photos are in hand": lambda: counts(database, batch).get(Status.PROCESSING, 0) > 3,
         "none is in hand": lambda: not counts(database, batch).get(Status.PROCESSING),
