@@ -30,9 +30,6 @@ log = structlog.get_logger()
 # Between two starts of what goes on ending; the first wait again after so long a life.
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0
 HEALTHY_SECONDS = 60.0
-# How long a worker may take to finish the photos in hand. What it has then is done again by another.
-FINISH_SECONDS = 30.0
-QUEUE_STOP_SECONDS = 10.0
 # Systems cut a socket's path off at 104 or 108 bytes, and redis-py trips over blanks and = in it.
 SOCKET_PATH = re.compile(r"[\w./+-]{1,100}", re.ASCII)
 # Without the folder that the service was started in, where a file may be called worker.py.
@@ -56,6 +53,7 @@ class Embedded:
         """
         self._settings = settings
         self._worker = worker
+        self._running_workers: list[Supervised] = []
         self._folder = settings.data_dir.expanduser().resolve() / "valkey"
         self._socket: Path | None = None
         if settings.redis_url is not None:
@@ -75,26 +73,32 @@ class Embedded:
         self._life, self._need = Lifeline(), Lifeline()
 
     @asynccontextmanager
-    async def queue(self) -> AsyncIterator[None]:
-        """Run the queue, if it is not another's, until the end of the block."""
+    async def queue(self, stop_seconds: float) -> AsyncIterator[None]:
+        """Run the queue, if it is not another's, until the end of the block; it is killed if that takes longer."""
         if self._socket is None:
             yield
             return
         command = *PYTHON, "app.valkey", str(self._folder), str(self._socket), self._settings.log_format
         keeper = Supervised("Valkey", command, os.environ, self._need.end)
-        async with _running([keeper], QUEUE_STOP_SECONDS):
+        async with _running([keeper], stop_seconds):
             yield
 
     @asynccontextmanager
-    async def workers(self) -> AsyncIterator[None]:
-        """Run the workers until the end of the block."""
+    async def workers(self, finish_seconds: float) -> AsyncIterator[None]:
+        """Run the workers until the end of the block; those that need longer for the photos in hand are killed."""
         environment = {**os.environ, **self._own_settings()}
         workers = [
             Supervised("worker", self._worker, environment, self._life.end, self._need.held)
             for _ in range(self._settings.workers_here)
         ]
-        async with _running(workers, FINISH_SECONDS):
+        self._running_workers = workers
+        async with _running(workers, finish_seconds):
             yield
+
+    def ask_workers_to_stop(self) -> None:
+        """Have the workers stop now, before the end of their block."""
+        for worker in self._running_workers:
+            worker.ask_to_stop()
 
     def _own_settings(self) -> dict[str, str]:
         """Return what a worker cannot know from the environment: what the command line said, and the queue."""
@@ -196,8 +200,9 @@ async def _running(all_of: Sequence[Supervised], patience: float) -> AsyncIterat
     finally:
         for one in all_of:
             one.ask_to_stop()
+        end = time.monotonic() + patience
         for one in all_of:
-            await asyncio.to_thread(one.wait, patience)
+            await asyncio.to_thread(one.wait, max(0.0, end - time.monotonic()))
 
 
 def socket_path(folder: Path) -> Path:

@@ -140,6 +140,12 @@ def unexpected(error: Exception, headers: dict[str, str] | None = None) -> Probl
     return Problem("INTERNAL", UNEXPECTED, headers)
 
 
+def service_stops() -> Problem:
+    """Describe a request that the service ends because it is being stopped itself."""
+    detail = "The service is being stopped. Nothing was charged; send it again in a moment."
+    return Problem("OVERLOADED", detail, {"Retry-After": "10"})
+
+
 def not_http(detail: str) -> bytes:
     """Answer what is no request, down to its bytes: there is nothing else to answer it with."""
     request_id = str(uuid.uuid4())

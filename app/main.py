@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 
 import structlog
@@ -47,6 +47,7 @@ from app.services.tokens import TokenReader
 from app.settings import Settings
 from app.settings import load as load_settings
 from app.startup import engine_from, mailer_from, prepare, storage_from
+from app.stopping import Stopping
 from app.storage import Storage
 from app.sweeping import sweeping
 from inference.engine import Engine
@@ -124,7 +125,10 @@ def create_app(
                 )
             )
             yield
-        await hands.close()
+        # Who waits longer for the engine would be killed instead.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(service.state.stopping.times.closing):
+                await hands.close()
         await service.state.rate_limits.close()
         service.state.queue.close()
         service.state.backlog.close()
@@ -136,9 +140,24 @@ def create_app(
             async with lifespan(service):
                 yield
             return
+        times = service.state.stopping.times
         # Workers load their models once the service's own are there: together both would be late.
-        async with embedded.queue(), lifespan(service), embedded.workers():
-            yield
+        async with (
+            embedded.queue(times.queue),
+            lifespan(service),
+            embedded.workers(times.workers),
+        ):
+            early = asyncio.create_task(stop_workers_early(service.state.stopping, embedded))
+            try:
+                yield
+            finally:
+                early.cancel()
+
+    async def stop_workers_early(stopping: Stopping, embedded: Embedded) -> None:
+        """Let workers finish beside the service's own requests, unless it is they who do those."""
+        await stopping.wait()
+        if settings.api_engine == "local":
+            await asyncio.to_thread(embedded.ask_workers_to_stop)
 
     service = FastAPI(
         title="Cutout",
@@ -164,6 +183,7 @@ def limits_of(settings: Settings) -> dict[Kind, Limit]:
     calls = {
         Kind.REMOVE: Limit(settings.remove_per_minute, 60),
         Kind.BATCH: Limit(settings.batch_per_hour, 3600),
+        Kind.BATCH_ATTEMPT: Limit(settings.batch_attempts_per_hour, 3600),
         Kind.READS: Limit(settings.reads_per_minute, 60),
     }
     limited = {kind: limit for kind, limit in calls.items() if limit.calls > 0 and settings.auth == "on"}
@@ -212,12 +232,14 @@ def _furnish(
         mailer_from(settings),
         settings.public_url or "",
         state.metrics,
+        # On one's own machine the mail server is one's own, too.
+        notify_any_email=settings.notify_any_email or settings.auth == "off",
     )
     state.leases = Leases()
     state.readiness = Readiness(
         database, state.backlog, storage, timedelta(seconds=settings.storage_check_seconds)
     )
-    state.stopping = asyncio.Event()
+    state.stopping = Stopping()
     state.local_admin = None
     state.engine = state.hands = None
 
@@ -234,7 +256,12 @@ def _guard(service: FastAPI, settings: Settings) -> None:
     service.add_middleware(
         guards.BodyMemory, paths=uploads, total_bytes=settings.uploads_at_once_bytes, most_bytes=most
     )
-    service.add_middleware(guards.BodyTime, seconds=settings.upload_seconds, bytes_each=most)
+    service.add_middleware(
+        guards.BodyTime,
+        seconds=settings.upload_seconds,
+        bytes_each=most,
+        stopping=service.state.stopping,
+    )
     service.add_middleware(guards.BodyLimit, uploads=uploads)
     if settings.cors_origins:
         service.add_middleware(
@@ -250,6 +277,7 @@ def _guard(service: FastAPI, settings: Settings) -> None:
         service.add_middleware(guards.LocalOnly)
     service.add_middleware(Measure, metrics=service.state.metrics)
     service.add_middleware(guards.BrowserHeaders)
+    service.add_middleware(guards.CutOff, stopping=service.state.stopping)
     service.add_middleware(guards.RequestId)
     if settings.trusted_proxies:
         trusted = [str(network) for network in settings.trusted_proxies]

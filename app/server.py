@@ -1,24 +1,34 @@
 """The HTTP server, and its patience: callers who send or read too slowly, or never, are left."""
 
 import asyncio
+import math
+import os
 import socket
 import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import not_http
 from app.settings import Settings
+from app.stopping import Stopping, StopTimes
+
+log = structlog.get_logger()
 
 # Of a request's line and headers, of what ends a chunked body, and of all between two pieces of one.
 LONGEST_HEAD_BYTES = 64 * 1024
 MOST_FILES = 8192
 
 
-def server_of(service: FastAPI, settings: Settings) -> uvicorn.Server:
-    """Return the server of a service, which does not run yet."""
+def server_of(
+    service: FastAPI, settings: Settings, last_resort: Callable[[], None] | None = None
+) -> uvicorn.Server:
+    """Return the server of a service, which does not run yet. `last_resort` is called where its stop takes too long."""
     config = uvicorn.Config(
         service,
         host=settings.host,
@@ -29,7 +39,7 @@ def server_of(service: FastAPI, settings: Settings) -> uvicorn.Server:
         # It would believe whoever calls from 127.0.0.1; the service has its own setting.
         proxy_headers=False,
     )
-    return Server(config, service.state.stopping)
+    return Server(config, service.state.stopping, last_resort)
 
 
 def allow_many_connections() -> None:
@@ -43,16 +53,45 @@ def allow_many_connections() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-class Server(uvicorn.Server):
-    """Waits at its end for answers that are on their way; those that would go on for ever are told by `stopping`."""
+def leave() -> None:
+    """End this process at once: something hangs that nobody can break off."""
+    log.error("service killed, as it did not stop in time")
+    os._exit(1)
 
-    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+
+class Server(uvicorn.Server):
+    """Waits at its end for answers that are on their way, and for each part of it no longer than `stopping` says."""
+
+    def __init__(
+        self, config: uvicorn.Config, stopping: Stopping, last_resort: Callable[[], None] | None
+    ) -> None:
         super().__init__(config)
         self._stopping = stopping
+        self._last_resort = last_resort
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping.set()
-        await super().shutdown(sockets)
+        times = self._stopping.times
+        self.config.timeout_graceful_shutdown = math.ceil(times.requests)
+        if self._last_resort is not None:
+            # Goes on beside the end of the interpreter, which waits for every thread.
+            watchdog = threading.Timer(times.whole, self._last_resort)
+            watchdog.daemon = True
+            watchdog.start()
+        cutting = asyncio.create_task(self._cut(times))
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting.cancel()
+
+    async def _cut(self, times: StopTimes) -> None:
+        """End what goes on too long, first by asking it to."""
+        await asyncio.sleep(times.answers)
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        await asyncio.sleep(times.give_back)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 class Patient(HttpToolsProtocol):
@@ -62,6 +101,8 @@ class Patient(HttpToolsProtocol):
     head_seconds = 20.0
     # For the rest of a body that was answered before it had come: an answer to who hears only after he has spoken.
     rest_seconds = 60.0
+    # The same, once the service is being stopped.
+    rest_seconds_at_end = 1.0
     # For any progress of an answer that is not read.
     reading_seconds = 30.0
 
@@ -138,6 +179,15 @@ class Patient(HttpToolsProtocol):
             self._look.cancel()
             self._look = None
         self._watch_reader()
+
+    def shutdown(self) -> None:
+        cycle: RequestResponseCycle | None = self.cycle  # none before the first request
+        if cycle is None or cycle.response_complete:
+            super().shutdown()
+            return
+        # Closed by `_close_if_done`: closed with bytes that nobody has read, the answer might be lost.
+        self._is_last = True
+        self.rest_seconds = self.rest_seconds_at_end
 
     def _close_if_done(self) -> None:
         """Close where the caller wants no more, once his request has come whole and is answered."""

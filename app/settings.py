@@ -144,6 +144,11 @@ class Settings(BaseSettings):
         None,
         description="who mail is from, such as `Cutout <cutout@example.com>`; goes with `CUTOUT_SMTP_URL`",
     )
+    notify_any_email: bool = Field(
+        False,
+        description="a batch's `notifyEmail` may be any address; default: only the user's own. With `CUTOUT_AUTH=off` any may"
+        " be",
+    )
     public_url: str | None = Field(
         None,
         description="`https://…` where users reach this service, for addresses in mail and webhooks; default: those are"
@@ -261,7 +266,14 @@ class Settings(BaseSettings):
         ge=0,
         description="removals of one user before 429 `RATE_LIMITED`; 0: no limit, as with all of these",
     )
-    batch_per_hour: int = Field(5, ge=0, description="batches of one user before 429 `RATE_LIMITED`")
+    batch_per_hour: int = Field(
+        5, ge=0, description="batches of one user that were accepted, before 429 `RATE_LIMITED`"
+    )
+    batch_attempts_per_hour: int = Field(
+        60,
+        ge=0,
+        description="batches that one user tries to hand in, accepted or not, before 429 `RATE_LIMITED`",
+    )
     reads_per_minute: int = Field(
         120, ge=0, description="all other calls of one user before 429 `RATE_LIMITED`"
     )

@@ -28,7 +28,7 @@ LOOK_EVERY_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 30.0
 START_SECONDS = 10.0
 # How long one that stops may take to write what it has, before it is killed.
-STOP_SECONDS = 5.0
+STOP_SECONDS = 3.0
 
 
 def main(folder: Path, address: Path, log_format: Literal["console", "json"]) -> None:

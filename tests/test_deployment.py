@@ -16,9 +16,10 @@ import pytest
 import typer
 import yaml  # type: ignore[import-untyped]
 
-from app import embedded, settings
+from app import settings
 from app.cli import cli
 from app.main import create_app
+from app.stopping import StopTimes
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile.gpu").read_text()
@@ -66,7 +67,7 @@ def test_service_and_worker_share_database_queue_and_files_and_may_finish() -> N
         assert api[shared] == worker[shared]
     minutes = {service["stop_grace_period"] for service in (api, worker)}
     assert minutes == {"1m"}
-    assert embedded.FINISH_SECONDS + embedded.QUEUE_STOP_SECONDS < 60
+    assert StopTimes().whole <= 30
 
 
 def test_the_unit_starts_a_worker() -> None:
@@ -85,7 +86,7 @@ def test_the_unit_starts_a_worker() -> None:
         opt for param in options for opt in param.opts
     }
     assert service["Restart"] == "always"
-    assert int(service["TimeoutStopSec"]) > embedded.FINISH_SECONDS
+    assert int(service["TimeoutStopSec"]) > StopTimes().whole
 
 
 def test_the_image_does_not_run_as_root() -> None:

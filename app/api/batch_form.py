@@ -1,5 +1,9 @@
 """The form of `POST /batch`: read as it comes, each photo stored before the next is read."""
 
+import asyncio
+import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Request
@@ -9,13 +13,16 @@ from starlette.requests import ClientDisconnect
 
 from app.api.parts import BrokenForm, Head, PartTooLarge, read_parts
 from app.api.schemas import OptionsForm
+from app.db.session import Database
 from app.errors import Problem
-from app.services import batches
+from app.services import batches, credits, pricing
 from app.services.batches import Order
+from app.services.credits import InsufficientCredits
 from app.services.intake import Intake
 from app.services.notifications import PostOffice
 from app.services.pricing import LARGEST_BATCH, SMALLEST_BATCH
 from inference.encode import Format
+from inference.tiers import Tier
 
 PHOTOS = "images"
 MOST_FIELDS, LARGEST_FIELD_BYTES = 50, 10_000
@@ -43,9 +50,13 @@ KNOWN = {field.alias for field in BatchForm.model_fields.values()}
 class Fields:
     """The fields that have come so far, each looked at as it comes: what is wrong is said before the rest is sent."""
 
-    def __init__(self, office: PostOffice) -> None:
+    def __init__(self, office: PostOffice, own_email: str | None) -> None:
         self.form = BatchForm()
-        self._checks = {"webhookUrl": office.check_webhook_url, "notifyEmail": office.check_email}
+        check_email = partial(office.check_email, own=own_email)
+        self._checks: dict[str, Callable[[str], str]] = {
+            "webhookUrl": office.check_webhook_url,
+            "notifyEmail": check_email,
+        }
         self._names: set[str] = set()
         self._values: dict[str, str] = {}
 
@@ -61,6 +72,11 @@ class Fields:
         if len(self._names) == MOST_FIELDS:
             raise Problem("INVALID_INPUT", f"The form has more than {MOST_FIELDS} fields.")
         self._names.add(name)
+
+    @property
+    def tier(self) -> Tier | None:
+        """The tier that is asked for; None while its field may still come."""
+        return self.form.tier if "tier" in self._values else None
 
     def take(self, name: str, data: bytes) -> None:
         """Take a field in; an empty one stands for its default.
@@ -84,18 +100,51 @@ class Fields:
             raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
 
 
-async def read_batch(request: Request, intake: Intake, office: PostOffice, largest_bytes: int) -> BatchForm:
+class Funds:
+    """What a user can pay of a batch while it comes in."""
+
+    def __init__(self, database: Database, user_id: uuid.UUID, balance: int) -> None:
+        self._database = database
+        self._user_id = user_id
+        self._balance = balance
+
+    async def require(self, tier: Tier | None, images: int) -> None:
+        """Return if the balance covers a batch of so many images, or of some number greater than that.
+
+        Raises:
+            InsufficientCredits: it does not.
+
+        """
+        least = pricing.least_price(tier, images)
+        if least > self._balance:
+            # Credits may have been bought since.
+            self._balance = await asyncio.to_thread(self._database.ask, credits.balance, self._user_id)
+            if least > self._balance:
+                raise InsufficientCredits(least, self._balance, at_least=True)
+
+
+async def read_batch(
+    request: Request,
+    intake: Intake,
+    office: PostOffice,
+    largest_bytes: int,
+    own_email: str | None,
+    funds: Funds | None,
+) -> BatchForm:
     """Read the body to its end and store its photos; `largest_bytes` is what one may have.
+
+    `own_email` is the user's. A batch that the user cannot pay is not read on; without `funds` nothing is looked at.
 
     Raises:
         Problem: the body is no such form, or a photo is too large.
         RequestValidationError: a field is wrong.
         CannotNotify: nobody can be told where a field says.
         WrongBatchSize: these are too few photos or too many, or not as many as the form says.
+        InsufficientCredits: the photos that have come cost more than the user has.
         StorageError: a photo cannot be stored.
 
     """
-    fields, photos = Fields(office), 0
+    fields, photos = Fields(office, own_email), 0
 
     def limit(head: Head) -> int:
         nonlocal photos
@@ -109,12 +158,18 @@ async def read_batch(request: Request, intake: Intake, office: PostOffice, large
 
     try:
         async for part in read_parts(request.stream(), request.headers.get("content-type", ""), limit):
-            if part.head.name != PHOTOS:
+            is_photo = part.head.name == PHOTOS
+            if not is_photo:
                 fields.take(part.head.name, part.data)
-            elif part.data or part.head.file_name:
-                await intake.add(name_of(part.head), part.data)
-            else:  # a browser's for a field in which no file was chosen
+            elif (
+                not part.data and not part.head.file_name
+            ):  # a browser's for a field in which no file was chosen
                 photos -= 1
+                is_photo = False
+            if funds is not None:
+                await funds.require(fields.tier, max(photos, fields.form.image_count or 0))
+            if is_photo:
+                await intake.add(name_of(part.head), part.data)
             del part  # it would stay while the next one comes
     except BrokenForm as error:
         raise Problem("INVALID_INPUT", f"{error} {FORM_WANTED}") from None

@@ -197,7 +197,7 @@ def counted(kind: Kind) -> Callable[[User, RateLimits], Awaitable[User]]:
 get_user = counted(Kind.READS)
 UserDep = Annotated[User, Depends(get_user)]
 RemovingUserDep = Annotated[User, Depends(counted(Kind.REMOVE))]
-BatchUserDep = Annotated[User, Depends(counted(Kind.BATCH))]
+BatchUserDep = Annotated[User, Depends(counted(Kind.BATCH_ATTEMPT))]
 
 
 async def get_reader(

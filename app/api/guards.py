@@ -12,9 +12,18 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import MEDIA_TYPE, Problem, body_too_large, body_too_slow, too_many_uploads, unexpected
+from app.errors import (
+    MEDIA_TYPE,
+    Problem,
+    body_too_large,
+    body_too_slow,
+    service_stops,
+    too_many_uploads,
+    unexpected,
+)
 from app.headers import OF_EVERY_ANSWER
 from app.settings import is_loopback
+from app.stopping import Stopping
 
 log = structlog.get_logger()
 
@@ -23,6 +32,8 @@ SANE_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 FORM_OVERHEAD_BYTES = 100_000
 # Of JSON and forms without a file.
 SMALL_BODY_BYTES = 100_000
+# How often a body that does not come is looked at.
+LOOK_SECONDS = 0.5
 
 
 class RequestId:
@@ -163,10 +174,14 @@ class BodyLimit:
 class BodyTime:
     """Give each body a time to come in: `seconds` for every `bytes_each` of it, and for what is less."""
 
-    def __init__(self, app: ASGIApp, seconds: float, bytes_each: int) -> None:
+    def __init__(
+        self, app: ASGIApp, seconds: float, bytes_each: int, stopping: Stopping | None = None
+    ) -> None:
+        """Wrap `app`. Once the service is `stopping`, bodies have only the time that it gives them."""
         self.app = app
         self.seconds = seconds
         self.bytes_each = bytes_each
+        self.stopping = stopping or Stopping()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -179,16 +194,48 @@ class BodyTime:
             if whole:  # then the wait is for the caller to hang up
                 return await receive()
             seconds = self.seconds * (1 + received // self.bytes_each)
-            try:
-                async with asyncio.timeout(start + seconds - time.monotonic()):
-                    message = await receive()
-            except TimeoutError:
-                raise body_too_slow(seconds) from None
+            while True:
+                left = start + seconds - time.monotonic()
+                until_cut = self.stopping.uploads_end - time.monotonic()
+                if min(left, until_cut) <= 0:
+                    raise body_too_slow(seconds) if left <= until_cut else service_stops()
+                try:
+                    # By turns, to see whether the service is being stopped.
+                    async with asyncio.timeout(min(left, until_cut, LOOK_SECONDS)):
+                        message = await receive()
+                    break
+                except TimeoutError:
+                    pass
             received += len(message.get("body", b""))
             whole = not message.get("more_body", False)
             return message
 
         await self.app(scope, receive_in_time, send)
+
+
+class CutOff:
+    """Answer those requests that are cancelled because the service is being stopped."""
+
+    def __init__(self, app: ASGIApp, stopping: Stopping) -> None:
+        self.app = app
+        self.stopping = stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_and_note)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or not self.stopping.is_set():
+                raise
+            log.warning("request cut off, as the service stops", path=scope["path"])
+            if not has_begun:
+                await _response(scope, service_stops())(scope, receive, send)
 
 
 class BodyMemory:

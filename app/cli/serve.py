@@ -28,7 +28,7 @@ def serve(
     """Run the service. Open weights are downloaded at the first start."""
     from app.embedded import Embedded
     from app.main import create_app
-    from app.server import allow_many_connections, server_of
+    from app.server import allow_many_connections, leave, server_of
     from app.startup import engine_from, prepare, pull_missing, storage_from
 
     settings = load_settings(host=host, port=port, device=device, workers=workers)
@@ -50,7 +50,7 @@ def serve(
         show_tiers(engine)
     say(f"Open [bold]http://{settings.host}:{settings.port}/[/bold] for the page, …/docs for the API.")
     allow_many_connections()
-    server = server_of(service, settings)
+    server = server_of(service, settings, leave)
     if engine is not None:
         # A process whose GPU has failed cannot get it back; a new one can, and whoever supervises this one starts it.
         engine.on_lost = lambda: setattr(server, "should_exit", True)

@@ -8,7 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session
 from app.db.session import Database
 from app.db.tables import Batch, IdempotencyKey, Job, PaidBy, Status, plain
 from app.services import accounts, claims, credits, notifications
-from app.services.pricing import LARGEST_BATCH, SMALLEST_BATCH, price
+from app.services.pricing import LARGEST_BATCH, SMALLEST_BATCH, least_price, price
+from app.services.rate_limits import Kind, Limit, RateLimited
 from app.services.removals import KeyUsed, known_key
 from inference.options import Options
 
@@ -88,6 +89,7 @@ def submit(
     order: Order,
     at: datetime,
     key: str | None = None,
+    limit: Limit | None = None,
 ) -> tuple[Batch, bool]:
     """Take in a batch whose photos are stored, and hold its price, in one transaction: the batch, and True.
 
@@ -97,6 +99,7 @@ def submit(
         WrongBatchSize: it has too few photos or too many.
         InsufficientCredits: the user has too few; there is no batch then.
         KeyUsed: the key was used for something else.
+        RateLimited: the user has had as many batches accepted as `limit` allows.
 
     """
     require_size(len(photos))
@@ -109,7 +112,7 @@ def submit(
                     if known.batch_id is None or known.fingerprint != fingerprint:
                         raise KeyUsed
                     return session.get_one(Batch, known.batch_id), False
-                batch = _write(session, user_id, batch_id, photos, order, at)
+                batch = _write(session, user_id, batch_id, photos, order, at, limit)
                 if key is not None:
                     session.add(
                         IdempotencyKey(
@@ -125,6 +128,44 @@ def submit(
             if key is None or database.run(known_key, user_id, key) is None:
                 raise
             # Another call with the same key was a moment faster: look again.
+
+
+def require_turn(session: Session, user_id: uuid.UUID, limit: Limit, at: datetime) -> None:
+    """Return if a user may have one more batch accepted. Only accepted ones count, cancelled ones among them.
+
+    Raises:
+        RateLimited: within the limit's time as many have been as it allows.
+
+    """
+    window = timedelta(seconds=limit.seconds)
+    accepted = select(Batch.created_at).where(Batch.user_id == user_id, Batch.created_at > at - window)
+    newest_first = accepted.order_by(Batch.created_at.desc())
+    oldest = session.scalars(newest_first.offset(limit.calls - 1).limit(1)).one_or_none()
+    if oldest is not None:
+        raise RateLimited(Kind.BATCH, limit, (oldest + window - at).total_seconds())
+
+
+def check_ahead(
+    session: Session, user_id: uuid.UUID, key: str | None, limit: Limit | None, at: datetime
+) -> int | None:
+    """Return a user's balance if a batch could be accepted now; None where `key` stands for one that was.
+
+    Raises:
+        RateLimited: no batch would be accepted now.
+        InsufficientCredits: the user cannot pay even the cheapest one.
+
+    """
+    if key is not None:
+        known = select(IdempotencyKey.id).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
+        if session.scalar(known) is not None:
+            return None
+    if limit is not None:
+        require_turn(session, user_id, limit, at)
+    balance = credits.balance(session, user_id)
+    least = least_price(None, SMALLEST_BATCH)
+    if balance < least:
+        raise credits.InsufficientCredits(least, balance, at_least=True)
+    return balance
 
 
 def find(session: Session, user_id: uuid.UUID | None, batch_id: uuid.UUID) -> Batch | None:
@@ -254,6 +295,7 @@ def _write(
     photos: Sequence[Photo],
     order: Order,
     at: datetime,
+    limit: Limit | None,
 ) -> Batch:
     tier = order.options.tier
     cost = price(tier, len(photos))
@@ -261,6 +303,9 @@ def _write(
     if cost.discount:
         note += f" less {cost.percent} % = {cost.discount}"
     credits.hold(session, user_id, cost.final, _key(batch_id), note)
+    # The hold has locked the user's row: of several batches at once, each counts those before it.
+    if limit is not None:
+        require_turn(session, user_id, limit, at)
     batch = Batch(
         id=batch_id,
         user_id=user_id,

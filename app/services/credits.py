@@ -53,8 +53,9 @@ class TooManyCredits(Exception):
 class InsufficientCredits(Exception):
     """A user has fewer credits than something costs."""
 
-    def __init__(self, required: int, available: int) -> None:
-        super().__init__(f"This costs {required} credits and {available} are left.")
+    def __init__(self, required: int, available: int, *, at_least: bool = False) -> None:
+        costs = f"at least {required}" if at_least else str(required)
+        super().__init__(f"This costs {costs} credits and {available} are left.")
         self.required = required
         self.available = available
 

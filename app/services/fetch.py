@@ -9,7 +9,7 @@ import httpx2
 import structlog
 
 from app.services.destinations import NotAllowed
-from app.services.outside import Outside
+from app.services.outside import Outside, read_body
 from inference.errors import Overloaded
 
 log = structlog.get_logger()
@@ -98,7 +98,7 @@ class Fetcher:
             if int(headers.get(b"content-length", 0)) > self._limit_bytes:
                 raise self._too_large()
             data = bytearray()
-            async with aclosing(answer.aiter_stream()) as parts:
+            async with aclosing(read_body(answer)) as parts:
                 async for part in parts:
                     data += part
                     if len(data) > self._limit_bytes:

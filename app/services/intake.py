@@ -13,6 +13,7 @@ from app.services import batches, jobs
 from app.services.batches import Order, Photo
 from app.services.claims import Line
 from app.services.queue import Queue
+from app.services.rate_limits import Limit
 from app.storage import Storage, StorageError
 from app.threads import finished, to_storage_thread, to_the_end
 
@@ -38,7 +39,13 @@ class Intake:
         await finished(to_storage_thread(self._add, name, data))
 
     async def submit(
-        self, database: Database, queue: Queue, user_id: uuid.UUID, order: Order, key: str | None
+        self,
+        database: Database,
+        queue: Queue,
+        user_id: uuid.UUID,
+        order: Order,
+        key: str | None,
+        limit: Limit | None = None,
     ) -> Batch:
         """Take in the batch, hold its price and tell the workers; or return the one that `key` stands for already.
 
@@ -47,9 +54,10 @@ class Intake:
             WrongBatchSize: it has too few photos or too many.
             InsufficientCredits: the user has too few.
             KeyUsed: the key was used for something else.
+            RateLimited: the user has had as many batches accepted as `limit` allows.
 
         """
-        return await to_the_end(self._submit, database, queue, user_id, order, key)
+        return await to_the_end(self._submit, database, queue, user_id, order, key, limit)
 
     def discard(self) -> None:
         """Delete what was stored. What cannot be deleted now is when it is old."""
@@ -65,11 +73,17 @@ class Intake:
         self._storage.put(jobs.upload_key(photo.job_id, self.batch_id), data)
 
     def _submit(
-        self, database: Database, queue: Queue, user_id: uuid.UUID, order: Order, key: str | None
+        self,
+        database: Database,
+        queue: Queue,
+        user_id: uuid.UUID,
+        order: Order,
+        key: str | None,
+        limit: Limit | None,
     ) -> Batch:
         queue.require()
         batch, self.is_taken_in = batches.submit(
-            database, user_id, self.batch_id, self.photos, order, now(), key
+            database, user_id, self.batch_id, self.photos, order, now(), key, limit
         )
         if self.is_taken_in:
             queue.ring(Line.BATCH)

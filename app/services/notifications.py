@@ -70,6 +70,7 @@ class PostOffice:
     mailer: smtp.Mailer | None = None
     public_url: str = ""
     metrics: Metrics = field(default_factory=Metrics)
+    notify_any_email: bool = False
     clock: Callable[[], datetime] = now
     chance: Callable[[], float] = random.random
 
@@ -82,16 +83,31 @@ class PostOffice:
         """
         return webhooks.check_webhook_url(url, self.outside.destinations)
 
-    def check_email(self, address: str) -> str:
-        """Return a mail address that can be told of a batch's end, as it is kept.
+    def check_email(self, address: str, own: str | None) -> str:
+        """Return a mail address that can be told of a batch's end, as it is kept; `own` is the user's.
 
         Raises:
-            CannotNotify: it is none, or this service sends no mail.
+            CannotNotify: it is none, not the user's own where it has to be, or this service sends no mail.
 
         """
         if self.mailer is None:
             raise CannotNotify(f"notifyEmail: {NO_MAIL} Leave it out, or give a webhookUrl.")
-        return smtp.check_email(address)
+        checked = smtp.check_email(address)
+        if not self.notify_any_email and not _is_same_address(checked, own):
+            ours = f"which is {own}" if own else "and no address of yours is known here"
+            raise CannotNotify(
+                f"notifyEmail: Only your own address is told, {ours}. Leave it out, or give a webhookUrl; whoever runs this"
+                " service allows other addresses with CUTOUT_NOTIFY_ANY_EMAIL=1."
+            )
+        return checked
+
+
+def _is_same_address(checked: str, own: str | None) -> bool:
+    """Compare an address that was checked with a user's own, which may be written otherwise, or be no address at all."""
+    try:
+        return own is not None and checked.casefold() == smtp.check_email(own).casefold()
+    except CannotNotify:
+        return False
 
 
 def announce(session: Session, batch: Batch) -> None:

@@ -63,6 +63,17 @@ class Price:
         return (index + 1) * self.final // self.images - index * self.final // self.images
 
 
+def least_price(tier: Tier | None, images: int) -> int:
+    """Return the least that a batch of `images` or more can cost, in credits; without a tier, in the cheapest.
+
+    More images may cost less, where a greater discount begins.
+    """
+    first = min(max(images, SMALLEST_BATCH), LARGEST_BATCH)
+    counts = [first, *(discount.first for discount in DISCOUNTS if discount.first > first)]
+    tiers = list(Tier) if tier is None else [tier]
+    return min(price(one, count).final for one in tiers for count in counts)
+
+
 def price(tier: Tier, images: int) -> Price:
     """Price one image, or a batch.
 

@@ -4,11 +4,16 @@ Anybody can send a token that names an unknown key. So keys are fetched by one t
 a token of a known key never waits for that.
 """
 
+import asyncio
+import json
 import math
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import httpx2
 import jwt
 import structlog
 
@@ -18,7 +23,9 @@ log = structlog.get_logger()
 FRESH_SECONDS, KEPT_SECONDS = 300.0, 3600.0
 # Between two attempts to fetch.
 PAUSE_SECONDS = 10.0
+# For one fetch, from the connection to the last byte.
 FETCH_SECONDS = 10.0
+LARGEST_KEY_SET_BYTES = 1_000_000
 
 Keys = Mapping[str, jwt.PyJWK]
 
@@ -31,9 +38,10 @@ class PublishedKeys:
         url: str,
         fetch: Callable[[], Keys] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        seconds: float = FETCH_SECONDS,
     ) -> None:
-        """Prepare to fetch from `url`, or by `fetch`."""
-        self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=FETCH_SECONDS)
+        """Prepare to fetch from `url` within so many seconds, or by `fetch`."""
+        self._client = _BoundedClient(url, cache_jwk_set=False, timeout=seconds)
         self._fetch = fetch or self._fetch_from_url
         self._clock = clock
         self._keys: Keys = {}
@@ -83,3 +91,38 @@ class PublishedKeys:
 
     def _fetch_from_url(self) -> Keys:
         return {key.key_id: key for key in self._client.get_signing_keys() if key.key_id}
+
+
+class _BoundedClient(jwt.PyJWKClient):
+    """A client for a key set, whose time and size are bounded in all; PyJWT's own timeout is for each read."""
+
+    def fetch_data(self) -> Any:
+        """Fetch the key set. This waits, in a thread without an event loop.
+
+        Raises:
+            PyJWKClientConnectionError: it cannot be had, or is too large.
+
+        """
+        try:
+            key_set = json.loads(asyncio.run(self._fetch()))
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, RecursionError) as error:
+            raise jwt.PyJWKClientConnectionError(
+                f"the key set cannot be fetched ({type(error).__name__})"
+            ) from error
+        return self._as_jwk_set_payload(key_set)
+
+    async def _fetch(self) -> bytes:
+        body = bytearray()
+        # Packed content is not asked for: unpacked it may be a thousand times as large.
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        async with (
+            asyncio.timeout(self.timeout),
+            httpx2.AsyncClient(verify=ssl.create_default_context(), timeout=self.timeout) as client,
+            client.stream("GET", self.uri, headers=headers) as answer,
+        ):
+            answer.raise_for_status()
+            async for piece in answer.aiter_raw():
+                body += piece
+                if len(body) > LARGEST_KEY_SET_BYTES:
+                    raise ValueError(f"the key set has more than {LARGEST_KEY_SET_BYTES} bytes")
+        return bytes(body)

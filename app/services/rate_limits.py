@@ -12,7 +12,8 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -43,6 +44,7 @@ class Kind(StrEnum):
 
     REMOVE = "remove"
     BATCH = "batch"
+    BATCH_ATTEMPT = "batch_attempt"
     READS = "reads"
     LOGIN = "login"
     LOGIN_ADDRESS = "login_address"
@@ -52,6 +54,7 @@ class Kind(StrEnum):
 COUNTED = {
     Kind.REMOVE: "removals",
     Kind.BATCH: "batches",
+    Kind.BATCH_ATTEMPT: "attempts to hand a batch in",
     Kind.READS: "calls",
     Kind.LOGIN: "wrong passwords",
     Kind.LOGIN_ADDRESS: "logins from one address",
@@ -71,6 +74,7 @@ class RateLimited(Exception):
     """A call is one too many; after `retry_after` whole seconds one passes."""
 
     def __init__(self, kind: Kind, limit: Limit, wait: float) -> None:
+        self.kind = kind
         # A hair more, for clocks that are read a moment apart.
         self.retry_after = max(1, math.ceil(wait + 0.001))
         period = PERIODS.get(limit.seconds, f"in {limit.seconds} s")
@@ -122,6 +126,19 @@ class RateLimits:
         """
         if (limit := self._limits.get(kind)) is not None:
             self._pass(kind, limit, await self._ask(lambda windows: windows.wait(limit, kind, who)))
+
+    def limit_of(self, kind: Kind) -> Limit | None:
+        """Return the limit of a kind; None where there is none."""
+        return self._limits.get(kind)
+
+    @contextmanager
+    def counting_refusals(self) -> Iterator[None]:
+        """Count what is refused in this block by a limit that is kept elsewhere, such as in the database."""
+        try:
+            yield
+        except RateLimited as error:
+            self.refused[error.kind] += 1
+            raise
 
     async def close(self) -> None:
         """Close the connections to Redis."""

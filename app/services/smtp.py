@@ -1,22 +1,28 @@
 """Mail: which addresses it is sent to, and the server of the host's owner that takes it."""
 
+import io
 import re
 import smtplib
+import socket
 import ssl
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.errors import HeaderParseError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import idna
 
 from app.services.channels import CannotNotify, NotDelivered
 
-# For each step of the conversation.
-SECONDS = 15.0
+# For each step of the conversation, and for all of it.
+SECONDS, SECONDS_IN_ALL = 15.0, 60.0
+# All that a server answers in a conversation; a usual one has a thousand bytes.
+MOST_ANSWER_BYTES = 64 * 1024
 LONGEST_ADDRESS, LONGEST_LOCAL_PART = 254, 64
 # What mailboxes are called. Neither "!" nor "%": old servers take them for a way to other servers.
 ATOM = r"[A-Za-z0-9#$&'*+/=?^_`{|}~-]+"
@@ -116,7 +122,7 @@ class Mailer:
         self._tls = tls or ssl.create_default_context()
 
     def send(self, message: EmailMessage, to: str) -> None:
-        """Give a mail to the server. This waits; each step of the conversation for `SECONDS` at most.
+        """Give a mail to the server. This waits, for `SECONDS_IN_ALL` at most.
 
         Raises:
             NotDelivered: the server is not there, is not to be trusted with the password, or does not take it.
@@ -160,11 +166,16 @@ class Mailer:
         # Its own name for itself, or a name server would be asked for it.
         named = self.sender.domain
         connection = (
-            smtplib.SMTP_SSL(server.host, server.port, named, timeout=SECONDS, context=self._tls)
+            _BoundedSSL(local_hostname=named, timeout=SECONDS, context=self._tls)
             if server.tls
-            else smtplib.SMTP(server.host, server.port, named, timeout=SECONDS)
+            else _Bounded(local_hostname=named, timeout=SECONDS)
         )
+        # Where no host is given to connect to at once, the library does not remember it for TLS.
+        connection._host = server.host
         try:
+            code, said = connection.connect(server.host, server.port)
+            if code != 220:
+                raise smtplib.SMTPConnectError(code, said)
             if not server.tls:
                 self._encrypt(connection)
             if server.password:
@@ -184,6 +195,53 @@ class Mailer:
             raise NotDelivered(
                 "The mail server offers no STARTTLS, and without it the password is not sent. Use smtps://, or none."
             )
+
+
+class _Answers(io.RawIOBase):
+    """What a server answers, as it comes; it ends with an error after so many bytes, or at a time."""
+
+    def __init__(self, connection: socket.socket, most_bytes: int, end: float) -> None:
+        self._connection = connection
+        self._end = end
+        self.left = most_bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        seconds = self._end - time.monotonic()
+        if seconds <= 0 or self.left <= 0:
+            raise TimeoutError("the mail server answers too much, or for too long")
+        self._connection.settimeout(min(SECONDS, seconds))
+        count = self._connection.recv_into(buffer)
+        self.left -= count
+        return count
+
+
+class _Bounded(smtplib.SMTP):
+    """A conversation whose length is bounded in all; the library's timeout is for each read, and its replies never end."""
+
+    file: io.BufferedReader | None
+    _host: str
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._end = time.monotonic() + SECONDS_IN_ALL
+        self._left = MOST_ANSWER_BYTES
+        super().__init__(*args, **kwargs)
+
+    def getreply(self) -> tuple[int, bytes]:
+        # None at the beginning, and again once there is TLS.
+        if self.file is None and self.sock is not None:
+            self._answers = _Answers(self.sock, self._left, self._end)
+            self.file = io.BufferedReader(self._answers)
+        try:
+            return super().getreply()
+        finally:
+            self._left = self._answers.left
+
+
+class _BoundedSSL(_Bounded, smtplib.SMTP_SSL):
+    """The same, over TLS from the first byte."""
 
 
 def _unverified() -> ssl.SSLContext:

@@ -70,7 +70,12 @@ def opened_studio(
     database: Database, folder: Path, redis_url: str | None, **changes: object
 ) -> Iterator[Studio]:
     """Open one, its settings changed as wanted."""
-    chosen: dict[str, object] = {"redis_url": redis_url, "batch_per_hour": 0, **changes}
+    chosen: dict[str, object] = {
+        "redis_url": redis_url,
+        "batch_per_hour": 0,
+        "batch_attempts_per_hour": 0,
+        **changes,
+    }
     with opened_shop(database, folder, **chosen) as shop:
         studio = Studio(shop.client, shop.database, shop.runner)
         studio.storage = LocalStorage(folder / "data")

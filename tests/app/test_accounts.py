@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -18,7 +19,9 @@ from app.db.session import Database
 from app.db.tables import ApiKey, Role, User
 from app.services import accounts
 from app.services.accounts import AccountError
+from app.services.published_keys import PublishedKeys
 from app.services.tokens import Claims, InvalidToken, TokenReader, api_key_sha256, new_api_key, password_mark
+from tests.web import PRIVATE, Visit, open_web, raw
 
 OWN, PLATFORM = "own secret of thirty-two bytes !" * 2, "the platform's, of as many bytes" * 2
 SOON = datetime.now(UTC) + timedelta(hours=1)
@@ -121,6 +124,35 @@ def test_keys_that_cannot_be_fetched_are_said() -> None:
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     with pytest.raises(InvalidToken, match="cannot be fetched"):
         reader.read(jwt.encode(GOOD, private, "RS256", headers={"kid": "k-1"}))
+
+
+def endless(begin: bytes, again: bytes, visit: Visit) -> None:
+    try:
+        visit.wfile.write(begin)
+        while True:
+            visit.wfile.write(again)
+    except OSError:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("begin", "again"),
+    [
+        (b"", 100 * b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\n\r\n[", 1000 * b"1, "),
+        (b"HTTP/1.1 302 Found\r\nLocation: /keys\r\nContent-Length: 0\r\n\r\n", b""),
+    ],
+    ids=["head", "body", "redirects"],
+)
+def test_a_key_set_without_an_end_is_left_and_not_asked_for_again_at_once(begin: bytes, again: bytes) -> None:
+    with open_web(addresses=[PRIVATE]) as web:
+        page = partial(endless, begin, again) if again else raw(begin)
+        web.pages["/keys"] = page
+        keys = PublishedKeys(f"http://{PRIVATE}:{web.port}/keys", seconds=1 if b"100" in again else 60)
+        for _ in range(3):
+            with pytest.raises(jwt.PyJWKClientConnectionError):
+                keys.find("k-1")
+        assert len(web.asked) == 1
 
 
 def test_a_user_is_made_at_first_sight_and_kept_as_the_token_says(database: Database) -> None:

@@ -45,7 +45,9 @@ class House:
 def opened_house(folder: Path, redis_url: str, **changes: object) -> Iterator[House]:
     database = Database(f"sqlite:///{folder / 'cutout.db'}")
     schema.migrate(database)
-    settings = settings_of(database, folder / "data", redis_url=redis_url, batch_per_hour=0, **changes)
+    settings = settings_of(
+        database, folder / "data", redis_url=redis_url, batch_per_hour=0, batch_attempts_per_hour=0, **changes
+    )
     service = create_app(settings, lambda _: fake_engine())
     with served(service, settings) as address, httpx2.Client(base_url=address, timeout=PATIENCE) as client:
         studio = Studio(client, database, FakeRunner())  # type: ignore[arg-type]

@@ -1,10 +1,14 @@
 """Batches as their owners have them: handed in, watched, cancelled, fetched."""
 
+import asyncio
 import io
 import json
 import threading
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,17 +17,24 @@ import httpx2
 import pytest
 from rq import Queue as RqQueue
 from sqlalchemy import event, select
+from starlette.requests import Request
+from starlette.types import Message
 
+from app.api.batch_form import Funds, read_batch
 from app.api.batch_schemas import ProgressInfo
 from app.db.session import Database
-from app.db.tables import Batch, Job, LedgerEntry, Movement, Status, now
+from app.db.tables import Batch, Job, LedgerEntry, Movement, Status, User, now
+from app.errors import Problem
 from app.services import jobs
 from app.services.batches import Progress
 from app.services.claims import Line
+from app.services.credits import InsufficientCredits
+from app.services.intake import Intake
+from app.services.rate_limits import Kind
 from app.services.webhooks import webhook_secret
 from app.storage import StorageError
 from tests.app.databases import on_sqlite, valkey_at
-from tests.app.shop import ANNA, API, BEN, SECRET
+from tests.app.shop import ANNA, API, BEN, SECRET, bearer
 from tests.app.studio import BATCH, Studio, at_work, opened_studio, photos, studio
 from tests.app.test_api import problem
 from tests.fakes import PATIENCE, FakeRunner, held_until, wait_until
@@ -546,6 +557,8 @@ def test_who_is_to_be_told_is_told_with_his_secret(
         database, tmp_path, redis_url, smtp_url="smtp://127.0.0.1:9", mail_from="cutout@shop.example"
     ) as studio:
         user_id = studio.fund("anna", 100)
+        with database.begin() as session:
+            session.get_one(User, user_id).email = "Anna@Shop.example"
         told = {"webhookUrl": "https://shop.example/told", "notifyEmail": " anna@shop.example"}
         accepted = studio.hand_in(ANNA, photos(2), **told).json()
         assert accepted["webhookSecret"] == webhook_secret(SECRET, user_id)
@@ -570,6 +583,112 @@ def test_batches_are_counted_by_the_hour(database: Database, tmp_path: Path, red
         answer = send(studio, b"x", **{"Content-Length": "1000000"})
         assert "batches" in problem(answer, 429, "RATE_LIMITED")["detail"]
         assert 0 < int(answer.headers["retry-after"]) <= 3600
+
+
+def test_only_accepted_batches_count_however_they_come(
+    database: Database, tmp_path: Path, redis_url: str
+) -> None:
+    def full() -> None:
+        raise StorageError("The file cannot be written (No space left on device).")
+
+    with opened_studio(database, tmp_path, redis_url, batch_per_hour=2) as studio:
+        studio.fund("anna", 1000)
+        puts = Puts(studio)
+        for _ in range(3):
+            puts.then(full)
+            problem(studio.hand_in(ANNA, photos(2)), 503, "STORAGE_UNAVAILABLE")
+        keyed = ANNA | {"Idempotency-Key": "order-1"}
+        first = studio.accepted(keyed, photos(2))
+        with ThreadPoolExecutor(6) as callers:
+            answers = list(callers.map(lambda _: studio.hand_in(ANNA, photos(3)).status_code, range(6)))
+        assert sorted(answers) == [202, 429, 429, 429, 429, 429]
+        assert studio.balance(ANNA) == 1000 - 6 - 9
+        # A repetition is no other batch, and a cancelled one was a batch.
+        assert studio.accepted(keyed, photos(2)) == first
+        assert studio.client.delete(f"{BATCH}/{first}", headers=ANNA).status_code == 200
+        problem(studio.hand_in(ANNA, photos(2)), 429, "RATE_LIMITED")
+        assert studio.state.rate_limits.refused[Kind.BATCH] == 6
+        with database.begin() as session:
+            session.get_one(Batch, uuid.UUID(first)).created_at -= timedelta(hours=1)
+        studio.accepted(ANNA, photos(2))
+
+
+@on_sqlite
+def test_attempts_are_counted_more_loosely(database: Database, tmp_path: Path, redis_url: str) -> None:
+    with opened_studio(database, tmp_path, redis_url, batch_attempts_per_hour=3) as studio:
+        studio.fund("anna", 100)
+        for _ in range(3):
+            problem(studio.hand_in(ANNA, photos(1)), 400, "BATCH_SIZE")
+        refused = problem(studio.hand_in(ANNA, photos(2)), 429, "RATE_LIMITED")
+        assert "attempts to hand a batch in: 3 an hour" in refused["detail"]
+
+
+@on_sqlite
+def test_who_cannot_pay_hears_it_before_anything_is_read(studio: Studio) -> None:
+    studio.fund("anna", 5)
+    refused = problem(
+        send(studio, b"no form", **{"Content-Length": "2000000000"}), 402, "INSUFFICIENT_CREDITS"
+    )
+    assert (refused["required"], refused["available"]) == (6, 5)
+    assert "at least 6" in refused["detail"]
+    studio.fund("anna", 1)
+    keyed = ANNA | {"Idempotency-Key": "order-1"}
+    first = studio.accepted(keyed, photos(2))
+    assert studio.balance(ANNA) == 0
+    # What was accepted is not to be paid again.
+    assert studio.accepted(keyed, photos(2)) == first
+
+
+def read_in_pieces(studio: Studio, user_id: uuid.UUID, pieces: list[bytes], balance: int) -> Intake:
+    """Have a form read that comes in these pieces and then breaks off; what is stored of it."""
+    scope = {"type": "http", "headers": [(b"content-type", b"multipart/form-data; boundary=b")]}
+    left = list(pieces)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+    intake = Intake(studio.storage)
+    funds = Funds(studio.database, user_id, balance)
+    office = studio.state.office
+    with suppress(Problem):
+        asyncio.run(read_batch(Request(scope, receive), intake, office, MB, None, funds))
+    return intake
+
+
+@on_sqlite
+def test_what_cannot_be_paid_is_refused_as_soon_as_that_is_known(studio: Studio) -> None:
+    user_id = studio.fund("anna", 50)
+    image, tier = part('"images"; filename="a.png"', "x"), part('"tier"', "industry")
+    # A part's end is known by the next one's beginning.
+    for pieces, required in (
+        ([tier, image, image, image, image], 75),
+        ([image, image, tier, image, image], 75),
+        ([part('"imageCount"', "18"), image, image], 54),
+        ([image] * 20, 51),
+    ):
+        with pytest.raises(InsufficientCredits) as refused:
+            read_in_pieces(studio, user_id, pieces, 50)
+        assert refused.value.required == required
+    # What is bought meanwhile counts.
+    assert len(read_in_pieces(studio, user_id, [tier, image, image], 6).photos) == 1
+
+
+@on_sqlite
+def test_only_ones_own_address_is_told(database: Database, tmp_path: Path, redis_url: str) -> None:
+    mail = {"smtp_url": "smtp://127.0.0.1:9", "mail_from": "cutout@shop.example"}
+    anna = bearer("anna", email="anna@shop.example")
+    with opened_studio(database, tmp_path, redis_url, **mail) as studio:
+        for subject in ("anna", "ben"):
+            studio.fund(subject, 100)
+        assert studio.hand_in(anna, photos(2), notifyEmail="ANNA@shop.example").status_code == 202
+        for who, says in ((anna, "which is anna@shop.example"), (BEN, "no address of yours is known")):
+            refused = problem(
+                studio.hand_in(who, photos(2), notifyEmail="eve@shop.example"), 400, "INVALID_INPUT"
+            )
+            assert says in refused["detail"]
+            assert "CUTOUT_NOTIFY_ANY_EMAIL=1" in refused["detail"]
+    with opened_studio(database, tmp_path, redis_url, notify_any_email=True, **mail) as studio:
+        assert studio.hand_in(BEN, photos(2), notifyEmail="eve@shop.example").status_code == 202
 
 
 def test_the_time_left_goes_by_what_is_done() -> None:

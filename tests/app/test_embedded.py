@@ -38,7 +38,7 @@ async def queue_in(folder: Path) -> AsyncIterator[Queue]:
     """Run the queue of a service whose data are in `folder`; it answers."""
     household = Embedded(settings_in(folder))
     queue = Queue(household.queue_url)
-    async with household.queue():
+    async with household.queue(10):
         await asyncio.to_thread(wait_until, lambda: answers(queue))
         yield queue
     queue.close()

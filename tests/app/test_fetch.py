@@ -10,6 +10,7 @@ from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
+import h11
 import pytest
 
 from app.services import fetch as room
@@ -199,6 +200,99 @@ def test_time_is_bounded_however_it_is_spent(web: Web) -> None:
             refused(web, path, "within 0.25 s", seconds=0.25)  # while the server goes on
     finally:
         over.set()
+
+
+def flood(begin: bytes, again: bytes, sent: list[int], visit: Visit) -> None:
+    """Send `again` without an end, until hung up on; `sent` counts the bytes, and ends with 0."""
+    try:
+        visit.wfile.write(begin)
+        while True:
+            visit.wfile.write(1000 * again)
+            sent.append(1000 * len(again))
+    except OSError:
+        sent.append(0)
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "again"),
+    [
+        (b"", CONTINUE),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\n", b"X-Header: 1\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX-Header: ", b"x"),
+        (CHUNKED, b"1\r\nx\r\n"),
+        (CHUNKED + b"1;", b"extension=1;"),
+        (CHUNKED + b"1\r\nx\r\n0\r\n", b"X-Trailer: 1\r\n"),
+    ],
+    ids=["continue", "hints", "headers", "header", "chunks", "extension", "trailers"],
+)
+def test_what_a_server_sends_without_end_is_cut_off_by_its_amount(
+    web: Web, begin: bytes, again: bytes
+) -> None:
+    """Not by time, of which there is plenty."""
+    sent: list[int] = []
+    web.pages["/"] = partial(flood, begin, again, sent)
+    refused(web, "/", "does not answer, or broke off", seconds=60)
+    wait_until(lambda: sent[-1:] == [0])
+    # Sockets themselves hold some megabytes.
+    assert sum(sent) < 20_000_000
+
+
+def test_a_few_interim_responses_are_passed_over(web: Web) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(PHOTO) + 100 * b"X-Header: 1\r\n" + b"\r\n"
+    web.pages["/"] = raw(8 * CONTINUE + head + PHOTO)
+    assert get(web, "/") == PHOTO
+    web.pages["/"] = raw(9 * CONTINUE + 4000 * b" " + head + PHOTO)
+    refused(web, "/", "does not answer, or broke off")
+
+
+def test_lines_of_a_body_are_none_of_a_head(web: Web) -> None:
+    """What is received together with the end of a head is not counted against it."""
+    body = 300_000 * b"\n" + 50_000 * b"\nHTTP/1.1 "
+    web.pages["/"] = answer(body)
+    assert get(web, "/") == body
+    web.pages["/"] = raw(CHUNKED + b"%x\r\n%b\r\n" % (len(body), body) + b"0\r\n\r\n")
+    assert get(web, "/") == body
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("kind", ["continue", "chunks"])
+def test_others_get_their_turn_while_a_server_floods(kind: str, encrypted: bool, tmp_path: Path) -> None:
+    """Between two turns of another task no more of the flood is parsed than a small piece of it."""
+    server, trusting = certificates(tmp_path, "pictures.example") if encrypted else (None, NOBODYS)
+    begin, again = (b"", CONTINUE) if kind == "continue" else (CHUNKED, b"1\r\nx\r\n")
+    turns: list[int] = []
+    parsed = 0
+    next_event = h11.Connection.next_event
+
+    def counted(connection: h11.Connection) -> object:
+        nonlocal parsed
+        parsed += 1
+        return next_event(connection)
+
+    async def other() -> None:
+        nonlocal parsed
+        while True:
+            turns.append(parsed)
+            parsed = 0
+            await asyncio.sleep(0)
+
+    async def both(url: str) -> None:
+        turning = asyncio.create_task(other())
+        with pytest.raises(NotFetched):
+            await fetcher(Names(pictures_example=[[PUBLIC]]), 60, trusting).fetch(url)
+        turning.cancel()
+
+    with open_web(server) as web, pytest.MonkeyPatch.context() as patch:
+        web.pages["/"] = partial(flood, begin, again, [])
+        patch.setattr(h11.Connection, "next_event", counted)
+        asyncio.run(both(f"http{'s' if encrypted else ''}://pictures.example:{web.port}/"))
+    assert sum(turns) > 10, "the flood was not parsed at all"
+    assert max(turns) < 200
 
 
 def test_a_slow_name_server_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:

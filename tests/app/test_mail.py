@@ -324,6 +324,53 @@ def test_a_server_that_hangs_is_waited_for_no_longer_than_a_while(
     assert delivery.error == smtp.NO_ANSWER
 
 
+@contextmanager
+def flooding(begin: bytes, again: bytes, pause: float, sent: list[int]) -> Iterator[int]:
+    """Run a server that says `again` without an end, until hung up on; `sent` counts its bytes, and ends with 0."""
+    over = threading.Event()
+
+    def serve(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            try:
+                connection.sendall(begin)
+                while not over.wait(pause):
+                    connection.sendall(again)
+                    sent.append(len(again))
+            except OSError:
+                sent.append(0)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(20)
+        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
+        thread.start()
+        yield int(listening.getsockname()[1])
+        over.set()
+        thread.join(20)
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("begin", "again", "pause"),
+    [
+        (b"", 1000 * b"220-hello\r\n", 0),
+        (b"220 hello\r\n", 1000 * b"250-X\r\n", 0),
+        (b"220-", b"x", 0.01),  # each step would have begun anew with each byte
+    ],
+    ids=["banner", "features", "drip"],
+)
+def test_a_server_that_never_ends_its_answer_is_left(
+    database: Database, monkeypatch: pytest.MonkeyPatch, begin: bytes, again: bytes, pause: float
+) -> None:
+    if pause:
+        monkeypatch.setattr(smtp, "SECONDS_IN_ALL", 0.3)
+    sent: list[int] = []
+    with flooding(begin, again, pause, sent) as port:
+        _, delivery = send_one(database, mailer(f"smtp://127.0.0.1:{port}"))
+        wait_until(lambda: sent[-1:] == [0])
+    assert delivery.error == smtp.NO_ANSWER
+
+
 @on_sqlite
 def test_a_mail_that_was_taken_is_not_sent_again_for_want_of_a_good_bye(
     database: Database, monkeypatch: pytest.MonkeyPatch
@@ -368,9 +415,9 @@ def test_what_is_no_mail_server_is_not_quoted(
 
 def test_nobody_is_promised_mail_where_none_is_sent(database: Database) -> None:
     with pytest.raises(CannotNotify, match=r"^notifyEmail: This service sends no mail"):
-        office_of(database).check_email(ANNA)
+        office_of(database).check_email(ANNA, ANNA)
     by = mailer("smtp://127.0.0.1:25")
-    assert office_of(database, mailer=by).check_email(ANNA) == ANNA
+    assert office_of(database, mailer=by).check_email(ANNA, ANNA) == ANNA
     # Of a batch that was sent in while there was a server.
     _, delivery = send_one(database, None)
     assert (delivery.error, delivery.due_at is None) == (NO_MAIL, False)

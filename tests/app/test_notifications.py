@@ -613,6 +613,24 @@ def test_time_is_bounded_however_it_is_spent(
     assert (found["/body"].status, found["/body"].error) == (200, None)
 
 
+@on_sqlite
+def test_a_receiver_that_answers_without_end_is_left(database: Database, web: Web) -> None:
+    hung_up = threading.Event()
+
+    def endless(visit: Visit) -> None:
+        try:
+            while True:
+                visit.wfile.write(1000 * b"HTTP/1.1 100 Continue\r\n\r\n")
+        except OSError:
+            hung_up.set()
+
+    web.pages["/hook"] = endless
+    end_batch(database, new_user(database), hook(web, "/hook"))
+    deliver(office_of(database))
+    assert only(database).error == "The server does not answer, or broke off."
+    assert hung_up.wait(60)
+
+
 class ClosesBadly(Outside):
     """Fails once the answer's head is there."""
 

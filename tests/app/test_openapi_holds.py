@@ -110,7 +110,9 @@ def probed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Prober:
     folder = tmp_path_factory.mktemp("probed")
     database = Database(f"sqlite:///{folder / 'cutout.db'}")
     schema.migrate(database)
-    chosen = settings_of(database, folder / "data", redis_url=redis_url, batch_per_hour=0)
+    chosen = settings_of(
+        database, folder / "data", redis_url=redis_url, batch_per_hour=0, batch_attempts_per_hour=0
+    )
     runner = FakeRunner()
     service = create_app(chosen, make_engine=lambda _: fake_engine(runner))
     with served(service, chosen) as address:

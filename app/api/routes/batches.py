@@ -12,13 +12,14 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from app.api.batch_form import describe_form, read_batch
+from app.api.batch_form import Funds, describe_form, read_batch
 from app.api.batch_schemas import BatchAccepted, Batches, BatchInfo, BatchSummary, ProgressInfo, price_of
 from app.api.deps import (
     BatchUserDep,
     DatabaseDep,
     OfficeDep,
     QueueDep,
+    RateLimitsDep,
     ReaderDep,
     SecretDep,
     SettingsDep,
@@ -38,6 +39,7 @@ from app.services import batches, jobs, watching
 from app.services.claims import Line
 from app.services.intake import taking_in
 from app.services.notifications import archive_path
+from app.services.rate_limits import Kind
 from app.services.signing import sign
 from app.services.webhooks import webhook_secret
 from app.settings import Settings
@@ -79,18 +81,27 @@ async def submit_batch(
     office: OfficeDep,
     settings: SettingsDep,
     secret: SecretDep,
+    rate_limits: RateLimitsDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=NO_NUL)] = None,
 ) -> BatchAccepted:
     """Take in a batch of photos, to be worked on in the background.
 
     Its price is held at once, the volume discount taken off; photos that fail are given back at its end. What goes wrong
-    here costs nothing, and leaves nothing. The same `Idempotency-Key` with the same photos is the same batch.
+    here costs nothing, leaves nothing and does not count as a batch of the hour. Whether the balance covers the cheapest
+    batch is looked at before the photos are read, and what these cost as they come. The same `Idempotency-Key` with the same photos is the same batch.
     """
+    limit = rate_limits.limit_of(Kind.BATCH)
+    with rate_limits.counting_refusals():
+        balance = await asyncio.to_thread(
+            database.ask, batches.check_ahead, user.id, idempotency_key, limit, now()
+        )
+    funds = None if balance is None else Funds(database, user.id, balance)
     async with taking_in(storage) as intake:
-        form = await read_batch(request, intake, office, settings.max_upload_bytes)
+        form = await read_batch(request, intake, office, settings.max_upload_bytes, user.email, funds)
         # Before the batch is taken in: after it nothing shall fail.
         each = await asyncio.to_thread(database.ask, batches.seconds_each, form.tier)
-        batch = await intake.submit(database, queue, user.id, form.order(), idempotency_key)
+        with rate_limits.counting_refusals():
+            batch = await intake.submit(database, queue, user.id, form.order(), idempotency_key, limit)
     status_url = f"{router.prefix}/batch/{batch.id}"
     return BatchAccepted(
         batch_id=batch.id,

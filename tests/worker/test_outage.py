@@ -1,0 +1,118 @@
+"""A worker that loses its queue goes on by itself, and finishes meanwhile what it has in hand."""
+
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app import valkey
+from app.db.session import Database
+from app.db.tables import Batch, Status
+from app.services.claims import Line
+from app.services.queue import Queue
+from app.storage.local import LocalStorage
+from tests.app.databases import on_sqlite
+from tests.fakes import PATIENCE, wait_until
+from tests.worker.benches import small_photos, submitted, worker_environment, worker_process
+from tests.worker.test_process import counts, has_ended, worker_log
+
+
+def started(folder: Path) -> "subprocess.Popen[bytes]":
+    server = valkey.start(folder, folder / "socket")
+    assert server is not None
+    return server
+
+
+@on_sqlite
+@pytest.mark.timeout(300)
+def test_a_queue_may_go_and_come_back_in_every_way(
+    database: Database, storage: LocalStorage, tmp_path: Path
+) -> None:
+    """One worker lives through all of it. Nobody rings but the test, at first, and the worker: there is no service."""
+    folder = tmp_path / "valkey"
+    folder.mkdir()
+    queue = Queue(f"unix://{folder}/socket")
+    assert queue.connection is not None
+    database_url = database.engine.url.render_as_string(hide_password=False)
+    environment = worker_environment(
+        database_url, storage.root, f"unix://{folder}/socket", milliseconds=50, lease_seconds=60
+    )
+
+    def losses() -> int:
+        # The second line is RQ's, which waits for a bell.
+        told = worker_log(tmp_path)
+        return told.count("queue lost") + told.count("could not connect to Redis")
+
+    def comes_true(what: str) -> None:
+        """Wait for what is said, in a worker that lives."""
+
+        def is_true() -> bool:
+            assert process.poll() is None, worker_log(tmp_path)
+            return bool(conditions[what]())
+
+        wait_until(is_true, PATIENCE)
+
+    batch: Batch
+    before = 0
+    conditions: dict[str, Callable[[], object]] = {
+        "a worker is alive": queue.workers,
+        "photos are in hand": lambda: counts(database, batch).get(Status.PROCESSING, 0) > 3,
+        "none is in hand": lambda: not counts(database, batch).get(Status.PROCESSING),
+        "the queue is missed": lambda: losses() > before,
+        "the batch has ended": lambda: has_ended(database, batch),
+    }
+
+    server = started(folder)
+    try:
+        with worker_process(tmp_path, environment) as process:
+            comes_true("a worker is alive")
+            batch = submitted(database, storage, small_photos(30))
+            queue.ring(Line.BATCH)
+            comes_true("photos are in hand")
+            server.kill()
+            server.wait()
+            comes_true("the queue is missed")
+            comes_true("none is in hand")
+            assert counts(database, batch)[Status.COMPLETED] > 3, "what was in hand is finished"
+            assert not has_ended(database, batch)
+            server = started(folder)
+            comes_true("the batch has ended")
+            assert counts(database, batch) == {Status.COMPLETED: 30}
+
+            # Empty: the bell is there, and who rings it is known to nobody.
+            queue.connection.flushall()
+            batch = submitted(database, storage, small_photos(2))
+            queue.ring(Line.BATCH)
+            comes_true("the batch has ended")
+            comes_true("a worker is alive")
+
+            # A replica lets nobody write; bells that nobody could ring are made up for.
+            before = losses()
+            queue.connection.replicaof("127.0.0.1", "1")
+            batch = submitted(database, storage, small_photos(2))
+            assert not queue.ring(Line.BATCH)
+            comes_true("the queue is missed")
+            queue.connection.replicaof("NO", "ONE")
+            comes_true("the batch has ended")
+
+            # Hung.
+            batch = submitted(database, storage, small_photos(30))
+            queue.ring(Line.BATCH)
+            comes_true("photos are in hand")
+            server.send_signal(signal.SIGSTOP)
+            comes_true("none is in hand")
+            server.send_signal(signal.SIGCONT)
+            comes_true("the batch has ended")
+
+            server.kill()
+            server.wait()
+            before = losses()
+            comes_true("the queue is missed")
+            process.terminate()
+            assert process.wait(PATIENCE) == 0, worker_log(tmp_path)
+    finally:
+        server.kill()
+        server.wait()
+        queue.close()
