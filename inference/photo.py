@@ -20,8 +20,15 @@ Pixels = npt.NDArray[np.uint8]
 
 # Pillow's names. "JPEG" takes MPO in: a JPEG with more pictures behind the first, as many phones write.
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
+# All spellings of these formats: ".jfif" and ".jpe" are JPEGs of browsers and old programs, ".mpo" those of cameras with
+# two lenses, ".hif" are HEICs of cameras.
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif"}
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo"),
+        *(".png", ".apng", ".webp", ".avif", ".avifs"),
+        *(".heic", ".heif", ".hif", ".heics", ".heifs"),
+        *(".tif", ".tiff", ".bmp", ".dib", ".gif"),
+    }
 )
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
 CONTAINER_BRANDS = frozenset({b"mif1", b"msf1"})  # of HEIC and AVIF alike
