@@ -40,7 +40,9 @@ def remove(
     mask_only: Annotated[
         bool, typer.Option("--mask-only", help="The alpha itself, as a grey picture.")
     ] = False,
-    background: Annotated[str | None, typer.Option(help="A colour, such as white or #ffffff.")] = None,
+    background: Annotated[
+        str | None, typer.Option(help="An opaque colour, such as white or #ffffff.")
+    ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of WebP, AVIF and JPEG.")] = 90,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is done already.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep running, and do what arrives.")] = False,

@@ -223,6 +223,20 @@ def test_a_colour_that_cannot_be_met_is_refused(client: TestClient, colour: str)
     assert colour in problem(send(client, background=colour), 400, "INVALID_INPUT")["detail"]
 
 
+def test_a_photo_too_long_for_its_format_is_refused_with_the_field_to_change(client: TestClient) -> None:
+    out = io.BytesIO()
+    Image.new("L", (16_400, 170)).save(out, "PNG")
+    detail = problem(send(client, out.getvalue(), format="webp"), 400, "INVALID_INPUT")["detail"]
+    assert "16400 × 170" in detail
+    assert "png or jpg or avif) with `format`" in detail
+
+
+def test_the_page_takes_every_spelling_of_a_format(client: TestClient) -> None:
+    accepted = re.search(r'accept="([^"]*)"', client.get("/").text)
+    assert accepted
+    assert {".jfif", ".jpe", ".hif", ".mpo", ".heic", ".tif"} <= set(accepted[1].split(","))
+
+
 def noise_png() -> bytes:
     out = io.BytesIO()
     Image.effect_noise((300, 250), 60).save(out, "PNG")
