@@ -2,6 +2,7 @@
 
 import io
 from enum import StrEnum
+from typing import Any
 
 from PIL import Image
 
@@ -9,6 +10,7 @@ from inference.colour import SRGB_ICC
 from inference.errors import InvalidOptions
 from inference.photo import Pixels
 from inference.png import encode_png
+from inference.resolution import Dpi, as_exif
 
 
 class Format(StrEnum):
@@ -47,10 +49,11 @@ def check_size(file_format: Format, width: int, height: int) -> None:
         )
 
 
-def encode(picture: Pixels, file_format: Format, quality: int) -> bytes:
+def encode(picture: Pixels, file_format: Format, quality: int, dpi: Dpi | None = None) -> bytes:
     """Encode uint8 [H,W] (grey), [H,W,3] (RGB) or [H,W,4] (RGBA, straight alpha).
 
-    `quality`, 1…100, is for WebP, AVIF and JPEG; PNG is lossless, and so is the alpha of WebP.
+    `quality`, 1…100, is for WebP, AVIF and JPEG; PNG is lossless, and so is the alpha of WebP. `dpi` is kept in the
+    file; nothing else of a photo's metadata is.
 
     Raises:
         InvalidOptions: the format cannot hold a picture as wide or as high.
@@ -58,16 +61,18 @@ def encode(picture: Pixels, file_format: Format, quality: int) -> bytes:
     """
     check_size(file_format, picture.shape[1], picture.shape[0])
     if file_format is Format.PNG:
-        return encode_png(picture)
+        return encode_png(picture, dpi)
     image = Image.fromarray(picture)
-    profile = None if picture.ndim == 2 else SRGB_ICC
+    told: dict[str, Any] = {} if picture.ndim == 2 else {"icc_profile": SRGB_ICC}
+    if dpi is not None:
+        told |= {"dpi": dpi} if file_format is Format.JPG else {"exif": as_exif(dpi)}
     out = io.BytesIO()
     match file_format:
         case Format.WEBP:
-            image.save(out, "WEBP", quality=quality, alpha_quality=100, method=2, icc_profile=profile)
+            image.save(out, "WEBP", quality=quality, alpha_quality=100, method=2, **told)
         case Format.AVIF:
-            image.save(out, "AVIF", quality=quality, speed=8, subsampling="4:4:4", icc_profile=profile)
+            image.save(out, "AVIF", quality=quality, speed=8, subsampling="4:4:4", **told)
         case Format.JPG:
             # Colour at full resolution: at half, the background bleeds into the edge of the subject.
-            image.save(out, "JPEG", quality=quality, subsampling="4:4:4", icc_profile=profile)
+            image.save(out, "JPEG", quality=quality, subsampling="4:4:4", **told)
     return out.getvalue()

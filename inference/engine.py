@@ -300,7 +300,7 @@ class Engine:
                 )
                 finished = download(_compose(cut, options))
             clock.lap("edges")
-            encoded = encode.encode(finished, options.format, options.quality)
+            encoded = encode.encode(finished, options.format, options.quality, picture.dpi)
             clock.lap("encode")
         self._tidy()
         return Cutout(

@@ -1,5 +1,6 @@
 """What a caller may ask for."""
 
+import re
 from dataclasses import dataclass
 
 from PIL import ImageColor
@@ -9,6 +10,7 @@ from inference.errors import InvalidOptions
 from inference.tiers import Tier
 
 Colour = tuple[int, int, int]
+PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,13 @@ def parse_colour(text: str) -> Colour:
             red, green, blue, *opacity = ImageColor.getrgb(candidate.strip())
         except ValueError:
             continue
-        if max(red, green, blue, *opacity) > 255 or min(red, green, blue) < 0:
-            break  # Pillow reads rgb(999,0,0) as it stands
+        percents = map(float, PERCENT.findall(candidate))
+        if (
+            max(red, green, blue, *opacity) > 255
+            or min(red, green, blue) < 0
+            or max(percents, default=0) > 100
+        ):
+            break  # Pillow reads rgb(999,0,0) as it stands, and hsl(0,200%,0%) as black
         if opacity not in ([], [255]):
             raise InvalidOptions(
                 f"{text!r} shows through, and a background does not. Leave it out for a transparent one."

@@ -2,8 +2,9 @@
 
 import io
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,21 @@ from inference import tiff
 from inference.colour import UnusableProfile, from_lab, to_srgb
 from inference.errors import InvalidPhoto, PhotoTooLarge, UnsupportedFormat
 from inference.jpeg import BARE_MARKERS, correct, decode_jpeg
+from inference.resolution import Dpi, dpi_of
 
 Pixels = npt.NDArray[np.uint8]
 
 # Pillow's names. "JPEG" takes MPO in: a JPEG with more pictures behind the first, as many phones write.
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
+# All spellings of these formats: ".jfif" and ".jpe" are JPEGs of browsers and old programs, ".mpo" those of cameras with
+# two lenses, ".hif" are HEICs of cameras.
 SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif"}
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo"),
+        *(".png", ".apng", ".webp", ".avif", ".avifs"),
+        *(".heic", ".heif", ".hif", ".heics", ".heifs"),
+        *(".tif", ".tiff", ".bmp", ".dib", ".gif"),
+    }
 )
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
 CONTAINER_BRANDS = frozenset({b"mif1", b"msf1"})  # of HEIC and AVIF alike
@@ -87,6 +96,8 @@ UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
 }
 
+LYING = frozenset({5, 6, 7, 8})  # rows stand for columns
+
 NOTE_FIRST_FRAME = "The file holds several pictures; the first one was taken."
 NOTE_PROFILE = "The embedded colour profile cannot be used; the colours were taken as sRGB."
 NOTE_JPEG = "The JPEG file is not written as the standard says; nothing of its picture is missing."
@@ -98,12 +109,14 @@ class Photo:
     """A decoded picture, upright, in sRGB.
 
     `rgb` is uint8 [H,W,3]; `alpha` is the picture's own transparency, uint8 [H,W] of 0…255, or None.
+    `dpi` is its resolution across and down, upright too, or None where the file tells none.
     `notes` say, in sentences for the user, what was not taken as it stands in the file.
     """
 
     rgb: Pixels = field(repr=False)
     alpha: Pixels | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    dpi: Dpi | None = None
 
     @property
     def height(self) -> int:
@@ -169,7 +182,7 @@ def decode(
         _check_size(image, data, sizes)
         before(image.width * image.height)
         try:
-            photo = _to_photo(image, data, corrected=corrected)
+            photo = _to_photo(image, data, header, corrected=corrected)
         except (MemoryError, InvalidPhoto):
             raise
         except Exception as error:
@@ -230,7 +243,7 @@ def _from_tiff(header: tiff.Header) -> Photo:
         raise
     except Exception as error:
         raise InvalidPhoto(_damaged(error)) from error
-    return _upright(rgb, alpha, header.orientation, tuple(notes))
+    return _upright(Photo(rgb, alpha, tuple(notes), header.dpi), header.orientation)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -285,17 +298,20 @@ def _check_png_chunks(data: bytes) -> None:
         place = body_end + 4
 
 
-def _to_photo(image: Image.Image, data: bytes, *, corrected: bool) -> Photo:
+def _to_photo(image: Image.Image, data: bytes, header: tiff.Header | None, *, corrected: bool) -> Photo:
     notes = []
     if image.format != "MPO" and getattr(image, "is_animated", False):
         notes.append(NOTE_FIRST_FRAME)
     try:
-        orientation = image.getexif().get(ORIENTATION)
+        exif: Mapping[int, Any] = image.getexif()
+        orientation = exif.get(ORIENTATION)
+        dpi = dpi_of(image, exif)
     except Exception:  # noqa: BLE001 - as with the decoders, a damaged block may raise anything
-        orientation = None
+        orientation, dpi = None, dpi_of(image, {})
         notes.append(NOTE_EXIF)
-    if image.format == "TIFF":
-        orientation = None  # Pillow turns these by itself while it decodes them
+    if header is not None:
+        dpi = header.dpi[::-1] if header.dpi and orientation in LYING else header.dpi
+        orientation = None  # Pillow turns a TIFF by itself while it decodes it
     profile = image.info.get("icc_profile")
 
     alpha = None
@@ -316,15 +332,16 @@ def _to_photo(image: Image.Image, data: bytes, *, corrected: bool) -> Photo:
             alpha = np.array(image.getchannel("A"))
         rgb = _in_srgb(_colours(image), profile, notes)
 
-    return _upright(rgb, alpha, orientation, tuple(notes))
+    return _upright(Photo(rgb, alpha, tuple(notes), dpi), orientation)
 
 
-def _upright(rgb: Pixels, alpha: Pixels | None, orientation: object, notes: tuple[str, ...]) -> Photo:
-    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    if turn is not None:
-        rgb = np.ascontiguousarray(turn(rgb))
-        alpha = None if alpha is None else np.ascontiguousarray(turn(alpha))
-    return Photo(rgb, alpha, notes)
+def _upright(photo: Photo, orientation: object) -> Photo:
+    if not isinstance(orientation, int) or orientation not in UPRIGHT:
+        return photo
+    turn = UPRIGHT[orientation]
+    alpha = None if photo.alpha is None else np.ascontiguousarray(turn(photo.alpha))
+    dpi = photo.dpi[::-1] if photo.dpi and orientation in LYING else photo.dpi
+    return replace(photo, rgb=np.ascontiguousarray(turn(photo.rgb)), alpha=alpha, dpi=dpi)
 
 
 def _colours(image: Image.Image) -> Image.Image:

@@ -11,19 +11,22 @@ import numpy as np
 from isal import isal_zlib
 
 from inference.photo import Pixels
+from inference.resolution import Dpi
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by channels: grey, grey with alpha, RGB, RGBA
 UP = 2
+PER_METRE = 1
+METRES_AN_INCH = 0.0254
 RELATIVE_COLORIMETRIC = 1
 # Filtered and deflated strip by strip: a second copy of a large picture would cost as much as the first.
 STRIP_BYTES = 1 << 20
 
 
-def encode_png(pixels: Pixels) -> bytes:
+def encode_png(pixels: Pixels, dpi: Dpi | None = None) -> bytes:
     """Encode uint8 [H,W] (grey), [H,W,2] (grey, alpha), [H,W,3] (RGB) or [H,W,4] (RGBA, straight alpha).
 
-    Pictures in colour are marked as sRGB. The format is that of the PNG specification, 8 bits a channel.
+    Pictures in colour are marked as sRGB, and `dpi` is told where it is known. The format is that of the PNG specification, 8 bits a channel.
 
     Raises:
         ValueError: the picture has no pixels, or another shape.
@@ -38,6 +41,9 @@ def encode_png(pixels: Pixels) -> bytes:
     parts = [SIGNATURE, _chunk(b"IHDR", [header])]
     if channels >= 3:
         parts.append(_chunk(b"sRGB", [bytes([RELATIVE_COLORIMETRIC])]))
+    if dpi is not None:
+        across, down = (round(one / METRES_AN_INCH) for one in dpi)
+        parts.append(_chunk(b"pHYs", [struct.pack(">IIB", across, down, PER_METRE)]))
     parts += [_chunk(b"IDAT", _deflate(pixels.reshape(height, width * channels))), _chunk(b"IEND", [])]
     return b"".join(parts)
 

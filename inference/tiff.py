@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inference.errors import InvalidPhoto, PhotoTooLarge, UnsupportedFormat
+from inference.resolution import Dpi, from_tags
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -44,8 +45,6 @@ ASSOCIATED, UNASSOCIATED = 1, 2  # kinds of alpha
 REDUCED = 1  # a bit of NewSubfileType
 
 ICC_PROFILE, DNG_VERSION, INK_SET = 34675, 50706, 332
-X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
-INCHES = {2: 1.0, 3: 2.54}  # how many of the unit, which may be centimetres, are in an inch
 
 MOST_BITS = 16
 MOST_CHANNELS = 8
@@ -75,14 +74,14 @@ SAVE_AS = "Save the picture as RGB with 8 or 16 bits a channel and retry."
 
 @dataclass(frozen=True)
 class Header:
-    """What a TIFF's first picture is. `reader` is who decodes it; `dpi` is of both axes, or None."""
+    """What a TIFF's first picture is. `reader` is who decodes it; `dpi` is None where it is not told."""
 
     width: int
     height: int
     reader: Literal["tifffile", "pillow"]
     profile: Any
     orientation: int
-    dpi: tuple[float, float] | None
+    dpi: Dpi | None
     has_more: bool
     page: "TiffPage"
 
@@ -132,7 +131,7 @@ def read_header(data: bytes) -> Header:
         reader=_reader_of(page),
         profile=page.tags.valueof(ICC_PROFILE),
         orientation=page.tags.valueof(274, 1),
-        dpi=_dpi_of(page),
+        dpi=from_tags({tag.code: tag.value for tag in page.tags}),
         has_more=_has_more(data, page),
         page=page,
     )
@@ -279,15 +278,6 @@ def _palette(page: "TiffPage") -> Pixels:
     wide = np.zeros((2**page.bitspersample, 3), np.uint8)
     wide[: len(palette)] = palette[: len(wide)]
     return wide
-
-
-def _dpi_of(page: "TiffPage") -> tuple[float, float] | None:
-    inches = INCHES.get(int(page.tags.valueof(RESOLUTION_UNIT, 2)))
-    found = [page.tags.valueof(tag) for tag in (X_RESOLUTION, Y_RESOLUTION)]
-    if inches is None or not all(isinstance(one, tuple) and len(one) == 2 and one[1] for one in found):
-        return None
-    across, down = (one[0] / one[1] * inches for one in found)
-    return across, down
 
 
 def _has_more(data: bytes, page: "TiffPage") -> bool:

@@ -63,7 +63,8 @@ class OptionsForm(BaseModel):
     mask_only: Annotated[bool, Field(description="the alpha itself, as a grey picture")] = False
     # An error repeats it, and shall not repeat a picture that was sent in its place.
     background: Annotated[
-        str | None, Field(max_length=LONGEST_WORD, description="a colour, such as `white` or `#ffffff`")
+        str | None,
+        Field(max_length=LONGEST_WORD, description="an opaque colour, such as `white` or `#ffffff`"),
     ] = None
     quality: Annotated[int, Field(ge=1, le=100, description="of WebP, AVIF and JPEG")] = 90
 

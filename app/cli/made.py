@@ -4,12 +4,14 @@ Dates alone do not tell: another photo by the same name, taken before the first 
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.cli.plan import Task
 
 NAME = ".cutout-made.jsonl"
+SECOND = 1_000_000_000  # nanoseconds
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,12 @@ class Seen:
         found = file.stat()
         return cls(found.st_size, found.st_mtime_ns)
 
+    def is_same(self, other: "Seen") -> bool:
+        """Compare. Where one time has no fraction of a second, they may be 2 s apart, as on a FAT drive."""
+        apart = abs(self.time - other.time)
+        whole = self.time % SECOND == 0 or other.time % SECOND == 0
+        return self.size == other.size and (apart == 0 or (whole and apart < 2 * SECOND))
+
 
 class Made:
     """The record of one folder: a line for each cut-out, the last one counts. A line that cannot be read is passed over."""
@@ -45,8 +53,8 @@ class Made:
         for line in lines:
             try:
                 cutout, size, time = json.loads(line)
-                self._seen[cutout] = Seen(size, time)
-            except (ValueError, TypeError):  # the end of a run that was killed
+                self._seen[cutout] = Seen(int(size), int(time))
+            except (ValueError, TypeError, OverflowError, RecursionError):  # the end of a run that was killed
                 continue
 
     def has(self, task: Task) -> bool:
@@ -58,7 +66,7 @@ class Made:
         try:
             if seen is None:
                 return task.target.stat().st_mtime >= task.source.stat().st_mtime
-            return task.target.exists() and Seen.of(task.source) == seen
+            return task.target.exists() and Seen.of(task.source).is_same(seen)
         except FileNotFoundError:
             return False
 
@@ -69,9 +77,27 @@ class Made:
             OSError: it cannot be written down.
 
         """
-        self._seen[self._name(task)] = seen
+        self._write({self._name(task): seen})
+
+    def adopt(self, tasks: Iterable[Task]) -> None:
+        """Remember the photos of cut-outs that have no line, so that from now on it is seen when one is replaced."""
+        try:
+            known = {
+                self._name(task): Seen.of(task.source)
+                for task in tasks
+                if self._name(task) not in self._seen and self.has(task)
+            }
+            if known:
+                self._write(known)
+        except OSError:  # dates go on to tell
+            return
+
+    def _write(self, seen: dict[str, Seen]) -> None:
+        self._seen |= seen
+        lines = [json.dumps([cutout, one.size, one.time]) + "\n" for cutout, one in seen.items()]
         with self._file.open("a") as file:
-            file.write(json.dumps([self._name(task), seen.size, seen.time]) + "\n")
+            # In one piece, and behind an end of line: a run that was killed may have left half a one.
+            file.write("\n" + "".join(lines))
 
     def _name(self, task: Task) -> str:
         return task.target.relative_to(self._folder).as_posix()

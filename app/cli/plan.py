@@ -1,15 +1,20 @@
 """Which photo becomes which file, and which of them are done already."""
 
-from collections import Counter
+import os
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.cli.console import CommandError
 from inference.encode import Format
 from inference.photo import SUFFIXES
 
-JPG_SUFFIXES = ("jpeg", "jfif", "jpe")
+JPG_SUFFIXES = ("jpeg", "jfif", "jpe", "jif", "jfi")
+# Names of pictures that are neither read nor written.
+OTHER_PICTURES = frozenset(
+    {".jxl", ".jp2", ".psd", ".psb", ".tga", ".svg", ".pdf", ".ico", ".exr", ".dng", ".ppm", ".eps", ".xcf"}
+)
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,14 @@ class Task:
 class Plan:
     """All tasks in order, and the files of folders that do not look like photos.
 
-    `folder` is that of the results; None where one photo goes to a file that is named.
+    `folder` is that of the results; None where one photo goes to a file that is named. `not_followed` are the folders
+    and links that were not looked into, by the reason.
     """
 
     tasks: list[Task]
     left_out: list[Path]
     folder: Path | None
+    not_followed: dict[str, list[Path]] = field(default_factory=dict)
 
 
 def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
@@ -48,14 +55,15 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
 
     placed: list[tuple[Path, Path]] = []  # photo, its place below `out` without suffix
     left_out: list[Path] = []
+    not_followed: dict[str, list[Path]] = defaultdict(list)
     for source in sources:
         if source.is_file():
             placed.append((source, Path(source.stem)))
         elif source.resolve().is_relative_to(out.resolve()):
             raise CommandError(f"{source} lies in the folder of the results; choose another -o.")
         elif source.is_dir():
-            for file in _files(source, out):
-                if file.suffix.lower() in SUFFIXES:
+            for file in _files(source, out, not_followed):
+                if file.suffix.lower() in SUFFIXES and file.is_file():
                     placed.append((file, file.relative_to(source).with_suffix("")))
                 else:
                     left_out.append(file)
@@ -67,12 +75,12 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
     for photo, place in placed:
         stem = photo.name if taken[place] > 1 else place.name
         tasks.append(Task(photo, out / place.with_name(f"{stem}.{file_format.value}")))
-    return Plan(tasks, left_out, out)
+    return Plan(tasks, left_out, out, dict(not_followed))
 
 
 def names_a_picture(path: Path) -> bool:
-    """Whether a path is named like a result rather than like a folder."""
-    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+    """Whether a path is named like a picture, of whatever format, rather than like a folder."""
+    return path.suffix.lower() in SUFFIXES | OTHER_PICTURES and not path.is_dir()
 
 
 def format_of(out: Path, asked: Format | None) -> Format:
@@ -100,10 +108,40 @@ def format_of(out: Path, asked: Format | None) -> Format:
     return named
 
 
-def _files(folder: Path, out: Path) -> Iterable[Path]:
-    """Return the files below `folder`, sorted, without hidden ones and without results of ours."""
-    results = out.resolve()
-    for file in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if not hidden and file.is_file() and not file.resolve().is_relative_to(results):
-            yield file
+def _files(folder: Path, out: Path, not_followed: dict[str, list[Path]]) -> list[Path]:
+    """Return the files below `folder`, sorted, without hidden ones and without results of ours.
+
+    Links are followed, a folder once: under its own name if that is below `folder` too, so links come last.
+    """
+    results, top = out.resolve(), folder.resolve()
+    files: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    waiting, links = [folder], list[Path]()
+    while waiting or links:
+        here = waiting.pop() if waiting else links.pop(0)
+        try:
+            real = here.resolve()
+            if real.is_relative_to(results):
+                continue
+            if here != folder and top.is_relative_to(real):
+                not_followed["lead back to where they are"].append(here)
+                continue
+            stat = here.stat()
+            if (stat.st_dev, stat.st_ino) in seen:
+                not_followed["are done under another name"].append(here)
+                continue
+            with os.scandir(here) as entries:
+                names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        except OSError as error:
+            not_followed[f"cannot be read ({error.strerror})"].append(here)
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        for path in map(here.joinpath, names):
+            if path.is_dir():
+                (links if path.is_symlink() else waiting).append(path)
+            elif path.is_symlink() and not path.exists():
+                not_followed["lead nowhere"].append(path)
+            elif not (path.is_symlink() and path.resolve().is_relative_to(results)):
+                files.append(path)
+        links.sort()
+    return sorted(files)

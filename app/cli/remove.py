@@ -40,7 +40,9 @@ def remove(
     mask_only: Annotated[
         bool, typer.Option("--mask-only", help="The alpha itself, as a grey picture.")
     ] = False,
-    background: Annotated[str | None, typer.Option(help="A colour, such as white or #ffffff.")] = None,
+    background: Annotated[
+        str | None, typer.Option(help="An opaque colour, such as white or #ffffff.")
+    ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of WebP, AVIF and JPEG.")] = 90,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is done already.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep running, and do what arrives.")] = False,
@@ -91,6 +93,8 @@ class _Run:
         made = self.made(work)
         tasks = [task for task in work.tasks if overwrite or made is None or not made.has(task)]
         skipped = len(work.tasks) - len(tasks)
+        if made is not None and not overwrite:
+            made.adopt(work.tasks)
         if tasks:
             self._engine = self._engine or _open(self._settings, self._options.tier)
             self._remove(tasks, self._engine, made)
@@ -99,6 +103,9 @@ class _Run:
         if work.left_out:
             names = ", ".join(sorted({file.suffix or file.name for file in work.left_out}))
             say(f"{len(work.left_out)} files do not look like photos and were left out ({escape(names)}).")
+        for reason, places in work.not_followed.items():
+            some = ", ".join(map(str, places[:3])) + (", …" if len(places) > 3 else "")
+            say(f"{len(places)} folders or links {escape(reason)} and were left out ({escape(some)}).")
         if not work.tasks:
             say("There are no photos here.")
 
@@ -165,7 +172,7 @@ def _watch(run: _Run, sources: list[Path], out: Path, file_format: Format) -> No
             del run.failed[source]  # it was mended: try again when it has settled
         seen = now
         if settled:
-            run.do(replace(work, tasks=settled, left_out=[]), overwrite=True)
+            run.do(replace(work, tasks=settled, left_out=[], not_followed={}), overwrite=True)
             done = dict(now)
 
 

@@ -176,6 +176,73 @@ def test_a_missing_photo_is_explained(client: TestClient) -> None:
         assert "curl -F image=@photo.jpg" in problem(answer, 400, "INVALID_INPUT")["detail"]
 
 
+def form_of(*parts: tuple[str, bytes]) -> dict[str, Any]:
+    """Make a form of parts, each what follows `form-data; ` and its data."""
+    body = b"".join(
+        b"--b\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + data + b"\r\n"
+        for head, data in parts
+    )
+    return {"content": body + b"--b--\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=b"}}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        'name="image"',
+        "name=image",
+        'name="image"\r\nContent-Type: image/png',
+        'name="image"; filename=""',
+        'name="image"; filename="a.jfif"',
+    ],
+)
+def test_a_part_without_a_files_name_is_a_photo(client: TestClient, head: str) -> None:
+    photo = noise_png()
+    assert len(photo) > 50_000  # which is more than a field may have
+    answer = client.post(REMOVE, **form_of((head, photo), ('name="tier"', b"standard")))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["tier"] == "standard"
+
+
+def test_an_empty_part_is_no_photo(client: TestClient) -> None:
+    for head in ('name="image"', 'name="image"; filename=""'):
+        answer = client.post(REMOVE, **form_of((head, b"")))
+        assert "curl -F image=@photo.jpg" in problem(answer, 400, "INVALID_INPUT")["detail"]
+    answer = client.post(REMOVE, **form_of(('name="image"; filename="a.jpg"', b"")))
+    assert "empty" in problem(answer, 400, "INVALID_IMAGE")["detail"]
+
+
+def test_a_part_without_a_files_name_has_the_limits_of_one_with(client: TestClient) -> None:
+    answer = client.post(REMOVE, **form_of(('name="image"', noise_png()), ('name="image"', noise_png())))
+    problem(answer, 400, "INVALID_INPUT")
+    problem(client.post(REMOVE, **form_of(('name="tier"', bytes(20_000)))), 400, "INVALID_INPUT")
+    problem(client.post(REMOVE, **form_of(('name="image"', bytes(1_050_000)))), 413, "IMAGE_TOO_LARGE")
+
+
+@pytest.mark.parametrize("colour", ["#ff000080", "rgb(999,0,0)"])
+def test_a_colour_that_cannot_be_met_is_refused(client: TestClient, colour: str) -> None:
+    assert colour in problem(send(client, background=colour), 400, "INVALID_INPUT")["detail"]
+
+
+def test_a_photo_too_long_for_its_format_is_refused_with_the_field_to_change(client: TestClient) -> None:
+    out = io.BytesIO()
+    Image.new("L", (16_400, 170)).save(out, "PNG")
+    detail = problem(send(client, out.getvalue(), format="webp"), 400, "INVALID_INPUT")["detail"]
+    assert "16400 × 170" in detail
+    assert "png or jpg or avif) with `format`" in detail
+
+
+def test_the_page_takes_every_spelling_of_a_format(client: TestClient) -> None:
+    accepted = re.search(r'accept="([^"]*)"', client.get("/").text)
+    assert accepted
+    assert {".jfif", ".jpe", ".hif", ".mpo", ".heic", ".tif"} <= set(accepted[1].split(","))
+
+
+def noise_png() -> bytes:
+    out = io.BytesIO()
+    Image.effect_noise((300, 250), 60).save(out, "PNG")
+    return out.getvalue()
+
+
 def test_a_body_past_the_limit_is_not_read_to_its_end(client: TestClient) -> None:
     sent = 0
 

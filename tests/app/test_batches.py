@@ -262,6 +262,23 @@ def test_fields_come_in_any_order_once(rich: Studio) -> None:
     assert (len(rich.kept()), rich.balance(ANNA)) == (kept, balance)
 
 
+@on_sqlite
+def test_parts_without_a_files_name_are_photos(rich: Studio) -> None:
+    answer = send(
+        rich, part('"images"', "x") + part('"images"\r\nContent-Type: image/jpeg', "y") + b"--b--\r\n"
+    )
+    assert answer.status_code == 202
+    assert rich.batch(ANNA, answer.json()["batchId"])["counts"]["pending"] == 2
+
+
+@on_sqlite
+@pytest.mark.parametrize("colour", ["#ff000080", "rgb(999,0,0)"])
+def test_a_batchs_colour_is_opaque_and_in_range(rich: Studio, colour: str) -> None:
+    answer = rich.hand_in(ANNA, photos(2), background=colour)
+    assert colour in problem(answer, 400, "INVALID_INPUT")["detail"]
+    nothing_is_left(rich)
+
+
 def test_a_batch_that_cannot_be_paid_leaves_nothing(studio: Studio) -> None:
     studio.fund("anna", 15)
     refused = problem(studio.hand_in(ANNA, photos(2), tier="standard"), 402, "INSUFFICIENT_CREDITS")

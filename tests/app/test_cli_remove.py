@@ -13,7 +13,7 @@ from PIL import Image
 import app.cli.remove
 import app.startup
 from app.cli import main
-from app.cli.made import NAME
+from app.cli.made import NAME, Seen
 from app.cli.plan import plan
 from inference.encode import Format
 from inference.engine import Engine
@@ -259,3 +259,181 @@ def test_watching_does_what_arrives_and_stops_on_ctrl_c(
     monkeypatch.setattr(app.cli.remove.time, "sleep", sleep)  # type: ignore[attr-defined]
     assert cutout("remove", photos, "-o", out, "--watch") == 130
     assert files(out) == {"a.png", "b.png", "deep/er/c.png", "late.png"}
+
+
+# --- Names of results -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "suffix", [".tiff", ".bmp", ".gif", ".heic", ".hif", ".mpo", ".apng", ".psd", ".jxl"]
+)
+def test_no_file_is_written_under_a_false_name(
+    cutout: Run,
+    photos: Path,
+    tmp_path: Path,
+    suffix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / f"out{suffix}"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(photo_bytes())))
+    for source in (photos / "a.png", "-"):
+        assert cutout("remove", source, "-o", out) == 1
+        assert f"written as png, webp, jpg, avif, not as {suffix[1:]}." in capsys.readouterr().err
+        assert cutout("remove", source, "-o", out, "--format", "png") == 1
+    assert not out.exists()
+    assert not opened
+
+
+@pytest.mark.parametrize("source", ["{photos}/a.png", "-"])
+def test_a_name_and_a_format_that_differ_are_refused(
+    cutout: Run, photos: Path, tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, wanted in (("x.jpg", "png"), ("x.jfif", "webp"), ("x.png", "avif")):
+        assert cutout("remove", source.format(photos=photos), "-o", tmp_path / name, "--format", wanted) == 1
+        assert f"--format says {wanted}" in capsys.readouterr().err
+        assert not (tmp_path / name).exists()
+    assert not opened
+
+
+def test_other_names_of_jpeg_are_written_as_jpeg(cutout: Run, photos: Path, tmp_path: Path) -> None:
+    for name in ("x.jfif", "x.jpe", "x.JPEG"):
+        assert cutout("remove", photos / "a.png", "-o", tmp_path / name, "--format", "jpg") == 0
+        assert open_picture((tmp_path / name).read_bytes()).format == "JPEG"
+
+
+# --- Files of folders -------------------------------------------------------------------------------
+
+
+def test_every_spelling_of_a_format_is_a_photo(cutout: Run, tmp_path: Path) -> None:
+    names = ("a.jfif", "b.jpe", "c.hif", "d.mpo", "e.JFIF", "f.dib")
+    (tmp_path / "photos").mkdir()
+    for name in names:
+        (tmp_path / "photos" / name).write_bytes(photo_bytes())
+    assert cutout("remove", tmp_path / "photos", "-o", tmp_path / "out") == 0
+    assert files(tmp_path / "out") == {f"{name[0]}.png" for name in names}
+
+
+def test_linked_folders_are_followed_once(
+    cutout: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "disk"
+    (disk / "more").mkdir(parents=True)
+    for name in ("e.png", "more/f.png"):
+        (disk / name).write_bytes(photo_bytes())
+    (photos / "aa").symlink_to(photos / "deep")  # is below under its own name
+    (photos / "one").symlink_to(disk)
+    (photos / "two").symlink_to(disk)
+    (photos / "deep" / "up").symlink_to(photos)
+    (photos / "higher").symlink_to(tmp_path)
+    (disk / "more" / "round").symlink_to(disk)
+    (photos / "self").symlink_to(photos / "self")
+    (photos / "gone.png").symlink_to(tmp_path / "gone.png")
+    (photos / "g.png").symlink_to(disk / "e.png")
+    assert cutout("remove", photos, "-o", tmp_path / "out") == 0
+    made = {"a.png", "b.png", "deep/er/c.png", "one/e.png", "one/more/f.png", "g.png"}
+    assert files(tmp_path / "out") == made
+    said = capsys.readouterr().err
+    assert f"3 folders or links are done under another name and were left out ({photos}/aa, " in said
+    assert "2 folders or links lead back to where they are and were left out" in said
+    assert "2 folders or links lead nowhere and were left out" in said
+
+
+def test_a_folder_that_cannot_be_read_is_said(
+    cutout: Run,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scandir = os.scandir
+
+    def locked(folder: Path) -> object:
+        if folder.name == "deep":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr("app.cli.plan.os.scandir", locked)
+    assert cutout("remove", photos, "-o", tmp_path / "out") == 0
+    assert (
+        "1 folders or links cannot be read (Permission denied) and were left out" in capsys.readouterr().err
+    )
+
+
+# --- Photos that were replaced ----------------------------------------------------------------------
+
+
+def replace_by_older(photo: Path, *, days: int = 2) -> None:
+    """Put another photo in place of one, with a date before it."""
+    photo.write_bytes(photo_bytes(60, 20, seed=9))
+    then = time.time() - days * 86_400
+    os.utime(photo, (then, then))
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    return open_picture(file.read_bytes()).size
+
+
+@pytest.mark.parametrize("before_the_record", [False, True])
+def test_a_photo_replaced_by_an_older_one_is_done_again(
+    cutout: Run, photos: Path, tmp_path: Path, before_the_record: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    cutout("remove", photos, "-o", out)
+    if before_the_record:
+        (out / NAME).unlink()
+        runs = len(opened)
+        cutout("remove", photos, "-o", out)
+        assert len(opened) == runs  # the dates of photo and cut-out were enough
+    replace_by_older(photos / "deep/er/c.png")
+    capsys.readouterr()
+    cutout("remove", photos, "-o", out)
+    assert "1 of 1 done" in capsys.readouterr().err
+    assert size_of(out / "deep/er/c.png") == (60, 20)
+    runs = len(opened)
+    cutout("remove", photos, "-o", out)
+    assert len(opened) == runs
+
+
+def test_a_photo_that_failed_is_tried_again(cutout: Run, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    cutout("remove", photos, "-o", out)
+    (photos / "a.png").write_bytes(b"damaged")
+    os.utime(photos / "a.png", (1e9, 1e9))
+    assert cutout("remove", photos, "-o", out) == 1
+    assert cutout("remove", photos, "-o", out) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: b"",
+        lambda text: text[:-20],
+        lambda text: b"\xff\0{]" * 30 + b"\n" + text,
+        lambda text: b'["a.png", 5, 1e999]\n[["a.png"], 1, 2]\n[1]\n{"file": "a.png", "size": 1}\n' + text,
+        lambda text: b"[" * 100_000,
+    ],
+)
+def test_a_damaged_record_costs_nothing_but_its_lines(
+    cutout: Run, photos: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    out = tmp_path / "out"
+    cutout("remove", photos, "-o", out)
+    (out / NAME).write_bytes(damage((out / NAME).read_bytes()))
+    runs = len(opened)
+    assert cutout("remove", photos, "-o", out) == 0
+    assert len(opened) == runs
+    for photo in ("a.png", "b.png", "deep/er/c.png"):
+        replace_by_older(photos / photo)
+    assert cutout("remove", photos, "-o", out) == 0
+    assert {size_of(out / photo) for photo in ("a.png", "b.png", "deep/er/c.png")} == {(60, 20)}
+
+
+def test_times_of_whole_seconds_may_differ_a_little() -> None:
+    second = 1_000_000_000
+    stamp = Seen(5, 7 * second + 1)
+    assert stamp.is_same(Seen(5, 7 * second + 1))
+    assert stamp.is_same(Seen(5, 6 * second))  # as a FAT drive gives it back
+    assert not stamp.is_same(Seen(5, 7 * second + 2))
+    assert not stamp.is_same(Seen(5, 5 * second))
+    assert not stamp.is_same(Seen(6, 7 * second + 1))

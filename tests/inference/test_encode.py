@@ -140,6 +140,9 @@ def test_a_mask_stays_grey_in_tone(file_format: Format) -> None:
 
 def test_a_picture_too_long_for_a_format_is_refused_in_words() -> None:
     strip = np.zeros((1, 16_384, 3), np.uint8)
-    with pytest.raises(InvalidOptions, match=r"webp holds at most 16383 pixels a side\. Ask for png"):
+    with pytest.raises(
+        InvalidOptions,
+        match=r"webp holds at most 16,383 pixels a side, and the picture has 16384 × 1\. Ask for another",
+    ):
         encode(strip, Format.WEBP, 90)
     assert Image.open(io.BytesIO(encode(strip, Format.PNG, 90))).size == (16_384, 1)

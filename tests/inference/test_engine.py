@@ -125,6 +125,28 @@ def test_what_is_no_colour_is_refused() -> None:
         parse_colour("reddish")
 
 
+@pytest.mark.parametrize("text", ["#ff000080", "ff000080", "#0f08", "#00000000", "rgba(1,2,3,128)"])
+def test_a_colour_that_is_partly_transparent_is_refused(text: str) -> None:
+    with pytest.raises(InvalidOptions, match="shows through, and a background does not"):
+        parse_colour(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rgb(999,0,0)",
+        "rgb(0,0,256)",
+        "rgb(101%,0%,0%)",
+        "hsl(0,200%,0%)",
+        "hsv(0,100%,120%)",
+        "rgba(999,0,0,255)",
+    ],
+)
+def test_a_colour_out_of_range_is_refused(text: str) -> None:
+    with pytest.raises(InvalidOptions, match="is no colour"):
+        parse_colour(text)
+
+
 def test_one_broken_photo_does_not_stop_the_others(engine: Engine) -> None:
     files = {"a": photo_bytes(seed=1), "broken": b"not a picture", "b": photo_bytes(seed=2)}
 

@@ -244,3 +244,22 @@ def test_a_bomb_is_refused_from_the_header(name: str) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 50e6
+
+
+def test_endless_tiles_are_refused() -> None:
+    size = {
+        256: (4, [5200]),
+        257: (4, [5200]),
+        322: (4, [16]),
+        323: (4, [16]),
+        324: (4, [8]),
+        325: (4, [100]),
+    }
+    with pytest.raises(PhotoTooLarge, match=r"in 105625 strips or tiles, and at most 100000"):
+        decode(files.tiff(scene(), photometric=2, tags=size))
+
+
+def test_tiles_far_larger_than_their_picture_are_refused() -> None:
+    size = {322: (4, [2**16]), 323: (4, [2**15]), 324: (4, [8]), 325: (4, [100])}
+    with pytest.raises(InvalidPhoto, match="tiles are far larger"):
+        decode(files.tiff(scene(), photometric=2, tags=size))
