@@ -20,8 +20,8 @@ class Band:
         self._cells = cells[0, 0] > 0
         self._rows, self._columns = self._cells.shape
         self._height, self._width = height, width
-        self._row_of = torch.arange(height, device=cells.device) * self._rows // height
-        self._column_of = torch.arange(width, device=cells.device) * self._columns // width
+        self._row_of = torch.arange(height, device=cells.device).mul_(self._rows).floor_divide_(height)
+        self._column_of = torch.arange(width, device=cells.device).mul_(self._columns).floor_divide_(width)
 
     def strips(self) -> Iterator[Tensor]:
         """Yield the band's pixels as places in the flattened picture, int64 [N], some rows or a part of one at a time."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inference.band import Band, mixed, uncertain
 from inference.matte import enlarge
-from inference.resize import resize_antialiased
+from inference.resize import resize_antialiased, resize_planes
 
 # The scale of what is fitted, pixels along the longer side: for alpha the mask's own, up to this; half of it for
 # colours, which change more slowly than alpha does.
@@ -54,7 +54,7 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
     alpha = enlarge(mask, height, width)
     rows, columns = _scaled(height, width, min(ALPHA_SIDE, max(mask.shape)))
     small = _resized(rgb, rows, columns)
-    coarse = F.interpolate(mask.float(), size=(rows, columns), mode="bilinear", antialias=True)
+    coarse = resize_planes(mask.float(), rows, columns)
     band = Band(uncertain(coarse, reach=1), height, width)
     soft = _blurred(small, MASK_BLUR)
     lines, trust = _colour_lines(soft, coarse)

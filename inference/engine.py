@@ -5,10 +5,11 @@ photos', in the batcher. So while some photos are in the network, the next are d
 GPU, uploads, edges and downloads go on beside the network in streams of their own.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import inf
@@ -23,7 +24,7 @@ from inference.budget import PixelBudget
 from inference.cuda import HOST_FULL, Streams, download, errors_translated, timed, upload, used_here, wait_for
 from inference.deadlines import Deadlines
 from inference.encode import Format
-from inference.errors import CutoutError, DeadlineExceeded, DeviceLost, OutOfMemory, Overloaded
+from inference.errors import CutoutError, DeadlineExceeded, DeviceLost, NetworkFailed, OutOfMemory, Overloaded
 from inference.fair_queue import FairQueue
 from inference.folder import ModelsFolder
 from inference.futures import answer, fail
@@ -38,6 +39,8 @@ from inference.turns import Turns
 
 if TYPE_CHECKING:
     from inference.remote import Remote
+
+log = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
 
@@ -276,6 +279,19 @@ class Engine:
         del future  # the error's traceback ends in this frame
 
     def _remove(self, request: _Request) -> Cutout:
+        data = request.read()
+        try:
+            return self._remove_from(data, request)
+        except (CutoutError, CancelledError, MemoryError):
+            raise
+        except Exception as error:
+            # Whatever a photo makes a library stumble over is that photo's error: others of its batch go on.
+            log.exception("A photo could not be worked on")
+            raise NetworkFailed(
+                "This photo could not be worked on, by a fault of Cutout's own. Try again, or with another."
+            ) from error
+
+    def _remove_from(self, data: bytes, request: _Request) -> Cutout:
         options, serving = request.options, self.serving[request.options.tier]
         clock = Stopwatch()
         with ExitStack() as held:
@@ -285,7 +301,7 @@ class Engine:
                 held.enter_context(self._budget.hold(pixels, request.deadline))
                 clock.lap("wait")
 
-            picture = photo.decode(request.read(), self._limits.sizes, hold)
+            picture = photo.decode(data, self._limits.sizes, hold)
             encode.check_size(options.format, picture.width, picture.height)
             with errors_translated(), self._streams.photo():
                 rgb = upload(picture.rgb, self.device)

@@ -7,7 +7,7 @@
     ├── InvalidOptions          an option that cannot be met
     ├── Overloaded              the engine has as much waiting as it may, or a service elsewhere needs a pause
     ├── DeadlineExceeded        the photo was not done in its time
-    ├── NetworkFailed           the network could not be run on this photo; others are not affected
+    ├── NetworkFailed           this photo could not be worked on, in the network or elsewhere; others are not affected
     └── ModelUnavailable        no picture can be made on this host as it is
         ├── WeightsUnavailable  a checkpoint's file is missing, broken or could not be fetched
         ├── LicenceNotAccepted  a checkpoint's terms need the user's word first
@@ -55,7 +55,7 @@ class DeadlineExceeded(CutoutError):
 
 
 class NetworkFailed(CutoutError):
-    """The network could not be run on one photo, alone."""
+    """One photo could not be worked on: the network could not be run on it, alone, or a library failed on it."""
 
 
 class ModelUnavailable(CutoutError):

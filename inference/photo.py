@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from inference import tiff
+from inference.budget import pixels_of
 from inference.colour import UnusableProfile, from_lab, to_srgb
 from inference.errors import InvalidPhoto, PhotoTooLarge, UnsupportedFormat
 from inference.jpeg import BARE_MARKERS, correct, decode_jpeg
@@ -133,7 +134,7 @@ def decode(
     """Decode a picture file; nothing is allocated for its pixels before its size is known to be allowed.
 
     Reads JPEG (CMYK too), PNG, WebP, AVIF, HEIC, TIFF, BMP and GIF, of 1 to 16 bits a channel. `before` is called
-    with the number of pixels ahead of decoding them; what it raises is passed on.
+    with the number of pixels that it counts as (see `budget.pixels_of`) ahead of decoding them; what it raises is passed on.
 
     Raises:
         UnsupportedFormat: the bytes are no picture of a known format.
@@ -153,7 +154,7 @@ def decode(
     header = _read_tiff_header(data) if tiff.is_tiff(data) else None
     if header is not None and header.reader == "tifffile":
         sizes.check(header.width, header.height)
-        before(header.width * header.height * header.weight)
+        before(pixels_of(header.width, header.height) * header.weight)
         return _from_tiff(header)
     corrected = False
     try:
@@ -174,13 +175,13 @@ def decode(
             f"The picture has too many pixels; at most {sizes.pixels / 1e6:g} megapixels are taken"
             " (CUTOUT_MAX_MEGAPIXELS). Scale it down and retry."
         ) from None
-    except UnsupportedFormat:
+    except (MemoryError, UnsupportedFormat):
         raise
     except Exception as error:
         raise InvalidPhoto(_damaged(error)) from error
     with image:
         _check_size(image, data, sizes)
-        before(image.width * image.height)
+        before(pixels_of(image.width, image.height))
         try:
             photo = _to_photo(image, data, header, corrected=corrected)
         except (MemoryError, InvalidPhoto):
@@ -257,7 +258,9 @@ def _open(data: bytes) -> Image.Image:
             ) from None
         image: Image.Image = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
         return image
-    return Image.open(io.BytesIO(data), formats=READ_FORMATS)
+    # Pillow takes a TIFF with its signature's bytes swapped for one as well, and none of what is checked ahead would be.
+    formats = [name for name in READ_FORMATS if name != "TIFF" or tiff.is_tiff(data)]
+    return Image.open(io.BytesIO(data), formats=formats)
 
 
 def _is_heic(data: bytes) -> bool:

@@ -38,13 +38,14 @@ def encode_png(pixels: Pixels, dpi: Dpi | None = None) -> bytes:
     height, width = pixels.shape[:2]
 
     header = struct.pack(">IIBBBBB", width, height, 8, COLOUR_TYPES[channels], 0, 0, 0)
-    parts = [SIGNATURE, _chunk(b"IHDR", [header])]
+    parts = [SIGNATURE, *_chunk(b"IHDR", [header])]
     if channels >= 3:
-        parts.append(_chunk(b"sRGB", [bytes([RELATIVE_COLORIMETRIC])]))
+        parts += _chunk(b"sRGB", [bytes([RELATIVE_COLORIMETRIC])])
     if dpi is not None:
         across, down = (round(one / METRES_AN_INCH) for one in dpi)
-        parts.append(_chunk(b"pHYs", [struct.pack(">IIB", across, down, PER_METRE)]))
-    parts += [_chunk(b"IDAT", _deflate(pixels.reshape(height, width * channels))), _chunk(b"IEND", [])]
+        parts += _chunk(b"pHYs", [struct.pack(">IIB", across, down, PER_METRE)])
+    parts += _chunk(b"IDAT", _deflate(pixels.reshape(height, width * channels)))
+    parts += _chunk(b"IEND", [])
     return b"".join(parts)
 
 
@@ -69,9 +70,10 @@ def _deflate(rows: Pixels) -> list[bytes]:
     return deflated
 
 
-def _chunk(kind: bytes, body: list[bytes]) -> bytes:
+def _chunk(kind: bytes, body: list[bytes]) -> list[bytes]:
+    """Return a chunk in parts, not yet joined: a large picture is copied once."""
     checksum = isal_zlib.crc32(kind)
     for part in body:
         checksum = isal_zlib.crc32(part, checksum)
     length = sum(map(len, body))
-    return b"".join([struct.pack(">I", length), kind, *body, struct.pack(">I", checksum)])
+    return [struct.pack(">I", length), kind, *body, struct.pack(">I", checksum)]

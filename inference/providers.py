@@ -30,6 +30,7 @@ from huggingface_hub.inference._common import MimeBytes, RequestParameters
 from huggingface_hub.inference._providers import get_provider_helper
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import parse_ratelimit_headers
+from PIL import Image
 from torch import Tensor
 
 from inference import photo
@@ -43,6 +44,7 @@ from inference.errors import (
     RemoteFailed,
     RemoteRefused,
 )
+from inference.resize import resize_planes
 from models.catalog import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -55,9 +57,10 @@ LOADING_SECONDS = 20.0
 LONGEST_PAUSE = 86_400.0
 HUB_SECONDS = 10.0
 POLL_SECONDS = 0.5
-# A mask of 1024² has 1 MB at most, a cut-out picture of it 4 MB.
+# A mask of 1024² has 1 MB at most, a cut-out picture of it 4 MB. What is asked for is 2048² pixels at most; reading an
+# answer takes up to 20 bytes a pixel, for each call that is out.
 LARGEST_ANSWER = 64_000_000
-LARGEST_MASK = photo.SizeLimits(pixels=36_000_000)
+LARGEST_MASK = photo.SizeLimits(pixels=16_800_000)
 
 OFFLINE = "HF_HUB_OFFLINE is set, so Hugging Face may not be asked. Unset it, or set CUTOUT_DEVICE=cpu."
 REFUSALS = {
@@ -204,10 +207,10 @@ def read_mask(data: bytes, size: int) -> Tensor:
         raise _not_understood(type(error).__name__) from None
     levels = picture.alpha
     if levels is None:
-        levels = np.rint(picture.rgb @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+        levels = np.array(Image.fromarray(picture.rgb).convert("L"))
     mask = torch.from_numpy(levels)[None, None].float().div_(255)
     if mask.shape[-2:] != (size, size):
-        mask = torch.nn.functional.interpolate(mask, size=(size, size), mode="bilinear", antialias=True)
+        mask = resize_planes(mask, size, size)
     return mask
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from inference.band import uncertain
 from inference.matte import FOREGROUND
+from inference.resize import resize_planes
 
 # Around the subject, as a share of its own longer side: enough that the network sees what it stands out from.
 MARGIN = 0.15
@@ -78,7 +79,7 @@ def merge(first: Tensor, second: Tensor, box: Box, height: int, width: int) -> T
     `first` is the whole photo's, float [1,1,h,w]; `second` the box's, [1,1,S,S] → [1,1,S,S], the box's.
     """
     before = _part(first, box, height, width)
-    after = F.interpolate(second, size=before.shape[-2:], mode="bilinear", antialias=True)
+    after = resize_planes(second, *before.shape[-2:])
     common, either = torch.minimum(before, after).sum(), torch.maximum(before, after).sum()
     if common < AGREEMENT * either or _doubt(after) > _doubt(before):
         return None

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from inference import edges
 from inference.batcher import Batcher
+from inference.budget import pixels_of
 from inference.cuda import upload
 from inference.engine import Cutout, Engine
 from inference.errors import DeadlineExceeded, DeviceLost, NetworkFailed, OutOfMemory
@@ -231,7 +232,7 @@ def test_photos_in_work_stay_within_the_pixel_budget(make: Make, monkeypatch: py
     in_work = itertools.count()
     go_on = threading.Event()
     runner = GreyRunner(lambda tones: held_until(go_on))
-    engine = make(runner, Limits(threads=4, batch=4, pixels_in_work=2 * 40 * 40 + 5))
+    engine = make(runner, Limits(threads=4, batch=4, pixels_in_work=2 * pixels_of(40, 40) + 5))
     monkeypatch.setattr("inference.engine.upload", lambda *args: (next(in_work), upload(*args))[1])
     futures = [engine.submit(grey(tone), Options()) for tone in range(60, 120, 10)]
     wait_until(lambda: len(engine._budget._turns) == 2)
