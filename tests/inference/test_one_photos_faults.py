@@ -1,6 +1,7 @@
 """What a photo takes and breaks is its own: its rows count in the budget, and its faults leave its batch alone."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -27,7 +28,12 @@ def test_rows_and_columns_count_in_the_budget(engine: Engine, monkeypatch: pytes
     assert pixels_of(50_000_000, 1) > 2.5 * 50_000_000
     held: list[int] = []
     hold = engine._budget.hold
-    monkeypatch.setattr(engine._budget, "hold", lambda pixels, _: (held.append(pixels), hold(pixels))[1])
+
+    def counted_hold(pixels: int, _: float) -> AbstractContextManager[None]:
+        held.append(pixels)
+        return hold(pixels)
+
+    monkeypatch.setattr(engine._budget, "hold", counted_hold)
     engine.remove(photo_bytes(90, 2))
     engine.remove(files.tiff(files.scene(), photometric=2))
     assert held == [pixels_of(90, 2), pixels_of(48, 32)]

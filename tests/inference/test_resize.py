@@ -21,7 +21,7 @@ class Largest(TorchDispatchMode):
     """Remembers how many bytes the largest tensor took that an operation made."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(
