@@ -157,7 +157,13 @@ def test_refused_calls_are_counted_by_kind(shop: Shop) -> None:
     limited = {name: value for name, value in seen.items() if name.startswith("cutout_rate_limited_total")}
     assert limited == {
         f"cutout_rate_limited_total{{kind={kind}}}": count
-        for kind, count in (("remove", 0), ("batch", 0), ("reads", 0), ("login", 2))
+        for kind, count in (
+            ("remove", 0),
+            ("batch", 0),
+            ("reads", 0),
+            ("login", 2),
+            *((kind, 0) for kind in ("login_address", "login_all")),
+        )
     }
 
 

@@ -118,15 +118,18 @@ def test_who_may_call_is_described(described: dict[str, Any]) -> None:
 def test_the_errors_are_those_that_a_call_can_have(described: dict[str, Any]) -> None:
     both = {"500", "503"}
     assert statuses(described, "get", f"{API}/pricing") == {"200"} | both
-    assert statuses(described, "get", f"{API}/subscription") == {"200", "401", "429"} | both
-    assert statuses(described, "get", f"{API}/jobs/{{job_id}}") == {"200", "400", "401", "404", "429"} | both
+    assert statuses(described, "get", f"{API}/subscription") == {"200", "401", "403", "429"} | both
+    assert (
+        statuses(described, "get", f"{API}/jobs/{{job_id}}")
+        == {"200", "400", "401", "403", "404", "429"} | both
+    )
     assert statuses(described, "get", f"{API}/admin/stats") == {"200", "400", "401", "403", "429"} | both
     assert statuses(described, "get", "/metrics") == {"200", "401", "500"}
-    of_a_batch = {"202", "400", "401", "402", "408", "409", "413", "429"}
+    of_a_batch = {"202", "400", "401", "402", "403", "408", "409", "413", "429"}
     assert statuses(described, "post", f"{API}/batch") == of_a_batch | both
-    of_a_download = {"200", "206", "400", "401", "404", "429"}
+    of_a_download = {"200", "206", "400", "401", "403", "404", "429"}
     assert statuses(described, "get", f"{API}/batch/{{batch_id}}/download") == of_a_download | both
-    of_a_removal = {"200", "400", "401", "402", "404", "408", "409", "413", "415", "429", "504"}
+    of_a_removal = {"200", "400", "401", "402", "403", "404", "408", "409", "413", "415", "429", "504"}
     assert statuses(described, "post", f"{API}/remove") == of_a_removal | both
     health = described["paths"]["/api/health"]["get"]["responses"]["503"]["content"]
     assert set(health) == {"application/json", MEDIA_TYPE}
