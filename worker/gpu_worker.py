@@ -73,6 +73,9 @@ class GpuWorker(SimpleWorker):
     ) -> tuple[RqJob, RqQueue] | None:
         self._is_waiting = True
         try:
+            # A signal that came before, while this worker was being set up, or just now, would not interrupt the wait.
+            if self.bench.stopping.is_set():
+                raise StopRequested
             return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
         finally:
             self._is_waiting = False

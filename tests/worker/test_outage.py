@@ -15,8 +15,21 @@ from app.services.queue import Queue
 from app.storage.local import LocalStorage
 from tests.app.databases import on_sqlite
 from tests.fakes import PATIENCE, wait_until
-from tests.worker.benches import small_photos, submitted, worker_environment, worker_process
+from tests.worker.benches import bench_of, small_photos, submitted, worker_environment, worker_process
 from tests.worker.test_process import counts, has_ended, worker_log
+from worker.gpu_worker import GpuWorker
+
+
+@on_sqlite
+@pytest.mark.timeout(120)
+def test_a_signal_before_the_wait_for_a_bell_ends_it(
+    database: Database, storage: LocalStorage, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with bench_of(database, storage, redis_url) as bench:
+        worker = GpuWorker(bench, [Line.BATCH], redis_url, "told-to-stop")
+        bench.stopping.set()
+        assert worker.work(logging_level="WARNING") is False
 
 
 def started(folder: Path) -> "subprocess.Popen[bytes]":
