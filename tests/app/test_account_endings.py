@@ -273,7 +273,11 @@ def test_a_removal_under_way_ends_with_its_user(shop: Shop, tmp_path: Path) -> N
 @on_sqlite
 def test_a_photo_in_the_engine_leaves_no_picture_when_its_user_is_deleted(shop: Shop, tmp_path: Path) -> None:
     anna, storage = shop.fund("anna", 50), LocalStorage(tmp_path / "data")
-    shop.runner.before = lambda: delete_user(shop.database, storage, anna)
+
+    def delete() -> None:
+        delete_user(shop.database, storage, anna)
+
+    shop.runner.before = delete
     problem(shop.remove(ANNA), 500, "INTERNAL")
     assert files_in(storage) == []
 
