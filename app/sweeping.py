@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.db import locks
 from app.db.session import Database
 from app.db.tables import Channel, now
-from app.services import claims, jobs, notifications, removals, uploads
+from app.services import claims, deletion, jobs, notifications, removals, uploads
 from app.services.claims import Line
 from app.services.leases import Leases
 from app.services.notifications import PostOffice
@@ -56,12 +56,14 @@ async def sweeping(
     old_results = partial(to_the_end, storage.delete_older_than, kept, jobs.RESULTS)
     old_uploads = partial(to_the_end, uploads.forget_uploads, database, storage, UPLOADS_KEPT)
     old_keys = partial(to_the_end, removals.forget_keys, database, kept)
+    deleted_users = partial(to_the_end, deletion.delete_what_came_late, database, storage)
     webhooks = partial(notifications.deliver_due, office, Channel.WEBHOOK)
     mails = partial(notifications.deliver_due, office, Channel.MAIL)
     works: list[tuple[timedelta, str, Callable[[], Awaitable[int]]]] = [
         (min(SETTLE_EVERY, _look_every(lease)), "lost jobs settled", lost_jobs),
         (_look_every(lease), "photos of lost workers freed", lost_workers),
         (SETTLE_EVERY, "photos that no worker took ended", late),
+        (SETTLE_EVERY, "late jobs and batches of deleted users deleted", deleted_users),
         (DELETE_EVERY, "old results deleted", old_results),
         (DELETE_EVERY, "forgotten uploads deleted", old_uploads),
         (DELETE_EVERY, "old idempotency keys deleted", old_keys),

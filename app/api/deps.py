@@ -165,6 +165,7 @@ async def get_caller(request: Request, database: DatabaseDep, token: TokenDep, a
         return known
     local_admin: User | None = request.app.state.local_admin
     if local_admin is not None:
+        structlog.contextvars.bind_contextvars(user=str(local_admin.id))
         return local_admin
     reader: TokenReader = request.app.state.tokens
 

@@ -28,6 +28,8 @@ from app.stopping import Stopping
 log = structlog.get_logger()
 
 SANE_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+# What a path may name, and as what a log line does.
+THINGS = {"job": "job_id", "batch": "batch_id"}
 # Room for a multipart body's part headers and small fields around the picture itself.
 FORM_OVERHEAD_BYTES = 100_000
 # Of JSON and forms without a file.
@@ -66,6 +68,9 @@ class RequestId:
             await self.app(scope, receive, send_with_id)
         finally:
             milliseconds = round(1000 * (time.perf_counter() - start))
+            named = scope.get("path_params", {})
+            things = {thing: named[name] for thing, name in THINGS.items() if name in named}
+            structlog.contextvars.bind_contextvars(**things)
             log.info("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds)
 
 

@@ -4,7 +4,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, or_, select
 from sqlalchemy.orm import Session
 
 from app.db.session import Database
@@ -48,7 +48,7 @@ def delete_user(
 
     The account is closed first and what is in work is ended, unpaid; then files are deleted, then rows. The ledger and
     confirmed payments stay: they point at a row without name, address or password, which nobody can be again. What a
-    worker or the engine is writing just then is deleted with old results.
+    call writes that is under way, `delete_what_came_late` deletes.
 
     Raises:
         LookupError: there is no such user.
@@ -66,12 +66,38 @@ def delete_user(
         return _delete_rows(session, user, at, len(files))
 
 
+def delete_what_came_late(database: Database, storage: Storage) -> int:
+    """Delete what calls wrote that were under way when their user was deleted; return how many jobs and batches.
+
+    Raises:
+        StorageError: a file cannot be deleted. Its row is still there.
+
+    """
+    has_some = or_(exists().where(Job.user_id == User.id), exists().where(Batch.user_id == User.id))
+    with database.read() as session:
+        late = session.scalars(select(User.id).where(User.deleted_at.is_not(None), has_some)).all()
+    count = 0
+    for user_id in late:
+        database.run(_end_work, user_id, now())
+        files = database.ask(_files_of, user_id)
+        for key in files:
+            storage.delete(key)
+        deleted = database.run(_delete_work, user_id, len(files))
+        count += deleted.jobs + deleted.batches
+    return count
+
+
 def _close(session: Session, user_id: uuid.UUID, at: datetime) -> User:
     """Disable a user, and end what is in work for them."""
     user = session.scalars(select(User).where(User.id == user_id).with_for_update()).one_or_none()
     if user is None or user.deleted_at is not None:
         raise LookupError(f"there is no user {user_id}")
     accounts.disable(session, user)
+    _end_work(session, user_id, at)
+    return user
+
+
+def _end_work(session: Session, user_id: uuid.UUID, at: datetime) -> None:
     for batch in session.scalars(
         select(Batch).where(Batch.user_id == user_id, Batch.finished_at.is_(None))
     ).all():
@@ -79,7 +105,6 @@ def _close(session: Session, user_id: uuid.UUID, at: datetime) -> User:
     open_jobs = select(Job.id).where(Job.user_id == user_id, Job.status.in_(batches.IN_WORK))
     for job_id in session.scalars(open_jobs).all():
         endings.fail(session, job_id, "FORBIDDEN", GONE)
-    return user
 
 
 def _files_of(session: Session, user_id: uuid.UUID) -> list[str]:
@@ -95,18 +120,24 @@ def _files_of(session: Session, user_id: uuid.UUID) -> list[str]:
 
 
 def _delete_rows(session: Session, user: User, at: datetime, files: int) -> Deleted:
-    own_batches = select(Batch.id).where(Batch.user_id == user.id)
-    session.execute(delete(Delivery).where(Delivery.batch_id.in_(own_batches)))
     # Plans point at payments. One that waits for confirmation must not give anything to nobody.
     session.execute(delete(Subscription).where(Subscription.user_id == user.id))
     waiting = Payment.user_id == user.id, Payment.status == PaymentStatus.PENDING
     session.execute(delete(Payment).where(*waiting))
-    for table in (SubscriptionUsage, IdempotencyKey, ApiKey):
+    for table in (SubscriptionUsage, ApiKey):
         session.execute(delete(table).where(table.user_id == user.id))
-    counts = [
-        len(session.scalars(delete(table).where(table.user_id == user.id).returning(table.id)).all())
-        for table in (Job, Batch)
-    ]
+    deleted = _delete_work(session, user.id, files)
     user.subject, user.email, user.password_hash, user.role = f"{DELETED}{user.id}", None, None, Role.USER
     user.deleted_at = at
+    return deleted
+
+
+def _delete_work(session: Session, user_id: uuid.UUID, files: int) -> Deleted:
+    own_batches = select(Batch.id).where(Batch.user_id == user_id)
+    session.execute(delete(Delivery).where(Delivery.batch_id.in_(own_batches)))
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.user_id == user_id))
+    counts = [
+        len(session.scalars(delete(table).where(table.user_id == user_id).returning(table.id)).all())
+        for table in (Job, Batch)
+    ]
     return Deleted(counts[0], counts[1], files)

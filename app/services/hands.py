@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from contextvars import Context
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -154,11 +155,13 @@ class Here(Hands):
 
     def _keep(self, job_id: uuid.UUID, cutout: Cutout, start: float) -> Job:
         """Store a picture, then complete its job, so that no row points at nothing."""
-        self._storage.put(jobs.result_key(job_id, cutout.format), cutout.data)
+        key = jobs.result_key(job_id, cutout.format)
+        self._storage.put(key, cutout.data)
         milliseconds = round(1000 * (time.perf_counter() - start))
         with self._database.begin() as session:
             job = endings.complete(session, job_id, cutout, milliseconds)
         if job is None:
+            self._storage.delete(key)
             raise RuntimeError(f"job {job_id} was ended by another")
         return job
 
@@ -239,7 +242,8 @@ class Elsewhere(Hands):
     async def _end_of(self, job_id: uuid.UUID) -> None:
         self._waiting[job_id] = ended = asyncio.get_running_loop().create_future()
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask())
+            # It asks for all, so its log lines name nobody's call.
+            self._asking = asyncio.create_task(self._ask(), context=Context())
         try:
             await ended
         finally:

@@ -37,6 +37,7 @@ from app.services.tokens import Claims
 from app.storage import StorageError
 from app.storage.local import LocalStorage
 from inference.options import Options
+from inference.tiers import Tier
 from tests.app.databases import on_sqlite
 from tests.app.shop import ADMIN, ANNA, API, BEN, SECRET, Shop, bearer, opened_shop
 from tests.app.test_api import problem
@@ -267,6 +268,49 @@ def test_a_removal_under_way_ends_with_its_user(shop: Shop, tmp_path: Path) -> N
     with shop.database.begin() as session:
         assert session.get_one(User, anna).balance == 50
         assert credits.discrepancies(session) == {}
+
+
+@on_sqlite
+def test_a_photo_in_the_engine_leaves_no_picture_when_its_user_is_deleted(shop: Shop, tmp_path: Path) -> None:
+    anna, storage = shop.fund("anna", 50), LocalStorage(tmp_path / "data")
+
+    def delete() -> None:
+        delete_user(shop.database, storage, anna)
+
+    shop.runner.before = delete
+    problem(shop.remove(ANNA), 500, "INTERNAL")
+    assert files_in(storage) == []
+
+
+def test_what_comes_after_its_users_deletion_is_deleted_too(database: Database, tmp_path: Path) -> None:
+    """A call that was let in before may write a job after."""
+    storage = LocalStorage(tmp_path)
+    with database.begin() as session:
+        anna, ben = (accounts.seen(session, Claims(who)) for who in ("anna", "ben"))
+        credits.grant(session, anna.id, 50, "grant:anna")
+    delete_user(database, storage, anna.id)
+    with database.begin() as session:
+        done, other = (
+            Job(user_id=user.id, status=Status.COMPLETED, tier=Tier.BASIC, credits=3, format="png")
+            for user in (anna, ben)
+        )
+        session.add_all([done, other])
+        session.flush()
+        in_work = Job(
+            user_id=anna.id, status=Status.PROCESSING, tier=Tier.BASIC, credits=3, format="png", attempts=1
+        )
+        session.add(in_work)
+        session.flush()
+        credits.hold(session, anna.id, 3, f"job:{in_work.id}")
+    for job in (done, other):
+        storage.put(jobs.result_key_of(job), b"picture")
+    assert deletion.delete_what_came_late(database, storage) == 2
+    assert files_in(storage) == [jobs.result_key_of(other)]
+    with database.read() as session:
+        assert session.scalars(select(Job.id)).all() == [other.id]
+        assert session.get_one(User, anna.id).balance == 50
+        assert credits.discrepancies(session) == {}
+    assert deletion.delete_what_came_late(database, storage) == 0
 
 
 @on_sqlite

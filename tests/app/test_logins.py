@@ -342,5 +342,8 @@ def test_the_log_says_who_called_from_where_and_why_not(shop: Shop) -> None:
     assert (line["user"], line["job"], line["client"]) == (str(user_id), job["jobId"], "testclient")
     uuid.UUID(line["request"])
     with structlog.testing.capture_logs(processors=[LOG]) as logs:
+        shop.get(f"{API}/jobs/{job['jobId']}", ANNA)
+    assert (logs[-1]["user"], logs[-1]["job"]) == (str(user_id), job["jobId"])
+    with structlog.testing.capture_logs(processors=[LOG]) as logs:
         shop.get("/api/health", {})
     assert not {"user", "job"} & set(logs[-1]), "nothing of the call before"

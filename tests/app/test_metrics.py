@@ -162,7 +162,7 @@ def test_refused_calls_are_counted_by_kind(shop: Shop) -> None:
             ("batch", 0),
             ("reads", 0),
             ("login", 2),
-            *((kind, 0) for kind in ("login_address", "login_all")),
+            *((kind, 0) for kind in ("batch_attempt", "login_address", "login_all")),
         )
     }
 
