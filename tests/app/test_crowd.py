@@ -26,6 +26,6 @@ def test_a_crowd_is_served_or_told_to_come_again(tmp_path: Path) -> None:
         assert files.unanswered == files.without_retry_after == 0
         assert files.statuses.keys() <= {415, 503}
         assert files.statuses[503] > 0
-        assert max(photos.peak_bytes, files.peak_bytes) < 450 * MB
+        assert files.peak_bytes < 250 * MB  # a tenth of it was seen, and eight tenths where all is taken in
         # Others are answered meanwhile, and not only once the crowd has gone.
-        assert photos.slowest < photos.seconds / 2
+        assert photos.slowest < 0.8 * photos.seconds
