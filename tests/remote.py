@@ -18,6 +18,7 @@ from inference.providers import endpoint_offer
 from inference.remote import Patience, Remote, RemoteRunner
 from inference.tiers import Choice, Tier
 from models.catalog import Checkpoint, find
+from tests.fakes import PATIENCE
 from tests.stub_huggingface import TOKEN, Levels, Stub
 
 QUICK = Patience(first=0.002, longest=0.01)
@@ -30,7 +31,7 @@ SMALL = replace(PROMISED, input_size=64)
 def engine_on(
     stub: Stub,
     *,
-    seconds: float = 10.0,
+    seconds: float = PATIENCE,
     concurrency: int = 8,
     breaker: Breaker | None = None,
     checkpoint: Checkpoint = SMALL,

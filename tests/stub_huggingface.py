@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tests.fakes import disc_mask
+from tests.fakes import PATIENCE, disc_mask
 
 Levels = npt.NDArray[np.uint8]
 
@@ -27,7 +27,7 @@ FAL_PLACE = "/fal-ai/bria/requests/0815"
 FAL = {"fal-ai": {"status": "live", "providerId": FAL_MODEL, "task": "image-segmentation"}}
 # As found at Hugging Face: one on a provider, the other on none.
 MAPPINGS: dict[str, dict[str, Any]] = {"briaai/RMBG-1.4": {}, "briaai/RMBG-2.0": FAL}
-LONGEST_SECONDS = 20.0
+LONGEST_SECONDS = PATIENCE
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ def test_a_service_that_leaves_photos_to_workers_loads_no_engine(
         address = f"http://127.0.0.1:{port}"
         try:
             wait_until(lambda: answers_ok(address))
+            queue.announce(worker)  # once more: what says nothing for long counts as gone
             devices.append(http.get(f"{address}/api/health").json()["device"])
         finally:
             os.kill(os.getpid(), signal.SIGINT)

@@ -21,10 +21,11 @@ def test_a_crowd_is_served_or_told_to_come_again(tmp_path: Path) -> None:
         assert photos.unanswered == photos.without_retry_after == 0
         assert photos.statuses.keys() == {200, 503}
         assert photos.statuses[200] >= 20
-        # 300 MB, of which the service takes in a fifth.
-        files = crowd(port, pid, 60 * [random.Random(0).randbytes(5 * MB)])
+        # 600 MB, of which the service takes in a tenth.
+        files = crowd(port, pid, 60 * [random.Random(0).randbytes(10 * MB)])
         assert files.unanswered == files.without_retry_after == 0
         assert files.statuses.keys() <= {415, 503}
         assert files.statuses[503] > 0
-        assert max(photos.peak_bytes, files.peak_bytes) < 250 * MB
-        assert photos.slowest < 5
+        assert files.peak_bytes < 250 * MB  # a tenth of it was seen, and eight tenths where all is taken in
+        # Others are answered meanwhile, and not only once the crowd has gone.
+        assert photos.slowest < 0.8 * photos.seconds

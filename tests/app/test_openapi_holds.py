@@ -23,7 +23,7 @@ from app.db.session import Database
 from app.main import create_app
 from tests.app.serving import served
 from tests.app.shop import ADMIN, ANNA, Shop, settings_of
-from tests.fakes import FakeRunner, fake_engine
+from tests.fakes import PATIENCE, FakeRunner, fake_engine
 
 CALLERS = {"admin": ADMIN, "anna": ANNA, "nobody": {}}
 CHECKED = [
@@ -36,7 +36,7 @@ CHECKED = [
 UNDOCUMENTED = (UndefinedContentType, UndefinedStatusCode)
 # Of each operation, caller and kind, beside those at the edges of what is allowed.
 EXAMPLES = int(os.environ.get("API_EXAMPLES", "1"))
-pytestmark = pytest.mark.timeout(120 + 5 * EXAMPLES)
+pytestmark = pytest.mark.timeout(900 + 60 * EXAMPLES)
 # Each call takes a password's 50 ms, so these are not made at random.
 SLOW = {"POST /api/auth/login"}
 
@@ -89,7 +89,9 @@ class Prober:
         if CALLERS[who]:  # in place of what was made up
             for name in [name for name in case.headers if name.lower() in ("authorization", "x-api-key")]:
                 del case.headers[name]
-        answer = case.call(base_url=self.address, session=self.session, headers=CALLERS[who])
+        answer = case.call(
+            base_url=self.address, session=self.session, timeout=PATIENCE, headers=CALLERS[who]
+        )
         self.statuses[answer.status_code] += 1
         try:
             case.validate_response(answer, checks=self.checks)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from tests.app.studio import BATCH
 from tests.app.test_service import CHROMIUM, PATIENCE_MS, QUIET
 from tests.fakes import fake_engine, photo_bytes, wait_until
 from tests.http import http
-from tests.worker.benches import LEASE_SECONDS, small_photos
+from tests.worker.benches import HOLD, LEASE_SECONDS, small_photos
 from tests.worker.killing import Site, site
 
 pytestmark = [
@@ -185,9 +185,15 @@ def test_a_folder_is_dropped(page: Page, shoes: Path) -> None:
     told(page, "126 × 3 = 378 credits, less 15 %: 322 credits. 1 file that is no picture is left out.")
 
 
-def test_a_batch_is_found_again_after_a_reload_and_cancelled(page: Page, place: Site) -> None:
+def test_a_batch_is_found_again_after_a_reload_and_cancelled(
+    page: Page, place: Site, request: pytest.FixtureRequest
+) -> None:
     start(page, small_photos(MANY))
     page.locator("#batch-count", has_text="left").wait_for()
+    hold = place.storage.root / HOLD
+    wait_until(lambda: listed(place)[0]["counts"]["completed"] > 0)
+    request.addfinalizer(lambda: hold.unlink(missing_ok=True))
+    hold.touch()
     batch_id = page.evaluate("location.hash").removeprefix("#batch=")
     assert batch_id == listed(place)[0]["batchId"]
     page.reload()
@@ -199,6 +205,8 @@ def test_a_batch_is_found_again_after_a_reload_and_cancelled(page: Page, place: 
 
     page.focus("#batch-cancel")
     page.keyboard.press("Enter")
+    wait_until(lambda: listed(place)[0]["counts"]["cancelled"] > 0)
+    hold.unlink()
     told(page, "Cancelled: ")
     batch = http.get(f"{place.address}{BATCH}/{batch_id}").json()
     assert batch["status"] == "cancelled"

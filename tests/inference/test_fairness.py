@@ -77,12 +77,13 @@ def test_deadlines_are_called_in_their_order_unless_called_off() -> None:
     deadlines = Deadlines()
     called: list[str] = []
     done = threading.Event()
-    now = time.monotonic()
-    deadlines.call_at(now + 0.08, done.set)
-    deadlines.call_at(now + 0.06, lambda: called.append("second"))
-    off = deadlines.call_at(now + 0.05, lambda: called.append("never"))
-    deadlines.call_at(now + 0.02, lambda: called.append("first"))
-    deadlines.call_off(off)
+    with deadlines._changed:  # none is called before all are there
+        now = time.monotonic()
+        deadlines.call_at(now + 0.08, done.set)
+        deadlines.call_at(now + 0.06, lambda: called.append("second"))
+        off = deadlines.call_at(now + 0.05, lambda: called.append("never"))
+        deadlines.call_at(now + 0.02, lambda: called.append("first"))
+        deadlines.call_off(off)
     assert done.wait(PATIENCE)
     assert called == ["first", "second"]
     assert time.monotonic() >= now + 0.08

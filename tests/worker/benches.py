@@ -36,6 +36,8 @@ from worker.bench import Bench
 
 # So long that none runs out because the host is busy; who wants one to run out takes another.
 LEASE_SECONDS = 20.0
+# While a file of this name is in the data folder, the network of a worker process is at its photo.
+HOLD = "hold"
 # A bench in this process does not renew what it has claimed.
 UNRENEWED_SECONDS = 1000.0
 
@@ -144,7 +146,14 @@ def main() -> int:
     seconds, killer = float(os.environ["FAKE_MS"]) / 1000, os.environ["FAKE_KILLER"].encode()
     if killer:
         die_at(killer)
-    runner = FakeRunner(before=lambda: time.sleep(seconds))
+    hold = Path(os.environ["CUTOUT_DATA_DIR"], HOLD)
+
+    def work_long() -> None:
+        time.sleep(seconds)
+        while hold.exists():
+            time.sleep(0.05)
+
+    runner = FakeRunner(before=work_long)
     return worker_main(lambda _: fake_engine(runner, Limits(threads=4, waiting=1000)))
 
 

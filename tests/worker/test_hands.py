@@ -61,7 +61,7 @@ def queue(redis_url: str) -> Iterator[Queue]:
 
 
 def place_of(
-    database: Database, storage: LocalStorage, queue: Queue, deadline: float = 20, most: int = 9
+    database: Database, storage: LocalStorage, queue: Queue, deadline: float = PATIENCE, most: int = 9
 ) -> Workplace:
     hands = Elsewhere(queue, storage, database, most, timedelta(seconds=deadline))
     return Workplace(hands, storage, database, timedelta(seconds=60))
@@ -149,7 +149,9 @@ def test_who_waits_too_long_or_hangs_up_pays_nothing_and_the_worker_comes_too_la
     async def hang_up() -> None:
         patient = place_of(database, storage, queue)
         call = asyncio.create_task(removals.remove_one(patient, user.id, photo_bytes(), Options()))
-        await asyncio.sleep(0.3)
+        assert isinstance(patient.hands, Elsewhere)
+        while not patient.hands._waiting:  # for the photo that it has handed over
+            await asyncio.sleep(0.01)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
