@@ -82,7 +82,9 @@ def opaque_inside(mask: Tensor) -> Tensor:
     """
     cell = max(1, round(max(mask.shape[-2:]) / OPEN_CELLS))
     is_open = -F.max_pool2d(-mask, cell, ceil_mode=True) <= 1 - OPEN
-    near = F.max_pool2d(is_open.float(), 2 * OPEN_REACH + 1, 1, OPEN_REACH)
+    side = 2 * OPEN_REACH + 1
+    down = F.max_pool2d(is_open.float(), (side, 1), 1, (OPEN_REACH, 0))
+    near = F.max_pool2d(down, (1, side), 1, (0, OPEN_REACH))
     near = F.avg_pool2d(near, 2 * PASSAGE + 1, 1, PASSAGE, count_include_pad=False)
     least = F.interpolate(1 - near, size=mask.shape[-2:], mode="bilinear").mul_(NOISE)
     lack = 1 - mask
