@@ -109,7 +109,7 @@ class GpuWorker(SimpleWorker):
                 self.bench.queue.require()
             except QueueUnavailable:
                 raise StopRequested from None
-        super().handle_execution_ended(job, queue, heartbeat_ttl)  # type: ignore[no-untyped-call]
+        super().handle_execution_ended(job, queue, heartbeat_ttl)
 
     def subscribe(self) -> None:
         """Do nothing: RQ's commands are not used, and its thread for them ends where the queue hangs."""
