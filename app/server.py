@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import structlog
@@ -68,21 +69,30 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._stopping = stopping
         self._last_resort = last_resort
+        self._watchdog: threading.Timer | None = None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping.set()
         times = self._stopping.times
         self.config.timeout_graceful_shutdown = math.ceil(times.requests)
-        if self._last_resort is not None:
-            # Goes on beside the end of the interpreter, which waits for every thread.
-            watchdog = threading.Timer(times.whole, self._last_resort)
-            watchdog.daemon = True
-            watchdog.start()
+        self._watch_stop()
         cutting = asyncio.create_task(self._cut(times))
         try:
             await super().shutdown(sockets)
         finally:
             cutting.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # A start that hangs has to end as well, and comes to no shutdown.
+        self._watch_stop()
+        super().handle_exit(sig, frame)
+
+    def _watch_stop(self) -> None:
+        if self._last_resort is not None and self._watchdog is None:
+            # Goes on beside the end of the interpreter, which waits for every thread.
+            self._watchdog = threading.Timer(self._stopping.times.whole, self._last_resort)
+            self._watchdog.daemon = True
+            self._watchdog.start()
 
     async def _cut(self, times: StopTimes) -> None:
         """End what goes on too long, first by asking it to."""

@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -44,13 +45,15 @@ def main(make_engine: Callable[[Settings], Engine] = engine_from) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = load(device=options.device)
     logs.configure(settings.log_format)
+    stopping = threading.Event()
+    # First of all: what follows may wait for a queue that is away.
+    if options.lifeline:
+        lifeline.follow(stopping)
     try:
-        bench = set_up(settings, make_engine)
+        bench = set_up(settings, make_engine, stopping)
     except TOLD as error:
         log.error("worker: not started", detail=str(error))
         return 1
-    if options.lifeline:
-        lifeline.follow(bench.stopping)
     assert settings.redis_url is not None
     lines = [Line(name) for name in options.queues.split(",")]
     try:
@@ -61,21 +64,22 @@ def main(make_engine: Callable[[Settings], Engine] = engine_from) -> int:
     return 0 if stopped else 1
 
 
-def set_up(settings: Settings, make_engine: Callable[[Settings], Engine]) -> Bench:
-    """Set up a bench: with queue, database and storage that answer, and a warm engine.
+def set_up(settings: Settings, make_engine: Callable[[Settings], Engine], stopping: threading.Event) -> Bench:
+    """Set up a bench: with queue, database and storage that answer, and a warm engine. A queue that is away is waited for.
 
     Raises:
-        Explained, CutoutError, QueueUnavailable, OperationalError: one of them cannot be had.
+        Explained, CutoutError, QueueUnavailable, OperationalError: one of the others cannot be had, or there is no queue.
 
     """
     open_data_folder(settings)
     queue = Queue(settings.redis_url.get_secret_value() if settings.redis_url else None)
-    queue.require()
+    queue.wait()
     database, storage = Database(settings.database, settings.database_seconds), storage_from(settings)
     prepare(settings, database, storage)
     engine = make_engine(settings)
     engine.warm_up()
-    return Bench(engine, storage, database, queue, timedelta(seconds=settings.lease_seconds))
+    lease = timedelta(seconds=settings.lease_seconds)
+    return Bench(engine, storage, database, queue, lease, stopping=stopping)
 
 
 if __name__ == "__main__":

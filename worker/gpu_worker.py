@@ -22,7 +22,7 @@ import app
 from app.db.tables import now
 from app.services import claims
 from app.services.claims import Line
-from app.services.queue import WorkerInfo, connect
+from app.services.queue import QueueUnavailable, WorkerInfo, connect
 from app.services.serving import served_by
 from worker import jobs
 from worker.bench import Bench
@@ -73,8 +73,7 @@ class GpuWorker(SimpleWorker):
     ) -> tuple[RqJob, RqQueue] | None:
         self._is_waiting = True
         try:
-            # A signal that came before, while this worker was being set up, or just now, would not interrupt the wait.
-            if self.bench.stopping.is_set():
+            if self._stop_requested:  # since it was looked at last
                 raise StopRequested
             return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
         finally:
@@ -91,6 +90,26 @@ class GpuWorker(SimpleWorker):
             signal.signal(one, signal.SIG_DFL)
         if self._is_waiting:
             raise StopRequested
+
+    def _install_signal_handlers(self) -> None:
+        super()._install_signal_handlers()  # type: ignore[no-untyped-call]
+        # A signal that came while this worker was connecting; from here on they come to `request_stop`.
+        if self.bench.stopping.is_set():
+            self._stop_requested = True
+
+    def handle_execution_ended(self, job: RqJob, queue: RqQueue, heartbeat_ttl: int) -> None:
+        """Keep RQ's books on what was done; where the queue hangs at the end, a stop does not wait for that.
+
+        Raises:
+            StopRequested: it does.
+
+        """
+        if self.bench.stopping.is_set():
+            try:
+                self.bench.queue.require()
+            except QueueUnavailable:
+                raise StopRequested from None
+        super().handle_execution_ended(job, queue, heartbeat_ttl)
 
     def subscribe(self) -> None:
         """Do nothing: RQ's commands are not used, and its thread for them ends where the queue hangs."""

@@ -10,6 +10,9 @@ import structlog
 
 log = structlog.get_logger()
 
+# How long a beat may go on beyond the end of its block: what it waits for may be away.
+PATIENCE_SECONDS = 2.0
+
 
 class Pulse:
     """Beats on a thread of its own, every so often, for as long as its block lasts. A beat that fails is left out."""
@@ -28,7 +31,7 @@ class Pulse:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join(PATIENCE_SECONDS)
 
     def _run(self) -> None:
         while not self._over.wait(self._every):

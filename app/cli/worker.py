@@ -20,10 +20,7 @@ def worker(
     ] = "interactive,batch",
 ) -> None:
     """Do the photos that wait in the queue of REDIS_URL, until SIGTERM. Open weights are downloaded at the first start."""
-    from redis.exceptions import RedisError
-
     from app.services.claims import Line
-    from app.services.queue import PATIENCE_SECONDS, connect
     from app.startup import prepare, pull_missing, storage_from
 
     settings = load_settings(device=device)
@@ -36,13 +33,7 @@ def worker(
             "A worker needs the queue of its service: set REDIS_URL, as the service has it. `cutout serve` without it"
             " starts a queue and a worker by itself."
         )
-    queue = connect(settings.redis_url.get_secret_value(), PATIENCE_SECONDS)
-    try:
-        queue.ping()
-    except (RedisError, OSError) as error:
-        raise CommandError(f"The Redis or Valkey of REDIS_URL does not answer ({error}).") from error
-    finally:
-        queue.close()
+    # A queue that is away is waited for by the worker itself.
     with opened(settings) as database:
         prepare(settings, database, storage_from(settings))
     pull_missing(settings, Tier, lambda checkpoint: pull_one(settings, checkpoint))

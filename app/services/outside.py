@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from functools import cache
 from typing import Any
 
 import httpcore2
@@ -30,12 +31,18 @@ FIRST_PIECES = 1000
 USER_AGENT = f"Cutout/{app.__version__}"
 
 
+@cache
+def default_tls() -> ssl.SSLContext:
+    """Return the certificates that count on this host; reading them takes a while, so that it is done once."""
+    return httpcore2.default_ssl_context()
+
+
 class Outside:
     """Calls strangers' web addresses, where `destinations` allows it. `tls` says whose certificates count."""
 
     def __init__(self, destinations: Destinations, tls: ssl.SSLContext | None = None) -> None:
         self.destinations = destinations
-        self._tls = tls or httpcore2.default_ssl_context()
+        self._tls = tls
 
     @asynccontextmanager
     async def call(
@@ -52,7 +59,7 @@ class Outside:
         """
         head = _HeadLimits()
         connections = httpcore2.AsyncConnectionPool(
-            ssl_context=self._tls,
+            ssl_context=self._tls or default_tls(),
             max_keepalive_connections=0,
             network_backend=_Checked(self.destinations, head),
         )

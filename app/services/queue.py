@@ -5,13 +5,15 @@ lost is rung again, and one that rings in vain costs a glance. One waiting bell 
 claims some photos and rings for the next worker if more are left.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from redis import Redis
-from redis.backoff import NoBackoff
+from redis.backoff import EqualJitterBackoff, NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 from rq import Queue as RqQueue
@@ -30,8 +32,10 @@ PATIENCE_SECONDS = 2.0
 LONGEST_JOB_SECONDS = 3600
 # How long a worker that says nothing still counts as alive.
 ALIVE_SECONDS = 30
-WORKERS, WORKER_KEY = "cutout:workers", "cutout:worker:"
+WORKERS, WORKER_KEY, PROBE = "cutout:workers", "cutout:worker:", "cutout:probe"
 RETRY_SECONDS = 30
+# Between two attempts of a worker that starts before its queue: at first, and at most.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
 
 
 class QueueUnavailable(Coded):
@@ -76,9 +80,38 @@ class Queue:
                 " /api/background-remover/remove."
             )
         try:
-            self.connection.ping()
+            self._probe()
         except (RedisError, OSError) as error:
             raise _away(error) from error
+
+    def wait(self) -> None:
+        """Return once the queue can be rung, however long that takes; meanwhile the log says why it cannot.
+
+        Raises:
+            QueueUnavailable: there is none.
+
+        """
+        if self.connection is None:
+            self.require()
+        pauses, attempts = EqualJitterBackoff(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS), 0
+        while True:
+            try:
+                self._probe()
+                return
+            except (RedisError, OSError) as error:
+                pause = pauses.compute(attempts)
+                log.warning(
+                    "The Redis or Valkey of REDIS_URL does not answer",
+                    detail=str(error),
+                    again_in_seconds=round(pause, 1),
+                )
+            attempts = min(attempts + 1, 30)
+            time.sleep(pause)
+
+    def _probe(self) -> None:
+        """Write something: a server that is read-only, or full, answers a PING all the same."""
+        assert self.connection is not None
+        self.connection.set(PROBE, "", ex=ALIVE_SECONDS)
 
     def ring(self, line: Line) -> bool:
         """Tell the workers of this line that something waits; False if that cannot be, and has to be done later."""
@@ -134,7 +167,7 @@ class Queue:
                 self.connection.srem(WORKERS, *gone)
         except (RedisError, OSError) as error:
             raise _away(error) from error
-        return [WORKER.validate_json(worker) for worker in told if worker is not None]
+        return [info for worker in told if worker is not None and (info := _read(worker)) is not None]
 
     def close(self) -> None:
         """Close the connections."""
@@ -145,11 +178,23 @@ class Queue:
 def connect(url: str, patience: float | None) -> "Redis":
     """Prepare a connection; a call waits `patience` seconds at most, or for ever.
 
-    One that died with its server is replaced at once.
+    One that died with its server is replaced at once; a server that hangs is not asked a second time.
     """
     return Redis.from_url(
-        url, socket_timeout=patience, socket_connect_timeout=patience, retry=Retry(NoBackoff(), 1)
+        url,
+        socket_timeout=patience,
+        socket_connect_timeout=patience,
+        retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
     )
+
+
+def _read(worker: str | bytes) -> WorkerInfo | None:
+    """Read what a worker says of itself; None where one of another version says it in another way."""
+    try:
+        return WORKER.validate_json(worker)
+    except ValidationError as error:
+        log.warning("worker of another version not understood", problems=error.error_count())
+        return None
 
 
 def _away(error: Exception) -> QueueUnavailable:

@@ -12,6 +12,7 @@ from email.errors import HeaderParseError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
+from functools import cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -119,7 +120,11 @@ class Mailer:
     def __init__(self, server: MailServer, sender: Address, tls: ssl.SSLContext | None = None) -> None:
         self._server = server
         self.sender = sender
-        self._tls = tls or ssl.create_default_context()
+        self._own_tls = tls
+
+    @property
+    def _tls(self) -> ssl.SSLContext:
+        return self._own_tls or _default_tls()
 
     def send(self, message: EmailMessage, to: str) -> None:
         """Give a mail to the server. This waits, for `SECONDS_IN_ALL` at most.
@@ -242,6 +247,12 @@ class _Bounded(smtplib.SMTP):
 
 class _BoundedSSL(_Bounded, smtplib.SMTP_SSL):
     """The same, over TLS from the first byte."""
+
+
+@cache
+def _default_tls() -> ssl.SSLContext:
+    """Return the certificates that count on this host; reading them takes a while, so that it is done once."""
+    return ssl.create_default_context()
 
 
 def _unverified() -> ssl.SSLContext:

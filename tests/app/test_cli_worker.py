@@ -47,7 +47,6 @@ def test_it_becomes_a_worker(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (["--queues", "batch,nights"], {}, "no queue nights; there are: interactive, batch"),
         (["--queues", ""], {}, "no queue without a name"),
         ([], {"REDIS_URL": ""}, "set REDIS_URL"),
-        ([], {"REDIS_URL": "unix:///nowhere/socket"}, "REDIS_URL does not answer"),
         ([], {"DATABASE_URL": "postgresql://127.0.0.1:1/none"}, "The database does not answer"),
         ([], {"CUTOUT_DATA_DIR": "/proc/nowhere"}, "/proc/nowhere"),
         (["--device", "tpu"], {}, "CUTOUT_DEVICE"),

@@ -16,7 +16,7 @@ import pytest
 from app.services import fetch as room
 from app.services.destinations import Destinations
 from app.services.fetch import FetchedTooLarge, Fetcher, NotFetched
-from app.services.outside import Outside
+from app.services.outside import Outside, default_tls
 from inference.errors import Overloaded
 from tests.app.test_destinations import MALFORMED, NOT_PUBLIC
 from tests.fakes import PATIENCE, photo_bytes, wait_until
@@ -350,6 +350,26 @@ def test_servers_that_fail_are_told_and_never_quoted(web: Web) -> None:
     ):
         web.pages["/"] = raw(data)
         refused(web, "/", "does not answer, or broke off")
+
+
+def test_certificates_are_read_once_and_not_before_they_are_needed(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[ssl.SSLContext] = []
+
+    def make() -> ssl.SSLContext:
+        made.append(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        return made[-1]
+
+    default_tls.cache_clear()
+    monkeypatch.setattr("httpcore2.default_ssl_context", make)
+    web.pages["/"] = answer(PHOTO)
+    several = [fetcher(Names(pictures_example=[[PUBLIC]]), tls=None) for _ in range(3)]
+    assert made == []
+    for one in several:
+        assert asyncio.run(one.fetch(f"http://pictures.example:{web.port}/")) == PHOTO
+    assert len(made) == 1
+    default_tls.cache_clear()
 
 
 def test_nobody_listening_is_told() -> None:

@@ -1,6 +1,7 @@
 """A service that is told to stop is gone in time, whatever its callers do, and leaves nothing half done."""
 
 import asyncio
+import signal
 import socket
 import threading
 import time
@@ -133,6 +134,33 @@ def test_what_cannot_be_broken_off_is_left_by_the_process(tmp_path: Path) -> Non
     finally:
         over.set()
         thread.join(60)
+
+
+def test_a_start_that_hangs_is_left_by_the_process(tmp_path: Path) -> None:
+    over, left = threading.Event(), threading.Event()
+
+    @asynccontextmanager
+    async def hanging(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(over.wait, 120)
+        yield
+
+    service = FastAPI(lifespan=hanging)
+    service.state.stopping = Stopping(
+        StopTimes(uploads=0, answers=0, give_back=0, workers=0, closing=0, queue=0)
+    )
+    server = server_of(service, app_settings.load(auth="off", data_dir=tmp_path), left.set)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            assert not server.started
+            server.handle_exit(signal.SIGTERM, None)  # what uvicorn has the signal call
+            assert left.wait(60)
+            assert not server.started
+        finally:
+            server._captured_signals.clear()  # else it would be told to pytest
+            over.set()
+            thread.join(60)
 
 
 def test_several_workers_have_one_time_together() -> None:

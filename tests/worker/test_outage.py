@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rq import Queue as RqQueue
+from rq.exceptions import StopRequested
 
 from app import valkey
 from app.db.session import Database
 from app.db.tables import Batch, Status
+from app.services import batches
 from app.services.claims import Line
 from app.services.queue import Queue
 from app.storage.local import LocalStorage
@@ -17,19 +20,7 @@ from tests.app.databases import on_sqlite
 from tests.fakes import PATIENCE, wait_until
 from tests.worker.benches import bench_of, small_photos, submitted, worker_environment, worker_process
 from tests.worker.test_process import counts, has_ended, worker_log
-from worker.gpu_worker import GpuWorker
-
-
-@on_sqlite
-@pytest.mark.timeout(120)
-def test_a_signal_before_the_wait_for_a_bell_ends_it(
-    database: Database, storage: LocalStorage, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-    with bench_of(database, storage, redis_url) as bench:
-        worker = GpuWorker(bench, [Line.BATCH], redis_url, "told-to-stop")
-        bench.stopping.set()
-        assert worker.work(logging_level="WARNING") is False
+from worker.gpu_worker import GpuWorker, listen
 
 
 def started(folder: Path) -> "subprocess.Popen[bytes]":
@@ -129,3 +120,95 @@ def test_a_queue_may_go_and_come_back_in_every_way(
         server.kill()
         server.wait()
         queue.close()
+
+
+@on_sqlite
+@pytest.mark.timeout(300)
+def test_a_worker_that_is_told_to_stop_while_its_queue_hangs_does(
+    database: Database, storage: LocalStorage, tmp_path: Path
+) -> None:
+    folder = tmp_path / "valkey"
+    folder.mkdir()
+    queue = Queue(f"unix://{folder}/socket")
+    database_url = database.engine.url.render_as_string(hide_password=False)
+    environment = worker_environment(
+        database_url, storage.root, f"unix://{folder}/socket", milliseconds=50, lease_seconds=60
+    )
+    server = started(folder)
+    try:
+        with worker_process(tmp_path, environment) as process:
+            batch = submitted(database, storage, small_photos(100))
+            queue.ring(Line.BATCH)
+            # In the middle of a go: its end is yet to be told.
+            wait_until(lambda: counts(database, batch).get(Status.PROCESSING, 0) > 3, PATIENCE)
+            server.send_signal(signal.SIGSTOP)
+            process.terminate()
+            # Each of RQ's calls would wait 25 s, and be tried twice.
+            assert process.wait(60) == 0, worker_log(tmp_path)
+        with database.read() as session:
+            photos = batches.photos_of(session, batch.id)
+        assert {photo.claim for photo in photos if photo.status is Status.PENDING} == {None}
+    finally:
+        server.kill()
+        server.wait()
+        queue.close()
+
+
+@on_sqlite
+def test_a_worker_that_starts_before_its_queue_waits_for_it_and_says_so(
+    database: Database, storage: LocalStorage, tmp_path: Path
+) -> None:
+    folder = tmp_path / "valkey"
+    folder.mkdir()
+    url = f"unix://{folder}/socket"
+    queue = Queue(url)
+    assert queue.connection is not None
+    database_url = database.engine.url.render_as_string(hide_password=False)
+    with worker_process(tmp_path, worker_environment(database_url, storage.root, url)) as process:
+        said = "The Redis or Valkey of REDIS_URL does not answer"
+        wait_until(lambda: process.poll() is not None or worker_log(tmp_path).count(said) >= 2, PATIENCE)
+        assert process.poll() is None, worker_log(tmp_path)
+        server = started(folder)
+        try:
+            wait_until(lambda: process.poll() is not None or bool(queue.workers()), PATIENCE)
+            process.terminate()
+            assert process.wait(PATIENCE) == 0, worker_log(tmp_path)
+        finally:
+            server.kill()
+            server.wait()
+            queue.close()
+
+
+def tell(_: object) -> int:
+    signal.raise_signal(signal.SIGTERM)
+    return 1
+
+
+@on_sqlite
+@pytest.mark.parametrize("moment", [{"subscribe": tell}, {"dequeue_timeout": property(tell)}])
+def test_a_signal_that_comes_while_a_worker_begins_is_not_lost(
+    database: Database,
+    storage: LocalStorage,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: dict[str, object],
+) -> None:
+    """While it connects; and after it looked whether to stop, and before it waits for a bell."""
+    waits: list[object] = []
+
+    def wait(*args: object, **_: object) -> None:
+        waits.append(args)
+        raise StopRequested
+
+    monkeypatch.setattr(RqQueue, "dequeue_any", wait)
+    for name, instead in moment.items():
+        monkeypatch.setattr(GpuWorker, name, instead)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with bench_of(database, storage, redis_url) as bench:
+            listen(bench, [Line.BATCH], redis_url, f"worker-{next(iter(moment))}", lambda: None)
+            assert bench.stopping.is_set()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert waits == []
