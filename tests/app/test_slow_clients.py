@@ -45,8 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    """Serve with little patience for all that comes after a request's head: who is slow is left."""
-    with patient(folder, upload=SECONDS, rest=SECONDS, reading=SECONDS) as address:
+    """Serve with little patience for bodies, and for who does not read: who is slow is left."""
+    with patient(folder, upload=SECONDS, reading=SECONDS) as address:
         yield address
 
 
@@ -329,8 +329,8 @@ def test_a_connection_is_closed_where_the_caller_wants_no_more(patient_address: 
         assert read_to_end(connection).startswith(b"HTTP/1.1 200 ")
 
 
-def test_who_never_ends_what_nobody_wants_is_left(address: str) -> None:
-    with connected(address) as connection:
+def test_who_never_ends_what_nobody_wants_is_left(folder: Path) -> None:
+    with patient(folder, rest=SECONDS) as address, connected(address) as connection:
         connection.sendall(upload(1_000_000_000))
         problem(read_answer(connection), 413, "IMAGE_TOO_LARGE")
         with pytest.raises(OSError, match=r"reset|pipe"):
