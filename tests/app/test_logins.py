@@ -23,14 +23,16 @@ from app.db.session import Database
 from app.db.tables import User
 from app.executors import BoundedExecutor
 from app.main import create_app
+from app.server import server_of
 from app.services import accounts
 from app.services.published_keys import KEPT_SECONDS, PAUSE_SECONDS, PublishedKeys
 from app.services.tokens import FETCHING, InvalidToken, TokenReader, new_api_key
+from app.settings import load as load_settings
 from inference.errors import Overloaded
 from tests.app.databases import on_sqlite
 from tests.app.shop import ANNA, API, Shop, opened_shop, settings_of
 from tests.app.test_api import problem
-from tests.fakes import fake_engine
+from tests.fakes import fake_engine, wait_until
 
 WAIT_SECONDS = 60
 
@@ -82,8 +84,11 @@ def test_fifty_logins_keep_nobody_else_waiting(
             assert shop.get(f"{API}/credits", ANNA).status_code == 200
             assert shop.get("/api/health", {}).status_code == 200
         shop.remove(ANNA).raise_for_status()
-        while sum(login.done() for login in logins) < 45:
-            threading.Event().wait(0.01)
+        try:
+            wait_until(lambda: sum(login.done() for login in logins) == 45)
+        except AssertionError:
+            slow_hash.go_on.set()  # else the end of the pool waits, too
+            raise
         assert len(slow_hash.checked) == 2
         refused = [login.result() for login in logins if login.done()]
         for answer in refused:
@@ -112,8 +117,11 @@ def test_prices_that_hang_keep_nobody_else_waiting(shop: Shop, monkeypatch: pyte
     monkeypatch.setattr(hands, "serving", hang)
     with ThreadPoolExecutor(30) as pool:
         calls = [pool.submit(shop.get, f"{API}/pricing", {}) for _ in range(30)]
-        while sum(call.done() for call in calls) < 25:
-            threading.Event().wait(0.01)
+        try:
+            wait_until(lambda: sum(call.done() for call in calls) == 25)
+        except AssertionError:
+            go_on.set()
+            raise
         assert shop.get(f"{API}/credits", ANNA).status_code == 200
         go_on.set()
         assert sorted(call.result().status_code for call in calls) == [200] * 5 + [503] * 25
@@ -166,6 +174,13 @@ def test_nobody_believes_x_forwarded_for_by_default(
             for n in range(4)
         ]
     assert answers == [401] * 3 + [429]
+
+
+def test_the_server_believes_no_header_by_itself(tmp_path: Path) -> None:
+    """Uvicorn would, of whoever calls from this machine: a proxy there passes on what its callers write."""
+    settings = load_settings(data_dir=tmp_path)
+    server = server_of(create_app(settings, make_engine=lambda _: fake_engine()), settings)
+    assert server.config.proxy_headers is False
 
 
 @pytest.mark.parametrize(
