@@ -25,10 +25,6 @@ SUBJECT, SUBJECT_CELLS, SUBJECT_REACH = 0.02, 128, 3
 # A cell, 1/256 of the mask a side, is not faint if any of its values shows; faint ones count within two cells of it.
 SHOWN, SHOWN_CELLS, SHOWN_REACH = 3.5 / 255, 256, 2
 
-# Within the subject a network says 250 of 255 or so where the truth, in composites, is opaque: up to NOISE, at more than
-# 1/32 of the mask a side from where a tenth is open. The passage to what is left as it is begins at half of that.
-NOISE, OPEN, OPEN_CELLS, OPEN_REACH, PASSAGE = 10 / 255, 0.1, 256, 6, 2
-
 
 def to_pixels(rgb: Tensor, checkpoint: Checkpoint) -> Tensor:
     """Bring a photo, uint8 [H,W,3], to the network's input, float32 [1,3,S,S], on the photo's device.
@@ -63,7 +59,7 @@ def find_subject(mask: Tensor, checkpoint: Checkpoint) -> Tensor | None:
     mask = mask.float()
     if checkpoint.stretch and lowest < FOREGROUND:
         mask = (mask - lowest) / (highest - lowest)
-    return opaque_inside(without_specks(mask))
+    return without_specks(mask)
 
 
 def without_specks(mask: Tensor) -> Tensor:
@@ -72,23 +68,6 @@ def without_specks(mask: Tensor) -> Tensor:
     mask = mask * _near(F.avg_pool2d(mask, side, ceil_mode=True) >= SUBJECT, SUBJECT_REACH, side, mask)
     side = max(1, max(mask.shape) // SHOWN_CELLS)
     return mask * _near(F.max_pool2d(mask, side, ceil_mode=True) >= SHOWN, SHOWN_REACH, side, mask)
-
-
-def opaque_inside(mask: Tensor) -> Tensor:
-    """Make a mask, float32 [1,1,h,w] of 0…1, exactly 1 where it is nearly so and far from all that is clear.
-
-    There what lacks less than NOISE becomes 1 and what lacks up to twice as much is stretched over the gap, so that no
-    step shows; all else is left as it is.
-    """
-    cell = max(1, round(max(mask.shape[-2:]) / OPEN_CELLS))
-    is_open = -F.max_pool2d(-mask, cell, ceil_mode=True) <= 1 - OPEN
-    side = 2 * OPEN_REACH + 1
-    down = F.max_pool2d(is_open.float(), (side, 1), 1, (OPEN_REACH, 0))
-    near = F.max_pool2d(down, (1, side), 1, (0, OPEN_REACH))
-    near = F.avg_pool2d(near, 2 * PASSAGE + 1, 1, PASSAGE, count_include_pad=False)
-    least = F.interpolate(1 - near, size=mask.shape[-2:], mode="bilinear").mul_(NOISE)
-    lack = 1 - mask
-    return mask + least.mul_(2).sub_(lack).clamp_(min=0).minimum(lack)
 
 
 def _near(cells: Tensor, reach: int, side: int, like: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from inference import layout
-from inference.matte import enlarge, find_subject, opaque_inside, to_levels, to_pixels, without_specks
+from inference.matte import enlarge, find_subject, to_levels, to_pixels, without_specks
 from inference.resize import resize_antialiased, resize_bilinear
 from models.catalog import find
 from tests.conftest import DATA
@@ -76,32 +76,6 @@ def test_faint_specks_far_from_the_subject_become_nothing() -> None:
     assert not found[..., 850:, :150].any()
     shown = disc * 255 >= 0.5
     assert torch.equal(found[shown], (disc + specks)[shown])
-
-
-def test_what_is_nearly_opaque_is_opaque_far_from_the_edge() -> None:
-    noise = torch.rand(512, 512, generator=torch.Generator().manual_seed(0)) * 5 / 255
-    for edge in (torch.tensor([0.5]), torch.linspace(1, 0, 100), torch.sigmoid(torch.linspace(6, -6, 120))):
-        row = torch.cat([torch.ones(300 - len(edge)), edge, torch.zeros(212)])
-        mask = row.minimum(1 - noise)[None, None]
-        found = opaque_inside(mask)
-        inside = int((row >= 0.9).sum())
-        assert found[..., : inside - 512 // 32 - 4].min() == 1
-        assert torch.equal(found[..., inside - 6 :], mask[..., inside - 6 :])
-        assert torch.equal(found[mask < 1 - 20.5 / 255], mask[mask < 1 - 20.5 / 255])
-
-
-def test_a_surface_that_shows_through_keeps_its_values_and_has_no_step() -> None:
-    mask = torch.linspace(1, 0.88, 512).expand(1, 1, 512, 512).clone()
-    levels = opaque_inside(mask)[0, 0, 300] * 255
-    assert levels[:150].min() == 255
-    torch.testing.assert_close(levels[360:], mask[0, 0, 300, 360:] * 255)
-    assert levels.diff().abs().max() <= 0.2
-
-
-@pytest.mark.parametrize("size", [(1, 1), (3, 700), (160, 160), (2048, 2048)])
-def test_a_mask_of_any_size_is_made_opaque_inside(size: tuple[int, int]) -> None:
-    for value, expected in ((0.0, 0.0), (0.5, 0.5), (0.99, 1.0), (1.0, 1.0)):
-        assert opaque_inside(torch.full((1, 1, *size), value)).unique().tolist() == [expected]
 
 
 def test_faint_parts_of_a_subject_stay() -> None:
