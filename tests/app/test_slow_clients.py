@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
     """Serve with little patience for bodies, and for who does not read: who is slow is left."""
-    with patient(folder, upload=SECONDS, reading=SECONDS) as address:
+    with patient(folder, upload=SECONDS, rest=SECONDS, reading=SECONDS) as address:
         yield address
 
 
