@@ -62,7 +62,8 @@ def test_a_queue_may_go_and_come_back_in_every_way(
     before = 0
     conditions: dict[str, Callable[[], object]] = {
         "a worker is alive": queue.workers,
-        "photos are in hand": lambda: counts(database, batch).get(Status.PROCESSING, 0) > 3,
+        # On a busy host a worker claims no more than one or two at a time.
+        "photos are in hand": lambda: counts(database, batch).get(Status.PROCESSING, 0) > 0,
         "none is in hand": lambda: not counts(database, batch).get(Status.PROCESSING),
         "the queue is missed": lambda: losses() > before,
         "the batch has ended": lambda: has_ended(database, batch),
@@ -79,7 +80,7 @@ def test_a_queue_may_go_and_come_back_in_every_way(
             server.wait()
             comes_true("the queue is missed")
             comes_true("none is in hand")
-            assert counts(database, batch)[Status.COMPLETED] > 3, "what was in hand is finished"
+            assert counts(database, batch)[Status.COMPLETED] > 0, "what was in hand is finished"
             assert not has_ended(database, batch)
             server = started(folder)
             comes_true("the batch has ended")
@@ -140,7 +141,7 @@ def test_a_worker_that_is_told_to_stop_while_its_queue_hangs_does(
             batch = submitted(database, storage, small_photos(100))
             queue.ring(Line.BATCH)
             # In the middle of a go: its end is yet to be told.
-            wait_until(lambda: counts(database, batch).get(Status.PROCESSING, 0) > 3, PATIENCE)
+            wait_until(lambda: counts(database, batch).get(Status.PROCESSING, 0) > 0, PATIENCE)
             server.send_signal(signal.SIGSTOP)
             process.terminate()
             # Each of RQ's calls would wait 25 s, and be tried twice.
