@@ -62,12 +62,15 @@ def batch() -> None:
 def answer(bench: Bench, line: Line) -> None:
     """Answer a bell."""
     claim = bench.database.run(claims.claim, line, bench.pace.most, bench.lease, now(), SHARES)
+    rung = True
     if bench.database.ask(claims.something_waits, line, now()):
-        bench.queue.ring(line)  # for the next worker; this one looks again when it hears that
+        rung = bench.queue.ring(line)  # for the next worker; this one looks again when it hears that
     if claim is not None:
         if claim.begins is not None:
             log.info("Batch processing started", batch=str(claim.begins))
         carry_out(bench, claim)
+    if not rung:  # the queue was away for a moment, and may be there again
+        bench.queue.ring(line)
     if line is Line.BATCH:
         end_batches(bench)
 

@@ -17,9 +17,10 @@ from app.storage.local import LocalStorage
 from inference.errors import Overloaded
 from inference.options import Options
 from inference.tiers import Tier
+from tests.app.databases import on_sqlite
 from tests.fakes import FakeRunner, photo_bytes, thin_picture
 from tests.worker.benches import bench_of, small_photos, submitted, work_off
-from worker.jobs import carry_out
+from worker.jobs import answer, carry_out
 
 LEASE = timedelta(seconds=30)
 
@@ -304,3 +305,23 @@ def test_a_picture_that_was_lost_before_packing_is_not_charged(
     assert ended.status is Status.PARTIAL
     assert [photo.status for photo in photos] == [Status.COMPLETED, Status.FAILED, Status.COMPLETED]
     assert ended.charged == 6
+
+
+@on_sqlite
+def test_a_bell_that_could_not_be_rung_is_rung_after_the_photos_in_hand(
+    database: Database, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue hung for a moment: without a service that rings by the clock nobody else would."""
+    batch = submitted(database, storage, small_photos(20))
+    done: list[int] = []
+
+    def ring(line: Line) -> bool:
+        done.append(sum(photo.status is Status.COMPLETED for photo in look(database, batch)[1]))
+        return len(done) > 1
+
+    with bench_of(database, storage) as bench:
+        monkeypatch.setattr(bench.queue, "ring", ring)
+        answer(bench, Line.BATCH)
+        assert done[0] == 0 < done[1]
+        answer(bench, Line.BATCH)
+        assert len(done) == 3, "one that was rung is not rung again"
