@@ -20,6 +20,12 @@ from tests.fakes import FakeRunner, fake_engine, photo_bytes, wait_until
 from tests.http import answers_ok, http
 
 
+@pytest.fixture(autouse=True)
+def _no_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the service's last resort from these tests' own process, which goes on when the service has stopped."""
+    monkeypatch.setattr("app.server.leave", lambda: None)
+
+
 def test_a_service_whose_device_fails_ends_with_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
