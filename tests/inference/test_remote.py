@@ -520,7 +520,7 @@ def test_substitutes_elsewhere_can_be_refused_too(stub: Stub) -> None:
         ({"device": "huggingface"}, "CUTOUT_HF_INFERENCE_TOKEN"),
         ({"hf_inference_token": f"{TOKEN}\n"}, "without a space or a new line"),
         ({"hf_endpoint": "http://mine.example"}, "https://"),
-        ({"hf_endpoint": "https://anna:secret@mine.example"}, "no password"),
+        ({"hf_endpoint": "https://anna:secret@mine.example"}, "no user or password"),
         ({"hf_endpoint_model": "u2net"}, "no checkpoint u2net"),
     ],
 )
