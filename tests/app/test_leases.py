@@ -17,6 +17,7 @@ from app.db.tables import Job, Status, User, now
 from app.services import credits, jobs, removals
 from app.services.leases import renewing
 from app.services.removals import KeyInWork, Workplace
+from inference.errors import NetworkFailed
 from inference.options import Options
 from tests.app.databases import new_user, on_sqlite
 from tests.app.shop import ANNA, Shop, engine_of, place_of
@@ -159,7 +160,7 @@ def test_what_could_not_be_given_back_is_when_the_database_answers_again(
 
     with monkeypatch.context() as outage:
         outage.setattr(database, "begin", away)
-        removals._give_up(place, job_id, ValueError("surprise"))
+        removals._give_up(place, job_id, NetworkFailed("A surprise."))
         with pytest.raises(OperationalError):
             place.leases.renew(database, LEASE, now())
     assert balance(database, user) == 47
@@ -167,7 +168,7 @@ def test_what_could_not_be_given_back_is_when_the_database_answers_again(
         wait_until(lambda: balance(database, user) == 50, 60)
     job = jobs.find(database, user.id, job_id)
     assert job is not None
-    assert (job.status, job.error_detail) == (Status.FAILED, "surprise")
+    assert (job.status, job.error_detail) == (Status.FAILED, "A surprise.")
     engine_of(place).close()
 
 

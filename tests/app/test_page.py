@@ -272,7 +272,7 @@ def test_too_few_credits_are_said(browser: Browser, place: Site) -> None:
     try:
         with opened(browser, place.address, refusals=1) as page:
             start(page, small_photos(2))
-            refused(page, "This costs 6 credits and 5 are left.")
+            refused(page, "This costs at least 6 credits and 5 are left.")
             # It can be tried again.
             told(page, "2 × 3 = 6 credits.")
             with place.database.begin() as session:
