@@ -262,12 +262,14 @@ def test_an_answer_that_is_not_read(address: str, picture: str, monkeypatch: pyt
 
 
 def test_an_answer_that_is_read_slowly_comes_whole(patient_address: str, picture: str) -> None:
-    read = 0
+    answer, body_bytes = bytearray(), 0
     with small_window(patient_address) as connection:
         connection.sendall(head(picture, "GET"))
-        while read < PICTURE_BYTES and (data := connection.recv(1_000_000)):
-            read += len(data)
-    assert read > PICTURE_BYTES
+        while body_bytes < PICTURE_BYTES and (data := connection.recv(1_000_000)):
+            answer += data
+            head_bytes = answer.find(b"\r\n\r\n") + 4
+            body_bytes = len(answer) - head_bytes if head_bytes > 4 else 0
+    assert body_bytes == PICTURE_BYTES
 
 
 class Reader:
