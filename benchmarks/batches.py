@@ -13,13 +13,13 @@ from pathlib import Path
 
 import httpx2
 
-from app.db.tables import Batch
-from app.services import accounts
-from app.services.claims import Line
 from benchmarks.report import Table, publish
+from cutout.app.auth import accounts
+from cutout.app.db.tables import Batch
+from cutout.app.jobs.leases import Line
 from tests.fakes import photo_bytes
-from tests.worker.benches import small_photos, submitted
 from tests.worker.killing import Site, site
+from tests.worker.worker_fixtures import small_photos, submitted
 
 IMAGES, NETWORK_MS = 500, 100
 STATUS_EVERY, REMOVE_EVERY = 0.25, 2.0

@@ -13,9 +13,9 @@ from PIL import Image
 
 from benchmarks import inputs
 from benchmarks.report import Table, publish
-from inference import layout, photo
-from inference.encode import Format, encode
-from inference.photo import Pixels
+from cutout.inference.imaging import compositing, decode
+from cutout.inference.imaging.decode import Pixels
+from cutout.inference.imaging.encode import Format, encode
 
 MEGAPIXELS = 12.0
 TRIES = 3
@@ -27,13 +27,13 @@ def run() -> None:
     rgb = inputs.pixels("astronaut", MEGAPIXELS)
     jpeg = inputs.jpeg("astronaut", MEGAPIXELS)
     alpha = disc(*rgb.shape[:2])
-    rgba = layout.transparent(torch.from_numpy(rgb), torch.from_numpy(alpha)).numpy()
+    rgba = compositing.transparent(torch.from_numpy(rgb), torch.from_numpy(alpha)).numpy()
     image = Image.fromarray(rgba)
 
     cases: list[tuple[str, Callable[[], bytes | None], Callable[[], bytes | None]]] = [
         (
             "JPEG → RGB",
-            lambda: discard(photo.decode(jpeg)),
+            lambda: discard(decode.decode(jpeg)),
             lambda: discard(np.asarray(Image.open(io.BytesIO(jpeg)))),
         ),
         ("RGBA → PNG", lambda: encode(rgba, Format.PNG, QUALITY), lambda: pillow(image, "PNG")),

@@ -21,14 +21,14 @@ import torch
 
 from benchmarks import inputs, standin
 from benchmarks.report import Table, publish
-from inference.engine import Cutout, Engine
-from inference.export import export_onnx
-from inference.limits import Limits
-from inference.options import Options
-from inference.runners import BATCH_SIZES, OnnxRunner, Runner, TorchRunner
-from inference.stopwatch import STAGES
-from inference.tiers import Tier
-from models.catalog import find
+from cutout.inference.backends.onnx_export import export_onnx
+from cutout.inference.backends.runners import BATCH_SIZES, OnnxRunner, Runner, TorchRunner
+from cutout.inference.engine import Cutout, Engine
+from cutout.inference.limits import Limits
+from cutout.inference.options import Options
+from cutout.inference.scheduling.stage_timer import STAGES
+from cutout.inference.tiers import Tier
+from cutout.models.catalog import find
 
 CUDA = torch.cuda.is_available()
 SECONDS = 6.0 if CUDA else 20.0

@@ -7,13 +7,13 @@ Once the engine is warm, decoding and encoding should hide behind the network: o
 import time
 from statistics import median
 
-from app import settings
-from app.startup import engine_from
 from benchmarks import inputs
 from benchmarks.report import Table, publish
-from inference.engine import Cutout
-from inference.errors import InvalidPhoto
-from inference.options import Options
+from cutout.app.bootstrap import engine_from
+from cutout.app.config import settings
+from cutout.inference.engine import Cutout
+from cutout.inference.errors import InvalidPhoto
+from cutout.inference.options import Options
 
 COUNT = 20
 MEGAPIXELS = 2.0

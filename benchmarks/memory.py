@@ -6,15 +6,15 @@ than 5 %.
 
 from collections.abc import Callable, Iterator
 
-from app import settings
-from app.startup import engine_from
 from benchmarks import inputs
 from benchmarks.report import Table, publish
 from benchmarks.sides.measure import resident_mb
-from inference.engine import Cutout
-from inference.memory import give_back_freed
-from inference.options import Options
-from inference.tiers import Tier
+from cutout.app.bootstrap import engine_from
+from cutout.app.config import settings
+from cutout.inference.backends.malloc import give_back_freed
+from cutout.inference.engine import Cutout
+from cutout.inference.options import Options
+from cutout.inference.tiers import Tier
 
 SETTLE, COUNT = 12, 60
 MEGAPIXELS = (0.3, 1.0, 2.0, 6.0, 12.0)

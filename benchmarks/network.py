@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import standin
 from benchmarks.report import Table, publish
-from inference.export import export_onnx
-from inference.runners import OnnxRunner, Runner, TorchRunner
-from models.catalog import find
+from cutout.inference.backends.onnx_export import export_onnx
+from cutout.inference.backends.runners import OnnxRunner, Runner, TorchRunner
+from cutout.models.catalog import find
 
 CHECKPOINTS = ("rmbg-1.4", "rmbg-2.0")
 CUDA = torch.cuda.is_available()

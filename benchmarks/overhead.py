@@ -22,9 +22,9 @@ import httpx2
 from benchmarks import inputs, standin
 from benchmarks.report import Table, publish
 from benchmarks.served import Served, put_under, served
-from inference.engine import Engine
-from inference.limits import Limits
-from inference.options import Options
+from cutout.inference.engine import Engine
+from cutout.inference.limits import Limits
+from cutout.inference.options import Options
 
 MEGAPIXELS = 0.005
 LONE_CALLS = 150

@@ -17,11 +17,11 @@ from typing import Any
 
 import onnx
 
-from app import settings
 from benchmarks import inputs
 from benchmarks.report import Table, publish
-from inference.runners import onnx_graph
-from models.catalog import find
+from cutout.app.config import settings
+from cutout.inference.backends.runners import onnx_graph
+from cutout.models.catalog import find
 
 REMBG = "rembg[cpu]==2.0.86"
 ENVIRONMENT = Path("var/rembg-venv")

@@ -1,4 +1,4 @@
-"""What each exact rewrite of `models.optimise` saves: operations, memory, time on this CPU.
+"""What each exact rewrite of `cutout.models.optimise` saves: operations, memory, time on this CPU.
 
 Expected for RMBG-2.0 on two cores, before it was measured: folding norms 0.3 s, for one pass less over
 43 maps; attention 1 s for 146 GFLOP less and 4 s for scores that are not written to memory; adding up
@@ -25,11 +25,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import Table, publish
-from inference.export import export_onnx
-from inference.runners import OnnxRunner
-from models import build_network
-from models.catalog import find
-from models.optimise import REWRITES, drop_training
+from cutout.inference.backends.onnx_export import export_onnx
+from cutout.inference.backends.runners import OnnxRunner
+from cutout.models import build_network
+from cutout.models.catalog import find
+from cutout.models.optimise import REWRITES, drop_training
 
 CHECKPOINTS = ("rmbg-1.4", "birefnet-lite", "rmbg-2.0")
 ROUNDS = 3

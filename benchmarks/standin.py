@@ -12,13 +12,13 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from inference.engine import Engine, Serving
-from inference.limits import Limits
-from inference.runners import Runner
-from inference.tiers import Choice, Tier
-from models import build_network
-from models.catalog import find
-from models.optimise import optimise
+from cutout.inference.backends.runners import Runner
+from cutout.inference.engine import Engine, Serving
+from cutout.inference.limits import Limits
+from cutout.inference.tiers import Choice, Tier
+from cutout.models import build_network
+from cutout.models.catalog import find
+from cutout.models.optimise import optimise
 from tests.fakes import disc_mask
 
 RADIUS = 0.3

@@ -19,17 +19,17 @@ import numpy as np
 import torch
 import uvicorn
 
-from app import settings
-from app.main import create_app
-from app.startup import engine_from
 from benchmarks import inputs, standin
 from benchmarks.report import Table, publish
-from inference.cuda import wait_for
-from inference.engine import Engine
-from inference.options import Options
-from inference.runners import TorchRunner
-from inference.tiers import Tier
-from models.catalog import find
+from cutout.app.app import create_app
+from cutout.app.bootstrap import engine_from
+from cutout.app.config import settings
+from cutout.inference.backends.cuda import wait_for
+from cutout.inference.backends.runners import TorchRunner
+from cutout.inference.engine import Engine
+from cutout.inference.options import Options
+from cutout.inference.tiers import Tier
+from cutout.models.catalog import find
 
 CEILING_SECONDS = {Tier.BASIC: 5.0, Tier.STANDARD: 10.0, Tier.PROFESSIONAL: 10.0, Tier.INDUSTRY: 10.0}
 MEGAPIXELS = 12.0

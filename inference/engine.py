@@ -18,27 +18,44 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
-from inference import encode, layout, matte, photo
-from inference.batcher import Batcher
-from inference.budget import PixelBudget
-from inference.cuda import HOST_FULL, Streams, download, errors_translated, timed, upload, used_here, wait_for
-from inference.deadlines import Deadlines
-from inference.encode import Format
-from inference.errors import CutoutError, DeadlineExceeded, DeviceLost, NetworkFailed, OutOfMemory, Overloaded
-from inference.fair_queue import FairQueue
-from inference.folder import ModelsFolder
-from inference.futures import answer, fail
-from inference.limits import DEFAULT_LIMITS, Limits
-from inference.matting import Matte, cut_out
-from inference.memory import give_back_freed
-from inference.options import DEFAULT_OPTIONS, Options
-from inference.runners import Device, Precision, Runner, open_runner, pick_device
-from inference.stopwatch import Stopwatch
-from inference.tiers import Choice, Tier, choose
-from inference.turns import Turns
+from cutout.inference.backends.cuda import (
+    HOST_FULL,
+    Streams,
+    download,
+    errors_translated,
+    timed,
+    upload,
+    used_here,
+    wait_for,
+)
+from cutout.inference.backends.malloc import give_back_freed
+from cutout.inference.backends.runners import Device, Precision, Runner, open_runner, pick_device
+from cutout.inference.errors import (
+    CutoutError,
+    DeadlineExceeded,
+    DeviceLost,
+    NetworkFailed,
+    OutOfMemory,
+    Overloaded,
+)
+from cutout.inference.imaging import compositing, decode, encode
+from cutout.inference.imaging.encode import Format
+from cutout.inference.limits import DEFAULT_LIMITS, Limits
+from cutout.inference.matting import mask as matte
+from cutout.inference.matting.pipeline import Matte, cut_out
+from cutout.inference.options import DEFAULT_OPTIONS, Options
+from cutout.inference.scheduling.batcher import Batcher
+from cutout.inference.scheduling.dispatcher import Turns
+from cutout.inference.scheduling.fair_queue import FairQueue
+from cutout.inference.scheduling.futures import answer, fail
+from cutout.inference.scheduling.pixel_budget import PixelBudget
+from cutout.inference.scheduling.stage_timer import Stopwatch
+from cutout.inference.scheduling.timers import Deadlines
+from cutout.inference.tiers import Choice, Tier, choose
+from cutout.inference.weights.store import ModelsFolder
 
 if TYPE_CHECKING:
-    from inference.remote import Remote
+    from cutout.inference.huggingface.dispatcher import Remote
 
 log = logging.getLogger(__name__)
 
@@ -301,7 +318,7 @@ class Engine:
                 held.enter_context(self._budget.hold(pixels, request.deadline))
                 clock.lap("wait")
 
-            picture = photo.decode(data, self._limits.sizes, hold)
+            picture = decode.decode(data, self._limits.sizes, hold)
             encode.check_size(options.format, picture.width, picture.height)
             with errors_translated(), self._streams.photo():
                 rgb = upload(picture.rgb, self.device)
@@ -404,8 +421,8 @@ def _compose(cut: Matte, options: Options) -> Tensor:
     if background is None and not options.format.has_alpha:
         background = (255, 255, 255)
     if background is not None:
-        return layout.on_background(cut.rgb, cut.alpha, background)
-    return layout.transparent(cut.rgb, cut.alpha)
+        return compositing.on_background(cut.rgb, cut.alpha, background)
+    return compositing.transparent(cut.rgb, cut.alpha)
 
 
 def _finished(

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from inference.photo import DEFAULT_SIZES, SizeLimits
+from cutout.inference.imaging.decode import DEFAULT_SIZES, SizeLimits
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from PIL import ImageColor
 
-from inference.encode import Format
-from inference.errors import InvalidOptions
-from inference.tiers import Tier
+from cutout.inference.errors import InvalidOptions
+from cutout.inference.imaging.encode import Format
+from cutout.inference.tiers import Tier
 
 Colour = tuple[int, int, int]
 PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from inference.errors import ModelUnavailable, WeightsUnavailable
-from inference.folder import ModelsFolder
-from models import catalog
-from models.catalog import Checkpoint
+from cutout.inference.errors import ModelUnavailable, WeightsUnavailable
+from cutout.inference.weights.store import ModelsFolder
+from cutout.models import catalog
+from cutout.models.catalog import Checkpoint
 
 
 class Tier(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from models import catalog
+from cutout.models import catalog
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,8 +21,8 @@ def build_network(checkpoint: str) -> nn.Module:
 
     """
     # Imported here, so that a look into the catalogue does not pay for torch.
-    from models.birefnet import BiRefNet
-    from models.isnet import ISNet
+    from cutout.models.birefnet import BiRefNet
+    from cutout.models.isnet import ISNet
 
     entry = catalog.find(checkpoint)
     if entry.network == "isnet":

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.catalog import PatchOrder
-from models.deform import DeformableConv2d
-from models.swin import SIZES, SwinTransformer
+from cutout.models.catalog import PatchOrder
+from cutout.models.deform_conv import DeformableConv2d
+from cutout.models.swin import SIZES, SwinTransformer
 
 STRIDE = 32  # pixels of the photo to one of the coarsest map
 

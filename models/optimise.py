@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.birefnet import ASPPDeformable, BiRefNet, DecoderBlock, DeformableBranch, SimpleConvs
-from models.deform import deform_conv2d
-from models.isnet import ConvNormReLU, ISNet
-from models.swin import Block, WindowAttention, pad_to_windows
+from cutout.models.birefnet import ASPPDeformable, BiRefNet, DecoderBlock, DeformableBranch, SimpleConvs
+from cutout.models.deform_conv import deform_conv2d
+from cutout.models.isnet import ConvNormReLU, ISNet
+from cutout.models.swin import Block, WindowAttention, pad_to_windows
 
 
 def optimise(network: nn.Module) -> nn.Module:

@@ -27,12 +27,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from app import settings as app_settings
-from inference.engine import Cutout, Engine, open_engine
-from inference.errors import WeightsUnavailable
-from inference.folder import ModelsFolder
-from inference.options import Options
-from models.catalog import find
+from cutout.app.config import settings as app_settings
+from cutout.inference.engine import Cutout, Engine, open_engine
+from cutout.inference.errors import WeightsUnavailable
+from cutout.inference.options import Options
+from cutout.inference.weights.store import ModelsFolder
+from cutout.models.catalog import find
 from tests.fakes import fake_engine
 from tests.stub_hub import Hub
 
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep together what shares something dear, where tests run side by side."""
-    from tests.together import Together
+    from tests.xdist_scheduler import Together
 
     return Together(config, log)
 

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inference.engine import Engine, Serving
-from inference.limits import Limits
-from inference.photo import Photo
-from inference.tiers import Choice, Tier
-from models.catalog import find
+from cutout.inference.engine import Engine, Serving
+from cutout.inference.imaging.decode import Photo
+from cutout.inference.limits import Limits
+from cutout.inference.tiers import Choice, Tier
+from cutout.models.catalog import find
 
 # Seconds after which what a test waits for counts as never coming: far more than any of it takes on a host that is busy.
 PATIENCE = 120.0

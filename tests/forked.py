@@ -16,7 +16,9 @@ from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
 # The modules that are run are not among them: `runpy` warns of one that is imported already.
-SERVER.set_forkserver_preload(["app.main", "app.server", "worker.__main__", "tests.app.shop"])
+SERVER.set_forkserver_preload(
+    ["cutout.app.app", "cutout.app.http.uvicorn_server", "cutout.worker.__main__", "tests.app.api_client"]
+)
 
 
 class ModuleProcess:

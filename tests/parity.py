@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from models import build_network
-from models.swin import SIZES, relative_position_index
+from cutout.models import build_network
+from cutout.models.swin import SIZES, relative_position_index
 from tests.conftest import DATA
 
 

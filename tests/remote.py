@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference import providers
-from inference.access import Access
-from inference.breaker import Breaker
-from inference.engine import Engine, Serving
-from inference.limits import Limits
-from inference.providers import endpoint_offer
-from inference.remote import Patience, Remote, RemoteRunner
-from inference.tiers import Choice, Tier
-from models.catalog import Checkpoint, find
+from cutout.inference.engine import Engine, Serving
+from cutout.inference.huggingface import client
+from cutout.inference.huggingface.circuit_breaker import Breaker
+from cutout.inference.huggingface.client import endpoint_offer
+from cutout.inference.huggingface.config import Access
+from cutout.inference.huggingface.dispatcher import Patience, Remote, RemoteRunner
+from cutout.inference.limits import Limits
+from cutout.inference.tiers import Choice, Tier
+from cutout.models.catalog import Checkpoint, find
 from tests.fakes import PATIENCE
 from tests.stub_huggingface import TOKEN, Levels, Stub
 
@@ -75,5 +75,5 @@ def local_engine(masks: Sequence[Levels], checkpoint: Checkpoint = PROMISED) -> 
 
 def wait_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten what nobody else tells the length of."""
-    monkeypatch.setattr(providers, "LOADING_SECONDS", 0.02)
-    monkeypatch.setattr(providers, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(client, "LOADING_SECONDS", 0.02)
+    monkeypatch.setattr(client, "POLL_SECONDS", 0.01)

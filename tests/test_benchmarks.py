@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import report, standin, targets
-from inference.tiers import Tier
+from cutout.inference.tiers import Tier
 from tests.fakes import fake_engine
 
 

@@ -16,10 +16,10 @@ import pytest
 import typer
 import yaml  # type: ignore[import-untyped]
 
-from app import settings
-from app.cli import cli
-from app.main import create_app
-from app.stopping import StopTimes
+from cutout.app.app import create_app
+from cutout.app.cli import cli
+from cutout.app.config import settings
+from cutout.app.core.shutdown import StopTimes
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile.gpu").read_text()

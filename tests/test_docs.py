@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import typer
 
-from app import errors
-from app import settings as app_settings
-from app.api.batch_form import BatchForm
-from app.api.removal_form import RemovalForm
-from app.cli import cli
-from app.main import create_app
-from app.settings import PREFIX, VERIFY_KEY, Settings, environment_name
 from benchmarks import report
-from models.catalog import CHECKPOINTS
+from cutout.app.app import create_app
+from cutout.app.batches.form import BatchForm
+from cutout.app.cli import cli
+from cutout.app.config import settings as app_settings
+from cutout.app.config.settings import PREFIX, VERIFY_KEY, Settings, environment_name
+from cutout.app.http import problem_details
+from cutout.app.removals.form import RemovalForm
+from cutout.models.catalog import CHECKPOINTS
 
 ROOT = Path(__file__).parents[1]
 DOCS = {file.stem: file.read_text() for file in (ROOT / "docs").glob("*.md")}
@@ -56,7 +56,7 @@ def test_every_form_field_is_described() -> None:
 
 
 def test_every_error_code_is_described() -> None:
-    source = Path(errors.__file__).read_text()
+    source = Path(problem_details.__file__).read_text()
     codes = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)*)"', source)) - {"GET"}
     assert "OVERLOADED" in codes
     for code in codes:

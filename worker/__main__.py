@@ -1,4 +1,4 @@
-"""`python -m worker`: a worker, as `cutout worker` and `cutout serve` start it."""
+"""`python -m cutout.worker`: a worker, as `cutout worker` and `cutout serve` start it."""
 
 import argparse
 import os
@@ -11,19 +11,19 @@ from datetime import timedelta
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from app import logs
-from app.codes import Explained
-from app.data_folder import open_data_folder
-from app.db.session import Database
-from app.services.claims import Line
-from app.services.queue import Queue, QueueUnavailable
-from app.settings import Settings, load
-from app.startup import engine_from, prepare, storage_from
-from inference.engine import Engine
-from inference.errors import CutoutError
-from worker import lifeline
-from worker.bench import Bench
-from worker.gpu_worker import work
+from cutout.app.bootstrap import engine_from, prepare, storage_from
+from cutout.app.config.data_folder import open_data_folder
+from cutout.app.config.settings import Settings, load
+from cutout.app.core import log_config
+from cutout.app.core.errors import Explained
+from cutout.app.db.session import Database
+from cutout.app.jobs.leases import Line
+from cutout.app.jobs.queue import Queue, QueueUnavailable
+from cutout.inference.engine import Engine
+from cutout.inference.errors import CutoutError
+from cutout.worker import parent_watch
+from cutout.worker.context import Bench
+from cutout.worker.rq_worker import work
 
 log = structlog.get_logger()
 
@@ -44,11 +44,11 @@ def main(make_engine: Callable[[Settings], Engine] = engine_from) -> int:
     # Until the worker answers it itself.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = load(device=options.device)
-    logs.configure(settings.log_format)
+    log_config.configure(settings.log_format)
     stopping = threading.Event()
     # First of all: what follows may wait for a queue that is away.
     if options.lifeline:
-        lifeline.follow(stopping)
+        parent_watch.follow(stopping)
     try:
         bench = set_up(settings, make_engine, stopping)
     except TOLD as error:

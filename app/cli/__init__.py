@@ -5,14 +5,14 @@ import sys
 
 import typer
 
-import app
-from app.cli import accounts, doctor, models, remove, serve, verify, worker
-from app.cli.console import escape, say
-from app.codes import Explained
-from app.printable import PrintableFormatter
-from app.settings import SettingsError
-from inference.errors import CutoutError
-from models.catalog import UnknownCheckpoint
+from cutout import __version__
+from cutout.app.cli import accounts, doctor, models, remove, serve, verify, worker
+from cutout.app.cli.console import escape, say
+from cutout.app.config.settings import SettingsError
+from cutout.app.core.errors import Explained
+from cutout.app.core.printable import PrintableFormatter
+from cutout.inference.errors import CutoutError
+from cutout.models.catalog import UnknownCheckpoint
 
 # What the user can mend.
 TOLD = (Explained, CutoutError, UnknownCheckpoint)
@@ -38,7 +38,7 @@ cli.add_typer(accounts.credits, name="credits")
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"cutout {app.__version__}")
+        typer.echo(f"cutout {__version__}")
         raise typer.Exit
 
 

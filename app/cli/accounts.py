@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from app.cli.console import CommandError, escape, print_list, say
-from app.settings import Settings
-from app.settings import load as load_settings
+from cutout.app.cli.console import CommandError, escape, print_list, say
+from cutout.app.config.settings import Settings
+from cutout.app.config.settings import load as load_settings
 
 if TYPE_CHECKING:  # half a second that other commands need not wait
     from sqlalchemy.orm import Session
 
-    from app.db.session import Database
-    from app.db.tables import User
+    from cutout.app.db.session import Database
+    from cutout.app.db.tables import User
 
 users = typer.Typer(help="Accounts that are kept here.", no_args_is_help=True)
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
@@ -34,8 +34,8 @@ def opened(settings: Settings) -> "Iterator[Database]":
     """Open the database that the settings name; a failure is one line for the user."""
     from sqlalchemy.exc import OperationalError
 
-    from app.data_folder import open_data_folder
-    from app.db.session import Database
+    from cutout.app.config.data_folder import open_data_folder
+    from cutout.app.db.session import Database
 
     open_data_folder(settings)
     database = Database(settings.database, settings.database_seconds)
@@ -53,7 +53,7 @@ def opened(settings: Settings) -> "Iterator[Database]":
 @contextmanager
 def session() -> "Iterator[Session]":
     """Open a transaction on a database of this version's shape."""
-    from app.db import schema
+    from cutout.app.db import migrate as schema
 
     settings = load_settings()
     with opened(settings) as database:
@@ -66,7 +66,7 @@ def session() -> "Iterator[Session]":
 
 def migrate() -> None:
     """Bring the database to the shape that this version was written for."""
-    from app.db import schema
+    from cutout.app.db import migrate as schema
 
     with opened(load_settings()) as database:
         before = schema.revision(database)
@@ -86,8 +86,8 @@ def add_user(
     password: Password = "",
 ) -> None:
     """Make an account that is kept here."""
-    from app.db.tables import Role
-    from app.services import accounts
+    from cutout.app.auth import accounts
+    from cutout.app.db.tables import Role
 
     with session() as opened_session:
         accounts.create_local(opened_session, email, password, Role.ADMIN if admin else Role.USER)
@@ -99,7 +99,7 @@ def list_users() -> None:
     """List all users."""
     from sqlalchemy import select
 
-    from app.db.tables import User
+    from cutout.app.db.tables import User
 
     table = Table("user", "e-mail", "role", "credits", "since", box=None, pad_edge=False)
     table.add_column("id", min_width=36)
@@ -122,7 +122,7 @@ def list_users() -> None:
 @users.command("password")
 def change_password(who: Who, password: Password = "") -> None:
     """Give an account that is kept here a new password. Logins by the old one end at once; API keys stay."""
-    from app.services import accounts
+    from cutout.app.auth import accounts
 
     with session() as opened_session:
         accounts.set_password(opened_session, _find(opened_session, who), password)
@@ -134,7 +134,7 @@ def change_password(who: Who, password: Password = "") -> None:
 @users.command("disable")
 def disable_user(who: Who) -> None:
     """Close an account: its keys, tokens, logins and signed addresses stop at once."""
-    from app.services import accounts
+    from cutout.app.auth import accounts
 
     with session() as opened_session:
         accounts.disable(opened_session, _find(opened_session, who))
@@ -144,7 +144,7 @@ def disable_user(who: Who) -> None:
 @users.command("enable")
 def enable_user(who: Who) -> None:
     """Open an account again."""
-    from app.services import accounts
+    from cutout.app.auth import accounts
 
     with session() as opened_session:
         accounts.enable(opened_session, _find(opened_session, who))
@@ -156,9 +156,9 @@ def delete_user(
     who: Who, yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether this is meant.")] = False
 ) -> None:
     """Delete a user with their photos, pictures, batches, keys and plans. This cannot be undone."""
-    from app.services.deletion import delete_user as delete
-    from app.startup import storage_from
-    from app.storage import StorageError
+    from cutout.app.auth.user_deletion import delete_user as delete
+    from cutout.app.bootstrap import storage_from
+    from cutout.app.storage.base import StorageError
 
     settings = load_settings()
     with session() as opened_session:
@@ -185,7 +185,7 @@ def delete_user(
 @keys.command("add")
 def add_key(who: Who, name: Annotated[str, typer.Option(help="What it is for.")] = "command line") -> None:
     """Make an API key, and print it: to stdout, this once."""
-    from app.services import accounts
+    from cutout.app.auth import accounts
 
     most = load_settings().max_api_keys
     with session() as opened_session:
@@ -199,7 +199,7 @@ def add_key(who: Who, name: Annotated[str, typer.Option(help="What it is for.")]
 @keys.command("list")
 def list_keys(who: Who) -> None:
     """List a user's API keys."""
-    from app.services import accounts
+    from cutout.app.auth import accounts
 
     table = Table("id", "key", "name", "made", "", box=None, pad_edge=False)
     with session() as opened_session:
@@ -212,8 +212,8 @@ def list_keys(who: Who) -> None:
 @keys.command("revoke")
 def revoke_key(key_id: Annotated[uuid.UUID, typer.Argument(help="As `keys list` shows it.")]) -> None:
     """Make an API key worthless, at once."""
-    from app.db.tables import ApiKey, User
-    from app.services import accounts
+    from cutout.app.auth import accounts
+    from cutout.app.db.tables import ApiKey, User
 
     with session() as opened_session:
         key = opened_session.get(ApiKey, key_id)
@@ -232,7 +232,7 @@ def grant(
     note: Annotated[str, typer.Option(help="For the ledger.")] = "",
 ) -> None:
     """Give credits to a user."""
-    from app.services import credits as ledger
+    from cutout.app.billing import ledger
 
     with session() as opened_session:
         user = _find(opened_session, who)
@@ -244,7 +244,7 @@ def grant(
 @credits.command("show")
 def show(who: Who) -> None:
     """Show a user's balance, and the last fifty movements."""
-    from app.services import credits as ledger
+    from cutout.app.billing import ledger
 
     table = Table("time", "movement", "credits", "key", "note", box=None, pad_edge=False)
     with session() as opened_session:
@@ -260,7 +260,7 @@ def show(who: Who) -> None:
 
 
 def _find(opened_session: "Session", who: str) -> "User":
-    from app.services import accounts
+    from cutout.app.auth import accounts
 
     found = accounts.matching(opened_session, who)
     if len(found) == 1:

@@ -19,8 +19,8 @@ from rich.segment import Segment
 from rich.status import Status
 from rich.table import Table
 
-from app.codes import Explained
-from app.printable import printable
+from cutout.app.core.errors import Explained
+from cutout.app.core.printable import printable
 
 # Of a list that is piped.
 LONGEST_LINE = 10_000

@@ -7,28 +7,28 @@ from typing import Annotated
 
 import typer
 
-import app
-from app.cli.console import escape, say
-from app.settings import Settings
-from app.settings import load as load_settings
-from inference.tiers import Choice, Tier
-from models.catalog import CHECKPOINTS
+from cutout import __version__
+from cutout.app.cli.console import escape, say
+from cutout.app.config.settings import Settings
+from cutout.app.config.settings import load as load_settings
+from cutout.inference.tiers import Choice, Tier
+from cutout.models.catalog import CHECKPOINTS
 
 
 def doctor(
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:
     """Check device, backends, weights and licences, or token and providers. Exit code 1 if a tier could not be served."""
-    from app.startup import device_of
-    from inference.errors import DeviceUnavailable, ModelUnavailable
-    from inference.runners import cpu_backend, device_name
-    from inference.tiers import choose
+    from cutout.app.bootstrap import device_of
+    from cutout.inference.backends.runners import cpu_backend, device_name
+    from cutout.inference.errors import DeviceUnavailable, ModelUnavailable
+    from cutout.inference.tiers import choose
 
     settings = load_settings(device=device)
     folder = settings.models_folder
     healthy, target = True, None
 
-    say(f"[bold]cutout {app.__version__}[/bold] on Python {platform.python_version()}, {platform.platform()}")
+    say(f"[bold]cutout {__version__}[/bold] on Python {platform.python_version()}, {platform.platform()}")
 
     say("\n[bold]Device[/bold]")
     try:
@@ -82,9 +82,9 @@ def doctor(
 
 def _remote_tiers(settings: Settings) -> bool:
     """Check token and providers at Hugging Face; whether each tier is served there."""
-    from inference.errors import ModelUnavailable
-    from inference.providers import whoami
-    from inference.remote import choose_remote
+    from cutout.inference.errors import ModelUnavailable
+    from cutout.inference.huggingface.client import whoami
+    from cutout.inference.huggingface.dispatcher import choose_remote
 
     access = settings.access
     say("\n[bold]Hugging Face[/bold]")

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from app.cli.console import console, download_bar, escape, print_list, say
-from app.settings import Settings
-from app.settings import load as load_settings
-from models.catalog import CHECKPOINTS, Checkpoint, find
+from cutout.app.cli.console import console, download_bar, escape, print_list, say
+from cutout.app.config.settings import Settings
+from cutout.app.config.settings import load as load_settings
+from cutout.models.catalog import CHECKPOINTS, Checkpoint, find
 
 cli = typer.Typer(no_args_is_help=True, help="The weights on this machine: list, pull, path.")
 
@@ -17,7 +17,7 @@ cli = typer.Typer(no_args_is_help=True, help="The weights on this machine: list,
 @cli.command("list")
 def list_models() -> None:
     """List the checkpoints, their licences, and whether they are here."""
-    from inference.errors import LicenceNotAccepted, WeightsUnavailable
+    from cutout.inference.errors import LicenceNotAccepted, WeightsUnavailable
 
     folder = load_settings().models_folder
     table = Table(box=None, pad_edge=False)
@@ -59,7 +59,7 @@ def pull(
     if names:
         wanted = [find(name) for name in names]
     else:
-        from app.startup import fetched_unasked
+        from cutout.app.bootstrap import fetched_unasked
 
         folder = settings.models_folder
         wanted = [
@@ -86,7 +86,7 @@ def pull_one(settings: Settings, checkpoint: Checkpoint, accept_licence: bool = 
         WeightsUnavailable: no source could give it.
 
     """
-    from inference import download
+    from cutout.inference.weights import download
 
     folder = settings.models_folder
     licence = checkpoint.licence

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.cli.console import CommandError
-from inference.encode import Format
-from inference.photo import SUFFIXES
+from cutout.app.cli.console import CommandError
+from cutout.inference.imaging.decode import SUFFIXES
+from cutout.inference.imaging.encode import Format
 
 JPG_SUFFIXES = ("jpeg", "jfif", "jpe", "jif", "jfi")
 # Names of pictures that are neither read nor written.

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.console import CommandError, escape, loading, photo_bar, say
-from app.cli.made import Made, Seen
-from app.cli.models import pull_one
-from app.cli.plan import Plan, Task, format_of, plan
-from app.files import is_full, say_full, write_whole
-from app.settings import Settings
-from app.settings import load as load_settings
-from inference.encode import Format
-from inference.options import Options, parse_colour
-from inference.tiers import Tier
+from cutout.app.cli.console import CommandError, escape, loading, photo_bar, say
+from cutout.app.cli.models import pull_one
+from cutout.app.cli.output_record import Made, Seen
+from cutout.app.cli.plan import Plan, Task, format_of, plan
+from cutout.app.config.settings import Settings
+from cutout.app.config.settings import load as load_settings
+from cutout.app.core.atomic_write import is_full, say_full, write_whole
+from cutout.inference.imaging.encode import Format
+from cutout.inference.options import Options, parse_colour
+from cutout.inference.tiers import Tier
 
 if TYPE_CHECKING:
-    from inference.engine import Cutout, Engine
+    from cutout.inference.engine import Cutout, Engine
 
 PIPE = "-"
 WATCH_EVERY_SECONDS = 1.0
@@ -199,7 +199,7 @@ def _plan(sources: list[Path], out: Path, file_format: Format) -> Plan:
 
 
 def _open(settings: Settings, tier: Tier) -> "Engine":
-    from app.startup import engine_from, pull_missing
+    from cutout.app.bootstrap import engine_from, pull_missing
 
     pull_missing(settings, [tier], lambda checkpoint: pull_one(settings, checkpoint))
     with loading():

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from app.cli.accounts import opened
-from app.cli.console import console, escape, loading, say
-from app.cli.models import pull_one
-from app.settings import load as load_settings
-from inference.tiers import Tier
+from cutout.app.cli.accounts import opened
+from cutout.app.cli.console import console, escape, loading, say
+from cutout.app.cli.models import pull_one
+from cutout.app.config.settings import load as load_settings
+from cutout.inference.tiers import Tier
 
 if TYPE_CHECKING:
-    from app.settings import Settings
-    from inference.engine import Engine
+    from cutout.app.config.settings import Settings
+    from cutout.inference.engine import Engine
 
 
 def serve(
@@ -26,10 +26,10 @@ def serve(
     ] = None,
 ) -> None:
     """Run the service. Open weights are downloaded at the first start."""
-    from app.embedded import Embedded
-    from app.main import create_app
-    from app.server import allow_many_connections, leave, server_of
-    from app.startup import engine_from, prepare, pull_missing, storage_from
+    from cutout.app.app import create_app
+    from cutout.app.bootstrap import engine_from, prepare, pull_missing, storage_from
+    from cutout.app.embedded.supervisor import Embedded
+    from cutout.app.http.uvicorn_server import allow_many_connections, leave, server_of
 
     settings = load_settings(host=host, port=port, device=device, workers=workers)
     with opened(settings) as database:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.console import console, escape, say
-from app.settings import VERIFY_KEY
-from inference.tiers import Tier
+from cutout.app.cli.console import console, escape, say
+from cutout.app.config.settings import VERIFY_KEY
+from cutout.inference.tiers import Tier
 
 if TYPE_CHECKING:  # the schema's library alone takes longer than most commands
-    from app.verify.steps import Result
+    from cutout.app.verify.checks import Result
 
 MARKS = {
     "passed": "[green]✓[/green]",
@@ -59,8 +59,8 @@ def verify(
 async def _walk(
     url: str, key: str | None, tiers: list[Tier], strict: bool, timeout: float, as_json: bool
 ) -> "list[Result]":
-    from app.verify.client import Client
-    from app.verify.steps import Step, Visit, walk
+    from cutout.app.verify.checks import Step, Visit, walk
+    from cutout.app.verify.client import Client
 
     client = Client(url, key)
     results = []

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from app.cli.accounts import opened
-from app.cli.console import CommandError
-from app.cli.models import pull_one
-from app.settings import load as load_settings
-from inference.tiers import Tier
+from cutout.app.cli.accounts import opened
+from cutout.app.cli.console import CommandError
+from cutout.app.cli.models import pull_one
+from cutout.app.config.settings import load as load_settings
+from cutout.inference.tiers import Tier
 
 
 def worker(
@@ -20,8 +20,8 @@ def worker(
     ] = "interactive,batch",
 ) -> None:
     """Do the photos that wait in the queue of REDIS_URL, until SIGTERM. Open weights are downloaded at the first start."""
-    from app.services.claims import Line
-    from app.startup import prepare, pull_missing, storage_from
+    from cutout.app.bootstrap import prepare, pull_missing, storage_from
+    from cutout.app.jobs.leases import Line
 
     settings = load_settings(device=device)
     names = [name.strip() for name in queues.split(",")]
@@ -38,5 +38,14 @@ def worker(
         prepare(settings, database, storage_from(settings))
     pull_missing(settings, Tier, lambda checkpoint: pull_one(settings, checkpoint))
     # A process of its own, which imports nothing of the command line; the id stays, for whoever supervises it.
-    command = [sys.executable, "-P", "-m", "worker", "--device", settings.device, "--queues", ",".join(names)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "cutout.worker",
+        "--device",
+        settings.device,
+        "--queues",
+        ",".join(names),
+    ]
     os.execv(command[0], command)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.errors import ConnectionTimeout
 
-from app.db.outages import Breaker, Hangs
+from cutout.app.db.outages import Breaker, Hangs
 
 Answer = TypeVar("Answer")
 

@@ -12,8 +12,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.db.outages import Breaker, DatabaseUnavailable
-from app.files import say_full
+from cutout.app.core.atomic_write import say_full
+from cutout.app.db.outages import Breaker, DatabaseUnavailable
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -173,7 +173,7 @@ def _create_engine(url: str, seconds: float, breaker: Breaker) -> Engine:
         return engine
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
-    from app.db import postgresql  # an embedded service never needs it
+    from cutout.app.db import postgresql  # an embedded service never needs it
 
     engine = create_engine(
         parsed,

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from inference.tiers import Tier
+from cutout.inference.tiers import Tier
 
 
 def now() -> datetime:

@@ -9,8 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from app.files import is_full, say_full, write_stream, write_whole
-from app.storage import CHUNK_BYTES, Source, StorageError
+from cutout.app.core.atomic_write import is_full, say_full, write_stream, write_whole
+from cutout.app.storage.base import CHUNK_BYTES, Source, StorageError
 
 
 class LocalStorage:

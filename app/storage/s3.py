@@ -13,7 +13,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from app.storage import CHUNK_BYTES, Source, StorageError, StorageUnusable
+from cutout.app.storage.base import CHUNK_BYTES, Source, StorageError, StorageUnusable
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 60
 RETRIES, RETRY_SECONDS = 3, 30

@@ -10,8 +10,8 @@ import httpx2
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
-from app.codes import Explained
-from inference.tiers import Tier
+from cutout.app.core.errors import Explained
+from cutout.inference.tiers import Tier
 
 CONNECT_SECONDS = 10.0
 API = "/api/background-remover"

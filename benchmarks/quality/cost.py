@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.quality import scenes
 from benchmarks.report import Table, publish
-from inference.tiers import Tier
+from cutout.inference.tiers import Tier
 
 MEGAPIXELS = 12.0
 PHOTOS = 3

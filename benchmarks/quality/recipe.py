@@ -19,8 +19,9 @@ from benchmarks.quality import peers, scenes
 from benchmarks.quality.measures import Error, mean, measure
 from benchmarks.quality.scenes import Bytes, Scene
 from benchmarks.report import Table, publish
-from inference import edges, photo
-from inference.matte import enlarge, to_levels
+from cutout.inference.imaging import decode
+from cutout.inference.matting import refinement
+from cutout.inference.matting.mask import enlarge, to_levels
 
 KINDS = ("hair", "fur", "defocus", "lace", "glass", "solid")
 SIZES = (3.0, 7.0, 12.0)  # megapixels, a scene of each kind in each
@@ -49,7 +50,7 @@ def run() -> None:
     for kind in KINDS:
         for number, megapixels in enumerate(SIZES):
             scene = scenes.make(kind, megapixels, SEED + number)
-            rgb, mask = photo.decode(scene.photo).rgb, ideal_mask(scene)
+            rgb, mask = decode.decode(scene.photo).rgb, ideal_mask(scene)
             for name, method in METHODS.items():
                 start = time.perf_counter()
                 colours, alpha = method(rgb, mask)
@@ -101,7 +102,7 @@ def _enlarged(rgb: Bytes, mask: Tensor) -> Bytes:
 
 
 def _cleaned(rgb: Bytes, alpha: Bytes) -> tuple[Bytes, Bytes]:
-    return edges.clean_colours(torch.from_numpy(rgb), torch.from_numpy(alpha)).numpy(), alpha
+    return refinement.clean_colours(torch.from_numpy(rgb), torch.from_numpy(alpha)).numpy(), alpha
 
 
 def _with_colours(estimate: Callable[[Bytes, Bytes], Bytes]) -> Method:
@@ -121,7 +122,7 @@ def _standard(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
 
 
 def _professional(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
-    return _cleaned(rgb, to_levels(edges.refine_alpha(torch.from_numpy(rgb), mask)).numpy())
+    return _cleaned(rgb, to_levels(refinement.refine_alpha(torch.from_numpy(rgb), mask)).numpy())
 
 
 def _guided(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
@@ -129,10 +130,10 @@ def _guided(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
 
 
 def _but(method: Method, **settings: Any) -> Method:
-    """Run a method with other constants of `edges`."""
+    """Run a method with other constants of `refinement`."""
 
     def changed(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
-        with mock.patch.multiple(edges, **settings):
+        with mock.patch.multiple(refinement, **settings):
             return method(rgb, mask)
 
     return changed

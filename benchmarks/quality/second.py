@@ -14,9 +14,10 @@ from benchmarks.quality.measures import measure, overlap
 from benchmarks.quality.scenes import Scene
 from benchmarks.quality.whole import FOUND, Network
 from benchmarks.report import Table, publish
-from inference import photo, second_look
-from inference.matting import cut_out
-from inference.tiers import Recipe
+from cutout.inference.imaging import decode
+from cutout.inference.matting import crop_refinement
+from cutout.inference.matting.pipeline import cut_out
+from cutout.inference.tiers import Recipe
 
 # Every third subject is small: that is what the second look is for.
 KINDS = ("small", "solid", "hair", "small", "fur", "defocus", "small", "lace", "glass", "text")
@@ -34,15 +35,15 @@ def run() -> None:
     believed = 0
     for number in range(SCENES):
         scene = scenes.make(KINDS[number % len(KINDS)], MEGAPIXELS, SEED + number)
-        rgb = torch.from_numpy(photo.decode(scene.photo).rgb)
+        rgb = torch.from_numpy(decode.decode(scene.photo).rgb)
         first = network.look(rgb)
-        box = None if first is None else second_look.box_around(first, *rgb.shape[:2])
+        box = None if first is None else crop_refinement.box_around(first, *rgb.shape[:2])
         second = None if box is None else network.look(box.of(rgb))
         if first is None or second is None:
             continue
         seen = (scene, rgb, first, second)
         once, checked = _error(Recipe.REFINED, *seen), _error(Recipe.SECOND_LOOK, *seen)
-        with mock.patch.object(second_look, "merge", lambda first, second, *_: second):
+        with mock.patch.object(crop_refinement, "merge", lambda first, second, *_: second):
             unchecked = _error(Recipe.SECOND_LOOK, *seen)
         group = "found" if overlap(scene, first[0, 0].cpu().numpy()) >= FOUND else "not found"
         changes["checked"][group].append(checked / once - 1)

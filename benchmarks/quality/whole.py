@@ -7,16 +7,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from app import settings
 from benchmarks.quality import scenes
 from benchmarks.quality.measures import Error, mean, measure, overlap, saliency
 from benchmarks.quality.scenes import Bytes, Scene
 from benchmarks.report import Table, publish
-from inference import layout, photo
-from inference.engine import open_engine
-from inference.matte import find_subject, to_pixels
-from inference.matting import cut_out
-from inference.tiers import TIERS, Tier
+from cutout.app.config import settings
+from cutout.inference.engine import open_engine
+from cutout.inference.imaging import compositing, decode
+from cutout.inference.matting.mask import find_subject, to_pixels
+from cutout.inference.matting.pipeline import cut_out
+from cutout.inference.tiers import TIERS, Tier
 
 KINDS = ("hair", "fur", "defocus", "lace", "solid", "small")
 SIZES = (3.0, 7.0, 12.0)
@@ -63,7 +63,7 @@ def run() -> None:
             if len(errors[kind][Tier.BASIC]) == WANTED:
                 break
             scene = scenes.make(kind, SIZES[seed % len(SIZES)], seed)
-            rgb = torch.from_numpy(photo.decode(scene.photo).rgb)
+            rgb = torch.from_numpy(decode.decode(scene.photo).rgb)
             looked_at += 1
             first = network.look(rgb)
             if first is None or overlap(scene, first[0, 0].cpu().numpy()) < FOUND:
@@ -136,7 +136,7 @@ def _row(scene: Scene, picture: Bytes, results: dict[Tier, tuple[Bytes, Bytes]])
 
 
 def _on_green(rgb: Bytes, alpha: Bytes) -> Bytes:
-    return layout.on_background(torch.from_numpy(rgb), torch.from_numpy(alpha), GREEN).numpy()
+    return compositing.on_background(torch.from_numpy(rgb), torch.from_numpy(alpha), GREEN).numpy()
 
 
 def _save_sheet(rows: list[Bytes]) -> None:

@@ -2,12 +2,12 @@
 
 import sys
 
-from app import settings
-from app.startup import engine_from
 from benchmarks.sides.measure import measure
-from inference.engine import Cutout
-from inference.options import Options
-from inference.tiers import Tier
+from cutout.app.bootstrap import engine_from
+from cutout.app.config import settings
+from cutout.inference.engine import Cutout
+from cutout.inference.options import Options
+from cutout.inference.tiers import Tier
 
 tier = Tier(sys.argv[4]) if len(sys.argv) > 4 else Tier.BASIC
 engine = engine_from(settings.load(device="cpu"), [tier])

@@ -9,16 +9,17 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from app import settings
-from app.db import schema
-from app.db.session import Database
-from app.main import create_app
-from app.server import server_of
-from app.services import accounts, credits
-from app.services.tokens import Claims
-from app.startup import engine_from
 from benchmarks import standin
-from inference.engine import Engine
+from cutout.app.app import create_app
+from cutout.app.auth import accounts
+from cutout.app.auth.tokens import Claims
+from cutout.app.billing import ledger
+from cutout.app.bootstrap import engine_from
+from cutout.app.config import settings
+from cutout.app.db import migrate
+from cutout.app.db.session import Database
+from cutout.app.http.uvicorn_server import server_of
+from cutout.inference.engine import Engine
 
 CREDITS = 1_000_000
 
@@ -54,10 +55,10 @@ def main() -> None:
 
 def customer(database: Database) -> str:
     """Bring an empty database to this code's shape and put one user into it; an API key of his."""
-    schema.migrate(database)
+    migrate.migrate(database)
     with database.begin() as session:
         user = accounts.seen(session, Claims("benchmark"))
-        credits.grant(session, user.id, CREDITS, "benchmark")
+        ledger.grant(session, user.id, CREDITS, "benchmark")
         key, _ = accounts.create_key(session, user, "benchmark")
     database.close()
     return key

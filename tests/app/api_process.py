@@ -8,10 +8,10 @@ import socket
 import sys
 from pathlib import Path
 
-from app.main import create_app
-from app.server import server_of
-from inference.limits import Limits
-from tests.app.shop import service_settings
+from cutout.app.app import create_app
+from cutout.app.http.uvicorn_server import server_of
+from cutout.inference.limits import Limits
+from tests.app.api_client import service_settings
 from tests.fakes import fake_engine
 
 

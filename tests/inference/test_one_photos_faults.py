@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from inference import encode
-from inference.budget import pixels_of
-from inference.engine import Engine
-from inference.errors import NetworkFailed, UnsupportedFormat
-from inference.options import DEFAULT_OPTIONS
-from inference.photo import decode
+from cutout.inference.engine import Engine
+from cutout.inference.errors import NetworkFailed, UnsupportedFormat
+from cutout.inference.imaging import encode
+from cutout.inference.imaging.decode import decode
+from cutout.inference.options import DEFAULT_OPTIONS
+from cutout.inference.scheduling.pixel_budget import pixels_of
 from tests.fakes import fake_engine, photo_bytes
 from tests.inference import files
 
@@ -69,7 +69,7 @@ def test_memory_that_is_full_while_a_header_is_read_is_no_damage(monkeypatch: py
     def full(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("inference.photo.Image.open", full)
+    monkeypatch.setattr("cutout.inference.imaging.decode.Image.open", full)
     with pytest.raises(MemoryError):
         decode(photo_bytes())
 

@@ -10,14 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from inference import matte, photo
-from inference.engine import Cutout, Engine
-from inference.folder import ModelsFolder
-from inference.options import Options
-from inference.runners import TorchRunner
-from inference.tiers import Tier
-from inference.weights import load_network
-from models.catalog import find
+from cutout.inference.backends.runners import TorchRunner
+from cutout.inference.engine import Cutout, Engine
+from cutout.inference.imaging import decode
+from cutout.inference.matting import mask as matte
+from cutout.inference.options import Options
+from cutout.inference.tiers import Tier
+from cutout.inference.weights.loader import load_network
+from cutout.inference.weights.store import ModelsFolder
+from cutout.models.catalog import find
 from tests.conftest import DATA
 from tests.fakes import open_picture, photo_with_disc
 
@@ -89,7 +90,7 @@ def test_torch_and_onnx_runtime_agree(weights: ModelsFolder, real_engine: Engine
     assert onnx.backend == "onnxruntime-cpu"
     torch_cpu = TorchRunner(load_network(CHECKPOINT, weights), torch.device("cpu"))
     for name in ("chelsea", "grass"):
-        picture = photo.decode((DATA / f"{name}.jpg").read_bytes())
+        picture = decode.decode((DATA / f"{name}.jpg").read_bytes())
         pixels = matte.to_pixels(torch.from_numpy(picture.rgb), CHECKPOINT)
         masks = torch_cpu.run(pixels), onnx.run(pixels)
         assert masks[0].shape == masks[1].shape == (1, 1, 1024, 1024)

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import build_network
-from models.birefnet import BiRefNet
-from models.optimise import REWRITES, optimise
+from cutout.models import build_network
+from cutout.models.birefnet import BiRefNet
+from cutout.models.optimise import REWRITES, optimise
 from tests.conftest import DATA
 from tests.parity import image, mask_levels, published_state, standin
 

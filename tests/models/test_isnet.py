@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from models import build_network
-from models.catalog import CHECKPOINTS, UnknownCheckpoint
-from models.optimise import optimise
+from cutout.models import build_network
+from cutout.models.catalog import CHECKPOINTS, UnknownCheckpoint
+from cutout.models.optimise import optimise
 from tests.conftest import DATA
 from tests.parity import image, mask_levels, published_state, standin
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.storage.local import LocalStorage
+from cutout.app.storage.local import LocalStorage
 from tests.app.databases import (
     _nothing_is_waited_for_in_a_transaction,
     database,
@@ -12,7 +12,7 @@ from tests.app.databases import (
     postgresql_url,
     redis_url,
 )
-from tests.app.stores import s3, s3_server
+from tests.app.s3_fixtures import s3, s3_server
 
 __all__ = [
     "_nothing_is_waited_for_in_a_transaction",

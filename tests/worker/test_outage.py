@@ -9,18 +9,18 @@ import pytest
 from rq import Queue as RqQueue
 from rq.exceptions import StopRequested
 
-from app import valkey
-from app.db.session import Database
-from app.db.tables import Batch, Status
-from app.services import batches
-from app.services.claims import Line
-from app.services.queue import Queue
-from app.storage.local import LocalStorage
+from cutout.app.batches import service as batches
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Batch, Status
+from cutout.app.embedded import valkey
+from cutout.app.jobs.leases import Line
+from cutout.app.jobs.queue import Queue
+from cutout.app.storage.local import LocalStorage
+from cutout.worker.rq_worker import GpuWorker, listen
 from tests.app.databases import on_sqlite
 from tests.fakes import PATIENCE, wait_until
-from tests.worker.benches import bench_of, small_photos, submitted, worker_environment, worker_process
 from tests.worker.test_process import counts, has_ended, worker_log
-from worker.gpu_worker import GpuWorker, listen
+from tests.worker.worker_fixtures import bench_of, small_photos, submitted, worker_environment, worker_process
 
 
 def started(folder: Path) -> "subprocess.Popen[bytes]":

@@ -11,25 +11,26 @@ from pathlib import Path
 
 import pytest
 
-from app.db import schema
-from app.db.session import Database
-from app.db.tables import Batch, Status
-from app.services import batches, jobs
-from app.services.claims import Line
-from app.services.queue import Queue, QueueUnavailable, WorkerInfo
-from app.storage.local import LocalStorage
-from inference.encode import Format
-from inference.engine import Cutout
-from inference.folder import ModelsFolder
+from cutout.app.batches import service as batches
+from cutout.app.db import migrate
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Batch, Status
+from cutout.app.jobs import queries as jobs
+from cutout.app.jobs.leases import Line
+from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
+from cutout.app.storage.local import LocalStorage
+from cutout.inference.engine import Cutout
+from cutout.inference.imaging.encode import Format
+from cutout.inference.weights.store import ModelsFolder
+from cutout.worker.__main__ import main as worker_main
 from tests.app.databases import on_sqlite
-from tests.app.test_service import same_alpha
+from tests.app.system.test_readiness import same_alpha
 from tests.conftest import DATA
 from tests.fakes import PATIENCE, fake_engine, wait_until
 from tests.forked import ModuleProcess
 from tests.http import answers_ok
 from tests.processes import descendants, kill, lives, wait_ready
-from tests.worker.benches import small_photos, submitted, worker_environment, worker_process
-from worker.__main__ import main as worker_main
+from tests.worker.worker_fixtures import small_photos, submitted, worker_environment, worker_process
 
 
 def cutout_process(log: Path, environment: dict[str, str], *arguments: str) -> "subprocess.Popen[bytes]":
@@ -61,7 +62,9 @@ class House:
         return descendants(self.process.pid)
 
     def worker(self) -> int:
-        return next(pid for pid, command in self.others().items() if "tests.worker.benches" in command)
+        return next(
+            pid for pid, command in self.others().items() if "tests.worker.worker_fixtures" in command
+        )
 
 
 @contextmanager
@@ -77,7 +80,7 @@ def house(
     environment = worker_environment(url, folder, "", milliseconds=milliseconds, port=port)
     log = folder / "house.log"
     process = (
-        ModuleProcess(log, environment, "tests.worker.house")
+        ModuleProcess(log, environment, "tests.worker.full_stack")
         if models is None
         else cutout_process(
             log, environment | {"CUTOUT_MODELS_DIR": str(models), "CUTOUT_DEVICE": "cpu"}, "serve"
@@ -113,7 +116,7 @@ def has_ended(database: Database, batch: Batch) -> bool:
 def migrated(folder: Path) -> Path:
     """Return a folder with an empty database of today's shape."""
     database = Database(f"sqlite:///{folder / 'cutout.db'}")
-    schema.migrate(database)
+    migrate.migrate(database)
     database.close()
     return folder
 

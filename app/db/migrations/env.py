@@ -1,4 +1,4 @@
-"""How Alembic meets the database: over the connection it is handed by `app.db.schema`, or by `DATABASE_URL`."""
+"""How Alembic meets the database: over the connection it is handed by `cutout.app.db.migrate`, or by `DATABASE_URL`."""
 
 import os
 from typing import Literal
@@ -6,8 +6,8 @@ from typing import Literal
 from alembic import context
 from sqlalchemy import Connection
 
-from app.db.session import Database
-from app.db.tables import Base, UtcDateTime
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Base, UtcDateTime
 
 
 def run(connection: Connection) -> None:

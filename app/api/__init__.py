@@ -1,1 +1,0 @@
-"""HTTP: routes, what they take and give, and what guards them."""

@@ -1,0 +1,149 @@
+"""`/api/auth`: logging in, and one's own API keys."""
+
+import asyncio
+import hashlib
+import hmac
+import uuid
+from datetime import datetime
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Request
+from pydantic import Field
+
+from cutout.app.auth import accounts
+from cutout.app.auth.tokens import TokenReader
+from cutout.app.db.tables import ApiKey
+from cutout.app.http.auth_first_route import CallerFirst
+from cutout.app.http.client_address import client_of
+from cutout.app.http.dependencies import DatabaseDep, RateLimitsDep, SecretDep, SettingsDep, UserDep
+from cutout.app.http.openapi import tells
+from cutout.app.http.problem_details import Problem
+from cutout.app.http.schemas import NO_NUL, Body, Schema
+from cutout.app.ratelimit.limits import Kind, RateLimited
+
+log = structlog.get_logger()
+
+router = APIRouter(prefix="/api/auth", tags=["account"], route_class=CallerFirst)
+
+
+class Login(
+    Body,
+    json_schema_extra={"examples": [{"email": "anna@shop.example", "password": "correct horse battery"}]},
+):
+    """An account kept here."""
+
+    email: Annotated[str, Field(max_length=320, pattern=NO_NUL)]
+    password: Annotated[str, Field(max_length=1000)]
+
+
+class Token(Schema):
+    """To be sent as `Authorization: Bearer`, for `expiresIn` seconds."""
+
+    access_token: str
+    expires_in: int
+
+
+class KeyName(Body, json_schema_extra={"examples": [{"name": "laptop"}]}):
+    """What an API key is for."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=NO_NUL)]
+
+
+class KeyInfo(Schema):
+    """An API key, without the key."""
+
+    id: uuid.UUID
+    name: str
+    shown: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+    @classmethod
+    def of(cls, key: ApiKey) -> "KeyInfo":
+        return cls(
+            id=key.id, name=key.name, shown=key.shown, created_at=key.created_at, revoked_at=key.revoked_at
+        )
+
+
+class NewKey(KeyInfo):
+    """An API key, shown this once."""
+
+    key: str
+
+
+class Keys(Schema):
+    """One's API keys, the newest first."""
+
+    keys: list[KeyInfo]
+
+
+@router.post("/login", responses=tells("UNAUTHENTICATED", "FORBIDDEN", "DATABASE_UNAVAILABLE", "OVERLOADED"))
+async def log_in(
+    login: Login,
+    request: Request,
+    database: DatabaseDep,
+    rate_limits: RateLimitsDep,
+    secret: SecretDep,
+    settings: SettingsDep,
+) -> Token:
+    """Log in to an account that is kept here.
+
+    Five wrong passwords in a minute make an account's address of mail wait. Logins from one client address, and from
+    all together, are limited too.
+    """
+    account = hashlib.sha256(accounts.local_subject(login.email).encode()).hexdigest()
+    await rate_limits.check(Kind.LOGIN, account)
+    # What one address may not does not count for all.
+    try:
+        await rate_limits.take(Kind.LOGIN_ADDRESS, _hidden(secret, client_of(request)))
+    except RateLimited:
+        if "x-forwarded-for" in request.headers and not settings.trusted_proxies:
+            # It may be a caller's own invention; behind a proxy all its callers count as one.
+            log.warning(
+                "logins refused; if the client is a proxy of yours, name it in CUTOUT_TRUSTED_PROXIES"
+            )
+        raise
+    await rate_limits.take(Kind.LOGIN_ALL, "all")
+    reader: TokenReader = request.app.state.tokens
+    user = await accounts.PASSWORDS.run(accounts.log_in, database, login.email, login.password)
+    if user is None:
+        await rate_limits.take(Kind.LOGIN, account)
+        # People type passwords into the wrong field, so what was typed is not logged.
+        raise Problem(
+            "UNAUTHENTICATED",
+            "The e-mail address or the password is wrong.",
+            reason="login: no such account, or a wrong password",
+        )
+    # Of many passwords tried at once the right one passes only where few wrong ones came before it.
+    await rate_limits.check(Kind.LOGIN, account)
+    structlog.contextvars.bind_contextvars(user=str(user.id))
+    token, seconds = reader.sign_login(user.subject, user.password_hash or "")
+    return Token(access_token=token, expires_in=seconds)
+
+
+def _hidden(secret: str, client: str) -> str:
+    """Return what stands for a client's address in Redis, which is not to learn it."""
+    return hmac.new(secret.encode(), client.encode(), hashlib.sha256).hexdigest()
+
+
+@router.get("/keys")
+async def get_keys(user: UserDep, database: DatabaseDep) -> Keys:
+    """List one's API keys."""
+    found = await asyncio.to_thread(database.ask, accounts.keys, user)
+    return Keys(keys=[KeyInfo.of(key) for key in found])
+
+
+@router.post("/keys", status_code=201, responses=tells("CONFLICT"))
+async def make_key(wanted: KeyName, user: UserDep, database: DatabaseDep, settings: SettingsDep) -> NewKey:
+    """Make an API key. It is shown this once."""
+    most = settings.max_api_keys
+    key, row = await asyncio.to_thread(database.run, accounts.create_key, user, wanted.name, most)
+    return NewKey(**KeyInfo.of(row).model_dump(), key=key)
+
+
+@router.delete("/keys/{key_id}", status_code=204, responses=tells("NOT_FOUND"))
+async def revoke_key(key_id: uuid.UUID, user: UserDep, database: DatabaseDep) -> None:
+    """Make an API key worthless, at once."""
+    if not await asyncio.to_thread(database.run, accounts.revoke_key, user, key_id):
+        raise Problem("NOT_FOUND", "You have no key by this id.")

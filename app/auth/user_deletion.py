@@ -1,0 +1,146 @@
+"""Deleting a user: all that is theirs goes, and of what the books need only what names nobody stays."""
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, exists, or_, select
+from sqlalchemy.orm import Session
+
+from cutout.app.auth import accounts
+from cutout.app.batches import service as batches
+from cutout.app.db.session import Database
+from cutout.app.db.tables import (
+    ApiKey,
+    Batch,
+    Delivery,
+    IdempotencyKey,
+    Job,
+    Payment,
+    PaymentStatus,
+    Role,
+    Status,
+    Subscription,
+    SubscriptionUsage,
+    User,
+    now,
+)
+from cutout.app.jobs import completion
+from cutout.app.jobs import queries as jobs
+from cutout.app.storage.base import Storage
+from cutout.inference.imaging.encode import Format
+
+DELETED = "deleted:"
+# What a removal says whose user is deleted meanwhile.
+GONE = "The account was deleted. Nothing was charged."
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """How much was deleted."""
+
+    jobs: int
+    batches: int
+    files: int
+
+
+def delete_user(
+    database: Database, storage: Storage, user_id: uuid.UUID, at: datetime | None = None
+) -> Deleted:
+    """Delete a user, their photos, pictures, ZIPs, jobs, batches, keys and plans. May be repeated where it broke off.
+
+    The account is closed first and what is in work is ended, unpaid; then files are deleted, then rows. The ledger and
+    confirmed payments stay: they point at a row without name, address or password, which nobody can be again. What a
+    call writes that is under way, `delete_what_came_late` deletes.
+
+    Raises:
+        LookupError: there is no such user.
+        AccountError: it is the one user of a service without accounts.
+        StorageError: a file cannot be deleted. The account is closed, and the rows are still there.
+
+    """
+    at = at or now()
+    database.run(_close, user_id, at)
+    files = database.ask(_files_of, user_id)
+    for key in files:
+        storage.delete(key)
+    with database.begin() as session:
+        user = _close(session, user_id, at)
+        return _delete_rows(session, user, at, len(files))
+
+
+def delete_what_came_late(database: Database, storage: Storage) -> int:
+    """Delete what calls wrote that were under way when their user was deleted; return how many jobs and batches.
+
+    Raises:
+        StorageError: a file cannot be deleted. Its row is still there.
+
+    """
+    has_some = or_(exists().where(Job.user_id == User.id), exists().where(Batch.user_id == User.id))
+    with database.read() as session:
+        late = session.scalars(select(User.id).where(User.deleted_at.is_not(None), has_some)).all()
+    count = 0
+    for user_id in late:
+        database.run(_end_work, user_id, now())
+        files = database.ask(_files_of, user_id)
+        for key in files:
+            storage.delete(key)
+        deleted = database.run(_delete_work, user_id, len(files))
+        count += deleted.jobs + deleted.batches
+    return count
+
+
+def _close(session: Session, user_id: uuid.UUID, at: datetime) -> User:
+    """Disable a user, and end what is in work for them."""
+    user = session.scalars(select(User).where(User.id == user_id).with_for_update()).one_or_none()
+    if user is None or user.deleted_at is not None:
+        raise LookupError(f"there is no user {user_id}")
+    accounts.disable(session, user)
+    _end_work(session, user_id, at)
+    return user
+
+
+def _end_work(session: Session, user_id: uuid.UUID, at: datetime) -> None:
+    for batch in session.scalars(
+        select(Batch).where(Batch.user_id == user_id, Batch.finished_at.is_(None))
+    ).all():
+        batches.cancel(session, batch, at)
+    open_jobs = select(Job.id).where(Job.user_id == user_id, Job.status.in_(batches.IN_WORK))
+    for job_id in session.scalars(open_jobs).all():
+        completion.fail(session, job_id, "FORBIDDEN", GONE)
+
+
+def _files_of(session: Session, user_id: uuid.UUID) -> list[str]:
+    """Return where everything may be stored that is a user's: photos, the pictures of each attempt, ZIPs."""
+    mine = select(Job.id, Job.batch_id, Job.format, Job.attempts, Job.status).where(Job.user_id == user_id)
+    found = []
+    for job_id, batch_id, file_format, attempts, status in session.execute(mine):
+        found += [jobs.result_key(job_id, Format(file_format), attempt) for attempt in range(attempts + 1)]
+        if batch_id is not None or attempts or status is not Status.COMPLETED:
+            found.append(jobs.upload_key(job_id, batch_id))
+    found += map(jobs.archive_key, session.scalars(select(Batch.id).where(Batch.user_id == user_id)))
+    return found
+
+
+def _delete_rows(session: Session, user: User, at: datetime, files: int) -> Deleted:
+    # Plans point at payments. One that waits for confirmation must not give anything to nobody.
+    session.execute(delete(Subscription).where(Subscription.user_id == user.id))
+    waiting = Payment.user_id == user.id, Payment.status == PaymentStatus.PENDING
+    session.execute(delete(Payment).where(*waiting))
+    for table in (SubscriptionUsage, ApiKey):
+        session.execute(delete(table).where(table.user_id == user.id))
+    deleted = _delete_work(session, user.id, files)
+    user.subject, user.email, user.password_hash, user.role = f"{DELETED}{user.id}", None, None, Role.USER
+    user.deleted_at = at
+    return deleted
+
+
+def _delete_work(session: Session, user_id: uuid.UUID, files: int) -> Deleted:
+    own_batches = select(Batch.id).where(Batch.user_id == user_id)
+    session.execute(delete(Delivery).where(Delivery.batch_id.in_(own_batches)))
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.user_id == user_id))
+    counts = [
+        len(session.scalars(delete(table).where(table.user_id == user_id).returning(table.id)).all())
+        for table in (Job, Batch)
+    ]
+    return Deleted(counts[0], counts[1], files)

@@ -1,0 +1,289 @@
+"""`/api/background-remover/batch`: many photos at once, handed in, watched, cancelled, fetched as a ZIP."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from cutout.app.auth.signed_urls import sign
+from cutout.app.batches import progress as watching
+from cutout.app.batches import service as batches
+from cutout.app.batches.form import Funds, describe_form, read_batch
+from cutout.app.batches.schemas import BatchAccepted, Batches, BatchInfo, BatchSummary, ProgressInfo, price_of
+from cutout.app.batches.upload import taking_in
+from cutout.app.config.settings import Settings
+from cutout.app.core.threads import to_storage_thread
+from cutout.app.db.tables import Batch, now
+from cutout.app.http.dependencies import (
+    BatchUserDep,
+    DatabaseDep,
+    OfficeDep,
+    QueueDep,
+    RateLimitsDep,
+    ReaderDep,
+    SecretDep,
+    SettingsDep,
+    StoppingDep,
+    StorageDep,
+    UserDep,
+    get_caller,
+    require_queue,
+)
+from cutout.app.http.openapi import tells
+from cutout.app.http.problem_details import Problem
+from cutout.app.http.schemas import NO_NUL
+from cutout.app.http.security_headers import KEPT_BY_ITS_USER
+from cutout.app.jobs import queries as jobs
+from cutout.app.jobs.leases import Line
+from cutout.app.notifications.outbox import archive_path
+from cutout.app.notifications.webhook import webhook_secret
+from cutout.app.ratelimit.limits import Kind
+from cutout.app.removals.router import result_url
+
+router = APIRouter(prefix="/api/background-remover", tags=["batches"])
+
+# What a browser waits before it asks for events again, in milliseconds.
+RECONNECT_MS = 2000
+RANGE = re.compile("bytes=([0-9]{1,18})-([0-9]{1,18})?")
+NO_BATCH = "You have no batch by this id."
+
+
+@router.post(
+    "/batch",
+    status_code=202,
+    # Ahead of the body, and of counting the call: it can come to nothing.
+    dependencies=[Depends(get_caller), Depends(require_queue)],
+    responses=tells(
+        "INVALID_INPUT",
+        "BATCH_SIZE",
+        "INSUFFICIENT_CREDITS",
+        "BODY_TOO_SLOW",
+        "CONFLICT",
+        "IMAGE_TOO_LARGE",
+        "BODY_TOO_LARGE",
+        "OVERLOADED",
+    ),
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": describe_form()}}}
+    },
+)
+async def submit_batch(
+    request: Request,
+    user: BatchUserDep,
+    database: DatabaseDep,
+    storage: StorageDep,
+    queue: QueueDep,
+    office: OfficeDep,
+    settings: SettingsDep,
+    secret: SecretDep,
+    rate_limits: RateLimitsDep,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=NO_NUL)] = None,
+) -> BatchAccepted:
+    """Take in a batch of photos, to be worked on in the background.
+
+    Its price is held at once, the volume discount taken off; photos that fail are given back at its end. What goes wrong
+    here costs nothing, leaves nothing and does not count as a batch of the hour. Whether the balance covers the cheapest
+    batch is looked at before the photos are read, and what these cost as they come. The same `Idempotency-Key` with the same photos is the same batch.
+    """
+    limit = rate_limits.limit_of(Kind.BATCH)
+    with rate_limits.counting_refusals():
+        balance = await asyncio.to_thread(
+            database.ask, batches.check_ahead, user.id, idempotency_key, limit, now()
+        )
+    funds = None if balance is None else Funds(database, user.id, balance)
+    async with taking_in(storage) as intake:
+        form = await read_batch(request, intake, office, settings.max_upload_bytes, user.email, funds)
+        # Before the batch is taken in: after it nothing shall fail.
+        each = await asyncio.to_thread(database.ask, batches.seconds_each, form.tier)
+        with rate_limits.counting_refusals():
+            batch = await intake.submit(database, queue, user.id, form.order(), idempotency_key, limit)
+    status_url = f"{router.prefix}/batch/{batch.id}"
+    return BatchAccepted(
+        batch_id=batch.id,
+        status=batch.status,
+        price=price_of(batch),
+        estimated_seconds=None if each is None else round(each * batch.images),
+        status_url=status_url,
+        events_url=f"{status_url}/events",
+        webhook_secret=webhook_secret(secret, user.id) if batch.webhook_url else None,
+    )
+
+
+@router.get("/batch")
+async def get_batches(
+    user: UserDep,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    secret: SecretDep,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+) -> Batches:
+    """List one's own batches, the newest first."""
+    at = now()
+    found = await asyncio.to_thread(database.ask, batches.page, user.id, limit, offset)
+    return Batches(
+        batches=[
+            BatchSummary.of(batch, progress, zip_url(batch, secret, settings, at), at)
+            for batch, progress in found
+        ]
+    )
+
+
+@router.get("/batch/{batch_id}", responses=tells("NOT_FOUND"))
+async def get_batch(
+    batch_id: uuid.UUID, user: UserDep, database: DatabaseDep, settings: SettingsDep, secret: SecretDep
+) -> BatchInfo:
+    """Return one of one's own batches, with each of its photos."""
+    view = await asyncio.to_thread(database.ask, watching.view, user.id, batch_id)
+    return describe(view, secret, settings)
+
+
+async def own_batch(batch_id: uuid.UUID, user: UserDep, database: DatabaseDep) -> Batch:
+    """Return one of one's own batches."""
+    batch = await asyncio.to_thread(database.ask, batches.find, user.id, batch_id)
+    if batch is None:
+        raise Problem("NOT_FOUND", NO_BATCH)
+    return batch
+
+
+@router.get("/batch/{batch_id}/events", response_class=EventSourceResponse, responses=tells("NOT_FOUND"))
+async def get_batch_events(
+    batch: Annotated[Batch, Depends(own_batch)], database: DatabaseDep, stopping: StoppingDep
+) -> AsyncIterator[ServerSentEvent]:
+    """Tell how far a batch is, as server-sent events: `progress` at once and at each change, `end` when it has finished.
+
+    Both carry the same JSON. After `end`, or when the service stops, the stream ends; asked for again, it tells the
+    present state anew.
+    """
+    async for moment in watching.watch(database, batch.id, stopping):
+        told = ProgressInfo.told(moment.status, moment.progress, moment.started_at, now())
+        data = told.model_dump_json(by_alias=True)
+        yield ServerSentEvent(event="progress", raw_data=data, retry=RECONNECT_MS)
+        if moment.finished_at is not None:
+            yield ServerSentEvent(event="end", raw_data=data)
+
+
+@router.head("/batch/{batch_id}/download", include_in_schema=False)
+@router.get(
+    "/batch/{batch_id}/download",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"application/zip": {}}, "description": "The ZIP"},
+        206: {"content": {"application/zip": {}}, "description": "The part of it that `Range` asks for"},
+        **tells("NOT_FOUND"),
+    },
+    openapi_extra={"security": [{}]},
+)
+async def download_batch(
+    batch_id: uuid.UUID,
+    request: Request,
+    database: DatabaseDep,
+    storage: StorageDep,
+    owner: ReaderDep,
+    wanted: Annotated[str | None, Header(alias="Range")] = None,
+    if_range: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Return a batch's pictures in a ZIP: to its owner, or by the signed address that the batch names.
+
+    A `Range` with a beginning goes on from there, where a download has broken off.
+    """
+    if request.method == "HEAD":
+        wanted = None  # it asks for no part
+    batch = await asyncio.to_thread(database.ask, batches.find, owner, batch_id)
+    if batch is None:
+        raise Problem("NOT_FOUND", NO_BATCH)
+    if batch.finished_at is None:
+        raise Problem("NOT_FOUND", "This batch has not finished. Its ZIP is there when it has.")
+    if batch.zip_bytes is None:
+        raise Problem(
+            "NOT_FOUND", "Of this batch no picture was made, so there is no ZIP. The batch says why."
+        )
+    # A batch is packed once.
+    tag = f'"{batch_id}"'
+    start = read_range(wanted, batch.zip_bytes) if if_range in (None, tag) else 0
+    found = await to_storage_thread(storage.stream, jobs.archive_key(batch_id), start)
+    if found is None:
+        raise Problem("NOT_FOUND", "The ZIP is no longer here: results are kept for a while only.")
+    size, chunks = found
+    headers = {
+        "Content-Length": str(size - start),
+        "Content-Disposition": f'attachment; filename="cutout-{str(batch_id)[:8]}.zip"',
+        "Accept-Ranges": "bytes",
+        "ETag": tag,
+        **KEPT_BY_ITS_USER,
+    }
+    if start:
+        headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type="application/zip")
+    return StreamingResponse(chunks, 206 if start else 200, headers, media_type="application/zip")
+
+
+@router.delete("/batch/{batch_id}", responses=tells("NOT_FOUND", "CONFLICT"))
+async def cancel_batch(
+    batch_id: uuid.UUID,
+    user: UserDep,
+    database: DatabaseDep,
+    queue: QueueDep,
+    settings: SettingsDep,
+    secret: SecretDep,
+) -> BatchInfo:
+    """Stop a batch: what is not done is not done any more and costs nothing, what is done is packed.
+
+    A second time changes nothing, until it has finished.
+    """
+
+    def cancel() -> watching.View | None:
+        with database.begin() as session:
+            batch = batches.find(session, user.id, batch_id)
+            if batch is None:
+                return None
+            if not batches.cancel(session, batch, now()) and batch.finished_at is not None:
+                raise Problem("CONFLICT", "This batch has finished, so nothing of it can be cancelled.")
+            view = watching.view(session, user.id, batch_id)
+        # What is done is to be packed.
+        queue.ring(Line.BATCH)
+        return view
+
+    return describe(await asyncio.to_thread(cancel), secret, settings)
+
+
+def describe(view: watching.View | None, secret: str, settings: Settings) -> BatchInfo:
+    """Describe a batch as its owner sees it.
+
+    Raises:
+        Problem: he has none.
+
+    """
+    if view is None:
+        raise Problem("NOT_FOUND", NO_BATCH)
+    at = now()
+    url_of = partial(result_url, secret=secret, settings=settings)
+    return BatchInfo.of_view(view, zip_url(view.batch, secret, settings, at), at, url_of)
+
+
+def zip_url(batch: Batch, secret: str, settings: Settings, at: datetime) -> str | None:
+    """Return the address of a batch's ZIP that works for as long as it is kept; None where there is none, or no longer."""
+    if batch.zip_bytes is None or batch.finished_at is None:
+        return None
+    left = batch.finished_at + timedelta(days=settings.result_days) - at
+    return sign(secret, archive_path(batch.id), left) if left > timedelta(0) else None
+
+
+def read_range(wanted: str | None, size: int) -> int:
+    """Return from where on a `Range` asks for a file, if that is to its end, as a download does that broke off.
+
+    Any other is answered with the whole, as HTTP allows: several parts, the last bytes, what is not there.
+    """
+    found = RANGE.fullmatch(wanted or "")
+    if found is None:
+        return 0
+    start, last = int(found[1]), int(found[2] or size - 1)
+    return start if start < size <= last + 1 else 0

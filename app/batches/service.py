@@ -1,0 +1,369 @@
+"""Batches, as their owners know them: handed in whole and paid ahead, watched, cancelled, ended.
+
+The photos of a batch are jobs. Workers do them, see `claims`; nothing here waits for one.
+"""
+
+import hashlib
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from cutout.app.auth import accounts
+from cutout.app.billing import ledger
+from cutout.app.billing.pricing import LARGEST_BATCH, SMALLEST_BATCH, least_price, price
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Batch, IdempotencyKey, Job, PaidBy, Status, plain
+from cutout.app.jobs import leases
+from cutout.app.notifications import outbox
+from cutout.app.ratelimit.limits import Kind, Limit, RateLimited
+from cutout.app.removals.service import KeyUsed, known_key
+from cutout.inference.options import Options
+
+LONGEST_NAME = 1000
+IN_WORK = (Status.PENDING, Status.PROCESSING)
+
+
+class WrongBatchSize(Exception):
+    """A batch has too few photos, too many, or not as many as it says."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo of a batch, stored at `jobs.upload_key`; `name` is its file's, as it was sent."""
+
+    job_id: uuid.UUID
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a batch asks for: of its photos, and whom to tell of its end."""
+
+    options: Options
+    webhook_url: str | None = field(default=None, repr=False)
+    notify_email: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch is: how many of its photos are in which status."""
+
+    counts: Mapping[Status, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def ended(self) -> int:
+        return self.total - sum(self.counts.get(status, 0) for status in IN_WORK)
+
+
+def require_size(photos: int, announced: int | None = None) -> None:
+    """Return if a batch may have so many photos.
+
+    Raises:
+        WrongBatchSize: it may not, or said another number.
+
+    """
+    if not SMALLEST_BATCH <= photos <= LARGEST_BATCH:
+        raise WrongBatchSize(
+            f"A batch has {SMALLEST_BATCH} to {LARGEST_BATCH} photos, not {photos}."
+            + (" Send a single one to /api/background-remover/remove." if photos == 1 else "")
+        )
+    if announced is not None and announced != photos:
+        raise WrongBatchSize(
+            f"imageCount says {announced} and {photos} photos came. Send all of them again, or correct the number."
+        )
+
+
+def submit(
+    database: Database,
+    user_id: uuid.UUID,
+    batch_id: uuid.UUID,
+    photos: Sequence[Photo],
+    order: Order,
+    at: datetime,
+    key: str | None = None,
+    limit: Limit | None = None,
+) -> tuple[Batch, bool]:
+    """Take in a batch whose photos are stored, and hold its price, in one transaction: the batch, and True.
+
+    Where `key`, the caller's own, stands for the same photos and the same order already: that batch, and False.
+
+    Raises:
+        WrongBatchSize: it has too few photos or too many.
+        InsufficientCredits: the user has too few; there is no batch then.
+        KeyUsed: the key was used for something else.
+        RateLimited: the user has had as many batches accepted as `limit` allows.
+
+    """
+    require_size(len(photos))
+    fingerprint = _fingerprint(photos, order)
+    while True:
+        try:
+            with database.begin() as session:
+                known = None if key is None else known_key(session, user_id, key)
+                if known is not None:
+                    if known.batch_id is None or known.fingerprint != fingerprint:
+                        raise KeyUsed
+                    return session.get_one(Batch, known.batch_id), False
+                batch = _write(session, user_id, batch_id, photos, order, at, limit)
+                if key is not None:
+                    session.add(
+                        IdempotencyKey(
+                            user_id=user_id,
+                            key=key,
+                            fingerprint=fingerprint,
+                            batch_id=batch_id,
+                            created_at=at,
+                        )
+                    )
+            return batch, True
+        except IntegrityError:
+            if key is None or database.run(known_key, user_id, key) is None:
+                raise
+            # Another call with the same key was a moment faster: look again.
+
+
+def require_turn(session: Session, user_id: uuid.UUID, limit: Limit, at: datetime) -> None:
+    """Return if a user may have one more batch accepted. Only accepted ones count, cancelled ones among them.
+
+    Raises:
+        RateLimited: within the limit's time as many have been as it allows.
+
+    """
+    window = timedelta(seconds=limit.seconds)
+    accepted = select(Batch.created_at).where(Batch.user_id == user_id, Batch.created_at > at - window)
+    newest_first = accepted.order_by(Batch.created_at.desc())
+    oldest = session.scalars(newest_first.offset(limit.calls - 1).limit(1)).one_or_none()
+    if oldest is not None:
+        raise RateLimited(Kind.BATCH, limit, (oldest + window - at).total_seconds())
+
+
+def check_ahead(
+    session: Session, user_id: uuid.UUID, key: str | None, limit: Limit | None, at: datetime
+) -> int | None:
+    """Return a user's balance if a batch could be accepted now; None where `key` stands for one that was.
+
+    Raises:
+        RateLimited: no batch would be accepted now.
+        InsufficientCredits: the user cannot pay even the cheapest one.
+
+    """
+    if key is not None:
+        known = select(IdempotencyKey.id).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
+        if session.scalar(known) is not None:
+            return None
+    if limit is not None:
+        require_turn(session, user_id, limit, at)
+    balance = ledger.balance(session, user_id)
+    least = least_price(None, SMALLEST_BATCH)
+    if balance < least:
+        raise ledger.InsufficientCredits(least, balance, at_least=True)
+    return balance
+
+
+def find(session: Session, user_id: uuid.UUID | None, batch_id: uuid.UUID) -> Batch | None:
+    """Return a user's batch; another one's is not there for him. None as the user: anybody's, by a signed address.
+
+    Raises:
+        AccountDisabled: it is anybody's, and its user is disabled.
+
+    """
+    batch = session.get(Batch, batch_id)
+    if batch is not None and user_id is None:
+        accounts.require_enabled(session, batch.user_id)
+    return batch if batch is not None and user_id in (None, batch.user_id) else None
+
+
+def page(session: Session, user_id: uuid.UUID, limit: int, offset: int) -> list[tuple[Batch, Progress]]:
+    """Return some of a user's batches, the newest first, and how far each is."""
+    rows = select(Batch).where(Batch.user_id == user_id).order_by(Batch.created_at.desc(), Batch.id)
+    found = session.scalars(rows.limit(limit).offset(offset)).all()
+    far = _progress(session, [batch.id for batch in found])
+    return [(batch, far[batch.id]) for batch in found]
+
+
+def progress(session: Session, batch_id: uuid.UUID) -> Progress:
+    """Tell how far a batch is."""
+    return _progress(session, [batch_id])[batch_id]
+
+
+def photos_of(session: Session, batch_id: uuid.UUID) -> Sequence[Job]:
+    """Return a batch's photos, in the order in which they were sent."""
+    return session.scalars(select(Job).where(Job.batch_id == batch_id).order_by(Job.position)).all()
+
+
+def seconds_each(session: Session, tier: str, last: int = 20) -> float | None:
+    """Say how long photos of a tier took lately, each beside others, by the batches that ended last; None if none did."""
+    took = session.execute(
+        select(Batch.started_at, Batch.finished_at, Batch.images)
+        .where(
+            Batch.tier == tier,
+            Batch.status.in_((Status.COMPLETED, Status.PARTIAL)),
+            Batch.started_at.is_not(None),
+        )
+        .order_by(Batch.finished_at.desc())
+        .limit(last)
+    ).all()
+    images = sum(row.images for row in took)
+    return (
+        sum((row.finished_at - row.started_at).total_seconds() for row in took) / images if images else None
+    )
+
+
+def cancel(session: Session, batch: Batch, at: datetime) -> bool:
+    """Stop a batch: what is not done is not done any more, and its credits come back at once; False if it has ended.
+
+    A worker that is at one of its photos finds that it is no longer its own. What is done is put into a ZIP.
+    """
+    cancelled = update(Batch).where(
+        Batch.id == batch.id, Batch.finished_at.is_(None), Batch.status.in_(IN_WORK)
+    )
+    if session.scalar(cancelled.values(status=Status.CANCELLED).returning(Batch.id)) is None:
+        return False
+    session.execute(
+        update(Job)
+        .where(Job.batch_id == batch.id, Job.status.in_(IN_WORK))
+        .values(status=Status.CANCELLED, finished_at=at, lease_until=None, claim=None)
+    )
+    session.refresh(batch)
+    _settle(session, batch)
+    return True
+
+
+def end(
+    session: Session, batch_id: uuid.UUID, token: uuid.UUID, zip_bytes: int | None, at: datetime
+) -> Batch | None:
+    """End a batch whose photos have ended and whose ZIP, if it has any pictures, is stored.
+
+    Settles its credits and has its end told. None if another has claimed it meanwhile, or ended it.
+    """
+    mine = Batch.id == batch_id, Batch.claim == token, Batch.finished_at.is_(None)
+    ended = (
+        update(Batch).where(*mine).values(finished_at=at, claim=None, lease_until=None, zip_bytes=zip_bytes)
+    )
+    if session.scalar(ended.returning(Batch.id)) is None:
+        return None
+    batch = session.get_one(Batch, batch_id, populate_existing=True)
+    batch.status = end_status(batch, progress(session, batch_id).counts)
+    _settle(session, batch)
+    outbox.announce(session, batch)
+    return batch
+
+
+def end_status(batch: Batch, counts: Mapping[Status, int]) -> Status:
+    """Return the status in which a batch ends whose photos have all ended."""
+    if batch.status is Status.CANCELLED:
+        return Status.CANCELLED
+    done, failed = counts.get(Status.COMPLETED, 0), counts.get(Status.FAILED, 0)
+    if done and failed:
+        return Status.PARTIAL
+    return Status.COMPLETED if done else Status.FAILED
+
+
+def share_of_what_was_not_done(photos: Sequence[Job]) -> int:
+    """Return the credits that come back of what was held for a batch."""
+    return sum(photo.credits for photo in photos if photo.status is not Status.COMPLETED)
+
+
+def postpone(session: Session, batch_id: uuid.UUID, token: uuid.UUID, until: datetime) -> None:
+    """Let go of a batch that could not be ended, to be tried again from `until` on."""
+    mine = update(Batch).where(Batch.id == batch_id, Batch.claim == token)
+    session.execute(mine.values(claim=None, lease_until=until))
+
+
+def _settle(session: Session, batch: Batch) -> None:
+    """Charge what was done and give the rest back, once."""
+    back = share_of_what_was_not_done(photos_of(session, batch.id))
+    batch.charged = batch.credits - back
+    ledger.charge_part(
+        session, _key(batch.id), back, "for photos of the batch that were not done" if back else ""
+    )
+    session.flush()
+
+
+def _write(
+    session: Session,
+    user_id: uuid.UUID,
+    batch_id: uuid.UUID,
+    photos: Sequence[Photo],
+    order: Order,
+    at: datetime,
+    limit: Limit | None,
+) -> Batch:
+    tier = order.options.tier
+    cost = price(tier, len(photos))
+    note = f"{len(photos)} {tier.value} images, {cost.total} credits"
+    if cost.discount:
+        note += f" less {cost.percent} % = {cost.discount}"
+    ledger.hold(session, user_id, cost.final, _key(batch_id), note)
+    # The hold has locked the user's row: of several batches at once, each counts those before it.
+    if limit is not None:
+        require_turn(session, user_id, limit, at)
+    batch = Batch(
+        id=batch_id,
+        user_id=user_id,
+        status=Status.PENDING,
+        tier=tier,
+        images=len(photos),
+        credits=cost.final,
+        discount=cost.discount,
+        discount_percent=cost.percent,
+        webhook_url=order.webhook_url,
+        notify_email=order.notify_email,
+        created_at=at,
+    )
+    session.add(batch)
+    session.flush()
+    options = leases.write_options(order.options)
+    rows = [
+        {
+            "id": photo.job_id,
+            "user_id": user_id,
+            "batch_id": batch_id,
+            "position": position,
+            "name": photo.name[:LONGEST_NAME],
+            "status": Status.PENDING,
+            "tier": tier,
+            "credits": cost.share(position),
+            "paid_by": PaidBy.CREDITS,
+            "format": order.options.format.value,
+            "options": options,
+            "attempts": 0,
+            "created_at": at,
+        }
+        for position, photo in enumerate(photos)
+    ]
+    session.execute(insert(plain(Job)), rows)
+    return batch
+
+
+def _progress(session: Session, batch_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Progress]:
+    counts: dict[uuid.UUID, Counter[Status]] = {batch_id: Counter() for batch_id in batch_ids}
+    rows = session.execute(
+        select(Job.batch_id, Job.status, func.count())
+        .where(Job.batch_id.in_(batch_ids))
+        .group_by(Job.batch_id, Job.status)
+    )
+    for batch_id, status, count in rows:
+        assert batch_id is not None
+        counts[batch_id][status] = count
+    return {batch_id: Progress(counted) for batch_id, counted in counts.items()}
+
+
+def _fingerprint(photos: Sequence[Photo], order: Order) -> str:
+    sent = "\n".join(f"{photo.sha256} {photo.name}" for photo in photos)
+    return hashlib.sha256(f"{order!r}\n{sent}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _key(batch_id: uuid.UUID) -> str:
+    return f"batch:{batch_id}"

@@ -1,0 +1,102 @@
+"""A batch as it is handed in: its photos are stored as they come, and stay only if all of it is taken in."""
+
+import hashlib
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from cutout.app.batches import service as batches
+from cutout.app.batches.service import Order, Photo
+from cutout.app.core.threads import finished, to_storage_thread, to_the_end
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Batch, now
+from cutout.app.jobs import queries as jobs
+from cutout.app.jobs.leases import Line
+from cutout.app.jobs.queue import Queue
+from cutout.app.ratelimit.limits import Limit
+from cutout.app.storage.base import Storage, StorageError
+
+log = structlog.get_logger()
+
+
+class Intake:
+    """The photos of a batch that have come so far."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.batch_id = uuid.uuid4()
+        self.photos: list[Photo] = []
+        self.is_taken_in = False
+        self._storage = storage
+
+    async def add(self, name: str, data: bytes) -> None:
+        """Store a photo.
+
+        Raises:
+            StorageError: it cannot be.
+
+        """
+        await finished(to_storage_thread(self._add, name, data))
+
+    async def submit(
+        self,
+        database: Database,
+        queue: Queue,
+        user_id: uuid.UUID,
+        order: Order,
+        key: str | None,
+        limit: Limit | None = None,
+    ) -> Batch:
+        """Take in the batch, hold its price and tell the workers; or return the one that `key` stands for already.
+
+        Raises:
+            QueueUnavailable: nothing would tell the workers of it.
+            WrongBatchSize: it has too few photos or too many.
+            InsufficientCredits: the user has too few.
+            KeyUsed: the key was used for something else.
+            RateLimited: the user has had as many batches accepted as `limit` allows.
+
+        """
+        return await to_the_end(self._submit, database, queue, user_id, order, key, limit)
+
+    def discard(self) -> None:
+        """Delete what was stored. What cannot be deleted now is when it is old."""
+        for photo in self.photos:
+            try:
+                self._storage.delete(jobs.upload_key(photo.job_id, self.batch_id))
+            except StorageError as error:
+                log.warning("upload not deleted", batch=str(self.batch_id), detail=str(error))
+
+    def _add(self, name: str, data: bytes) -> None:
+        photo = Photo(uuid.uuid4(), name, hashlib.sha256(data).hexdigest())
+        self.photos.append(photo)
+        self._storage.put(jobs.upload_key(photo.job_id, self.batch_id), data)
+
+    def _submit(
+        self,
+        database: Database,
+        queue: Queue,
+        user_id: uuid.UUID,
+        order: Order,
+        key: str | None,
+        limit: Limit | None,
+    ) -> Batch:
+        queue.require()
+        batch, self.is_taken_in = batches.submit(
+            database, user_id, self.batch_id, self.photos, order, now(), key, limit
+        )
+        if self.is_taken_in:
+            queue.ring(Line.BATCH)
+        return batch
+
+
+@asynccontextmanager
+async def taking_in(storage: Storage) -> AsyncIterator[Intake]:
+    """Have a batch come in until the end of the block. Where it was not taken in by then, nothing of it stays."""
+    intake = Intake(storage)
+    try:
+        yield intake
+    finally:
+        if not intake.is_taken_in:
+            await to_the_end(intake.discard)

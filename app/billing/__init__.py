@@ -1,0 +1,1 @@
+"""Prices, the credit ledger, subscriptions and payments."""

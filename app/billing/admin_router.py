@@ -1,0 +1,72 @@
+"""`/api/background-remover/admin`: granting credits, and saying that payments have come. For admins."""
+
+import asyncio
+import uuid
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Query
+
+from cutout.app.billing import ledger, payments
+from cutout.app.billing.router import PurchaseInfo
+from cutout.app.db.tables import PaymentStatus, now
+from cutout.app.http.auth_first_route import CallerFirst
+from cutout.app.http.dependencies import AdminDep, DatabaseDep
+from cutout.app.http.openapi import tells
+from cutout.app.http.problem_details import Problem
+from cutout.app.http.schemas import Grant, Granted, Schema
+
+log = structlog.get_logger()
+
+router = APIRouter(prefix="/api/background-remover/admin", tags=["admin"], route_class=CallerFirst)
+
+
+class PaymentInfo(PurchaseInfo):
+    """A purchase, and the `sub` of whose it is."""
+
+    user: str
+
+
+class Payments(Schema):
+    """A page of payments, the newest first."""
+
+    payments: list[PaymentInfo]
+
+
+@router.post("/credits", responses=tells("NOT_FOUND"))
+async def grant_credits(wanted: Grant, _: AdminDep, database: DatabaseDep) -> Granted:
+    """Give credits to a user, once by the same key."""
+    outcome = await asyncio.to_thread(
+        database.run, ledger.grant_to, wanted.user_id, wanted.credits, f"grant:{wanted.key}", wanted.note
+    )
+    if outcome is None:
+        raise Problem("NOT_FOUND", "There is no user by this id.")
+    return Granted(granted=outcome[0], balance=outcome[1])
+
+
+@router.get("/payments")
+async def get_payments(
+    _: AdminDep,
+    database: DatabaseDep,
+    status: PaymentStatus | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+) -> Payments:
+    """List payments, the newest first: with `status=pending` those that wait for a confirmation."""
+    found = await asyncio.to_thread(database.ask, payments.page, status, limit, offset)
+    return Payments(
+        payments=[
+            PaymentInfo(**PurchaseInfo.of(purchase).model_dump(), user=subject) for purchase, subject in found
+        ]
+    )
+
+
+@router.post("/payments/{purchase_id}/confirm", responses=tells("NOT_FOUND", "CONFLICT"))
+@router.post("/subscriptions/{purchase_id}/confirm", responses=tells("NOT_FOUND", "CONFLICT"))
+async def confirm_payment(purchase_id: uuid.UUID, admin: AdminDep, database: DatabaseDep) -> PurchaseInfo:
+    """Say that a payment has come: the plan begins, or the credits are given. A second time changes nothing."""
+    purchase = await asyncio.to_thread(database.run, payments.confirm, purchase_id, admin, now())
+    if purchase is None:
+        raise Problem("NOT_FOUND", "There is no purchase by this id.")
+    log.info("payment confirmed", purchase=str(purchase_id), admin=str(admin.id))
+    return PurchaseInfo.of(purchase)

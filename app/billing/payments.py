@@ -1,0 +1,185 @@
+"""Payments: what is bought, a month of a plan or credits, and by whose word it is paid. One `paymentId` buys once.
+
+What takes a session works in a transaction of the caller's, who commits it; `at` is the time it is.
+"""
+
+import hashlib
+import hmac
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from cutout.app.billing import ledger, subscriptions
+from cutout.app.billing.pricing import PLANS, RUPIAH_PER_CREDIT
+from cutout.app.db.tables import Payment, PaymentStatus, Subscription, User
+
+Mode = Literal["off", "manual", "signed"]
+
+
+class PaymentUsed(Exception):
+    """A `paymentId` has bought something else, or for somebody else."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This paymentId was used for another purchase. A payment buys once; take its own id."
+        )
+
+
+class WrongSignature(Exception):
+    """A payment is not signed by the platform, or something else is."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The platform's signature is missing or not of this purchase: it is over what is bought, its price in"
+            " rupiah, the paymentId and the user's sub, with CUTOUT_PAYMENTS_SECRET."
+        )
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is bought: a month of a plan, or else credits."""
+
+    plan: str | None = None
+    credits: int = 0
+
+    @property
+    def rupiah(self) -> int:
+        return self.credits * RUPIAH_PER_CREDIT if self.plan is None else PLANS[self.plan].price_rupiah
+
+    def __str__(self) -> str:
+        return f"credits:{self.credits}" if self.plan is None else f"plan:{self.plan}"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """By whose word a payment counts: nobody's (`off`), an admin's later (`manual`), the platform's (`signed`)."""
+
+    mode: Mode
+    secret: str = field(default="", repr=False)
+
+    def settled(self, item: Item, rupiah: int, payment_id: str, subject: str, signature: str) -> bool:
+        """Tell whether a payment of so much counts at once; if not, an admin has to confirm it.
+
+        Raises:
+            WrongSignature: it has to be signed, and is not.
+
+        """
+        if self.mode == "signed":
+            right = sign(self.secret, item, rupiah, payment_id, subject)
+            if not hmac.compare_digest(right.encode(), signature.lower().encode()):
+                raise WrongSignature
+        return self.mode != "manual"
+
+
+@dataclass(frozen=True)
+class Purchase:
+    """A payment, and the month it has bought, if it is for one and confirmed."""
+
+    payment: Payment
+    month: Subscription | None
+
+
+def sign(secret: str, item: Item, rupiah: int, payment_id: str, subject: str) -> str:
+    """Return the platform's word that a user has paid: HMAC-SHA256, in hexadecimal.
+
+    The user's `sub` comes last: it alone may have any characters, so no two purchases are the same text.
+    """
+    text = f"{item}\n{rupiah}\n{payment_id}\n{subject}"
+    return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def price(session: Session, user: User, item: Item, payment_id: str) -> int:
+    """Return what a purchase costs, in rupiah: today's price, and for one that is noted already what it was then."""
+    noted = session.scalars(select(Payment).where(Payment.payment_id == payment_id)).one_or_none()
+    return noted.rupiah if noted is not None and _is_of(noted, user, item) else item.rupiah
+
+
+def buy(
+    session: Session, user: User, item: Item, payment_id: str, *, settled: bool, at: datetime
+) -> Purchase:
+    """Note a purchase, and give what is bought if the payment counts already. Repeated, it gives nothing twice.
+
+    Raises:
+        PaymentUsed: this payment is for something or somebody else.
+        AnotherPlan: a plan is bought, and the user has another.
+
+    """
+    payment = Payment(
+        payment_id=payment_id,
+        user_id=user.id,
+        plan=item.plan,
+        credits=item.credits if item.plan is None else None,
+        rupiah=item.rupiah,
+        status=PaymentStatus.PENDING,
+        created_at=at,
+    )
+    try:
+        with session.begin_nested():
+            session.add(payment)
+    except IntegrityError:
+        payment = session.scalars(select(Payment).where(Payment.payment_id == payment_id)).one()
+        if not _is_of(payment, user, item):
+            raise PaymentUsed from None
+    else:
+        if item.plan is not None:
+            subscriptions.require_no_other(session, user.id, item.plan, at)
+    return _confirm(session, payment, None, at) if settled else _purchase(session, payment)
+
+
+def confirm(session: Session, purchase_id: uuid.UUID, admin: User, at: datetime) -> Purchase | None:
+    """Say as an admin that a payment has come, and give what it buys, once; None if there is no such payment.
+
+    Raises:
+        AnotherPlan: it is for a plan, and the user has another.
+
+    """
+    payment = session.get(Payment, purchase_id)
+    return None if payment is None else _confirm(session, payment, admin.id, at)
+
+
+def page(
+    session: Session, status: PaymentStatus | None, limit: int, offset: int
+) -> Sequence[tuple[Purchase, str]]:
+    """Return payments, the newest first, each with its user's `sub`."""
+    rows = (
+        select(Payment, Subscription, User.subject)
+        .join(User, User.id == Payment.user_id)
+        .outerjoin(Subscription, Subscription.id == Payment.id)
+        .order_by(Payment.created_at.desc(), Payment.id)
+        .limit(limit)
+        .offset(offset)
+    )
+    if status is not None:
+        rows = rows.where(Payment.status == status)
+    return [(Purchase(payment, month), subject) for payment, month, subject in session.execute(rows)]
+
+
+def _confirm(session: Session, payment: Payment, admin_id: uuid.UUID | None, at: datetime) -> Purchase:
+    confirmed = (
+        update(Payment)
+        .where(Payment.id == payment.id, Payment.status == PaymentStatus.PENDING)
+        .values(status=PaymentStatus.CONFIRMED, confirmed_by=admin_id, confirmed_at=at)
+        .returning(Payment.id)
+    )
+    now_paid = session.scalar(confirmed) is not None
+    session.refresh(payment)
+    if now_paid and payment.plan is not None:
+        subscriptions.add_month(session, payment, payment.plan, at)
+    elif now_paid and payment.credits is not None:
+        ledger.grant(session, payment.user_id, payment.credits, f"payment:{payment.payment_id}", "bought")
+    return _purchase(session, payment)
+
+
+def _is_of(payment: Payment, user: User, item: Item) -> bool:
+    bought = Item(plan=payment.plan, credits=payment.credits or 0)
+    return (payment.user_id, bought) == (user.id, item)
+
+
+def _purchase(session: Session, payment: Payment) -> Purchase:
+    return Purchase(payment, session.get(Subscription, payment.id))

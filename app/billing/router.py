@@ -1,0 +1,183 @@
+"""`/api/background-remover`: a plan and its daily quota, and buying plans and credits."""
+
+import asyncio
+import uuid
+from datetime import date, datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import AfterValidator, Field
+
+from cutout.app.billing import payments, subscriptions
+from cutout.app.billing.payments import Item, Purchase, Terms
+from cutout.app.billing.pricing import PLANS
+from cutout.app.billing.subscriptions import Standing
+from cutout.app.db.tables import PaymentStatus, User, now
+from cutout.app.http.auth_first_route import CallerFirst
+from cutout.app.http.dependencies import DatabaseDep, SettingsDep, UserDep
+from cutout.app.http.openapi import tells
+from cutout.app.http.problem_details import Problem
+from cutout.app.http.schemas import LONGEST_WORD, NO_NUL, Body, PlanInfo, Schema
+
+router = APIRouter(prefix="/api/background-remover", tags=["subscription"], route_class=CallerFirst)
+
+
+def _known(plan: str) -> str:
+    if plan not in PLANS:
+        raise ValueError(f"there is no plan {plan!r}; there are: {', '.join(PLANS)}")
+    return plan
+
+
+class Paid(Body):
+    """What proves a payment: its id at the payer's, used once, and the platform's signature where that is asked for."""
+
+    payment_id: Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[!-~]+$")]
+    signature: Annotated[str, Field(max_length=128)] = ""
+
+
+class PlanWanted(Paid, json_schema_extra={"examples": [{"plan": "pro", "paymentId": "inv-42"}]}):
+    """A month of a plan."""
+
+    plan: Annotated[str, Field(max_length=LONGEST_WORD), AfterValidator(_known)]
+
+
+class CreditsWanted(Paid, json_schema_extra={"examples": [{"credits": 500, "paymentId": "inv-43"}]}):
+    """Credits."""
+
+    credits: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class PurchaseInfo(Schema):
+    """A purchase. It gives nothing while it is `pending`; `startsAt` and `endsAt` are of the month it bought."""
+
+    id: uuid.UUID
+    payment_id: str
+    plan: str | None
+    credits: int | None
+    rupiah: int
+    status: PaymentStatus
+    created_at: datetime
+    confirmed_at: datetime | None
+    starts_at: datetime | None
+    ends_at: datetime | None
+
+    @classmethod
+    def of(cls, purchase: Purchase) -> "PurchaseInfo":
+        payment, month = purchase.payment, purchase.month
+        return cls(
+            id=payment.id,
+            payment_id=payment.payment_id,
+            plan=payment.plan,
+            credits=payment.credits,
+            rupiah=payment.rupiah,
+            status=payment.status,
+            created_at=payment.created_at,
+            confirmed_at=payment.confirmed_at,
+            starts_at=month.starts_at if month else None,
+            ends_at=month.ends_at if month else None,
+        )
+
+
+class Quota(Schema):
+    """What a plan has paid for on a day (UTC), removals in work included, and what is left of it."""
+
+    day: date
+    used: int
+    left: int
+    professional_used: int
+    professional_left: int
+
+
+class SubscriptionInfo(Schema):
+    """A plan and today's quota; without a plan, `plans` are on offer. `pending` wait for an admin's confirmation."""
+
+    plan: str | None
+    status: Literal["none", "pending", "active", "cancelled"]
+    ends_at: datetime | None
+    cancelled_at: datetime | None
+    today: Quota | None
+    pending: list[PurchaseInfo]
+    plans: dict[str, PlanInfo] | None
+
+    @classmethod
+    def of(cls, standing: Standing) -> "SubscriptionInfo":
+        present = standing.present
+        pending = [PurchaseInfo.of(Purchase(payment, None)) for payment in standing.pending]
+        if present is None:
+            return cls(
+                plan=None,
+                status="pending" if pending else "none",
+                ends_at=None,
+                cancelled_at=None,
+                today=None,
+                pending=pending,
+                plans={name: PlanInfo.of(plan) for name, plan in PLANS.items()},
+            )
+        return cls(
+            plan=present.plan,
+            status="cancelled" if present.cancelled_at else "active",
+            ends_at=present.ends_at,
+            cancelled_at=present.cancelled_at,
+            today=Quota(
+                day=standing.day,
+                used=standing.used,
+                left=standing.left,
+                professional_used=standing.professional,
+                professional_left=standing.professional_left,
+            ),
+            pending=pending,
+            plans=None,
+        )
+
+
+async def get_terms(settings: SettingsDep) -> Terms:
+    secret = settings.payments_secret
+    return Terms(settings.payment_mode, secret.get_secret_value() if secret else "")
+
+
+TermsDep = Annotated[Terms, Depends(get_terms)]
+
+
+@router.get("/subscription")
+async def get_subscription(user: UserDep, database: DatabaseDep) -> SubscriptionInfo:
+    """Return one's plan and today's quota, or the plans on offer."""
+    standing = await asyncio.to_thread(database.ask, subscriptions.standing, user.id, now())
+    return SubscriptionInfo.of(standing)
+
+
+@router.post("/subscription", responses=tells("FORBIDDEN", "CONFLICT"))
+async def subscribe(
+    wanted: PlanWanted, user: UserDep, database: DatabaseDep, terms: TermsDep
+) -> PurchaseInfo:
+    """Buy a month of a plan, or one more of the present one. The same `paymentId` buys once."""
+    return await _buy(database, user, Item(plan=wanted.plan), wanted, terms)
+
+
+@router.delete("/subscription", responses=tells("NOT_FOUND"))
+async def cancel_subscription(
+    user: UserDep,
+    database: DatabaseDep,
+    reason: Annotated[str | None, Query(max_length=500, pattern=NO_NUL)] = None,
+) -> SubscriptionInfo:
+    """Cancel one's plan: it ends with what is paid. A second time changes nothing."""
+    at = now()
+    if await asyncio.to_thread(database.run, subscriptions.cancel, user.id, reason, at) is None:
+        raise Problem("NOT_FOUND", "You have no subscription.")
+    return SubscriptionInfo.of(await asyncio.to_thread(database.ask, subscriptions.standing, user.id, at))
+
+
+@router.post("/credits", responses=tells("FORBIDDEN", "CONFLICT"))
+async def buy_credits(
+    wanted: CreditsWanted, user: UserDep, database: DatabaseDep, terms: TermsDep
+) -> PurchaseInfo:
+    """Buy credits. The same `paymentId` buys once."""
+    return await _buy(database, user, Item(credits=wanted.credits), wanted, terms)
+
+
+async def _buy(database: DatabaseDep, user: User, item: Item, paid: Paid, terms: Terms) -> PurchaseInfo:
+    rupiah = await asyncio.to_thread(database.ask, payments.price, user, item, paid.payment_id)
+    settled = terms.settled(item, rupiah, paid.payment_id, user.subject, paid.signature)
+    purchase = await asyncio.to_thread(
+        database.run, payments.buy, user, item, paid.payment_id, settled=settled, at=now()
+    )
+    return PurchaseInfo.of(purchase)

@@ -1,0 +1,168 @@
+"""From settings to what they ask for: a ready engine, its weights fetched and substitutes named, a storage, and a
+database of the right shape.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from cutout.app.config.settings import Settings
+from cutout.app.db import migrate
+from cutout.app.db.session import Database
+from cutout.app.notifications.email import Mailer, read_sender, read_server
+from cutout.app.storage.base import Storage, require_usable
+from cutout.app.storage.local import LocalStorage
+from cutout.inference.backends.runners import pick_device
+from cutout.inference.engine import Engine, open_engine
+from cutout.inference.errors import ModelUnavailable
+from cutout.inference.tiers import TIERS, Tier
+from cutout.models.catalog import CHECKPOINTS, Checkpoint
+
+# Goes to stderr also where logs are not set up: to stdout goes a picture.
+log = logging.getLogger(__name__)
+
+
+def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Checkpoint], None]) -> None:
+    """See to it that each tier has weights: the first of its checkpoints that is here, or may and can be fetched. Where
+    networks run elsewhere, none are needed.
+
+    Why a better one could not be fetched is logged.
+
+    Raises:
+        ModelUnavailable: the device is not there, or a tier has no weights; then the message names the last
+            checkpoint's reason and fix.
+
+    """
+    if device_of(settings) == "huggingface":
+        return
+    folder = settings.models_folder
+    unasked = fetched_unasked(settings)
+    failed: dict[str, ModelUnavailable] = {}
+    for tier in tiers:
+        candidates = [CHECKPOINTS[name] for name in TIERS[tier].checkpoints]
+        for checkpoint in candidates:
+            if not folder.licence_accepted(checkpoint):
+                continue
+            if folder.file(checkpoint).is_file():
+                break
+            if checkpoint not in unasked or checkpoint.name in failed:
+                continue
+            try:
+                pull(checkpoint)
+            except ModelUnavailable as error:
+                failed[checkpoint.name] = error
+                if checkpoint is not candidates[-1]:
+                    log.warning("%s cannot be fetched, and another may stand in: %s", checkpoint.name, error)
+            else:
+                break
+        else:
+            raise failed[candidates[-1].name]
+
+
+def fetched_unasked(settings: Settings) -> list[Checkpoint]:
+    """Return the checkpoints that this host downloads by itself, once their licence is accepted.
+
+    Raises:
+        DeviceUnavailable: a GPU was asked for and none can be used.
+
+    """
+    when = {"always", "gpu"} if device_of(settings) == "cuda" else {"always"}
+    return [checkpoint for checkpoint in CHECKPOINTS.values() if checkpoint.fetch in when]
+
+
+def device_of(settings: Settings) -> Literal["cuda", "cpu", "huggingface"]:
+    """Return where networks run on this host: a GPU of its own, or Hugging Face if it may, or its CPU.
+
+    Raises:
+        DeviceUnavailable: a GPU was asked for and none can be used.
+
+    """
+    if settings.device == "huggingface":
+        return "huggingface"
+    here = pick_device(settings.device)
+    if settings.device == "auto" and here == "cpu" and settings.hf_inference_token is not None:
+        return "huggingface"
+    return here
+
+
+def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engine:
+    """Open the engine that the settings ask for.
+
+    Raises:
+        ModelUnavailable: device or weights are missing, nobody serves a tier elsewhere, or `strict_models` refuses a substitute.
+
+    """
+    device = device_of(settings)
+    if device == "huggingface":
+        from cutout.inference.huggingface.dispatcher import open_remote  # most hosts never need it
+
+        engine = open_remote(settings.access, tiers, settings.limits)
+    else:
+        engine = open_engine(
+            settings.models_folder,
+            device,
+            tiers=tiers,
+            precision=settings.precision,
+            limits=settings.limits,
+        )
+    if settings.strict_models:
+        try:
+            refuse_substitutes(engine)
+        except ModelUnavailable:
+            engine.close()
+            raise
+    return engine
+
+
+def refuse_substitutes(engine: Engine) -> None:
+    """Raise ModelUnavailable where a tier is not served by the checkpoint it promises."""
+    substitutes = [serving.choice for serving in engine.serving.values() if serving.choice.substitute]
+    if substitutes:
+        reasons = dict.fromkeys(reason for choice in substitutes for reason in choice.passed_over)
+        tiers = ", ".join(choice.tier.value for choice in substitutes)
+        raise ModelUnavailable(
+            f"CUTOUT_STRICT_MODELS=1 refuses substitutes, and {tiers} would have one: {'; '.join(reasons)}"
+        )
+
+
+def storage_from(settings: Settings) -> Storage:
+    """Return the place of results that the settings ask for.
+
+    Raises:
+        StorageUnusable: the settings cannot be those of a bucket.
+
+    """
+    if settings.s3_bucket is None:
+        return LocalStorage(settings.data_dir.expanduser())
+    from cutout.app.storage.s3 import S3Storage  # half of the services never need it
+
+    secret = settings.s3_secret_access_key
+    return S3Storage(
+        settings.s3_bucket,
+        prefix=settings.s3_prefix,
+        endpoint=settings.s3_endpoint,
+        region=settings.s3_region,
+        access_key_id=settings.s3_access_key_id,
+        secret_access_key=secret.get_secret_value() if secret else None,
+    )
+
+
+def prepare(settings: Settings, database: Database, storage: Storage) -> None:
+    """See to it that the database has this code's shape, an embedded one is brought to it, and that results can be kept.
+
+    Raises:
+        SchemaMismatch: the database has another shape; the message says what to run.
+        StorageUnusable: no result could be kept; the message says why.
+
+    """
+    if settings.embedded:
+        migrate.migrate(database)
+    migrate.require_current(database)
+    require_usable(storage)
+
+
+def mailer_from(settings: Settings) -> Mailer | None:
+    """Return who sends mail as the settings ask for; None where they name no server."""
+    if settings.smtp_url is None or settings.mail_from is None:
+        return None
+    return Mailer(read_server(settings.smtp_url.get_secret_value()), read_sender(settings.mail_from))

@@ -1,0 +1,1 @@
+"""The settings of the service, and the files and addresses they name."""

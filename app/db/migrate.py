@@ -1,0 +1,89 @@
+"""The shape of the database: which one this code was written for, which one is there, and the way from one to the other."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import OperationalError
+
+from cutout.app.core.errors import Explained
+from cutout.app.db.session import Database
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class SchemaMismatch(Explained):
+    """The database has another shape than this code was written for; the message says what to run."""
+
+
+def migrate(database: Database) -> str:
+    """Bring the database to this code's shape, all at once or not at all; return its revision.
+
+    Raises:
+        SchemaMismatch: it is of a newer version's shape.
+
+    """
+    if _is_ahead(revision(database)):
+        raise SchemaMismatch(_say(revision(database)))
+    with database.without_limits() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return head()
+
+
+def require_current(database: Database) -> None:
+    """Return if the database has this code's shape.
+
+    Raises:
+        SchemaMismatch: it has another, or none.
+
+    """
+    found = revision(database)
+    if found != head():
+        raise SchemaMismatch(_say(found))
+
+
+def head() -> str:
+    """Return the revision that this code was written for."""
+    found = ScriptDirectory.from_config(_config()).get_current_head()
+    assert found is not None
+    return found
+
+
+def revision(database: Database) -> str | None:
+    """Return the database's revision, or None for an empty one."""
+    with database.read() as session:
+        return MigrationContext.configure(session.connection()).get_current_revision()
+
+
+def reachable_revision(database: Database) -> str | None:
+    """Return the database's revision, or None while it does not answer."""
+    try:
+        return revision(database)
+    except OperationalError:
+        return None
+
+
+def _is_ahead(found: str | None) -> bool:
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return found is not None and found not in known
+
+
+def _say(found: str | None) -> str:
+    if found is None:
+        return f"The database is empty, and this version needs revision {head()}. Run: cutout migrate"
+    if _is_ahead(found):
+        return (
+            f"The database is at revision {found}, which a newer version of Cutout made; this one knows up to"
+            f" {head()}. Install that version again."
+        )
+    return f"The database is at revision {found}, and this version needs {head()}. Run: cutout migrate"
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config

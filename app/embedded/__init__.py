@@ -1,0 +1,1 @@
+"""The processes that a service on one machine starts beside itself: Valkey and workers."""

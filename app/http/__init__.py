@@ -1,0 +1,1 @@
+"""What all routes share: forms, errors, middleware, the OpenAPI document and the server."""

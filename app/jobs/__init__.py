@@ -1,0 +1,1 @@
+"""Jobs of one photo each: their rows, leases and queue."""

@@ -1,0 +1,84 @@
+"""How a job ends: once, and what was taken for it is kept or given back in the same transaction.
+
+A job that a worker has is ended by its `claim` alone: whoever was taken for lost and comes late ends nothing. What the
+photos of a batch cost is settled when the batch ends.
+"""
+
+import uuid
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from cutout.app.billing import job_charges
+from cutout.app.core.errors import shorten
+from cutout.app.db.tables import Job, Status, now
+from cutout.inference.engine import Cutout
+
+
+def complete(
+    session: Session,
+    job_id: uuid.UUID,
+    cutout: Cutout,
+    milliseconds: int,
+    *,
+    claim: uuid.UUID | None = None,
+    sha256: str | None = None,
+) -> Job | None:
+    """End a job whose picture is stored; None if it has ended, or is another's."""
+    job = _end(
+        session,
+        job_id,
+        claim,
+        status=Status.COMPLETED,
+        model=cutout.checkpoint,
+        backend=cutout.backend,
+        substitute=cutout.substitute,
+        width=cutout.width,
+        height=cutout.height,
+        no_foreground=cutout.no_foreground,
+        notes=list(cutout.notes),
+        milliseconds=milliseconds,
+        stage_milliseconds={stage: round(1000 * seconds) for stage, seconds in cutout.seconds.items()},
+        sha256=sha256,
+    )
+    if job is not None and job.batch_id is None:
+        job_charges.keep(session, job)
+    return job
+
+
+def fail(
+    session: Session, job_id: uuid.UUID, code: str, detail: str, *, claim: uuid.UUID | None = None
+) -> bool:
+    """End a job without a result; False if it has ended, or is another's."""
+    job = _end(
+        session,
+        job_id,
+        claim,
+        status=Status.FAILED,
+        error_code=code,
+        error_detail=shorten(detail),
+    )
+    if job is not None and job.batch_id is None:
+        job_charges.give_back(session, job)
+    return job is not None
+
+
+def lose(session: Session, job_id: uuid.UUID, detail: str) -> None:
+    """Take back that a photo of a batch was done: its picture is no longer there. Not for one that is charged already."""
+    lost = update(Job).where(Job.id == job_id, Job.batch_id.is_not(None), Job.status == Status.COMPLETED)
+    session.execute(
+        lost.values(status=Status.FAILED, error_code="INTERNAL", error_detail=shorten(detail), sha256=None)
+    )
+
+
+def _end(session: Session, job_id: uuid.UUID, claim: uuid.UUID | None, **columns: object) -> Job | None:
+    ended = (
+        update(Job)
+        .where(Job.id == job_id, Job.status.in_((Status.PENDING, Status.PROCESSING)))
+        .values(finished_at=now(), lease_until=None, claim=None, **columns)
+        .returning(Job)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    )
+    if claim is not None:
+        ended = ended.where(Job.claim == claim)
+    return session.scalars(ended).one_or_none()

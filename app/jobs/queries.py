@@ -1,0 +1,105 @@
+"""Jobs as they are read: one's own, and their pictures."""
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+
+from cutout.app.auth import accounts
+from cutout.app.core.threads import to_storage_thread
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Job, Status
+from cutout.app.storage.base import Storage
+from cutout.inference.imaging.encode import Format
+from cutout.inference.tiers import Tier
+
+RESULTS, UPLOADS = "results/", "uploads/"
+
+
+def find(database: Database, user_id: uuid.UUID, job_id: uuid.UUID) -> Job | None:
+    """Return a user's job; another one's is not there for him."""
+    with database.read() as session:
+        job = session.get(Job, job_id)
+        return job if job is not None and job.user_id == user_id else None
+
+
+def page(
+    database: Database,
+    user_id: uuid.UUID,
+    *,
+    status: Status | None = None,
+    tier: Tier | None = None,
+    batch_id: uuid.UUID | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 50,
+    offset: int = 0,
+) -> Sequence[Job]:
+    """Return some of a user's jobs, the newest first."""
+    rows = select(Job).where(Job.user_id == user_id)
+    if status is not None:
+        rows = rows.where(Job.status == status)
+    if tier is not None:
+        rows = rows.where(Job.tier == tier)
+    if batch_id is not None:
+        rows = rows.where(Job.batch_id == batch_id)
+    if since is not None:
+        rows = rows.where(Job.created_at >= since)
+    if until is not None:
+        rows = rows.where(Job.created_at < until)
+    with database.read() as session:
+        return session.scalars(
+            rows.order_by(Job.created_at.desc(), Job.position, Job.id).limit(limit).offset(offset)
+        ).all()
+
+
+async def stored_picture(
+    database: Database, storage: Storage, job_id: uuid.UUID, owner: uuid.UUID | None
+) -> tuple[bytes, Format] | None:
+    """Return a job's picture and its format; None where there is none, or not for this owner (None: for anybody, by a
+    signed address).
+
+    Raises:
+        AccountDisabled: it is for anybody, and its user is disabled.
+
+    """
+
+    def fetch() -> tuple[bytes, Format] | None:
+        with database.read() as session:
+            job = session.get(Job, job_id)
+            if job is None or owner not in (None, job.user_id):
+                return None
+            if owner is None:  # by a signed address
+                accounts.require_enabled(session, job.user_id)
+        data = storage.get(result_key_of(job))
+        return None if data is None else (data, Format(job.format))
+
+    return await to_storage_thread(fetch)
+
+
+def result_key(job_id: uuid.UUID, file_format: Format, attempt: int = 0) -> str:
+    """Say where a job's picture is stored. Each of a worker's attempts has a place of its own: what one writes that was
+    taken for lost never replaces what another has made.
+    """
+    return f"{RESULTS}{job_id}{f'-{attempt}' if attempt else ''}.{file_format.value}"
+
+
+def result_key_of(job: Job) -> str:
+    """Say where the picture of a completed job is stored."""
+    return result_key(job.id, Format(job.format), job.attempts)
+
+
+def upload_key(job_id: uuid.UUID, batch_id: uuid.UUID | None) -> str:
+    """Say where the photo is stored that a worker is to work on."""
+    return f"{uploads_of(batch_id or job_id)}{job_id}"
+
+
+def uploads_of(batch_or_job_id: uuid.UUID) -> str:
+    """Say under what the photos are stored of a batch, or of a job that is of none."""
+    return f"{UPLOADS}{batch_or_job_id}/"
+
+
+def archive_key(batch_id: uuid.UUID) -> str:
+    """Say where a batch's ZIP is stored."""
+    return f"{RESULTS}{batch_id}.zip"

@@ -1,0 +1,71 @@
+"""What waits for workers, and which of them are alive: for whoever watches the service."""
+
+import time
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Batch, Job, Status
+from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
+
+log = structlog.get_logger()
+
+# Who asks whether all is well shall not wait for what is not.
+PATIENCE_SECONDS = 1.0
+# A queue that did not answer is not asked again for so long.
+PAUSE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How many photos of batches wait, and how many batches have not ended."""
+
+    photos: int
+    batches: int
+
+
+class Backlog:
+    """Looks at the queue and at what waits. Safe to use from any number of threads."""
+
+    def __init__(self, database: Database, queue_url: str | None) -> None:
+        self._database = database
+        self._queue = Queue(queue_url, PATIENCE_SECONDS) if queue_url is not None else None
+        self._ask_again = 0.0
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a queue at all."""
+        return self._queue is not None
+
+    def waiting(self) -> Waiting:
+        """Count what waits.
+
+        Raises:
+            OperationalError: the database does not answer.
+
+        """
+        return self._database.ask(_count)
+
+    def workers(self) -> list[WorkerInfo] | None:
+        """Return the workers that are alive; None where the queue does not answer."""
+        if self._queue is None or time.monotonic() < self._ask_again:
+            return None
+        try:
+            return self._queue.workers()
+        except QueueUnavailable:
+            self._ask_again = time.monotonic() + PAUSE_SECONDS
+            return None
+
+    def close(self) -> None:
+        """Close the connections to the queue."""
+        if self._queue is not None:
+            self._queue.close()
+
+
+def _count(session: Session) -> Waiting:
+    photos = select(func.count()).where(Job.status == Status.PENDING, Job.batch_id.is_not(None))
+    batches = select(func.count()).select_from(Batch).where(Batch.finished_at.is_(None))
+    return Waiting(session.scalar(photos) or 0, session.scalar(batches) or 0)

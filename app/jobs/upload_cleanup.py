@@ -1,0 +1,44 @@
+"""Photos that lie in storage for a worker."""
+
+import uuid
+from datetime import timedelta
+
+from sqlalchemy import select
+
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Job, Status
+from cutout.app.jobs import queries as jobs
+from cutout.app.storage.base import Storage
+
+# Of one question to the database.
+JOBS_AT_ONCE = 1000
+
+
+def forget_uploads(database: Database, storage: Storage, age: timedelta) -> int:
+    """Delete the uploads older than `age` that nobody will work on; return how many.
+
+    Their job has ended, and what should have deleted them did not; or there is none, as after a batch that broke off
+    while it was sent.
+    """
+    old = storage.list_older_than(age, jobs.UPLOADS)
+    deleted = 0
+    for start in range(0, len(old), JOBS_AT_ONCE):
+        some = {key: _job_id(key) for key in old[start : start + JOBS_AT_ONCE]}
+        waited_for = select(Job.id).where(
+            Job.id.in_(some.values()), Job.status.in_((Status.PENDING, Status.PROCESSING))
+        )
+        with database.read() as session:
+            kept = set(session.scalars(waited_for))
+        for key, job_id in some.items():
+            if job_id not in kept:
+                storage.delete(key)
+                deleted += 1
+    return deleted
+
+
+def _job_id(key: str) -> uuid.UUID | None:
+    """Tell whose upload this is: nobody's where it was never written to its end."""
+    try:
+        return uuid.UUID(key.rpartition("/")[2])
+    except ValueError:
+        return None

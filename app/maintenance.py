@@ -1,0 +1,151 @@
+"""What a service does by the clock, beside its calls. Several services of one database may do it all at once: each row
+and each file is settled or deleted once, whoever comes first.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from functools import partial
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from cutout.app.auth import user_deletion
+from cutout.app.core.threads import to_the_end
+from cutout.app.db import advisory_locks
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Channel, now
+from cutout.app.jobs import leases as claims
+from cutout.app.jobs import queries as jobs
+from cutout.app.jobs import upload_cleanup
+from cutout.app.jobs.lease_renewal import Leases
+from cutout.app.jobs.leases import Line
+from cutout.app.jobs.queue import Queue
+from cutout.app.notifications import outbox
+from cutout.app.notifications.outbox import PostOffice
+from cutout.app.removals import service as removals
+from cutout.app.storage.base import Storage, StorageError
+
+log = structlog.get_logger()
+
+DELIVER_EVERY = outbox.EVERY
+SETTLE_EVERY = timedelta(seconds=30)
+DELETE_EVERY = timedelta(hours=1)
+# A batch has no jobs before its last photo has come, and 2 GB may take that long.
+UPLOADS_KEPT = timedelta(hours=3)
+LOOK_AT_MOST_EVERY, LOOK_AT_LEAST_EVERY = timedelta(seconds=0.5), timedelta(seconds=10)
+
+
+@asynccontextmanager
+async def sweeping(
+    database: Database,
+    storage: Storage,
+    queue: Queue,
+    office: PostOffice,
+    leases: Leases | None = None,
+    *,
+    kept: timedelta,
+    lease: timedelta,
+    deadline: timedelta,
+) -> AsyncIterator[None]:
+    """Until the end of the block: settle lost jobs, but none of those in work here (`leases`), free what workers lost
+    that are silent for a `lease`, end what no worker took by its `deadline`, delete results and idempotency keys older
+    than `kept` and uploads that nobody needs, and deliver what the post office has to.
+    """
+    lost_jobs = AfterOutages(partial(removals.settle_lost, database, leases=leases), database)
+    lost_workers = AfterOutages(partial(look_after, database, queue), database)
+    late = partial(to_the_end, end_late, database, deadline)
+    old_results = partial(to_the_end, storage.delete_older_than, kept, jobs.RESULTS)
+    old_uploads = partial(to_the_end, upload_cleanup.forget_uploads, database, storage, UPLOADS_KEPT)
+    old_keys = partial(to_the_end, removals.forget_keys, database, kept)
+    deleted_users = partial(to_the_end, user_deletion.delete_what_came_late, database, storage)
+    webhooks = partial(outbox.deliver_due, office, Channel.WEBHOOK)
+    mails = partial(outbox.deliver_due, office, Channel.MAIL)
+    works: list[tuple[timedelta, str, Callable[[], Awaitable[int]]]] = [
+        (min(SETTLE_EVERY, _look_every(lease)), "lost jobs settled", lost_jobs),
+        (_look_every(lease), "photos of lost workers freed", lost_workers),
+        (SETTLE_EVERY, "photos that no worker took ended", late),
+        (SETTLE_EVERY, "late jobs and batches of deleted users deleted", deleted_users),
+        (DELETE_EVERY, "old results deleted", old_results),
+        (DELETE_EVERY, "forgotten uploads deleted", old_uploads),
+        (DELETE_EVERY, "old idempotency keys deleted", old_keys),
+        (DELIVER_EVERY, "webhooks tried", webhooks),
+        (DELIVER_EVERY, "mails tried", mails),
+    ]
+    tasks = [asyncio.create_task(_every(*work)) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+class AfterOutages:
+    """Work on what is late, left out once after the database was away: all leases ran out meanwhile, and those who
+    live renew theirs first.
+    """
+
+    def __init__(self, work: Callable[[], int], database: Database) -> None:
+        self._work = work
+        self._database = database
+        self._was_away = False
+
+    async def __call__(self) -> int:
+        try:
+            if self._was_away:
+                await to_the_end(self._database.ask, _answers)
+                self._was_away = False
+                return 0
+            return await to_the_end(self._work)
+        except OperationalError:
+            self._was_away = True
+            raise
+
+
+def _answers(session: Session) -> None:
+    session.execute(select(1))
+
+
+def look_after(database: Database, queue: Queue) -> int:
+    """Free the photos whose worker counts as lost, and ring for all that waits: a bell may be lost, and so may all that
+    the queue knew. Return how many were freed.
+    """
+    at = now()
+    with database.begin() as session:
+        if not advisory_locks.try_take(session, advisory_locks.SWEEPER):
+            return 0  # another host is at it
+        freed = claims.free_lost(session, at)
+    # Outside of the transaction: the queue may be slow to answer.
+    for line in Line:
+        if database.ask(claims.something_waits, line, at):
+            queue.ring(line)
+    return freed
+
+
+def end_late(database: Database, deadline: timedelta) -> int:
+    """End the photos whose callers have stopped to wait, and that no worker took; return how many."""
+    return database.run(claims.expire, now() - deadline)
+
+
+def _look_every(lease: timedelta) -> timedelta:
+    return max(LOOK_AT_MOST_EVERY, min(LOOK_AT_LEAST_EVERY, lease / 2))
+
+
+async def _every(interval: timedelta, name: str, work: Callable[[], Awaitable[int]]) -> None:
+    """Do `work`, which counts what it did, now and after each interval. What fails is tried again at the next."""
+    while True:
+        try:
+            count = await work()
+            if count:
+                log.info(name, count=count)
+        except (OperationalError, StorageError) as error:
+            cause = error.cause if isinstance(error, StorageError) else error.orig
+            log.warning(f"not done: {name}", detail=str(cause or error))
+        except Exception:
+            log.exception(f"not done: {name}")
+        await asyncio.sleep(interval.total_seconds())

@@ -1,0 +1,111 @@
+"""A photo from a web address instead of an upload: as large as an upload may be, and within a time."""
+
+import asyncio
+import ssl
+from contextlib import aclosing
+
+import httpcore2
+import httpx2
+import structlog
+
+from cutout.app.net.safe_http import Outside, read_body
+from cutout.app.net.url_policy import NotAllowed
+from cutout.inference.errors import Overloaded
+
+log = structlog.get_logger()
+
+MOST_REDIRECTS = 5
+REDIRECTS = {301, 302, 303, 307, 308}
+# Each may hold as much memory as the largest upload, and a slow server holds it for as long as it may take.
+MOST_AT_ONCE = 32
+# Packed content is not asked for and not taken: unpacked it may be a thousand times as large.
+HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity"}
+
+
+class NotFetched(Exception):
+    """A photo cannot be had from its web address; the message says why, and what to do."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"imageUrl: {reason} Check the address, or upload the photo as a file.")
+
+
+class FetchedTooLarge(Exception):
+    """A photo at a web address is larger than an upload may be."""
+
+
+class Fetcher:
+    """Fetches photos of at most `limit_bytes`, each within `seconds`, redirects and all."""
+
+    def __init__(self, outside: Outside, limit_bytes: int, seconds: float) -> None:
+        self._outside = outside
+        self._limit_bytes = limit_bytes
+        self._seconds = seconds
+        self._running = 0
+
+    async def fetch(self, url: str) -> bytes:
+        """Return what is at a web address.
+
+        Raises:
+            NotFetched: it is not allowed, not there, too slow, or not given as it should be.
+            FetchedTooLarge: it has too many bytes.
+            Overloaded: as many are being fetched as may.
+
+        """
+        if self._running >= MOST_AT_ONCE:
+            raise Overloaded("Too many photos are being fetched. Try again in a moment.", self._seconds)
+        self._running += 1
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._follow(url)
+        except NotAllowed as error:
+            log.info("photo not fetched", reason=str(error))
+            raise NotFetched(str(error)) from None
+        except (TimeoutError, httpcore2.TimeoutException):
+            raise NotFetched(f"The photo was not there within {self._seconds:g} s.") from None
+        except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
+            if isinstance(error.__context__, ssl.SSLError):  # httpcore2 takes the cause away
+                raise NotFetched(
+                    "No secure connection: the server's certificate cannot be verified."
+                ) from None
+            raise NotFetched("The server does not answer, or broke off.") from None
+        finally:
+            self._running -= 1
+
+    async def _follow(self, url: str) -> bytes:
+        at = self._outside.destinations.read(url)
+        for _ in range(1 + MOST_REDIRECTS):
+            found = await self._get(at)
+            if isinstance(found, bytes):
+                return found
+            onwards = self._outside.destinations.read(found, base=at)
+            # Who gave https wants no one on the way to exchange the photo.
+            if at.scheme == "https" and onwards.scheme != "https":
+                raise NotFetched("The server sends on from https to http.")
+            at = onwards
+        raise NotFetched(f"The server sends on more than {MOST_REDIRECTS} times.")
+
+    async def _get(self, url: httpx2.URL) -> bytes | str:
+        """Return what is there, or where else it is said to be."""
+        async with self._outside.call("GET", url, HEADERS) as answer:
+            headers = {name.lower(): value.decode("utf-8", "replace") for name, value in answer.headers}
+            if answer.status in REDIRECTS and b"location" in headers:
+                return headers[b"location"]
+            if answer.status != 200:
+                raise NotFetched(f"The server answers {answer.status} instead of 200.")
+            if headers.get(b"content-encoding", "identity").strip().lower() != "identity":
+                raise NotFetched("The server packs the photo although it was asked not to.")
+            # A number, or httpcore2 would not have taken the answer.
+            if int(headers.get(b"content-length", 0)) > self._limit_bytes:
+                raise self._too_large()
+            data = bytearray()
+            async with aclosing(read_body(answer)) as parts:
+                async for part in parts:
+                    data += part
+                    if len(data) > self._limit_bytes:
+                        raise self._too_large()
+            return bytes(data)
+
+    def _too_large(self) -> FetchedTooLarge:
+        return FetchedTooLarge(
+            f"imageUrl: The photo is larger than {self._limit_bytes // 1_000_000} MB. Take a smaller one."
+        )

@@ -1,0 +1,134 @@
+"""What is told of a batch's end: JSON for a program, a letter for a person."""
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from cutout.app.db.tables import Batch, Job, Status
+from cutout.app.notifications.webhook import EVENT
+
+# Of the photos that failed.
+MOST_LISTED = 50
+LONGEST_NAME, LONGEST_DETAIL = 100, 300
+
+
+@dataclass(frozen=True)
+class Report:
+    """A batch that has ended; `failed` are the first of its photos that did."""
+
+    batch: Batch
+    counts: dict[Status, int]
+    failed: Sequence[Job]
+
+    @property
+    def charged(self) -> int:
+        return self.batch.charged or 0
+
+    @property
+    def returned(self) -> int:
+        return self.batch.credits - self.charged
+
+    @property
+    def not_listed(self) -> int:
+        return self.count(Status.FAILED) - len(self.failed)
+
+    def count(self, status: Status) -> int:
+        return self.counts.get(status, 0)
+
+
+def report_of(session: Session, batch_id: uuid.UUID) -> Report:
+    """Read what became of a batch and its photos."""
+    photos = select(Job.status, func.count()).where(Job.batch_id == batch_id).group_by(Job.status)
+    failed = select(Job).where(Job.batch_id == batch_id, Job.status == Status.FAILED).order_by(Job.position)
+    return Report(
+        session.get_one(Batch, batch_id),
+        dict(session.execute(photos).all()),
+        session.scalars(failed.limit(MOST_LISTED)).all(),
+    )
+
+
+def payload(report: Report, delivery_id: uuid.UUID, zip_url: str | None) -> bytes:
+    """Tell it to a program."""
+    batch = report.batch
+    told = {
+        "event": EVENT,
+        "deliveryId": str(delivery_id),
+        "batchId": str(batch.id),
+        "status": batch.status.value,
+        "counts": {
+            "images": batch.images,
+            "completed": report.count(Status.COMPLETED),
+            "failed": report.count(Status.FAILED),
+            "cancelled": report.count(Status.CANCELLED),
+        },
+        "creditsCharged": report.charged,
+        "creditsReturned": report.returned,
+        "zipUrl": zip_url,
+        "createdAt": _time(batch.created_at),
+        "finishedAt": _time(batch.finished_at),
+        "failed": [
+            {"name": job.name, "code": job.error_code, "detail": job.error_detail} for job in report.failed
+        ],
+        "failedNotListed": report.not_listed,
+    }
+    return json.dumps(told, separators=(",", ":")).encode()
+
+
+def letter(
+    report: Report, delivery_id: uuid.UUID, zip_url: str | None, sender: Address, to: str, at: datetime
+) -> EmailMessage:
+    """Tell it to a person. Nothing in its head is of the user's own making but his address."""
+    batch = report.batch
+    done, images = report.count(Status.COMPLETED), batch.images
+    message = EmailMessage(policy=SMTP)
+    message["From"] = sender
+    message["To"] = to
+    message["Subject"] = f"Cutout: your batch has ended, {done} of {images} photos are done"
+    message["Date"] = format_datetime(at)
+    # The same whenever it is sent again, so that mailboxes can drop a repetition.
+    message["Message-ID"] = f"<{delivery_id}@{sender.domain}>"
+    message["Auto-Submitted"] = "auto-generated"
+    lines = [
+        f"Your batch of {images} photos has ended.",
+        "",
+        f"Done: {done}",
+        f"Failed: {report.count(Status.FAILED)}",
+        f"Cancelled: {report.count(Status.CANCELLED)}",
+        f"Credits charged: {report.charged}",
+        f"Credits given back: {report.returned}",
+    ]
+    if zip_url is not None:
+        where = "" if "://" in zip_url else ", at the service's address"
+        lines += ["", f"The pictures in a ZIP, as long as results are kept{where}:", zip_url]
+    if report.failed:
+        lines += ["", "What failed, and why:"]
+        lines += [
+            f"- {_plain(job.name, LONGEST_NAME)}: {_plain(job.error_detail, LONGEST_DETAIL)}"
+            for job in report.failed
+        ]
+    if report.not_listed:
+        lines.append(f"- and {report.not_listed} more")
+    lines += ["", f"Batch {batch.id}, sent in on {batch.created_at:%Y-%m-%d at %H:%M} UTC."]
+    message.set_content("\n".join(lines) + "\n", cte="quoted-printable")
+    return message
+
+
+def _plain(text: str | None, longest: int) -> str:
+    """Return a user's text for a line of a letter: nothing that breaks the line, or turns what follows around."""
+    shown = "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text or ""
+    )
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat().replace("+00:00", "Z")

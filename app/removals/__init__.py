@@ -1,0 +1,1 @@
+"""Removing the background of one photo while its caller waits."""

@@ -1,0 +1,286 @@
+"""Who makes the pictures of callers who wait: the engine in this process, or workers behind the queue."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from contextvars import Context
+from datetime import timedelta
+from typing import Any, Protocol
+
+import structlog
+from sqlalchemy import select
+
+from cutout.app.core.errors import Coded
+from cutout.app.core.threads import to_storage_thread
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Job, Status
+from cutout.app.jobs import completion, leases
+from cutout.app.jobs import queries as jobs
+from cutout.app.jobs.leases import Line
+from cutout.app.jobs.model_status import Served, served_by
+from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
+from cutout.app.storage.base import Storage, StorageError
+from cutout.inference.engine import Cutout, Engine
+from cutout.inference.errors import DeadlineExceeded, DeviceLost, ModelUnavailable, Overloaded
+from cutout.inference.huggingface.circuit_breaker import Breaker
+from cutout.inference.options import Options
+from cutout.inference.tiers import Tier
+
+log = structlog.get_logger()
+
+# How often the database is asked what has ended, by one question for all who wait.
+ASK_EVERY_SECONDS = 0.03
+# While it does not answer.
+ASK_AGAIN_SECONDS = 1.0
+# How long the workers' own word on what serves there is taken.
+TOLD_SECONDS = 2.0
+
+
+class Hands(Protocol):
+    """What makes pictures."""
+
+    here: bool
+    """Whether a photo is found in this process; else it is handed over before its job is written."""
+    backend: str
+    """What figures call it where no picture came of it."""
+
+    def serving(self) -> tuple[str, Mapping[Tier, Served]]:
+        """Say on what kind of device networks run, and what each tier is served by. It may ask the queue.
+
+        Raises:
+            ModelUnavailable, QueueUnavailable: nothing makes pictures now.
+
+        """
+
+    def serving_by(self, workers: Sequence[WorkerInfo] | None) -> tuple[str, Mapping[Tier, Served]]:
+        """Say the same, asking nobody: by the `workers` that are alive, None where the queue does not answer.
+
+        Raises:
+            ModelUnavailable, QueueUnavailable: nothing makes pictures now.
+
+        """
+
+    def breaker(self) -> Breaker | None:
+        """Return what keeps photos from networks elsewhere that have failed too often; None where they are here."""
+        return None
+
+    def require_room(self) -> None:
+        """Return if a photo would be taken now.
+
+        Raises:
+            Overloaded: too many are waiting.
+            ModelUnavailable, QueueUnavailable: nothing makes pictures now.
+
+        """
+
+    def hand_over(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
+        """Put a photo where it will be found; what its job's row says of it.
+
+        Raises:
+            StorageError: it cannot be put there.
+            Overloaded, ModelUnavailable, QueueUnavailable: it would not be taken now.
+
+        """
+
+    def take_back(self, job_id: uuid.UUID) -> None:
+        """Take away what was handed over."""
+
+    async def close(self) -> None:
+        """Make no more."""
+
+    async def make(
+        self, job_id: uuid.UUID, photo: bytes, options: Options, user_id: uuid.UUID
+    ) -> tuple[Job, bytes]:
+        """Make a picture, store it, and complete its job, paid for: the job, and the picture.
+
+        Raises:
+            CutoutError: the photo cannot be taken, or not now.
+            Coded: it could not be made elsewhere.
+            StorageError: the result cannot be kept.
+
+        """
+
+
+class Here(Hands):
+    """The engine in this process."""
+
+    here = True
+
+    def __init__(self, engine: Engine, storage: Storage, database: Database) -> None:
+        self.engine = engine
+        self.backend = next(iter(engine.serving.values())).runner.backend
+        self._storage = storage
+        self._database = database
+
+    def serving(self) -> tuple[str, Mapping[Tier, Served]]:
+        if self.engine.lost is not None:
+            raise DeviceLost(str(self.engine.lost))
+        return self.engine.where, served_by(self.engine)
+
+    def serving_by(self, workers: Sequence[WorkerInfo] | None) -> tuple[str, Mapping[Tier, Served]]:
+        return self.serving()
+
+    def breaker(self) -> Breaker | None:
+        return self.engine.remote.breaker if self.engine.remote is not None else None
+
+    def require_room(self) -> None:
+        self.engine.require_room()
+
+    def hand_over(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
+        return {}
+
+    def take_back(self, job_id: uuid.UUID) -> None:
+        pass
+
+    async def make(
+        self, job_id: uuid.UUID, photo: bytes, options: Options, user_id: uuid.UUID
+    ) -> tuple[Job, bytes]:
+        start = time.perf_counter()
+        cutout = await asyncio.wrap_future(self.engine.submit(photo, options, caller=user_id))
+        job = await to_storage_thread(self._keep, job_id, cutout, start)
+        log.info(
+            "Background removed successfully",
+            tier=cutout.tier.value,
+            job=str(job_id),
+            model=cutout.checkpoint,
+            backend=cutout.backend,
+            ms=job.milliseconds,
+            no_foreground=cutout.no_foreground,
+        )
+        return job, cutout.data
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.engine.close)
+
+    def _keep(self, job_id: uuid.UUID, cutout: Cutout, start: float) -> Job:
+        """Store a picture, then complete its job, so that no row points at nothing."""
+        key = jobs.result_key(job_id, cutout.format)
+        self._storage.put(key, cutout.data)
+        milliseconds = round(1000 * (time.perf_counter() - start))
+        with self._database.begin() as session:
+            job = completion.complete(session, job_id, cutout, milliseconds)
+        if job is None:
+            self._storage.delete(key)
+            raise RuntimeError(f"job {job_id} was ended by another")
+        return job
+
+
+class Elsewhere(Hands):
+    """The workers behind the queue. A photo waits for one in storage, its job in the database.
+
+    Meant for one event loop.
+    """
+
+    here, backend = False, "queue"
+
+    def __init__(
+        self, queue: Queue, storage: Storage, database: Database, most_waiting: int, deadline: timedelta
+    ) -> None:
+        self._queue = queue
+        self._storage = storage
+        self._database = database
+        self._most_waiting = most_waiting
+        self._deadline = deadline
+        self._waiting: dict[uuid.UUID, asyncio.Future[None]] = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._told: tuple[float, tuple[str, Mapping[Tier, Served]]] | None = None
+
+    def serving(self) -> tuple[str, Mapping[Tier, Served]]:
+        if self._told is not None and time.monotonic() - self._told[0] < TOLD_SECONDS:
+            return self._told[1]
+        self._told = time.monotonic(), self.serving_by(self._queue.workers())
+        return self._told[1]
+
+    def serving_by(self, workers: Sequence[WorkerInfo] | None) -> tuple[str, Mapping[Tier, Served]]:
+        if workers is None:
+            raise QueueUnavailable(
+                "The queue does not answer, so no worker is reached. Try again in a minute."
+            )
+        alive = [one for one in workers if Line.INTERACTIVE.value in one.queues]
+        if not alive:
+            raise ModelUnavailable("No worker is alive. Start one with: cutout worker")
+        return alive[0].device, alive[0].tiers
+
+    def require_room(self) -> None:
+        self.serving()
+        waiting = self._database.ask(leases.waiting, Line.INTERACTIVE)
+        if waiting >= self._most_waiting:
+            raise Overloaded(f"{waiting} photos are waiting already. Try again in a moment.", retry_after=5)
+
+    def hand_over(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
+        self.require_room()
+        self._storage.put(jobs.upload_key(job_id, None), photo)
+        return {"status": Status.PENDING, "options": leases.write_options(options), "lease_until": None}
+
+    def take_back(self, job_id: uuid.UUID) -> None:
+        try:
+            self._storage.delete(jobs.upload_key(job_id, None))
+        except StorageError as error:  # the sweeper deletes it
+            log.warning("not deleted", job=str(job_id), detail=str(error))
+
+    async def make(
+        self, job_id: uuid.UUID, photo: bytes, options: Options, user_id: uuid.UUID
+    ) -> tuple[Job, bytes]:
+        await asyncio.to_thread(self._queue.ring, Line.INTERACTIVE)
+        try:
+            async with asyncio.timeout(self._deadline.total_seconds()):
+                await self._end_of(job_id)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"The photo was not done in {self._deadline.total_seconds():g} s (CUTOUT_DEADLINE_SECONDS). Try again"
+                " in a moment."
+            ) from None
+        return await to_storage_thread(self._fetch, job_id)
+
+    async def close(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._asking
+
+    async def _end_of(self, job_id: uuid.UUID) -> None:
+        self._waiting[job_id] = ended = asyncio.get_running_loop().create_future()
+        if self._asking is None or self._asking.done():
+            # It asks for all, so its log lines name nobody's call.
+            self._asking = asyncio.create_task(self._ask(), context=Context())
+        try:
+            await ended
+        finally:
+            self._waiting.pop(job_id, None)
+
+    async def _ask(self) -> None:
+        is_away = False
+        while self._waiting:
+            try:
+                ended = await asyncio.to_thread(self._ended, list(self._waiting))
+                is_away = False
+            except Exception as error:  # noqa: BLE001 - the database is away; who waits has a deadline
+                if not is_away:
+                    log.warning("not asked what has ended", detail=str(error))
+                is_away = True
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
+                continue
+            for job_id in ended:
+                future = self._waiting.get(job_id)
+                if future is not None and not future.done():
+                    future.set_result(None)
+            await asyncio.sleep(ASK_EVERY_SECONDS)
+
+    def _ended(self, job_ids: Sequence[uuid.UUID]) -> Sequence[uuid.UUID]:
+        ended = select(Job.id).where(
+            Job.id.in_(job_ids), Job.status.not_in((Status.PENDING, Status.PROCESSING))
+        )
+        with self._database.read() as session:
+            return session.scalars(ended).all()
+
+    def _fetch(self, job_id: uuid.UUID) -> tuple[Job, bytes]:
+        with self._database.read() as session:
+            job = session.get_one(Job, job_id)
+        if job.status is not Status.COMPLETED:
+            raise Coded(job.error_code or "INTERNAL", job.error_detail or "The photo was not done.")
+        picture = self._storage.get(jobs.result_key_of(job))
+        if picture is None:
+            raise StorageError("The picture was made and is not there.")
+        return job, picture

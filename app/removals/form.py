@@ -1,0 +1,133 @@
+"""The body of `POST /remove`: a form with a photo, or its web address in a form or as JSON."""
+
+from typing import Annotated, Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import Field, ValidationError
+from starlette.requests import ClientDisconnect
+
+from cutout.app.batches.form import LARGEST_FIELD_BYTES, MOST_FIELDS
+from cutout.app.http.multipart import BrokenForm, Head, PartTooLarge, read_parts
+from cutout.app.http.problem_details import PHOTO_WANTED, Problem, upload_too_large
+from cutout.app.http.schemas import OptionsForm
+
+PHOTO = "image"
+LONGEST_URL = 2048
+
+
+class RemovalForm(OptionsForm):
+    """The fields of `POST /remove` beside the photo."""
+
+    image_url: Annotated[
+        str | None,
+        Field(
+            max_length=LONGEST_URL, description="instead of the photo, its web address, http:// or https://"
+        ),
+    ] = None
+
+
+async def read_removal(request: Request, largest_bytes: int) -> tuple[RemovalForm, bytes | None]:
+    """Read the body to its end: its fields, and the photo, which is None where the fields say where it is.
+
+    A part called `image` is the photo, whether or not it has a file's name: forms may leave that out (RFC 7578).
+
+    Raises:
+        Problem: the body is no such form, has no photo or two, or one of more than `largest_bytes`.
+        RequestValidationError: a field is wrong.
+
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    photo = None
+    try:
+        if kind == "application/json":
+            form = RemovalForm.model_validate_json(
+                await request.body(), strict=True, by_alias=True, by_name=False
+            )
+        else:
+            if kind == "multipart/form-data":
+                values, photo = await _read_parts(request, largest_bytes)
+            else:
+                values = await _read_fields(request)
+            form = RemovalForm.model_validate(values, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+    if (photo is None) == (form.image_url is None):
+        raise Problem("INVALID_INPUT", PHOTO_WANTED)
+    return form, photo
+
+
+def describe_removal() -> dict[str, Any]:
+    """Describe the body for OpenAPI: as a form, and as JSON."""
+    schema = RemovalForm.model_json_schema(ref_template="#/components/schemas/{model}")
+    photo = {"type": "string", "format": "binary", "description": "the photo's file"}
+    url = {key: value for key, value in schema["properties"]["imageUrl"].items() if key == "description"}
+    fields = {**schema["properties"], "imageUrl": {"type": "string", "maxLength": LONGEST_URL, **url}}
+    described = {"type": "object", "additionalProperties": False}
+    return {
+        "multipart/form-data": {
+            "schema": {
+                **described,
+                "properties": {PHOTO: photo, **fields},
+                "oneOf": [{"required": [PHOTO]}, {"required": ["imageUrl"]}],
+                "examples": [{PHOTO: "photo.jpg", "tier": "standard"}],
+            }
+        },
+        "application/json": {
+            "schema": {
+                **described,
+                "properties": fields,
+                "required": ["imageUrl"],
+                "examples": [{"imageUrl": "https://example.com/photo.jpg", "tier": "standard"}],
+            }
+        },
+    }
+
+
+async def _read_parts(request: Request, largest_bytes: int) -> tuple[dict[str, str], bytes | None]:
+    values: dict[str, str] = {}
+    photo, names = None, set[str]()
+
+    def limit(head: Head) -> int:
+        if head.name in names:
+            raise Problem("INVALID_INPUT", f"{head.name}: send it once")
+        if len(names) == MOST_FIELDS:
+            raise Problem("INVALID_INPUT", f"The form has more than {MOST_FIELDS} fields.")
+        names.add(head.name)
+        return largest_bytes if head.name == PHOTO else LARGEST_FIELD_BYTES
+
+    try:
+        async for part in read_parts(request.stream(), request.headers["content-type"], limit):
+            if part.head.name != PHOTO:
+                if part.data:  # an empty one stands for its default
+                    values[part.head.name] = _text(part.head.name, part.data)
+            elif part.data or part.head.file_name:  # else a browser's, in which no file was chosen
+                photo = part.data
+    except BrokenForm as error:
+        raise Problem("INVALID_INPUT", f"{error} {PHOTO_WANTED}") from None
+    except ClientDisconnect:
+        raise Problem("INVALID_INPUT", "The form breaks off before its end.") from None
+    except PartTooLarge as error:
+        if error.head.name == PHOTO:
+            raise upload_too_large(largest_bytes) from None
+        raise Problem(
+            "INVALID_INPUT",
+            f"{error.head.name}: send at most {error.most_bytes // 1000} kB, and the photo as {PHOTO}",
+        ) from None
+    return values, photo
+
+
+async def _read_fields(request: Request) -> dict[str, str]:
+    """Read a form without a photo, as `curl -d imageUrl=…` sends it."""
+    sent = (await request.form()).multi_items()
+    names = [name for name, _ in sent]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Problem("INVALID_INPUT", f"{', '.join(twice)}: send it once")
+    return {name: value for name, value in sent if isinstance(value, str) and value}
+
+
+def _text(name: str, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise Problem("INVALID_INPUT", f"{name}: send text in UTF-8") from None

@@ -1,0 +1,230 @@
+"""`/api/background-remover`: prices, one photo, its job, and the credits it costs."""
+
+import asyncio
+import uuid
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from cutout.app.auth.signed_urls import sign
+from cutout.app.billing import ledger, pricing
+from cutout.app.config.settings import Settings
+from cutout.app.core.bounded_executor import BoundedExecutor
+from cutout.app.db.tables import Job, Status
+from cutout.app.http.auth_first_route import CallerFirst
+from cutout.app.http.dependencies import (
+    DatabaseDep,
+    FetcherDep,
+    HandsDep,
+    ReaderDep,
+    RemovingUserDep,
+    SecretDep,
+    SettingsDep,
+    StorageDep,
+    UserDep,
+    WorkplaceDep,
+)
+from cutout.app.http.openapi import tells
+from cutout.app.http.problem_details import Problem
+from cutout.app.http.schemas import (
+    NO_NUL,
+    Credits,
+    DiscountInfo,
+    Entry,
+    JobInfo,
+    Jobs,
+    Moment,
+    PlanInfo,
+    PriceInfo,
+    PriceRequest,
+    Pricing,
+    TierInfo,
+)
+from cutout.app.http.security_headers import KEPT_BY_ITS_USER
+from cutout.app.jobs import queries as jobs
+from cutout.app.removals import service as removals
+from cutout.app.removals.form import describe_removal, read_removal
+from cutout.app.removals.service import Remote
+from cutout.inference.imaging.encode import Format
+from cutout.inference.tiers import Tier
+
+router = APIRouter(prefix="/api/background-remover", tags=["background remover"], route_class=CallerFirst)
+
+LARGEST_ID = 2**63 - 1
+SERVING = BoundedExecutor("prices", threads=4, waiting=60, retry_after=2)
+
+
+@router.get("/pricing", responses=tells("OVERLOADED"))
+async def get_pricing(hands: HandsDep) -> Pricing:
+    """Prices in credits, with the model and backend that serve each tier on this host."""
+    # Anybody may ask, and where workers make pictures their queue may hang.
+    _, tiers = await SERVING.run(hands.serving)
+    return Pricing(
+        rupiah_per_credit=pricing.RUPIAH_PER_CREDIT,
+        tiers=TierInfo.by_tier(tiers),
+        discounts=[DiscountInfo.of(discount) for discount in pricing.DISCOUNTS],
+        plans={name: PlanInfo.of(plan) for name, plan in pricing.PLANS.items()},
+    )
+
+
+@router.post("/pricing/calculate")
+async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
+    """Price one image or a batch, its discount included."""
+    return PriceInfo.of(wanted.tier, pricing.price(wanted.tier, wanted.image_count))
+
+
+@router.post(
+    "/remove",
+    response_model=JobInfo,
+    responses={
+        200: {"content": {"image/*": {}}, "description": "The job, or the picture where `Accept` asks"},
+        **tells(
+            "INVALID_INPUT",
+            "BODY_TOO_SLOW",
+            "BODY_TOO_LARGE",
+            "INVALID_IMAGE",
+            "INSUFFICIENT_CREDITS",
+            "NOT_FOUND",
+            "CONFLICT",
+            "IMAGE_TOO_LARGE",
+            "UNSUPPORTED_FORMAT",
+            "OVERLOADED",
+            "DEADLINE_EXCEEDED",
+        ),
+    },
+    openapi_extra={"requestBody": {"required": True, "content": describe_removal()}},
+)
+async def remove(
+    request: Request,
+    user: RemovingUserDep,
+    place: WorkplaceDep,
+    fetcher: FetcherDep,
+    settings: SettingsDep,
+    secret: SecretDep,
+    accept: Annotated[str, Header()] = "",
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=NO_NUL)] = None,
+) -> JobInfo | Response:
+    """Remove the background of one photo.
+
+    Answers with the job and its `resultUrl`; with the picture itself where `Accept` asks for `image/*`. What fails
+    costs nothing. The same `Idempotency-Key` gives the same answer and is charged once.
+    """
+    wants_picture, accepted = read_accept(accept)
+    form, sent = await read_removal(request, settings.max_upload_bytes)
+    options = form.options(accepted)
+    photo = Remote(form.image_url or "", fetcher.fetch) if sent is None else sent
+    job, picture = await removals.remove_one(place, user.id, photo, options, idempotency_key)
+    if wants_picture:
+        return Response(picture, media_type=options.format.media_type, headers=picture_headers(job))
+    return JobInfo.of(job, result_url(job.id, secret, settings))
+
+
+@router.get("/jobs")
+async def get_jobs(
+    user: UserDep,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    secret: SecretDep,
+    status: Status | None = None,
+    tier: Tier | None = None,
+    batch_id: Annotated[uuid.UUID | None, Query(alias="batchId")] = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+) -> Jobs:
+    """List one's own jobs, the newest first."""
+    found = await asyncio.to_thread(
+        jobs.page,
+        database,
+        user.id,
+        status=status,
+        tier=tier,
+        batch_id=batch_id,
+        since=since,
+        until=until,
+        limit=limit,
+        offset=offset,
+    )
+    return Jobs(jobs=[JobInfo.of(job, result_url(job.id, secret, settings)) for job in found])
+
+
+@router.get("/jobs/{job_id}", responses=tells("NOT_FOUND"))
+async def get_job(
+    job_id: uuid.UUID, user: UserDep, database: DatabaseDep, settings: SettingsDep, secret: SecretDep
+) -> JobInfo:
+    """Return one of one's own jobs."""
+    job = await asyncio.to_thread(jobs.find, database, user.id, job_id)
+    if job is None:
+        raise Problem("NOT_FOUND", "You have no job by this id.")
+    return JobInfo.of(job, result_url(job.id, secret, settings))
+
+
+@router.head("/jobs/{job_id}/image", include_in_schema=False)
+@router.get(
+    "/jobs/{job_id}/image",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/*": {}}, "description": "The picture"},
+        **tells("NOT_FOUND"),
+    },
+    openapi_extra={"security": [{}]},
+)
+async def get_job_image(
+    job_id: uuid.UUID, request: Request, database: DatabaseDep, storage: StorageDep, owner: ReaderDep
+) -> Response:
+    """Return the picture of a job: to its owner, or by the signed address that the job names."""
+    stored = await jobs.stored_picture(database, storage, job_id, owner)
+    if stored is None:
+        raise Problem("NOT_FOUND", "There is no picture by this id; it may have expired.")
+    data, file_format = stored
+    headers = KEPT_BY_ITS_USER | {"Content-Length": str(len(data))}
+    if request.method == "HEAD":
+        data = b""
+    return Response(data, media_type=file_format.media_type, headers=headers)
+
+
+@router.get("/credits")
+async def get_credits(
+    user: UserDep,
+    database: DatabaseDep,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    before: Annotated[int | None, Query(ge=1, le=LARGEST_ID)] = None,
+) -> Credits:
+    """Return one's balance, and the movements that make it up, the newest first."""
+    balance, entries = await asyncio.to_thread(database.ask, ledger.statement, user.id, limit, before)
+    return Credits(balance=balance, entries=[Entry.of(entry) for entry in entries])
+
+
+def result_url(job_id: uuid.UUID, secret: str, settings: Settings) -> str:
+    """Return the address of a job's picture that works for as long as results are kept."""
+    path = f"{router.prefix}/jobs/{job_id}/image"
+    return sign(secret, path, timedelta(days=settings.result_days))
+
+
+def picture_headers(job: Job) -> dict[str, str]:
+    """Say beside a picture what JSON says of a job."""
+    return {
+        "X-Cutout-Job": str(job.id),
+        "X-Cutout-Model": job.model or "",
+        "X-Cutout-Backend": job.backend or "",
+        "X-Cutout-Substitute": str(job.substitute).lower(),
+        "X-Cutout-No-Foreground": str(job.no_foreground).lower(),
+        "X-Cutout-Processing-Ms": str(job.milliseconds),
+        "Vary": "Accept",
+    }
+
+
+def read_accept(accept: str) -> tuple[bool, Format | None]:
+    """Tell whether an `Accept` header asks for a picture, and of which format if it names one.
+
+    The first media type that is JSON or a picture decides; `*/*` asks for nothing in particular.
+    """
+    for entry in accept.lower().split(","):
+        media_type = entry.split(";")[0].strip()
+        if media_type == "application/json":
+            return False, None
+        if media_type.startswith("image/"):
+            return True, next((item for item in Format if item.media_type == media_type), None)
+    return False, None

@@ -1,1 +1,0 @@
-"""What the service does, apart from how it is called."""

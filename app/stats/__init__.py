@@ -1,0 +1,1 @@
+"""What a user or the whole service has used."""

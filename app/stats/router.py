@@ -1,0 +1,129 @@
+"""`/api/background-remover`: what was done, for oneself and for all users."""
+
+import asyncio
+from decimal import Decimal
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from cutout.app.billing.pricing import PLANS, RUPIAH_PER_CREDIT
+from cutout.app.db.tables import now
+from cutout.app.http.dependencies import AdminDep, DatabaseDep, SettingsDep, UserDep
+from cutout.app.http.schemas import Moment, Schema
+from cutout.app.stats import service as stats
+from cutout.app.stats.service import Business, Span, Times, Work
+from cutout.inference.tiers import Tier
+
+router = APIRouter(prefix="/api/background-remover", tags=["statistics"])
+
+
+class WorkInfo(Schema):
+    """Pictures made (`byQuota` of them paid by a plan), the credits the others cost, jobs that failed, and `batches` that
+    were handed in. A batch's photos are jobs like any other.
+    """
+
+    removals: int
+    batches: int
+    by_quota: int
+    credits_spent: int
+    failed: int
+
+    @classmethod
+    def of(cls, work: Work) -> "WorkInfo":
+        return cls(
+            removals=work.removals,
+            batches=work.batches,
+            by_quota=work.by_quota,
+            credits_spent=work.credits,
+            failed=work.failed,
+        )
+
+
+class Stats(WorkInfo):
+    """One's own jobs."""
+
+    tiers: dict[Tier, WorkInfo]
+
+
+class MoneyInfo(WorkInfo):
+    """The same with what it brought, what it took, and the difference."""
+
+    success_rate: float | None
+    revenue_rupiah: int
+    cost_rupiah: int
+    margin_rupiah: int
+
+    @classmethod
+    def priced(cls, work: Work, plan_rupiah: int, cost: Decimal) -> "MoneyInfo":
+        """Price some work: credits at their price, what plans brought, and what the pictures cost the host."""
+        ended = work.removals + work.failed
+        revenue, cost_rupiah = work.credits * RUPIAH_PER_CREDIT + plan_rupiah, round(cost)
+        return cls(
+            **WorkInfo.of(work).model_dump(),
+            success_rate=round(work.removals / ended, 4) if ended else None,
+            revenue_rupiah=revenue,
+            cost_rupiah=cost_rupiah,
+            margin_rupiah=revenue - cost_rupiah,
+        )
+
+
+class TierMoney(MoneyInfo):
+    """Of one tier. Its revenue is of credits alone: what a plan brings belongs to no tier, what its pictures cost does."""
+
+    median_ms: int | None
+    p95_ms: int | None
+
+    @classmethod
+    def of_tier(cls, work: Work, cost: Decimal, times: Times | None) -> "TierMoney":
+        priced = MoneyInfo.priced(work, 0, work.removals * cost)
+        return cls(
+            **priced.model_dump(),
+            median_ms=times.median if times else None,
+            p95_ms=times.p95 if times else None,
+        )
+
+
+class AdminStats(MoneyInfo):
+    """The jobs of all users; `plansRupiah` is the part of `revenueRupiah` that plans brought."""
+
+    plans_rupiah: int
+    active_plans: dict[str, int]
+    tiers: dict[Tier, TierMoney]
+
+    @classmethod
+    def of_all(cls, business: Business, costs: dict[Tier, Decimal]) -> "AdminStats":
+        cost = sum((work.removals * costs[tier] for tier, work in business.tiers.items()), Decimal())
+        priced = MoneyInfo.priced(stats.total(business.tiers), business.plan_rupiah, cost)
+        return cls(
+            **priced.model_dump(),
+            plans_rupiah=business.plan_rupiah,
+            active_plans=dict.fromkeys(PLANS, 0) | business.active_plans,
+            tiers={
+                tier: TierMoney.of_tier(work, costs[tier], business.times.get(tier))
+                for tier, work in business.tiers.items()
+            },
+        )
+
+
+async def get_span(since: Moment | None = None, until: Moment | None = None) -> Span:
+    return Span(since, until)
+
+
+SpanDep = Annotated[Span, Depends(get_span)]
+
+
+@router.get("/stats")
+async def get_stats(user: UserDep, database: DatabaseDep, span: SpanDep) -> Stats:
+    """Count one's own pictures, failures and credits, in all and by tier; `since` and `until` choose."""
+    tiers = await asyncio.to_thread(database.ask, stats.work, user.id, span)
+    in_all = WorkInfo.of(stats.total(tiers))
+    return Stats(**in_all.model_dump(), tiers={tier: WorkInfo.of(work) for tier, work in tiers.items()})
+
+
+@router.get("/admin/stats")
+async def get_admin_stats(
+    _: AdminDep, database: DatabaseDep, settings: SettingsDep, span: SpanDep
+) -> AdminStats:
+    """Count everyone's, with times, revenue, cost and margin. For admins."""
+    business = await asyncio.to_thread(database.ask, stats.business, span, now())
+    return AdminStats.of_all(business, settings.cost_per_image_rupiah)

@@ -1,0 +1,139 @@
+"""What was done and what it brought, over jobs begun and payments confirmed in a span of time.
+
+All of these read in a transaction of the caller's. A job counts once it has ended, for the time at which it was begun.
+"""
+
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, case, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from cutout.app.db.tables import Batch, Job, PaidBy, Payment, PaymentStatus, Status, Subscription
+from cutout.inference.tiers import Tier
+
+
+@dataclass(frozen=True)
+class Span:
+    """From `since` on and before `until`, where they are given."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def holds(self, column: "InstrumentedAttribute[Any]") -> list[ColumnElement[bool]]:
+        """Return the conditions that a time is within it."""
+        since = [] if self.since is None else [column >= self.since]
+        return since if self.until is None else [*since, column < self.until]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Pictures made, by what paid for them, jobs that failed, and batches handed in; of one tier or in all."""
+
+    removals: int = 0
+    batches: int = 0
+    by_quota: int = 0
+    failed: int = 0
+    credits: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.removals + other.removals,
+            self.batches + other.batches,
+            self.by_quota + other.by_quota,
+            self.failed + other.failed,
+            self.credits + other.credits,
+        )
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of the pictures of a tier, in milliseconds: of a hundred, fifty and ninety-five took no longer."""
+
+    median: int
+    p95: int
+
+
+@dataclass(frozen=True)
+class Business:
+    """The work of all users, and what it took and brought."""
+
+    tiers: dict[Tier, Work]
+    times: dict[Tier, Times] = field(default_factory=dict)
+    plan_rupiah: int = 0
+    active_plans: dict[str, int] = field(default_factory=dict)
+
+
+def work(session: Session, user_id: uuid.UUID | None, span: Span) -> dict[Tier, Work]:
+    """Return what was done in each tier, for one user or for all."""
+    rows = _jobs(span, Job.tier, Job.paid_by, Job.status, func.count(), func.sum(Job.credits)).group_by(
+        Job.tier, Job.paid_by, Job.status
+    )
+    if user_id is not None:
+        rows = rows.where(Job.user_id == user_id)
+    tiers = {tier: Work() for tier in Tier}
+    for tier, paid_by, status, count, credits in session.execute(rows):
+        if status is Status.COMPLETED:
+            by_quota = count if paid_by is PaidBy.QUOTA else 0
+            tiers[tier] += Work(removals=count, by_quota=by_quota, credits=credits)
+        elif status is Status.FAILED:
+            tiers[tier] += Work(failed=count)
+    handed_in = select(Batch.tier, func.count()).where(*span.holds(Batch.created_at)).group_by(Batch.tier)
+    if user_id is not None:
+        handed_in = handed_in.where(Batch.user_id == user_id)
+    for tier, count in session.execute(handed_in):
+        tiers[tier] += Work(batches=count)
+    return tiers
+
+
+def total(tiers: dict[Tier, Work]) -> Work:
+    """Return what was done in all tiers together."""
+    return sum(tiers.values(), Work())
+
+
+def business(session: Session, span: Span, at: datetime) -> Business:
+    """Return what was done for all users, how long it took and what it brought; the plans are those active `at`."""
+    paid = select(func.coalesce(func.sum(Payment.rupiah), 0)).where(
+        Payment.status == PaymentStatus.CONFIRMED,
+        Payment.plan.is_not(None),
+        *span.holds(Payment.confirmed_at),
+    )
+    active = (
+        select(Subscription.plan, func.count(Subscription.user_id.distinct()))
+        .where(Subscription.ends_at > at)
+        .group_by(Subscription.plan)
+    )
+    return Business(
+        work(session, None, span),
+        _times(session, span),
+        session.scalar(paid) or 0,
+        dict(session.execute(active).all()),
+    )
+
+
+def _times(session: Session, span: Span) -> dict[Tier, Times]:
+    """Rank each tier's times in the database, which has them all; what comes here is two numbers a tier."""
+    ranked = (
+        _jobs(
+            span,
+            Job.tier,
+            Job.milliseconds,
+            func.row_number().over(partition_by=Job.tier, order_by=Job.milliseconds).label("rank"),
+            func.count().over(partition_by=Job.tier).label("count"),
+        )
+        .where(Job.status == Status.COMPLETED, Job.milliseconds.is_not(None))
+        .subquery()
+    )
+
+    def percentile(percent: int) -> ColumnElement[int]:
+        nearest = (ranked.c.count * percent + 99) // 100
+        return func.max(case((ranked.c.rank == nearest, ranked.c.milliseconds)))
+
+    rows = select(ranked.c.tier, percentile(50), percentile(95)).group_by(ranked.c.tier)
+    return {tier: Times(median, p95) for tier, median, p95 in session.execute(rows)}
+
+
+def _jobs(span: Span, *columns: Any) -> Select[Any]:
+    return select(*columns).where(*span.holds(Job.created_at))

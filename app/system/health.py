@@ -1,0 +1,46 @@
+"""Whether pictures can be made here, and with what."""
+
+from fastapi import APIRouter, Response
+
+from cutout import __version__
+from cutout.app.http.dependencies import HandsDep, ReadinessDep
+from cutout.app.http.schemas import Health, HealthProblem, QueueState, RemoteState, TierInfo, Worker
+
+router = APIRouter(prefix="/api", tags=["health"])
+
+
+@router.get("/health", responses={503: {"model": Health}})
+async def health(hands: HandsDep, readiness: ReadinessDep, response: Response) -> Health:
+    """Answer 200 once a picture can really be made and kept, 503 until then, and while the database or the storage fails,
+    or networks elsewhere have failed so often that they are left alone. The answer comes within two seconds, whatever
+    hangs.
+
+    What `queue` and `workers` say changes nothing of that where the service itself makes single photos: they are for
+    batches then. `problems` names all that is wrong, also that photos wait and no worker is alive.
+    """
+    found = await readiness.look()
+    device, tiers = hands.serving_by(found.workers)
+    breaker = hands.breaker()
+    remote = None if breaker is None else RemoteState.of(breaker)
+    able = not found.faults and (remote is None or remote.breaker != "open")
+    if not able:
+        response.status_code = 503
+    queue = None
+    if found.waiting is not None:
+        queue = QueueState(
+            answers=found.workers is not None, waiting=found.waiting.photos, batches=found.waiting.batches
+        )
+    return Health(
+        status="ok" if able else "degraded",
+        version=__version__,
+        schema_revision=found.revision,
+        device=device,
+        tiers=TierInfo.by_tier(tiers),
+        remote=remote,
+        queue=queue,
+        workers=[] if found.revision is None else [Worker.of(worker) for worker in found.workers or ()],
+        problems=[
+            HealthProblem(code=fault.code, detail=fault.detail)
+            for fault in (*found.faults, *found.of_batches)
+        ],
+    )

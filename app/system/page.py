@@ -1,0 +1,72 @@
+"""The pages: the one at `/`, and the API's description at `/docs`; and their files."""
+
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse
+
+from cutout.app import web
+from cutout.app.billing.pricing import LARGEST_BATCH
+from cutout.app.http.dependencies import SettingsDep
+from cutout.app.http.security_headers import KEPT_FOR_GOOD, KEPT_WHILE_UNCHANGED, PAGE
+from cutout.app.http.static_files import PageFiles
+from cutout.inference.imaging.decode import SUFFIXES
+
+STATIC = Path(web.__file__).parent / "static"
+# By their types, too: what has another extension, or none.
+TYPES = [f"image/{kind}" for kind in ("jpeg", "png", "webp", "avif", "heic", "heif", "tiff", "bmp", "gif")]
+
+# Swagger UI, as a wheel: a page of the API loads nothing from elsewhere.
+SWAGGER = "fastapi_swagger"
+SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
+
+
+@cache
+def swagger_folder() -> Path:
+    """Return where Swagger UI's files are. The wheel's own code, which serves them otherwise, is not imported."""
+    found = find_spec(SWAGGER)
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent / "resources"
+
+
+FILES = {
+    "/static/swagger": PageFiles(swagger_folder(), SWAGGER_FILES, KEPT_FOR_GOOD),
+    "/static": PageFiles(
+        STATIC,
+        [file.name for file in STATIC.iterdir() if file.suffix in (".js", ".css", ".svg")],
+        KEPT_WHILE_UNCHANGED,
+    ),
+}
+
+router = APIRouter(include_in_schema=False)
+
+
+def page_of(name: str, **values: object) -> HTMLResponse:
+    """Return a page of its file, with these values in it."""
+    text = Template((STATIC / name).read_text()).substitute(values)
+    return HTMLResponse(text, headers={"Content-Security-Policy": PAGE, **KEPT_WHILE_UNCHANGED})
+
+
+@router.head("/")
+@router.get("/")
+async def index(settings: SettingsDep) -> HTMLResponse:
+    """Return the page: drop a photo, see before and after; or many, as a batch. It knows what may be sent."""
+    return page_of(
+        "index.html",
+        accept=",".join([*TYPES, *sorted(SUFFIXES)]),
+        most_images=LARGEST_BATCH,
+        photo_mb=settings.max_upload_mb,
+        batch_mb=settings.max_batch_mb,
+    )
+
+
+@router.head("/docs")
+@router.get("/docs")
+async def docs() -> HTMLResponse:
+    """Return the page that describes the API, by Swagger UI."""
+    return page_of("docs.html", version=version("fastapi-swagger"))

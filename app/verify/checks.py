@@ -1,0 +1,504 @@
+"""The checklist: each step looks at one thing that has to work, and says what is wrong with it and what to do."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from cutout import __version__
+from cutout.app.billing.pricing import CREDITS
+from cutout.app.db import migrate
+from cutout.app.verify import images
+from cutout.app.verify.client import (
+    API,
+    BatchAcceptedShape,
+    BatchShape,
+    Client,
+    CreditsShape,
+    EntryShape,
+    Failed,
+    HealthShape,
+    JobShape,
+    JobsShape,
+    OpenApiShape,
+    PriceShape,
+    PricingShape,
+    ProblemShape,
+    Refused,
+    SubscriptionShape,
+)
+from cutout.inference.tiers import Tier
+
+# 100 standard images are 800 credits, less 10 %.
+PRICED_IMAGES, PRICED_CREDITS = 100, 720
+PHOTOS = {
+    "verify-1.jpg": images.RED,
+    "verify-2.jpg": images.GREEN,
+    "verify-3.jpg": images.YELLOW,
+}
+PROBLEM = "application/problem+json"
+NO_PHOTO = b"This is no photo.\n"
+# Between two looks at a batch: at first often, then so that a user's 120 reads a minute are far.
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.2, 2.0
+CANCEL_SECONDS = 5.0
+LEDGER_PAGE, MOST_PAGES = 200, 20
+
+
+class Outcome(StrEnum):
+    """What became of a step."""
+
+    PASSED = "passed"
+    WARNED = "warned"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The seconds that a step may take; from `low` on is expected."""
+
+    high: float
+    low: float = 0
+
+    def __str__(self) -> str:
+        return f"{self.low:g}–{self.high:g} s" if self.low else f"{self.high:g} s"
+
+
+PROMPTLY = Target(1)
+TARGETS = {Tier.BASIC: Target(5, 2)} | dict.fromkeys(
+    (Tier.STANDARD, Tier.PROFESSIONAL, Tier.INDUSTRY), Target(10, 5)
+)
+OF_BATCH = Target(len(PHOTOS) * TARGETS[Tier.BASIC].high, len(PHOTOS) * TARGETS[Tier.BASIC].low)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What a step has found; `doubtful` where somebody should look at it, and nothing fails."""
+
+    text: str
+    doubtful: bool = False
+
+
+class Skipped(Exception):
+    """There is nothing that a step could look at."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to look at, once the steps that it `needs` have passed. Without a target it asks nobody."""
+
+    name: str
+    run: Callable[[], Awaitable[Fact]]
+    needs: tuple[str, ...] = ()
+    target: Target | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a step; `seconds` is None where nobody was asked."""
+
+    step: Step
+    outcome: Outcome
+    seconds: float | None
+    detail: str
+
+
+class Visit:
+    """One walk through the checklist: what was found so far, and what was made and paid."""
+
+    def __init__(
+        self,
+        client: Client,
+        tiers: Sequence[Tier] = tuple(Tier),
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Prepare; nothing is sent yet. `tell` hears how far a long step is."""
+        self._client = client
+        self._tiers = list(dict.fromkeys(tiers))
+        self._tell = tell
+        self._health: HealthShape
+        self._pricing: PricingShape
+        self._before: CreditsShape
+        self._jobs: dict[str, Tier] = {}
+        # What was charged, by the key of its movements.
+        self._charged: dict[str, int] = {}
+        # How many removals the quota paid, of which day.
+        self._of_quota = 0
+        self._day = ""
+        self._open_batch: str | None = None
+        self._how_far = ""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.leave_nothing()
+
+    def steps(self) -> list[Step]:
+        """Return the checklist in order."""
+        removals = [
+            Step(f"removal, {tier}", partial(self._remove, tier), ("credits",), TARGETS[tier])
+            for tier in self._tiers
+        ]
+        return [
+            Step("health", self._see_health, target=PROMPTLY),
+            Step("version and schema", self._see_version, ("health",)),
+            Step("queue", self._see_queue, ("health",)),
+            Step("workers", self._see_workers, ("queue",)),
+            Step("prices", self._see_prices, ("health",), PROMPTLY),
+            Step("price of a batch", self._price_batch, ("health",), PROMPTLY),
+            Step(
+                "credits", self._count_credits, ("version and schema", "prices", "price of a batch"), PROMPTLY
+            ),
+            *removals,
+            Step("batch", self._make_batch, ("credits", "workers"), OF_BATCH),
+            Step("ledger", self._see_ledger, ("credits",), PROMPTLY),
+            Step("quota", self._see_quota, ("credits",), PROMPTLY),
+            Step("an error", self._make_error, ("credits",), PROMPTLY),
+            Step("API description", self._see_description, ("health",), PROMPTLY),
+        ]
+
+    async def leave_nothing(self) -> None:
+        """Cancel the batch that has not ended: what is not done of it costs nothing then."""
+        if self._open_batch is not None:
+            batch, self._open_batch, self._how_far = self._open_batch, None, ""
+            with suppress(Failed, TimeoutError):
+                async with asyncio.timeout(CANCEL_SECONDS):
+                    await self._client.call("DELETE", f"{API}/batch/{batch}")
+
+    @property
+    def how_far(self) -> str:
+        """How far the batch is that is being waited for, to be put behind a sentence."""
+        return f" ({self._how_far})" if self._how_far else ""
+
+    async def _see_health(self) -> Fact:
+        # While the database is away it says so with a 503, in its own shape.
+        answer = await self._client.call("GET", "/api/health", wanted=(200, 503), as_user=False)
+        if answer.status_code == 503 and answer.headers.get("Content-Type") == PROBLEM:
+            raise Failed(self._client.parse(ProblemShape, answer).detail)
+        health = self._health = self._client.parse(HealthShape, answer)
+        if health.schema_revision is None:
+            raise Failed(
+                "The database does not answer the service. Is it running, and is DATABASE_URL right?"
+            )
+        if answer.status_code != 200 or health.status != "ok":
+            why = " ".join(problem.detail for problem in health.problems) or "Its log says why."
+            raise Failed(f"The service says of itself that it is {health.status}. {why}")
+        return Fact(f"{health.version} on {health.device}")
+
+    async def _see_version(self) -> Fact:
+        there, here = self._health, await asyncio.to_thread(migrate.head)
+        if there.version != __version__:
+            raise Failed(
+                f"{there.version} (schema {there.schema_revision}) runs there, and this command is {__version__}"
+                f" (schema {here}): what was deployed has not been started, or take the `cutout verify` of that version."
+            )
+        if there.schema_revision != here:
+            raise Failed(
+                f"The database is at schema {there.schema_revision}, and version {__version__} needs {here}. Run:"
+                " cutout migrate"
+            )
+        return Fact(f"both are {here}, of {__version__}")
+
+    async def _see_queue(self) -> Fact:
+        queue = self._health.queue
+        if queue is None:
+            raise Failed(
+                "The service has no queue, so it takes no batches: set REDIS_URL, or let `cutout serve` bring its own"
+                " (CUTOUT_WORKERS above 0)."
+            )
+        if not queue.answers:
+            raise Failed(
+                "The queue does not answer the service. Is its Redis or Valkey running, and REDIS_URL right?"
+            )
+        return Fact(f"{queue.waiting} photos of {queue.batches} batches wait")
+
+    async def _see_workers(self) -> Fact:
+        workers = self._health.workers
+        if not workers:
+            raise Failed(
+                "No worker is alive. Start one (cutout worker), or see in its log why it ended; one that has just been"
+                " started loads its models first."
+            )
+        others = [worker for worker in workers if worker.version != self._health.version]
+        if others:
+            named = ", ".join(f"{worker.name} ({worker.version})" for worker in others)
+            raise Failed(
+                f"Workers of another version than the service's {self._health.version}: {named}. Renew them."
+            )
+        at_batches = [worker for worker in workers if "batch" in worker.queues]
+        if not at_batches:
+            raise Failed("No worker does batches: start one with --queues interactive,batch.")
+        return Fact(f"{len(workers)} alive, {len(at_batches)} of them for batches")
+
+    async def _see_prices(self) -> Fact:
+        pricing = self._pricing = await self._client.read(
+            PricingShape, "GET", f"{API}/pricing", as_user=False
+        )
+        substitutes: dict[str, list[str]] = {}
+        for tier, credits in CREDITS.items():
+            told = pricing.tiers.get(tier)
+            if told is None:
+                raise Failed(f"The tier {tier} is not offered.")
+            if not told.model or not told.backend:
+                raise Failed(f"What serves the tier {tier} is not named.")
+            if told.credits != credits:
+                raise Failed(f"{tier} costs {told.credits} credits there, and {credits} in this version.")
+            if told.substitute:
+                substitutes.setdefault(f"{told.model} stands in for {told.wanted}", []).append(tier)
+        if substitutes:
+            text = "; ".join(f"{', '.join(tiers)}: {which}" for which, tiers in substitutes.items())
+            return Fact(text, doubtful=True)
+        served = {tier: pricing.tiers[tier] for tier in Tier}
+        return Fact(", ".join(f"{tier}: {told.model} ({told.backend})" for tier, told in served.items()))
+
+    async def _price_batch(self) -> Fact:
+        wanted = {"tier": Tier.STANDARD, "imageCount": PRICED_IMAGES}
+        price = await self._client.read(PriceShape, "POST", f"{API}/pricing/calculate", json=wanted)
+        text = f"{PRICED_IMAGES} standard images cost {price.final_credits} credits"
+        if price.final_credits != PRICED_CREDITS:
+            raise Failed(f"{text}, not {PRICED_CREDITS}.")
+        return Fact(text)
+
+    async def _count_credits(self) -> Fact:
+        """See to it that all the rest can be paid before any of it is."""
+        self._before = await self._credits()
+        subscription = await self._subscription()
+        self._day = subscription.today.day if subscription.today else ""
+        needed = self._needed(subscription)
+        total, balance = sum(needed.values()), self._before.balance
+        if balance < total:
+            costs = ", ".join(f"{credits} for the {what}" for what, credits in needed.items() if credits)
+            raise Failed(
+                f"This takes {total} credits ({costs}), and the user has {balance}. Nothing was charged. Give some (cutout"
+                f" credits grant USER {total - balance}), or try fewer tiers: --tier basic."
+            )
+        return Fact(f"{total} of {balance:,} needed")
+
+    async def _remove(self, tier: Tier) -> Fact:
+        photo = images.photo()
+        answer = await self._client.call(
+            "POST",
+            f"{API}/remove",
+            files={"image": ("verify.jpg", photo, "image/jpeg")},
+            data={"tier": tier},
+            headers={"Accept": images.PNG},
+        )
+        percent = images.require_cut_out(answer.content, answer.headers.get("Content-Type", ""))
+        job, model = (answer.headers.get(f"X-Cutout-{name}") for name in ("Job", "Model"))
+        if not job or not model:
+            raise Failed(
+                "The answer has no X-Cutout-Job and X-Cutout-Model. Does a proxy in front take them away?"
+            )
+        self._jobs[job] = tier
+        text = f"{model}, {percent} % are foreground"
+        told = self._pricing.tiers[tier].model
+        return Fact(text if model == told else f"{text}; the prices name {told}", doubtful=model != told)
+
+    async def _make_batch(self) -> Fact:
+        accepted = await self._client.read(
+            BatchAcceptedShape,
+            "POST",
+            f"{API}/batch",
+            wanted=(202,),
+            files=[("images", (name, images.photo(colour), "image/jpeg")) for name, colour in PHOTOS.items()],
+            data={"tier": Tier.BASIC, "imageCount": len(PHOTOS)},
+        )
+        self._open_batch = accepted.batch_id
+        batch = await self._watch(accepted.batch_id)
+        self._open_batch = None
+        self._charged[f"batch:{accepted.batch_id}"] = batch.credits_charged or 0
+        if batch.status != "completed":
+            reasons = {f"{p.name}: {p.error.detail}" for p in batch.photos if p.error is not None}
+            raise Failed(f"The batch ended as {batch.status}. {' '.join(sorted(reasons))}".rstrip())
+        if batch.credits_charged != accepted.price.final_credits:
+            raise Failed(f"{batch.credits_charged} credits were charged, not {accepted.price.final_credits}.")
+        if batch.zip_url is None:
+            raise Failed("The batch is completed, and has no ZIP.")
+        # The address is signed, so that it works in a mail.
+        archive = await self._client.call("GET", batch.zip_url, as_user=False)
+        images.require_archive(archive.content, PHOTOS)
+        return Fact(f"{len(PHOTOS)} photos, {len(archive.content) / 1000:.0f} kB of ZIP as its manifest says")
+
+    async def _watch(self, batch_id: str) -> BatchShape:
+        wait = FIRST_LOOK_SECONDS
+        while True:
+            batch = await self._client.read(BatchShape, "GET", f"{API}/batch/{batch_id}")
+            if batch.finished_at is not None:
+                self._how_far = ""
+                return batch
+            self._how_far = batch.told
+            self._tell(batch.told)
+            await asyncio.sleep(wait)
+            wait = min(1.5 * wait, LAST_LOOK_SECONDS)
+
+    async def _see_ledger(self) -> Fact:
+        for job_id, tier in self._jobs.items():
+            job = await self._client.read(JobShape, "GET", f"{API}/jobs/{job_id}")
+            by_quota = job.paid_by == "quota"
+            self._of_quota += by_quota
+            cost = 0 if by_quota else CREDITS[tier]
+            if (job.status, job.tier, job.credits) != ("completed", tier, cost):
+                raise Failed(
+                    f"The job of {tier} is {job.status}, of {job.tier}, for {job.credits} credits, not {cost}."
+                )
+            self._charged[f"job:{job_id}"] = cost
+        if not self._charged:
+            raise Skipped("nothing was made that could be in it")
+        after, entries = await self._new_entries(self._before)
+        for key, cost in self._charged.items():
+            own = [entry for entry in entries if entry.key.partition(":")[2] == key]
+            movements = sorted(entry.movement for entry in own)
+            moved = sum(entry.credits for entry in own)
+            if moved != -cost or (cost and "charge" not in movements):
+                raise Failed(
+                    f"{key} costs {cost} credits, and the ledger has of it: {', '.join(movements) or 'nothing'}, {moved:+d}."
+                )
+        total = sum(self._charged.values())
+        others = [entry for entry in entries if entry.key.partition(":")[2] not in self._charged]
+        if others:
+            return Fact(f"{total} credits charged; the account is in other use, too")
+        if after.balance != self._before.balance - total:
+            raise Failed(
+                f"{total} credits were charged, and the balance went from {self._before.balance} to {after.balance}."
+            )
+        return Fact(f"{total} credits charged, {after.balance:,} left")
+
+    async def _see_quota(self) -> Fact:
+        found = await self._subscription()
+        if found.plan is None:
+            if not found.plans:
+                raise Failed(f"There is no plan (it is {found.status}), and none on offer.")
+            return Fact(f"no plan; on offer: {', '.join(found.plans)}")
+        plan, today = self._pricing.plans.get(found.plan), found.today
+        if plan is None or today is None:
+            raise Failed(f"The plan is {found.plan}, and its quota is not told.")
+        if today.left != max(0, plan.removals_per_day - today.used):
+            raise Failed(f"{today.used} of {plan.removals_per_day} removals are used, and {today.left} left.")
+        if today.used < self._of_quota and today.day == self._day:
+            raise Failed(f"{self._of_quota} removals were paid of the quota, and {today.used} are counted.")
+        return Fact(f"{found.plan}, {today.left} of {plan.removals_per_day} left today")
+
+    async def _make_error(self) -> Fact:
+        before = await self._credits()
+        try:
+            await self._client.call(
+                "POST", f"{API}/remove", files={"image": ("verify.txt", NO_PHOTO, "text/plain")}
+            )
+        except Refused as refused:
+            if refused.status not in (400, 415):
+                raise
+            told = f"{refused.status} {refused.code}"
+        else:
+            raise Failed("A file that is no photo was taken for one.")
+        after, entries = await self._new_entries(before)
+        failed = await self._client.read(JobsShape, "GET", f"{API}/jobs", params={"status": "failed"})
+        keys = {f"job:{job.job_id}" for job in failed.jobs}
+        kept = sum(entry.credits for entry in entries if entry.key.partition(":")[2] in keys)
+        if kept or (not entries and after.balance != before.balance):
+            raise Failed(
+                f"A file that is no photo was refused, and {-kept or before.balance - after.balance} credits are gone."
+            )
+        return Fact(f"no photo: {told}, nothing charged")
+
+    async def _see_description(self) -> Fact:
+        described = await self._client.read(OpenApiShape, "GET", "/openapi.json", as_user=False)
+        if described.info.version != self._health.version:
+            raise Failed(
+                f"/openapi.json is of version {described.info.version}, /api/health of {self._health.version}: do several"
+                " versions answer at this address?"
+            )
+        return Fact(f"{len(described.paths)} paths of {described.info.version}")
+
+    async def _credits(self) -> CreditsShape:
+        return await self._client.read(CreditsShape, "GET", f"{API}/credits", params={"limit": LEDGER_PAGE})
+
+    async def _new_entries(self, before: CreditsShape) -> tuple[CreditsShape, list[EntryShape]]:
+        """Return the balance, and the movements since `before`."""
+        known = {entry.id for entry in before.entries}
+        # Of two movements at once the one with the lower id may be seen later.
+        oldest = min(known, default=0)
+        first = page = await self._credits()
+        entries = []
+        for _ in range(MOST_PAGES):
+            entries += [entry for entry in page.entries if entry.id > oldest and entry.id not in known]
+            if len(page.entries) < LEDGER_PAGE or page.entries[-1].id <= oldest:
+                break
+            page = await self._client.read(
+                CreditsShape,
+                "GET",
+                f"{API}/credits",
+                params={"limit": LEDGER_PAGE, "before": page.entries[-1].id},
+            )
+        return first, entries
+
+    async def _subscription(self) -> SubscriptionShape:
+        return await self._client.read(SubscriptionShape, "GET", f"{API}/subscription")
+
+    def _needed(self, subscription: SubscriptionShape) -> dict[str, int]:
+        """Return how many credits what takes, where no quota pays for it."""
+        needed, today = {}, subscription.today
+        plan = self._pricing.plans.get(subscription.plan or "")
+        left = today.left if today is not None else 0
+        for tier in self._tiers:
+            paid = plan is not None and tier in plan.tiers and left > 0
+            if paid and tier is Tier.PROFESSIONAL:
+                paid = today is not None and today.professional_left > 0
+            left -= paid
+            needed[f"removal ({tier})"] = 0 if paid else CREDITS[tier]
+        return needed | {"batch": len(PHOTOS) * CREDITS[Tier.BASIC]}
+
+
+async def walk(
+    visit: Visit,
+    *,
+    seconds: float,
+    strict: bool = False,
+    begin: Callable[[Step], None] = lambda _: None,
+) -> AsyncIterator[Result]:
+    """Do one step after the other, each within so many seconds. What is doubtful or late fails only where it is `strict`."""
+    passed: set[str] = set()
+    for step in visit.steps():
+        missing = [name for name in step.needs if name not in passed]
+        if missing:
+            yield Result(step, Outcome.SKIPPED, None, f"needs {missing[0]}")
+            continue
+        begin(step)
+        result = await _take(visit, step, seconds)
+        if result.outcome in (Outcome.PASSED, Outcome.WARNED):
+            passed.add(step.name)
+        if strict and result.outcome is Outcome.WARNED:
+            result = replace(result, outcome=Outcome.FAILED)
+        yield result
+
+
+async def _take(visit: Visit, step: Step, seconds: float) -> Result:
+    start = time.perf_counter()
+
+    def ended(outcome: Outcome, detail: str) -> Result:
+        return Result(step, outcome, time.perf_counter() - start if step.target else None, detail)
+
+    try:
+        async with asyncio.timeout(seconds):
+            fact = await step.run()
+    except TimeoutError:
+        late = f"It was not done within {seconds:g} s{visit.how_far}. --timeout gives it longer."
+        result = ended(Outcome.FAILED, late)
+        await visit.leave_nothing()
+        return result
+    except Failed as error:
+        await visit.leave_nothing()
+        return ended(Outcome.FAILED, str(error))
+    except Skipped as reason:
+        return Result(step, Outcome.SKIPPED, None, str(reason))
+    result = ended(Outcome.WARNED if fact.doubtful else Outcome.PASSED, fact.text)
+    if step.target is not None and result.seconds is not None and result.seconds > step.target.high:
+        return replace(result, outcome=Outcome.WARNED, detail=f"slow; {fact.text}")
+    return result

@@ -1,0 +1,118 @@
+"""A photo to send, and what has to come back."""
+
+import hashlib
+import io
+import zipfile
+import zlib
+from collections.abc import Iterable
+
+from PIL import Image, ImageDraw, ImageFilter, ImageOps, UnidentifiedImageError
+from pydantic import ValidationError
+
+from cutout.app.verify.client import Failed, Shape
+
+SIZE = WIDTH, HEIGHT = 640, 480
+BALL = (200, 110, 440, 350)
+PNG = "image/png"
+MANIFEST = "manifest.json"
+RED, GREEN, YELLOW = "#c8402f", "#3d8f4e", "#d9a521"
+
+# Of 255.
+OPAQUE, CLEAR = 200, 40
+
+
+class ManifestImageShape(Shape):
+    name: str
+    file: str | None
+    status: str
+    sha256: str | None
+
+
+class ManifestShape(Shape):
+    images: list[ManifestImageShape]
+
+
+def photo(colour: str = RED) -> bytes:
+    """Draw a ball on a table, lit from above, as a JPEG of `SIZE`."""
+    wall = ImageOps.colorize(Image.linear_gradient("L").resize(SIZE), "#e9e6e0", "#b9b4aa")
+    shadow = Image.new("L", SIZE)
+    ImageDraw.Draw(shadow).ellipse((190, 325, 470, 375), fill=110)
+    wall.paste("#4b4740", mask=shadow.filter(ImageFilter.GaussianBlur(14)))
+
+    side = BALL[2] - BALL[0]
+    # Its light comes from the upper left: the middle of a larger gradient is there.
+    light = ImageOps.invert(Image.radial_gradient("L")).resize((2 * side, 2 * side))
+    light = light.crop((side * 2 // 3, side * 2 // 3, side * 5 // 3, side * 5 // 3))
+    ball = ImageOps.colorize(
+        light, "#140d0b", "#fff4ec", mid=colour, blackpoint=70, midpoint=170, whitepoint=255
+    )
+    disc = Image.new("L", (4 * side, 4 * side))
+    ImageDraw.Draw(disc).ellipse((0, 0, 4 * side - 1, 4 * side - 1), fill=255)
+    wall.paste(ball, BALL[:2], disc.resize((side, side), Image.Resampling.LANCZOS))
+
+    out = io.BytesIO()
+    wall.save(out, "JPEG", quality=92)
+    return out.getvalue()
+
+
+def require_cut_out(data: bytes, media_type: str = PNG) -> int:
+    """Check a cut-out of `photo`: how many percent of it are foreground.
+
+    Raises:
+        Failed: it is none.
+
+    """
+    if media_type != PNG:
+        raise Failed(f"The answer is {media_type or 'of no type'}, and a picture was asked for, {PNG}.")
+    try:
+        picture = Image.open(io.BytesIO(data), formats=["PNG"])
+        picture.load()
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
+        raise Failed(f"The answer is no PNG that can be read ({error}).") from error
+    if picture.size != SIZE:
+        raise Failed(
+            f"The picture has {picture.width}×{picture.height} pixels, and the photo {WIDTH}×{HEIGHT}."
+        )
+    if picture.mode not in ("RGBA", "LA"):
+        raise Failed(f"The picture has no transparency (it is {picture.mode}).")
+    alpha = picture.getchannel("A")
+    percent = 100 * sum(alpha.histogram()[OPAQUE:]) // (WIDTH * HEIGHT)
+    corner = alpha.getpixel((0, 0))
+    if percent == 0:
+        raise Failed("Nothing was found in the photo: the picture is empty. Are these the right weights?")
+    if not isinstance(corner, int) or corner > CLEAR:
+        raise Failed("The background is still there: the picture's corner is not transparent.")
+    return percent
+
+
+def require_archive(data: bytes, photos: Iterable[str]) -> None:
+    """Check the ZIP of a batch that was made of these file names.
+
+    Raises:
+        Failed: it is not what was promised.
+
+    """
+    expected = {name: f"{name.rpartition('.')[0]}.png" for name in photos}
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            files = {name: archive.read(name) for name in archive.namelist()}
+        manifest = ManifestShape.model_validate_json(files.pop(MANIFEST))
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise Failed(f"The ZIP cannot be opened ({error}).") from error
+    except KeyError:
+        raise Failed(f"The ZIP has no {MANIFEST}.") from None
+    except ValidationError as error:
+        raise Failed(f"The ZIP's {MANIFEST} is none ({error.errors()[0]['msg']}).") from error
+    if set(files) != set(expected.values()):
+        raise Failed(
+            f"The ZIP has {', '.join(sorted(files)) or 'no picture'}, not {', '.join(expected.values())}."
+        )
+    if {image.name: image.file for image in manifest.images} != expected:
+        raise Failed(f"The ZIP's {MANIFEST} does not name each photo with its picture.")
+    for image in manifest.images:
+        picture = files[expected[image.name]]
+        if hashlib.sha256(picture).hexdigest() != image.sha256:
+            raise Failed(
+                f"{image.file} in the ZIP has another SHA-256 than {MANIFEST} says: it was changed or cut off."
+            )
+        require_cut_out(picture)

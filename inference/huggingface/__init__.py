@@ -1,0 +1,1 @@
+"""The networks on the Hugging Face API, for hosts without a GPU."""

@@ -1,0 +1,1 @@
+"""Pictures as bytes and as arrays: decoding, colour, resizing, compositing, encoding."""

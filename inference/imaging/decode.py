@@ -1,0 +1,378 @@
+"""Bytes → Photo: limits first, from the header; then decoding, orientation, colour profile, existing alpha."""
+
+import io
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from cutout.inference.errors import InvalidPhoto, PhotoTooLarge, UnsupportedFormat
+from cutout.inference.imaging import tiff
+from cutout.inference.imaging.color_profile import UnusableProfile, from_lab, to_srgb
+from cutout.inference.imaging.jpeg import BARE_MARKERS, correct, decode_jpeg
+from cutout.inference.imaging.resolution import Dpi, dpi_of
+from cutout.inference.scheduling.pixel_budget import pixels_of
+
+Pixels = npt.NDArray[np.uint8]
+
+# Pillow's names. "JPEG" takes MPO in: a JPEG with more pictures behind the first, as many phones write.
+READ_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
+# All spellings of these formats: ".jfif" and ".jpe" are JPEGs of browsers and old programs, ".mpo" those of cameras with
+# two lenses, ".hif" are HEICs of cameras.
+SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo"),
+        *(".png", ".apng", ".webp", ".avif", ".avifs"),
+        *(".heic", ".heif", ".hif", ".heics", ".heifs"),
+        *(".tif", ".tiff", ".bmp", ".dib", ".gif"),
+    }
+)
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
+CONTAINER_BRANDS = frozenset({b"mif1", b"msf1"})  # of HEIC and AVIF alike
+AVIF_BRANDS = frozenset({b"avif", b"avis"})
+
+
+@dataclass(frozen=True)
+class SizeLimits:
+    """The largest picture that is taken: `pixels` in all, `side` of them along one side, and how many times as long as wide.
+
+    A network sees a square of about a thousand pixels a side: of a strip that is a hundred times as long as wide it sees
+    nothing that a mask could be made of.
+    """
+
+    pixels: int = 50_000_000
+    side: int = 32_768
+    ratio: float = 100.0
+
+    def check(self, width: int, height: int) -> None:
+        """Return if a picture of this size is taken.
+
+        Raises:
+            PhotoTooLarge: it is too large, too long or too thin; the message names the limit and its setting.
+
+        """
+        found = f"The picture has {width} × {height} pixels"
+        if width * height > self.pixels:
+            raise PhotoTooLarge(
+                f"{found}; at most {self.pixels / 1e6:g} megapixels are taken (CUTOUT_MAX_MEGAPIXELS). Scale it down and"
+                " retry."
+            )
+        longer, shorter = max(width, height), min(width, height)
+        if longer > self.side:
+            raise PhotoTooLarge(
+                f"{found}; at most {self.side:,} a side are taken (CUTOUT_MAX_SIDE). Scale it down or crop it and retry."
+            )
+        if longer > self.ratio * max(shorter, 1):
+            raise PhotoTooLarge(
+                f"{found}; at most {self.ratio:g} times as long as wide is taken (CUTOUT_MAX_RATIO), since no network"
+                " sees anything in a thinner one. Crop it and retry."
+            )
+
+
+DEFAULT_SIZES = SizeLimits()
+# A progressive JPEG may walk over all its pixels again in each scan. Real ones have about ten; a small
+# file with thousands keeps a core busy for minutes.
+MAX_JPEG_SCANS = 100
+START_OF_SCAN = b"\xff\xda"
+
+# Pillow walks over a PNG's chunks and a JPEG's segments one by one. Real files have hundreds, or some
+# thousands; millions of empty ones keep a core busy for as long.
+MAX_PARTS = 100_000
+
+JPEG_SIGNATURE = b"\xff\xd8"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+ANCILLARY = 0x20  # a chunk whose name begins with a small letter can be done without
+ORIENTATION = 0x0112  # EXIF
+UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+}
+
+LYING = frozenset({5, 6, 7, 8})  # rows stand for columns
+
+NOTE_FIRST_FRAME = "The file holds several pictures; the first one was taken."
+NOTE_PROFILE = "The embedded colour profile cannot be used; the colours were taken as sRGB."
+NOTE_JPEG = "The JPEG file is not written as the standard says; nothing of its picture is missing."
+NOTE_EXIF = "The EXIF data is damaged; the photo was taken as upright."
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded picture, upright, in sRGB.
+
+    `rgb` is uint8 [H,W,3]; `alpha` is the picture's own transparency, uint8 [H,W] of 0…255, or None.
+    `dpi` is its resolution across and down, upright too, or None where the file tells none.
+    `notes` say, in sentences for the user, what was not taken as it stands in the file.
+    """
+
+    rgb: Pixels = field(repr=False)
+    alpha: Pixels | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
+    dpi: Dpi | None = None
+
+    @property
+    def height(self) -> int:
+        return int(self.rgb.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.rgb.shape[1])
+
+
+def decode(
+    data: bytes, sizes: SizeLimits = DEFAULT_SIZES, before: Callable[[int], object] = lambda pixels: None
+) -> Photo:
+    """Decode a picture file; nothing is allocated for its pixels before its size is known to be allowed.
+
+    Reads JPEG (CMYK too), PNG, WebP, AVIF, HEIC, TIFF, BMP and GIF, of 1 to 16 bits a channel. `before` is called
+    with the number of pixels that it counts as (see `budget.pixels_of`) ahead of decoding them; what it raises is passed on.
+
+    Raises:
+        UnsupportedFormat: the bytes are no picture of a known format.
+        PhotoTooLarge: the picture is beyond `sizes`, a JPEG has more than 100 scans, or a file more than
+            100,000 parts.
+        InvalidPhoto: the bytes are empty, cut off or damaged.
+
+    """
+    if not data:
+        raise InvalidPhoto("The file is empty. Send the picture's bytes.")
+    if _has_too_many_parts(data):
+        raise PhotoTooLarge(
+            "The file is in too many parts and would take long to read. Save it again and retry."
+        )
+    # Pillow's decoders raise whatever a damaged file makes them stumble over: OSError, SyntaxError,
+    # struct.error, ValueError and more. All of them are the file's fault.
+    header = _read_tiff_header(data) if tiff.is_tiff(data) else None
+    if header is not None and header.reader == "tifffile":
+        sizes.check(header.width, header.height)
+        before(pixels_of(header.width, header.height) * header.weight)
+        return _from_tiff(header)
+    corrected = False
+    try:
+        try:
+            image = _open(data)
+        except Exception:
+            # Pillow stumbles over some deviations in a JPEG's head that lose nothing.
+            better = correct(data) if data.startswith(JPEG_SIGNATURE) else None
+            if better is None:
+                raise
+            image, data, corrected = _open(better), better, True
+    except UnidentifiedImageError:
+        raise UnsupportedFormat(
+            "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF."
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PhotoTooLarge(
+            f"The picture has too many pixels; at most {sizes.pixels / 1e6:g} megapixels are taken"
+            " (CUTOUT_MAX_MEGAPIXELS). Scale it down and retry."
+        ) from None
+    except (MemoryError, UnsupportedFormat):
+        raise
+    except Exception as error:
+        raise InvalidPhoto(_damaged(error)) from error
+    with image:
+        _check_size(image, data, sizes)
+        before(pixels_of(image.width, image.height))
+        try:
+            photo = _to_photo(image, data, header, corrected=corrected)
+        except (MemoryError, InvalidPhoto):
+            raise
+        except Exception as error:
+            raise InvalidPhoto(_damaged(error)) from error
+    sizes.check(photo.width, photo.height)  # some headers tell less than their pictures hold
+    return photo
+
+
+def _has_too_many_parts(data: bytes) -> bool:
+    """Walk over the head of a PNG or a JPEG as Pillow will, but only so far."""
+    if data.startswith(PNG_SIGNATURE):
+        step, place = _behind_chunk, len(PNG_SIGNATURE)
+    elif data.startswith(JPEG_SIGNATURE):
+        step, place = _behind_segment, 2
+    else:
+        return False
+    for _ in range(MAX_PARTS):
+        place = step(data, place)
+        if place >= len(data):
+            return False
+    return True
+
+
+def _behind_chunk(data: bytes, place: int) -> int:
+    return place + 12 + int.from_bytes(data[place : place + 4])
+
+
+def _behind_segment(data: bytes, place: int) -> int:
+    """Find the end of the segment at `place`; the pixels behind a start of scan belong to no segment."""
+    if data[place : place + 1] != b"\xff":  # stray bytes, which Pillow walks over one by one
+        return place + 1
+    if data[place : place + 2] == START_OF_SCAN:
+        return len(data)
+    marker = data[place + 1 : place + 2]
+    if marker in (b"\xff", b"\0"):  # filling
+        return place + 1
+    if marker and marker[0] in BARE_MARKERS:
+        return place + 2
+    return place + 2 + max(2, int.from_bytes(data[place + 2 : place + 4]))
+
+
+def _read_tiff_header(data: bytes) -> tiff.Header:
+    try:
+        return tiff.read_header(data)
+    except (MemoryError, InvalidPhoto):
+        raise
+    except Exception as error:
+        raise InvalidPhoto(_damaged(error)) from error
+
+
+def _from_tiff(header: tiff.Header) -> Photo:
+    notes = [NOTE_FIRST_FRAME] if header.has_more else []
+    try:
+        pixels, mode, alpha = tiff.decode(header)
+        is_done = mode == "RGB" and not header.profile
+        rgb = pixels if is_done else _in_srgb(Image.fromarray(pixels, mode), header.profile, notes)
+    except (MemoryError, InvalidPhoto):
+        raise
+    except Exception as error:
+        raise InvalidPhoto(_damaged(error)) from error
+    return _upright(Photo(rgb, alpha, tuple(notes), header.dpi), header.orientation)
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read the header."""
+    if _is_heic(data):
+        try:
+            from pillow_heif import HeifImageFile  # a large library, for phones' files only
+        except ImportError:
+            raise UnsupportedFormat(
+                "HEIC needs pillow-heif on this host; run: pip install pillow-heif"
+            ) from None
+        image: Image.Image = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
+        return image
+    # Pillow takes a TIFF with its signature's bytes swapped for one as well, and none of what is checked ahead would be.
+    formats = [name for name in READ_FORMATS if name != "TIFF" or tiff.is_tiff(data)]
+    return Image.open(io.BytesIO(data), formats=formats)
+
+
+def _is_heic(data: bytes) -> bool:
+    if data[4:8] != b"ftyp":
+        return False
+    if data[8:12] in CONTAINER_BRANDS:
+        end = min(int.from_bytes(data[:4]), 256)
+        return AVIF_BRANDS.isdisjoint(data[place : place + 4] for place in range(16, end, 4))
+    return data[8:12] in HEIC_BRANDS
+
+
+def _check_size(image: Image.Image, data: bytes, sizes: SizeLimits) -> None:
+    if image.width * image.height == 0:
+        raise InvalidPhoto("The picture has no pixels. Save it again and retry.")
+    sizes.check(image.width, image.height)
+    if image.format == "PNG":
+        _check_png_chunks(data)
+    if image.format in ("JPEG", "MPO") and data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
+        raise PhotoTooLarge(
+            f"The JPEG has more than {MAX_JPEG_SCANS} scans and would take minutes to decode."
+            " Save it again and retry."
+        )
+
+
+def _check_png_chunks(data: bytes) -> None:
+    """Refuse what libpng would: a cut-off or altered critical chunk. Pillow shows such files with wrong pixels."""
+    place = len(PNG_SIGNATURE)
+    kind = b""
+    while kind != b"IEND":
+        length = int.from_bytes(data[place : place + 4])
+        kind, body_end = data[place + 4 : place + 8], place + 8 + length
+        checksum = data[body_end : body_end + 4]
+        if len(checksum) < 4:
+            raise InvalidPhoto(_damaged("the file ends within a chunk"))
+        critical = not kind[0] & ANCILLARY
+        if critical and zlib.crc32(memoryview(data)[place + 4 : body_end]) != int.from_bytes(checksum):
+            raise InvalidPhoto(_damaged("a checksum differs"))
+        place = body_end + 4
+
+
+def _to_photo(image: Image.Image, data: bytes, header: tiff.Header | None, *, corrected: bool) -> Photo:
+    notes = []
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        notes.append(NOTE_FIRST_FRAME)
+    try:
+        exif: Mapping[int, Any] = image.getexif()
+        orientation = exif.get(ORIENTATION)
+        dpi = dpi_of(image, exif)
+    except Exception:  # noqa: BLE001 - as with the decoders, a damaged block may raise anything
+        orientation, dpi = None, dpi_of(image, {})
+        notes.append(NOTE_EXIF)
+    if header is not None:
+        dpi = header.dpi[::-1] if header.dpi and orientation in LYING else header.dpi
+        orientation = None  # Pillow turns a TIFF by itself while it decodes it
+    profile = image.info.get("icc_profile")
+
+    alpha = None
+    if image.format in ("JPEG", "MPO"):
+        # The same pixels as Pillow gives, in a third of the time; and Pillow is silent on pictures that are half there.
+        pixels, deviates = decode_jpeg(data, image.mode, image.size)  # type: ignore[arg-type]
+        if deviates or corrected:
+            notes.append(NOTE_JPEG)
+        is_done = image.mode == "RGB" and not profile
+        rgb = pixels if is_done else _in_srgb(Image.fromarray(pixels, image.mode), profile, notes)
+    else:
+        if image.has_transparency_data and image.mode.startswith("I;16"):
+            # One tone stands for transparent; converted by Pillow, all tones above 255 would become white.
+            alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
+        elif image.has_transparency_data:
+            if image.mode != "LA":
+                image = image.convert("RGBA")
+            alpha = np.array(image.getchannel("A"))
+        rgb = _in_srgb(_colours(image), profile, notes)
+
+    return _upright(Photo(rgb, alpha, tuple(notes), dpi), orientation)
+
+
+def _upright(photo: Photo, orientation: object) -> Photo:
+    if not isinstance(orientation, int) or orientation not in UPRIGHT:
+        return photo
+    turn = UPRIGHT[orientation]
+    alpha = None if photo.alpha is None else np.ascontiguousarray(turn(photo.alpha))
+    dpi = photo.dpi[::-1] if photo.dpi and orientation in LYING else photo.dpi
+    return replace(photo, rgb=np.ascontiguousarray(turn(photo.rgb)), alpha=alpha, dpi=dpi)
+
+
+def _colours(image: Image.Image) -> Image.Image:
+    """Bring a picture to 8 bits and one of the modes that a profile may speak of: RGB, L, CMYK, LAB."""
+    if image.mode.startswith("I;16"):
+        return _eight_bits(image)
+    if image.mode in ("I", "F"):
+        raise UnsupportedFormat("32-bit pixels are not read. Save the picture with 8 or 16 bits a channel.")
+    if image.mode in ("1", "LA", "La"):
+        return image.convert("L")
+    return image if image.mode in ("RGB", "L", "CMYK", "LAB") else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Bring grey of 16 bits to 8."""
+    return Image.fromarray((np.asarray(image) * (255 / 65535)).round().astype(np.uint8))
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Pixels:
+    if profile:
+        try:
+            return np.array(to_srgb(image, profile).convert("RGB"))
+        except UnusableProfile:
+            notes.append(NOTE_PROFILE)
+    if image.mode == "LAB":
+        image = from_lab(image)
+    return np.array(image.convert("RGB"))  # a copy: torch wants arrays that may be written to
+
+
+def _damaged(error: Exception | str) -> str:
+    return f"The picture is cut off or damaged ({error}). Save it again and retry."

@@ -1,0 +1,78 @@
+"""Pixels → the bytes of a picture file, marked as sRGB."""
+
+import io
+from enum import StrEnum
+from typing import Any
+
+from PIL import Image
+
+from cutout.inference.errors import InvalidOptions
+from cutout.inference.imaging.color_profile import SRGB_ICC
+from cutout.inference.imaging.decode import Pixels
+from cutout.inference.imaging.png import encode_png
+from cutout.inference.imaging.resolution import Dpi, as_exif
+
+
+class Format(StrEnum):
+    """A file format of a result. JPEG has no transparency, so it is laid on a background."""
+
+    PNG = "png"
+    WEBP = "webp"
+    JPG = "jpg"
+    AVIF = "avif"
+
+    @property
+    def media_type(self) -> str:
+        return "image/jpeg" if self is Format.JPG else f"image/{self.value}"
+
+    @property
+    def has_alpha(self) -> bool:
+        return self is not Format.JPG
+
+
+# What a format's own header can say; PNG holds more than any photo has.
+MAX_SIDE = {Format.WEBP: 16_383, Format.JPG: 65_500, Format.AVIF: 65_536}
+
+
+def check_size(file_format: Format, width: int, height: int) -> None:
+    """Return if the format holds a picture of this size.
+
+    Raises:
+        InvalidOptions: it does not; the message names what to change.
+
+    """
+    most = MAX_SIDE.get(file_format)
+    if most is not None and max(width, height) > most:
+        raise InvalidOptions(
+            f"{file_format.value} holds at most {most:,} pixels a side, and the picture has {width} × {height}. Ask for"
+            " another format (format, or --format), such as png, or scale the photo down."
+        )
+
+
+def encode(picture: Pixels, file_format: Format, quality: int, dpi: Dpi | None = None) -> bytes:
+    """Encode uint8 [H,W] (grey), [H,W,3] (RGB) or [H,W,4] (RGBA, straight alpha).
+
+    `quality`, 1…100, is for WebP, AVIF and JPEG; PNG is lossless, and so is the alpha of WebP. `dpi` is kept in the
+    file; nothing else of a photo's metadata is.
+
+    Raises:
+        InvalidOptions: the format cannot hold a picture as wide or as high.
+
+    """
+    check_size(file_format, picture.shape[1], picture.shape[0])
+    if file_format is Format.PNG:
+        return encode_png(picture, dpi)
+    image = Image.fromarray(picture)
+    told: dict[str, Any] = {} if picture.ndim == 2 else {"icc_profile": SRGB_ICC}
+    if dpi is not None:
+        told |= {"dpi": dpi} if file_format is Format.JPG else {"exif": as_exif(dpi)}
+    out = io.BytesIO()
+    match file_format:
+        case Format.WEBP:
+            image.save(out, "WEBP", quality=quality, alpha_quality=100, method=2, **told)
+        case Format.AVIF:
+            image.save(out, "AVIF", quality=quality, speed=8, subsampling="4:4:4", **told)
+        case Format.JPG:
+            # Colour at full resolution: at half, the background bleeds into the edge of the subject.
+            image.save(out, "JPEG", quality=quality, subsampling="4:4:4", **told)
+    return out.getvalue()

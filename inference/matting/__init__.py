@@ -1,0 +1,1 @@
+"""From a photo to its alpha matte and its foreground colours."""

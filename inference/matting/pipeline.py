@@ -1,0 +1,62 @@
+"""The recipes: from a photo and a network's look at it to the cut-out's colours and alpha."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from cutout.inference.matting import crop_refinement, refinement
+from cutout.inference.matting.mask import enlarge, to_levels
+from cutout.inference.tiers import Recipe
+
+# Shows a photo, or a part of one, to the network: uint8 [H,W,3] → its mask as `find_subject` gives it, or None.
+Look = Callable[[Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Matte:
+    """`rgb`, uint8 [H,W,3], are the subject's colours; `alpha`, uint8 [H,W], is 0 (background) … 255 (foreground).
+
+    `no_foreground` says that the network found no subject; `alpha` is 0 everywhere then.
+    """
+
+    rgb: Tensor = field(repr=False)
+    alpha: Tensor = field(repr=False)
+    no_foreground: bool
+
+
+def cut_out(
+    rgb: Tensor, own_alpha: Tensor | None, recipe: Recipe, look: Look, *, colours: bool = True
+) -> Matte:
+    """Cut the subject out of a photo, uint8 [H,W,3], on the photo's device.
+
+    What the photo has of its own transparency, uint8 [H,W], is kept. Without `colours` only the alpha counts, and the
+    photo's colours are left as they are.
+    """
+    height, width = rgb.shape[:2]
+    mask = look(rgb)
+    if mask is None:
+        return Matte(rgb, rgb.new_zeros(height, width), no_foreground=True)
+    alpha = refinement.refine_alpha(rgb, mask) if recipe.refines else enlarge(mask, height, width)
+    if recipe.looks_twice:
+        _look_again(rgb, mask, alpha, look)
+    levels = to_levels(alpha)
+    cleaned = refinement.clean_colours(rgb, levels) if recipe.cleans and colours else rgb
+    if own_alpha is not None:
+        levels = to_levels(levels.float() * own_alpha / 255**2)
+    return Matte(cleaned, levels, no_foreground=False)
+
+
+def _look_again(rgb: Tensor, mask: Tensor, alpha: Tensor, look: Look) -> None:
+    """Put the second look's alpha in place of the first one's, where it can be believed."""
+    height, width = rgb.shape[:2]
+    box = crop_refinement.box_around(mask, height, width)
+    if box is None:
+        return
+    part = box.of(rgb)
+    second = look(part)
+    if second is None:
+        return
+    merged = crop_refinement.merge(mask, second, box, height, width)
+    if merged is not None:
+        alpha[box.rows, box.columns] = refinement.refine_alpha(part, merged)

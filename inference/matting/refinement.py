@@ -1,0 +1,248 @@
+"""The subject's edge: its alpha along the photo's own detail, and its colours without the old background's.
+
+A network's mask is a quarter of a large photo's size along each side, and softer than that. Two facts bring the rest
+back. Within a few pixels the subject has about one colour and so has the background, so alpha is a linear function of
+the colour there: the colour lines of Levin, Lischinski and Weiss, "A Closed-Form Solution to Natural Image Matting"
+(2008), fitted window by window as in He, Sun and Tang, "Guided Image Filtering" (2010). And a linear function that
+holds for a blurred photo holds for the sharp one: so it is fitted where photo and mask are equally soft, and applied
+to the photo's own pixels.
+
+All that is fitted, is fitted at the mask's own scale. At full size only the band of uncertain pixels is touched, some
+rows at a time.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cutout.inference.imaging.resize import resize_antialiased, resize_planes
+from cutout.inference.matting.mask import enlarge
+from cutout.inference.matting.unknown_region import Band, mixed, uncertain
+
+# The scale of what is fitted, pixels along the longer side: for alpha the mask's own, up to this; half of it for
+# colours, which change more slowly than alpha does.
+ALPHA_SIDE = 1024
+COLOUR_SIDE = 512
+
+# A mask is softer than its size tells. Blurred by this, pixels of the mask, the photo is as soft as the mask. With a
+# real network's masks 2 does nearly as well; at 0 the fit is a guided filter, which keeps the mask's softness.
+MASK_BLUR = 1.0
+# Narrow windows for fine detail, wide ones for soft edges; each counts by how well it explains the mask.
+WINDOWS = (2, 8)
+# Added to each channel's variance: colours that differ by less than its root, 0.5 % of the range, explain nothing.
+FLATNESS = 3e-5
+# Detail counts where it has more than so many times the energy that texture and noise would give it.
+NOISE_FACTOR = 3.0
+# Where there is no detail, a fit that differs from the mask by less than this on the whole does not overrule it.
+TOLERANCE = 0.1
+
+# The coarser scale's colours count as much as this mean squared alpha in a window.
+COLOUR_PULL = 0.1
+COLOUR_WINDOW = 2
+# How much a half-transparent pixel keeps to the colours around it, rather than to its own.
+COLOUR_STIFFNESS = 0.5
+
+
+def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
+    """Bring a mask to the photo's size along the photo's own detail.
+
+    `rgb`, uint8 [H,W,3]; `mask`, float [1,1,h,w] of 0…1, on the same device → alpha, float32 [H,W] of 0…1. Where the
+    mask is certain it is enlarged as it is, bilinearly; where the colours do not explain it, it is made a little
+    crisper.
+    """
+    height, width = rgb.shape[:2]
+    alpha = enlarge(mask, height, width)
+    rows, columns = _scaled(height, width, min(ALPHA_SIDE, max(mask.shape)))
+    small = _resized(rgb, rows, columns)
+    coarse = resize_planes(mask.float(), rows, columns)
+    band = Band(uncertain(coarse, reach=1), height, width)
+    soft = _blurred(small, MASK_BLUR)
+    lines, trust = _colour_lines(soft, coarse)
+    # What blurring once more takes away is about what the first blur took.
+    crisper = coarse - _blurred(coarse, MASK_BLUR)
+
+    fields = torch.cat([lines, crisper], 1)
+    count, total, energy = torch.zeros(3, rows * columns, device=rgb.device)
+    places = list(band.strips())
+    details = []
+    for place in places:
+        *line, constant, crisp = band.at(fields, place)
+        start = (alpha.view(-1)[place] + crisp).clamp_(0, 1)
+        alpha.view(-1)[place] = start
+        detail = (_dot(line, _colours(rgb, place)) + constant - start).clamp_(-1, 1)
+        details.append(detail)
+        cell = band.cell(place)
+        count.index_add_(0, cell, torch.ones_like(detail))
+        total.index_add_(0, cell, detail)
+    count = count.view(coarse.shape)
+    offset = _mean(total.view(coarse.shape), 2) / _mean(count, 2).clamp(min=1e-6)
+
+    for place, detail in zip(places, details, strict=True):
+        detail -= band.at(offset, place)[0]
+        energy.index_add_(0, band.cell(place), detail.square())
+    energy = _mean(energy.view(coarse.shape), 4) / _mean(count, 4).clamp(min=1e-6)
+    # Wiener's gain: the share of the energy that is more than texture and noise.
+    unwanted = NOISE_FACTOR * _along(lines, _texture(rgb, small, coarse))
+    gain = (1 - unwanted / energy.clamp(min=1e-8)).clamp(0, 1)
+    offset = offset.sign() * (offset.abs() - TOLERANCE * (1 - gain)).clamp(min=0)
+
+    fields = torch.cat([offset, gain, trust], 1)
+    for place, detail in zip(places, details, strict=True):
+        shift, share, weight = band.at(fields, place)
+        alpha.view(-1)[place] = (alpha.view(-1)[place] + (shift + detail * share) * weight).clamp_(0, 1)
+    return alpha
+
+
+def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
+    """Take the old background's colour out of the pixels that show it through.
+
+    `rgb`, uint8 [H,W,3], and `alpha`, uint8 [H,W] → uint8 [H,W,3], a copy. Every pixel is taken for the mixture
+    alpha × foreground + (1 − alpha) × background. Both colours are estimated together, by least squares over small
+    windows, from the coarsest scale to COLOUR_SIDE, each scale held to the one before (after Germer and others, "Fast
+    Multi-Level Foreground Estimation", 2020, who smooth between neighbours). So hair keeps a colour of its own: it is
+    read out of how the photo changes with alpha, not taken from the nearest solid part. Opaque pixels come back bit for
+    bit.
+    """
+    height, width = alpha.shape
+    rows, columns = _scaled(height, width, COLOUR_SIDE)
+    small = _resized(rgb, rows, columns)
+    coarse = resize_antialiased(alpha[..., None], rows, columns).permute(2, 0, 1)[None] / 255
+    fields = torch.cat(_layers(small, coarse), 1)
+    cleaned = rgb.clone()
+    band = Band(mixed(alpha, rows, columns), height, width)
+    for place in band.strips():
+        levels = alpha.view(-1)[place]
+        through = ((levels > 0) & (levels < 255)).nonzero()[:, 0]
+        place, opacity = place[through], levels[through].float().div_(255)
+        foreground, background = band.at(fields, place).split(3)
+        clear = 1 - opacity
+        error = _colours(rgb, place) - opacity * foreground - clear * background
+        # The smallest change of both colours that explains the pixel, held back where it is far from opaque.
+        share = opacity / (opacity.square() + clear.square() + COLOUR_STIFFNESS * clear)
+        colours = foreground + share * error
+        cleaned.view(-1, 3)[place] = colours.mul_(255).round_().clamp_(0, 255).t().to(torch.uint8)
+    return cleaned
+
+
+def _colour_lines(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit alpha ≈ line · colour + constant around each pixel, in windows of several sizes.
+
+    [1,3,h,w] and [1,1,h,w] → lines [1,4,h,w], the constant last, and the share of alpha's variance that they explain,
+    [1,1,h,w].
+    """
+    lines, weights, best = torch.zeros_like(colour[:, :1]), torch.zeros_like(alpha), torch.zeros_like(alpha)
+    for radius in WINDOWS:
+        line, explained = _fit_lines(colour, alpha, radius)
+        weight = explained**4
+        lines = lines + line * weight
+        weights += weight
+        best = torch.maximum(best, explained)
+    return lines / weights.clamp(min=1e-8), best
+
+
+def _fit_lines(colour: Tensor, alpha: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    values = [*colour[0], alpha[0, 0]]
+    pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (0, 3), (1, 3), (2, 3), (3, 3)]
+    means = _mean(torch.stack(values)[None], radius)[0]
+    products = _mean(torch.stack([values[i] * values[j] for i, j in pairs])[None], radius)[0]
+    rr, rg, rb, gg, gb, bb, ra, ga, ba, aa = (
+        products[k] - means[i] * means[j] for k, (i, j) in enumerate(pairs)
+    )
+    rr, gg, bb = rr + FLATNESS, gg + FLATNESS, bb + FLATNESS
+    # Cramer's rule, as a solver for a million systems of three takes longer than all the rest.
+    c00, c01, c02 = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
+    c11, c12, c22 = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
+    determinant = (rr * c00 + rg * c01 + rb * c02).clamp(min=1e-14)
+    line = torch.stack(
+        [c00 * ra + c01 * ga + c02 * ba, c01 * ra + c11 * ga + c12 * ba, c02 * ra + c12 * ga + c22 * ba]
+    )
+    line = line / determinant
+    explained = (line[0] * ra + line[1] * ga + line[2] * ba) / (aa.clamp(min=0) + 1e-5)
+    constant = means[3] - (line * means[:3]).sum(0)
+    return _mean(torch.cat([line, constant[None]])[None], 1), _mean(explained[None, None], 1).clamp(0, 1)
+
+
+def _texture(rgb: Tensor, small: Tensor, alpha: Tensor) -> Tensor:
+    """Measure how the photo varies within a cell where the mask is certain: texture of either side, noise, JPEG.
+
+    Returns the covariance of one pixel's deviation from its cell, [1,6,h,w]: rr, gg, bb, rg, rb, gb.
+    """
+    height, width = rgb.shape[:2]
+    rows, columns = small.shape[-2:]
+    row = (torch.arange(rows, device=rgb.device) * 2 + 1) * height // (2 * rows)
+    column = (torch.arange(columns, device=rgb.device) * 2 + 1) * width // (2 * columns)
+    red, green, blue = (rgb[row][:, column].permute(2, 0, 1) / 255 - small[0]).unbind()
+    products = torch.stack([red * red, green * green, blue * blue, red * green, red * blue, green * blue])[
+        None
+    ]
+    certain = 1 - uncertain(alpha, reach=1)
+    overall = (products * certain).mean((2, 3), keepdim=True) / certain.mean().clamp(min=1e-6)
+    # Far from all that is certain, a little of the whole photo's.
+    return (_mean(products * certain, 6) + 0.004 * overall) / (_mean(certain, 6) + 0.02)
+
+
+def _along(lines: Tensor, covariance: Tensor) -> Tensor:
+    """Return the variance along the lines, [1,1,h,w]."""
+    red, green, blue, _ = lines.split(1, 1)
+    rr, gg, bb, rg, rb, gb = covariance.split(1, 1)
+    squares = red * red * rr + green * green * gg + blue * blue * bb
+    crossed = red * green * rg + red * blue * rb + green * blue * gb
+    return torch.clamp(squares + 2 * crossed, min=0)
+
+
+def _layers(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Split a small photo [1,3,h,w] into foreground and background colours, each [1,3,h,w] of 0…1."""
+    scales = [(colour, alpha)]
+    while max(scales[-1][1].shape[-2:]) > 1:
+        colour, alpha = (F.avg_pool2d(part, 2, ceil_mode=True) for part in scales[-1])
+        scales.append((colour, alpha))
+    foreground = background = scales[-1][0]
+    for cell, opacity in reversed(scales):
+        size = opacity.shape[-2:]
+        foreground = _mean(F.interpolate(foreground, size=size, mode="bilinear"), COLOUR_WINDOW)
+        background = _mean(F.interpolate(background, size=size, mode="bilinear"), COLOUR_WINDOW)
+        clear = 1 - opacity
+        error = cell - opacity * foreground - clear * background
+        parts = [opacity * opacity, opacity * clear, clear * clear, opacity * error, clear * error]
+        means = _mean(torch.cat(parts, 1), COLOUR_WINDOW)
+        aa, ab, bb = means[:, 0:1] + COLOUR_PULL, means[:, 1:2], means[:, 2:3] + COLOUR_PULL
+        ae, be = means[:, 3:6], means[:, 6:9]
+        determinant = aa * bb - ab * ab
+        foreground = (foreground + (bb * ae - ab * be) / determinant).clamp(0, 1)
+        background = (background + (aa * be - ab * ae) / determinant).clamp(0, 1)
+    return foreground, background
+
+
+def _scaled(height: int, width: int, side: int) -> tuple[int, int]:
+    scale = min(1.0, side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _resized(rgb: Tensor, rows: int, columns: int) -> Tensor:
+    return resize_antialiased(rgb, rows, columns).permute(2, 0, 1)[None] / 255
+
+
+def _colours(rgb: Tensor, place: Tensor) -> Tensor:
+    return rgb.view(-1, 3)[place].t() / 255
+
+
+def _dot(line: list[Tensor], colours: Tensor) -> Tensor:
+    return line[0] * colours[0] + line[1] * colours[1] + line[2] * colours[2]
+
+
+def _mean(values: Tensor, radius: int) -> Tensor:
+    """Average over squares of 2 × radius + 1 pixels, [1,C,h,w]; at the border over what there is of them."""
+    side = 2 * radius + 1
+    down = F.avg_pool2d(values, (side, 1), 1, (radius, 0), count_include_pad=False)
+    return F.avg_pool2d(down, (1, side), 1, (0, radius), count_include_pad=False)
+
+
+def _blurred(values: Tensor, sigma: float) -> Tensor:
+    """Blur [1,C,h,w] by a Gaussian."""
+    radius = round(3 * sigma)
+    weights = torch.exp(-(torch.arange(-radius, radius + 1, device=values.device) ** 2) / (2 * sigma**2))
+    weights /= weights.sum()
+    planes = values.transpose(0, 1)
+    down = F.conv2d(F.pad(planes, (0, 0, radius, radius), mode="replicate"), weights.view(1, 1, -1, 1))
+    across = F.conv2d(F.pad(down, (radius, radius, 0, 0), mode="replicate"), weights.view(1, 1, 1, -1))
+    return across.transpose(0, 1)

@@ -1,0 +1,1 @@
+"""Which photo meets the device when: batches, fairness, memory."""

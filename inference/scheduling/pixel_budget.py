@@ -1,0 +1,57 @@
+"""The pixels that may be in work at once."""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cutout.inference.errors import DeadlineExceeded
+
+# A row or a column costs about so many pixels beside its own: Pillow's pointer to it, its place among the mask's cells
+# and the weights of its neighbours there, 50 bytes or so. It is next to nothing but in pictures a few pixels thin.
+PIXELS_OF_A_LINE = 2
+
+
+def pixels_of(width: int, height: int) -> int:
+    """Return how many pixels a picture counts as while it is in work, its rows and columns included."""
+    return width * height + PIXELS_OF_A_LINE * (width + height)
+
+
+class PixelBudget:
+    """Bounds the memory of photos in work, whatever their sizes: first come, first served."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._left = total
+        self._changed = threading.Condition()
+        self._turns: deque[object] = deque()
+
+    @contextmanager
+    def hold(self, pixels: int, deadline: float = math.inf) -> Iterator[None]:
+        """Wait until so many may be in work, and hold them; a photo larger than the budget holds all of it.
+
+        `deadline` is a time of `time.monotonic`.
+
+        Raises:
+            DeadlineExceeded: the turn did not come in time.
+
+        """
+        pixels = min(pixels, self._total)
+        turn = object()
+        with self._changed:
+            self._turns.append(turn)
+            left = deadline - time.monotonic() if deadline < math.inf else None
+            mine = self._changed.wait_for(lambda: self._turns[0] is turn and self._left >= pixels, left)
+            self._turns.remove(turn)
+            self._changed.notify_all()
+            if not mine:
+                raise DeadlineExceeded("The photo's turn did not come in its time. Try again in a moment.")
+            self._left -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += pixels
+                self._changed.notify_all()

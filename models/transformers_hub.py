@@ -1,0 +1,207 @@
+"""Both networks as transformers models: `from_pretrained` on a hub id or a folder, and no remote code.
+
+    from models.hub import from_pretrained
+    network = from_pretrained("ZhengPeng7/BiRefNet")
+    mask = network(pixels).logits.sigmoid()
+
+The published `config.json` files name another architecture or none, and ask for code of their
+repositories; so the class is told from the weights' own names, and nothing here runs that code (the
+Auto classes, asked to trust a published repository, still would). What `save_pretrained` writes says what it is, and the Auto classes load it.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import safetensors
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageSegmentation,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.utils.hub import cached_file
+
+from cutout.models.birefnet import BiRefNet
+from cutout.models.catalog import PatchOrder
+from cutout.models.isnet import ISNet
+from cutout.models.swin import SIZES
+
+WEIGHTS = "model.safetensors"
+# What from_pretrained takes to find a file, rather than to make a model of it.
+WHERE = {"cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token"}
+
+
+class NotLoaded(OSError):
+    """A model could not be loaded; the message names it, the reason and the fix, in one line."""
+
+
+class MatteModel(PreTrainedModel):
+    """Pixels float [B,3,H,W], normalised by the checkpoint, → `logits` [B,1,H,W], whose sigmoid is the mask."""
+
+    base_model_prefix = "network"  # published names lack it; transformers puts it before them
+    main_input_name = "pixel_values"
+    network: nn.Module
+
+    def forward(self, pixel_values: Tensor) -> SemanticSegmenterOutput:
+        return SemanticSegmenterOutput(logits=self.network(pixel_values))
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *args: Any, config: PreTrainedConfig | None = None, **options: Any
+    ) -> Self:
+        """Load from a hub id or a folder; `options` are those of transformers, and of the configuration.
+
+        Every tensor must be there, under its published name and of its shape.
+
+        Raises:
+            NotLoaded: it is not there, gated, broken, or holds another network.
+
+        """
+        shapes = published_shapes(name, options)
+        if cls is not network_class(name, shapes):
+            raise NotLoaded(f"{name}: {WEIGHTS} is not what {cls.__name__} loads; {FIX}")
+        model, report = super().from_pretrained(
+            name,
+            *args,
+            config=config or cls.configure(name, shapes, options),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options | {"trust_remote_code": False},  # whatever the caller says
+        )
+        for what in ("missing", "unexpected", "mismatched"):
+            if keys := sorted(report[f"{what}_keys"]):
+                first = str(keys[0]).removeprefix("network.")
+                raise NotLoaded(f"{name}: {len(keys)} {what} tensors, such as {first}; {FIX}")
+        out: Self = model.eval()
+        return out
+
+    @classmethod
+    def configure(
+        cls, name: str | Path, shapes: dict[str, list[int]], options: dict[str, Any]
+    ) -> PreTrainedConfig:
+        """Make the configuration, and take what of it the caller gave out of `options`."""
+        return cls.config_class()
+
+    def save_pretrained(self, save_directory: Any, **options: Any) -> None:
+        """Save configuration and weights, these under their published names."""
+        options.setdefault("state_dict", self.network.state_dict())
+        super().save_pretrained(save_directory, **options)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave weights as they are: all of them are loaded."""
+
+
+class ISNetConfig(PreTrainedConfig):
+    """IS-Net has nothing to configure."""
+
+    model_type = "isnet"
+
+
+class ISNetModel(MatteModel):
+    """RMBG-1.4's network; see `MatteModel`."""
+
+    config_class = ISNetConfig
+
+    def __init__(self, config: ISNetConfig) -> None:
+        super().__init__(config)
+        self.network = ISNet()
+        self.post_init()
+
+
+class BiRefNetConfig(PreTrainedConfig):
+    """`backbone`: a name in `models.swin.SIZES`. `patch_order`: see `models.catalog.PatchOrder`."""
+
+    model_type = "birefnet"
+    backbone: str = "swin_v1_l"
+    patch_order: PatchOrder = "wg hg c"
+
+
+class BiRefNetModel(MatteModel):
+    """RMBG-2.0's network; see `MatteModel`."""
+
+    config_class = BiRefNetConfig
+
+    def __init__(self, config: BiRefNetConfig) -> None:
+        super().__init__(config)
+        self.network = BiRefNet(config.backbone, config.patch_order)
+        self.post_init()
+
+    @classmethod
+    def configure(
+        cls, name: str | Path, shapes: dict[str, list[int]], options: dict[str, Any]
+    ) -> PreTrainedConfig:
+        """Tell the backbone from the weights, and the order of patches from the repository's name.
+
+        A configuration of our own, as `save_pretrained` writes it, comes before that.
+        """
+        width = shapes["bb.patch_embed.proj.weight"][0]
+        backbones = {size.width: backbone for backbone, size in SIZES.items()}
+        if width not in backbones:
+            raise NotLoaded(f"{name}: its backbone, of width {width}, is none of {', '.join(SIZES)}")
+        told: dict[str, Any] = {"backbone": backbones[width], "patch_order": order_of(name)}
+        said, _ = cls.config_class.get_config_dict(
+            name, **{key: options[key] for key in WHERE & options.keys()}
+        )
+        if said.get("model_type") == cls.config_class.model_type:
+            told |= {key: said[key] for key in ("backbone", "patch_order") if key in said}
+        told |= {key: options.pop(key) for key in ("backbone", "patch_order") if key in options}
+        if told["patch_order"] not in get_args(PatchOrder):
+            raise NotLoaded(
+                f"{name}: patch_order {told['patch_order']!r} is none of {', '.join(get_args(PatchOrder))}"
+            )
+        return cls.config_class(**told)
+
+
+def from_pretrained(name: str | Path, **options: Any) -> MatteModel:
+    """Load either network from a hub id or a folder, told apart by the names of its weights.
+
+    Raises:
+        NotLoaded: see `MatteModel.from_pretrained`.
+
+    """
+    return network_class(name, published_shapes(name, options)).from_pretrained(name, **options)
+
+
+FIX = "give the repository's id or a whole copy of its folder"
+
+
+def published_shapes(name: str | Path, options: dict[str, Any]) -> dict[str, list[int]]:
+    """Read the names and shapes of the weights, downloaded first where they are on the hub."""
+    try:
+        file = cached_file(str(name), WEIGHTS, **{key: options[key] for key in WHERE & options.keys()})
+        with safetensors.safe_open(file, "pt") as weights:
+            return {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise NotLoaded(f"{name}: {WEIGHTS} is cut off or no safetensors file ({error}); {FIX}") from error
+    except OSError as error:
+        if type(error.__cause__).__name__ == "GatedRepoError":
+            raise NotLoaded(
+                f"{name} is gated: accept its terms on https://huggingface.co/{name}"
+                " and set HF_TOKEN to a token of that account"
+            ) from error
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise NotLoaded(f"{name} cannot be had ({reason}); {FIX}") from error
+
+
+def network_class(name: str | Path, shapes: dict[str, list[int]]) -> type[MatteModel]:
+    """Tell the network by the names of its weights."""
+    if "bb.patch_embed.proj.weight" in shapes:
+        return BiRefNetModel
+    if "stage1.rebnconvin.conv_s1.weight" in shapes:
+        return ISNetModel
+    raise NotLoaded(f"{name}: {WEIGHTS} holds neither an IS-Net nor a BiRefNet; {FIX}")
+
+
+def order_of(name: str | Path) -> PatchOrder:
+    """Tell the order of patches by the repository's name, which the hub's cache keeps in its paths."""
+    return "c hg wg" if re.search(r"BiRefNet_(HR|dynamic)", str(name)) else "wg hg c"
+
+
+for _config, _model in ((ISNetConfig, ISNetModel), (BiRefNetConfig, BiRefNetModel)):
+    AutoConfig.register(_config.model_type, _config)
+    for _auto in (AutoModel, AutoModelForImageSegmentation):
+        _auto.register(_config, _model)

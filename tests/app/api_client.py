@@ -1,0 +1,118 @@
+"""A service with accounts to test with, and what a removal needs without one."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import jwt
+import pytest
+from starlette.testclient import TestClient
+
+from cutout.app.app import create_app
+from cutout.app.auth import accounts
+from cutout.app.auth.tokens import Claims
+from cutout.app.billing import ledger
+from cutout.app.config import settings as app_settings
+from cutout.app.config.settings import Settings
+from cutout.app.db.session import Database
+from cutout.app.removals.executors import Here
+from cutout.app.removals.service import Workplace
+from cutout.app.storage.local import LocalStorage
+from cutout.inference.engine import Engine
+from cutout.inference.limits import Limits
+from tests.fakes import FakeRunner, fake_engine, photo_bytes
+
+SECRET, PLATFORM = "our own secret, of thirty-two bytes or more", "the platform's secret, as long as ours is"
+API = "/api/background-remover"
+
+
+def bearer(subject: str, role: str = "user", **changes: Any) -> dict[str, str]:
+    claims = {"sub": subject, "role": role, "exp": datetime.now(UTC) + timedelta(hours=1)} | changes
+    return {"Authorization": f"Bearer {jwt.encode(claims, PLATFORM, 'HS256')}"}
+
+
+ADMIN = bearer("boss", "admin")
+ANNA, BEN = bearer("anna"), bearer("ben")
+
+
+@dataclass
+class Shop:
+    """A service with accounts, on a fake network."""
+
+    client: TestClient
+    database: Database
+    runner: FakeRunner
+
+    def remove(self, who: dict[str, str], data: bytes | None = None, **fields: str) -> httpx2.Response:
+        files = {"image": ("photo.png", photo_bytes() if data is None else data, "image/png")}
+        answer: httpx2.Response = self.client.post(f"{API}/remove", files=files, data=fields, headers=who)
+        return answer
+
+    def get(self, path: str, who: dict[str, str]) -> httpx2.Response:
+        answer: httpx2.Response = self.client.get(path, headers=who)
+        return answer
+
+    def balance(self, who: dict[str, str]) -> int:
+        with self.database.begin() as session:
+            assert ledger.discrepancies(session) == {}
+        return int(self.get(f"{API}/credits", who).raise_for_status().json()["balance"])
+
+    def fund(self, subject: str, amount: int) -> uuid.UUID:
+        with self.database.begin() as session:
+            user = accounts.seen(session, Claims(subject))
+            ledger.grant(session, user.id, amount, f"grant:{subject}:{uuid.uuid4()}")
+            return user.id
+
+
+@pytest.fixture
+def shop(database: Database, tmp_path: Path) -> Iterator[Shop]:
+    with opened_shop(database, tmp_path) as shop:
+        yield shop
+
+
+@contextmanager
+def opened_shop(database: Database, folder: Path, **changes: object) -> Iterator[Shop]:
+    """Open a service with accounts, its settings changed as wanted."""
+    settings = settings_of(database, folder / "data", **changes)
+    runner = FakeRunner()
+    app = create_app(settings, make_engine=lambda _: fake_engine(runner))
+    with TestClient(app, base_url="http://cutout.example", raise_server_exceptions=False) as client:
+        yield Shop(client, database, runner)
+
+
+def settings_of(database: Database, folder: Path, **others: object) -> Settings:
+    """Return the settings of a service with accounts, on this database."""
+    return service_settings(database.engine.url.render_as_string(hide_password=False), folder, **others)
+
+
+def service_settings(database_url: str, folder: Path, **others: object) -> Settings:
+    """Return them by the database's address."""
+    return app_settings.load(
+        **{
+            "secret": SECRET,
+            "jwt_secret": PLATFORM,
+            "database_url": database_url,
+            "data_dir": folder,
+            "max_upload_mb": 1,
+            "remove_per_minute": 0,
+            "reads_per_minute": 0,
+            **others,
+        }
+    )
+
+
+def place_of(database: Database, folder: Path, runner: FakeRunner, lease: float = 60) -> Workplace:
+    engine = fake_engine(runner, Limits(threads=4, waiting=1000))
+    storage = LocalStorage(folder)
+    return Workplace(Here(engine, storage, database), storage, database, timedelta(seconds=lease))
+
+
+def engine_of(place: Workplace) -> Engine:
+    """Return the engine of such a place."""
+    assert isinstance(place.hands, Here)
+    return place.hands.engine

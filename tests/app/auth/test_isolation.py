@@ -1,0 +1,274 @@
+"""Who may call what, walked over every route there is: nobody reaches what is another's."""
+
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+
+from cutout.app.auth import accounts
+from cutout.app.auth.signed_urls import sign
+from tests.app.api_client import ADMIN, ANNA, API, BEN, SECRET, Shop
+from tests.app.batch_client import Studio, photos, studio
+from tests.app.databases import on_sqlite
+from tests.app.http.test_api import problem
+from tests.fakes import photo_bytes
+
+__all__ = ["studio"]
+
+PUBLIC = "anyone"
+USER = "who proves who he is, for himself"
+OWNER = "whose the id is"
+SIGNED = "whose the id is, and anyone by a signed address"
+ADMINS = "admins"
+LOOPBACK = "this machine, or the scraper's token"
+
+CANCEL = f"DELETE {API}/batch/{{batch_id}}"
+
+ROUTES = {
+    "GET /": PUBLIC,
+    "ANY /static": PUBLIC,
+    "ANY /static/swagger": PUBLIC,
+    "GET /docs": PUBLIC,
+    "GET /openapi.json": PUBLIC,
+    "GET /metrics": LOOPBACK,
+    "GET /api/health": PUBLIC,
+    "POST /api/auth/login": PUBLIC,
+    "GET /api/auth/keys": USER,
+    "POST /api/auth/keys": USER,
+    "DELETE /api/auth/keys/{key_id}": OWNER,
+    f"GET {API}/pricing": PUBLIC,
+    f"POST {API}/pricing/calculate": USER,
+    f"POST {API}/remove": USER,
+    f"POST {API}/batch": USER,
+    f"GET {API}/batch": USER,
+    f"GET {API}/batch/{{batch_id}}": OWNER,
+    f"GET {API}/batch/{{batch_id}}/events": OWNER,
+    f"GET {API}/batch/{{batch_id}}/download": SIGNED,
+    CANCEL: OWNER,
+    f"GET {API}/jobs": USER,
+    f"GET {API}/jobs/{{job_id}}": OWNER,
+    f"GET {API}/jobs/{{job_id}}/image": SIGNED,
+    f"GET {API}/credits": USER,
+    f"POST {API}/credits": USER,
+    f"GET {API}/subscription": USER,
+    f"POST {API}/subscription": USER,
+    f"DELETE {API}/subscription": USER,
+    f"GET {API}/stats": USER,
+    f"GET {API}/admin/stats": ADMINS,
+    f"GET {API}/admin/payments": ADMINS,
+    f"POST {API}/admin/payments/{{purchase_id}}/confirm": ADMINS,
+    f"POST {API}/admin/subscriptions/{{purchase_id}}/confirm": ADMINS,
+    f"POST {API}/admin/credits": ADMINS,
+}
+
+# What who proves who he is hears where a thing is not his.
+REFUSED = {
+    OWNER: (404, "NOT_FOUND"),
+    SIGNED: (404, "NOT_FOUND"),
+    ADMINS: (403, "FORBIDDEN"),
+    LOOPBACK: (401, "UNAUTHENTICATED"),
+}
+
+# Bodies that cannot be read, each as what it says it is.
+UNREADABLE = [
+    ("application/json", b"{"),
+    ("application/json", b'"\xff"'),
+    ("application/json", 200_000 * b"1"),
+    ("multipart/form-data", b"--b"),
+    ("multipart/form-data; boundary=b", b"--b\r\nnothing"),
+]
+LOGIN = {"email": "owner@shop.example", "password": "correct horse"}
+# What a call has to send to be a good one.
+SENT: dict[str, dict[str, Any]] = {
+    "POST /api/auth/login": {"json": LOGIN},
+    "POST /api/auth/keys": {"json": {"name": "laptop"}},
+    f"POST {API}/pricing/calculate": {"json": {"tier": "basic", "imageCount": 1}},
+    f"POST {API}/remove": {"files": {"image": ("photo.png", photo_bytes(), "image/png")}},
+    f"POST {API}/batch": {"files": [("images", file) for file in photos(2)]},
+    f"POST {API}/credits": {"json": {"credits": 5, "paymentId": "ben-1"}},
+    f"POST {API}/subscription": {"json": {"plan": "starter", "paymentId": "ben-2"}},
+    f"POST {API}/admin/credits": {"json": {"userId": str(uuid.uuid4()), "credits": 1, "key": "gift"}},
+}
+
+
+# One of what is mounted whole.
+FILES = {
+    "ANY /static": "GET /static/page.js",
+    "ANY /static/swagger": "GET /static/swagger/swagger-ui.css",
+}
+
+
+def calls_of(service: FastAPI) -> set[str]:
+    """Return every call that a service takes, as `METHOD path`; `ANY` for what is mounted whole."""
+    return {
+        f"{method} {route.path}"
+        for route in iter_route_contexts(service.routes)
+        for method in (route.methods or {"ANY"}) - {"HEAD"}
+    }
+
+
+def of(*kinds: str) -> Iterator[str]:
+    return (call for call, kind in ROUTES.items() if kind in kinds)
+
+
+def do(
+    shop: Shop, call: str, who: dict[str, str], ids: dict[str, str] | None = None, **sent: Any
+) -> httpx2.Response:
+    """Make a good call, on a thing that does not exist where none is named."""
+    method, path = FILES.get(call, call).split()
+    path = re.sub(r"{(\w+)}", lambda found: (ids or {}).get(found[1], str(uuid.uuid4())), path)
+    answer: httpx2.Response = shop.client.request(method, path, headers=who, **SENT.get(call, {}) | sent)
+    return answer
+
+
+def told(answer: httpx2.Response) -> tuple[int, object, dict[str, str]]:
+    """Return all of an answer that is not new each time."""
+    body = re.sub(r'"requestId":"[^"]*"|\?expires=\d+&signature=\w+', "", answer.text)
+    return answer.status_code, body, {**answer.headers, "x-request-id": "", "content-length": ""}
+
+
+def seen_by(shop: Shop, who: dict[str, str]) -> dict[str, object]:
+    """Return all that a user sees of himself."""
+    return {call: told(do(shop, call, who)) for call in of(USER) if call.startswith("GET")}
+
+
+@pytest.fixture
+def shop(studio: Studio) -> Studio:
+    """Return a service that has all there is."""
+    return studio
+
+
+def fill(shop: Studio) -> dict[str, str]:
+    """Give Anna one of everything, and return the ids by the names that paths have for them."""
+    shop.fund("anna", 40)
+    batch_id = shop.accepted(ANNA, photos(2))
+    shop.work_off()
+    job = shop.remove(ANNA).raise_for_status().json()
+    key = shop.client.post("/api/auth/keys", json={"name": "till"}, headers=ANNA).raise_for_status().json()
+    wanted: dict[str, Any] = {"plan": "starter", "paymentId": "anna-1"}
+    plan = shop.client.post(f"{API}/subscription", json=wanted, headers=ANNA).raise_for_status().json()
+    confirm(shop, plan["id"])
+    wanted = {"credits": 5, "paymentId": "anna-2"}
+    bought = shop.client.post(f"{API}/credits", json=wanted, headers=ANNA).raise_for_status().json()
+    return {"job_id": job["jobId"], "key_id": key["id"], "purchase_id": bought["id"], "batch_id": batch_id}
+
+
+def confirm(shop: Shop, purchase_id: str) -> None:
+    shop.client.post(f"{API}/admin/payments/{purchase_id}/confirm", headers=ADMIN).raise_for_status()
+
+
+def check_every_route_is_here(calls: Iterable[str]) -> None:
+    new, gone = set(calls) - ROUTES.keys(), ROUTES.keys() - set(calls)
+    assert not new, f"Say in ROUTES who may call {sorted(new)}, and in SENT what a good call sends."
+    assert not gone, f"Take {sorted(gone)} out of ROUTES: there are no such routes."
+
+
+@on_sqlite
+def test_every_route_says_who_may_call_it(shop: Studio) -> None:
+    service = shop.client.app
+    assert isinstance(service, FastAPI)
+    check_every_route_is_here(calls_of(service))
+    service.get("/new/{job_id}")(lambda job_id: job_id)
+    with pytest.raises(AssertionError, match=r"Say in ROUTES who may call \['GET /new/{job_id}'\]"):
+        check_every_route_is_here(calls_of(service))
+
+
+@on_sqlite
+def test_the_public_may_see_what_is_public_and_nothing_else(shop: Studio) -> None:
+    with shop.database.begin() as session:
+        accounts.create_local(session, LOGIN["email"], LOGIN["password"])
+    ids = fill(shop)
+    for call, kind in ROUTES.items():
+        answer = do(shop, call, {}, ids)
+        if kind == PUBLIC:
+            assert answer.status_code == 200, call
+            continue
+        problem(answer, 401, "UNAUTHENTICATED")
+        assert told(answer) == told(do(shop, call, {})), call
+        method, path = call.split()
+        path = path.format(**ids)
+        others = [shop.client.request(method, path)]
+        for media_type, body in UNREADABLE:
+            others.append(
+                shop.client.request(method, path, headers={"Content-Type": media_type}, content=body)
+            )
+        for other in others:
+            assert told(other) == told(answer), f"{call} looks at what is sent before at who sends it"
+
+
+def test_nobody_sees_or_changes_what_is_anothers(shop: Studio) -> None:
+    newcomer = seen_by(shop, BEN)
+    ids = fill(shop)
+    anna = seen_by(shop, ANNA)
+    assert {call for call in anna if anna[call] == newcomer[call]} == set()
+    assert seen_by(shop, BEN) == newcomer
+
+    shop.fund("ben", 20)
+    for call in of(USER):
+        answer = do(shop, call, BEN)
+        assert answer.is_success, call
+        if call == f"POST {API}/subscription":
+            confirm(shop, answer.json()["id"])  # or there would be nothing to cancel
+    for call in of(*REFUSED):
+        for who in (BEN, ADMIN) if ROUTES[call] in (OWNER, SIGNED) else (BEN,):
+            answer = do(shop, call, who, ids)
+            problem(answer, *REFUSED[ROUTES[call]])
+            assert told(do(shop, call, who)) == told(answer), f"{call} tells that a stranger's thing exists"
+    assert seen_by(shop, ANNA) == anna
+
+
+@on_sqlite
+def test_whose_it_is_may(shop: Studio) -> None:
+    ids = fill(shop)
+    gift = {"userId": str(shop.fund("anna", 1)), "credits": 1, "key": "gift"}
+    for call in of(OWNER, SIGNED):
+        if call == CANCEL:  # one that has not finished
+            ids["batch_id"] = shop.accepted(ANNA, photos(2))
+        assert do(shop, call, ANNA, ids).is_success, call
+    for call in of(ADMINS):
+        sent = {"json": gift} if call in SENT else {}
+        assert do(shop, call, ADMIN, ids, **sent).is_success, call
+
+
+@on_sqlite
+@pytest.mark.parametrize("kind", ["picture", "zip"])
+def test_a_signed_address_is_good_for_one_thing_and_a_while(shop: Studio, kind: str) -> None:
+    shop.fund("anna", 40)
+    if kind == "picture":
+        mine, other = (shop.remove(ANNA).raise_for_status().json()["jobId"] for _ in range(2))
+        url = shop.get(f"{API}/jobs/{mine}", ANNA).json()["resultUrl"]
+    else:
+        mine, other = (shop.accepted(ANNA, photos(2)) for _ in range(2))
+        shop.work_off()
+        url = shop.batch(ANNA, mine)["zipUrl"]
+    media_type = {"picture": "image/png", "zip": "application/zip"}[kind]
+    assert shop.get(url, {}).headers["content-type"] == media_type
+    path, _, query = url.partition("?")
+    assert shop.get(sign(SECRET, path, timedelta(seconds=60)), {}).status_code == 200
+
+    altered = {
+        "another thing": url.replace(mine, other),
+        "another signature": url[:-1] + ("0" if url[-1] != "0" else "1"),
+        "no signature": re.sub("signature=.*", "signature=", url),
+        "another time": url.replace("expires=", "expires=1"),
+        "over": sign(SECRET, path, timedelta(seconds=-1)),
+        "signed by another": sign(SECRET[::-1], path, timedelta(seconds=60)),
+    }
+    for why, address in altered.items():
+        assert problem(shop.get(address, {}), 404, "NOT_FOUND"), why
+    problem(shop.get(f"{path}?{query.partition('&')[0]}", {}), 401, "UNAUTHENTICATED")
+    head = shop.client.head(url)
+    assert (head.status_code, head.content) == (200, b"")
+    assert shop.client.head(altered["another signature"]).status_code == 404
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        assert shop.client.request(method, url).status_code == 405, method
+    for call in of(USER, OWNER, ADMINS):
+        method, elsewhere = call.split()
+        answer = shop.client.request(method, re.sub("{.*}", mine, elsewhere) + "?" + query)
+        problem(answer, 401, "UNAUTHENTICATED")

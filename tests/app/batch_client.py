@@ -1,0 +1,108 @@
+"""A service with accounts and a queue of batches to test with, and who works on them."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from cutout.app.db.session import Database
+from cutout.app.jobs.leases import Line
+from cutout.app.storage.local import LocalStorage
+from cutout.worker import tasks as worker_jobs
+from tests.app.api_client import API, Shop, opened_shop
+from tests.fakes import PATIENCE, FakeRunner, photo_bytes
+from tests.worker.worker_fixtures import bench_of, work_off
+
+BATCH = f"{API}/batch"
+File = tuple[str, bytes]
+
+
+def photos(count: int) -> list[File]:
+    """Return as many photos, each another."""
+    return [(f"photo-{seed}.png", photo_bytes(8, 6, seed=seed)) for seed in range(count)]
+
+
+class Studio(Shop):
+    """A service with a queue, whose files lie in `storage`."""
+
+    storage: LocalStorage
+
+    @property
+    def state(self) -> Any:
+        """The service's own."""
+        assert isinstance(self.client.app, FastAPI)
+        return self.client.app.state
+
+    def hand_in(self, who: dict[str, str], files: Sequence[File], **fields: str) -> httpx2.Response:
+        """Hand a batch in."""
+        sent: list[Any] = [("images", (name, data, "image/png")) for name, data in files]
+        sent += [(name, (None, value)) for name, value in fields.items()]
+        answer: httpx2.Response = self.client.post(BATCH, files=sent, headers=who)
+        return answer
+
+    def accepted(self, who: dict[str, str], files: Sequence[File], **fields: str) -> str:
+        """Hand a batch in that is good; its id."""
+        answer = self.hand_in(who, files, **fields)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["batchId"])
+
+    def batch(self, who: dict[str, str], batch_id: str) -> dict[str, Any]:
+        shown: dict[str, Any] = self.get(f"{BATCH}/{batch_id}", who).raise_for_status().json()
+        return shown
+
+    def work_off(self, runner: FakeRunner | None = None) -> None:
+        """Do all that waits, as workers do."""
+        with bench_of(self.database, self.storage, runner=runner) as bench:
+            work_off(bench)
+
+    def kept(self, folder: str = "uploads") -> list[Path]:
+        """Return the files that are kept of what was sent."""
+        return [path for path in (self.storage.root / folder).rglob("*") if path.is_file()]
+
+
+@contextmanager
+def opened_studio(
+    database: Database, folder: Path, redis_url: str | None, **changes: object
+) -> Iterator[Studio]:
+    """Open one, its settings changed as wanted."""
+    chosen: dict[str, object] = {
+        "redis_url": redis_url,
+        "batch_per_hour": 0,
+        "batch_attempts_per_hour": 0,
+        **changes,
+    }
+    with opened_shop(database, folder, **chosen) as shop:
+        studio = Studio(shop.client, shop.database, shop.runner)
+        studio.storage = LocalStorage(folder / "data")
+        yield studio
+
+
+@pytest.fixture
+def studio(database: Database, tmp_path: Path, redis_url: str) -> Iterator[Studio]:
+    with opened_studio(database, tmp_path, redis_url) as studio:
+        yield studio
+
+
+@contextmanager
+def at_work(database: Database, storage: LocalStorage, runner: FakeRunner | None = None) -> Iterator[None]:
+    """Have a worker look for batches, over and over, in a thread."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(0.01):
+            worker_jobs.answer(bench, Line.BATCH)
+
+    with bench_of(database, storage, runner=runner) as bench:
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(PATIENCE)
+            assert not thread.is_alive()

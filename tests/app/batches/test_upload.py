@@ -1,0 +1,104 @@
+"""Batches whose callers are gone while their photos are being stored, or while they are taken in."""
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from cutout.app.batches import service as batches
+from cutout.app.batches.service import Order
+from cutout.app.batches.upload import Intake, taking_in
+from cutout.app.billing import ledger
+from cutout.app.db.session import Database
+from cutout.app.jobs.queue import Queue
+from cutout.app.storage.local import LocalStorage
+from cutout.inference.options import Options
+from tests.app.databases import new_user, on_sqlite
+from tests.fakes import held_until
+
+
+class Slow(LocalStorage):
+    """Writes the second file when it is told to."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.began, self.go_on = threading.Event(), threading.Event()
+        self.count = 0
+
+    def put(self, key: str, data: bytes) -> None:
+        self.count += 1
+        if self.count == 2:
+            self.began.set()
+            held_until(self.go_on)
+        super().put(key, data)
+
+
+def kept(storage: LocalStorage) -> int:
+    return sum(path.is_file() for path in (storage.root / "uploads").rglob("*"))
+
+
+def cancelled_while(
+    storage: LocalStorage,
+    work: Callable[[Intake], Awaitable[object]],
+    began: threading.Event,
+    go_on: threading.Event,
+) -> None:
+    """Take a batch in, and have the caller's task cancelled in the middle."""
+
+    async def take_in() -> None:
+        async with taking_in(storage) as intake:
+            await work(intake)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(take_in())
+        await asyncio.to_thread(held_until, began)
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 20)
+
+    asyncio.run(cancel())
+
+
+def test_what_is_still_being_stored_goes_too(tmp_path: Path) -> None:
+    storage = Slow(tmp_path)
+
+    async def add_two(intake: Intake) -> None:
+        for name in ("a.png", "b.png"):
+            await intake.add(name, b"x")
+
+    cancelled_while(storage, add_two, storage.began, storage.go_on)
+    assert (storage.count, kept(storage)) == (2, 0)
+
+
+@on_sqlite
+def test_what_is_taken_in_stays(
+    database: Database, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, queue, user = LocalStorage(tmp_path), Queue(redis_url), new_user(database)
+    began, go_on = threading.Event(), threading.Event()
+    submit = batches.submit
+
+    def slow_submit(*args: object) -> object:
+        began.set()
+        held_until(go_on)
+        return submit(*args)  # type: ignore[arg-type]
+
+    async def hand_in(intake: Intake) -> None:
+        for name in ("a.png", "b.png"):
+            await intake.add(name, b"x")
+        await intake.submit(database, queue, user.id, Order(Options()), None)
+
+    monkeypatch.setattr(batches, "submit", slow_submit)
+    with database.begin() as session:
+        ledger.grant(session, user.id, 6, f"grant:{uuid.uuid4()}")
+    cancelled_while(storage, hand_in, began, go_on)
+    queue.close()
+    assert kept(storage) == 2
+    with database.read() as session:
+        assert ledger.balance(session, user.id) == 0

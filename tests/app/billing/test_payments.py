@@ -1,0 +1,261 @@
+"""Payments over HTTP: what counts as paid, once and for one user; and what it gives."""
+
+import hashlib
+import hmac
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient
+
+from cutout.app.billing import ledger, payments, pricing, subscriptions
+from cutout.app.billing.payments import Item, PaymentUsed
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Payment, PaymentStatus, now
+from tests.app.api_client import ADMIN, ANNA, API, BEN, Shop, opened_shop
+from tests.app.databases import new_user
+from tests.app.http.test_api import problem
+
+PAYMENTS = "what the platform signs payments with"
+STARTER = {"plan": "starter", "paymentId": "pay-1"}
+
+
+def buy(shop: Shop, who: dict[str, str], **wanted: Any) -> httpx2.Response:
+    path = "subscription" if "plan" in wanted else "credits"
+    answer: httpx2.Response = shop.client.post(f"{API}/{path}", json=wanted, headers=who)
+    return answer
+
+
+def confirm(
+    shop: Shop, who: dict[str, str], purchase: dict[str, Any], kind: str = "payments"
+) -> httpx2.Response:
+    path = f"{API}/admin/{kind}/{purchase['id']}/confirm"
+    answer: httpx2.Response = shop.client.post(path, headers=who)
+    return answer
+
+
+def standing(shop: Shop, who: dict[str, str]) -> dict[str, Any]:
+    answer: dict[str, Any] = shop.get(f"{API}/subscription", who).raise_for_status().json()
+    return answer
+
+
+def signature(*lines: object) -> str:
+    """Sign as the documentation says, without the service's own code."""
+    return hmac.new(PAYMENTS.encode(), "\n".join(map(str, lines)).encode(), hashlib.sha256).hexdigest()
+
+
+@pytest.fixture
+def signed(database: Database, tmp_path: Path) -> Iterator[Shop]:
+    with opened_shop(database, tmp_path, payments="signed", payments_secret=PAYMENTS) as shop:
+        yield shop
+
+
+def test_a_plan_begins_once_an_admin_says_that_it_is_paid(shop: Shop) -> None:
+    assert standing(shop, ANNA)["status"] == "none"
+    assert set(standing(shop, ANNA)["plans"]) == {"starter", "pro"}
+    bought = buy(shop, ANNA, **STARTER).raise_for_status().json()
+    assert (bought["status"], bought["rupiah"], bought["startsAt"]) == ("pending", 99_000, None)
+    assert standing(shop, ANNA)["status"] == "pending"
+    assert standing(shop, ANNA)["pending"] == [bought]
+    problem(shop.remove(ANNA), 402, "INSUFFICIENT_CREDITS")
+
+    waiting = shop.get(f"{API}/admin/payments?status=pending", ADMIN).json()["payments"]
+    assert waiting == [bought | {"user": "anna"}]
+    confirmed = confirm(shop, ADMIN, bought, "subscriptions").raise_for_status().json()
+    assert confirmed["status"] == "confirmed"
+    assert confirm(shop, ADMIN, bought, "subscriptions").json() == confirmed
+    assert buy(shop, ANNA, **STARTER).json() == confirmed
+    assert shop.get(f"{API}/admin/payments?status=pending", ADMIN).json() == {"payments": []}
+
+    job = shop.remove(ANNA, tier="standard").raise_for_status().json()
+    assert (job["paidBy"], job["credits"]) == ("quota", 0)
+    mine = standing(shop, ANNA)
+    assert (mine["plan"], mine["status"], mine["endsAt"]) == ("starter", "active", confirmed["endsAt"])
+    assert mine["today"] == {
+        "day": f"{now():%Y-%m-%d}",
+        "used": 1,
+        "left": 49,
+        "professionalUsed": 0,
+        "professionalLeft": 0,
+    }
+    assert (mine["plans"], mine["pending"]) == (None, [])
+    with shop.database.begin() as session:
+        payment = session.query(Payment).one()
+        assert payment.confirmed_by is not None
+    problem(confirm(shop, ADMIN, {"id": uuid.uuid4()}), 404, "NOT_FOUND")
+
+
+def test_credits_are_bought_as_plans_are(shop: Shop) -> None:
+    bought = buy(shop, ANNA, credits=500, paymentId="pay-2").raise_for_status().json()
+    assert (bought["status"], bought["rupiah"]) == ("pending", 50_000)
+    assert shop.balance(ANNA) == 0
+    for _ in range(2):
+        confirm(shop, ADMIN, bought).raise_for_status()
+        assert shop.balance(ANNA) == 500
+
+
+def test_a_payment_buys_once(shop: Shop) -> None:
+    bought = buy(shop, ANNA, **STARTER).raise_for_status().json()
+    assert buy(shop, ANNA, **STARTER).json() == bought
+    for who, wanted in (
+        (BEN, {"plan": "starter"}),
+        (ANNA, {"plan": "pro"}),
+        (ANNA, {"credits": 990}),
+        (BEN, {"credits": 990}),
+    ):
+        problem(buy(shop, who, paymentId="pay-1", **wanted), 409, "CONFLICT")
+    assert standing(shop, BEN)["status"] == "none"
+
+
+def test_another_plan_has_to_wait_also_one_that_was_paid_before(shop: Shop) -> None:
+    dear = buy(shop, ANNA, plan="pro", paymentId="pay-pro").raise_for_status().json()
+    confirm(shop, ADMIN, buy(shop, ANNA, **STARTER).json()).raise_for_status()
+    problem(confirm(shop, ADMIN, dear), 409, "CONFLICT")
+    body = problem(buy(shop, ANNA, plan="pro", paymentId="pay-3"), 409, "CONFLICT")
+    assert standing(shop, ANNA)["endsAt"][:10] in body["detail"]
+    assert standing(shop, ANNA)["plan"] == "starter"
+    assert [payment["paymentId"] for payment in standing(shop, ANNA)["pending"]] == ["pay-pro"]
+
+
+def test_a_plan_is_cancelled_to_the_end_of_its_month(shop: Shop) -> None:
+    problem(shop.client.delete(f"{API}/subscription", headers=ANNA), 404, "NOT_FOUND")
+    bought = confirm(shop, ADMIN, buy(shop, ANNA, **STARTER).json()).json()
+    answers = [
+        shop.client.delete(f"{API}/subscription?reason={reason}", headers=ANNA).raise_for_status().json()
+        for reason in ("too%20dear", "again")
+    ]
+    assert answers[0] == answers[1]
+    assert (answers[0]["status"], answers[0]["endsAt"]) == ("cancelled", bought["endsAt"])
+    assert shop.remove(ANNA).json()["paidBy"] == "quota"
+    for bad in ("%00", "x" * 501):
+        answer = shop.client.delete(f"{API}/subscription?reason={bad}", headers=ANNA)
+        problem(answer, 400, "INVALID_INPUT")
+
+
+def test_a_signature_counts_at_once_and_for_what_it_signs_only(signed: Shop) -> None:
+    right = signature("plan:starter", 99_000, "pay-1", "anna")
+    wrong = {
+        "": "none",
+        "nonsense": "nonsense",
+        "é": "not even ASCII",
+        signature("plan:starter", 1, "pay-1", "anna"): "another amount",
+        signature("plan:starter", 99_000, "pay-2", "anna"): "another payment",
+        signature("plan:starter", 99_000, "pay-1", "ben"): "another user",
+        signature("plan:pro", 99_000, "pay-1", "anna"): "another plan",
+        signature("credits:990", 99_000, "pay-1", "anna"): "credits",
+        right[:-1] + ("0" if right[-1] != "0" else "1"): "altered",
+    }
+    for sent, why in wrong.items():
+        assert problem(buy(signed, ANNA, **STARTER, signature=sent), 403, "FORBIDDEN"), why
+    problem(buy(signed, BEN, **STARTER, signature=right), 403, "FORBIDDEN")
+    assert standing(signed, ANNA)["status"] == "none"
+    assert signed.get(f"{API}/admin/payments", ADMIN).json() == {"payments": []}
+
+    bought = buy(signed, ANNA, **STARTER, signature=right.upper()).raise_for_status().json()
+    assert bought["status"] == "confirmed"
+    assert buy(signed, ANNA, **STARTER, signature=right).json() == bought
+    assert signed.remove(ANNA).json()["paidBy"] == "quota"
+
+
+def test_a_purchase_repeated_after_a_change_of_prices_is_the_same(
+    signed: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = STARTER | {"signature": signature("plan:starter", 99_000, "pay-1", "anna")}
+    some = {"credits": 20, "paymentId": "pay-2", "signature": signature("credits:20", 2_000, "pay-2", "anna")}
+    before = [buy(signed, ANNA, **wanted).raise_for_status().json() for wanted in (plan, some)]
+    monkeypatch.setitem(pricing.PLANS, "starter", replace(pricing.PLANS["starter"], price_rupiah=120_000))
+    monkeypatch.setattr(payments, "RUPIAH_PER_CREDIT", 150)
+    assert [buy(signed, ANNA, **wanted).json() for wanted in (plan, some)] == before
+    assert signed.balance(ANNA) == 20
+    # What is noted for one has no price of old for another user, or another thing.
+    for who, credits_wanted, rupiah, status, code in (
+        (BEN, 20, 2_000, 403, "FORBIDDEN"),
+        (BEN, 20, 3_000, 409, "CONFLICT"),
+        (ANNA, 40, 4_000, 403, "FORBIDDEN"),
+        (ANNA, 40, 6_000, 409, "CONFLICT"),
+    ):
+        subject = "anna" if who is ANNA else "ben"
+        right = signature(f"credits:{credits_wanted}", rupiah, "pay-2", subject)
+        answer = buy(signed, who, credits=credits_wanted, paymentId="pay-2", signature=right)
+        problem(answer, status, code)
+    old = signature("plan:starter", 99_000, "pay-3", "anna")
+    problem(buy(signed, ANNA, plan="starter", paymentId="pay-3", signature=old), 403, "FORBIDDEN")
+
+
+def test_credits_with_a_signature(signed: Shop) -> None:
+    wanted = {
+        "credits": 20,
+        "paymentId": "pay-1",
+        "signature": signature("credits:20", 2_000, "pay-1", "ben"),
+    }
+    for _ in range(2):
+        buy(signed, BEN, **wanted).raise_for_status()
+        assert signed.balance(BEN) == 20
+    problem(buy(signed, BEN, **wanted | {"credits": 200}), 403, "FORBIDDEN")
+
+
+def test_what_cannot_be_bought_is_said(shop: Shop) -> None:
+    for wanted in (
+        {"plan": "gold", "paymentId": "pay-1"},
+        {"plan": "starter"},
+        {"plan": "starter", "paymentId": ""},
+        {"plan": "starter", "paymentId": "two\nlines"},
+        {"plan": "starter", "paymentId": "p" * 121},
+        {"credits": 0, "paymentId": "pay-1"},
+        {"credits": 1_000_001, "paymentId": "pay-1"},
+        {"credits": "many", "paymentId": "pay-1"},
+    ):
+        problem(buy(shop, ANNA, **wanted), 400, "INVALID_INPUT")
+
+
+def test_half_a_character_is_no_signature(signed: Shop) -> None:
+    body = b'{"plan": "starter", "paymentId": "pay-1", "signature": "\\ud800"}'
+    headers = ANNA | {"Content-Type": "application/json"}
+    problem(signed.client.post(f"{API}/subscription", content=body, headers=headers), 400, "INVALID_INPUT")
+
+
+def test_without_accounts_everything_is_given(client: TestClient) -> None:
+    bought = client.post(f"{API}/subscription", json={"plan": "pro", "paymentId": "play"}).json()
+    assert bought["status"] == "confirmed"
+    assert client.get(f"{API}/subscription").json()["today"]["professionalLeft"] == 50
+    client.post(f"{API}/credits", json={"credits": 5, "paymentId": "play-2"}).raise_for_status()
+    assert client.get(f"{API}/credits").json()["balance"] == 1_000_005
+
+
+def test_one_payment_at_once_by_two_users_buys_once(database: Database) -> None:
+    users = [new_user(database, name) for name in ("anna", "ben")]
+    item = Item(credits=10)
+
+    def pay(number: int) -> uuid.UUID | None:
+        user = users[number % 2]
+        try:
+            bought = database.run(payments.buy, user, item, "pay-1", settled=True, at=now())
+        except PaymentUsed:
+            return None
+        assert bought.payment.status is PaymentStatus.CONFIRMED
+        return user.id
+
+    with ThreadPoolExecutor(16) as pool:
+        paid = {user_id for user_id in pool.map(pay, range(32)) if user_id is not None}
+    assert len(paid) == 1
+    with database.begin() as session:
+        assert sorted(ledger.balance(session, user.id) for user in users) == [0, 10]
+        assert {user.id for user in users if ledger.balance(session, user.id)} == paid
+        assert session.query(Payment).count() == 1
+
+
+def test_a_payment_confirmed_by_many_at_once_gives_one_month(database: Database) -> None:
+    user, admin = new_user(database, "anna"), new_user(database, "boss")
+    at = now()
+    bought = database.run(payments.buy, user, Item(plan="pro"), "pay-1", settled=False, at=at).payment
+    with ThreadPoolExecutor(12) as pool:
+        outcomes = list(pool.map(lambda _: database.run(payments.confirm, bought.id, admin, at), range(24)))
+    months = {
+        outcome.month.ends_at for outcome in outcomes if outcome is not None and outcome.month is not None
+    }
+    assert months == {subscriptions.month_later(at, at.day)}

@@ -1,0 +1,149 @@
+"""What health and `/metrics` say of the queue and the workers; and that a queue that is away costs them little."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from cutout.app.db.session import Database
+from cutout.app.jobs import queue_stats
+from cutout.app.jobs.model_status import Served
+from cutout.app.jobs.queue import Queue, WorkerInfo
+from cutout.app.storage.local import LocalStorage
+from cutout.inference.tiers import Recipe, Tier
+from tests.app.api_client import Shop, opened_shop
+from tests.app.databases import on_sqlite
+from tests.app.http.test_api import problem
+from tests.app.observability.test_metrics import figures
+from tests.fakes import PATIENCE
+from tests.web import callers
+from tests.worker.worker_fixtures import small_photos, submitted
+
+SERVED = Served("isnet-general", "fake", Recipe.MASK, wanted="rmbg-1.4", substitute=True)
+WORKER = WorkerInfo("gpu-7-4711", "0.1.0", "cuda", ("interactive", "batch"), {Tier.BASIC: SERVED}, "open")
+FIGURES = (
+    "cutout_queue_answers",
+    "cutout_workers_alive",
+    "cutout_batch_photos_waiting",
+    "cutout_batches_unfinished",
+)
+
+
+def told(shop: Shop) -> tuple[dict[str, object] | None, list[dict[str, object]]]:
+    answer = shop.client.get("/api/health").raise_for_status().json()
+    assert answer["status"] == "ok"
+    return answer["queue"], answer["workers"]
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[Queue]:
+    queue = Queue(redis_url)
+    assert queue.connection is not None
+    queue.connection.flushdb()
+    yield queue
+    queue.close()
+
+
+def test_what_waits_and_who_is_alive_is_told(
+    database: Database, queue: Queue, redis_url: str, tmp_path: Path
+) -> None:
+    with opened_shop(database, tmp_path, redis_url=redis_url) as shop:
+        assert told(shop) == ({"answers": True, "waiting": 0, "batches": 0}, [])
+        submitted(database, LocalStorage(tmp_path), small_photos(7))
+        submitted(database, LocalStorage(tmp_path), small_photos(3))
+        queue.announce(WORKER)
+        state, workers = told(shop)
+        assert state == {"answers": True, "waiting": 10, "batches": 2}
+        assert workers == [
+            {
+                "name": "gpu-7-4711",
+                "version": "0.1.0",
+                "device": "cuda",
+                "queues": ["interactive", "batch"],
+                "tiers": {"basic": asdict(SERVED)},
+                "breaker": "open",
+            }
+        ]
+        seen = figures(shop)
+        assert [seen[name] for name in FIGURES] == [1, 1, 10, 2]
+        queue.forget(WORKER)
+        assert told(shop)[1] == []
+        assert figures(shop)["cutout_workers_alive"] == 0
+
+
+def test_a_worker_that_says_nothing_more_is_gone(queue: Queue) -> None:
+    queue.announce(WORKER)
+    assert [worker.name for worker in queue.workers()] == [WORKER.name]
+    assert queue.connection is not None
+    assert 0 < queue.connection.ttl(f"cutout:worker:{WORKER.name}") <= 30
+    queue.connection.delete(f"cutout:worker:{WORKER.name}")
+    assert queue.workers() == []
+    queue.announce(WORKER)
+    assert [worker.name for worker in queue.workers()] == [WORKER.name]
+
+
+@on_sqlite
+def test_without_a_queue_nothing_is_told_of_one(shop: Shop) -> None:
+    assert told(shop) == (None, [])
+    assert not set(FIGURES) & figures(shop).keys()
+
+
+@on_sqlite
+def test_a_queue_that_hangs_is_asked_once_and_not_by_everybody(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_stats, "PAUSE_SECONDS", 10 * PATIENCE)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        url = f"redis://127.0.0.1:{hanging.getsockname()[1]}"
+        with opened_shop(database, tmp_path, redis_url=url) as shop:
+            # It says so while the queue hangs, and who comes next does not wait for it at all.
+            assert told(shop) == ({"answers": False, "waiting": 0, "batches": 0}, [])
+            assert callers(hanging) > 0
+            for _ in range(10):
+                assert told(shop) == ({"answers": False, "waiting": 0, "batches": 0}, [])
+            seen = figures(shop)
+            assert callers(hanging) == 0
+            assert seen["cutout_queue_answers"] == 0
+            assert "cutout_workers_alive" not in seen
+
+
+def problems_of(shop: Shop) -> list[str]:
+    answer = shop.client.get("/api/health")
+    return [one["code"] for one in answer.json()["problems"]]
+
+
+@on_sqlite
+def test_that_photos_wait_and_nobody_takes_them_is_told_by_health_and_log(
+    database: Database, queue: Queue, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = 0.0
+    with opened_shop(database, tmp_path, redis_url=redis_url) as shop:
+        readiness = shop.client.app.state.readiness  # type: ignore[attr-defined]
+        readiness._clock = lambda: at
+        assert (told(shop)[1], problems_of(shop)) == ([], [])
+        submitted(database, LocalStorage(tmp_path), small_photos(7))
+        assert problems_of(shop) == ["NO_WORKER"]
+        assert "no worker alive" not in "".join(capsys.readouterr())
+        for later in (40.0, 50.0, 200.0):
+            at = later
+            assert problems_of(shop) == ["NO_WORKER"]
+        assert "".join(capsys.readouterr()).count("no worker alive") == 1
+        at = 400.0
+        assert problems_of(shop) == ["NO_WORKER"]
+        assert "7 photos of batches wait" in "".join(capsys.readouterr())
+        queue.announce(WORKER)
+        assert problems_of(shop) == []
+
+
+@on_sqlite
+def test_where_workers_make_single_photos_health_is_503_without_one(
+    database: Database, queue: Queue, redis_url: str, tmp_path: Path
+) -> None:
+    with opened_shop(database, tmp_path, redis_url=redis_url, api_engine="queue") as shop:
+        problem(shop.client.get("/api/health"), 503, "MODEL_UNAVAILABLE")
+        queue.announce(WORKER)
+        shop.client.get("/api/health").raise_for_status()
+    with opened_shop(database, tmp_path, redis_url=f"unix://{tmp_path}/nothing", api_engine="queue") as shop:
+        problem(shop.client.get("/api/health"), 503, "QUEUE_UNAVAILABLE")

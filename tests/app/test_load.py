@@ -1,0 +1,31 @@
+"""Many at once, on the embedded default: each is served or told when to come again, and memory is bounded.
+
+`python -m tests.app.load` does the same at full size.
+"""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.app.load import crowd, service
+from tests.fakes import photo_bytes
+
+MB = 1_000_000
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is told as Linux tells it")
+def test_a_crowd_is_served_or_told_to_come_again(tmp_path: Path) -> None:
+    with service(tmp_path, uploads_at_once_mb=60, max_waiting=20) as (port, pid):
+        photos = crowd(port, pid, 100 * [photo_bytes(500, 400, "JPEG")])
+        assert photos.unanswered == photos.without_retry_after == 0
+        assert photos.statuses.keys() == {200, 503}
+        assert photos.statuses[200] >= 20
+        # 600 MB, of which the service takes in a tenth.
+        files = crowd(port, pid, 60 * [random.Random(0).randbytes(10 * MB)])
+        assert files.unanswered == files.without_retry_after == 0
+        assert files.statuses.keys() <= {415, 503}
+        assert files.statuses[503] > 0
+        assert files.peak_bytes < 250 * MB  # a tenth of it was seen, and eight tenths where all is taken in
+        # Others are answered meanwhile, and not only once the crowd has gone.
+        assert photos.slowest < 0.8 * photos.seconds

@@ -1,0 +1,152 @@
+"""What a GPU needs, on the CPU in small and, where there is one, on the GPU."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cutout.inference.backends.cuda import (
+    FixedBatch,
+    Streams,
+    download,
+    errors_translated,
+    timed,
+    upload,
+    used_here,
+    wait_for,
+)
+from cutout.inference.backends.runners import TorchRunner
+from cutout.inference.errors import DeviceLost, OutOfMemory
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+class Small(nn.Module):
+    """A network whose masks differ from photo to photo; it remembers the batches it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 1, 3, padding=1)
+        self.batches: list[int] = []
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        self.batches.append(len(pixels))
+        out: Tensor = self.conv(pixels)
+        return out
+
+
+def photos(count: int, device: str = "cpu") -> Tensor:
+    return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_batches_of_any_size_are_filled_up_to_a_captured_one(device: str) -> None:
+    network = Small()
+    expected = TorchRunner(network, torch.device("cpu")).run(photos(11))
+    runner = TorchRunner(network, torch.device(device), batch_sizes=(1, 2, 4))
+    runner.warm_up(32)
+    network.batches.clear()
+    for count in (11, 4, 3, 2, 1):
+        masks = runner.run(photos(11, device)[:count])
+        torch.testing.assert_close(masks.cpu(), expected[:count], atol=1e-3, rtol=0)
+    # 11 = 4 + 4 + 3; a replayed graph calls no Python.
+    assert network.batches == ([4, 4, 4, 4, 4, 2, 1] if device == "cpu" else [])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_answer_is_not_overwritten_by_the_next_run(device: str) -> None:
+    batch = FixedBatch(lambda pixels: pixels * 2, torch.zeros(2, 3, device=device), None)
+    first = batch(torch.ones(2, 3, device=device))
+    second = batch(torch.full((1, 3), 5.0, device=device))
+    assert first.tolist() == [[2.0] * 3] * 2
+    assert second.tolist() == [[10.0] * 3]
+
+
+def test_batch_sizes_that_do_not_fit_are_done_without() -> None:
+    class Large(Small):
+        def forward(self, pixels: Tensor) -> Tensor:
+            if len(pixels) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(pixels)
+
+    network = Large()
+    runner = TorchRunner(network, torch.device("cpu"), batch_sizes=(1, 2, 4, 8))
+    runner.warm_up(32)
+    network.batches.clear()
+    assert runner.run(photos(5)).shape == (5, 1, 32, 32)
+    assert network.batches == [2, 2, 1]
+
+    with pytest.raises(OutOfMemory, match="CUTOUT_BATCH_SIZE"):
+        TorchRunner(network, torch.device("cpu"), batch_sizes=(4,)).warm_up(32)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_a_runner_of_half_precision_takes_and_gives_floats(
+    device: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    expected = TorchRunner(Small(), torch.device("cpu")).run(photos(3))
+    runner = TorchRunner(Small(), torch.device(device), dtype=dtype, batch_sizes=(4,))
+    runner.warm_up(32)
+    mask = runner.run(photos(3, device))
+    assert mask.dtype == torch.float32
+    assert 0 < (mask.cpu() - expected).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_pixels_go_up_and_come_down_bit_for_bit(device: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    tensor = upload(pixels, torch.device(device))
+    assert tensor.device.type == device
+    np.testing.assert_array_equal(download(tensor), pixels)
+
+
+def test_on_a_cpu_nothing_is_copied() -> None:
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    assert np.shares_memory(download(upload(pixels, torch.device("cpu"))), pixels)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_many_threads_beside_a_network_get_their_own_results(device: str) -> None:
+    """As the engine does it: photos in lanes of their own, the network in its lane, memory going round."""
+    target = torch.device(device)
+    streams = Streams(target)
+    network_turn = threading.Lock()
+
+    def network(pixels: Tensor) -> Tensor:
+        for _ in range(20):
+            pixels = pixels * 1.0
+        return pixels + 1
+
+    def carry(number: int) -> bool:
+        with streams.photo():
+            pixels = upload(np.full((256, 256), number % 200, np.uint8), target).float()
+            wait_for(target)
+            with network_turn, streams.network():
+                wait = timed(target, lambda: network(pixels))
+            mask, seconds = wait()
+            found = download((used_here(mask) * 1).to(torch.uint8))
+        return seconds > 0 and bool((found == number % 200 + 1).all())
+
+    with ThreadPoolExecutor(12) as pool:
+        assert all(pool.map(carry, range(300)))
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), OutOfMemory),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), DeviceLost),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), RuntimeError),
+        (ValueError("something else"), ValueError),
+    ],
+)
+def test_the_errors_of_a_gpu_are_told_apart(raised: Exception, expected: type[Exception]) -> None:
+    with pytest.raises(expected) as caught, errors_translated():
+        raise raised
+    assert type(caught.value) is expected

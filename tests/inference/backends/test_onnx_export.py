@@ -1,0 +1,33 @@
+"""A network as an ONNX graph: what ONNX Runtime makes of it is what torch does."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cutout.inference.backends.onnx_export import export_onnx
+from cutout.inference.backends.runners import OnnxRunner, TorchRunner
+from cutout.models import swin
+from cutout.models.birefnet import BiRefNet
+from cutout.models.optimise import optimise
+from tests.parity import fill, image
+
+
+def test_a_birefnet_runs_in_onnx_runtime_as_in_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small one, with all its parts: padded and shifted windows, strips, both scales; a batch and half of one."""
+    tiny = swin.SwinSize(width=8, depths=(2, 1, 1, 1), heads=(1, 2, 2, 4), window=3)
+    monkeypatch.setitem(swin.SIZES, "tiny", tiny)
+    monkeypatch.setattr("cutout.models.deform_conv.STRIP_PLACES", 2**12)
+    plain = BiRefNet("tiny", "wg hg c")
+    for name, tensor in plain.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.from_numpy(fill(name, tuple(tensor.shape))))
+    network = optimise(plain)
+    export_onnx(network, tmp_path / "graph.onnx", 64, batch=2)
+
+    pixels = torch.from_numpy(image(64, batch=3))
+    expected = TorchRunner(network, torch.device("cpu")).run(pixels)
+    found = OnnxRunner(tmp_path / "graph.onnx").run(pixels)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    assert expected.std() > 0.05
+    assert (expected[0] - expected[1]).abs().max() > 0.05

@@ -1,0 +1,118 @@
+"""Resizing: the same numbers however it is done, and never more in between than there is at either end."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cutout.inference.imaging import compositing
+from cutout.inference.imaging.resize import resize_antialiased, resize_bilinear, resize_planes
+from cutout.inference.matting.mask import to_pixels
+from cutout.inference.matting.refinement import clean_colours, refine_alpha
+from cutout.models.catalog import find
+
+THIN = [(2, 60_000), (60_000, 2), (1, 60_000), (60_000, 1), (120, 8000), (8000, 120)]
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many bytes the largest tensor took that an operation made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for one in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(one, Tensor):
+                self.bytes = max(self.bytes, one.untyped_storage().nbytes())
+        if "_upsample_bilinear2d_aa" in func.__name__:  # across first, in a tensor of its own
+            image, (_, width) = args[0], args[1]
+            self.bytes = max(self.bytes, image[..., 0].numel() * width * image.element_size())
+        return result
+
+
+def picture(height: int, width: int) -> Tensor:
+    return torch.randint(
+        0, 256, (height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+
+
+@pytest.mark.parametrize("size", THIN)
+def test_a_thin_photo_is_resized_as_published(size: tuple[int, int]) -> None:
+    rgb = picture(*size)
+    planes = rgb.permute(2, 0, 1)[None].float()
+    expected = F.interpolate(planes, size=(64, 48), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+    torch.testing.assert_close(resize_bilinear(rgb, 64, 48), expected)
+
+
+@pytest.mark.parametrize("size", THIN)
+def test_a_thin_photo_is_antialiased_as_any(size: tuple[int, int]) -> None:
+    """Of a lively photo within two levels, in bytes as on a CPU and in floats as on a GPU."""
+    rgb = picture(*size)
+    planes = rgb.permute(2, 0, 1)[None].float()
+    expected = F.interpolate(planes, size=(64, 48), mode="bilinear", antialias=True)
+    assert (resize_antialiased(rgb, 64, 48).permute(2, 0, 1) - expected[0]).abs().max() <= 2
+    assert (resize_planes(planes, 64, 48) - expected).abs().max() <= 2
+
+
+def test_a_column_that_stays_one_is_resized() -> None:
+    column = picture(300, 1).permute(2, 0, 1)[None].float()
+    expected = F.interpolate(column.expand(1, 3, 300, 2), size=(64, 2), mode="bilinear", antialias=True)
+    torch.testing.assert_close(resize_planes(column, 64, 1), expected[..., :1], atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(33_000, 1), (1, 65_500), (48_640, 1000), (97_280, 1)])
+@pytest.mark.parametrize("target", [512, 1024])
+def test_no_scale_is_more_than_a_gpus_kernel_takes(
+    size: tuple[int, int], target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """48 KiB of shared memory hold the kernel's weights up to a scale of 95 on both axes."""
+    asked: list[tuple[int, ...]] = []
+
+    def interpolate(planes: Tensor, size: tuple[int, int], **_: object) -> Tensor:
+        asked.append((*planes.shape[2:], *size))
+        return planes.new_empty(*planes.shape[:2], *size)
+
+    monkeypatch.setattr(F, "interpolate", interpolate)
+    resize_planes(torch.empty(1, 1, *size), target, target)
+    assert asked
+    for rows, columns, height, width in asked:
+        down, across = (1 + 2 * max(1, -(-a // b)) for a, b in ((rows, height), (columns, width)))
+        assert across * 32 + down * 4 * 33 <= 12_288
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("isnet-general", (3, 1_500_000)),
+        ("isnet-general", (1_500_000, 3)),
+        ("rmbg-2.0", (3, 200_000)),
+        ("rmbg-2.0", (200_000, 3)),
+        ("rmbg-2.0", (600_000, 1)),
+    ],
+)
+def test_nothing_between_a_thin_photo_and_the_networks_input_is_larger_than_both(
+    name: str, size: tuple[int, int]
+) -> None:
+    rgb = picture(*size)
+    with Largest() as largest:
+        pixels = to_pixels(rgb, find(name))
+    assert largest.bytes <= 4 * max(rgb.numel(), pixels.numel())
+
+
+@pytest.mark.parametrize("size", [(2, 1_500_000), (1_500_000, 2)])
+def test_nothing_between_a_thin_mask_and_the_cutout_is_large(size: tuple[int, int]) -> None:
+    """Rows longer than a strip are worked on in parts: float32 of what a strip needs, not of a row."""
+    rgb, alpha = picture(*size), torch.full(size, 128, dtype=torch.uint8)
+    mask = torch.full((1, 1, 64, 64), 0.5)
+    with Largest() as largest:
+        refine_alpha(rgb, mask)
+        clean_colours(rgb, alpha)
+        compositing.on_background(rgb, alpha, (1, 2, 3))
+    assert largest.bytes <= 30 * max(1 << 20, alpha.numel() // 4)

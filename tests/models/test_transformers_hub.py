@@ -1,0 +1,170 @@
+"""The transformers classes: folders as the hub lays them out, code in them never run, reasons in one line."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from transformers import AutoModelForImageSegmentation
+
+from cutout.models.birefnet import BiRefNet
+from cutout.models.transformers_hub import (
+    BiRefNetModel,
+    ISNetModel,
+    MatteModel,
+    NotLoaded,
+    from_pretrained,
+    order_of,
+)
+from tests.conftest import DATA
+from tests.fakes import PATIENCE
+from tests.parity import image, published_state
+from tests.stub_hub import Hub
+
+BIREFNET = np.load(DATA / "birefnet_reference.npz")["lite"]
+ISNET = np.load(DATA / "isnet_reference.npz")["rmbg14"]
+
+# As published: a type that is not theirs, and code to be run.
+BIREFNET_CONFIG = {
+    "_name_or_path": "ZhengPeng7/BiRefNet",
+    "architectures": ["BiRefNet"],
+    "auto_map": {
+        "AutoConfig": "BiRefNet_config.BiRefNetConfig",
+        "AutoModelForImageSegmentation": "birefnet.BiRefNet",
+    },
+    "bb_pretrained": False,
+    "model_type": "SegformerForSemanticSegmentation",
+}
+ISNET_CONFIG = {
+    "architectures": ["BriaRMBG"],
+    "auto_map": {
+        "AutoConfig": "MyConfig.RMBGConfig",
+        "AutoModelForImageSegmentation": "briarmbg.BriaRMBG",
+    },
+    "model_type": "SegformerForSemanticSegmentation",
+}
+
+
+def patch_order(model: MatteModel) -> str:
+    assert isinstance(model.network, BiRefNet)
+    return model.network.decoder.patch_order
+
+
+def published_folder(folder: Path, config: Mapping[str, object], keys: str) -> Path:
+    """Lay out a repository as the hub's, with stand-in weights and code that must not run."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    safetensors.torch.save_file(published_state(keys), folder / "model.safetensors")
+    for module in ("BiRefNet_config", "birefnet", "MyConfig", "briarmbg"):
+        tripwire = folder / "executed"
+        (folder / f"{module}.py").write_text(
+            f"open({str(tripwire)!r}, 'w').close()\nraise SystemExit(module)"
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def birefnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return published_folder(
+        tmp_path_factory.mktemp("hub") / "BiRefNet_lite", BIREFNET_CONFIG, "birefnet-lite"
+    )
+
+
+@torch.inference_mode()
+def test_a_birefnet_loads_by_its_class_and_runs_no_code(birefnet: Path) -> None:
+    model = BiRefNetModel.from_pretrained(birefnet, trust_remote_code=True)
+    found = model(torch.from_numpy(image(256, batch=2))).logits
+    np.testing.assert_allclose(found.numpy(), BIREFNET, atol=1e-4, rtol=0)
+    assert not model.training
+    assert not (birefnet / "executed").exists()
+
+
+@torch.inference_mode()
+def test_an_isnet_is_recognised_saved_and_loaded_by_the_auto_class(tmp_path: Path) -> None:
+    model = from_pretrained(published_folder(tmp_path / "RMBG-1.4", ISNET_CONFIG, "rmbg-1.4"))
+    assert isinstance(model, ISNetModel)
+    assert not (tmp_path / "RMBG-1.4" / "executed").exists()
+
+    model.save_pretrained(tmp_path / "saved")
+    with safetensors.safe_open(tmp_path / "saved" / "model.safetensors", "pt") as weights:
+        assert set(weights.keys()) == set(published_state("rmbg-1.4"))
+    again = AutoModelForImageSegmentation.from_pretrained(tmp_path / "saved")
+    found = again(torch.from_numpy(image(256, batch=2))).logits.sigmoid()
+    np.testing.assert_allclose(found.numpy(), ISNET, atol=1e-4, rtol=0)
+
+
+def test_the_order_of_patches_comes_from_the_name_or_the_caller(birefnet: Path, tmp_path: Path) -> None:
+    named = tmp_path / "BiRefNet_dynamic"
+    named.symlink_to(birefnet)
+    assert patch_order(from_pretrained(birefnet)) == "wg hg c"
+    assert patch_order(from_pretrained(named)) == "c hg wg"
+
+    for cached in (
+        "ZhengPeng7/BiRefNet_HR-matting",
+        "/c/models--ZhengPeng7--BiRefNet_dynamic/snapshots/0af1",
+    ):
+        assert order_of(cached) == "c hg wg"
+    with pytest.raises(NotLoaded, match="patch_order 'c hw wg' is none of wg hg c, c hg wg"):
+        from_pretrained(birefnet, patch_order="c hw wg")
+
+    told = from_pretrained(birefnet, patch_order="c hg wg", dtype=torch.bfloat16)
+    assert patch_order(told) == "c hg wg"
+    assert told.dtype == torch.bfloat16
+    told.save_pretrained(tmp_path / "saved")
+    assert patch_order(from_pretrained(tmp_path / "saved")) == "c hg wg"
+
+
+def spoilt(source: Path, target: Path, data: bytes) -> Path:
+    target.mkdir()
+    (target / "config.json").write_text((source / "config.json").read_text())
+    (target / "model.safetensors").write_bytes(data)
+    return target
+
+
+def test_weights_that_will_not_do_are_named_with_the_reason(birefnet: Path, tmp_path: Path) -> None:
+    def fails(folder: Path, reason: str) -> None:
+        with pytest.raises(NotLoaded, match=reason) as caught:
+            from_pretrained(folder)
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).startswith(str(folder))
+
+    state = published_state("birefnet-lite")
+    whole = (birefnet / "model.safetensors").read_bytes()
+    fails(tmp_path / "nowhere", "cannot be had")
+    fails(spoilt(birefnet, tmp_path / "cut", whole[: len(whole) // 2]), "cut off")
+    other = safetensors.torch.save({"embed.weight": torch.zeros(3)})
+    fails(spoilt(birefnet, tmp_path / "other", other), "neither an IS-Net nor a BiRefNet")
+    partial = {name: tensor for name, tensor in state.items() if not name.startswith("decoder.lateral")}
+    fails(
+        spoilt(birefnet, tmp_path / "partial", safetensors.torch.save(partial)),
+        r"6 missing tensors, such as decoder\.lateral_block2\.conv\.bias",
+    )
+    wide = {"bb.patch_embed.proj.weight": torch.zeros(128, 3, 4, 4)}
+    fails(
+        spoilt(birefnet, tmp_path / "wide", safetensors.torch.save(wide)), "backbone, of width 128, is none"
+    )
+    with pytest.raises(NotLoaded, match="is not what ISNetModel loads"):
+        ISNetModel.from_pretrained(birefnet)
+
+
+def test_a_gated_repository_names_the_page_and_the_token(hub: tuple[str, type[Hub]], tmp_path: Path) -> None:
+    hub[1].mode = "GatedRepo"
+    environment = {"HF_ENDPOINT": hub[0], "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from models.hub import from_pretrained; from_pretrained('briaai/RMBG-2.0')"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=5 * PATIENCE,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1] == (
+        "cutout.models.transformers_hub.NotLoaded: briaai/RMBG-2.0 is gated: accept its terms on"
+        " https://huggingface.co/briaai/RMBG-2.0 and set HF_TOKEN to a token of that account"
+    )

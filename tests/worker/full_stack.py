@@ -1,0 +1,19 @@
+"""`python -m tests.worker.house`: `cutout serve` on a fake network, with the queue and the worker that it brings along.
+
+Its settings come from the environment. The worker is that of `tests.worker.benches`.
+"""
+
+import sys
+
+from cutout.app.app import create_app
+from cutout.app.config import settings as app_settings
+from cutout.app.embedded.supervisor import Embedded
+from cutout.app.http.uvicorn_server import server_of
+from tests.fakes import fake_engine
+
+WORKER = (sys.executable, "-m", "tests.worker.worker_fixtures", "--lifeline")
+
+if __name__ == "__main__":
+    settings = app_settings.load()
+    embedded = Embedded(settings, WORKER)
+    server_of(create_app(settings, lambda _: fake_engine(), embedded), settings).run()

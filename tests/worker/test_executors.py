@@ -1,0 +1,237 @@
+"""One photo that a worker makes while its caller waits: the same job, bill and errors as where the engine is here."""
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cutout.app.billing import ledger
+from cutout.app.core.errors import Coded
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Job, Status, User, now
+from cutout.app.jobs import leases
+from cutout.app.jobs import queries as jobs
+from cutout.app.jobs.leases import Line
+from cutout.app.jobs.model_status import served_by
+from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
+from cutout.app.removals import service as removals
+from cutout.app.removals.executors import Elsewhere
+from cutout.app.removals.service import KeyUsed, Workplace
+from cutout.app.storage.local import LocalStorage
+from cutout.inference.errors import DeadlineExceeded, ModelUnavailable, Overloaded
+from cutout.inference.imaging.encode import Format
+from cutout.inference.options import Options
+from cutout.inference.tiers import Tier
+from cutout.worker import tasks as worker_jobs
+from cutout.worker.context import Bench
+from tests.app.databases import new_user
+from tests.fakes import PATIENCE, FakeRunner, open_picture, photo_bytes, wait_until
+from tests.worker.worker_fixtures import bench_of
+
+
+@contextmanager
+def working(bench: Bench) -> Iterator[None]:
+    """Have a worker answer what waits, and say that it is alive."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(0.005):
+            worker_jobs.answer(bench, Line.INTERACTIVE)
+
+    bench.queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), served_by(bench.engine)))
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[Queue]:
+    queue = Queue(redis_url)
+    assert queue.connection is not None
+    queue.connection.flushdb()
+    yield queue
+    queue.close()
+
+
+def place_of(
+    database: Database, storage: LocalStorage, queue: Queue, deadline: float = PATIENCE, most: int = 9
+) -> Workplace:
+    hands = Elsewhere(queue, storage, database, most, timedelta(seconds=deadline))
+    return Workplace(hands, storage, database, timedelta(seconds=60))
+
+
+def funded(database: Database, amount: int = 100) -> User:
+    user = new_user(database)
+    with database.begin() as session:
+        ledger.grant(session, user.id, amount, "grant")
+    return user
+
+
+def balance(database: Database, user: User) -> int:
+    with database.begin() as session:
+        assert ledger.discrepancies(session) == {}
+        return ledger.balance(session, user.id)
+
+
+def uploads(storage: LocalStorage) -> list[Path]:
+    return [file for file in (storage.root / jobs.UPLOADS).rglob("*") if file.is_file()]
+
+
+def test_a_worker_makes_it_and_its_caller_gets_it(
+    database: Database, storage: LocalStorage, queue: Queue, redis_url: str
+) -> None:
+    user, place = funded(database), place_of(database, storage, queue)
+    options = Options(Tier.STANDARD, Format.WEBP, quality=70)
+    with bench_of(database, storage, redis_url) as bench, working(bench):
+        job, picture = asyncio.run(removals.remove_one(place, user.id, photo_bytes(), options, "order-1"))
+        again, same = asyncio.run(removals.remove_one(place, user.id, photo_bytes(), options, "order-1"))
+        with pytest.raises(KeyUsed):
+            asyncio.run(removals.remove_one(place, user.id, photo_bytes(), Options(), "order-1"))
+    assert (again.id, same) == (job.id, picture)
+    assert open_picture(picture).format == "WEBP"
+    assert (job.status, job.model, job.backend, job.attempts) == (
+        Status.COMPLETED,
+        "isnet-general",
+        "fake",
+        1,
+    )
+    assert balance(database, user) == 92
+    assert uploads(storage) == []
+
+
+def test_many_at_once_are_each_done_once(
+    database: Database, storage: LocalStorage, queue: Queue, redis_url: str
+) -> None:
+    user, place = funded(database), place_of(database, storage, queue, most=100)
+
+    async def all_at_once() -> list[tuple[Job, bytes]]:
+        calls = (removals.remove_one(place, user.id, photo_bytes(seed=seed), Options()) for seed in range(20))
+        return list(await asyncio.gather(*calls))
+
+    with bench_of(database, storage, redis_url) as bench, working(bench):
+        done = asyncio.run(all_at_once())
+    assert len({job.id for job, _ in done}) == len({picture for _, picture in done}) == 20
+    assert balance(database, user) == 40
+
+
+def test_what_is_no_photo_is_told_as_such_and_costs_nothing(
+    database: Database, storage: LocalStorage, queue: Queue, redis_url: str
+) -> None:
+    user, place = funded(database), place_of(database, storage, queue)
+    with (
+        bench_of(database, storage, redis_url) as bench,
+        working(bench),
+        pytest.raises(Coded, match="JPEG") as told,
+    ):
+        asyncio.run(removals.remove_one(place, user.id, b"no photo", Options()))
+    assert told.value.code == "UNSUPPORTED_FORMAT"
+    assert balance(database, user) == 100
+    assert uploads(storage) == []
+
+
+def test_who_waits_too_long_or_hangs_up_pays_nothing_and_the_worker_comes_too_late(
+    database: Database, storage: LocalStorage, queue: Queue, redis_url: str
+) -> None:
+    user, place = funded(database), place_of(database, storage, queue, deadline=0.3)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    async def hang_up() -> None:
+        patient = place_of(database, storage, queue)
+        call = asyncio.create_task(removals.remove_one(patient, user.id, photo_bytes(), Options()))
+        assert isinstance(patient.hands, Elsewhere)
+        while not patient.hands._waiting:  # for the photo that it has handed over
+            await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    with bench_of(database, storage, redis_url, FakeRunner(before=hold)) as bench, working(bench):
+        with pytest.raises(DeadlineExceeded):
+            asyncio.run(removals.remove_one(place, user.id, photo_bytes(), Options()))
+        asyncio.run(hang_up())
+        assert balance(database, user) == 100
+        assert begun.is_set()
+        go_on.set()
+        wait_until(lambda: bench.held.tokens() == [])
+    assert balance(database, user) == 100
+    assert not any(file.is_file() for file in (storage.root / jobs.RESULTS).rglob("*"))
+    assert uploads(storage) == []
+
+
+def test_without_a_worker_or_a_queue_nothing_is_taken(
+    database: Database, storage: LocalStorage, queue: Queue, redis_url: str
+) -> None:
+    user, place = funded(database), place_of(database, storage, queue)
+    with pytest.raises(ModelUnavailable, match="cutout worker"):
+        asyncio.run(removals.remove_one(place, user.id, photo_bytes(), Options()))
+    away = place_of(database, storage, Queue("unix:///nowhere/socket"))
+    with pytest.raises(QueueUnavailable):
+        asyncio.run(removals.remove_one(away, user.id, photo_bytes(), Options()))
+    assert balance(database, user) == 100
+    assert uploads(storage) == []
+    with database.begin() as session:
+        assert session.query(Job).count() == 0
+
+
+def test_more_than_may_wait_are_refused(
+    database: Database, storage: LocalStorage, queue: Queue, redis_url: str
+) -> None:
+    user, place = funded(database), place_of(database, storage, queue, most=0)
+    with bench_of(database, storage, redis_url) as bench, working(bench), pytest.raises(Overloaded):
+        asyncio.run(removals.remove_one(place, user.id, photo_bytes(), Options()))
+    assert balance(database, user) == 100
+
+
+def test_a_photo_whose_caller_is_gone_with_his_host_expires(
+    database: Database, storage: LocalStorage, queue: Queue, redis_url: str
+) -> None:
+    """The host died between writing the job and hearing of it, and no worker has taken it."""
+    user, place = funded(database), place_of(database, storage, queue)
+    with bench_of(database, storage, redis_url) as bench:
+        queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), served_by(bench.engine)))
+        job_id, _ = removals._begin(place, user.id, photo_bytes(), Options(), None, photo_bytes())
+        assert balance(database, user) == 97
+        assert database.run(leases.expire, now() - timedelta(seconds=60)) == 0
+        assert database.run(leases.expire, now() + timedelta(seconds=1)) == 1
+        assert database.run(leases.claim, Line.INTERACTIVE, 1, timedelta(seconds=9), now()) is None
+    with database.begin() as session:
+        assert session.get_one(Job, job_id).error_code == "DEADLINE_EXCEEDED"
+    assert balance(database, user) == 100
+    assert uuid.UUID(uploads(storage)[0].name) == job_id  # the sweeper's
+
+
+def test_more_callers_at_once_than_connections_wait_for_nothing_but_their_turn(
+    database: Database, storage: LocalStorage, queue: Queue, redis_url: str
+) -> None:
+    """Each with a key. Whether there is room is asked of the database, over a connection of its own."""
+    user, place = funded(database), place_of(database, storage, queue, most=100)
+    threads = 24
+    together = threading.Barrier(threads)
+
+    def begin(number: int) -> uuid.UUID:
+        together.wait(60)
+        job_id, mine = removals._begin(
+            place, user.id, photo_bytes(), Options(), f"order-{number}", photo_bytes()
+        )
+        assert mine
+        return job_id
+
+    with bench_of(database, storage, redis_url) as bench, ThreadPoolExecutor(threads) as callers:
+        queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), served_by(bench.engine)))
+        begun = list(callers.map(begin, range(threads), timeout=100))
+    assert len(set(begun)) == threads
+    assert balance(database, user) == 100 - 3 * threads

@@ -1,0 +1,29 @@
+"""The RQ worker itself: what it makes of the jobs in its queue."""
+
+import pytest
+from rq import Queue as RqQueue
+
+from cutout.app.db.session import Database
+from cutout.app.db.tables import Batch, Status
+from cutout.app.jobs.leases import Line
+from cutout.app.storage.local import LocalStorage
+from cutout.worker import tasks
+from cutout.worker.rq_worker import GpuWorker
+from tests.app.databases import on_sqlite
+from tests.worker.worker_fixtures import bench_of, small_photos, submitted
+
+
+@on_sqlite
+@pytest.mark.parametrize("name", ["cutout.worker.tasks.batch", "worker.jobs.batch"])
+def test_jobs_are_run_by_their_name_and_by_that_of_the_last_release(
+    name: str, database: Database, storage: LocalStorage, redis_url: str
+) -> None:
+    batch = submitted(database, storage, small_photos(2))
+    with bench_of(database, storage, redis_url) as bench:
+        tasks.work_at(bench)
+        waiting = RqQueue(Line.BATCH.value, connection=bench.queue.connection)
+        GpuWorker(bench, [Line.BATCH], redis_url, name.replace(".", "-")).execute_job(
+            waiting.enqueue(name), waiting
+        )
+    with database.begin() as session:
+        assert session.get_one(Batch, batch.id).status is Status.COMPLETED

@@ -1,0 +1,29 @@
+"""How a worker beside a service notices that the service is gone, were it killed."""
+
+import os
+import signal
+import sys
+import threading
+
+import structlog
+
+log = structlog.get_logger()
+
+# As long as the service itself would wait, see `cutout.app.embedded.supervisor`.
+FINISH_SECONDS = 30.0
+
+
+def follow(stopping: threading.Event) -> None:
+    """Have this process told to stop once its stdin ends, unless it is `stopping` by then."""
+    threading.Thread(target=_wait, args=[stopping], name="lifeline", daemon=True).start()
+
+
+def _wait(stopping: threading.Event) -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    log.warning("worker: the service is gone")
+    if not stopping.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+    over = threading.Timer(FINISH_SECONDS, os._exit, [1])
+    over.daemon = True
+    over.start()

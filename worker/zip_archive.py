@@ -1,0 +1,234 @@
+"""A batch's ZIP: its pictures under their own file names, and a manifest of what became of each photo.
+
+`zipfile` rather than a library for streams: with the picture at hand, each entry's header has its size and checksum, so
+that what unpacks while it downloads can read it too; and the entries' time can be set, so that a batch gives the same
+bytes whoever builds its ZIP.
+"""
+
+import hashlib
+import io
+import itertools
+import re
+import struct
+import unicodedata
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from zipfile import ZipFile, ZipInfo
+
+from cutout.app.batches import service as batches
+from cutout.app.db.tables import Batch, Job, Status
+from cutout.app.http.schemas import JobError, Schema
+from cutout.app.jobs import queries as stored
+from cutout.app.storage.base import Storage
+from cutout.inference.tiers import Tier
+
+MANIFEST = "manifest.json"
+NAME_BYTES = 200
+
+SEPARATORS = re.compile(r"[/\\]")
+# What Windows takes for something else in a name, and the names that it keeps for devices, whatever follows a dot.
+FORBIDDEN = re.compile(r'[<>:"|?*]')
+DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
+# "Mr. Smith" has none.
+EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,5}$")
+AT_THE_ENDS = re.compile(r"^[\s.]+|[\s.]+$")
+# Controls, halves of surrogate pairs, line and paragraph separators; and what turns a text's direction around, with
+# which "gnp.exe" can be shown as "exe.png".
+UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
+TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+
+class ArchiveError(Exception):
+    """A picture of a completed job is not there, or not the one that was made."""
+
+    def __init__(self, job_id: uuid.UUID, detail: str) -> None:
+        super().__init__(detail)
+        self.job_id = job_id
+
+
+class ManifestImage(Schema):
+    """What became of one photo. `name` is its file's as it was sent, `file` its picture's in the ZIP."""
+
+    position: int | None
+    name: str | None
+    file: str | None
+    status: Status
+    sha256: str | None
+    bytes: int | None
+    width: int | None
+    height: int | None
+    model: str | None
+    backend: str | None
+    substitute: bool | None
+    no_foreground: bool | None
+    notes: list[str]
+    processing_ms: int | None
+    error: JobError | None
+
+    @classmethod
+    def of(cls, job: Job, file: str | None, size: int | None) -> "ManifestImage":
+        return cls(
+            position=job.position,
+            name=job.name,
+            file=file,
+            status=job.status,
+            sha256=job.sha256,
+            bytes=size,
+            width=job.width,
+            height=job.height,
+            model=job.model,
+            backend=job.backend,
+            substitute=job.substitute,
+            no_foreground=job.no_foreground,
+            notes=job.notes or [],
+            processing_ms=job.milliseconds,
+            error=JobError(code=job.error_code, detail=job.error_detail or "") if job.error_code else None,
+        )
+
+
+class Manifest(Schema):
+    """A batch as it ended, and its photos in the order they were sent in."""
+
+    batch_id: uuid.UUID
+    tier: Tier
+    status: Status
+    counts: dict[Status, int]
+    created_at: datetime
+    credits_charged: int
+    credits_returned: int
+    images: list[ManifestImage]
+
+    @classmethod
+    def of(cls, batch: Batch, jobs: Sequence[Job], images: list[ManifestImage]) -> "Manifest":
+        counts = Counter(job.status for job in jobs)
+        returned = batches.share_of_what_was_not_done(jobs)
+        return cls(
+            batch_id=batch.id,
+            tier=batch.tier,
+            status=batches.end_status(batch, counts),
+            counts=counts,
+            created_at=batch.created_at,
+            credits_charged=batch.credits - returned,
+            credits_returned=returned,
+            images=images,
+        )
+
+
+def store(storage: Storage, batch: Batch, jobs: Sequence[Job]) -> int:
+    """Write a batch's ZIP to storage, with one picture at a time in memory; return its size in bytes.
+
+    Raises:
+        ArchiveError: a completed job's picture is missing, or its SHA-256 another; no ZIP is left.
+        StorageError: a picture cannot be read, or the ZIP not be written; no ZIP is left.
+
+    """
+    end = _End()
+    storage.put_stream(stored.archive_key(batch.id), _parts(end, storage, batch, jobs))
+    return end.start
+
+
+def zip_names(jobs: Sequence[Job]) -> dict[uuid.UUID, str]:
+    """Name the pictures of completed jobs: as their photos' files, with the extension of what they are now.
+
+    The names are safe to unpack on any system, and unique without regard to case.
+    """
+    names: dict[uuid.UUID, str] = {}
+    taken: set[str] = set()
+    for job in _in_order(jobs):
+        if job.status is not Status.COMPLETED:
+            continue
+        for number in itertools.count(1):
+            ending = f" ({number}).{job.format}" if number > 1 else f".{job.format}"
+            name = _safe_stem(job, NAME_BYTES - len(ending)) + ending
+            if (same := unicodedata.normalize("NFC", name.casefold())) not in taken:
+                break
+        taken.add(same)
+        names[job.id] = name
+    return names
+
+
+def _in_order(jobs: Sequence[Job]) -> list[Job]:
+    return sorted(jobs, key=lambda job: job.position or 0)
+
+
+def _safe_stem(job: Job, most_bytes: int) -> str:
+    last = SEPARATORS.split(job.name or "")[-1]
+    seen = "".join(
+        one
+        for one in last
+        if unicodedata.category(one) not in UNSEEN and unicodedata.bidirectional(one) not in TURNING
+    )
+    stem = EXTENSION.sub("", AT_THE_ENDS.sub("", FORBIDDEN.sub("_", seen)))
+    # One byte is left for what follows.
+    cut = unicodedata.normalize("NFC", stem).encode()[: most_bytes - 1].decode(errors="ignore")
+    safe = AT_THE_ENDS.sub("", cut)
+    if DEVICE.match(safe):
+        return f"_{safe}"
+    return safe or f"image-{(job.position or 0) + 1:04}"
+
+
+def _parts(end: "_End", storage: Storage, batch: Batch, jobs: Sequence[Job]) -> Iterator[bytes]:
+    """Make the ZIP piece by piece. The manifest is its last entry: it tells of what was written before it."""
+    names = zip_names(jobs)
+    images = []
+    with ZipFile(end, "w") as archive:
+        for job in _in_order(jobs):
+            file, size = names.get(job.id), None
+            if file is not None:
+                picture = _picture(storage, job)
+                size = len(picture)
+                archive.writestr(_entry(file, batch.created_at), picture)
+                del picture
+                yield end.take()
+            images.append(ManifestImage.of(job, file, size))
+        manifest = Manifest.of(batch, jobs, images).model_dump_json(by_alias=True, indent=2)
+        archive.writestr(_entry(MANIFEST, batch.created_at), manifest + "\n")
+    yield end.take()
+
+
+def _picture(storage: Storage, job: Job) -> bytes:
+    picture = storage.get(stored.result_key_of(job))
+    if picture is None:
+        raise ArchiveError(
+            job.id,
+            "The picture was made, and is not there any more. It was not charged; send the photo again.",
+        )
+    if hashlib.sha256(picture).hexdigest() != job.sha256:
+        raise ArchiveError(
+            job.id, "The picture is not the one that was made. It was not charged; send the photo again."
+        )
+    return picture
+
+
+def _entry(name: str, at: datetime) -> ZipInfo:
+    at = at.astimezone(UTC)
+    entry = ZipInfo(name, at.timetuple()[:6])
+    # That time has no zone and is read as the reader's own; this one, "UT", is in seconds of Unix.
+    entry.extra = struct.pack("<HHBl", 0x5455, 5, 1, int(at.timestamp()))
+    entry.create_system = 3  # Unix, wherever this runs
+    entry.external_attr = 0o100644 << 16
+    return entry
+
+
+class _End(io.BytesIO):
+    """The end of a file that is being written; what was there before, from 0 to `start`, has been taken away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = 0
+
+    def tell(self) -> int:
+        return self.start + super().tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self.start + super().seek(offset - (self.start if whence == io.SEEK_SET else 0), whence)
+
+    def take(self) -> bytes:
+        """Take what is there, to be written elsewhere."""
+        data = self.getvalue()
+        self.start += len(data)
+        super().seek(0)
+        self.truncate()
+        return data
