@@ -65,7 +65,8 @@ class GpuWorker(SimpleWorker):
         return HEARTBEAT_TTL
 
     def execute_job(self, job: RqJob, queue: RqQueue) -> None:
-        job.func_name = FORMER_NAMES.get(job.func_name, job.func_name)
+        if job.func_name in FORMER_NAMES:
+            job.func_name = FORMER_NAMES[job.func_name]
         try:
             super().execute_job(job, queue)
         finally:
