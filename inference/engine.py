@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPo
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -45,7 +45,8 @@ from cutout.inference.matting import mask as matte
 from cutout.inference.matting.pipeline import Matte, cut_out
 from cutout.inference.options import DEFAULT_OPTIONS, Options
 from cutout.inference.scheduling.batcher import Batcher
-from cutout.inference.scheduling.dispatcher import Turns
+from cutout.inference.scheduling.circuit_breaker import Breaker
+from cutout.inference.scheduling.dispatcher import RemoteTurns, Turns
 from cutout.inference.scheduling.fair_queue import FairQueue
 from cutout.inference.scheduling.futures import answer, fail
 from cutout.inference.scheduling.pixel_budget import PixelBudget
@@ -53,9 +54,6 @@ from cutout.inference.scheduling.stage_timer import Stopwatch
 from cutout.inference.scheduling.timers import Deadlines
 from cutout.inference.tiers import Choice, Tier, choose
 from cutout.inference.weights.store import ModelsFolder
-
-if TYPE_CHECKING:
-    from cutout.inference.huggingface.dispatcher import Remote
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +112,7 @@ class Engine:
         self,
         serving: Mapping[Tier, Serving],
         limits: Limits = DEFAULT_LIMITS,
-        remote: "Remote | None" = None,
+        remote: RemoteTurns | None = None,
     ) -> None:
         """With `remote`, networks are elsewhere, and only the photos' own work is done on the runners' device."""
         self.serving = dict(serving)
@@ -131,7 +129,7 @@ class Engine:
         self._budget = PixelBudget(limits.pixels_in_work)
         self._streams = Streams(self.device)
         self._deadlines = Deadlines()
-        self.remote = remote
+        self._remote = remote
         self._turns: Turns = remote or Batcher(
             self._launch,
             self._deadlines,
@@ -145,7 +143,12 @@ class Engine:
     @property
     def where(self) -> str:
         """Where networks run: "cuda", "cpu" or "huggingface"."""
-        return "huggingface" if self.remote else self.device.type
+        return self.device.type if self._remote is None else self._remote.location
+
+    @property
+    def breaker(self) -> Breaker | None:
+        """The circuit breaker of the networks' remote service; None where networks run on this host."""
+        return None if self._remote is None else self._remote.breaker
 
     @property
     def network_seconds(self) -> float:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from PIL import ImageColor
 
 from cutout.inference.errors import InvalidOptions
+from cutout.inference.imaging.compositing import Colour
 from cutout.inference.imaging.encode import Format
 from cutout.inference.tiers import Tier
 
-Colour = tuple[int, int, int]
 PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 
 

@@ -1,6 +1,6 @@
 """Both networks as transformers models: `from_pretrained` on a hub id or a folder, and no remote code.
 
-    from models.hub import from_pretrained
+    from cutout.models.transformers_hub import from_pretrained
     network = from_pretrained("ZhengPeng7/BiRefNet")
     mask = network(pixels).logits.sigmoid()
 

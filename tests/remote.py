@@ -11,11 +11,11 @@ from torch import Tensor
 
 from cutout.inference.engine import Engine, Serving
 from cutout.inference.huggingface import client
-from cutout.inference.huggingface.circuit_breaker import Breaker
 from cutout.inference.huggingface.client import endpoint_offer
 from cutout.inference.huggingface.config import Access
 from cutout.inference.huggingface.dispatcher import Patience, Remote, RemoteRunner
 from cutout.inference.limits import Limits
+from cutout.inference.scheduling.circuit_breaker import Breaker
 from cutout.inference.tiers import Choice, Tier
 from cutout.models.catalog import Checkpoint, find
 from tests.fakes import PATIENCE

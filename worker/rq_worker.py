@@ -134,14 +134,14 @@ class GpuWorker(SimpleWorker):
 
 def info_of(bench: Bench, name: str, lines: Sequence[Line]) -> WorkerInfo:
     """Return what a worker says of itself now."""
-    remote = bench.engine.remote
+    breaker = bench.engine.breaker
     return WorkerInfo(
         name,
         __version__,
         bench.engine.where,
         tuple(line.value for line in lines),
         served_by(bench.engine),
-        remote.breaker.state if remote is not None else None,
+        breaker.state if breaker is not None else None,
     )
 
 

@@ -22,8 +22,7 @@ from cutout.app.config import secret_key, url_checks
 from cutout.app.core.errors import Explained
 from cutout.app.notifications import email
 from cutout.inference.huggingface.config import Access
-from cutout.inference.imaging.decode import SizeLimits
-from cutout.inference.limits import Limits
+from cutout.inference.limits import Limits, SizeLimits
 from cutout.inference.tiers import Tier
 from cutout.inference.weights.store import ModelsFolder
 from cutout.models.catalog import CHECKPOINTS

@@ -15,9 +15,9 @@ from cutout.app.db.tables import Job, LedgerEntry, Movement, PaidBy, Status
 from cutout.app.jobs.model_status import Served
 from cutout.app.jobs.queue import WorkerInfo
 from cutout.inference.errors import InvalidOptions
-from cutout.inference.huggingface.circuit_breaker import Breaker, State
 from cutout.inference.imaging.encode import Format
 from cutout.inference.options import Options, parse_colour
+from cutout.inference.scheduling.circuit_breaker import Breaker, State
 from cutout.inference.tiers import Recipe, Tier
 
 # PostgreSQL keeps no NUL.

@@ -21,7 +21,7 @@ from rq import Queue as RqQueue
 from cutout.app.core.errors import Coded
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.model_status import Served
-from cutout.inference.huggingface.circuit_breaker import State
+from cutout.inference.scheduling.circuit_breaker import State
 from cutout.inference.tiers import Tier
 
 log = structlog.get_logger()

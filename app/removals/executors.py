@@ -24,8 +24,8 @@ from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
 from cutout.app.storage.base import Storage, StorageError
 from cutout.inference.engine import Cutout, Engine
 from cutout.inference.errors import DeadlineExceeded, DeviceLost, ModelUnavailable, Overloaded
-from cutout.inference.huggingface.circuit_breaker import Breaker
 from cutout.inference.options import Options
+from cutout.inference.scheduling.circuit_breaker import Breaker
 from cutout.inference.tiers import Tier
 
 log = structlog.get_logger()
@@ -123,7 +123,7 @@ class Here(Hands):
         return self.serving()
 
     def breaker(self) -> Breaker | None:
-        return self.engine.remote.breaker if self.engine.remote is not None else None
+        return self.engine.breaker
 
     def require_room(self) -> None:
         self.engine.require_room()

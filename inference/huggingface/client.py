@@ -45,6 +45,7 @@ from cutout.inference.errors import (
 from cutout.inference.huggingface.config import Access
 from cutout.inference.imaging import decode
 from cutout.inference.imaging.resize import resize_planes
+from cutout.inference.limits import SizeLimits
 from cutout.models.catalog import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ POLL_SECONDS = 0.5
 # A mask of 1024² has 1 MB at most, a cut-out picture of it 4 MB. What is asked for is 2048² pixels at most; reading an
 # answer takes up to 20 bytes a pixel, for each call that is out.
 LARGEST_ANSWER = 64_000_000
-LARGEST_MASK = decode.SizeLimits(pixels=16_800_000)
+LARGEST_MASK = SizeLimits(pixels=16_800_000)
 
 OFFLINE = "HF_HUB_OFFLINE is set, so Hugging Face may not be asked. Unset it, or set CUTOUT_DEVICE=cpu."
 REFUSALS = {

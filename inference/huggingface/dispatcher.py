@@ -35,13 +35,13 @@ from cutout.inference.errors import (
     PhotoTooLarge,
 )
 from cutout.inference.huggingface import client
-from cutout.inference.huggingface.circuit_breaker import Breaker
 from cutout.inference.huggingface.client import ENDPOINT_URL, Offer, Trouble, endpoint_offer, find_offer
 from cutout.inference.huggingface.config import Access
 from cutout.inference.imaging import encode
 from cutout.inference.imaging.encode import Format
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
 from cutout.inference.matting.mask import to_levels
+from cutout.inference.scheduling.circuit_breaker import Breaker
 from cutout.inference.tiers import RMBG_2, TIERS, Choice, Tier
 from cutout.models.catalog import Checkpoint, HubSource, find
 
@@ -94,6 +94,7 @@ class Remote:
         breaker: Breaker | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self.location = "huggingface"
         self.seconds = access.seconds
         self.busy_seconds = 0.0
         self.seconds_each = 0.0

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from cutout.inference.options import Colour
-
+# Red, green and blue, 0…255 each.
+Colour = tuple[int, int, int]
 # Blended strip by strip, so that the wider numbers of a large picture need no memory to speak of, whatever its shape.
 STRIP_PIXELS = 1 << 19
 

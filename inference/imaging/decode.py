@@ -15,7 +15,7 @@ from cutout.inference.imaging import tiff
 from cutout.inference.imaging.color_profile import UnusableProfile, from_lab, to_srgb
 from cutout.inference.imaging.jpeg import BARE_MARKERS, correct, decode_jpeg
 from cutout.inference.imaging.resolution import Dpi, dpi_of
-from cutout.inference.scheduling.pixel_budget import pixels_of
+from cutout.inference.limits import DEFAULT_SIZES, SizeLimits, pixels_of
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -35,45 +35,6 @@ HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
 CONTAINER_BRANDS = frozenset({b"mif1", b"msf1"})  # of HEIC and AVIF alike
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
-
-@dataclass(frozen=True)
-class SizeLimits:
-    """The largest picture that is taken: `pixels` in all, `side` of them along one side, and how many times as long as wide.
-
-    A network sees a square of about a thousand pixels a side: of a strip that is a hundred times as long as wide it sees
-    nothing that a mask could be made of.
-    """
-
-    pixels: int = 50_000_000
-    side: int = 32_768
-    ratio: float = 100.0
-
-    def check(self, width: int, height: int) -> None:
-        """Return if a picture of this size is taken.
-
-        Raises:
-            PhotoTooLarge: it is too large, too long or too thin; the message names the limit and its setting.
-
-        """
-        found = f"The picture has {width} × {height} pixels"
-        if width * height > self.pixels:
-            raise PhotoTooLarge(
-                f"{found}; at most {self.pixels / 1e6:g} megapixels are taken (CUTOUT_MAX_MEGAPIXELS). Scale it down and"
-                " retry."
-            )
-        longer, shorter = max(width, height), min(width, height)
-        if longer > self.side:
-            raise PhotoTooLarge(
-                f"{found}; at most {self.side:,} a side are taken (CUTOUT_MAX_SIDE). Scale it down or crop it and retry."
-            )
-        if longer > self.ratio * max(shorter, 1):
-            raise PhotoTooLarge(
-                f"{found}; at most {self.ratio:g} times as long as wide is taken (CUTOUT_MAX_RATIO), since no network"
-                " sees anything in a thinner one. Crop it and retry."
-            )
-
-
-DEFAULT_SIZES = SizeLimits()
 # A progressive JPEG may walk over all its pixels again in each scan. Real ones have about ten; a small
 # file with thousands keeps a core busy for minutes.
 MAX_JPEG_SCANS = 100
@@ -134,7 +95,7 @@ def decode(
     """Decode a picture file; nothing is allocated for its pixels before its size is known to be allowed.
 
     Reads JPEG (CMYK too), PNG, WebP, AVIF, HEIC, TIFF, BMP and GIF, of 1 to 16 bits a channel. `before` is called
-    with the number of pixels that it counts as (see `budget.pixels_of`) ahead of decoding them; what it raises is passed on.
+    with the number of pixels that it counts as (see `limits.pixels_of`) ahead of decoding them; what it raises is passed on.
 
     Raises:
         UnsupportedFormat: the bytes are no picture of a known format.

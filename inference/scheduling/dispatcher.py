@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cutout.inference.backends.runners import Runner
 from cutout.inference.errors import DeviceLost
+from cutout.inference.scheduling.circuit_breaker import Breaker
 
 
 class Turns(Protocol):
@@ -47,3 +48,12 @@ class Turns(Protocol):
 
     def close(self) -> None:
         """Finish what was handed in, and stop."""
+
+
+class RemoteTurns(Turns, Protocol):
+    """Networks that a remote service runs."""
+
+    location: str
+    """The name of the service, such as "huggingface"."""
+    breaker: Breaker
+    """Keeps calls from the service while it fails."""

@@ -9,15 +9,6 @@ from contextlib import contextmanager
 
 from cutout.inference.errors import DeadlineExceeded
 
-# A row or a column costs about so many pixels beside its own: Pillow's pointer to it, its place among the mask's cells
-# and the weights of its neighbours there, 50 bytes or so. It is next to nothing but in pictures a few pixels thin.
-PIXELS_OF_A_LINE = 2
-
-
-def pixels_of(width: int, height: int) -> int:
-    """Return how many pixels a picture counts as while it is in work, its rows and columns included."""
-    return width * height + PIXELS_OF_A_LINE * (width + height)
-
 
 class PixelBudget:
     """Bounds the memory of photos in work, whatever their sizes: first come, first served."""

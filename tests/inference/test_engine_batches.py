@@ -18,11 +18,10 @@ from torch import Tensor
 from cutout.inference.backends.cuda import upload
 from cutout.inference.engine import Cutout, Engine
 from cutout.inference.errors import DeadlineExceeded, DeviceLost, NetworkFailed, OutOfMemory
-from cutout.inference.limits import Limits
+from cutout.inference.limits import Limits, pixels_of
 from cutout.inference.matting import refinement
 from cutout.inference.options import Options
 from cutout.inference.scheduling.batcher import Batcher
-from cutout.inference.scheduling.pixel_budget import pixels_of
 from cutout.inference.tiers import Tier
 from tests.fakes import (
     PATIENCE,

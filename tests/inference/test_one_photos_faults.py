@@ -10,8 +10,8 @@ from cutout.inference.engine import Engine
 from cutout.inference.errors import NetworkFailed, UnsupportedFormat
 from cutout.inference.imaging import encode
 from cutout.inference.imaging.decode import decode
+from cutout.inference.limits import pixels_of
 from cutout.inference.options import DEFAULT_OPTIONS
-from cutout.inference.scheduling.pixel_budget import pixels_of
 from tests.fakes import fake_engine, photo_bytes
 from tests.inference import files
 

@@ -18,7 +18,7 @@ from cutout.app.core import log_config
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status
 from cutout.inference.engine import Engine
-from cutout.inference.huggingface.circuit_breaker import Breaker
+from cutout.inference.scheduling.circuit_breaker import Breaker
 from tests.app.api_client import ANNA, API, Shop, settings_of
 from tests.app.databases import on_sqlite
 from tests.fakes import PATIENCE, FakeRunner, open_picture, photo_bytes

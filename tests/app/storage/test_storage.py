@@ -234,8 +234,8 @@ def test_a_reader_that_gives_up_keeps_no_file_open(tmp_path: Path) -> None:
 IN_LITTLE_MEMORY = """
 import sys
 from pathlib import Path
-from app import settings
-from app.startup import storage_from
+from cutout.app.config import settings
+from cutout.app.bootstrap import storage_from
 from tests.fakes import PATIENCE
 folder, *s3 = sys.argv[1:]
 names = ("s3_bucket", "s3_endpoint", "s3_access_key_id", "s3_secret_access_key")

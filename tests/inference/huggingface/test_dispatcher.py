@@ -36,10 +36,10 @@ from cutout.inference.errors import (
     RemoteRefused,
 )
 from cutout.inference.huggingface import client, dispatcher
-from cutout.inference.huggingface.circuit_breaker import Breaker
 from cutout.inference.huggingface.config import Access
 from cutout.inference.huggingface.dispatcher import Patience, Remote
 from cutout.inference.options import Options
+from cutout.inference.scheduling.circuit_breaker import Breaker
 from cutout.inference.tiers import Tier
 from tests.fakes import open_picture, photo_bytes, photo_with_disc, wait_until
 from tests.remote import PROMISED, QUICK, SMALL, engine_on, local_engine, wait_shortly

@@ -3,7 +3,8 @@
 import pytest
 
 from cutout.inference.errors import InvalidPhoto, PhotoTooLarge, UnsupportedFormat
-from cutout.inference.imaging.decode import SizeLimits, decode
+from cutout.inference.imaging.decode import decode
+from cutout.inference.limits import SizeLimits
 from tests.fakes import photo_bytes
 
 ORIENTATION_TAG = 0x0112

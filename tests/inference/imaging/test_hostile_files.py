@@ -16,7 +16,8 @@ import pytest
 from cutout.inference import engine as engine_module
 from cutout.inference.engine import Cutout
 from cutout.inference.errors import CutoutError, InvalidPhoto, OutOfMemory, PhotoTooLarge
-from cutout.inference.imaging.decode import SizeLimits, decode
+from cutout.inference.imaging.decode import decode
+from cutout.inference.limits import SizeLimits
 from cutout.inference.options import Options
 from tests.fakes import fake_engine, photo_bytes
 from tests.inference import files
@@ -205,8 +206,9 @@ def test_the_large_png_is_refused_from_its_header_in_time_and_memory() -> None:
     """60,000 × 60,000 pixels in a few kilobytes, which decoded take 10 GB and half a minute."""
     script = """
 import resource, sys, time
-from inference.errors import PhotoTooLarge
-from inference.photo import SizeLimits, decode
+from cutout.inference.errors import PhotoTooLarge
+from cutout.inference.imaging.decode import decode
+from cutout.inference.limits import SizeLimits
 from tests.inference import files
 decode(files.samples()["png"])
 bomb = sys.stdin.buffer.read()
@@ -233,10 +235,9 @@ def test_a_thin_picture_takes_memory_by_its_pixels_in_every_tier() -> None:
 import io, resource
 import numpy as np
 from PIL import Image
-from inference.limits import Limits
-from inference.options import Options
-from inference.photo import SizeLimits
-from inference.tiers import Tier
+from cutout.inference.limits import Limits, SizeLimits
+from cutout.inference.options import Options
+from cutout.inference.tiers import Tier
 from tests.fakes import fake_engine
 limits = Limits(threads=1, sizes=SizeLimits(side=10**9, ratio=1e9))
 engine = fake_engine(limits=limits)
