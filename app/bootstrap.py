@@ -6,10 +6,14 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+from cutout.app.auth import accounts
+from cutout.app.billing import ledger
+from cutout.app.config.mail import read_sender, read_server
 from cutout.app.config.settings import Settings
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
-from cutout.app.notifications.email import Mailer, read_sender, read_server
+from cutout.app.db.tables import User
+from cutout.app.notifications.email import Mailer
 from cutout.app.storage.base import Storage, require_usable
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.backends.runners import pick_device
@@ -20,6 +24,8 @@ from cutout.models.catalog import CHECKPOINTS, Checkpoint
 
 # Goes to stderr also where logs are not set up: to stdout goes a picture.
 log = logging.getLogger(__name__)
+
+LOCAL_ADMIN_CREDITS = 1_000_000
 
 
 def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Checkpoint], None]) -> None:
@@ -166,3 +172,11 @@ def mailer_from(settings: Settings) -> Mailer | None:
     if settings.smtp_url is None or settings.mail_from is None:
         return None
     return Mailer(read_server(settings.smtp_url.get_secret_value()), read_sender(settings.mail_from))
+
+
+def local_admin(database: Database) -> User:
+    """Return the one user of a service without accounts, an admin with credits to use."""
+    with database.begin() as session:
+        user = accounts.get_or_create_local_admin(session)
+        ledger.grant(session, user.id, LOCAL_ADMIN_CREDITS, "grant:local-admin", "for this machine")
+    return user

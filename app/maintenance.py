@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from cutout.app.auth import user_deletion
+from cutout.app import user_deletion
 from cutout.app.core.threads import to_the_end
 from cutout.app.db import advisory_locks
 from cutout.app.db.session import Database

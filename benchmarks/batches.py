@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 
 from benchmarks.report import Table, publish
-from cutout.app.auth import accounts
+from cutout.app.bootstrap import local_admin
 from cutout.app.db.tables import Batch
 from cutout.app.jobs.leases import Line
 from tests.fakes import photo_bytes
@@ -74,7 +74,7 @@ def run() -> None:
 
 def one_batch(place: Site) -> tuple[float, list[float], list[float]]:
     """Work through a batch while its status is asked for and single photos are sent: all in seconds."""
-    admin = accounts.local_admin(place.database)
+    admin = local_admin(place.database)
     batch = submitted(place.database, place.storage, small_photos(IMAGES), user_id=admin.id)
     place.queue.ring(Line.BATCH)
     status: list[float] = []

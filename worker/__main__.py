@@ -15,7 +15,7 @@ from cutout.app.bootstrap import engine_from, prepare, storage_from
 from cutout.app.config.data_folder import open_data_folder
 from cutout.app.config.settings import Settings, load
 from cutout.app.core import log_config
-from cutout.app.core.errors import Explained
+from cutout.app.core.errors import OperatorError
 from cutout.app.db.session import Database
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue, QueueUnavailable
@@ -28,7 +28,7 @@ from cutout.worker.rq_worker import work
 log = structlog.get_logger()
 
 # What the host's owner can mend.
-TOLD = (Explained, CutoutError, QueueUnavailable, OperationalError)
+TOLD = (OperatorError, CutoutError, QueueUnavailable, OperationalError)
 
 
 def main(make_engine: Callable[[Settings], Engine] = engine_from) -> int:
@@ -68,7 +68,7 @@ def set_up(settings: Settings, make_engine: Callable[[Settings], Engine], stoppi
     """Set up a bench: with queue, database and storage that answer, and a warm engine. A queue that is away is waited for.
 
     Raises:
-        Explained, CutoutError, QueueUnavailable, OperationalError: one of the others cannot be had, or there is no queue.
+        OperatorError, CutoutError, QueueUnavailable, OperationalError: one of the others cannot be had, or there is no queue.
 
     """
     open_data_folder(settings)

@@ -18,9 +18,10 @@ from datetime import UTC, datetime
 from zipfile import ZipFile, ZipInfo
 
 from cutout.app.batches import service as batches
+from cutout.app.core.schema import Schema
 from cutout.app.db.tables import Batch, Job, Status
-from cutout.app.http.schemas import JobError, Schema
 from cutout.app.jobs import queries as stored
+from cutout.app.jobs.schemas import JobError
 from cutout.app.storage.base import Storage
 from cutout.inference.tiers import Tier
 

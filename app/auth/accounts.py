@@ -20,15 +20,14 @@ from cutout.app.auth.tokens import (
     new_api_key,
     password_mark,
 )
-from cutout.app.billing import ledger
 from cutout.app.core.bounded_executor import BoundedExecutor
-from cutout.app.core.errors import Explained
+from cutout.app.core.errors import ConflictError, ForbiddenError, OperatorError
 from cutout.app.db.session import Database
 from cutout.app.db.tables import ApiKey, Role, User, now
 
 SHORTEST_PASSWORD = 10
 REVOKED_KEYS_LISTED = 100
-LOCAL_ADMIN, LOCAL_ADMIN_CREDITS = "local:admin", 1_000_000
+LOCAL_ADMIN = "local:admin"
 
 _passwords = PasswordHash.recommended()  # argon2id
 # Checking takes all of some cores, on purpose, and anybody can start it: it gives way to everything else, and what would
@@ -38,18 +37,18 @@ PASSWORDS = BoundedExecutor(
 )
 
 
-class AccountError(Explained):
+class AccountError(OperatorError):
     """An account or a key cannot be made or changed as asked; the message says why."""
 
 
-class AccountDisabled(Exception):
+class AccountDisabled(ForbiddenError):
     """An account is closed to whoever proves to be its user."""
 
     def __init__(self) -> None:
         super().__init__("This account is disabled. Ask whoever runs this service to enable it again.")
 
 
-class TooManyKeys(Exception):
+class TooManyKeys(ConflictError):
     """A user has as many API keys as one may."""
 
     def __init__(self, most: int) -> None:
@@ -96,14 +95,10 @@ def identify(database: Database, claims: Claims) -> User:
         return seen(session, claims)
 
 
-def local_admin(database: Database) -> User:
-    """Return the one user of a service without accounts: an admin, with credits to play with."""
-    with database.begin() as session:
-        user = by_subject(session, LOCAL_ADMIN)
-        if user is None:
-            user = _add(session, User(subject=LOCAL_ADMIN, role=Role.ADMIN, balance=0))
-        ledger.grant(session, user.id, LOCAL_ADMIN_CREDITS, "grant:local-admin", "for this machine")
-    return user
+def get_or_create_local_admin(session: Session) -> User:
+    """Return the one user of a service without accounts, an admin."""
+    user = by_subject(session, LOCAL_ADMIN)
+    return user or _add(session, User(subject=LOCAL_ADMIN, role=Role.ADMIN, balance=0))
 
 
 def by_subject(session: Session, subject: str) -> User | None:

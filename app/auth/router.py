@@ -12,14 +12,24 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from cutout.app.auth import accounts
+from cutout.app.auth.auth_first_route import CallerFirst
+from cutout.app.auth.dependencies import SecretDep, UserDep
 from cutout.app.auth.tokens import TokenReader
+from cutout.app.core.errors import (
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    OverloadedError,
+    UnauthenticatedError,
+)
+from cutout.app.core.schema import Schema
+from cutout.app.db.outages import DatabaseUnavailableError
 from cutout.app.db.tables import ApiKey
-from cutout.app.http.auth_first_route import CallerFirst
 from cutout.app.http.client_address import client_of
-from cutout.app.http.dependencies import DatabaseDep, RateLimitsDep, SecretDep, SettingsDep, UserDep
+from cutout.app.http.dependencies import DatabaseDep, RateLimitsDep, SettingsDep
 from cutout.app.http.openapi import tells
-from cutout.app.http.problem_details import Problem
-from cutout.app.http.schemas import NO_NUL, Body, Schema
+from cutout.app.http.schemas import NO_NUL, Body
+from cutout.app.http.state import state_of
 from cutout.app.ratelimit.limits import Kind, RateLimited
 
 log = structlog.get_logger()
@@ -78,7 +88,9 @@ class Keys(Schema):
     keys: list[KeyInfo]
 
 
-@router.post("/login", responses=tells("UNAUTHENTICATED", "FORBIDDEN", "DATABASE_UNAVAILABLE", "OVERLOADED"))
+@router.post(
+    "/login", responses=tells(UnauthenticatedError, ForbiddenError, DatabaseUnavailableError, OverloadedError)
+)
 async def log_in(
     login: Login,
     request: Request,
@@ -105,13 +117,12 @@ async def log_in(
             )
         raise
     await rate_limits.take(Kind.LOGIN_ALL, "all")
-    reader: TokenReader = request.app.state.tokens
+    reader = state_of(request.app).get(TokenReader)
     user = await accounts.PASSWORDS.run(accounts.log_in, database, login.email, login.password)
     if user is None:
         await rate_limits.take(Kind.LOGIN, account)
         # People type passwords into the wrong field, so what was typed is not logged.
-        raise Problem(
-            "UNAUTHENTICATED",
+        raise UnauthenticatedError(
             "The e-mail address or the password is wrong.",
             reason="login: no such account, or a wrong password",
         )
@@ -134,7 +145,7 @@ async def get_keys(user: UserDep, database: DatabaseDep) -> Keys:
     return Keys(keys=[KeyInfo.of(key) for key in found])
 
 
-@router.post("/keys", status_code=201, responses=tells("CONFLICT"))
+@router.post("/keys", status_code=201, responses=tells(ConflictError))
 async def make_key(wanted: KeyName, user: UserDep, database: DatabaseDep, settings: SettingsDep) -> NewKey:
     """Make an API key. It is shown this once."""
     most = settings.max_api_keys
@@ -142,8 +153,8 @@ async def make_key(wanted: KeyName, user: UserDep, database: DatabaseDep, settin
     return NewKey(**KeyInfo.of(row).model_dump(), key=key)
 
 
-@router.delete("/keys/{key_id}", status_code=204, responses=tells("NOT_FOUND"))
+@router.delete("/keys/{key_id}", status_code=204, responses=tells(NotFoundError))
 async def revoke_key(key_id: uuid.UUID, user: UserDep, database: DatabaseDep) -> None:
     """Make an API key worthless, at once."""
     if not await asyncio.to_thread(database.run, accounts.revoke_key, user, key_id):
-        raise Problem("NOT_FOUND", "You have no key by this id.")
+        raise NotFoundError("You have no key by this id.")

@@ -6,6 +6,12 @@ import time
 from datetime import timedelta
 
 
+class ServiceSecret(str):
+    """The secret by which the service signs addresses and logins."""
+
+    __slots__ = ()
+
+
 def sign(secret: str, path: str, lasts: timedelta) -> str:
     """Return `path` with the time it works until and our signature over both."""
     expires = int(time.time() + lasts.total_seconds())

@@ -18,6 +18,7 @@ from jwt.types import Options
 
 from cutout.app.auth.jwks import PublishedKeys
 from cutout.app.core.bounded_executor import BoundedExecutor
+from cutout.app.core.errors import UnauthenticatedError
 from cutout.app.db.tables import Role
 
 KEY_PREFIX = "cutout_"
@@ -38,12 +39,11 @@ FETCHING = BoundedExecutor("published keys", threads=4, waiting=60, retry_after=
 LEEWAY = timedelta(seconds=30)
 
 
-class InvalidToken(Exception):
+class InvalidToken(UnauthenticatedError):
     """A token or key proves nothing; the message says what to do. `reason` is for the operator alone."""
 
     def __init__(self, message: str, reason: str | None = None) -> None:
-        super().__init__(message)
-        self.reason = reason or message
+        super().__init__(message, reason=reason or message)
 
 
 @dataclass(frozen=True)

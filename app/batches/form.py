@@ -17,16 +17,23 @@ from cutout.app.batches.upload import Intake
 from cutout.app.billing import ledger, pricing
 from cutout.app.billing.ledger import InsufficientCredits
 from cutout.app.billing.pricing import LARGEST_BATCH, SMALLEST_BATCH
+from cutout.app.core.errors import ImageTooLargeError, InvalidInputError, ServiceError
 from cutout.app.db.session import Database
-from cutout.app.http.multipart import BrokenForm, Head, PartTooLarge, read_parts
-from cutout.app.http.problem_details import Problem
+from cutout.app.http.multipart import (
+    LARGEST_FIELD_BYTES,
+    MOST_FIELDS,
+    BrokenForm,
+    Head,
+    PartTooLarge,
+    read_parts,
+)
 from cutout.app.http.schemas import OptionsForm
 from cutout.app.notifications.outbox import PostOffice
 from cutout.inference.imaging.encode import Format
 from cutout.inference.tiers import Tier
 
 PHOTOS = "images"
-MOST_FIELDS, LARGEST_FIELD_BYTES = 50, 10_000
+
 FORM_WANTED = f"Send a form with each photo as {PHOTOS}, as `curl -F {PHOTOS}=@photo.jpg -F {PHOTOS}=@another.jpg` does."
 
 
@@ -65,13 +72,13 @@ class Fields:
         """Return if a field of this name may come.
 
         Raises:
-            Problem: it came before, or there is no room for it.
+            InvalidInputError: it came before, or there is no room for it.
 
         """
         if name in self._names:
-            raise Problem("INVALID_INPUT", f"{name}: send it once")
+            raise InvalidInputError(f"{name}: send it once")
         if len(self._names) == MOST_FIELDS:
-            raise Problem("INVALID_INPUT", f"The form has more than {MOST_FIELDS} fields.")
+            raise InvalidInputError(f"The form has more than {MOST_FIELDS} fields.")
         self._names.add(name)
 
     @property
@@ -83,7 +90,7 @@ class Fields:
         """Take a field in; an empty one stands for its default.
 
         Raises:
-            Problem: it is no text.
+            InvalidInputError: it is no text.
             RequestValidationError: there is no such field, or it cannot have this value.
             CannotNotify: nobody can be told there.
 
@@ -91,7 +98,7 @@ class Fields:
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            raise Problem("INVALID_INPUT", f"{name}: send text in UTF-8") from None
+            raise InvalidInputError(f"{name}: send text in UTF-8") from None
         if not text and name in KNOWN:
             return
         self._values[name] = self._checks[name](text) if name in self._checks else text
@@ -137,7 +144,8 @@ async def read_batch(
     `own_email` is the user's. A batch that the user cannot pay is not read on; without `funds` nothing is looked at.
 
     Raises:
-        Problem: the body is no such form, or a photo is too large.
+        InvalidInputError: the body is no such form.
+        ImageTooLargeError: a photo is too large.
         RequestValidationError: a field is wrong.
         CannotNotify: nobody can be told where a field says.
         WrongBatchSize: these are too few photos or too many, or not as many as the form says.
@@ -173,11 +181,11 @@ async def read_batch(
                 await intake.add(name_of(part.head), part.data)
             del part  # it would stay while the next one comes
     except BrokenForm as error:
-        raise Problem("INVALID_INPUT", f"{error} {FORM_WANTED}") from None
+        raise InvalidInputError(f"{error} {FORM_WANTED}") from None
     except PartTooLarge as error:
         raise _too_large(error, photos) from None
     except ClientDisconnect:
-        raise Problem("INVALID_INPUT", "The form breaks off before its end.") from None
+        raise InvalidInputError("The form breaks off before its end.") from None
     batches.require_size(photos, fields.form.image_count)
     return fields.form
 
@@ -206,13 +214,12 @@ def describe_form() -> dict[str, Any]:
     }
 
 
-def _too_large(error: PartTooLarge, photos: int) -> Problem:
+def _too_large(error: PartTooLarge, photos: int) -> ServiceError:
     if error.head.name != PHOTOS:
-        return Problem(
-            "INVALID_INPUT",
+        return InvalidInputError(
             f"{error.head.name}: send at most {error.most_bytes // 1000} kB, and files as {PHOTOS}",
         )
     which = repr(error.head.file_name) if error.head.file_name else f"Photo {photos}"
-    return Problem(
-        "IMAGE_TOO_LARGE", f"{which} is larger than {error.most_bytes // 1_000_000} MB. Send a smaller file."
+    return ImageTooLargeError(
+        f"{which} is larger than {error.most_bytes // 1_000_000} MB. Send a smaller file."
     )

@@ -12,36 +12,35 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from cutout.app.auth.dependencies import BatchUserDep, ReaderDep, SecretDep, UserDep, get_caller
 from cutout.app.auth.signed_urls import sign
 from cutout.app.batches import progress as watching
 from cutout.app.batches import service as batches
 from cutout.app.batches.form import Funds, describe_form, read_batch
 from cutout.app.batches.schemas import BatchAccepted, Batches, BatchInfo, BatchSummary, ProgressInfo, price_of
+from cutout.app.batches.service import WrongBatchSize
 from cutout.app.batches.upload import taking_in
+from cutout.app.billing.ledger import InsufficientCredits
 from cutout.app.config.settings import Settings
+from cutout.app.core.errors import (
+    BodyTooLargeError,
+    BodyTooSlowError,
+    ConflictError,
+    ImageTooLargeError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+)
 from cutout.app.core.threads import to_storage_thread
 from cutout.app.db.tables import Batch, now
-from cutout.app.http.dependencies import (
-    BatchUserDep,
-    DatabaseDep,
-    OfficeDep,
-    QueueDep,
-    RateLimitsDep,
-    ReaderDep,
-    SecretDep,
-    SettingsDep,
-    StoppingDep,
-    StorageDep,
-    UserDep,
-    get_caller,
-    require_queue,
-)
+from cutout.app.http.dependencies import DatabaseDep, RateLimitsDep, SettingsDep, StoppingDep, StorageDep
 from cutout.app.http.openapi import tells
-from cutout.app.http.problem_details import Problem
 from cutout.app.http.schemas import NO_NUL
 from cutout.app.http.security_headers import KEPT_BY_ITS_USER
 from cutout.app.jobs import queries as jobs
+from cutout.app.jobs.dependencies import QueueDep, require_queue
 from cutout.app.jobs.leases import Line
+from cutout.app.notifications.dependencies import OfficeDep
 from cutout.app.notifications.outbox import archive_path
 from cutout.app.notifications.webhook import webhook_secret
 from cutout.app.ratelimit.limits import Kind
@@ -61,14 +60,14 @@ NO_BATCH = "You have no batch by this id."
     # Ahead of the body, and of counting the call: it can come to nothing.
     dependencies=[Depends(get_caller), Depends(require_queue)],
     responses=tells(
-        "INVALID_INPUT",
-        "BATCH_SIZE",
-        "INSUFFICIENT_CREDITS",
-        "BODY_TOO_SLOW",
-        "CONFLICT",
-        "IMAGE_TOO_LARGE",
-        "BODY_TOO_LARGE",
-        "OVERLOADED",
+        InvalidInputError,
+        WrongBatchSize,
+        InsufficientCredits,
+        BodyTooSlowError,
+        ConflictError,
+        ImageTooLargeError,
+        BodyTooLargeError,
+        OverloadedError,
     ),
     openapi_extra={
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": describe_form()}}}
@@ -136,7 +135,7 @@ async def get_batches(
     )
 
 
-@router.get("/batch/{batch_id}", responses=tells("NOT_FOUND"))
+@router.get("/batch/{batch_id}", responses=tells(NotFoundError))
 async def get_batch(
     batch_id: uuid.UUID, user: UserDep, database: DatabaseDep, settings: SettingsDep, secret: SecretDep
 ) -> BatchInfo:
@@ -149,11 +148,11 @@ async def own_batch(batch_id: uuid.UUID, user: UserDep, database: DatabaseDep) -
     """Return one of one's own batches."""
     batch = await asyncio.to_thread(database.ask, batches.find, user.id, batch_id)
     if batch is None:
-        raise Problem("NOT_FOUND", NO_BATCH)
+        raise NotFoundError(NO_BATCH)
     return batch
 
 
-@router.get("/batch/{batch_id}/events", response_class=EventSourceResponse, responses=tells("NOT_FOUND"))
+@router.get("/batch/{batch_id}/events", response_class=EventSourceResponse, responses=tells(NotFoundError))
 async def get_batch_events(
     batch: Annotated[Batch, Depends(own_batch)], database: DatabaseDep, stopping: StoppingDep
 ) -> AsyncIterator[ServerSentEvent]:
@@ -177,7 +176,7 @@ async def get_batch_events(
     responses={
         200: {"content": {"application/zip": {}}, "description": "The ZIP"},
         206: {"content": {"application/zip": {}}, "description": "The part of it that `Range` asks for"},
-        **tells("NOT_FOUND"),
+        **tells(NotFoundError),
     },
     openapi_extra={"security": [{}]},
 )
@@ -198,19 +197,17 @@ async def download_batch(
         wanted = None  # it asks for no part
     batch = await asyncio.to_thread(database.ask, batches.find, owner, batch_id)
     if batch is None:
-        raise Problem("NOT_FOUND", NO_BATCH)
+        raise NotFoundError(NO_BATCH)
     if batch.finished_at is None:
-        raise Problem("NOT_FOUND", "This batch has not finished. Its ZIP is there when it has.")
+        raise NotFoundError("This batch has not finished. Its ZIP is there when it has.")
     if batch.zip_bytes is None:
-        raise Problem(
-            "NOT_FOUND", "Of this batch no picture was made, so there is no ZIP. The batch says why."
-        )
+        raise NotFoundError("Of this batch no picture was made, so there is no ZIP. The batch says why.")
     # A batch is packed once.
     tag = f'"{batch_id}"'
     start = read_range(wanted, batch.zip_bytes) if if_range in (None, tag) else 0
     found = await to_storage_thread(storage.stream, jobs.archive_key(batch_id), start)
     if found is None:
-        raise Problem("NOT_FOUND", "The ZIP is no longer here: results are kept for a while only.")
+        raise NotFoundError("The ZIP is no longer here: results are kept for a while only.")
     size, chunks = found
     headers = {
         "Content-Length": str(size - start),
@@ -226,7 +223,7 @@ async def download_batch(
     return StreamingResponse(chunks, 206 if start else 200, headers, media_type="application/zip")
 
 
-@router.delete("/batch/{batch_id}", responses=tells("NOT_FOUND", "CONFLICT"))
+@router.delete("/batch/{batch_id}", responses=tells(NotFoundError, ConflictError))
 async def cancel_batch(
     batch_id: uuid.UUID,
     user: UserDep,
@@ -246,7 +243,7 @@ async def cancel_batch(
             if batch is None:
                 return None
             if not batches.cancel(session, batch, now()) and batch.finished_at is not None:
-                raise Problem("CONFLICT", "This batch has finished, so nothing of it can be cancelled.")
+                raise ConflictError("This batch has finished, so nothing of it can be cancelled.")
             view = watching.view(session, user.id, batch_id)
         # What is done is to be packed.
         queue.ring(Line.BATCH)
@@ -259,11 +256,11 @@ def describe(view: watching.View | None, secret: str, settings: Settings) -> Bat
     """Describe a batch as its owner sees it.
 
     Raises:
-        Problem: he has none.
+        NotFoundError: the user has none.
 
     """
     if view is None:
-        raise Problem("NOT_FOUND", NO_BATCH)
+        raise NotFoundError(NO_BATCH)
     at = now()
     url_of = partial(result_url, secret=secret, settings=settings)
     return BatchInfo.of_view(view, zip_url(view.batch, secret, settings, at), at, url_of)

@@ -8,8 +8,10 @@ from datetime import datetime
 from cutout.app.batches.progress import PhotoState, View
 from cutout.app.batches.service import Progress
 from cutout.app.billing.pricing import Price
+from cutout.app.billing.schemas import PriceInfo
+from cutout.app.core.schema import Schema
 from cutout.app.db.tables import Batch, Channel, Delivery, Status
-from cutout.app.http.schemas import JobError, PriceInfo, Schema
+from cutout.app.jobs.schemas import JobError
 from cutout.inference.tiers import Tier
 
 

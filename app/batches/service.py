@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from cutout.app.auth import accounts
 from cutout.app.billing import ledger
 from cutout.app.billing.pricing import LARGEST_BATCH, SMALLEST_BATCH, least_price, price
+from cutout.app.core.errors import ServiceError
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, IdempotencyKey, Job, PaidBy, Status, plain
 from cutout.app.jobs import leases
@@ -29,8 +30,11 @@ LONGEST_NAME = 1000
 IN_WORK = (Status.PENDING, Status.PROCESSING)
 
 
-class WrongBatchSize(Exception):
+class WrongBatchSize(ServiceError):
     """A batch has too few photos, too many, or not as many as it says."""
+
+    code, status = "BATCH_SIZE", 400
+    example = "A batch has 2 to 500 photos, not 501."
 
 
 @dataclass(frozen=True)

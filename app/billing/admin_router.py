@@ -7,14 +7,16 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Query
 
+from cutout.app.auth.auth_first_route import CallerFirst
+from cutout.app.auth.dependencies import AdminDep
 from cutout.app.billing import ledger, payments
 from cutout.app.billing.router import PurchaseInfo
+from cutout.app.billing.schemas import Grant, Granted
+from cutout.app.core.errors import ConflictError, NotFoundError
+from cutout.app.core.schema import Schema
 from cutout.app.db.tables import PaymentStatus, now
-from cutout.app.http.auth_first_route import CallerFirst
-from cutout.app.http.dependencies import AdminDep, DatabaseDep
+from cutout.app.http.dependencies import DatabaseDep
 from cutout.app.http.openapi import tells
-from cutout.app.http.problem_details import Problem
-from cutout.app.http.schemas import Grant, Granted, Schema
 
 log = structlog.get_logger()
 
@@ -33,14 +35,14 @@ class Payments(Schema):
     payments: list[PaymentInfo]
 
 
-@router.post("/credits", responses=tells("NOT_FOUND"))
+@router.post("/credits", responses=tells(NotFoundError))
 async def grant_credits(wanted: Grant, _: AdminDep, database: DatabaseDep) -> Granted:
     """Give credits to a user, once by the same key."""
     outcome = await asyncio.to_thread(
         database.run, ledger.grant_to, wanted.user_id, wanted.credits, f"grant:{wanted.key}", wanted.note
     )
     if outcome is None:
-        raise Problem("NOT_FOUND", "There is no user by this id.")
+        raise NotFoundError("There is no user by this id.")
     return Granted(granted=outcome[0], balance=outcome[1])
 
 
@@ -61,12 +63,12 @@ async def get_payments(
     )
 
 
-@router.post("/payments/{purchase_id}/confirm", responses=tells("NOT_FOUND", "CONFLICT"))
-@router.post("/subscriptions/{purchase_id}/confirm", responses=tells("NOT_FOUND", "CONFLICT"))
+@router.post("/payments/{purchase_id}/confirm", responses=tells(NotFoundError, ConflictError))
+@router.post("/subscriptions/{purchase_id}/confirm", responses=tells(NotFoundError, ConflictError))
 async def confirm_payment(purchase_id: uuid.UUID, admin: AdminDep, database: DatabaseDep) -> PurchaseInfo:
     """Say that a payment has come: the plan begins, or the credits are given. A second time changes nothing."""
     purchase = await asyncio.to_thread(database.run, payments.confirm, purchase_id, admin, now())
     if purchase is None:
-        raise Problem("NOT_FOUND", "There is no purchase by this id.")
+        raise NotFoundError("There is no purchase by this id.")
     log.info("payment confirmed", purchase=str(purchase_id), admin=str(admin.id))
     return PurchaseInfo.of(purchase)

@@ -6,13 +6,14 @@ or one after the other.
 """
 
 import uuid
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 from sqlalchemy import Integer, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from cutout.app.core.errors import ConflictError, ServiceError
 from cutout.app.db.tables import LedgerEntry, Movement, User, plain
 
 # More does not fit its column; what is held and may come back has room beside it.
@@ -43,19 +44,27 @@ class Held(NamedTuple):
     credits: int
 
 
-class TooManyCredits(Exception):
+class TooManyCredits(ConflictError):
     """A user would have more credits than can be kept."""
 
     def __init__(self) -> None:
         super().__init__(f"Nobody can have more than {LARGEST_BALANCE:,} credits. Give fewer.")
 
 
-class InsufficientCredits(Exception):
+class InsufficientCredits(ServiceError):
     """A user has fewer credits than something costs."""
+
+    code, status = "INSUFFICIENT_CREDITS", 402
+    example = "This costs 8 credits and 5 are left. Buy credits, or take a cheaper tier."
+    example_extra: ClassVar[Mapping[str, int]] = {"required": 8, "available": 5}
 
     def __init__(self, required: int, available: int, *, at_least: bool = False) -> None:
         costs = f"at least {required}" if at_least else str(required)
-        super().__init__(f"This costs {costs} credits and {available} are left.")
+        super().__init__(
+            f"This costs {costs} credits and {available} are left. Buy credits, or take a cheaper tier.",
+            required=required,
+            available=available,
+        )
         self.required = required
         self.available = available
 

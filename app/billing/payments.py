@@ -17,12 +17,13 @@ from sqlalchemy.orm import Session
 
 from cutout.app.billing import ledger, subscriptions
 from cutout.app.billing.pricing import PLANS, RUPIAH_PER_CREDIT
+from cutout.app.core.errors import ConflictError, ForbiddenError
 from cutout.app.db.tables import Payment, PaymentStatus, Subscription, User
 
 Mode = Literal["off", "manual", "signed"]
 
 
-class PaymentUsed(Exception):
+class PaymentUsed(ConflictError):
     """A `paymentId` has bought something else, or for somebody else."""
 
     def __init__(self) -> None:
@@ -31,7 +32,7 @@ class PaymentUsed(Exception):
         )
 
 
-class WrongSignature(Exception):
+class WrongSignature(ForbiddenError):
     """A payment is not signed by the platform, or something else is."""
 
     def __init__(self) -> None:

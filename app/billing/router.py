@@ -8,16 +8,19 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query
 from pydantic import AfterValidator, Field
 
+from cutout.app.auth.auth_first_route import CallerFirst
+from cutout.app.auth.dependencies import UserDep
 from cutout.app.billing import payments, subscriptions
 from cutout.app.billing.payments import Item, Purchase, Terms
 from cutout.app.billing.pricing import PLANS
+from cutout.app.billing.schemas import PlanInfo
 from cutout.app.billing.subscriptions import Standing
+from cutout.app.core.errors import ConflictError, ForbiddenError, NotFoundError
+from cutout.app.core.schema import Schema
 from cutout.app.db.tables import PaymentStatus, User, now
-from cutout.app.http.auth_first_route import CallerFirst
-from cutout.app.http.dependencies import DatabaseDep, SettingsDep, UserDep
+from cutout.app.http.dependencies import DatabaseDep, SettingsDep
 from cutout.app.http.openapi import tells
-from cutout.app.http.problem_details import Problem
-from cutout.app.http.schemas import LONGEST_WORD, NO_NUL, Body, PlanInfo, Schema
+from cutout.app.http.schemas import LONGEST_WORD, NO_NUL, Body
 
 router = APIRouter(prefix="/api/background-remover", tags=["subscription"], route_class=CallerFirst)
 
@@ -145,7 +148,7 @@ async def get_subscription(user: UserDep, database: DatabaseDep) -> Subscription
     return SubscriptionInfo.of(standing)
 
 
-@router.post("/subscription", responses=tells("FORBIDDEN", "CONFLICT"))
+@router.post("/subscription", responses=tells(ForbiddenError, ConflictError))
 async def subscribe(
     wanted: PlanWanted, user: UserDep, database: DatabaseDep, terms: TermsDep
 ) -> PurchaseInfo:
@@ -153,7 +156,7 @@ async def subscribe(
     return await _buy(database, user, Item(plan=wanted.plan), wanted, terms)
 
 
-@router.delete("/subscription", responses=tells("NOT_FOUND"))
+@router.delete("/subscription", responses=tells(NotFoundError))
 async def cancel_subscription(
     user: UserDep,
     database: DatabaseDep,
@@ -162,11 +165,11 @@ async def cancel_subscription(
     """Cancel one's plan: it ends with what is paid. A second time changes nothing."""
     at = now()
     if await asyncio.to_thread(database.run, subscriptions.cancel, user.id, reason, at) is None:
-        raise Problem("NOT_FOUND", "You have no subscription.")
+        raise NotFoundError("You have no subscription.")
     return SubscriptionInfo.of(await asyncio.to_thread(database.ask, subscriptions.standing, user.id, at))
 
 
-@router.post("/credits", responses=tells("FORBIDDEN", "CONFLICT"))
+@router.post("/credits", responses=tells(ForbiddenError, ConflictError))
 async def buy_credits(
     wanted: CreditsWanted, user: UserDep, database: DatabaseDep, terms: TermsDep
 ) -> PurchaseInfo:

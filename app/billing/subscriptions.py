@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from cutout.app.billing.pricing import PLANS
+from cutout.app.core.errors import ConflictError
 from cutout.app.db.tables import Payment, PaymentStatus, Subscription, SubscriptionUsage, User
 from cutout.inference.tiers import Tier
 
@@ -25,7 +26,7 @@ PRESENT = (
 )
 
 
-class AnotherPlan(Exception):
+class AnotherPlan(ConflictError):
     """A user has a plan, and wants another before it ends."""
 
     def __init__(self, present: Subscription) -> None:

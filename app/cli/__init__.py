@@ -9,13 +9,13 @@ from cutout import __version__
 from cutout.app.cli import accounts, doctor, models, remove, serve, verify, worker
 from cutout.app.cli.console import escape, say
 from cutout.app.config.settings import SettingsError
-from cutout.app.core.errors import Explained
+from cutout.app.core.errors import OperatorError
 from cutout.app.core.printable import PrintableFormatter
 from cutout.inference.errors import CutoutError
 from cutout.models.catalog import UnknownCheckpoint
 
 # What the user can mend.
-TOLD = (Explained, CutoutError, UnknownCheckpoint)
+TOLD = (OperatorError, CutoutError, UnknownCheckpoint)
 
 cli = typer.Typer(
     name="cutout",

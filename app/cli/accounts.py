@@ -156,9 +156,9 @@ def delete_user(
     who: Who, yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether this is meant.")] = False
 ) -> None:
     """Delete a user with their photos, pictures, batches, keys and plans. This cannot be undone."""
-    from cutout.app.auth.user_deletion import delete_user as delete
     from cutout.app.bootstrap import storage_from
     from cutout.app.storage.base import StorageError
+    from cutout.app.user_deletion import delete_user as delete
 
     settings = load_settings()
     with session() as opened_session:

@@ -19,7 +19,7 @@ from rich.segment import Segment
 from rich.status import Status
 from rich.table import Table
 
-from cutout.app.core.errors import Explained
+from cutout.app.core.errors import OperatorError
 from cutout.app.core.printable import printable
 
 # Of a list that is piped.
@@ -41,7 +41,7 @@ class PlainConsole(Console):
 console = PlainConsole(stderr=True, soft_wrap=True, highlight=False)
 
 
-class CommandError(Explained):
+class CommandError(OperatorError):
     """A command cannot do what was asked; the message is one line for the user."""
 
 

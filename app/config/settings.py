@@ -18,9 +18,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from cutout.app.config import secret_key, url_checks
-from cutout.app.core.errors import Explained
-from cutout.app.notifications import email
+from cutout.app.config import mail, secret_key, url_checks
+from cutout.app.core.errors import OperatorError
 from cutout.inference.huggingface.config import Access
 from cutout.inference.limits import Limits, SizeLimits
 from cutout.inference.tiers import Tier
@@ -36,7 +35,7 @@ DATABASE_FILE = "cutout.db"
 SHORTEST_SECRET_BYTES = 32
 
 
-class SettingsError(Explained):
+class SettingsError(OperatorError):
     """A setting is unknown, malformed or unsafe; one line a setting."""
 
 
@@ -351,14 +350,14 @@ class Settings(BaseSettings):
     @classmethod
     def _of_a_mail_server(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            email.read_server(value.get_secret_value())
+            mail.read_server(value.get_secret_value())
         return value
 
     @field_validator("mail_from")
     @classmethod
     def _one_sender(cls, value: str | None) -> str | None:
         if value is not None:
-            email.read_sender(value)
+            mail.read_sender(value)
         return value
 
     @field_validator("public_url")

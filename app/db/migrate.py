@@ -8,13 +8,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import OperationalError
 
-from cutout.app.core.errors import Explained
+from cutout.app.core.errors import OperatorError
 from cutout.app.db.session import Database
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-class SchemaMismatch(Explained):
+class SchemaMismatch(OperatorError):
     """The database has another shape than this code was written for; the message says what to run."""
 
 

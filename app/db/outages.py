@@ -7,10 +7,20 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy.exc import OperationalError
 
+from cutout.app.core.errors import ServiceError
+
 log = structlog.get_logger()
 
 # Between two attempts to find out whether a database that hung answers again.
 PAUSE_SECONDS = 1.0
+
+
+class DatabaseUnavailableError(ServiceError):
+    """The database did not do what a request needed."""
+
+    code, status = "DATABASE_UNAVAILABLE", 503
+    example = "The database does not answer. Nothing was charged; try again in a moment."
+    retry_after = 10
 
 
 class DatabaseUnavailable(OperationalError):

@@ -23,7 +23,7 @@ import structlog
 
 from cutout.app.config.settings import REDIS_URL, Settings, environment_name
 from cutout.app.core.atomic_write import make_private_folder
-from cutout.app.core.errors import Explained
+from cutout.app.core.errors import OperatorError
 
 log = structlog.get_logger()
 
@@ -37,7 +37,7 @@ PYTHON = (sys.executable, "-P", "-m")
 WORKER = (*PYTHON, "cutout.worker", "--lifeline")
 
 
-class NoPlaceForQueue(Explained):
+class NoPlaceForQueue(OperatorError):
     """The queue's data or its socket cannot be kept where they would be."""
 
 

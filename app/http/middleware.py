@@ -13,12 +13,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cutout.app.config.settings import is_loopback
+from cutout.app.core.errors import ForbiddenError, ServiceError
 from cutout.app.core.shutdown import Stopping
 from cutout.app.http.problem_details import (
-    MEDIA_TYPE,
-    Problem,
     body_too_large,
     body_too_slow,
+    response,
     service_stops,
     too_many_uploads,
     unexpected,
@@ -148,7 +148,9 @@ class BodyLimit:
     body is small.
     """
 
-    def __init__(self, app: ASGIApp, uploads: Mapping[str, tuple[int, Callable[[int], Problem]]]) -> None:
+    def __init__(
+        self, app: ASGIApp, uploads: Mapping[str, tuple[int, Callable[[int], ServiceError]]]
+    ) -> None:
         self.app = app
         self.uploads = uploads
 
@@ -298,11 +300,10 @@ def _name_of(host: str) -> str:
 
 def _refuse(detail: str) -> ASGIApp:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        await _response(scope, Problem("FORBIDDEN", detail))(scope, receive, send)
+        await _response(scope, ForbiddenError(detail))(scope, receive, send)
 
     return refuse
 
 
-def _response(scope: Scope, problem: Problem) -> JSONResponse:
-    body = problem.body(scope["state"]["request_id"])
-    return JSONResponse(body, problem.status, problem.headers, media_type=MEDIA_TYPE)
+def _response(scope: Scope, error: ServiceError) -> JSONResponse:
+    return response(error, scope["state"]["request_id"])

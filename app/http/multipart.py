@@ -9,6 +9,8 @@ from typing import Any
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+# Of the small fields beside the files of a form.
+MOST_FIELDS, LARGEST_FIELD_BYTES = 50, 10_000
 MOST_HEADERS = 8
 # Of one header: a file name of a thousand characters may take twelve bytes for each.
 LONGEST_HEADER_BYTES = 16_000

@@ -1,26 +1,26 @@
 """What OpenAPI says of errors: which of them a call answers with, one schema for all, and an example of each."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.sse import EventSourceResponse
 from fastapi.utils import deep_dict_update
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 
-from cutout.app.http.auth_first_route import dependencies_of
-from cutout.app.http.dependencies import (
-    get_admin,
-    get_caller,
-    get_hands,
-    get_rate_limits,
-    get_reader,
-    get_storage,
-    require_queue,
+from cutout.app.core.errors import (
+    BodyTooLargeError,
+    BodyTooSlowError,
+    InvalidInputError,
+    ServiceError,
+    kinds_by_code,
 )
-from cutout.app.http.problem_details import MEDIA_TYPE, Problem
-from cutout.app.http.schemas import Schema
+from cutout.app.core.schema import Schema
+from cutout.app.http.problem_details import MEDIA_TYPE, document
+
+Dependency = TypeVar("Dependency", bound=Callable[..., Any])
 
 # In the order in which they are read.
 TAGS = [
@@ -34,47 +34,12 @@ TAGS = [
     {"name": "metrics", "description": "Figures for Prometheus."},
 ]
 
-# What each code says to one who met it.
-DETAILS = {
-    "INVALID_INPUT": "tier: Input should be 'basic', 'standard', 'professional' or 'industry'",
-    "INVALID_IMAGE": "The file is empty. Send the picture's bytes.",
-    "BATCH_SIZE": "A batch has 2 to 500 photos, not 501.",
-    "UNAUTHENTICATED": "Send an API key (X-Api-Key) or a token (Authorization: Bearer).",
-    "INSUFFICIENT_CREDITS": "This costs 8 credits and 5 are left. Buy credits, or take a cheaper tier.",
-    "FORBIDDEN": "Only an admin may do this.",
-    "NOT_FOUND": "You have no job by this id.",
-    "METHOD_NOT_ALLOWED": "Method Not Allowed",
-    "BODY_TOO_SLOW": "The body did not come within 120 s. Send it again.",
-    "CONFLICT": "This paymentId was used for another purchase. A payment buys once; take its own id.",
-    "IMAGE_TOO_LARGE": "The upload is larger than 30 MB. Send a smaller file.",
-    "BODY_TOO_LARGE": "The body is larger than 100 kB. Send less.",
-    "UNSUPPORTED_FORMAT": "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF.",
-    "RATE_LIMITED": "Too many removals: 30 a minute are allowed. Try again in 7 s.",
-    "INTERNAL": "Something went wrong on our side. Try again, and name the requestId if it persists.",
-    "MODEL_UNAVAILABLE": "The models are still loading. Try again in a moment.",
-    "OVERLOADED": "64 photos are waiting already. Try again in a moment.",
-    "QUEUE_UNAVAILABLE": "The queue of batches does not answer. Nothing was kept or charged; try again in a minute.",
-    "DATABASE_UNAVAILABLE": "The database does not answer. Nothing was charged; try again in a moment.",
-    "STORAGE_UNAVAILABLE": "The file cannot be written (No space left on device). Free some space or set CUTOUT_DATA_DIR.",
-    "DEADLINE_EXCEEDED": "The photo was not done in its time. Try again in a moment.",
-}
-MORE: dict[str, dict[str, int]] = {"INSUFFICIENT_CREDITS": {"required": 8, "available": 5}}
 SOME_REQUEST = "5b2f9f0e-3c55-4c12-9d0c-0a4f6f6c1a52"
 # Where a status may say how long to wait.
 WAITS = {429, 503}
 
-# What depends on these may answer so; what else a route answers with, it says itself.
-OF_DEPENDENCIES = {
-    get_caller: ("UNAUTHENTICATED", "FORBIDDEN", "DATABASE_UNAVAILABLE", "OVERLOADED"),
-    get_reader: ("UNAUTHENTICATED", "FORBIDDEN", "DATABASE_UNAVAILABLE", "OVERLOADED"),
-    get_admin: ("FORBIDDEN",),
-    get_rate_limits: ("RATE_LIMITED",),
-    get_hands: ("MODEL_UNAVAILABLE",),
-    require_queue: ("QUEUE_UNAVAILABLE",),
-    get_storage: ("STORAGE_UNAVAILABLE",),
-}
-OF_BODIES = ("INVALID_INPUT", "BODY_TOO_SLOW", "BODY_TOO_LARGE")
-OF_PARAMETERS = ("INVALID_INPUT",)
+OF_BODIES = (InvalidInputError, BodyTooSlowError, BodyTooLargeError)
+OF_PARAMETERS = (InvalidInputError,)
 
 
 class ProblemDetails(Schema):
@@ -85,23 +50,35 @@ class ProblemDetails(Schema):
     type: str
     title: str
     status: int
-    code: str = Field(json_schema_extra={"enum": list(DETAILS)})
+    code: str
     detail: str
     request_id: str
 
 
-def tells(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers with these codes, as a route's `responses`."""
+def raises(*kinds: type[ServiceError]) -> Callable[[Dependency], Dependency]:
+    """Mark a dependency with the errors that it may raise, so that OpenAPI names them at each endpoint that has it."""
+
+    def mark(dependency: Dependency) -> Dependency:
+        dependency.raises = kinds  # type: ignore[attr-defined]
+        return dependency
+
+    return mark
+
+
+def tells(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """Describe the responses of these errors, as an endpoint's `responses`."""
     answers: dict[int | str, dict[str, Any]] = {}
-    for code in codes:
-        problem = Problem(code, DETAILS[code])
-        body = problem.body(SOME_REQUEST) | MORE.get(code, {})
-        answer = answers.setdefault(problem.status, _answer(problem.status, str(body["title"])))
-        answer["content"][MEDIA_TYPE]["examples"][code] = {"value": body}
+    for kind in kinds:
+        introduced = kinds_by_code()[kind.code]
+        body = document(kind.status, kind.code, introduced.example, SOME_REQUEST) | dict(
+            introduced.example_extra
+        )
+        answer = answers.setdefault(kind.status, _answer(kind.status, str(body["title"])))
+        answer["content"][MEDIA_TYPE]["examples"][kind.code] = {"value": body}
     return answers
 
 
-def describe(service: FastAPI, everywhere: Iterable[str]) -> None:
+def describe(service: FastAPI, everywhere: Iterable[type[ServiceError]]) -> None:
     """Let the service's OpenAPI say of each call which errors it answers with; `everywhere` are codes of all calls."""
     plain = service.openapi
 
@@ -119,7 +96,8 @@ def describe(service: FastAPI, everywhere: Iterable[str]) -> None:
             schemas = described["components"]["schemas"]
             # FastAPI's own errors, which are told as ours.
             del schemas["HTTPValidationError"], schemas["ValidationError"]
-            schemas["ProblemDetails"] = ProblemDetails.model_json_schema()
+            problem = schemas["ProblemDetails"] = ProblemDetails.model_json_schema()
+            problem["properties"]["code"]["enum"] = list(kinds_by_code())
         return described
 
     service.openapi = openapi  # type: ignore[method-assign]
@@ -150,12 +128,17 @@ def _plain_events(responses: dict[str, Any]) -> None:
             events["schema"] = {"type": "string"}
 
 
-def _told_by(route: APIRoute) -> Iterator[str]:
+def dependencies_of(dependant: Dependant) -> Iterator[Dependant]:
+    """Return the dependant of a route and all that it depends on."""
+    yield dependant
+    for one in dependant.dependencies:
+        yield from dependencies_of(one)
+
+
+def _told_by(route: APIRoute) -> Iterator[type[ServiceError]]:
     if route.body_field is not None:
         yield from OF_BODIES
     for dependant in dependencies_of(route.dependant):
         if dependant.path_params or dependant.query_params:
             yield from OF_PARAMETERS
-        for dependency, codes in OF_DEPENDENCIES.items():
-            if dependant.call is dependency:
-                yield from codes
+        yield from getattr(dependant.call, "raises", ())

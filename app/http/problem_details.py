@@ -1,4 +1,4 @@
-"""Errors as the API tells them: `application/problem+json` (RFC 9457). The only place that knows status codes."""
+"""Errors as responses: `application/problem+json` (RFC 9457)."""
 
 import tempfile
 import uuid
@@ -12,292 +12,190 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
-from cutout.app.auth.accounts import AccountDisabled, TooManyKeys
-from cutout.app.auth.tokens import InvalidToken
-from cutout.app.batches.service import WrongBatchSize
-from cutout.app.billing.ledger import InsufficientCredits, TooManyCredits
-from cutout.app.billing.payments import PaymentUsed, WrongSignature
-from cutout.app.billing.subscriptions import AnotherPlan
 from cutout.app.core.atomic_write import is_full, say_full
-from cutout.app.core.errors import UNEXPECTED, Coded, describe, shorten
+from cutout.app.core.errors import (
+    UNEXPECTED,
+    BodyTooLargeError,
+    BodyTooSlowError,
+    ImageTooLargeError,
+    InternalError,
+    InvalidInputError,
+    MethodNotAllowedError,
+    ModelUnavailableError,
+    NotFoundError,
+    OverloadedError,
+    ServiceError,
+    UnauthenticatedError,
+    from_engine,
+    shorten,
+)
+from cutout.app.db.outages import DatabaseUnavailableError
 from cutout.app.db.session import Database
 from cutout.app.http.security_headers import OF_EVERY_ANSWER
-from cutout.app.jobs.queue import RETRY_SECONDS, QueueUnavailable
-from cutout.app.net.image_fetcher import FetchedTooLarge, NotFetched
-from cutout.app.notifications.errors import CannotNotify
-from cutout.app.ratelimit.limits import RateLimited
-from cutout.app.removals.service import KeyInWork, KeyUsed, ResultGone
+from cutout.app.http.state import AppState, state_of
 from cutout.app.storage.base import StorageError
-from cutout.inference import errors as engine
+from cutout.app.storage.probe import StorageProbe
+from cutout.inference.errors import CutoutError, NetworkFailed
 
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
-
-
-# Each code has one.
-STATUSES = {
-    "INVALID_INPUT": 400,
-    "INVALID_IMAGE": 400,
-    "BATCH_SIZE": 400,
-    "UNAUTHENTICATED": 401,
-    "INSUFFICIENT_CREDITS": 402,
-    "FORBIDDEN": 403,
-    "NOT_FOUND": 404,
-    "METHOD_NOT_ALLOWED": 405,
-    "BODY_TOO_SLOW": 408,
-    "CONFLICT": 409,
-    "IMAGE_TOO_LARGE": 413,
-    "BODY_TOO_LARGE": 413,
-    "UNSUPPORTED_FORMAT": 415,
-    "RATE_LIMITED": 429,
-    "INTERNAL": 500,
-    "MODEL_UNAVAILABLE": 503,
-    "OVERLOADED": 503,
-    "QUEUE_UNAVAILABLE": 503,
-    "DATABASE_UNAVAILABLE": 503,
-    "STORAGE_UNAVAILABLE": 503,
-    "DEADLINE_EXCEEDED": 504,
-}
-
-
-class Problem(Exception):
-    """An error for the caller: a stable code, its status, and a sentence that says what to do."""
-
-    def __init__(
-        self,
-        code: str,
-        detail: str,
-        headers: dict[str, str] | None = None,
-        *,
-        reason: str | None = None,
-        **extra: Any,
-    ) -> None:
-        """Describe an error. `reason` is for the log alone, `extra` are fields of the answer."""
-        super().__init__(detail)
-        self.reason = reason
-        self.status = STATUSES[code]
-        self.code = code
-        self.detail = detail
-        self.headers = headers or {}
-        self.extra = extra
-
-    def body(self, request_id: str) -> dict[str, Any]:
-        return {
-            "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "code": self.code,
-            "detail": shorten(self.detail),
-            "requestId": request_id,
-            **self.extra,
-        }
-
 
 PHOTO_WANTED = (
     "Send one photo: as a file in the field image of a form, as `curl -F image=@photo.jpg` does, or by its web address"
     " as imageUrl."
 )
 
-HTTP_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "IMAGE_TOO_LARGE"}
+# What Starlette raises by itself.
+HTTP_ERRORS: dict[int, type[ServiceError]] = {
+    404: NotFoundError,
+    405: MethodNotAllowedError,
+    413: ImageTooLargeError,
+}
 
 
-def upload_too_large(limit_bytes: int) -> Problem:
-    """Describe a body past the upload limit."""
-    return Problem(
-        "IMAGE_TOO_LARGE",
-        f"The upload is larger than {limit_bytes // 1_000_000} MB. Send a smaller file.",
+def response(error: ServiceError, request_id: str) -> JSONResponse:
+    """Return the response that tells a caller of an error."""
+    headers = dict(error.headers)
+    if error.retry_after is not None:
+        headers["Retry-After"] = f"{error.retry_after:.0f}"
+    body = document(error.status, error.code, error.detail, request_id) | error.extra
+    return JSONResponse(body, error.status, headers, media_type=MEDIA_TYPE)
+
+
+def document(status: int, code: str, detail: str, request_id: str) -> dict[str, Any]:
+    """Return the fields that every problem document has."""
+    return {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": shorten(detail),
+        "requestId": request_id,
+    }
+
+
+def upload_too_large(limit_bytes: int) -> ServiceError:
+    """Return the error of a body past the upload limit."""
+    return ImageTooLargeError(
+        f"The upload is larger than {limit_bytes // 1_000_000} MB. Send a smaller file."
     )
 
 
-def batch_too_large(limit_bytes: int) -> Problem:
-    """Describe a batch past the limit of all its photos together."""
-    return Problem(
-        "BODY_TOO_LARGE",
-        f"The batch is larger than {limit_bytes // 1_000_000} MB. Send its photos in several batches.",
+def batch_too_large(limit_bytes: int) -> ServiceError:
+    """Return the error of a batch past the limit for all its photos together."""
+    return BodyTooLargeError(
+        f"The batch is larger than {limit_bytes // 1_000_000} MB. Send its photos in several batches."
     )
 
 
-def body_too_large(limit_bytes: int) -> Problem:
-    """Describe a body past the limit of those that are no upload."""
-    return Problem("BODY_TOO_LARGE", f"The body is larger than {limit_bytes // 1000} kB. Send less.")
+def body_too_large(limit_bytes: int) -> ServiceError:
+    """Return the error of a body past the limit for requests without files."""
+    return BodyTooLargeError(f"The body is larger than {limit_bytes // 1000} kB. Send less.")
 
 
-def body_too_slow(seconds: float) -> Problem:
-    """Describe a body that did not come in its time."""
-    return Problem("BODY_TOO_SLOW", f"The body did not come within {seconds:g} s. Send it again.")
+def body_too_slow(seconds: float) -> ServiceError:
+    """Return the error of a body that did not arrive in its time."""
+    return BodyTooSlowError(f"The body did not come within {seconds:g} s. Send it again.")
 
 
-def too_many_uploads() -> Problem:
-    """Describe an upload for which there is no room beside the others."""
-    detail = "Too many uploads are being received or worked on. Try again in a moment."
-    return Problem("OVERLOADED", detail, {"Retry-After": "5"})
+def too_many_uploads() -> ServiceError:
+    """Return the error of an upload for which there is no memory beside the others."""
+    return OverloadedError("Too many uploads are being received or worked on. Try again in a moment.")
 
 
-def unexpected(error: Exception, headers: dict[str, str] | None = None) -> Problem:
-    """Log an error that nobody has thought of, and describe it to the caller, who is told nothing of it."""
-    log.error("unexpected error", exc_info=error)
-    return Problem("INTERNAL", UNEXPECTED, headers)
-
-
-def service_stops() -> Problem:
-    """Describe a request that the service ends because it is being stopped itself."""
+def service_stops() -> ServiceError:
+    """Return the error of a request that ends because the service is being stopped."""
     detail = "The service is being stopped. Nothing was charged; send it again in a moment."
-    return Problem("OVERLOADED", detail, {"Retry-After": "10"})
+    return OverloadedError(detail, retry_after=10)
+
+
+def unexpected(error: Exception) -> ServiceError:
+    """Log an unexpected error and return the one that its caller is told, which says nothing of it."""
+    log.error("unexpected error", exc_info=error)
+    return InternalError(UNEXPECTED)
 
 
 def not_http(detail: str) -> bytes:
-    """Answer what is no request, down to its bytes: there is nothing else to answer it with."""
+    """Build a raw HTTP/1.1 400 response for input that is not valid HTTP."""
     request_id = str(uuid.uuid4())
-    problem = Problem("INVALID_INPUT", detail, {"Connection": "close"})
-    headers = OF_EVERY_ANSWER | problem.headers | {"X-Request-Id": request_id}
-    answer = JSONResponse(problem.body(request_id), problem.status, headers, media_type=MEDIA_TYPE)
+    answer = response(InvalidInputError(detail), request_id)
+    answer.headers.update(OF_EVERY_ANSWER | {"Connection": "close", "X-Request-Id": request_id})
     lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in answer.raw_headers)]
     return b"\r\n".join([*lines, b"", bytes(answer.body)])
 
 
-def from_engine(error: engine.CutoutError) -> Problem:
-    """Translate an error of the engine."""
-    code, detail = describe(error)
-    headers = {}
-    if isinstance(error, engine.Overloaded):
-        headers["Retry-After"] = f"{error.retry_after:.0f}"
-    return Problem(code, detail, headers)
-
-
 def install(app: FastAPI) -> None:
-    """Answer every exception as a problem."""
+    """Answer every exception with a problem document."""
 
-    def answer(request: Request, problem: Problem) -> JSONResponse:
-        if problem.code == "MODEL_UNAVAILABLE":
-            log.warning("Model loading", detail=problem.detail)
-        if problem.status == 401:
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        told = translate(error, request.url.path, state_of(request.app))
+        if isinstance(told, ModelUnavailableError):
+            log.warning("Model loading", detail=told.detail)
+        if isinstance(told, UnauthenticatedError):
             # The caller learns no more than that it is none.
-            log.warning("not authenticated", reason=problem.reason or problem.detail)
-        return JSONResponse(
-            problem.body(getattr(request.state, "request_id", "")),
-            problem.status,
-            problem.headers,
-            media_type=MEDIA_TYPE,
-        )
+            log.warning("not authenticated", reason=told.reason or told.detail)
+        return response(told, getattr(request.state, "request_id", ""))
 
-    @app.exception_handler(Problem)
-    async def on_problem(request: Request, error: Problem) -> JSONResponse:
-        return answer(request, error)
+    async def handle_unexpected(request: Request, error: Exception) -> JSONResponse:
+        # Starlette handles these outside all middleware, so the headers have to be added here. The middleware
+        # `Unexpected` handles what an endpoint raises before that.
+        answer = await handle(request, error)
+        answer.headers.update(OF_EVERY_ANSWER | {"X-Request-Id": request.state.request_id})
+        return answer
 
-    @app.exception_handler(engine.CutoutError)
-    async def on_engine_error(request: Request, error: engine.CutoutError) -> JSONResponse:
-        if isinstance(error, engine.NetworkFailed):
+    for kind in (ServiceError, CutoutError, OperationalError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, handle)
+    app.add_exception_handler(Exception, handle_unexpected)
+
+
+def translate(error: Exception, path: str, state: AppState) -> ServiceError:
+    """Return the error that a caller is told, and log what only the operator is told."""
+    if isinstance(error, HTTPException):
+        return _from_http(error, path)
+    if isinstance(error, RequestValidationError):
+        return InvalidInputError("; ".join(map(_say, error.errors())))
+    if isinstance(error, OperationalError):
+        return _from_database(error, state)
+    if isinstance(error, CutoutError):
+        if isinstance(error, NetworkFailed):
             log.error("network failed", exc_info=error)
-        return answer(request, from_engine(error))
+        return from_engine(error)
+    if isinstance(error, StorageError):
+        log.error("storage failed", detail=error.detail, cause=error.cause)
+        state.get(StorageProbe).look_soon()
+    return error if isinstance(error, ServiceError) else unexpected(error)
 
-    @app.exception_handler(Coded)
-    async def on_error_elsewhere(request: Request, error: Coded) -> JSONResponse:
-        return answer(request, Problem(error.code, str(error)))
 
-    @app.exception_handler(StorageError)
-    async def on_storage_error(request: Request, error: StorageError) -> JSONResponse:
-        log.error("storage failed", detail=str(error), cause=error.cause)
-        request.app.state.readiness.storage.look_soon()
-        return answer(request, Problem("STORAGE_UNAVAILABLE", str(error), {"Retry-After": "60"}))
+def _from_database(error: OperationalError, state: AppState) -> ServiceError:
+    database = state.get(Database)
+    disk, detail = database.explain_disk(error), database.explain(error)
+    log.error("database failed", detail=disk or str(error.orig))
+    if disk is not None:
+        state.get(StorageProbe).look_soon()
+    return DatabaseUnavailableError(detail)
 
-    @app.exception_handler(InsufficientCredits)
-    async def on_too_few_credits(request: Request, error: InsufficientCredits) -> JSONResponse:
-        detail = f"{error} Buy credits, or take a cheaper tier."
-        problem = Problem("INSUFFICIENT_CREDITS", detail, required=error.required, available=error.available)
-        return answer(request, problem)
 
-    @app.exception_handler(NotFetched)
-    @app.exception_handler(CannotNotify)
-    async def on_bad_address(request: Request, error: Exception) -> JSONResponse:
-        return answer(request, Problem("INVALID_INPUT", str(error)))
-
-    @app.exception_handler(WrongBatchSize)
-    async def on_wrong_size(request: Request, error: WrongBatchSize) -> JSONResponse:
-        return answer(request, Problem("BATCH_SIZE", str(error)))
-
-    @app.exception_handler(QueueUnavailable)
-    async def on_no_queue(request: Request, error: QueueUnavailable) -> JSONResponse:
-        # Of a batch's body nothing was read, so the connection cannot be used again.
-        headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
-        return answer(request, Problem("QUEUE_UNAVAILABLE", str(error), headers))
-
-    @app.exception_handler(FetchedTooLarge)
-    async def on_fetched_too_large(request: Request, error: FetchedTooLarge) -> JSONResponse:
-        return answer(request, Problem("IMAGE_TOO_LARGE", str(error)))
-
-    @app.exception_handler(RateLimited)
-    async def on_too_many_calls(request: Request, error: RateLimited) -> JSONResponse:
-        retry_after = {"Retry-After": str(error.retry_after)}
-        return answer(request, Problem("RATE_LIMITED", str(error), retry_after))
-
-    @app.exception_handler(KeyUsed)
-    @app.exception_handler(PaymentUsed)
-    @app.exception_handler(AnotherPlan)
-    @app.exception_handler(TooManyCredits)
-    @app.exception_handler(TooManyKeys)
-    async def on_conflict(request: Request, error: Exception) -> JSONResponse:
-        return answer(request, Problem("CONFLICT", str(error)))
-
-    @app.exception_handler(KeyInWork)
-    async def on_key_in_work(request: Request, error: KeyInWork) -> JSONResponse:
-        return answer(request, Problem("CONFLICT", str(error), {"Retry-After": str(error.retry_after)}))
-
-    @app.exception_handler(ResultGone)
-    async def on_gone_result(request: Request, error: ResultGone) -> JSONResponse:
-        return answer(request, Problem("NOT_FOUND", str(error)))
-
-    @app.exception_handler(WrongSignature)
-    @app.exception_handler(AccountDisabled)
-    async def on_forbidden(request: Request, error: Exception) -> JSONResponse:
-        return answer(request, Problem("FORBIDDEN", str(error)))
-
-    @app.exception_handler(InvalidToken)
-    async def on_invalid_token(request: Request, error: InvalidToken) -> JSONResponse:
-        challenge = {"WWW-Authenticate": "Bearer"}
-        return answer(request, Problem("UNAUTHENTICATED", str(error), challenge, reason=error.reason))
-
-    @app.exception_handler(OperationalError)
-    async def on_database_error(request: Request, error: OperationalError) -> JSONResponse:
-        database: Database = request.app.state.database
-        disk, detail = database.explain_disk(error), database.explain(error)
-        log.error("database failed", detail=disk or str(error.orig))
-        if disk is not None:
-            request.app.state.readiness.storage.look_soon()
-        return answer(request, Problem("DATABASE_UNAVAILABLE", detail, {"Retry-After": "10"}))
-
-    @app.exception_handler(RequestValidationError)
-    async def on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
-        return answer(request, Problem("INVALID_INPUT", "; ".join(map(_say, error.errors()))))
-
-    @app.exception_handler(HTTPException)
-    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
-        # FastAPI wraps what it meets while it reads a body.
-        if isinstance(error.__cause__, Problem):
-            return answer(request, error.__cause__)
-        if isinstance(error.__cause__, OSError):
-            log.error("upload cannot be kept", detail=str(error.__cause__))
-            why = "The upload cannot be kept while it is received."
-            if is_full(error.__cause__):
-                why += f" {say_full(tempfile.gettempdir(), 'TMPDIR')}"
-            detail = f"{why} Nothing was charged; try again in a moment."
-            return answer(request, Problem("STORAGE_UNAVAILABLE", detail, {"Retry-After": "60"}))
-        if error.status_code == 404:
-            detail = f"There is nothing at {request.url.path}. The API is described at /docs."
-        elif error.__cause__ is not None:
-            detail = "The body cannot be read. Send JSON in UTF-8, or a form, as described at /docs."
-        else:
-            detail = str(error.detail)
-        code = HTTP_CODES.get(error.status_code, "INTERNAL" if error.status_code >= 500 else "INVALID_INPUT")
-        return answer(request, Problem(code, detail, dict(error.headers or {})))
-
-    @app.exception_handler(Exception)
-    async def on_unexpected(request: Request, error: Exception) -> JSONResponse:
-        # Starlette answers these outside all middleware, so headers must be added here. What a route raises is answered
-        # before, see `guards.Unexpected`.
-        return answer(
-            request, unexpected(error, OF_EVERY_ANSWER | {"X-Request-Id": request.state.request_id})
-        )
+def _from_http(error: HTTPException, path: str) -> ServiceError:
+    # FastAPI wraps what it meets while it reads a body.
+    if isinstance(error.__cause__, ServiceError):
+        return error.__cause__
+    if isinstance(error.__cause__, OSError):
+        log.error("upload cannot be kept", detail=str(error.__cause__))
+        why = "The upload cannot be kept while it is received."
+        if is_full(error.__cause__):
+            why += f" {say_full(tempfile.gettempdir(), 'TMPDIR')}"
+        return StorageError(f"{why} Nothing was charged; try again in a moment.")
+    if error.status_code == 404:
+        detail = f"There is nothing at {path}. The API is described at /docs."
+    elif error.__cause__ is not None:
+        detail = "The body cannot be read. Send JSON in UTF-8, or a form, as described at /docs."
+    else:
+        detail = str(error.detail)
+    fallback = InternalError if error.status_code >= 500 else InvalidInputError
+    told = HTTP_ERRORS.get(error.status_code, fallback)(detail)
+    told.headers = dict(error.headers or {})
+    return told
 
 
 def _say(problem: dict[str, Any]) -> str:

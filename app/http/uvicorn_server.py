@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from cutout.app.config.settings import Settings
 from cutout.app.core.shutdown import Stopping, StopTimes
 from cutout.app.http.problem_details import not_http
+from cutout.app.http.state import state_of
 
 log = structlog.get_logger()
 
@@ -40,7 +41,7 @@ def server_of(
         # It would believe whoever calls from 127.0.0.1; the service has its own setting.
         proxy_headers=False,
     )
-    return Server(config, service.state.stopping, last_resort)
+    return Server(config, state_of(service).get(Stopping), last_resort)
 
 
 def allow_many_connections() -> None:

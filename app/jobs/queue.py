@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from rq import Queue as RqQueue
 
-from cutout.app.core.errors import Coded
+from cutout.app.core.errors import ServiceError
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.model_status import Served
 from cutout.inference.scheduling.circuit_breaker import State
@@ -33,16 +33,18 @@ LONGEST_JOB_SECONDS = 3600
 # How long a worker that says nothing still counts as alive.
 ALIVE_SECONDS = 30
 WORKERS, WORKER_KEY, PROBE = "cutout:workers", "cutout:worker:", "cutout:probe"
-RETRY_SECONDS = 30
 # Between two attempts of a worker that starts before its queue: at first, and at most.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
 
 
-class QueueUnavailable(Coded):
+class QueueUnavailable(ServiceError):
     """No batch can be taken in: nothing would tell the workers of it."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__("QUEUE_UNAVAILABLE", message)
+    code, status = "QUEUE_UNAVAILABLE", 503
+    example = "The queue of batches does not answer. Nothing was kept or charged; try again in a minute."
+    retry_after = 30
+    # The body of a batch is not read then, so the connection cannot be used again.
+    headers: Mapping[str, str] = {"Connection": "close"}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import httpcore2
 import httpx2
 import structlog
 
+from cutout.app.core.errors import ImageTooLargeError, InvalidInputError
 from cutout.app.net.safe_http import Outside, read_body
 from cutout.app.net.url_policy import NotAllowed
 from cutout.inference.errors import Overloaded
@@ -22,14 +23,14 @@ MOST_AT_ONCE = 32
 HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity"}
 
 
-class NotFetched(Exception):
+class NotFetched(InvalidInputError):
     """A photo cannot be had from its web address; the message says why, and what to do."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"imageUrl: {reason} Check the address, or upload the photo as a file.")
 
 
-class FetchedTooLarge(Exception):
+class FetchedTooLarge(ImageTooLargeError):
     """A photo at a web address is larger than an upload may be."""
 
 

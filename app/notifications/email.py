@@ -1,73 +1,24 @@
 """Mail: which addresses it is sent to, and the server of the host's owner that takes it."""
 
 import io
-import re
 import smtplib
 import socket
 import ssl
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
-from email.errors import HeaderParseError
 from email.headerregistry import Address
 from email.message import EmailMessage
-from email.policy import SMTP
 from functools import cache
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-import idna
-
+from cutout.app.config.mail import MailServer, read_address
 from cutout.app.notifications.errors import CannotNotify, NotDelivered
 
 # For each step of the conversation, and for all of it.
 SECONDS, SECONDS_IN_ALL = 15.0, 60.0
 # All that a server answers in a conversation; a usual one has a thousand bytes.
 MOST_ANSWER_BYTES = 64 * 1024
-LONGEST_ADDRESS, LONGEST_LOCAL_PART = 254, 64
-# What mailboxes are called. Neither "!" nor "%": old servers take them for a way to other servers.
-ATOM = r"[A-Za-z0-9#$&'*+/=?^_`{|}~-]+"
-LOCAL_PART = re.compile(rf"{ATOM}(?:\.{ATOM})*")
 NO_ANSWER = "The mail server does not answer, or broke off."
-PORTS = {"smtp": 587, "smtps": 465}
-
-
-@dataclass(frozen=True)
-class MailServer:
-    """Where mail is given, as CUTOUT_SMTP_URL says it."""
-
-    host: str
-    port: int
-    tls: bool
-    user: str = ""
-    password: str = field(default="", repr=False)
-
-
-def read_server(url: str) -> MailServer:
-    """Read `smtp://user:password@host:587`, or `smtps://…` for TLS from the first byte.
-
-    Raises:
-        ValueError: it is malformed; the message has nothing of it.
-
-    """
-    form = "write smtp://user:password@host:587, or smtps://… for TLS from the start"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError(f"this is no address of a mail server; {form}") from None
-    if parts.scheme not in PORTS or not host or parts.path.strip("/") or parts.query or parts.fragment:
-        raise ValueError(
-            f"this is no address of a mail server; {form}. What has /, ?, # or @ in it is written as %2F and so on"
-        )
-    user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    if bool(user) != bool(password):
-        raise ValueError(f"a user and a password go together; {form}")
-    if not (user + password).isascii() or not (user + password).isprintable():
-        raise ValueError(
-            "user and password have to be of printable ASCII: others are not sent the same way everywhere"
-        )
-    return MailServer(host, port or PORTS[parts.scheme], parts.scheme == "smtps", user, password)
 
 
 def check_email(address: str) -> str:
@@ -77,41 +28,10 @@ def check_email(address: str) -> str:
         CannotNotify: it is not one plain address, as in `anna@example.com`.
 
     """
-    if len(address) > LONGEST_ADDRESS:
-        raise CannotNotify(f"notifyEmail: The address is longer than {LONGEST_ADDRESS} characters.")
-    local, at, domain = address.strip(" ").rpartition("@")
-    if not at or not LOCAL_PART.fullmatch(local) or len(local) > LONGEST_LOCAL_PART:
-        raise CannotNotify(
-            "notifyEmail: Give one address without a name, as in anna@example.com; before the @ in ASCII."
-        )
     try:
-        ascii_domain = idna.encode(domain, uts46=True, std3_rules=True).decode("ascii")
-    except UnicodeError:
-        ascii_domain = ""
-    # One label is a host of the owner's own network; a number at the end makes an IPv4 address of it.
-    if "." not in ascii_domain.strip(".") or ascii_domain.endswith(".") or ascii_domain[-1].isdigit():
-        raise CannotNotify(
-            "notifyEmail: What is behind the @ is no domain of the internet, as example.com is."
-        )
-    if len(local) + 1 + len(ascii_domain) > LONGEST_ADDRESS:
-        raise CannotNotify(f"notifyEmail: The address is longer than {LONGEST_ADDRESS} characters.")
-    return f"{local}@{ascii_domain}"
-
-
-def read_sender(value: str) -> Address:
-    """Read who mail comes from: `cutout@example.com`, or `Cutout <cutout@example.com>`.
-
-    Raises:
-        ValueError: it is not one address.
-
-    """
-    message = EmailMessage(policy=SMTP)
-    try:
-        message["From"] = value
-        [sender] = message["From"].addresses
-        return Address(sender.display_name, addr_spec=check_email(sender.addr_spec))
-    except (ValueError, IndexError, HeaderParseError, CannotNotify):
-        raise ValueError("write one address, as in: Cutout <cutout@example.com>") from None
+        return read_address(address)
+    except ValueError as error:
+        raise CannotNotify(f"notifyEmail: {error}") from None
 
 
 class Mailer:

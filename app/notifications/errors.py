@@ -2,8 +2,10 @@
 
 from datetime import timedelta
 
+from cutout.app.core.errors import InvalidInputError
 
-class CannotNotify(Exception):
+
+class CannotNotify(InvalidInputError):
     """Nobody can be told at an address that a caller gives; the message says why."""
 
 

@@ -1,14 +1,7 @@
 """Figures of this process, as Prometheus reads them. No label names a user, or anything a caller makes up."""
 
-from collections.abc import Callable, Iterator, Mapping
-
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from sqlalchemy.exc import OperationalError
 
-from cutout.app.jobs.queue_stats import Backlog
-from cutout.app.ratelimit.limits import Kind
-from cutout.inference.engine import Engine
 from cutout.inference.tiers import Tier
 
 HTTP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -18,15 +11,8 @@ REMOVAL_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 60, 300)
 class Metrics:
     """What one service has counted since its start. Safe to use from any number of threads."""
 
-    def __init__(
-        self,
-        engine: Callable[[], Engine | None] = lambda: None,
-        refused: Mapping[Kind, int] | None = None,
-        backlog: Backlog | None = None,
-    ) -> None:
-        """Begin at nothing; `engine`, `refused`, by kind of call, and `backlog` are looked at when figures are read."""
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_Looked(engine, {} if refused is None else refused, backlog))
         ProcessCollector(registry=self.registry)
         self._build = Info("cutout_build", "What runs", registry=self.registry)
         self._requests = Counter(
@@ -83,46 +69,3 @@ class Metrics:
     def notified(self, channel: str, outcome: str) -> None:
         """Count an attempt to tell a batch's end."""
         self._notifications.labels(channel, outcome).inc()
-
-
-class _Looked:
-    """What others count already, looked at when figures are read."""
-
-    def __init__(
-        self, engine: Callable[[], Engine | None], refused: Mapping[Kind, int], backlog: Backlog | None
-    ) -> None:
-        self._engine = engine
-        self._refused = refused
-        self._backlog = backlog
-
-    def collect(self) -> Iterator[Metric]:
-        engine = self._engine()
-        ready = engine is not None and engine.lost is None
-        yield GaugeMetricFamily("cutout_engine_ready", "1 where pictures can be made", float(ready))
-        if engine is not None:
-            yield GaugeMetricFamily("cutout_photos_waiting", "Photos waiting for their turn", engine.waiting)
-            yield GaugeMetricFamily("cutout_photos_in_work", "Photos being worked on", engine.in_work)
-            busy = "Seconds that the device was at work on networks"
-            yield CounterMetricFamily("cutout_device_busy_seconds", busy, engine.network_seconds)
-        limited = CounterMetricFamily(
-            "cutout_rate_limited", "Calls refused as too many, by kind", labels=["kind"]
-        )
-        for kind in Kind:
-            limited.add_metric([kind.value], self._refused.get(kind, 0))
-        yield limited
-        if self._backlog is not None and self._backlog.is_kept:
-            yield from _of_batches(self._backlog)
-
-
-def _of_batches(backlog: Backlog) -> Iterator[Metric]:
-    """Tell what waits for workers; a figure that cannot be had is left out."""
-    workers = backlog.workers()
-    yield GaugeMetricFamily("cutout_queue_answers", "1 where the queue answers", float(workers is not None))
-    if workers is not None:
-        yield GaugeMetricFamily("cutout_workers_alive", "Workers that said so lately", len(workers))
-    try:
-        waiting = backlog.waiting()
-    except OperationalError:
-        return
-    yield GaugeMetricFamily("cutout_batch_photos_waiting", "Photos of batches that wait", waiting.photos)
-    yield GaugeMetricFamily("cutout_batches_unfinished", "Batches that have not ended", waiting.batches)

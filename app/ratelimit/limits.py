@@ -27,6 +27,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from cutout.app.core.errors import ServiceError
+
 log = structlog.get_logger()
 
 # How long a call waits for Redis, and how long none asks it again after that was in vain.
@@ -70,16 +72,20 @@ class Limit:
     seconds: int
 
 
-class RateLimited(Exception):
+class RateLimited(ServiceError):
     """A call is one too many; after `retry_after` whole seconds one passes."""
+
+    code, status = "RATE_LIMITED", 429
+    example = "Too many removals: 30 a minute are allowed. Try again in 7 s."
 
     def __init__(self, kind: Kind, limit: Limit, wait: float) -> None:
         self.kind = kind
-        # A hair more, for clocks that are read a moment apart.
-        self.retry_after = max(1, math.ceil(wait + 0.001))
+        # A little longer, since two clocks may be read a moment apart.
+        seconds = max(1, math.ceil(wait + 0.001))
         period = PERIODS.get(limit.seconds, f"in {limit.seconds} s")
         super().__init__(
-            f"Too many {COUNTED[kind]}: {limit.calls} {period} are allowed. Try again in {self.retry_after} s."
+            f"Too many {COUNTED[kind]}: {limit.calls} {period} are allowed. Try again in {seconds} s.",
+            retry_after=seconds,
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import structlog
 from sqlalchemy import select
 
-from cutout.app.core.errors import Coded
+from cutout.app.core.errors import JobFailedError
 from cutout.app.core.threads import to_storage_thread
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status
@@ -97,7 +97,7 @@ class Hands(Protocol):
 
         Raises:
             CutoutError: the photo cannot be taken, or not now.
-            Coded: it could not be made elsewhere.
+            JobFailedError: it could not be made elsewhere.
             StorageError: the result cannot be kept.
 
         """
@@ -279,7 +279,7 @@ class Elsewhere(Hands):
         with self._database.read() as session:
             job = session.get_one(Job, job_id)
         if job.status is not Status.COMPLETED:
-            raise Coded(job.error_code or "INTERNAL", job.error_detail or "The photo was not done.")
+            raise JobFailedError(job.error_code or "INTERNAL", job.error_detail or "The photo was not done.")
         picture = self._storage.get(jobs.result_key_of(job))
         if picture is None:
             raise StorageError("The picture was made and is not there.")

@@ -7,9 +7,16 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 from starlette.requests import ClientDisconnect
 
-from cutout.app.batches.form import LARGEST_FIELD_BYTES, MOST_FIELDS
-from cutout.app.http.multipart import BrokenForm, Head, PartTooLarge, read_parts
-from cutout.app.http.problem_details import PHOTO_WANTED, Problem, upload_too_large
+from cutout.app.core.errors import InvalidInputError
+from cutout.app.http.multipart import (
+    LARGEST_FIELD_BYTES,
+    MOST_FIELDS,
+    BrokenForm,
+    Head,
+    PartTooLarge,
+    read_parts,
+)
+from cutout.app.http.problem_details import PHOTO_WANTED, upload_too_large
 from cutout.app.http.schemas import OptionsForm
 
 PHOTO = "image"
@@ -33,7 +40,7 @@ async def read_removal(request: Request, largest_bytes: int) -> tuple[RemovalFor
     A part called `image` is the photo, whether or not it has a file's name: forms may leave that out (RFC 7578).
 
     Raises:
-        Problem: the body is no such form, has no photo or two, or one of more than `largest_bytes`.
+        InvalidInputError: the body is no such form, has no photo or two, or one of more than `largest_bytes`.
         RequestValidationError: a field is wrong.
 
     """
@@ -53,7 +60,7 @@ async def read_removal(request: Request, largest_bytes: int) -> tuple[RemovalFor
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
     if (photo is None) == (form.image_url is None):
-        raise Problem("INVALID_INPUT", PHOTO_WANTED)
+        raise InvalidInputError(PHOTO_WANTED)
     return form, photo
 
 
@@ -90,9 +97,9 @@ async def _read_parts(request: Request, largest_bytes: int) -> tuple[dict[str, s
 
     def limit(head: Head) -> int:
         if head.name in names:
-            raise Problem("INVALID_INPUT", f"{head.name}: send it once")
+            raise InvalidInputError(f"{head.name}: send it once")
         if len(names) == MOST_FIELDS:
-            raise Problem("INVALID_INPUT", f"The form has more than {MOST_FIELDS} fields.")
+            raise InvalidInputError(f"The form has more than {MOST_FIELDS} fields.")
         names.add(head.name)
         return largest_bytes if head.name == PHOTO else LARGEST_FIELD_BYTES
 
@@ -104,14 +111,13 @@ async def _read_parts(request: Request, largest_bytes: int) -> tuple[dict[str, s
             elif part.data or part.head.file_name:  # else a browser's, in which no file was chosen
                 photo = part.data
     except BrokenForm as error:
-        raise Problem("INVALID_INPUT", f"{error} {PHOTO_WANTED}") from None
+        raise InvalidInputError(f"{error} {PHOTO_WANTED}") from None
     except ClientDisconnect:
-        raise Problem("INVALID_INPUT", "The form breaks off before its end.") from None
+        raise InvalidInputError("The form breaks off before its end.") from None
     except PartTooLarge as error:
         if error.head.name == PHOTO:
             raise upload_too_large(largest_bytes) from None
-        raise Problem(
-            "INVALID_INPUT",
+        raise InvalidInputError(
             f"{error.head.name}: send at most {error.most_bytes // 1000} kB, and the photo as {PHOTO}",
         ) from None
     return values, photo
@@ -122,7 +128,7 @@ async def _read_fields(request: Request) -> dict[str, str]:
     sent = (await request.form()).multi_items()
     names = [name for name, _ in sent]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise Problem("INVALID_INPUT", f"{', '.join(twice)}: send it once")
+        raise InvalidInputError(f"{', '.join(twice)}: send it once")
     return {name: value for name, value in sent if isinstance(value, str) and value}
 
 
@@ -130,4 +136,4 @@ def _text(name: str, data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise Problem("INVALID_INPUT", f"{name}: send text in UTF-8") from None
+        raise InvalidInputError(f"{name}: send text in UTF-8") from None

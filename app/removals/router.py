@@ -7,44 +7,37 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from cutout.app.auth.auth_first_route import CallerFirst
+from cutout.app.auth.dependencies import ReaderDep, RemovingUserDep, SecretDep, UserDep
 from cutout.app.auth.signed_urls import sign
 from cutout.app.billing import ledger, pricing
+from cutout.app.billing.ledger import InsufficientCredits
+from cutout.app.billing.schemas import Credits, DiscountInfo, Entry, PlanInfo, PriceInfo, PriceRequest
 from cutout.app.config.settings import Settings
 from cutout.app.core.bounded_executor import BoundedExecutor
+from cutout.app.core.errors import (
+    BodyTooLargeError,
+    BodyTooSlowError,
+    ConflictError,
+    DeadlineExceededError,
+    ImageTooLargeError,
+    InvalidImageError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    UnsupportedFormatError,
+)
 from cutout.app.db.tables import Job, Status
-from cutout.app.http.auth_first_route import CallerFirst
-from cutout.app.http.dependencies import (
-    DatabaseDep,
-    FetcherDep,
-    HandsDep,
-    ReaderDep,
-    RemovingUserDep,
-    SecretDep,
-    SettingsDep,
-    StorageDep,
-    UserDep,
-    WorkplaceDep,
-)
+from cutout.app.http.dependencies import DatabaseDep, FetcherDep, SettingsDep, StorageDep
 from cutout.app.http.openapi import tells
-from cutout.app.http.problem_details import Problem
-from cutout.app.http.schemas import (
-    NO_NUL,
-    Credits,
-    DiscountInfo,
-    Entry,
-    JobInfo,
-    Jobs,
-    Moment,
-    PlanInfo,
-    PriceInfo,
-    PriceRequest,
-    Pricing,
-    TierInfo,
-)
+from cutout.app.http.schemas import NO_NUL, Moment
 from cutout.app.http.security_headers import KEPT_BY_ITS_USER
 from cutout.app.jobs import queries as jobs
+from cutout.app.jobs.schemas import JobInfo, Jobs, TierInfo
 from cutout.app.removals import service as removals
+from cutout.app.removals.dependencies import HandsDep, WorkplaceDep
 from cutout.app.removals.form import describe_removal, read_removal
+from cutout.app.removals.schemas import Pricing
 from cutout.app.removals.service import Remote
 from cutout.inference.imaging.encode import Format
 from cutout.inference.tiers import Tier
@@ -55,7 +48,7 @@ LARGEST_ID = 2**63 - 1
 SERVING = BoundedExecutor("prices", threads=4, waiting=60, retry_after=2)
 
 
-@router.get("/pricing", responses=tells("OVERLOADED"))
+@router.get("/pricing", responses=tells(OverloadedError))
 async def get_pricing(hands: HandsDep) -> Pricing:
     """Prices in credits, with the model and backend that serve each tier on this host."""
     # Anybody may ask, and where workers make pictures their queue may hang.
@@ -80,17 +73,17 @@ async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
     responses={
         200: {"content": {"image/*": {}}, "description": "The job, or the picture where `Accept` asks"},
         **tells(
-            "INVALID_INPUT",
-            "BODY_TOO_SLOW",
-            "BODY_TOO_LARGE",
-            "INVALID_IMAGE",
-            "INSUFFICIENT_CREDITS",
-            "NOT_FOUND",
-            "CONFLICT",
-            "IMAGE_TOO_LARGE",
-            "UNSUPPORTED_FORMAT",
-            "OVERLOADED",
-            "DEADLINE_EXCEEDED",
+            InvalidInputError,
+            BodyTooSlowError,
+            BodyTooLargeError,
+            InvalidImageError,
+            InsufficientCredits,
+            NotFoundError,
+            ConflictError,
+            ImageTooLargeError,
+            UnsupportedFormatError,
+            OverloadedError,
+            DeadlineExceededError,
         ),
     },
     openapi_extra={"requestBody": {"required": True, "content": describe_removal()}},
@@ -150,14 +143,14 @@ async def get_jobs(
     return Jobs(jobs=[JobInfo.of(job, result_url(job.id, secret, settings)) for job in found])
 
 
-@router.get("/jobs/{job_id}", responses=tells("NOT_FOUND"))
+@router.get("/jobs/{job_id}", responses=tells(NotFoundError))
 async def get_job(
     job_id: uuid.UUID, user: UserDep, database: DatabaseDep, settings: SettingsDep, secret: SecretDep
 ) -> JobInfo:
     """Return one of one's own jobs."""
     job = await asyncio.to_thread(jobs.find, database, user.id, job_id)
     if job is None:
-        raise Problem("NOT_FOUND", "You have no job by this id.")
+        raise NotFoundError("You have no job by this id.")
     return JobInfo.of(job, result_url(job.id, secret, settings))
 
 
@@ -167,7 +160,7 @@ async def get_job(
     response_class=Response,
     responses={
         200: {"content": {"image/*": {}}, "description": "The picture"},
-        **tells("NOT_FOUND"),
+        **tells(NotFoundError),
     },
     openapi_extra={"security": [{}]},
 )
@@ -177,7 +170,7 @@ async def get_job_image(
     """Return the picture of a job: to its owner, or by the signed address that the job names."""
     stored = await jobs.stored_picture(database, storage, job_id, owner)
     if stored is None:
-        raise Problem("NOT_FOUND", "There is no picture by this id; it may have expired.")
+        raise NotFoundError("There is no picture by this id; it may have expired.")
     data, file_format = stored
     headers = KEPT_BY_ITS_USER | {"Content-Length": str(len(data))}
     if request.method == "HEAD":

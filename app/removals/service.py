@@ -16,8 +16,9 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from cutout.app.billing import job_charges
-from cutout.app.core.errors import code_of, describe
+from cutout.app.core.errors import ConflictError, NotFoundError, describe
 from cutout.app.core.threads import to_storage_thread
+from cutout.app.db.outages import DatabaseUnavailableError
 from cutout.app.db.session import Database
 from cutout.app.db.tables import IdempotencyKey, Job, Status, now, plain
 from cutout.app.jobs import completion
@@ -40,25 +41,25 @@ NOT_BEGUN = "The database did not answer. Nothing was charged; send the photo ag
 LOST = "The service stopped while it worked on this photo. Nothing was charged; send it again."
 
 
-class KeyUsed(Exception):
+class KeyUsed(ConflictError):
     """A caller's key stands for another request already."""
 
     def __init__(self) -> None:
         super().__init__("This Idempotency-Key was used for another photo or other options. Take a new one.")
 
 
-class KeyInWork(Exception):
+class KeyInWork(ConflictError):
     """The first call with a caller's key is not done; it may be asked again in `retry_after` whole seconds."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(
             "The first call with this Idempotency-Key is still in work. Nothing is charged twice; send the same again in a"
-            " moment."
+            " moment.",
+            retry_after=retry_after,
         )
-        self.retry_after = retry_after
 
 
-class ResultGone(Exception):
+class ResultGone(NotFoundError):
     """A removal was done and its picture is no longer kept."""
 
     def __init__(self) -> None:
@@ -153,7 +154,9 @@ async def remove_one(
         # Also when the caller has hung up: then this task is being cancelled, and what was taken has to go back all the same.
         await asyncio.shield(beside(_give_up, place, job_id, error))
         hung_up = isinstance(error, asyncio.CancelledError)
-        place.metrics.failed(options.tier, place.hands.backend, "cancelled" if hung_up else code_of(error))
+        place.metrics.failed(
+            options.tier, place.hands.backend, "cancelled" if hung_up else describe(error)[0]
+        )
         raise
     place.metrics.completed(options.tier, job.backend or "", time.perf_counter() - start, job.credits)
     return job, made
@@ -163,7 +166,7 @@ def _give_up(place: Workplace, job_id: uuid.UUID, error: BaseException) -> None:
     """End a job that came to nothing, and give back what was taken for it: at once, or when the database answers again."""
     code, detail = describe(error)
     if isinstance(error, OperationalError):  # whose own words have the statement
-        code, detail = "DATABASE_UNAVAILABLE", place.database.explain(error)
+        code, detail = DatabaseUnavailableError.code, place.database.explain(error)
     try:
         fail(place.database, job_id, code, detail)
     except OperationalError as away:
@@ -245,7 +248,7 @@ def _begin(
     except BaseException as error:
         place.hands.take_back(job_id)
         if isinstance(error, OperationalError):  # what was asked for last may be done nevertheless
-            place.leases.end_later(job_id, "DATABASE_UNAVAILABLE", NOT_BEGUN)
+            place.leases.end_later(job_id, DatabaseUnavailableError.code, NOT_BEGUN)
         raise
     if first is None:
         return job_id, True

@@ -6,10 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
+from cutout.app.auth.dependencies import AdminDep, UserDep
 from cutout.app.billing.pricing import PLANS, RUPIAH_PER_CREDIT
+from cutout.app.core.schema import Schema
 from cutout.app.db.tables import now
-from cutout.app.http.dependencies import AdminDep, DatabaseDep, SettingsDep, UserDep
-from cutout.app.http.schemas import Moment, Schema
+from cutout.app.http.dependencies import DatabaseDep, SettingsDep
+from cutout.app.http.schemas import Moment
 from cutout.app.stats import service as stats
 from cutout.app.stats.service import Business, Span, Times, Work
 from cutout.inference.tiers import Tier

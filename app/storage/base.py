@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from cutout.app.core.atomic_write import say_full
-from cutout.app.core.errors import Coded, Explained
+from cutout.app.core.errors import OperatorError, ServiceError
 
 # Less is as good as none: pictures are of some megabytes.
 LEAST_ROOM_BYTES = 32_000_000
@@ -14,15 +14,19 @@ LEAST_ROOM_BYTES = 32_000_000
 CHUNK_BYTES = 1 << 20
 
 
-class StorageError(Coded):
+class StorageError(ServiceError):
     """A file could not be written or read. The message is for anybody, `cause` only for the host's owner."""
 
+    code, status = "STORAGE_UNAVAILABLE", 503
+    example = "The file cannot be written (No space left on device). Free some space or set CUTOUT_DATA_DIR."
+    retry_after = 60
+
     def __init__(self, message: str, cause: str = "") -> None:
-        super().__init__("STORAGE_UNAVAILABLE", message)
+        super().__init__(message)
         self.cause = cause
 
 
-class StorageUnusable(Explained):
+class StorageUnusable(OperatorError):
     """Results cannot be kept here."""
 
 

@@ -1,16 +1,23 @@
 """Whether pictures can be made here, and with what."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
 
 from cutout import __version__
-from cutout.app.http.dependencies import HandsDep, ReadinessDep
-from cutout.app.http.schemas import Health, HealthProblem, QueueState, RemoteState, TierInfo, Worker
+from cutout.app.http.state import provided
+from cutout.app.jobs.schemas import TierInfo
+from cutout.app.removals.dependencies import HandsDep
+from cutout.app.system.readiness import Readiness
+from cutout.app.system.schemas import Health, HealthProblem, QueueState, RemoteState, Worker
 
 router = APIRouter(prefix="/api", tags=["health"])
 
 
 @router.get("/health", responses={503: {"model": Health}})
-async def health(hands: HandsDep, readiness: ReadinessDep, response: Response) -> Health:
+async def health(
+    hands: HandsDep, readiness: Annotated[Readiness, Depends(provided(Readiness))], response: Response
+) -> Health:
     """Answer 200 once a picture can really be made and kept, 503 until then, and while the database or the storage fails,
     or networks elsewhere have failed so often that they are left alone. The answer comes within two seconds, whatever
     hangs.

@@ -9,9 +9,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from cutout.app.config.settings import Settings, is_loopback
+from cutout.app.core.errors import UnauthenticatedError
 from cutout.app.http.dependencies import MetricsDep, SettingsDep
 from cutout.app.http.openapi import tells
-from cutout.app.http.problem_details import Problem
 
 router = APIRouter(tags=["metrics"])
 
@@ -25,7 +25,7 @@ TOKEN = HTTPBearer(scheme_name="metrics", description="`CUTOUT_METRICS_TOKEN`.",
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}, **tells("UNAUTHENTICATED")},
+    responses={200: {"content": {"text/plain": {}}}, **tells(UnauthenticatedError)},
     openapi_extra={"security": [{}]},
 )
 async def get_metrics(
@@ -37,10 +37,8 @@ async def get_metrics(
     """Return the figures in Prometheus' text format: to this machine, or by `CUTOUT_METRICS_TOKEN`."""
     if not (is_from_here(request) or is_known(token, settings)):
         # No 404: where it is stands in the documentation, and a scraper with a wrong token should say so.
-        raise Problem(
-            "UNAUTHENTICATED",
+        raise UnauthenticatedError(
             "Ask from the service's own machine, or send CUTOUT_METRICS_TOKEN as a bearer token.",
-            {"WWW-Authenticate": "Bearer"},
         )
     figures = await asyncio.to_thread(generate_latest, metrics.registry)
     return Response(figures, headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})

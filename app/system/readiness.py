@@ -15,19 +15,19 @@ from cutout.app.db import migrate
 from cutout.app.db.session import Database
 from cutout.app.jobs.queue import WorkerInfo
 from cutout.app.jobs.queue_stats import Backlog, Waiting
-from cutout.app.storage.base import Storage, StorageError, require_usable
+from cutout.app.storage.base import StorageError
+from cutout.app.storage.probe import STORAGE_HANGS, StorageProbe
 
 log = structlog.get_logger()
 
 # How long `/api/health` waits for an answer; and without being asked, how often database and queue are looked at.
 PATIENCE_SECONDS = 1.5
 LOOK_EVERY = timedelta(seconds=10)
-# After so long without an answer a database or a queue counts as hanging, and a storage, which may be far away.
-HANGING, STORAGE_HANGING = timedelta(seconds=3), timedelta(seconds=10)
+# After so long without an answer a database or a queue counts as hanging.
+HANGING = timedelta(seconds=3)
 # For how long photos wait without a worker before the log says so, and how often it repeats that.
 UNATTENDED_SECONDS, REPEAT_SECONDS = 30.0, 300.0
 CANNOT_KEEP = "Results cannot be kept. The log says why."
-STORAGE_HANGS = "The store of results does not answer. Try again in a minute."
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ class Readiness:
         self,
         database: Database,
         backlog: Backlog,
-        storage: Storage,
-        check_storage_every: timedelta,
+        storage: StorageProbe,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backlog = backlog
@@ -69,7 +68,7 @@ class Readiness:
         self._repeat_at = 0.0
         self.database = Probe("database", self._look_at_database, LOOK_EVERY, HANGING)
         self.queue = Probe("queue", self._look_at_queue, LOOK_EVERY, HANGING)
-        self.storage = Probe("storage", lambda: require_usable(storage), check_storage_every, STORAGE_HANGING)
+        self.storage = storage
 
     @asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:
@@ -81,16 +80,6 @@ class Readiness:
             yield
         finally:
             await asyncio.gather(*(asyncio.to_thread(probe.stop) for probe in probes))
-
-    def require_storage(self) -> None:
-        """Return unless results could not be kept because their store hangs: who would wait for it is told at once.
-
-        Raises:
-            StorageError: it hangs.
-
-        """
-        if self.storage.hangs:
-            raise StorageError(STORAGE_HANGS, f"no answer in {STORAGE_HANGING.total_seconds():g} s")
 
     async def look(self) -> Findings:
         """Tell how all is now, within two seconds."""

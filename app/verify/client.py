@@ -10,7 +10,7 @@ import httpx2
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
-from cutout.app.core.errors import Explained
+from cutout.app.core.errors import OperatorError
 from cutout.inference.tiers import Tier
 
 CONNECT_SECONDS = 10.0
@@ -30,7 +30,7 @@ class Refused(Failed):
         self.code = code
 
 
-class NoAddress(Explained):
+class NoAddress(OperatorError):
     """This cannot be the address or the key of a service."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import jwt
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from cutout.app.app import create_app
@@ -20,6 +21,7 @@ from cutout.app.billing import ledger
 from cutout.app.config import settings as app_settings
 from cutout.app.config.settings import Settings
 from cutout.app.db.session import Database
+from cutout.app.http.state import AppState, state_of
 from cutout.app.removals.executors import Here
 from cutout.app.removals.service import Workplace
 from cutout.app.storage.local import LocalStorage
@@ -40,6 +42,12 @@ ADMIN = bearer("boss", "admin")
 ANNA, BEN = bearer("anna"), bearer("ben")
 
 
+def state_of_client(client: TestClient) -> AppState:
+    """Return the parts of the service that a client calls."""
+    assert isinstance(client.app, FastAPI)
+    return state_of(client.app)
+
+
 @dataclass
 class Shop:
     """A service with accounts, on a fake network."""
@@ -47,6 +55,11 @@ class Shop:
     client: TestClient
     database: Database
     runner: FakeRunner
+
+    @property
+    def state(self) -> AppState:
+        """The parts of the service."""
+        return state_of_client(self.client)
 
     def remove(self, who: dict[str, str], data: bytes | None = None, **fields: str) -> httpx2.Response:
         files = {"image": ("photo.png", photo_bytes() if data is None else data, "image/png")}

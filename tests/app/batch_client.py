@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from fastapi import FastAPI
 
 from cutout.app.db.session import Database
 from cutout.app.jobs.leases import Line
@@ -31,12 +30,6 @@ class Studio(Shop):
     """A service with a queue, whose files lie in `storage`."""
 
     storage: LocalStorage
-
-    @property
-    def state(self) -> Any:
-        """The service's own."""
-        assert isinstance(self.client.app, FastAPI)
-        return self.client.app.state
 
     def hand_in(self, who: dict[str, str], files: Sequence[File], **fields: str) -> httpx2.Response:
         """Hand a batch in."""

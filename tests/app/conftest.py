@@ -64,7 +64,14 @@ def service(weights: ModelsFolder, tmp_path_factory: pytest.TempPathFactory) -> 
     }
     log = folder / "log"
     with log.open("w") as out:
-        command = [sys.executable, "-c", "from app.cli import main; main()", "serve", "--port", str(port)]
+        command = [
+            sys.executable,
+            "-c",
+            "from cutout.app.cli import main; main()",
+            "serve",
+            "--port",
+            str(port),
+        ]
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
     try:
         address = f"http://127.0.0.1:{port}"

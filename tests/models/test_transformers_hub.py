@@ -157,7 +157,11 @@ def test_a_gated_repository_names_the_page_and_the_token(hub: tuple[str, type[Hu
     hub[1].mode = "GatedRepo"
     environment = {"HF_ENDPOINT": hub[0], "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", "from models.hub import from_pretrained; from_pretrained('briaai/RMBG-2.0')"],
+        [
+            sys.executable,
+            "-c",
+            "from cutout.models.transformers_hub import from_pretrained; from_pretrained('briaai/RMBG-2.0')",
+        ],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cutout.app.billing import ledger
-from cutout.app.core.errors import Coded
+from cutout.app.core.errors import JobFailedError
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status, User, now
 from cutout.app.jobs import leases
@@ -131,7 +131,7 @@ def test_what_is_no_photo_is_told_as_such_and_costs_nothing(
     with (
         bench_of(database, storage, redis_url) as bench,
         working(bench),
-        pytest.raises(Coded, match="JPEG") as told,
+        pytest.raises(JobFailedError, match="JPEG") as told,
     ):
         asyncio.run(removals.remove_one(place, user.id, b"no photo", Options()))
     assert told.value.code == "UNSUPPORTED_FORMAT"

@@ -32,7 +32,7 @@ from cutout.app.db.session import Database
 from cutout.app.db.tables import User
 from cutout.app.http.multipart import Head, Part
 from cutout.app.removals.service import Remote
-from cutout.app.storage.base import StorageError
+from cutout.app.storage.base import Storage, StorageError
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.engine import Cutout
 from cutout.inference.imaging.decode import Photo
@@ -246,7 +246,7 @@ def test_a_service_in_trouble_logs_no_payload(
         with database.begin() as session:
             accounts.create_local(session, MAIL, PASSWORD)
         key = shop.client.post("/api/auth/keys", json={"name": "laptop"}, headers=ANNA).json()["key"]
-        away = shop.client.app.state.database  # type: ignore[attr-defined]
+        away = shop.state.get(Database)
         login = shop.client.post("/api/auth/login", json={"email": MAIL, "password": PASSWORD}).json()
         with failing(away, "UPDATE", 5):
             assert shop.remove(ANNA).status_code == 503
@@ -258,7 +258,7 @@ def test_a_service_in_trouble_logs_no_payload(
         assert shop.remove(ANNA).status_code == 500
         shop.runner.before = lambda: None
         with monkeypatch.context() as full:
-            full.setattr(shop.client.app.state.storage, "put", no_room)  # type: ignore[attr-defined]
+            full.setattr(shop.state.get(Storage), "put", no_room)
             assert shop.remove(ANNA).status_code == 503
         # What no handler knows, with the row that the database refuses in its words.
         with monkeypatch.context() as broken:

@@ -35,7 +35,7 @@ from tests.worker.worker_fixtures import small_photos, submitted, worker_environ
 
 def cutout_process(log: Path, environment: dict[str, str], *arguments: str) -> "subprocess.Popen[bytes]":
     """Run the command itself."""
-    command = [sys.executable, "-c", "from app.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from cutout.app.cli import main; main()", *arguments]
     with log.open("ab") as out:
         return subprocess.Popen(command, env=environment, stdout=out, stderr=out)
 

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from cutout.app.auth import accounts, user_deletion
+from cutout.app import user_deletion
+from cutout.app.auth import accounts
 from cutout.app.auth.accounts import AccountError, TooManyKeys
 from cutout.app.auth.signed_urls import sign
 from cutout.app.auth.tokens import Claims
-from cutout.app.auth.user_deletion import DELETED, delete_user
 from cutout.app.batches import service as batches
 from cutout.app.billing import ledger
+from cutout.app.bootstrap import local_admin
 from cutout.app.db.session import Database
 from cutout.app.db.tables import (
     ApiKey,
@@ -39,6 +40,7 @@ from cutout.app.db.tables import (
 from cutout.app.jobs import queries as jobs
 from cutout.app.storage.base import StorageError
 from cutout.app.storage.local import LocalStorage
+from cutout.app.user_deletion import DELETED, delete_user
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 from tests.app.api_client import ADMIN, ANNA, API, BEN, SECRET, Shop, bearer, opened_shop
@@ -330,7 +332,7 @@ def test_a_deleted_account_made_again_is_another(shop: Shop, tmp_path: Path) -> 
 
 @on_sqlite
 def test_the_admin_of_a_service_without_accounts_stays(database: Database, tmp_path: Path) -> None:
-    admin = accounts.local_admin(database)
+    admin = local_admin(database)
     closings: list[Callable[[], object]] = [
         lambda: database.run(accounts.disable, admin),
         lambda: delete_user(database, LocalStorage(tmp_path), admin.id),

@@ -28,6 +28,7 @@ from cutout.app.db.tables import User
 from cutout.app.http.client_address import client_of
 from cutout.app.http.uvicorn_server import server_of
 from cutout.app.removals import router as removals_router
+from cutout.app.removals.executors import Hands
 from cutout.inference.errors import Overloaded
 from tests.app.api_client import ANNA, API, Shop, opened_shop, settings_of
 from tests.app.databases import on_sqlite
@@ -107,7 +108,7 @@ def test_prices_that_hang_keep_nobody_else_waiting(shop: Shop, monkeypatch: pyte
     go_on = threading.Event()
     serving = BoundedExecutor("prices", threads=2, waiting=3, retry_after=2)
     monkeypatch.setattr(removals_router, "SERVING", serving)
-    hands = shop.client.app.state.hands  # type: ignore[attr-defined]
+    hands = shop.state.get(Hands)
     answer = hands.serving()
 
     def hang() -> Any:

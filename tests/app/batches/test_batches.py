@@ -25,14 +25,16 @@ from cutout.app.batches.schemas import ProgressInfo
 from cutout.app.batches.service import Progress
 from cutout.app.batches.upload import Intake
 from cutout.app.billing.ledger import InsufficientCredits
+from cutout.app.core.errors import ServiceError
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Job, LedgerEntry, Movement, Status, User, now
-from cutout.app.http.problem_details import Problem
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Line
+from cutout.app.jobs.queue import Queue
+from cutout.app.notifications.outbox import PostOffice
 from cutout.app.notifications.webhook import webhook_secret
-from cutout.app.ratelimit.limits import Kind
-from cutout.app.storage.base import StorageError
+from cutout.app.ratelimit.limits import Kind, RateLimits
+from cutout.app.storage.base import Storage, StorageError
 from tests.app.api_client import ANNA, API, BEN, SECRET, bearer
 from tests.app.batch_client import BATCH, Studio, at_work, opened_studio, photos, studio
 from tests.app.databases import on_sqlite, valkey_at
@@ -159,7 +161,9 @@ def test_the_largest_batch_is_taken_in_and_told_with_few_questions(rich: Studio)
     assert len(rich.kept()) == 500
     assert rich.balance(ANNA) == 10_000 - 1200
     asked: list[str] = []
-    event.listen(rich.state.database.engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
+    event.listen(
+        rich.state.get(Database).engine, "before_cursor_execute", lambda *args: asked.append(args[2])
+    )
     assert len(rich.batch(ANNA, batch_id)["photos"]) == 500
     # Who calls, the batch, its photos, its deliveries.
     assert len([question for question in asked if question.startswith("SELECT")]) == 4
@@ -333,7 +337,7 @@ def test_a_photo_that_cannot_be_stored_leaves_nothing(rich: Studio) -> None:
 
 @on_sqlite
 def test_the_bell_rings_for_what_is_handed_in_and_what_is_cancelled(rich: Studio) -> None:
-    bells = RqQueue(Line.BATCH.value, connection=rich.state.queue.connection)
+    bells = RqQueue(Line.BATCH.value, connection=rich.state.get(Queue).connection)
     bells.connection.delete(bells.key)
     batch_id = rich.accepted(ANNA, photos(2))
     assert bells.count == 1
@@ -348,8 +352,8 @@ class Puts:
     def __init__(self, studio: Studio) -> None:
         self.count = 0
         self._then: Callable[[], None] = lambda: None
-        self._put: Callable[[str, bytes], None] = studio.state.storage.put
-        studio.state.storage.put = self.put
+        self._put: Callable[[str, bytes], None] = studio.state.get(Storage).put
+        studio.state.get(Storage).put = self.put  # type: ignore[method-assign]
 
     def then(self, do: Callable[[], None]) -> None:
         """Do something after the next photo."""
@@ -624,7 +628,7 @@ def test_only_accepted_batches_count_however_they_come(
         assert studio.accepted(keyed, photos(2)) == first
         assert studio.client.delete(f"{BATCH}/{first}", headers=ANNA).status_code == 200
         problem(studio.hand_in(ANNA, photos(2)), 429, "RATE_LIMITED")
-        assert studio.state.rate_limits.refused[Kind.BATCH] == 6
+        assert studio.state.get(RateLimits).refused[Kind.BATCH] == 6
         with database.begin() as session:
             session.get_one(Batch, uuid.UUID(first)).created_at -= timedelta(hours=1)
         studio.accepted(ANNA, photos(2))
@@ -666,8 +670,8 @@ def read_in_pieces(studio: Studio, user_id: uuid.UUID, pieces: list[bytes], bala
 
     intake = Intake(studio.storage)
     funds = Funds(studio.database, user_id, balance)
-    office = studio.state.office
-    with suppress(Problem):
+    office = studio.state.get(PostOffice)
+    with suppress(ServiceError):
         asyncio.run(read_batch(Request(scope, receive), intake, office, MB, None, funds))
     return intake
 

@@ -264,7 +264,7 @@ def test_a_database_that_goes_away_is_said_and_costs_nothing(
     caller = threading.Thread(target=lambda: answers.append(shop.remove(ANNA)))
     caller.start()
     assert started.wait(PATIENCE)
-    own: Database = shop.client.app.state.database  # type: ignore[attr-defined]
+    own: Database = shop.state.get(Database)
     begin = own.begin
     nowhere = Database("postgresql://nobody@127.0.0.1:9/nothing?connect_timeout=1")
     monkeypatch.setattr(own, "begin", nowhere.begin)

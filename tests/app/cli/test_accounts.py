@@ -120,9 +120,7 @@ def test_a_database_that_does_not_answer_is_said(
 
 
 def test_the_command_line_does_not_wait_for_what_it_does_not_need() -> None:
-    script = (
-        "import app.cli, sys; print(*{'torch', 'sqlalchemy', 'alembic', 'jwt', 'fastapi'} & set(sys.modules))"
-    )
+    script = "import cutout.app.cli, sys; print(*{'torch', 'sqlalchemy', 'alembic', 'jwt', 'fastapi'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == ""
 

@@ -230,7 +230,7 @@ def test_a_batch_is_cancelled_when_the_command_is(place: Site) -> None:
     before = balance(place)
     for worker in place.workers:
         worker.process.send_signal(signal.SIGSTOP)
-    command = [sys.executable, "-c", "from app.cli import main; main()", "verify", place.address]
+    command = [sys.executable, "-c", "from cutout.app.cli import main; main()", "verify", place.address]
     process = subprocess.Popen([*command, "--tier", "basic"], stderr=subprocess.PIPE, text=True)
     try:
         # For the removal, and for the batch that goes on.

@@ -25,8 +25,9 @@ from cutout.app.db.outages import Breaker, DatabaseUnavailable
 from cutout.app.db.session import Database, NestedTransaction
 from cutout.app.db.tables import Batch, Status
 from cutout.app.jobs.leases import Line
-from cutout.app.storage.base import LEAST_ROOM_BYTES, StorageError
+from cutout.app.storage.base import LEAST_ROOM_BYTES, Storage, StorageError
 from cutout.app.storage.local import LocalStorage
+from cutout.app.system.readiness import Readiness
 from cutout.worker import tasks as worker_jobs
 from tests.app.api_client import ANNA, API, Shop, opened_shop
 from tests.app.databases import on_sqlite, postgresql_hangs, start_postgresql, stop_all, valkey_at
@@ -308,7 +309,7 @@ def test_a_storage_that_hangs_is_told_by_health_and_nothing_more_is_begun(
     monkeypatch.setattr("cutout.app.app.storage_from", lambda _: storage)
     with opened_shop(database, tmp_path) as shop, ThreadPoolExecutor(20) as callers:
         shop.fund("anna", 300)
-        probe = shop.client.app.state.readiness.storage  # type: ignore[attr-defined]
+        probe = shop.state.get(Readiness).storage
         monkeypatch.setattr(probe, "_patience", 0.2)
         wait_until(lambda: probe._told is not None, 60)
         storage.goes_on.clear()
@@ -341,7 +342,7 @@ def test_a_storage_that_fails_makes_health_503_until_it_works_again(
                 "The store of results does not answer as it should.", "s3://pictures/: NoSuchBucket"
             )
 
-        storage = shop.client.app.state.storage  # type: ignore[attr-defined]
+        storage = shop.state.get(Storage)
         with monkeypatch.context() as outage:
             outage.setattr(storage, "put", gone)
             wait_until(lambda: health_of(shop) == (503, ["STORAGE_UNAVAILABLE"]), 60)

@@ -103,7 +103,7 @@ def test_postgresql_killed_at_the_commit_is_said_and_costs_nothing(tmp_path: Pat
         migrate.migrate(database)
         with opened_shop(database, tmp_path) as shop:
             shop.fund("anna", 6)
-            own: Database = shop.client.app.state.database  # type: ignore[attr-defined]
+            own: Database = shop.state.get(Database)
             client, runner = shop.client, shop.runner
             at_commit: list[Any] = []
             runner.before = lambda: at_commit.append(server.get_pid())

@@ -76,7 +76,7 @@ def keepers_of(folder: Path) -> list[int]:
     return [
         pid
         for pid, command in descendants(os.getpid()).items()
-        if lives(pid) and f"app.valkey {folder}/valkey " in command
+        if lives(pid) and f"cutout.app.embedded.valkey {folder}/valkey " in command
     ]
 
 

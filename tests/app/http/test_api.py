@@ -15,10 +15,12 @@ from starlette.testclient import TestClient
 
 from cutout.app.app import create_app
 from cutout.app.config import settings as app_settings
-from cutout.app.storage.base import StorageError
+from cutout.app.removals.executors import Hands
+from cutout.app.storage.base import Storage, StorageError
 from cutout.inference.errors import DeviceLost, ModelUnavailable
 from cutout.inference.limits import Limits
 from cutout.inference.tiers import Tier
+from tests.app.api_client import state_of_client
 from tests.fakes import FakeRunner, fake_engine, held_until, open_picture, photo_bytes, thin_picture
 
 REMOVE = "/api/background-remover/remove"
@@ -346,7 +348,7 @@ def test_health_names_version_device_and_models(client: TestClient) -> None:
 
 
 def test_health_is_503_until_the_engine_is_there(client: TestClient) -> None:
-    client.app.state.hands = None  # type: ignore[attr-defined]
+    state_of_client(client).put(Hands, None)
     problem(client.get("/api/health"), 503, "MODEL_UNAVAILABLE")
     problem(send(client), 503, "MODEL_UNAVAILABLE")
 
@@ -380,7 +382,7 @@ def test_a_full_disk_is_said(client: TestClient, monkeypatch: pytest.MonkeyPatch
     def put(*_: object) -> None:
         raise StorageError("The result cannot be written (No space left on device). Free some space.")
 
-    monkeypatch.setattr(client.app.state.storage, "put", put)  # type: ignore[attr-defined]
+    monkeypatch.setattr(state_of_client(client).get(Storage), "put", put)
     problem(send(client), 503, "STORAGE_UNAVAILABLE")
     problem(send(client, accept="image/png"), 503, "STORAGE_UNAVAILABLE")
     assert client.get("/api/background-remover/credits").json()["balance"] == 1_000_000

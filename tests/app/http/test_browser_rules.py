@@ -19,7 +19,8 @@ from cutout.app.db import migrate
 from cutout.app.db.session import Database
 from cutout.app.http import security_headers
 from cutout.app.http.schemas import Body
-from tests.app.api_client import ADMIN, ANNA, API, Shop, opened_shop
+from cutout.app.removals.executors import Hands
+from tests.app.api_client import ADMIN, ANNA, API, Shop, opened_shop, state_of_client
 from tests.app.batch_client import BATCH, Studio, opened_studio, photos
 from tests.app.databases import on_sqlite
 from tests.app.http.test_api import problem
@@ -88,7 +89,7 @@ def test_every_error_tells_browsers(quiet: TestClient, monkeypatch: pytest.Monke
     def stumble() -> None:
         raise ValueError("surprise")
 
-    monkeypatch.setattr(quiet.app.state.hands, "serving", stumble)  # type: ignore[attr-defined]
+    monkeypatch.setattr(state_of_client(quiet).get(Hands), "serving", stumble)
     unexpected = quiet.get("/api/health")
     problem(unexpected, 500, "INTERNAL")
     assert_told(unexpected)
@@ -217,7 +218,7 @@ def test_another_origin_hears_of_our_own_fault(shop_of: Shop, monkeypatch: pytes
     answer = shop_of.remove(ANNA | {"Origin": SHOP})
     shop_of.runner.before = lambda: None
     problem(answer, 500, "INTERNAL")
-    monkeypatch.setattr(shop_of.client.app.state.hands, "serving", stumble)  # type: ignore[attr-defined]
+    monkeypatch.setattr(shop_of.state.get(Hands), "serving", stumble)
     unknown = shop_of.client.get("/api/health", headers={"Origin": SHOP})
     problem(unknown, 500, "INTERNAL")
     for failed in (answer, unknown):

@@ -26,6 +26,8 @@ from cutout.app.auth import accounts
 from cutout.app.config import settings as app_settings
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
+from cutout.app.http.state import state_of
+from cutout.app.storage.base import Storage
 from tests.app.api_client import ADMIN, API, bearer, service_settings
 from tests.fakes import PATIENCE, fake_engine, photo_bytes
 from tests.web import PUBLIC, answer, open_web
@@ -159,10 +161,10 @@ def variables_of(address: str, work_off: Callable[[], None]) -> dict[str, str]:
 @needs_curl
 def test_every_call_in_the_documentation_works(folder: Path, tmp_path: Path, redis_url: str) -> None:
     service = shop_service(tmp_path, redis_url)
-    database: Database = service.state.database
+    database: Database = state_of(service).get(Database)
 
     def work() -> None:
-        with bench_of(database, service.state.storage) as bench:
+        with bench_of(database, state_of(service).get(Storage)) as bench:
             work_off(bench)
 
     seen = Seen(service)

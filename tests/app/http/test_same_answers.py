@@ -11,12 +11,12 @@ from sqlalchemy.exc import OperationalError
 from cutout.app.auth import accounts
 from cutout.app.auth.tokens import Claims
 from cutout.app.billing import ledger
-from cutout.app.core.errors import HUNG_UP, LONGEST_DETAIL, UNEXPECTED, Coded
+from cutout.app.core.errors import HUNG_UP, LONGEST_DETAIL, UNEXPECTED, JobFailedError, kinds_by_code
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status
-from cutout.app.http.problem_details import STATUSES
 from cutout.app.jobs.queue import QueueUnavailable
 from cutout.app.removals import service as removals
+from cutout.app.removals.executors import Hands
 from cutout.app.storage.base import StorageError
 from cutout.inference import errors as engine
 from cutout.inference.options import Options
@@ -42,7 +42,7 @@ ERRORS: list[Exception] = [
     *map(made, kinds(engine.CutoutError)),
     StorageError("The file cannot be written (No space left on device).", "secret cause"),
     QueueUnavailable("The queue does not answer."),
-    Coded("DEADLINE_EXCEEDED", "A worker said so."),
+    JobFailedError("DEADLINE_EXCEEDED", "A worker said so."),
     OperationalError("SELECT secret", {}, Exception("secret host")),
     RuntimeError("secret words"),
     OSError(28, "secret", "/srv/secret"),
@@ -57,13 +57,13 @@ def test_each_error_is_told_alike(shop: Shop, monkeypatch: pytest.MonkeyPatch, e
         raise error
 
     shop.fund("anna", 50)
-    monkeypatch.setattr(shop.client.app.state.hands, "make", fail)  # type: ignore[attr-defined]
+    monkeypatch.setattr(shop.state.get(Hands), "make", fail)
     answer = shop.remove(ANNA)
     told = answer.json()
     (job,) = shop.get(f"{API}/jobs", ANNA).json()["jobs"]
     assert job["status"] == "failed"
     assert job["error"] == {"code": told["code"], "detail": told["detail"]}
-    assert STATUSES[told["code"]] == answer.status_code
+    assert kinds_by_code()[told["code"]].status == answer.status_code
     assert "secret" not in str(job["error"])
     assert 0 < len(told["detail"]) <= LONGEST_DETAIL
     assert (told["code"] == "INTERNAL") == (answer.status_code == 500)

@@ -18,10 +18,10 @@ from uvicorn.server import ServerState
 
 from cutout.app.app import create_app
 from cutout.app.config import settings as app_settings
+from cutout.app.core.errors import ServiceError
 from cutout.app.db.session import Database
 from cutout.app.http import middleware, uvicorn_server
 from cutout.app.http.middleware import BodyTime
-from cutout.app.http.problem_details import Problem
 from cutout.app.http.uvicorn_server import LONGEST_HEAD_BYTES, Patient
 from tests.app.api_client import settings_of
 from tests.app.databases import on_sqlite
@@ -227,7 +227,7 @@ async def body_in_time(pieces: int, pause: float, bytes_each: int) -> int:
         try:
             while (await receive())["more_body"]:
                 pass
-        except Problem as problem:
+        except ServiceError as problem:
             answer = problem.status
 
     async def receive() -> Message:

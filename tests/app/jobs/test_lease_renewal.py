@@ -104,7 +104,7 @@ def test_after_a_crash_a_key_is_taken_for_a_lease_and_no_longer(database: Databa
     later = timedelta(seconds=29)
     with pytest.raises(KeyInWork) as told:
         again()
-    assert told.value.retry_after <= 2
+    assert told.value.retry_after in (1, 2)
     later = timedelta(seconds=31)
     assert again() != lost
     engine_of(place).close()

@@ -12,6 +12,7 @@ from cutout.app.jobs import queue_stats
 from cutout.app.jobs.model_status import Served
 from cutout.app.jobs.queue import Queue, WorkerInfo
 from cutout.app.storage.local import LocalStorage
+from cutout.app.system.readiness import Readiness
 from cutout.inference.tiers import Recipe, Tier
 from tests.app.api_client import Shop, opened_shop
 from tests.app.databases import on_sqlite
@@ -120,7 +121,7 @@ def test_that_photos_wait_and_nobody_takes_them_is_told_by_health_and_log(
 ) -> None:
     at = 0.0
     with opened_shop(database, tmp_path, redis_url=redis_url) as shop:
-        readiness = shop.client.app.state.readiness  # type: ignore[attr-defined]
+        readiness = shop.state.get(Readiness)
         readiness._clock = lambda: at
         assert (told(shop)[1], problems_of(shop)) == ([], [])
         submitted(database, LocalStorage(tmp_path), small_photos(7))

@@ -1,4 +1,4 @@
-"""`python -m tests.app.own_network`: fetches by this system's own resolver, which asks a name server of ours.
+"""`python -m tests.app.net.own_network`: fetches by this system's own resolver, which asks a name server of ours.
 
 It needs a network of its own that has ADDRESSES beside localhost. A web server answers on each of them, so what is not
 refused is reached. The last line it prints says as JSON what became of each name, and which addresses

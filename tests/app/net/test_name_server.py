@@ -67,7 +67,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         (folder / name).write_text(text)
         if Path("/etc", name).exists():
             script += f"mount --bind {folder / name} /etc/{name}; "
-    script += f"exec {sys.executable} -m tests.app.own_network"
+    script += f"exec {sys.executable} -m tests.app.net.own_network"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "LOCALDOMAIN": "", "RES_OPTIONS": ""}
     done = subprocess.run(
         [*OWN_NETWORK, script],

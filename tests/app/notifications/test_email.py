@@ -21,12 +21,13 @@ from aiosmtpd.smtp import Session as Caller
 from cutout.app import maintenance
 from cutout.app.bootstrap import mailer_from
 from cutout.app.config import settings
+from cutout.app.config.mail import MailServer, read_sender, read_server
 from cutout.app.config.settings import SettingsError
 from cutout.app.core import log_config
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Channel, Delivery
 from cutout.app.notifications import email
-from cutout.app.notifications.email import Mailer, check_email, read_sender, read_server
+from cutout.app.notifications.email import Mailer, check_email
 from cutout.app.notifications.errors import CannotNotify
 from cutout.app.notifications.outbox import MOST_AT_ONCE, NO_MAIL, WAITS, PostOffice
 from tests.app.api_client import opened_shop
@@ -491,12 +492,10 @@ def test_the_settings_of_a_mail_server(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made is not None
     assert (made.sender.display_name, made.sender.addr_spec) == ("Büro Cutout", "cutout@shop.example")
     assert PASSWORD not in repr(loaded)
-    read: Callable[[str], email.MailServer] = read_server
-    assert read(f"smtp://{IN_A_URL}@mail.example") == email.MailServer(
-        "mail.example", 587, False, USER, PASSWORD
-    )
-    assert read("smtps://mail.example") == email.MailServer("mail.example", 465, True)
-    assert read("smtp://[::1]:2525/") == email.MailServer("::1", 2525, False)
+    read: Callable[[str], MailServer] = read_server
+    assert read(f"smtp://{IN_A_URL}@mail.example") == MailServer("mail.example", 587, False, USER, PASSWORD)
+    assert read("smtps://mail.example") == MailServer("mail.example", 465, True)
+    assert read("smtp://[::1]:2525/") == MailServer("::1", 2525, False)
     monkeypatch.delenv("CUTOUT_MAIL_FROM")
     with pytest.raises(SettingsError, match="go together"):
         settings.load()

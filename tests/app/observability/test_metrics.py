@@ -19,10 +19,12 @@ from cutout.app.auth import accounts
 from cutout.app.auth.tokens import Claims
 from cutout.app.billing import ledger
 from cutout.app.config import settings as app_settings
+from cutout.app.config.settings import Settings
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
 from cutout.app.observability.metrics import Metrics
 from cutout.app.removals import service as removals
+from cutout.inference.engine import Engine
 from cutout.inference.options import Options
 from tests.app.api_client import ANNA, API, BEN, Shop, engine_of, place_of
 from tests.app.databases import on_sqlite
@@ -116,7 +118,7 @@ def test_photos_waiting_and_in_work_are_told(shop: Shop) -> None:
     shop.fund("anna", 100)
     with ThreadPoolExecutor(5) as pool:
         calls = [pool.submit(shop.remove, ANNA) for _ in range(5)]
-        engine = shop.client.app.state.engine  # type: ignore[attr-defined]
+        engine = shop.state.get(Engine)
         wait_until(lambda: engine.waiting == 2)  # of three threads
         seen = figures(shop)
         go_on.set()
@@ -190,10 +192,10 @@ def test_this_machine_may_read_them_and_nobody_else(shop: Shop) -> None:
 @on_sqlite
 def test_with_its_own_token_they_are_read_from_elsewhere(shop: Shop) -> None:
     token = "the scraper's own, of thirty-two bytes or more"
-    service = shop.client.app
-    service.state.settings = service.state.settings.model_copy(  # type: ignore[attr-defined]
-        update={"metrics_token": app_settings.load(metrics_token=token).metrics_token}
-    )
+
+    settings = shop.state.get(Settings)
+    metrics_token = app_settings.load(metrics_token=token).metrics_token
+    shop.state.put(Settings, settings.model_copy(update={"metrics_token": metrics_token}))
 
     def ask(authorization: str) -> int:
         headers = {"Authorization": authorization, "X-Forwarded-For": "192.0.2.1"}

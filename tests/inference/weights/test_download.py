@@ -131,7 +131,7 @@ def pull(
     command = [
         sys.executable,
         "-c",
-        "from app.cli import main; main()",
+        "from cutout.app.cli import main; main()",
         "models",
         "pull",
         name,

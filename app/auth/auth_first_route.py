@@ -1,13 +1,15 @@
 """Routes that know who calls before they read what is sent."""
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from cutout.app.http.dependencies import API_KEY, TOKEN, get_caller, get_database
+from cutout.app.auth.dependencies import API_KEY, TOKEN, get_caller
+from cutout.app.db.session import Database
+from cutout.app.http.openapi import dependencies_of
+from cutout.app.http.state import state_of
 
 
 class CallerFirst(APIRoute):
@@ -22,15 +24,8 @@ class CallerFirst(APIRoute):
 
         async def handle_known(request: Request) -> Response:
             request.state.caller = await get_caller(
-                request, await get_database(request), await TOKEN(request), await API_KEY(request)
+                request, state_of(request.app).get(Database), await TOKEN(request), await API_KEY(request)
             )
             return await handle(request)
 
         return handle_known
-
-
-def dependencies_of(dependant: Dependant) -> Iterator[Dependant]:
-    """Return a route's dependant and all that it depends on."""
-    yield dependant
-    for one in dependant.dependencies:
-        yield from dependencies_of(one)

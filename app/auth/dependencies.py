@@ -1,0 +1,120 @@
+"""Who calls: the user of a bearer token or an API key, or the holder of a signed address."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import structlog
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from cutout.app.auth import accounts
+from cutout.app.auth.signed_urls import ServiceSecret, is_signed
+from cutout.app.auth.tokens import InvalidToken, TokenReader, require_api_key
+from cutout.app.core.errors import ForbiddenError, NotFoundError, OverloadedError, UnauthenticatedError
+from cutout.app.db.outages import DatabaseUnavailableError
+from cutout.app.db.tables import Role, User
+from cutout.app.http.dependencies import DatabaseDep, RateLimitsDep
+from cutout.app.http.openapi import raises
+from cutout.app.http.state import provided, state_of
+from cutout.app.ratelimit.limits import Kind, RateLimits
+
+
+@dataclass(frozen=True)
+class LocalAdmin:
+    """The one user of a service without accounts, an admin."""
+
+    user: User
+
+
+SecretDep = Annotated[ServiceSecret, Depends(provided(ServiceSecret))]
+TOKEN = HTTPBearer(
+    scheme_name="token",
+    bearerFormat="JWT",
+    description="Of the platform in front, or of `POST /api/auth/login`.",
+    auto_error=False,
+)
+API_KEY = APIKeyHeader(
+    name="X-Api-Key", scheme_name="key", description="Of `POST /api/auth/keys`.", auto_error=False
+)
+TokenDep = Annotated[HTTPAuthorizationCredentials | None, Security(TOKEN)]
+ApiKeyDep = Annotated[str | None, Security(API_KEY)]
+
+
+@raises(UnauthenticatedError, ForbiddenError, DatabaseUnavailableError, OverloadedError)
+async def get_caller(request: Request, database: DatabaseDep, token: TokenDep, api_key: ApiKeyDep) -> User:
+    """Say who calls, by a bearer token or an API key; without accounts everyone is the local admin."""
+    known: User | None = getattr(request.state, "caller", None)
+    if known is not None:
+        return known
+    state = state_of(request.app)
+    local_admin = state.find(LocalAdmin)
+    if local_admin is not None:
+        structlog.contextvars.bind_contextvars(user=str(local_admin.user.id))
+        return local_admin.user
+    if api_key:
+        # What is mistyped, or made up, takes no thread and no connection to the database.
+        require_api_key(api_key)
+        user = await asyncio.to_thread(database.ask, accounts.by_key, api_key)
+    elif token is None:
+        raise InvalidToken("Send an API key (X-Api-Key) or a token (Authorization: Bearer).")
+    else:
+        claims = await state.get(TokenReader).read_aside(token.credentials)
+        user = await asyncio.to_thread(accounts.identify, database, claims)
+    structlog.contextvars.bind_contextvars(user=str(user.id))
+    return user
+
+
+CallerDep = Annotated[User, Depends(get_caller)]
+
+
+def counted(kind: Kind) -> Callable[[User, RateLimits], Awaitable[User]]:
+    """Say who calls, and count the call; refused, it has cost nothing but the reading of its body."""
+
+    async def get_counted(caller: CallerDep, rate_limits: RateLimitsDep) -> User:
+        await rate_limits.take(kind, str(caller.id))
+        return caller
+
+    return get_counted
+
+
+get_user = counted(Kind.READS)
+UserDep = Annotated[User, Depends(get_user)]
+RemovingUserDep = Annotated[User, Depends(counted(Kind.REMOVE))]
+BatchUserDep = Annotated[User, Depends(counted(Kind.BATCH_ATTEMPT))]
+
+
+@raises(UnauthenticatedError, ForbiddenError, DatabaseUnavailableError, OverloadedError)
+async def get_reader(
+    request: Request,
+    database: DatabaseDep,
+    secret: SecretDep,
+    rate_limits: RateLimitsDep,
+    token: TokenDep,
+    api_key: ApiKeyDep,
+    expires: int | None = None,
+    signature: str | None = None,
+) -> uuid.UUID | None:
+    """Say whose things a call may read: the caller's, or by an address that we signed what is there, whoever's it is."""
+    if expires is None or signature is None:
+        caller = await get_caller(request, database, token, api_key)
+        return (await get_user(caller, rate_limits)).id
+    if not is_signed(secret, request.url.path, expires, signature):
+        raise NotFoundError("This address is not valid, or not any more. Ask for a new one.")
+    return None
+
+
+ReaderDep = Annotated[uuid.UUID | None, Depends(get_reader)]
+
+
+@raises(ForbiddenError)
+async def get_admin(user: UserDep) -> User:
+    """Say who calls, if it is an admin."""
+    if user.role is not Role.ADMIN:
+        raise ForbiddenError("Only an admin may do this.")
+    return user
+
+
+AdminDep = Annotated[User, Depends(get_admin)]

@@ -1,0 +1,135 @@
+"""The request and response documents about prices and credits."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field, Strict
+
+from cutout.app.billing.pricing import LARGEST_BATCH, RUPIAH_PER_CREDIT, Discount, Plan, Price
+from cutout.app.core.schema import Schema
+from cutout.app.db.tables import LedgerEntry, Movement
+from cutout.app.http.schemas import NO_NUL, Body, IdBody
+from cutout.inference.tiers import Tier
+
+# JSON has it as text.
+TierBody = Annotated[Tier, Strict(False)]
+
+
+class DiscountInfo(Schema):
+    """Percent off a batch of `first` to `last` images."""
+
+    first: int
+    last: int
+    percent: int
+
+    @classmethod
+    def of(cls, discount: Discount) -> "DiscountInfo":
+        return cls(first=discount.first, last=discount.last, percent=discount.percent)
+
+
+class PlanInfo(Schema):
+    """A subscription on offer."""
+
+    price_rupiah: int
+    removals_per_day: int
+    tiers: list[Tier]
+    professional_per_day: int | None
+
+    @classmethod
+    def of(cls, plan: Plan) -> "PlanInfo":
+        return cls(
+            price_rupiah=plan.price_rupiah,
+            removals_per_day=plan.removals_per_day,
+            tiers=list(plan.tiers),
+            professional_per_day=plan.professional_per_day,
+        )
+
+
+class PriceRequest(Body, json_schema_extra={"examples": [{"tier": "standard", "imageCount": 100}]}):
+    """What to price."""
+
+    tier: TierBody
+    image_count: int = Field(ge=1, le=LARGEST_BATCH)
+
+
+class PriceInfo(Schema):
+    """The price of one image or a batch, in credits and in rupiah."""
+
+    tier: Tier
+    image_count: int
+    credits_per_image: int
+    total_credits: int
+    discount_percent: int
+    discount_credits: int
+    final_credits: int
+    final_rupiah: int
+
+    @classmethod
+    def of(cls, tier: Tier, price: Price) -> "PriceInfo":
+        return cls(
+            tier=tier,
+            image_count=price.images,
+            credits_per_image=price.per_image,
+            total_credits=price.total,
+            discount_percent=price.percent,
+            discount_credits=price.discount,
+            final_credits=price.final,
+            final_rupiah=price.final * RUPIAH_PER_CREDIT,
+        )
+
+
+class Entry(Schema):
+    """A movement of credits: a hold takes them, a charge makes that final, a release gives them back."""
+
+    id: int
+    movement: Movement
+    credits: int
+    key: str
+    note: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, entry: LedgerEntry) -> "Entry":
+        return cls(
+            id=entry.id,
+            movement=entry.movement,
+            credits=entry.credits,
+            key=entry.key,
+            note=entry.note,
+            created_at=entry.created_at,
+        )
+
+
+class Credits(Schema):
+    """What a user has, and a page of what became of it; `before` of the next page is the last entry's `id`."""
+
+    balance: int
+    entries: list[Entry]
+
+
+class Grant(
+    Body,
+    json_schema_extra={
+        "examples": [
+            {
+                "userId": "9b0f6a52-6a3e-4a55-9d65-0d1c1f2b7c11",
+                "credits": 500,
+                "key": "invoice-7",
+                "note": "paid",
+            }
+        ]
+    },
+):
+    """Credits for a user, once by `key`: the payment they were bought with, say."""
+
+    user_id: IdBody
+    credits: int = Field(gt=0, le=1_000_000_000)
+    key: str = Field(min_length=1, max_length=120, pattern=NO_NUL)
+    note: str = Field("", max_length=255, pattern=NO_NUL)
+
+
+class Granted(Schema):
+    """Whether credits were given now, or had been by the same key; and what the user has."""
+
+    granted: bool
+    balance: int

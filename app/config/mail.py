@@ -1,0 +1,95 @@
+"""The mail server of CUTOUT_SMTP_URL, the sender of CUTOUT_MAIL_FROM, and e-mail addresses in general."""
+
+import re
+from dataclasses import dataclass, field
+from email.errors import HeaderParseError
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from urllib.parse import unquote, urlsplit
+
+import idna
+
+LONGEST_ADDRESS, LONGEST_LOCAL_PART = 254, 64
+# The characters of mailbox names. Neither "!" nor "%": old servers take them for a route to other servers.
+ATOM = r"[A-Za-z0-9#$&'*+/=?^_`{|}~-]+"
+LOCAL_PART = re.compile(rf"{ATOM}(?:\.{ATOM})*")
+PORTS = {"smtp": 587, "smtps": 465}
+
+
+@dataclass(frozen=True)
+class MailServer:
+    """Where mail is given, as CUTOUT_SMTP_URL says it."""
+
+    host: str
+    port: int
+    tls: bool
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+
+def read_server(url: str) -> MailServer:
+    """Read `smtp://user:password@host:587`, or `smtps://…` for TLS from the first byte.
+
+    Raises:
+        ValueError: it is malformed; the message has nothing of it.
+
+    """
+    form = "write smtp://user:password@host:587, or smtps://… for TLS from the start"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(f"this is no address of a mail server; {form}") from None
+    if parts.scheme not in PORTS or not host or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(
+            f"this is no address of a mail server; {form}. What has /, ?, # or @ in it is written as %2F and so on"
+        )
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if bool(user) != bool(password):
+        raise ValueError(f"a user and a password go together; {form}")
+    if not (user + password).isascii() or not (user + password).isprintable():
+        raise ValueError(
+            "user and password have to be of printable ASCII: others are not sent the same way everywhere"
+        )
+    return MailServer(host, port or PORTS[parts.scheme], parts.scheme == "smtps", user, password)
+
+
+def read_address(address: str) -> str:
+    """Return an e-mail address as mail is sent to it, an international domain in ASCII.
+
+    Raises:
+        ValueError: it is not one plain address, as in `anna@example.com`.
+
+    """
+    if len(address) > LONGEST_ADDRESS:
+        raise ValueError(f"The address is longer than {LONGEST_ADDRESS} characters.")
+    local, at, domain = address.strip(" ").rpartition("@")
+    if not at or not LOCAL_PART.fullmatch(local) or len(local) > LONGEST_LOCAL_PART:
+        raise ValueError("Give one address without a name, as in anna@example.com; before the @ in ASCII.")
+    try:
+        ascii_domain = idna.encode(domain, uts46=True, std3_rules=True).decode("ascii")
+    except UnicodeError:
+        ascii_domain = ""
+    # One label is a host of the owner's own network; a number at the end makes an IPv4 address of it.
+    if "." not in ascii_domain.strip(".") or ascii_domain.endswith(".") or ascii_domain[-1].isdigit():
+        raise ValueError("What is behind the @ is no domain of the internet, as example.com is.")
+    if len(local) + 1 + len(ascii_domain) > LONGEST_ADDRESS:
+        raise ValueError(f"The address is longer than {LONGEST_ADDRESS} characters.")
+    return f"{local}@{ascii_domain}"
+
+
+def read_sender(value: str) -> Address:
+    """Read who mail comes from: `cutout@example.com`, or `Cutout <cutout@example.com>`.
+
+    Raises:
+        ValueError: it is not one address.
+
+    """
+    message = EmailMessage(policy=SMTP)
+    try:
+        message["From"] = value
+        [sender] = message["From"].addresses
+        return Address(sender.display_name, addr_spec=read_address(sender.addr_spec))
+    except (ValueError, IndexError, HeaderParseError):
+        raise ValueError("write one address, as in: Cutout <cutout@example.com>") from None

@@ -1,0 +1,19 @@
+"""The queue, as endpoints take it."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import Depends
+
+from cutout.app.http.openapi import raises
+from cutout.app.http.state import provided
+from cutout.app.jobs.queue import Queue, QueueUnavailable
+
+QueueDep = Annotated[Queue, Depends(provided(Queue))]
+
+
+@raises(QueueUnavailable)
+async def require_queue(queue: QueueDep) -> None:
+    """Return if the queue answers."""
+    # In a thread, since it waits for the answer.
+    await asyncio.to_thread(queue.require)

@@ -1,0 +1,122 @@
+"""The start and the stop of a service: each part is started in order, and stopped in the reverse order."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
+
+import structlog
+
+from cutout import __version__
+from cutout.app.auth.dependencies import LocalAdmin
+from cutout.app.bootstrap import local_admin, prepare
+from cutout.app.config.settings import Settings
+from cutout.app.core.shutdown import Stopping
+from cutout.app.db import migrate
+from cutout.app.db.session import Database
+from cutout.app.embedded.supervisor import Embedded
+from cutout.app.http.state import AppState
+from cutout.app.jobs.lease_renewal import Leases, renewing
+from cutout.app.jobs.model_status import served_by
+from cutout.app.jobs.queue import Queue
+from cutout.app.jobs.queue_stats import Backlog
+from cutout.app.maintenance import sweeping
+from cutout.app.notifications.outbox import PostOffice
+from cutout.app.observability.metrics import Metrics
+from cutout.app.ratelimit.limits import RateLimits
+from cutout.app.removals.executors import Elsewhere, Hands, Here
+from cutout.app.storage.base import Storage
+from cutout.app.system.readiness import Readiness
+from cutout.inference.engine import Engine
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def lifespan(
+    state: AppState, settings: Settings, make_engine: Callable[[Settings], Engine], embedded: Embedded | None
+) -> AsyncIterator[None]:
+    """Run the parts of a service until the end of the block."""
+    times = state.get(Stopping).times
+    async with AsyncExitStack() as stack:
+        if embedded is not None:
+            await stack.enter_async_context(embedded.queue(times.queue))
+        await _open_storage(state, settings, stack)
+        hands = await _executor(state, settings, make_engine)
+        state.put(Hands, hands)
+        stack.push_async_callback(_close_executor, hands, times.closing)
+        await _start_background_work(state, settings, stack)
+        if embedded is not None:
+            # Workers load their models after the service has loaded its own: both at once would take longer.
+            await stack.enter_async_context(embedded.workers(times.workers))
+            stopping_early = asyncio.create_task(_stop_workers_early(state, settings, embedded))
+            stack.callback(stopping_early.cancel)
+        yield
+
+
+async def _open_storage(state: AppState, settings: Settings, stack: AsyncExitStack) -> None:
+    """Bring the database to the schema of this version, check the storage, and have both closed at the end."""
+    database = state.get(Database)
+    stack.callback(database.close)
+    stack.callback(state.get(Backlog).close)
+    stack.callback(state.get(Queue).close)
+    stack.push_async_callback(state.get(RateLimits).close)
+    await asyncio.to_thread(prepare, settings, database, state.get(Storage))
+    if settings.auth == "off":
+        state.put(LocalAdmin, LocalAdmin(await asyncio.to_thread(local_admin, database)))
+    state.get(Metrics).about(__version__, await asyncio.to_thread(migrate.head))
+
+
+async def _executor(state: AppState, settings: Settings, make_engine: Callable[[Settings], Engine]) -> Hands:
+    """Return what makes single photos: an engine in this process, or the workers behind the queue."""
+    database, storage = state.get(Database), state.get(Storage)
+    if settings.api_engine == "queue":
+        log.info("background-remover: ENABLED", engine="workers behind the queue")
+        deadline = timedelta(seconds=settings.deadline_seconds)
+        return Elsewhere(state.get(Queue), storage, database, settings.max_waiting, deadline)
+    engine = await asyncio.to_thread(make_engine, settings)
+    await asyncio.to_thread(engine.warm_up)
+    state.put(Engine, engine)
+    for tier, served in served_by(engine).items():
+        log.info(
+            "background-remover: ENABLED",
+            tier=tier.value,
+            model=served.model,
+            backend=served.backend,
+            substitute_for=served.wanted if served.substitute else None,
+        )
+    return Here(engine, storage, database)
+
+
+async def _close_executor(hands: Hands, seconds: float) -> None:
+    # A process that waits longer for its engine would be killed by the last resort.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await hands.close()
+
+
+async def _start_background_work(state: AppState, settings: Settings, stack: AsyncExitStack) -> None:
+    """Start what runs beside the requests: probes, the renewal of leases, and maintenance."""
+    database, lease = state.get(Database), timedelta(seconds=settings.lease_seconds)
+    leases = state.get(Leases)
+    await stack.enter_async_context(state.get(Readiness).looking())
+    stack.enter_context(renewing(leases, database, lease))
+    await stack.enter_async_context(
+        sweeping(
+            database,
+            state.get(Storage),
+            state.get(Queue),
+            state.get(PostOffice),
+            leases,
+            kept=timedelta(days=settings.result_days),
+            lease=lease,
+            deadline=timedelta(seconds=settings.deadline_seconds),
+        )
+    )
+
+
+async def _stop_workers_early(state: AppState, settings: Settings, embedded: Embedded) -> None:
+    """Let workers finish at the same time as the service's own requests, unless the workers are what answers those."""
+    await state.get(Stopping).wait()
+    if settings.api_engine == "local":
+        await asyncio.to_thread(embedded.ask_workers_to_stop)

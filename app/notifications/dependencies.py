@@ -1,0 +1,10 @@
+"""The outbox, as endpoints take it."""
+
+from typing import Annotated
+
+from fastapi import Depends
+
+from cutout.app.http.state import provided
+from cutout.app.notifications.outbox import PostOffice
+
+OfficeDep = Annotated[PostOffice, Depends(provided(PostOffice))]

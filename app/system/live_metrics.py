@@ -1,0 +1,54 @@
+"""Metrics that other parts count already, read when Prometheus asks."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy.exc import OperationalError
+
+from cutout.app.jobs.queue_stats import Backlog
+from cutout.app.ratelimit.limits import Kind
+from cutout.inference.engine import Engine
+
+
+class LiveMetrics(Collector):
+    """The state of the engine, of the rate limits by kind of call, and of the queue."""
+
+    def __init__(
+        self, engine: Callable[[], Engine | None], refused: Mapping[Kind, int], backlog: Backlog | None
+    ) -> None:
+        self._engine = engine
+        self._refused = refused
+        self._backlog = backlog
+
+    def collect(self) -> Iterator[Metric]:
+        engine = self._engine()
+        ready = engine is not None and engine.lost is None
+        yield GaugeMetricFamily("cutout_engine_ready", "1 where pictures can be made", float(ready))
+        if engine is not None:
+            yield GaugeMetricFamily("cutout_photos_waiting", "Photos waiting for their turn", engine.waiting)
+            yield GaugeMetricFamily("cutout_photos_in_work", "Photos being worked on", engine.in_work)
+            busy = "Seconds that the device was at work on networks"
+            yield CounterMetricFamily("cutout_device_busy_seconds", busy, engine.network_seconds)
+        limited = CounterMetricFamily(
+            "cutout_rate_limited", "Calls refused as too many, by kind", labels=["kind"]
+        )
+        for kind in Kind:
+            limited.add_metric([kind.value], self._refused.get(kind, 0))
+        yield limited
+        if self._backlog is not None and self._backlog.is_kept:
+            yield from _queue_metrics(self._backlog)
+
+
+def _queue_metrics(backlog: Backlog) -> Iterator[Metric]:
+    """Tell what waits for workers; a figure that cannot be had is left out."""
+    workers = backlog.workers()
+    yield GaugeMetricFamily("cutout_queue_answers", "1 where the queue answers", float(workers is not None))
+    if workers is not None:
+        yield GaugeMetricFamily("cutout_workers_alive", "Workers that said so lately", len(workers))
+    try:
+        waiting = backlog.waiting()
+    except OperationalError:
+        return
+    yield GaugeMetricFamily("cutout_batch_photos_waiting", "Photos of batches that wait", waiting.photos)
+    yield GaugeMetricFamily("cutout_batches_unfinished", "Batches that have not ended", waiting.batches)
