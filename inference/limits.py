@@ -1,4 +1,4 @@
-"""What bounds an engine: its memory, and its callers' waiting."""
+"""Limits of an engine: its memory use, and how long its callers wait."""
 
 import os
 from dataclasses import dataclass
@@ -8,13 +8,16 @@ from cutout.inference.imaging.decode import DEFAULT_SIZES, SizeLimits
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of an engine, none of them of one photo's quality.
+    """Limits of an engine. None of them affects the quality of a result.
 
-    `threads` photos are in work at once; by default one on each core and one more, and on a GPU as many again as fill
-    two batches. At most `waiting` photos are held by `submit`, each for up to `seconds`. Photos beyond `sizes` are
-    refused; those in work have up to `pixels_in_work` together. Batches are of up to `batch` photos, by default 8
-    on a GPU and 1 on a CPU, where more save nothing; while the device has nothing to do, a batch waits `batch_wait`
-    seconds for others to join.
+    - `threads`: the photos processed at once. The default is the number of cores plus one, and on a GPU also the
+      photos of two batches.
+    - `waiting`: the most photos that `submit` holds at once.
+    - `seconds`: the deadline of each photo given to `submit`.
+    - `sizes`: the largest photo that is accepted.
+    - `pixels_in_work`: the most pixels that all photos being processed may have together.
+    - `batch`: the most photos in a batch. The default is 8 on a GPU and 1 on a CPU, where larger batches save nothing.
+    - `batch_wait`: the seconds that a batch waits for more photos while the device is idle.
     """
 
     threads: int | None = None
@@ -26,11 +29,11 @@ class Limits:
     batch_wait: float = 0.002
 
     def batch_on(self, device: str) -> int:
-        """Return the largest batch on a device of this type."""
+        """Return the largest batch size for a device of this type."""
         return self.batch or (8 if device == "cuda" else 1)
 
     def threads_on(self, device: str) -> int:
-        """Return the number of photos in work at once, with a device of this type."""
+        """Return the number of photos processed at once with a device of this type."""
         in_batches = 2 * self.batch_on(device) if device == "cuda" else 0
         return self.threads or 1 + (os.cpu_count() or 1) + in_batches
 

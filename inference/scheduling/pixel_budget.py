@@ -1,4 +1,4 @@
-"""The pixels that may be in work at once."""
+"""A limit on the total number of pixels that are processed at once."""
 
 import math
 import threading
@@ -9,18 +9,18 @@ from contextlib import contextmanager
 
 from cutout.inference.errors import DeadlineExceeded
 
-# A row or a column costs about so many pixels beside its own: Pillow's pointer to it, its place among the mask's cells
-# and the weights of its neighbours there, 50 bytes or so. It is next to nothing but in pictures a few pixels thin.
+# The overhead of a row or a column, in pixels: Pillow's pointer to it, its index in the mask's cells and its weights
+# there, about 50 bytes. It matters only for pictures that are a few pixels wide or high.
 PIXELS_OF_A_LINE = 2
 
 
 def pixels_of(width: int, height: int) -> int:
-    """Return how many pixels a picture counts as while it is in work, its rows and columns included."""
+    """Return how many pixels of the budget a picture takes, including the overhead of its rows and columns."""
     return width * height + PIXELS_OF_A_LINE * (width + height)
 
 
 class PixelBudget:
-    """Bounds the memory of photos in work, whatever their sizes: first come, first served."""
+    """Limits the memory of the photos being processed, whatever their sizes. First come, first served."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -30,12 +30,12 @@ class PixelBudget:
 
     @contextmanager
     def hold(self, pixels: int, deadline: float = math.inf) -> Iterator[None]:
-        """Wait until so many may be in work, and hold them; a photo larger than the budget holds all of it.
+        """Wait until `pixels` fit into the budget, and reserve them; a photo larger than the budget reserves all of it.
 
         `deadline` is a time of `time.monotonic`.
 
         Raises:
-            DeadlineExceeded: the turn did not come in time.
+            DeadlineExceeded: the pixels were not available in time.
 
         """
         pixels = min(pixels, self._total)
