@@ -1,4 +1,4 @@
-"""Deadlines: what has to be called when time is up, unless it is called off before."""
+"""Timers: functions to be called at a given time, unless they are cancelled first."""
 
 import heapq
 import itertools
@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 
 class Deadlines:
-    """Calls functions at their times, one after another, on a thread of its own. They have to be short.
+    """Calls functions at given times of `time.monotonic`, one after another, on a thread of its own.
 
-    Times are those of `time.monotonic`.
+    The functions must be short, because each delays the next.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        # Entries that are called off stay until they are in the way.
+        # Cancelled entries stay in the heap until there are too many of them.
         self._entries: list[tuple[float, int]] = []
         self._rings: dict[int, Callable[[], None]] = {}
         self._numbers = itertools.count()
@@ -24,7 +24,7 @@ class Deadlines:
         self._thread.start()
 
     def call_at(self, when: float, ring: Callable[[], None]) -> int:
-        """Have `ring` called at `when`; the number that is returned calls it off again."""
+        """Schedule `ring` to be called at `when`; return the number with which `call_off` cancels it."""
         with self._changed:
             number = next(self._numbers)
             self._rings[number] = ring
@@ -34,7 +34,7 @@ class Deadlines:
         return number
 
     def call_off(self, number: int) -> None:
-        """Forget what `call_at` returned this number for, if it was not called yet."""
+        """Cancel the call for which `call_at` returned this number, unless it was already made."""
         with self._changed:
             self._rings.pop(number, None)
             if len(self._entries) > 2 * len(self._rings) + 64:
@@ -42,7 +42,7 @@ class Deadlines:
                 heapq.heapify(self._entries)
 
     def close(self) -> None:
-        """Stop; nothing more is called."""
+        """Stop the thread; no more functions are called."""
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -25,7 +25,7 @@ from cutout.app.batches.schemas import ProgressInfo
 from cutout.app.batches.service import Progress
 from cutout.app.batches.upload import Intake
 from cutout.app.billing.ledger import InsufficientCredits
-from cutout.app.core.errors import ServiceError
+from cutout.app.core.errors import InvalidInputError
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Job, LedgerEntry, Movement, Status, User, now
 from cutout.app.jobs import queries as jobs
@@ -671,7 +671,7 @@ def read_in_pieces(studio: Studio, user_id: uuid.UUID, pieces: list[bytes], bala
     intake = Intake(studio.storage)
     funds = Funds(studio.database, user_id, balance)
     office = studio.state.get(PostOffice)
-    with suppress(ServiceError):
+    with suppress(InvalidInputError):
         asyncio.run(read_batch(Request(scope, receive), intake, office, MB, None, funds))
     return intake
 
