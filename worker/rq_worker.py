@@ -1,4 +1,4 @@
-"""A worker: an RQ worker in one process with a warm engine, which CUDA would not survive the fork of RQ's usual one."""
+"""RQ worker that runs jobs in its own process with a warm engine. RQ's default worker forks, which breaks CUDA."""
 
 import os
 import random
@@ -30,21 +30,21 @@ from cutout.worker.heartbeat import Pulse
 
 log = structlog.get_logger()
 
-# What RQ waits for by itself is minutes: a dead worker's bell would be as long in coming back.
+# RQ's defaults are minutes, and a dead worker's wake-up signal would take that long to be delivered again.
 WORKER_TTL, MAINTENANCE_SECONDS, HEARTBEAT_TTL = 30, 10, 35
 ALIVE_EVERY = timedelta(seconds=10)
-# Between two attempts at a queue that is away, or does not let itself be written to: at first, at most, and how long it has
-# to have been there for the pauses to begin anew. Each is shortened by chance, so that not all workers come at once.
+# Back-off between attempts when the queue is unreachable or read-only: first pause, longest pause, and how long a
+# connection must have worked to reset the back-off. Jitter shortens each pause, so that workers do not retry at once.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, HEALTHY_SECONDS = 0.5, 10.0, 30.0
 
-# The names that services of version 0.1 put into the queue; to be removed in 0.3.
+# Job names that services of version 0.1 enqueue; to be removed in 0.3.
 FORMER_NAMES = {f"worker.jobs.{line}": f"cutout.worker.tasks.{line}" for line in Line}
 
 
 class GpuWorker(SimpleWorker):
-    """Answers bells at a bench until it is told to stop, its device fails, or it loses the queue.
+    """Handles wake-up signals until it is told to stop, its device fails, or it loses the queue.
 
-    RQ's own worker ends wherever the queue fails it, except while it waits for a bell. `listen` goes on with a new one.
+    RQ's worker ends when the queue fails, except while it waits for a job. `listen` then starts a new one.
     """
 
     def __init__(self, bench: Bench, lines: Sequence[Line], url: str, name: str) -> None:
@@ -56,7 +56,7 @@ class GpuWorker(SimpleWorker):
             maintenance_interval=MAINTENANCE_SECONDS,
             log_job_description=False,
         )
-        # Of RQ's own pauses, which grow from a second.
+        # Upper limit of RQ's own reconnect pauses, which grow from one second.
         self.max_connection_wait_time = LONGEST_PAUSE_SECONDS * random.uniform(0.5, 1.0)
         self.bench = bench
         self._is_waiting = False
@@ -78,16 +78,16 @@ class GpuWorker(SimpleWorker):
     ) -> tuple[RqJob, RqQueue] | None:
         self._is_waiting = True
         try:
-            if self._stop_requested:  # since it was looked at last
+            if self._stop_requested:  # set after RQ's loop checked it
                 raise StopRequested
             return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
         finally:
             self._is_waiting = False
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Stop after the photos in hand; what else was claimed is let go. A second signal ends the process.
+        """Stop after the current photos and release the other claimed ones. A second signal ends the process.
 
-        RQ's own asks the queue what it is doing, which interrupts the work where the queue is away.
+        RQ's own handler queries the queue, which would interrupt the work if the queue is unreachable.
         """
         self.bench.stopping.set()
         self._stop_requested = True
@@ -98,15 +98,15 @@ class GpuWorker(SimpleWorker):
 
     def _install_signal_handlers(self) -> None:
         super()._install_signal_handlers()  # type: ignore[no-untyped-call]
-        # A signal that came while this worker was connecting; from here on they come to `request_stop`.
+        # A signal arrived while this worker was connecting. From here on `request_stop` handles signals.
         if self.bench.stopping.is_set():
             self._stop_requested = True
 
     def handle_execution_ended(self, job: RqJob, queue: RqQueue, heartbeat_ttl: int) -> None:
-        """Keep RQ's books on what was done; where the queue hangs at the end, a stop does not wait for that.
+        """Let RQ record the finished job; skip that when stopping while the queue does not answer.
 
         Raises:
-            StopRequested: it does.
+            StopRequested: the worker is stopping and the queue does not answer.
 
         """
         if self.bench.stopping.is_set():
@@ -117,13 +117,13 @@ class GpuWorker(SimpleWorker):
         super().handle_execution_ended(job, queue, heartbeat_ttl)
 
     def subscribe(self) -> None:
-        """Do nothing: RQ's commands are not used, and its thread for them ends where the queue hangs."""
+        """Do nothing: RQ's commands are not used, and its thread for them dies when the queue hangs."""
 
     def unsubscribe(self) -> None:
         """Do nothing."""
 
     def teardown(self) -> None:
-        """Say that this worker is gone, if the queue answers soon."""
+        """Deregister this worker, if the queue answers within its timeout."""
         assert self.bench.queue.connection is not None
         self.connection = self.bench.queue.connection
         try:
@@ -133,7 +133,7 @@ class GpuWorker(SimpleWorker):
 
 
 def info_of(bench: Bench, name: str, lines: Sequence[Line]) -> WorkerInfo:
-    """Return what a worker says of itself now."""
+    """Return the status that a worker announces now."""
     breaker = bench.engine.breaker
     return WorkerInfo(
         name,
@@ -146,7 +146,7 @@ def info_of(bench: Bench, name: str, lines: Sequence[Line]) -> WorkerInfo:
 
 
 def work(bench: Bench, lines: Sequence[Line], url: str) -> bool:
-    """Work until told to stop, by SIGTERM or SIGINT; False if it ends for another reason and has to be started anew."""
+    """Work until SIGTERM or SIGINT. Return False if it ended for another reason and must be restarted."""
     name = f"{socket.gethostname()}-{os.getpid()}"
 
     def announce() -> None:
@@ -161,24 +161,24 @@ def work(bench: Bench, lines: Sequence[Line], url: str) -> bool:
             Pulse("alive", ALIVE_EVERY, announce),
         ):
             listen(bench, lines, url, name, announce)
-            # A second signal breaks off what is being packed; its lease runs out, and another worker packs it.
+            # A second signal interrupts the packing; its lease expires, and another worker packs the batch.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             bench.close()
     finally:
-        # Where the queue is away, it forgets by itself.
+        # If the queue is unreachable, the worker's entry there expires by itself.
         with suppress(RedisError, OSError):
             bench.queue.forget(info)
     return bench.stopping.is_set() and bench.engine.lost is None
 
 
 def listen(bench: Bench, lines: Sequence[Line], url: str, name: str, announce: Callable[[], None]) -> None:
-    """Answer bells until told to stop, or the device fails. A queue that is lost is waited for, however long it takes.
+    """Handle wake-up signals until told to stop or the device fails. Reconnect to a lost queue without a time limit.
 
-    What is in hand then is finished, and stands in the database.
+    When the queue is lost, the current photos are still finished and committed to the database.
     """
     pause, connections = FIRST_PAUSE_SECONDS, 0
     while not bench.stopping.is_set() and bench.engine.lost is None:
-        # RQ's worker sets its own as soon as it is connected.
+        # RQ's worker installs its own handlers once it is connected.
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, lambda *_: bench.stopping.set())
         began, detail = time.monotonic(), "the queue failed while it was used"
@@ -186,7 +186,7 @@ def listen(bench: Bench, lines: Sequence[Line], url: str, name: str, announce: C
         try:
             announce()
             _ring_for_what_waits(bench, lines)
-            # A name that the queue may still hold is not given again.
+            # A new name each time, because the queue may still hold the previous one.
             worker = GpuWorker(bench, lines, url, f"{name}.{connections}")
             worker.work(logging_level="WARNING")
         except (RedisError, OSError) as error:
@@ -202,10 +202,10 @@ def listen(bench: Bench, lines: Sequence[Line], url: str, name: str, announce: C
 
 
 def _ring_for_what_waits(bench: Bench, lines: Sequence[Line]) -> None:
-    """Ring for what is to be done already: bells may have been lost with the queue."""
+    """Send a wake-up signal for work that is already waiting: earlier signals may have been lost with the queue."""
     for line in lines:
         try:
             if bench.database.ask(leases.something_waits, line, now()):
                 bench.queue.ring(line)
-        except OperationalError as error:  # the services ring by the clock
+        except OperationalError as error:  # the services send signals periodically as well
             log.warning("not looked what waits", line=line.value, detail=str(error.orig))

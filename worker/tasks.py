@@ -1,7 +1,7 @@
-"""What a bell sets in motion: claim some photos, take them through the engine, store and commit each as it is done.
+"""Jobs run on a wake-up signal: claim some photos, run them through the engine, store and commit each when it is done.
 
-RQ calls `interactive` and `batch` by their names; they work at the bench that `gpu_worker` has set up. Both may be rung
-in vain, twice, or late: what is to be done stands in the database.
+RQ calls `interactive` and `batch` by name; they use the `Bench` that `rq_worker` has set. A signal may be spurious,
+repeated or late, because the database holds the work.
 """
 
 import hashlib
@@ -32,58 +32,58 @@ from cutout.worker.zip_archive import ArchiveError
 
 log = structlog.get_logger()
 
-# Of what is left of a batch, a worker takes one of so many.
+# A worker claims at most 1/SHARES of the remaining photos of a batch.
 SHARES = 4
 UPLOAD_GONE = "The photo is no longer here. It was not charged; send it again."
-# The database may be restarted between a picture and its commit.
+# The database may be restarted after a result was stored and before it is committed.
 commits = stamina.retry(on=OperationalError, attempts=None, timeout=20.0, wait_max=1.0)
 
 _bench: Bench | None = None
 
 
 class _NotOurs(CutoutError):
-    """A photo was cancelled, or this worker was taken for lost."""
+    """The photo was cancelled, or this worker's lease on it expired."""
 
 
 def work_at(bench: Bench) -> None:
-    """Set the bench up that this process works at."""
+    """Set the `Bench` of this process."""
     global _bench
     _bench = bench
 
 
 def interactive() -> None:
-    """Do photos whose callers wait."""
+    """Process photos whose callers wait for the response."""
     answer(_the_bench(), Line.INTERACTIVE)
 
 
 def batch() -> None:
-    """Do some photos of a batch, and end the batches whose photos have all ended."""
+    """Process some photos of a batch, and finish batches whose photos have all ended."""
     answer(_the_bench(), Line.BATCH)
 
 
 def answer(bench: Bench, line: Line) -> None:
-    """Answer a bell."""
+    """Handle one wake-up signal: claim photos and process them."""
     claim = bench.database.run(leases.claim, line, bench.pace.most, bench.lease, now(), SHARES)
     rung = True
     if bench.database.ask(leases.something_waits, line, now()):
-        rung = bench.queue.ring(line)  # for the next worker; this one looks again when it hears that
+        rung = bench.queue.ring(line)  # for the next idle worker, which may be this one
     if claim is not None:
         if claim.begins is not None:
             log.info("Batch processing started", batch=str(claim.begins))
         carry_out(bench, claim)
-    if not rung:  # the queue was away for a moment, and may be there again
+    if not rung:  # the queue did not answer then, but may be back
         bench.queue.ring(line)
     if line is Line.BATCH:
         end_batches(bench)
 
 
 def carry_out(bench: Bench, claim: Claim) -> None:
-    """Take what was claimed through the engine; what cannot be done now is let go, for others or for later.
+    """Run the claimed photos through the engine; release those that cannot be finished now, for a later attempt.
 
     Raises:
         DeviceLost: the device has failed.
-        StorageError: photos cannot be read or pictures not be kept.
-        OperationalError: the database is away.
+        StorageError: photos cannot be read or results cannot be stored.
+        OperationalError: the database does not answer.
 
     """
     left = {photo.job_id: photo for photo in claim.photos}
@@ -116,21 +116,21 @@ def carry_out(bench: Bench, claim: Claim) -> None:
 
 
 def end_batches(bench: Bench) -> None:
-    """Have the batches ended whose photos have all ended, beside the work on others."""
+    """Schedule the packing of all batches whose photos have ended, in parallel to the work on other photos."""
     while (claimed := bench.database.run(leases.claim_ending, bench.lease, now())) is not None:
         bench.packing.submit(end_batch, bench, *claimed)
 
 
 def end_batch(bench: Bench, token: uuid.UUID, batch: Batch) -> None:
-    """Pack a batch's pictures, then settle and announce its end. What cannot be done now is tried again later."""
+    """Pack a batch's results into a ZIP, then settle and announce its end. On failure, postpone it for a retry."""
     try:
         with bench.held.holding(token):
             size = _packed(bench, batch)
-            # What workers left that were killed between a commit and this.
+            # Uploads left by workers that were killed after a commit.
             bench.storage.delete_older_than(timedelta(0), jobs.uploads_of(batch.id))
             ended = commits(bench.database.run)(batches.end, batch.id, token, size, now())
     except ArchiveError as error:
-        # What is not there cannot be had by trying again: the photo failed after all, and is not charged.
+        # A retry cannot restore a lost result, so the photo is marked as failed and is not charged.
         log.error("picture lost", batch=str(batch.id), job=str(error.job_id), detail=str(error))
         with bench.database.begin() as session:
             completion.lose(session, error.job_id, str(error))
@@ -187,7 +187,7 @@ def _end(
         if not _complete(bench, token, photo, outcome, milliseconds):
             return
     elif isinstance(outcome, Overloaded) and photo.attempt < leases.MOST_ATTEMPTS:
-        # Networks elsewhere want a pause. A worker's own engine has no such bound for batches.
+        # A remote backend asked for a pause. A worker's own engine does not limit batches in this way.
         later = now() + timedelta(seconds=max(outcome.retry_after, 1.0))
         let_go = partial(leases.let_go, not_before=later, tried=True)
         commits(bench.database.run)(let_go, token, [photo.job_id])
@@ -201,9 +201,9 @@ def _end(
         log.info("photo failed", job=str(photo.job_id), code=code, detail=str(outcome))
     try:
         bench.storage.delete(photo.upload)
-        for attempt in range(1, photo.attempt):  # what a lost worker may have left
+        for attempt in range(1, photo.attempt):  # results that a lost worker may have left
             bench.storage.delete(jobs.result_key(photo.job_id, photo.options.format, attempt))
-    except StorageError as error:  # the sweeper deletes it
+    except StorageError as error:  # the sweeper deletes it later
         log.warning("not deleted", job=str(photo.job_id), detail=str(error))
 
 
@@ -234,7 +234,7 @@ def _and_forget(left: dict[uuid.UUID, Claimed], photo: Claimed, end: Callable[[]
 
 
 def _some_done(running: set[Future[None]]) -> set[Future[None]]:
-    """Wait for one of these, and return those that go on."""
+    """Wait until at least one future is done, and return those that are still running."""
     done, going_on = wait(running, return_when=FIRST_COMPLETED)
     for future in done:
         future.result()
@@ -247,7 +247,7 @@ def _let_go(
     try:
         with bench.database.begin() as session:
             leases.let_go(session, token, job_ids, not_before=not_before, tried=its_fault)
-    except OperationalError as error:  # the lease runs out
+    except OperationalError as error:  # the lease expires by itself
         log.warning("photos not let go", photos=len(job_ids), detail=str(error.orig))
 
 
