@@ -1,4 +1,4 @@
-"""The end of a service: how long each part of it may take, so that all of it is over within 30 s."""
+"""Shutdown times: how long each stage may take, so that the service stops within 30 s."""
 
 import asyncio
 import math
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StopTimes:
-    """Seconds of each stage, one after the other but for `uploads`, which runs within `answers`."""
+    """Seconds for each stage. The stages follow one another, except `uploads`, which runs during `answers`."""
 
     uploads: float = 3.0
     """Until uploads that still come are cut."""
@@ -25,17 +25,17 @@ class StopTimes:
 
     @property
     def requests(self) -> float:
-        """Until no request is waited for any more."""
+        """Seconds after which no request is waited for any more."""
         return self.answers + self.give_back + 1.0
 
     @property
     def whole(self) -> float:
-        """Until the process ends, whatever still hangs."""
+        """Seconds after which the process exits, even if something still hangs."""
         return self.requests + self.workers + self.closing + self.queue + 1.0
 
 
 class Stopping(asyncio.Event):
-    """Is set when the service is told to stop, and knows since when."""
+    """Event that is set when the service is told to stop; it records the time."""
 
     def __init__(self, times: StopTimes | None = None) -> None:
         super().__init__()
@@ -49,5 +49,5 @@ class Stopping(asyncio.Event):
 
     @property
     def uploads_end(self) -> float:
-        """The moment of the monotonic clock when uploads are cut; infinity while nobody has asked to stop."""
+        """The time on the monotonic clock when uploads are cut off; infinity while no stop is requested."""
         return self._since + self.times.uploads

@@ -1,4 +1,4 @@
-"""Figures of this process, as Prometheus reads them. No label names a user, or anything a caller makes up."""
+"""Prometheus metrics of this process. No label names a user or holds a value that a caller chooses."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -16,7 +16,7 @@ REMOVAL_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 60, 300)
 
 
 class Metrics:
-    """What one service has counted since its start. Safe to use from any number of threads."""
+    """Metrics that the service has counted since its start. Thread-safe."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Metrics:
         refused: Mapping[Kind, int] | None = None,
         backlog: Backlog | None = None,
     ) -> None:
-        """Begin at nothing; `engine`, `refused`, by kind of call, and `backlog` are looked at when figures are read."""
+        """Start all counters at zero; `engine`, `refused` (by kind of call) and `backlog` are read at each scrape."""
         self.registry = CollectorRegistry()
         self.registry.register(_Looked(engine, {} if refused is None else refused, backlog))
         ProcessCollector(registry=self.registry)
@@ -62,31 +62,31 @@ class Metrics:
         )
 
     def about(self, version: str, schema_revision: str) -> None:
-        """Say what runs."""
+        """Record the versions of the service and of its database schema."""
         self._build.info({"version": version, "schema_revision": schema_revision})
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request; `route` is its template."""
+        """Count a request; `route` is the route's path template."""
         self._requests.labels(method, route, str(status)).inc()
         self._request_seconds.labels(method, route).observe(seconds)
 
     def completed(self, tier: Tier, backend: str, seconds: float, credits: int) -> None:
-        """Count a removal that was done, and what it cost."""
+        """Count a completed removal and its cost."""
         self._removals.labels(tier.value, "completed", backend).inc()
         self._removal_seconds.labels(tier.value).observe(seconds)
         self._credits.inc(credits)
 
     def failed(self, tier: Tier, backend: str, outcome: str) -> None:
-        """Count a removal that came to nothing."""
+        """Count a failed removal."""
         self._removals.labels(tier.value, outcome, backend).inc()
 
     def notified(self, channel: str, outcome: str) -> None:
-        """Count an attempt to tell a batch's end."""
+        """Count an attempt to send a notification that a batch has ended."""
         self._notifications.labels(channel, outcome).inc()
 
 
 class _Looked:
-    """What others count already, looked at when figures are read."""
+    """Metrics that other objects hold, read at each scrape."""
 
     def __init__(
         self, engine: Callable[[], Engine | None], refused: Mapping[Kind, int], backlog: Backlog | None
@@ -115,7 +115,7 @@ class _Looked:
 
 
 def _of_batches(backlog: Backlog) -> Iterator[Metric]:
-    """Tell what waits for workers; a figure that cannot be had is left out."""
+    """Yield metrics of the batch queue and its workers; a metric that cannot be read is left out."""
     workers = backlog.workers()
     yield GaugeMetricFamily("cutout_queue_answers", "1 where the queue answers", float(workers is not None))
     if workers is not None:
