@@ -64,7 +64,7 @@ COUNTED = {
 
 @dataclass(frozen=True)
 class Limit:
-    """So many calls within any so many seconds."""
+    """At most `calls` calls within any `seconds` seconds."""
 
     calls: int
     seconds: int
@@ -173,8 +173,7 @@ class RateLimits:
 
 
 class OwnWindows:
-    """Windows in this process's memory. The memory storage of `limits` scans the windows of all users after each call.
-    """
+    """Windows in this process's memory. `MemoryStorage` of `limits` scans the windows of all users after each call."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

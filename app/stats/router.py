@@ -55,8 +55,7 @@ class MoneyInfo(WorkInfo):
 
     @classmethod
     def priced(cls, work: Work, plan_rupiah: int, cost: Decimal) -> "MoneyInfo":
-        """Price some work: credits at their price plus plan revenue, minus the host's cost of the completed removals.
-        """
+        """Add revenue (credits at their price, plus plans), the host's cost, and the margin to some work."""
         ended = work.removals + work.failed
         revenue, cost_rupiah = work.credits * RUPIAH_PER_CREDIT + plan_rupiah, round(cost)
         return cls(

@@ -114,9 +114,7 @@ def business(session: Session, span: Span, at: datetime) -> Business:
 
 
 def _times(session: Session, span: Span) -> dict[Tier, Times]:
-    """Return the percentiles of each tier. Ranking is done in the database, so only two numbers per tier are
-    transferred.
-    """
+    """Return the percentiles of each tier. The database ranks the times and returns two numbers per tier."""
     ranked = (
         _jobs(
             span,
