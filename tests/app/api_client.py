@@ -1,4 +1,4 @@
-"""A service with accounts to test with, and what a removal needs without one."""
+"""Test clients for a service with accounts, and the parts of a removal without one."""
 
 import uuid
 from collections.abc import Iterator
@@ -90,7 +90,7 @@ def shop(database: Database, tmp_path: Path) -> Iterator[Shop]:
 
 @contextmanager
 def opened_shop(database: Database, folder: Path, **changes: object) -> Iterator[Shop]:
-    """Open a service with accounts, its settings changed as wanted."""
+    """Open a service with accounts; `changes` override its settings."""
     settings = settings_of(database, folder / "data", **changes)
     runner = FakeRunner()
     app = create_app(settings, make_engine=lambda _: fake_engine(runner))
@@ -104,7 +104,7 @@ def settings_of(database: Database, folder: Path, **others: object) -> Settings:
 
 
 def service_settings(database_url: str, folder: Path, **others: object) -> Settings:
-    """Return them by the database's address."""
+    """Return the settings of a service with accounts, for a database URL."""
     return app_settings.load(
         **{
             "secret": SECRET,
@@ -126,6 +126,6 @@ def place_of(database: Database, folder: Path, runner: FakeRunner, lease: float 
 
 
 def engine_of(place: Workplace) -> Engine:
-    """Return the engine of such a place."""
+    """Return the engine of this workplace."""
     assert isinstance(place.hands, Here)
     return place.hands.engine

@@ -1,4 +1,4 @@
-"""What is done by the clock goes on, whatever fails of it."""
+"""Periodic maintenance goes on, whichever part of it fails."""
 
 import asyncio
 import os
@@ -39,7 +39,7 @@ from tests.fakes import PATIENCE, FakeRunner, held_until, photo_bytes
 
 
 class FailsAtFirst(LocalStorage):
-    """Cannot be reached at first, then is broken in a way that nobody thought of, then works."""
+    """Storage that cannot be reached at first, then fails with an unexpected error, then works."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -110,7 +110,7 @@ def bells(queue: Queue, line: Line = Line.BATCH) -> int:
 
 
 def batch_of(database: Database, photos: int) -> uuid.UUID:
-    """Hand a batch in; nobody is told."""
+    """Submit a batch without sending a wake-up signal."""
     with database.begin() as session:
         user = accounts.seen(session, Claims("anna"))
         ledger.grant(session, user.id, 1000, f"grant:{uuid.uuid4()}")
@@ -161,7 +161,7 @@ def test_what_is_lost_is_freed_also_where_the_queue_is_away(database: Database, 
 
 
 def test_one_host_at_a_time_looks(database: Database, queue: Queue) -> None:
-    """On PostgreSQL; on SQLite the others wait for their turn."""
+    """Only one host at a time runs the task on PostgreSQL; on SQLite the others wait for their turn."""
     if database.engine.dialect.name == "sqlite":
         pytest.skip("SQLite has one writer")
     batch_of(database, 10)

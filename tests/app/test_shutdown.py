@@ -1,4 +1,4 @@
-"""A service that is told to stop is gone in time, whatever its callers do, and leaves nothing half done."""
+"""A stopping service exits in time whatever its callers do, and leaves no work half done."""
 
 import asyncio
 import signal
@@ -56,7 +56,7 @@ def half_a_batch() -> bytes:
 
 
 def test_nobody_holds_up_the_end(tmp_path: Path, redis_url: str) -> None:
-    """Each of these callers would have kept the service for half a minute, two minutes, or for ever."""
+    """Each of these callers would have kept the service alive for half a minute, two minutes or for ever."""
     settings = app_settings.load(auth="off", data_dir=tmp_path, redis_url=redis_url, workers=0)
     over, at_work = threading.Event(), threading.Event()
 
@@ -73,7 +73,7 @@ def test_nobody_holds_up_the_end(tmp_path: Path, redis_url: str) -> None:
         try:
             answers["photo"] = read_to_end(photo)
         finally:
-            over.set()  # a device that hangs for good is the last resort's
+            over.set()  # A device that hangs forever is left to the last resort.
 
     with ExitStack() as stack:
         with served(service, settings) as address:
@@ -92,7 +92,7 @@ def test_nobody_holds_up_the_end(tmp_path: Path, redis_url: str) -> None:
             wait_until(lambda: bool(uploads(tmp_path)), 60)
             hearing = threading.Thread(target=hear_of_photo)
             hearing.start()
-        # It is gone.
+        # The service has exited.
         hearing.join(60)
         for name, connection in (("upload", upload_half), ("batch", batch_half)):
             answers[name] = read_to_end(connection)
@@ -121,6 +121,7 @@ def test_what_cannot_be_broken_off_is_left_by_the_process(tmp_path: Path) -> Non
         held_until(over, 120)
 
     service = FastAPI(lifespan=hanging)
+    service.state.parts = AppState()
     times = StopTimes(uploads=0, answers=0, give_back=0, workers=0, closing=0, queue=0)
     state_of(service).put(Stopping, Stopping(times))
     server = server_of(service, app_settings.load(auth="off", data_dir=tmp_path), left.set)
@@ -155,11 +156,11 @@ def test_a_start_that_hangs_is_left_by_the_process(tmp_path: Path) -> None:
         thread.start()
         try:
             assert not server.started
-            server.handle_exit(signal.SIGTERM, None)  # what uvicorn has the signal call
+            server.handle_exit(signal.SIGTERM, None)  # What uvicorn registers as the signal handler.
             assert left.wait(60)
             assert not server.started
         finally:
-            server._captured_signals.clear()  # else it would be told to pytest
+            server._captured_signals.clear()  # Else uvicorn would raise the signal again, in pytest.
             over.set()
             thread.join(60)
 

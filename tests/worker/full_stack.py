@@ -1,4 +1,4 @@
-"""`python -m tests.worker.house`: `cutout serve` on a fake network, with the queue and the worker that it brings along.
+"""`python -m tests.worker.full_stack`: `cutout serve` on a fake network, with its embedded queue and worker.
 
 Its settings come from the environment. The worker is that of `tests.worker.worker_fixtures`.
 """

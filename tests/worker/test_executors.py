@@ -1,4 +1,4 @@
-"""One photo that a worker makes while its caller waits: the same job, bill and errors as where the engine is here."""
+"""One photo that a worker processes while its caller waits: same job, bill and errors as with a local engine."""
 
 import asyncio
 import threading
@@ -37,7 +37,7 @@ from tests.worker.worker_fixtures import bench_of
 
 @contextmanager
 def working(bench: Bench) -> Iterator[None]:
-    """Have a worker answer what waits, and say that it is alive."""
+    """Run a worker that processes waiting photos and announces itself."""
     over = threading.Event()
 
     def work() -> None:
@@ -153,7 +153,7 @@ def test_who_waits_too_long_or_hangs_up_pays_nothing_and_the_worker_comes_too_la
         patient = place_of(database, storage, queue)
         call = asyncio.create_task(removals.remove_one(patient, user.id, photo_bytes(), Options()))
         assert isinstance(patient.hands, Elsewhere)
-        while not patient.hands._waiting:  # for the photo that it has handed over
+        while not patient.hands._waiting:  # Wait until it has handed over the photo.
             await asyncio.sleep(0.01)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -199,7 +199,7 @@ def test_more_than_may_wait_are_refused(
 def test_a_photo_whose_caller_is_gone_with_his_host_expires(
     database: Database, storage: LocalStorage, queue: Queue, redis_url: str
 ) -> None:
-    """The host died between writing the job and hearing of it, and no worker has taken it."""
+    """The host died after writing the job and before it got the result, and no worker has claimed the job."""
     user, place = funded(database), place_of(database, storage, queue)
     with bench_of(database, storage, redis_url) as bench:
         queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), served_by(bench.engine)))
@@ -211,13 +211,13 @@ def test_a_photo_whose_caller_is_gone_with_his_host_expires(
     with database.begin() as session:
         assert session.get_one(Job, job_id).error_code == "DEADLINE_EXCEEDED"
     assert balance(database, user) == 100
-    assert uuid.UUID(uploads(storage)[0].name) == job_id  # the sweeper's
+    assert uuid.UUID(uploads(storage)[0].name) == job_id  # The upload is left for the clean-up.
 
 
 def test_more_callers_at_once_than_connections_wait_for_nothing_but_their_turn(
     database: Database, storage: LocalStorage, queue: Queue, redis_url: str
 ) -> None:
-    """Each with a key. Whether there is room is asked of the database, over a connection of its own."""
+    """Each call has an idempotency key. The check for free capacity uses a separate database connection."""
     user, place = funded(database), place_of(database, storage, queue, most=100)
     threads = 24
     together = threading.Barrier(threads)

@@ -1,4 +1,4 @@
-"""Batches where networks run at Hugging Face: billed by what was done, and named for who did it."""
+"""Batches with networks at Hugging Face: billed for the completed photos, with the service named that ran them."""
 
 from collections.abc import Iterator
 
@@ -33,7 +33,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
 def test_what_failed_there_is_given_back(database: Database, storage: LocalStorage, stub: Stub) -> None:
     scripts = [[loading(0.01)], [status(402)], [limited(0.01)], [status(413)], [], [status(500)] * 9]
     stub.scripts = iter(scripts)
-    batch = submitted(database, storage, small_photos(20))  # 60 credits less 5 %
+    batch = submitted(database, storage, small_photos(20))  # 60 credits with a discount of 5 %
     with engine_on(stub) as engine, bench_of(database, storage, engine=engine) as bench:
         work_off(bench)
     ended, photos = look(database, batch)

@@ -1,4 +1,4 @@
-"""A deployment of real processes, some of which are killed: `python -m benchmarks killing` does it a hundred times."""
+"""A deployment of real processes, some of which are killed; `python -m benchmarks killing` does it a hundred times."""
 
 import random
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Workers as processes: told to stop, killed, and beside a service that is told to stop or killed. On a fake network."""
+"""Workers as processes: stopped, killed, and with a service that is stopped or killed. On a fake network."""
 
 import socket
 import subprocess
@@ -42,7 +42,7 @@ def cutout_process(log: Path, environment: dict[str, str], *arguments: str) -> "
 
 @dataclass
 class House:
-    """A service with the queue and the worker that it brought along."""
+    """A service with its embedded queue and worker."""
 
     process: "ModuleProcess | subprocess.Popen[bytes]"
     address: str
@@ -58,7 +58,7 @@ class House:
             return []
 
     def others(self) -> dict[int, str]:
-        """Return the processes beside the service itself: the queue's two, and the worker."""
+        """Return the service's descendants: the two processes of the queue, and the worker."""
         return descendants(self.process.pid)
 
     def worker(self) -> int:
@@ -73,7 +73,7 @@ def house(
     milliseconds: float = 0,
     models: Path | None = None,
 ) -> Iterator[House]:
-    """Run a service as `cutout serve` does, or that itself where it is given models, until its worker is there."""
+    """Run a service like `cutout serve`, or the real command if `models` is given, and wait for its worker."""
     url = f"sqlite:///{folder / 'cutout.db'}"
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -114,7 +114,7 @@ def has_ended(database: Database, batch: Batch) -> bool:
 
 
 def migrated(folder: Path) -> Path:
-    """Return a folder with an empty database of today's shape."""
+    """Return a folder with an empty database of the current schema."""
     database = Database(f"sqlite:///{folder / 'cutout.db'}")
     migrate.migrate(database)
     database.close()
@@ -153,7 +153,7 @@ def test_a_service_that_is_killed_leaves_nothing_behind_and_goes_on_where_it_was
         assert len(others) == 3
         kill(here.process.pid)
         wait_until(lambda: not any(lives(pid) for pid in others))
-        # It was not killed itself: what was in its hands is done, and the rest given back.
+        # The worker itself was not killed: its photos in progress are completed, and the others released.
         left = counts(here.database, batch)
         assert set(left) == {Status.COMPLETED, Status.PENDING}
     with house(tmp_path) as here:
@@ -173,14 +173,14 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand(
     environment = worker_environment(url, storage.root, redis_url, milliseconds=50, lease_seconds=60)
     with worker_process(tmp_path, environment) as process:
         queue.ring(Line.BATCH)
-        # More than are in the engine at once.
+        # More photos than the engine processes at once.
         wait_until(lambda: counts(database, batch).get(Status.PROCESSING, 0) > 8)
         process.terminate()
         assert process.wait(PATIENCE) == 0
     with database.read() as session:
         photos = batches.photos_of(session, batch.id)
     assert set(Counter(photo.status for photo in photos)) == {Status.COMPLETED, Status.PENDING}
-    # Given back at once, and not by a lease that ran out: no attempt counts.
+    # Released at once and not by an expired lease, so no attempt counts.
     assert {photo.attempts for photo in photos if photo.status is Status.PENDING} == {0}
     assert {photo.claim for photo in photos if photo.status is Status.PENDING} == {None}
     assert queue.workers() == []
@@ -193,7 +193,8 @@ def test_a_worker_that_is_told_to_stop_while_it_starts_does(
 ) -> None:
     environment = worker_environment(str(database.engine.url), tmp_path, redis_url, milliseconds=100_000)
     with worker_process(tmp_path, environment) as process:
-        wait_until((tmp_path / "probes").exists)  # results can be kept: the models are next
+        # The storage has been probed, and the models are loaded next.
+        wait_until((tmp_path / "probes").exists)
         process.terminate()
         assert process.wait(PATIENCE) == 0
 

@@ -1,4 +1,4 @@
-"""The RQ worker itself: what it makes of the jobs in its queue."""
+"""The RQ worker: how it runs the jobs in its queue."""
 
 import pytest
 from rq import Queue as RqQueue

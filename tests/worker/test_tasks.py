@@ -1,4 +1,4 @@
-"""Batches from their hand-in to their end, on a bench in this process."""
+"""Batches from submission to end, with a worker in this process."""
 
 import threading
 import zipfile
@@ -29,7 +29,7 @@ LEASE = timedelta(seconds=30)
 
 
 def look(database: Database, batch: Batch) -> tuple[Batch, list[Job]]:
-    """Return a batch and its photos as they are now, and see that nobody's balance differs from his ledger."""
+    """Return the current state of a batch and its photos, and check that all balances match the ledger."""
     with database.begin() as session:
         assert ledger.discrepancies(session) == {}
         return session.get_one(Batch, batch.id), list(batches.photos_of(session, batch.id))
@@ -48,7 +48,7 @@ def test_a_photo_too_thin_for_any_network_fails_at_its_first_attempt(
 
 
 def movements(database: Database, batch: Batch) -> list[tuple[Movement, int]]:
-    """Return what the ledger has of a batch."""
+    """Return the ledger entries of a batch."""
     with database.begin() as session:
         rows = session.scalars(
             select(LedgerEntry).where(LedgerEntry.key.like(f"%{batch.id}")).order_by(LedgerEntry.id)
@@ -118,7 +118,7 @@ def test_a_lost_workers_photos_are_freed_and_its_late_answers_dropped(
         assert database.run(leases.free_lost, now() + 2 * LEASE) == 3
         work_off(other)
         results = {file: file.read_bytes() for file in (storage.root / "results").iterdir()}
-        carry_out(frozen, lost)  # thawed: it finds nothing of its own
+        carry_out(frozen, lost)  # The frozen worker resumes, and finds that its claim is lost.
         assert {file: file.read_bytes() for file in (storage.root / "results").iterdir()} == results
     ended, photos = look(database, batch)
     assert ended.status is Status.COMPLETED
@@ -139,7 +139,7 @@ def test_what_a_worker_holds_is_renewed_and_nothing_else(database: Database, sto
 
 
 def test_a_picture_made_too_late_leaves_no_file(database: Database, storage: LocalStorage) -> None:
-    """The worker is taken for lost between reading the photo and storing the picture."""
+    """The worker counts as lost between reading the photo and storing the result."""
     batch = submitted(database, storage, small_photos(2))
     lost_now = threading.Event()
 
@@ -212,7 +212,7 @@ def test_a_cancelled_batch_stops_gives_back_and_keeps_what_is_done(
         carry_out(bench, claim)
         cancelled, photos = look(database, batch)
         made = [photo for photo in photos if photo.status is Status.COMPLETED]
-        # what was in the engine's threads at that moment, and nothing after it
+        # Photos in the engine's threads at that moment, and none after them.
         assert done._value <= 4 + 5
         assert cancelled.status is Status.CANCELLED
         assert cancelled.charged == sum(photo.credits for photo in made)
@@ -261,7 +261,7 @@ def test_what_wants_a_pause_gets_it_and_fails_with_its_own_reason_at_last(
     def too_much() -> None:
         nonlocal calls
         calls += 1
-        if calls != 2:  # the second photo's first attempt
+        if calls != 2:  # The first attempt at the second photo.
             raise Overloaded("Too many requests just now.", 20)
 
     at, rounds = now(), 0
@@ -314,7 +314,7 @@ def test_a_picture_that_was_lost_before_packing_is_not_charged(
 def test_a_bell_that_could_not_be_rung_is_rung_after_the_photos_in_hand(
     database: Database, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The queue hung for a moment: without a service that rings by the clock nobody else would."""
+    """The queue hung for a moment; without a service that sends signals by the clock, nothing else wakes a worker."""
     batch = submitted(database, storage, small_photos(20))
     done: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Accounts that are closed, deleted, or have a new password; and how many keys one user may have."""
+"""Accounts that are disabled, deleted, or have a new password; and the limit on API keys per user."""
 
 import uuid
 from collections.abc import Callable, Sequence
@@ -80,7 +80,7 @@ def test_all_doors_of_a_disabled_user_are_shut_at_once_and_open_again(shop: Shop
     def statuses() -> list[int]:
         return [shop.get(path, who).status_code for path, who in doors]
 
-    assert statuses() == [200] * 4 + [404]  # of this batch there is no ZIP
+    assert statuses() == [200] * 4 + [404]  # This batch has no ZIP.
     for who in ("anna", OWNER):
         user_id = user_of(shop.database, who).id
         with shop.database.begin() as session:
@@ -113,7 +113,7 @@ def test_a_new_password_ends_logins_by_the_old_one(shop: Shop) -> None:
     problem(log_in(shop), 401, "UNAUTHENTICATED")
     assert shop.get(f"{API}/credits", token_of(log_in(shop, NEW_PASSWORD))).status_code == 200
     assert shop.get(f"{API}/credits", {"X-Api-Key": key}).status_code == 200
-    # Also the same password again is another one: whoever had it before is out.
+    # Setting the same password again also counts as a change: logins with the old one end.
     with shop.database.begin() as session:
         accounts.set_password(session, session.get_one(User, made.id), PASSWORD)
     problem(shop.get(f"{API}/credits", old), 401, "UNAUTHENTICATED")
@@ -145,7 +145,7 @@ def finished_batch(database: Database, user_id: uuid.UUID) -> uuid.UUID:
 
 
 def fill(shop: Shop, storage: LocalStorage, subject: str) -> uuid.UUID:
-    """Give a user something of everything; their id."""
+    """Give a user one of everything; return their id."""
     user_id = shop.fund(subject, 500)
     who = bearer(subject)
     shop.client.post("/api/auth/keys", json={"name": "laptop"}, headers=who).raise_for_status()
@@ -214,13 +214,13 @@ def test_a_deleted_user_leaves_only_a_ledger_without_a_name(shop: Shop, tmp_path
         named = (row.subject, row.email, row.password_hash, row.role)
         assert named == (f"{DELETED}{anna}", None, None, Role.USER)
         entries = session.scalars(select(LedgerEntry).where(LedgerEntry.user_id == anna)).all()
-        # What was held for work that was not done is given back, and nothing is taken away.
+        # Credits held for unfinished work are released, and no ledger entry is removed.
         assert len(entries) > before
         assert ledger.discrepancies(session) == {}
-        assert row.balance == 500 - 3 - 3  # one photo, and one of the batch
+        assert row.balance == 500 - 3 - 3  # One photo, and one photo of the batch.
         with pytest.raises(AccountError, match="was deleted"):
             accounts.enable(session, row)
-    # A platform's user who comes back is a new one, with nothing.
+    # If the platform's user logs in again, they are a new user with nothing.
     assert shop.balance(ANNA) == 0
     assert shop.get(f"{API}/jobs", ANNA).json()["jobs"] == []
     assert user_of(shop.database, "anna").id != anna
@@ -232,7 +232,7 @@ def test_a_deleted_user_leaves_only_a_ledger_without_a_name(shop: Shop, tmp_path
 
 
 def test_every_table_with_a_user_is_thought_of() -> None:
-    """A table that is added later is deleted from, or named here with its reason to stay."""
+    """A table that is added later must be handled by deletion, or listed here with the reason why its rows stay."""
     thought_of = {Job, Batch, ApiKey, IdempotencyKey, Subscription, SubscriptionUsage, Payment, LedgerEntry}
     with_user = {
         table.name
@@ -288,7 +288,7 @@ def test_a_photo_in_the_engine_leaves_no_picture_when_its_user_is_deleted(shop: 
 
 
 def test_what_comes_after_its_users_deletion_is_deleted_too(database: Database, tmp_path: Path) -> None:
-    """A call that was let in before may write a job after."""
+    """A call that was accepted before the deletion may write a job after it."""
     storage = LocalStorage(tmp_path)
     with database.begin() as session:
         anna, ben = (accounts.seen(session, Claims(who)) for who in ("anna", "ben"))

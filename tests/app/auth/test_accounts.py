@@ -1,4 +1,4 @@
-"""Who may call: tokens that prove it and those that do not, keys, passwords."""
+"""Authentication: valid and invalid tokens, API keys, passwords."""
 
 import json
 import threading
@@ -92,7 +92,7 @@ def test_without_a_platform_only_our_own_login_counts() -> None:
 
 @pytest.fixture
 def published() -> Iterator[tuple[str, rsa.RSAPrivateKey]]:
-    """Publish a key as a platform does: its address, and its private half."""
+    """Publish a key as a platform does; yield its URL and the private key."""
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     public = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True) | {"kid": "k-1", "use": "sig"}
 
@@ -120,7 +120,7 @@ def test_published_keys_check_tokens(published: tuple[str, rsa.RSAPrivateKey]) -
     for forged in (
         jwt.encode(GOOD, others, "RS256", headers={"kid": "k-1"}),
         jwt.encode(GOOD, private, "RS256", headers={"kid": "k-2"}),
-        token(),  # by a secret, where only published keys count
+        token(),  # Signed with a secret, where only published keys are accepted.
     ):
         with pytest.raises(InvalidToken):
             reader.read(forged)

@@ -1,4 +1,4 @@
-"""Batches as their owners have them: handed in, watched, cancelled, fetched."""
+"""The batch endpoints: submit, watch, cancel, download."""
 
 import asyncio
 import io
@@ -49,13 +49,13 @@ BROKEN = ("broken.png", b"no picture")
 
 @pytest.fixture
 def rich(studio: Studio) -> Studio:
-    """Return a studio in which Anna has credits."""
+    """Return a service in which Anna has credits."""
     studio.fund("anna", 10_000)
     return studio
 
 
 def nothing_is_left(studio: Studio, balance: int = 10_000) -> None:
-    """See to it that what was refused has left nothing behind."""
+    """Check that a refused batch left nothing behind."""
     assert studio.kept() == []
     assert studio.balance(ANNA) == balance
     assert studio.get(BATCH, ANNA).json() == {"batches": []}
@@ -64,14 +64,14 @@ def nothing_is_left(studio: Studio, balance: int = 10_000) -> None:
 
 
 def send(studio: Studio, body: bytes, **headers: str) -> httpx2.Response:
-    """Hand in what may be no form at all."""
+    """Submit a body that may not be a form at all."""
     headers = {"Content-Type": "multipart/form-data; boundary=b"} | headers
     answer: httpx2.Response = studio.client.post(BATCH, content=body, headers=ANNA | headers)
     return answer
 
 
 def events_of(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Read server-sent events."""
+    """Parse server-sent events."""
     found = []
     for block in text.split("\n\n"):
         lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
@@ -165,7 +165,7 @@ def test_the_largest_batch_is_taken_in_and_told_with_few_questions(rich: Studio)
         rich.state.get(Database).engine, "before_cursor_execute", lambda *args: asked.append(args[2])
     )
     assert len(rich.batch(ANNA, batch_id)["photos"]) == 500
-    # Who calls, the batch, its photos, its deliveries.
+    # The caller, the batch, its photos, its deliveries.
     assert len([question for question in asked if question.startswith("SELECT")]) == 4
 
 
@@ -294,7 +294,7 @@ def test_a_batch_that_cannot_be_paid_leaves_nothing(studio: Studio) -> None:
 def test_without_a_queue_no_batch_is_read(database: Database, tmp_path: Path) -> None:
     with opened_studio(database, tmp_path, None, batch_per_hour=1) as studio:
         studio.fund("anna", 10_000)
-        for _ in range(3):  # it does not count as a batch
+        for _ in range(3):  # It does not count as a batch.
             answer = send(studio, b"x", **{"Content-Length": "2000000000"})
             assert "one by one" in problem(answer, 503, "QUEUE_UNAVAILABLE")["detail"]
             assert int(answer.headers["retry-after"]) > 0
@@ -311,7 +311,7 @@ def test_a_queue_that_is_away_takes_nothing_in(database: Database, tmp_path: Pat
     with opened_studio(database, tmp_path, f"unix://{server.unix_socket_path}") as studio:
         studio.fund("anna", 10_000)
         put = Puts(studio)
-        # It goes while the photos come.
+        # The server stops while the photos arrive.
         put.then(server.stop)
         problem(studio.hand_in(ANNA, photos(3)), 503, "QUEUE_UNAVAILABLE")
         assert put.count == 3
@@ -356,12 +356,12 @@ class Puts:
         studio.state.get(Storage).put = self.put  # type: ignore[method-assign]
 
     def then(self, do: Callable[[], None]) -> None:
-        """Do something after the next photo."""
+        """Call `do` after the next photo."""
         self._then = do
 
     def put(self, key: str, data: bytes) -> None:
         self._put(key, data)
-        if not key.startswith(jobs.UPLOADS):  # the service looks whether results can be kept
+        if not key.startswith(jobs.UPLOADS):  # The service probes whether results can be stored.
             return
         self.count += 1
         do, self._then = self._then, lambda: None
@@ -429,7 +429,7 @@ def test_names_are_kept_as_they_were_sent(rich: Studio) -> None:
 def test_a_batch_is_watched_while_it_is_worked_on(rich: Studio) -> None:
     go_on = threading.Event()
     runner = FakeRunner(before=lambda: held_until(go_on))
-    runner.before, hold = (lambda: None), runner.before  # the engine warms up
+    runner.before, hold = (lambda: None), runner.before  # The engine warms up.
     batch_id = rich.accepted(ANNA, [*photos(5), BROKEN], tier="basic")
     seen: list[tuple[str, dict[str, Any]]] = []
     watching = threading.Thread(
@@ -475,7 +475,7 @@ def test_a_batch_is_cancelled_before_and_after_its_beginning(rich: Studio) -> No
     assert (shown["status"], shown["counts"]["cancelled"], shown["creditsCharged"]) == ("cancelled", 3, 0)
     assert {(photo["status"], photo["error"]) for photo in shown["photos"]} == {("cancelled", None)}
     assert rich.balance(ANNA) == 10_000
-    # It has not finished: a second time changes nothing.
+    # It has not finished; a second call changes nothing.
     assert rich.client.delete(f"{BATCH}/{early}", headers=ANNA).json()["status"] == "cancelled"
     rich.work_off()
     problem(rich.client.delete(f"{BATCH}/{early}", headers=ANNA), 409, "CONFLICT")
@@ -624,7 +624,7 @@ def test_only_accepted_batches_count_however_they_come(
             answers = list(callers.map(lambda _: studio.hand_in(ANNA, photos(3)).status_code, range(6)))
         assert sorted(answers) == [202, 429, 429, 429, 429, 429]
         assert studio.balance(ANNA) == 1000 - 6 - 9
-        # A repetition is no other batch, and a cancelled one was a batch.
+        # A repeated request is not another batch, and a cancelled batch still counts.
         assert studio.accepted(keyed, photos(2)) == first
         assert studio.client.delete(f"{BATCH}/{first}", headers=ANNA).status_code == 200
         problem(studio.hand_in(ANNA, photos(2)), 429, "RATE_LIMITED")
@@ -656,12 +656,12 @@ def test_who_cannot_pay_hears_it_before_anything_is_read(studio: Studio) -> None
     keyed = ANNA | {"Idempotency-Key": "order-1"}
     first = studio.accepted(keyed, photos(2))
     assert studio.balance(ANNA) == 0
-    # What was accepted is not to be paid again.
+    # A batch that was accepted is not charged again.
     assert studio.accepted(keyed, photos(2)) == first
 
 
 def read_in_pieces(studio: Studio, user_id: uuid.UUID, pieces: list[bytes], balance: int) -> Intake:
-    """Have a form read that comes in these pieces and then breaks off; what is stored of it."""
+    """Read a form that arrives in these pieces and then breaks off; return what was stored of it."""
     scope = {"type": "http", "headers": [(b"content-type", b"multipart/form-data; boundary=b")]}
     left = list(pieces)
 
@@ -680,7 +680,7 @@ def read_in_pieces(studio: Studio, user_id: uuid.UUID, pieces: list[bytes], bala
 def test_what_cannot_be_paid_is_refused_as_soon_as_that_is_known(studio: Studio) -> None:
     user_id = studio.fund("anna", 50)
     image, tier = part('"images"; filename="a.png"', "x"), part('"tier"', "industry")
-    # A part's end is known by the next one's beginning.
+    # The end of a part is known when the next one begins.
     for pieces, required in (
         ([tier, image, image, image, image], 75),
         ([image, image, tier, image, image], 75),
@@ -690,7 +690,7 @@ def test_what_cannot_be_paid_is_refused_as_soon_as_that_is_known(studio: Studio)
         with pytest.raises(InsufficientCredits) as refused:
             read_in_pieces(studio, user_id, pieces, 50)
         assert refused.value.required == required
-    # What is bought meanwhile counts.
+    # Credits bought in the meantime count.
     assert len(read_in_pieces(studio, user_id, [tier, image, image], 6).photos) == 1
 
 

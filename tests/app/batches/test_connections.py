@@ -1,4 +1,4 @@
-"""Batches on real connections: callers who hang up, send too much or too slowly, and who watch for a long time."""
+"""Batches on real connections: clients that hang up, send too much or too slowly, or watch for a long time."""
 
 import asyncio
 import random
@@ -68,7 +68,7 @@ def hand_in_head(length: int = 100 * MB) -> bytes:
 
 
 def read_until(connection: socket.socket, wanted: bytes) -> bytes:
-    """Read until something has come; a test that would hang fails at the connection's timeout."""
+    """Read until `wanted` has arrived; a test that would hang fails at the connection's timeout."""
     read = b""
     while wanted not in read:
         data = connection.recv(65536)
@@ -137,7 +137,7 @@ def test_a_service_that_stops_waits_for_nobody_who_watches(tmp_path: Path, redis
         connection = socket.create_connection((host, int(port)), timeout=PATIENCE)
         connection.sendall(head(f"{BATCH}/{batch_id}/events", "GET", **ANNA))
         seen = read_until(connection, b"event: progress")
-    # `served` has seen the service's end.
+    # `served` has waited for the end of the service.
     with connection:
         while data := connection.recv(65536):
             seen += data

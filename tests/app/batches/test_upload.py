@@ -1,4 +1,4 @@
-"""Batches whose callers are gone while their photos are being stored, or while they are taken in."""
+"""Batches whose callers disconnect while their photos are being stored or the batch is being written."""
 
 import asyncio
 import threading
@@ -21,7 +21,7 @@ from tests.fakes import held_until
 
 
 class Slow(LocalStorage):
-    """Writes the second file when it is told to."""
+    """Storage that waits for the test before it writes the second file."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -46,7 +46,7 @@ def cancelled_while(
     began: threading.Event,
     go_on: threading.Event,
 ) -> None:
-    """Take a batch in, and have the caller's task cancelled in the middle."""
+    """Take in a batch, and cancel the caller's task in the middle."""
 
     async def take_in() -> None:
         async with taking_in(storage) as intake:

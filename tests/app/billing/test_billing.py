@@ -1,4 +1,4 @@
-"""Removals that cost credits, over HTTP with accounts: who pays, what, and when nothing."""
+"""Billing of removals over HTTP: who pays, how much, and when nothing is charged."""
 
 import asyncio
 import threading
@@ -251,7 +251,7 @@ def test_what_a_crash_left_open_is_settled(database: Database, tmp_path: Path) -
 def test_a_database_that_goes_away_is_said_and_costs_nothing(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The table that a charge needs is not there at the commit; health tells; then all is well again."""
+    """The database is away when the charge is to be committed; health reports it; then everything works again."""
     shop.fund("anna", 20)
     started, go_on = threading.Event(), threading.Event()
 
@@ -277,7 +277,7 @@ def test_a_database_that_goes_away_is_said_and_costs_nothing(
     problem(shop.get(f"{API}/credits", ANNA), 503, "DATABASE_UNAVAILABLE")
     monkeypatch.undo()
     assert own.begin == begin
-    # By itself, long before the lease ends.
+    # The service releases the credits by itself, long before the lease ends.
     wait_until(lambda: shop.balance(ANNA) == 20, 60)
     (job,) = shop.get(f"{API}/jobs", ANNA).json()["jobs"]
     assert job["error"]["code"] == "DATABASE_UNAVAILABLE"

@@ -1,4 +1,4 @@
-"""Payments over HTTP: what counts as paid, once and for one user; and what it gives."""
+"""Payments over HTTP: which payments count, only once and for one user, and what they grant."""
 
 import hashlib
 import hmac
@@ -45,7 +45,7 @@ def standing(shop: Shop, who: dict[str, str]) -> dict[str, Any]:
 
 
 def signature(*lines: object) -> str:
-    """Sign as the documentation says, without the service's own code."""
+    """Sign as the documentation describes, without the service's own code."""
     return hmac.new(PAYMENTS.encode(), "\n".join(map(str, lines)).encode(), hashlib.sha256).hexdigest()
 
 
@@ -172,7 +172,7 @@ def test_a_purchase_repeated_after_a_change_of_prices_is_the_same(
     monkeypatch.setattr(payments, "RUPIAH_PER_CREDIT", 150)
     assert [buy(signed, ANNA, **wanted).json() for wanted in (plan, some)] == before
     assert signed.balance(ANNA) == 20
-    # What is noted for one has no price of old for another user, or another thing.
+    # A recorded payment does not fix an old price for another user or another product.
     for who, credits_wanted, rupiah, status, code in (
         (BEN, 20, 2_000, 403, "FORBIDDEN"),
         (BEN, 20, 3_000, 409, "CONFLICT"),

@@ -1,4 +1,4 @@
-"""Daily quotas: never more than the plan allows, given back once where a removal fails, credits where they end."""
+"""Daily quotas: never exceed the plan, are given back once if a removal fails, and are followed by credits."""
 
 import asyncio
 import uuid
@@ -40,7 +40,7 @@ DONE = Cutout(b"", Format.PNG, 4, 3, False, Tier.BASIC, "isnet-general", True, "
 
 @dataclass
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     at: datetime = NOON
 
@@ -53,7 +53,7 @@ def subscribe(database: Database, user: User, plan: str, at: datetime = NOON) ->
 
 
 def subscriber(database: Database, plan: str, funds: int = 0) -> User:
-    """Add a user with a plan, and with credits where wanted."""
+    """Add a user with a plan, and optionally with credits."""
     user = new_user(database, f"user-{uuid.uuid4()}")
     subscribe(database, user, plan)
     if funds:
@@ -62,7 +62,7 @@ def subscriber(database: Database, plan: str, funds: int = 0) -> User:
 
 
 def pay(database: Database, user: User, tier: Tier, at: datetime = NOON) -> PaidBy | None:
-    """Reserve a removal; of what, or None where neither has enough."""
+    """Reserve a removal; return what pays for it, or None if neither quota nor credits suffice."""
     try:
         return database.run(job_charges.reserve, user.id, uuid.uuid4(), tier, at)[0]
     except InsufficientCredits:
@@ -70,7 +70,7 @@ def pay(database: Database, user: User, tier: Tier, at: datetime = NOON) -> Paid
 
 
 def used(database: Database, user: User, day: date = TODAY) -> tuple[int, int]:
-    """Return how many removals of a day the quota has paid for, and how many of those were professional."""
+    """Return how many removals of a day the quota has paid for, and how many of those are professional."""
     with database.begin() as session:
         usage = session.get(SubscriptionUsage, (user.id, day))
         return (usage.used, usage.professional) if usage else (0, 0)
@@ -266,7 +266,7 @@ def test_a_month_is_a_calendar_month_and_short_ones_do_not_shorten_the_next(
 
 def test_the_day_of_a_month_is_kept_from_its_first(database: Database) -> None:
     user = new_user(database)
-    east = datetime.fromisoformat("2027-02-01T03:00+07:00")  # still 31 January in UTC
+    east = datetime.fromisoformat("2027-02-01T03:00+07:00")  # This is still 31 January in UTC.
     ends = [subscribe(database, user, "pro", east + timedelta(days=5 * late)).month for late in range(3)]
     assert [f"{month.ends_at:%m-%d}" for month in ends if month] == ["02-28", "03-31", "04-30"]
 
@@ -277,14 +277,14 @@ STEPS = st.lists(
             ["begin", "begin", "complete", "fail", "crash", "sweep", "cancel", "renew", "next day"]
         ),
         st.sampled_from([Tier.BASIC, Tier.PROFESSIONAL]),
-        st.integers(0, 20),  # which job
+        st.integers(0, 20),  # index of the job
     ),
     max_size=30,
 )
 
 
 class Crashed(Exception):
-    """The process died here: what its transaction did is undone."""
+    """A simulated crash of the process: its transaction is rolled back."""
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
@@ -292,14 +292,14 @@ class Crashed(Exception):
 def test_what_was_used_is_what_was_kept_whatever_happens(
     database: Database, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Tier, int]]
 ) -> None:
-    """Random removals with failures, crashes and sweeps, over days and a plan that is cancelled and paid again."""
+    """Random removals with failures, crashes and sweeps, over days, with a plan that is cancelled and paid again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PLANS, "tiny", Plan(1, 3, (Tier.BASIC, Tier.PROFESSIONAL), professional_per_day=1))
         user, clock = subscriber(database, "tiny", funds=60), Clock()
         place = Workplace(
             hands=SimpleNamespace(
                 here=True, require_room=lambda: None, take_back=lambda _: None
-            ),  # nothing is worked on here
+            ),  # No work is done here.
             storage=None,  # type: ignore[arg-type]
             database=database,
             lease=timedelta(hours=30),
@@ -352,7 +352,7 @@ def end(database: Database, job_id: uuid.UUID) -> None:
 
 
 def require_agreement(database: Database, user: User) -> None:
-    """Check every day's counts against the jobs, and the limits; and the ledger beside them."""
+    """Check every day's counts against the jobs and the limits, and the balance against the ledger."""
     with database.begin() as session:
         kept = session.query(Job).filter(
             Job.user_id == user.id, Job.paid_by == PaidBy.QUOTA, Job.status != Status.FAILED

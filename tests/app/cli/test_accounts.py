@@ -1,4 +1,4 @@
-"""`cutout migrate | users | keys | credits`, and what other commands need not wait for."""
+"""`cutout migrate | users | keys | credits`, and imports that the other commands avoid."""
 
 import io
 import subprocess
@@ -30,7 +30,7 @@ def _own_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def cutout(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
 ) -> tuple[int, str, str]:
-    """Run a command; its exit code, and what it wrote to stdout and stderr."""
+    """Run a command; return its exit code, stdout and stderr."""
     monkeypatch.setattr("sys.argv", ["cutout", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -88,7 +88,7 @@ def test_what_cannot_be_done_is_said(
 def test_migrating(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A database of its own is brought up by itself; a shared one only by the command."""
+    """An embedded database is migrated automatically; a shared one only by the command."""
     server = Database(postgresql_url)
     with server.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("DROP DATABASE IF EXISTS migrating"))

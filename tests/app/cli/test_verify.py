@@ -1,4 +1,4 @@
-"""`cutout verify`, against whole deployments that are well, that are broken in one place, and that lie."""
+"""`cutout verify` against complete deployments that work, that have one fault, and that give wrong answers."""
 
 import asyncio
 import io
@@ -54,7 +54,7 @@ NEED_MONEY = [*REMOVALS, "batch", "ledger", "quota", "an error"]
 
 @dataclass(frozen=True)
 class Told:
-    """What the command said, step by step."""
+    """The output of the command, step by step."""
 
     code: int
     lines: dict[str, dict[str, Any]]
@@ -72,7 +72,7 @@ Verify = Callable[..., Told]
 
 @pytest.fixture
 def verify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verify:
-    """Run the command, and read what it tells a machine."""
+    """Run the command, and parse its JSON output."""
 
     def run(*arguments: str) -> Told:
         code, out, _ = cutout(monkeypatch, capsys, "verify", *arguments, "--json")
@@ -84,7 +84,7 @@ def verify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.fixture(autouse=True)
 def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have no step count as slow because the host is busy."""
+    """Never report a step as slow, since the host may be busy."""
     monkeypatch.setattr(checks, "time", SimpleNamespace(perf_counter=lambda: time.perf_counter() / 100))
 
 
@@ -100,7 +100,7 @@ def cutout(
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Run a deployment: each test mends what it has broken."""
+    """Run a deployment; each test repairs what it breaks."""
     with site(
         tmp_path_factory.mktemp("site"), False, workers=1, milliseconds=0, lease=LEASE_SECONDS
     ) as place:
@@ -144,7 +144,7 @@ def test_a_deployment_that_is_well(place: Site, verify: Verify) -> None:
     assert balance(place) == before - 60
     assert [told.lines[name]["targetSeconds"] for name in (*REMOVALS, "batch")] == [5, 10, 10, 10, 15]
     assert told.lines["batch"]["seconds"] > 0
-    # The fake network is served as isnet-general, which is no tier's own.
+    # The fake network is served as isnet-general, which is the model of no tier.
     assert "stands in for rmbg-1.4" in told.detail("prices")
 
 
@@ -233,7 +233,7 @@ def test_a_batch_is_cancelled_when_the_command_is(place: Site) -> None:
     command = [sys.executable, "-c", "from cutout.app.cli import main; main()", "verify", place.address]
     process = subprocess.Popen([*command, "--tier", "basic"], stderr=subprocess.PIPE, text=True)
     try:
-        # For the removal, and for the batch that goes on.
+        # For the removal, and for the batch that is still running.
         wait_until(lambda: process.poll() is not None or balance(place) == before - 12, 5 * PATIENCE)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE)
@@ -298,12 +298,12 @@ def test_results_that_cannot_be_kept(place: Site, verify: Verify) -> None:
     wait_until(lambda: balance(place) == before)
 
 
-# A service that lies: what really stands behind it answers, and one answer is changed.
+# A service that gives wrong answers: the real service answers, and one of its responses is changed.
 Change = Callable[[httpx2.Response], httpx2.Response]
 
 
 class Lying(httpx2.AsyncHTTPTransport):
-    """Passes calls on, and changes the answers to those of one path."""
+    """Forward calls, and change the responses for one path."""
 
     def __init__(self, path: str, change: Change) -> None:
         super().__init__()
@@ -548,7 +548,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Databa
 
 
 def key_of(database: Database, subject: str, funds: int) -> str:
-    """Make a user with so many credits: a key of his."""
+    """Create a user with credits; return an API key of theirs."""
     with database.begin() as session:
         user = accounts.seen(session, Claims(subject))
         if funds:
@@ -613,7 +613,7 @@ def test_what_a_plan_pays_needs_no_credits(shop: tuple[str, Database], verify: V
     assert told.detail("quota") == "pro, 197 of 200 left today"
 
 
-# What is no Cutout, or nobody.
+# Servers that are not Cutout, or do not answer.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What hangs, is full or has no room for another: calls are told so within a bounded time, and nothing is charged wrongly."""
+"""Dependencies that hang or are full: calls get an error within a bounded time, and nothing is charged wrongly."""
 
 import signal
 import sqlite3
@@ -54,7 +54,7 @@ def own_postgresql() -> "Iterator[PostgresServer]":
 
 @pytest.fixture
 def hanging(own_postgresql: "PostgresServer") -> Iterator[Database]:
-    """Return its database, whose answers are waited for a second."""
+    """Return its database, with a timeout of one second."""
     database = Database(own_postgresql.get_uri(), SECONDS)
     with database.begin() as session:
         session.execute(text("TRUNCATE users CASCADE"))
@@ -72,7 +72,7 @@ def code_of(answer: httpx2.Response) -> str:
 
 
 def health_of(shop: Shop) -> tuple[int, list[str]]:
-    """Return health's status, and the codes of what is wrong."""
+    """Return the status of the health endpoint, and the codes of the problems."""
     answer = shop.get("/api/health", NOBODY)
     return answer.status_code, [one["code"] for one in answer.json()["problems"]]
 
@@ -81,7 +81,7 @@ def test_while_postgresql_hangs_calls_and_health_say_so_and_then_all_goes_on(
     hanging: Database, own_postgresql: "PostgresServer", tmp_path: Path
 ) -> None:
     keyed = [ANNA | {"Idempotency-Key": f"order-{number}"} for number in range(8)]
-    # Whatever fails, the database goes on before anybody waits for the calls.
+    # If a step fails, resume the database before the calls are waited for.
     with (
         ThreadPoolExecutor(20) as callers,
         opened_shop(hanging, tmp_path, database_seconds=SECONDS, lease_seconds=3) as shop,
@@ -97,7 +97,7 @@ def test_while_postgresql_hangs_calls_and_health_say_so_and_then_all_goes_on(
             assert hangs.wait(60)
 
         shop.runner.before = wait
-        # Some are in work when it begins to hang, others come meanwhile.
+        # Some calls are in progress when it begins to hang, others arrive while it hangs.
         calls = [callers.submit(shop.remove, who) for who in keyed[1:3]]
         assert begun.wait(60)
         outage.enter_context(postgresql_hangs(own_postgresql))
@@ -110,7 +110,7 @@ def test_while_postgresql_hangs_calls_and_health_say_so_and_then_all_goes_on(
         assert health_of(shop) == (503, ["DATABASE_UNAVAILABLE"])
         outage.close()
         wait_until(lambda: health_of(shop) == (200, []), 60)
-        # What was held for those in work comes back by itself; what was done after all is charged once.
+        # Credits held for calls in progress are released automatically; removals that were completed are charged once.
         wait_until(lambda: not [job for job in jobs_of(shop) if job["status"] == Status.PROCESSING], 60)
         done = sum(job["status"] == Status.COMPLETED for job in jobs_of(shop))
         assert shop.balance(ANNA) == 300 - 3 * done
@@ -289,7 +289,7 @@ def test_a_valkey_that_hangs_keeps_single_photos_and_health_from_nothing(
 
 
 class Hanging(LocalStorage):
-    """Does not answer while it is told to hang."""
+    """Storage that does not answer while it is told to hang."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -314,7 +314,7 @@ def test_a_storage_that_hangs_is_told_by_health_and_nothing_more_is_begun(
         wait_until(lambda: probe._told is not None, 60)
         storage.goes_on.clear()
         try:
-            # More than there are threads for everything else: all of those stay free.
+            # More than the number of threads for all other work, which must stay free.
             calls = [callers.submit(shop.remove, ANNA) for _ in range(12)]
             wait_until(lambda: shop.balance(ANNA) == 300 - 3 * len(calls), 60)
             probe.look_soon()

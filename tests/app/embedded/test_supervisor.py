@@ -1,4 +1,4 @@
-"""The queue that a bare machine gets, through stops and kills; and how processes beside the service are kept going."""
+"""The embedded queue, through stops and kills, and the supervision of processes next to the service."""
 
 import asyncio
 import fcntl
@@ -25,7 +25,7 @@ from tests.processes import descendants, kill, lives
 
 @pytest.fixture(autouse=True)
 def _nothing_goes_on(tmp_path: Path) -> Iterator[None]:
-    """Stop what a test that fails has left."""
+    """Stop processes that a failed test has left."""
     yield
     valkey.stop(None, tmp_path / "valkey/socket")
 
@@ -36,7 +36,7 @@ def settings_in(folder: Path, **others: object) -> app_settings.Settings:
 
 @asynccontextmanager
 async def queue_in(folder: Path) -> AsyncIterator[Queue]:
-    """Run the queue of a service whose data are in `folder`; it answers."""
+    """Run the queue of a service whose data are in `folder`, and wait until it answers."""
     household = Embedded(settings_in(folder))
     queue = Queue(household.queue_url)
     async with household.queue(10):
@@ -63,7 +63,7 @@ def process_of(queue: Queue) -> int:
 
 
 def is_kept(folder: Path) -> bool:
-    """Tell whether some keeper has the folder."""
+    """Return whether a keeper process holds the folder."""
     with (folder / "valkey/lock").open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -100,7 +100,7 @@ def test_a_bell_is_there_after_a_stop(tmp_path: Path) -> None:
 
 
 def test_a_bell_is_there_after_all_was_killed(tmp_path: Path) -> None:
-    """A socket that nobody listens on is left then."""
+    """A kill leaves a socket that no process listens on."""
 
     async def run() -> None:
         async with queue_in(tmp_path) as queue:
@@ -121,7 +121,7 @@ def test_a_valkey_whose_keeper_was_killed_is_taken_over(tmp_path: Path) -> None:
         async with queue_in(tmp_path) as queue:
             server, keeper = process_of(queue), keeper_of(tmp_path)
             kill(keeper)
-        assert lives(server)  # the next keeper was not started any more
+        assert lives(server)  # The next keeper was not started.
         async with queue_in(tmp_path) as queue:
             assert process_of(queue) == server
             assert keeper_of(tmp_path) != keeper
@@ -145,7 +145,7 @@ def test_a_keeper_and_a_valkey_that_die_are_started_again(
             assert bells(queue) == 1
             assert keeper_of(tmp_path) == keeper
             server = process_of(queue)
-            (tmp_path / "valkey/socket").unlink()  # whoever may have done that
+            (tmp_path / "valkey/socket").unlink()  # As any other program might do.
             await asyncio.to_thread(wait_until, lambda: not lives(server) and answers(queue))
             assert bells(queue) == 1
             kill(keeper)
@@ -257,7 +257,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
 
 
 def run_supervised(code: str, until: Callable[[], bool], patience: float = 20) -> None:
-    """Keep a process going that runs `code`, until something is so; then stop it."""
+    """Supervise a process that runs `code` until a condition is true; then stop it."""
     life = Lifeline()
     process = Supervised("it", [sys.executable, "-c", code], os.environ, life.end)
     process.start()

@@ -1,4 +1,4 @@
-"""What browsers are told with every answer, what other origins may do, HEAD, and bodies that mean what they say."""
+"""Security headers on every response, CORS, HEAD requests, and bodies that must match their content type."""
 
 import socket
 import uuid
@@ -33,7 +33,7 @@ PREFLIGHT = {"Origin": SHOP, "Access-Control-Request-Method": "POST"}
 
 
 def assert_told(answer: httpx2.Response) -> None:
-    """Check that an answer tells browsers what they may do with it."""
+    """Check the security headers of a response."""
     told, where = answer.headers, f"{answer.request.method} {answer.request.url}: {answer.status_code}"
     policy = told["content-security-policy"]
     for part in ("default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'"):
@@ -49,7 +49,7 @@ def assert_told(answer: httpx2.Response) -> None:
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """Run a service without accounts, which these tests leave as it is."""
+    """Run a service without accounts, which these tests do not change."""
     settings = app_settings.load(auth="off", data_dir=tmp_path_factory.mktemp("data"), max_upload_mb=1)
     service = create_app(settings, lambda _: fake_engine())
     with TestClient(service, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as client:
@@ -152,7 +152,7 @@ def test_what_is_no_request_is_told_so_too(tmp_path: Path) -> None:
         head = {line.partition(": ")[0].lower(): line.partition(": ")[2] for line in answer.split("\r\n")}
         for name, value in security_headers.OF_EVERY_ANSWER.items():
             assert head[name.lower()] == value
-        # The server itself sends no body for HEAD, and says how long it would be.
+        # The server itself sends no body for HEAD, but its length.
         whole = http.get(f"{address}/static/page.js")
         bare = http.head(f"{address}/static/page.js")
         assert (bare.status_code, bare.content) == (200, b"")
@@ -178,7 +178,7 @@ def test_no_redirect_repeats_a_host(shop_of: Shop, path: str) -> None:
 
 @pytest.fixture(scope="module")
 def shop_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """Open a service with accounts that a page of another origin may call, and that few calls are allowed of."""
+    """Open a service with accounts and low rate limits, which a page of another origin may call."""
     folder = tmp_path_factory.mktemp("shop")
     database = Database(f"sqlite:///{folder / 'cutout.db'}")
     migrate.migrate(database)
@@ -199,7 +199,7 @@ def test_another_origin_may_call_where_a_setting_names_it(shop_of: Shop) -> None
     assert {name for name in answer.headers if name.startswith("x-cutout-")} <= {
         name.lower() for name in shown
     }
-    # It can read why something was refused, too.
+    # The page can also read why a call was refused.
     for refused in (
         shop_of.client.get(f"{API}/credits", headers={"Origin": SHOP}),
         shop_of.client.get("/nothing", headers={"Origin": SHOP}),
@@ -366,7 +366,7 @@ def test_every_body_is_strict(quiet: TestClient) -> None:
     }
     strict = {body for body in bodies if isinstance(body, type) and issubclass(body, Body)}
     assert len(strict) >= 6
-    assert bodies == strict  # forms are read by their routes
+    assert bodies == strict  # Forms are parsed by their routes.
 
 
 def test_forms_are_text(shop_of: Shop) -> None:

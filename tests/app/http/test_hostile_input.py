@@ -1,4 +1,4 @@
-"""What no honest caller sends: each a 4xx that says what to do, on either database; nothing charged, no job left."""
+"""Hostile input gets a 4xx that says what to do, on either database; nothing is charged and no job remains."""
 
 import json
 import uuid
@@ -30,7 +30,7 @@ END = b"\r\n--b--\r\n"
 
 
 def refused(answer: httpx2.Response, *statuses: int) -> str:
-    """Check that an answer is a problem that says what is wrong, in few words; the sentence."""
+    """Check that a response is a problem with a short explanation; return the explanation."""
     assert answer.status_code in (statuses or (400,)), (answer.request.url, answer.text[:500])
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
@@ -41,7 +41,7 @@ def refused(answer: httpx2.Response, *statuses: int) -> str:
 
 
 def with_raw(who: dict[str, str], name: str, value: bytes) -> list[tuple[bytes, bytes]]:
-    """Return headers of which one is as it would be on the wire."""
+    """Return headers, one of which has a raw value as it would be on the wire."""
     return [*((name.encode(), value.encode()) for name, value in who.items()), (name.encode(), value)]
 
 
@@ -52,7 +52,7 @@ def part(name: str, data: bytes, file_name: bytes | None = None) -> bytes:
 
 @contextmanager
 def untouched(shop: Shop) -> Iterator[None]:
-    """See that Anna's credits and jobs are as they were."""
+    """Check that Anna's credits and jobs do not change."""
     shop.fund("anna", 1000)
     before = (shop.balance(ANNA), shop.get(f"{API}/jobs?limit=200", ANNA).json())
     yield
@@ -76,7 +76,7 @@ def test_text_that_no_database_takes(shop: Shop, text: str) -> None:
         for path, body in bodies:
             refused(shop.client.post(path, content=json.dumps(body), headers=ADMIN | JSON))
         refused(shop.get(f"{API}/credits", bearer(f"anna{text}")), 401)
-        # An address that cannot be kept is not: it says nothing of who calls.
+        # An e-mail address that cannot be stored is ignored, because it does not identify the caller.
         assert shop.get(f"{API}/credits", bearer("anna", email=f"{text}@shop.example")).status_code == 200
         assert shop.get(f"{API}/credits", bearer("anna", email=400 * "a")).status_code == 200
 

@@ -1,4 +1,4 @@
-"""What a job's row says of an error is what its caller was answered."""
+"""The error in a job's row is the same as in the response to its caller."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The leases of photos whose callers wait: renewed while the process lives, short when it does not."""
+"""Leases of photos whose callers wait: renewed while the process lives, and short enough when it dies."""
 
 import asyncio
 import threading
@@ -38,7 +38,7 @@ def funded(database: Database) -> User:
 
 
 def begun(place: Workplace, user: User) -> uuid.UUID:
-    """Write a job, and do nothing more: its process dies then."""
+    """Write a job and do nothing more, as if its process had died."""
     job_id, mine = removals._begin(place, user.id, photo_bytes(), Options(), "order-1")
     assert mine
     return job_id
@@ -116,7 +116,7 @@ def test_what_is_in_work_here_is_renewed_and_never_lost(database: Database, tmp_
     place = place_of(database, tmp_path, FakeRunner(), lease=-1)
     job_id = begun(place, user)
     with place.leases.holding(job_id):
-        # Its lease has run out, as after an outage of the database: this process knows better.
+        # Its lease has expired, as after an outage of the database, but this process knows that the job is running.
         assert removals.settle_lost(database, leases=place.leases) == 0
         assert removals._begin(place, user.id, photo_bytes(), Options(), "order-1") == (job_id, False)
         place.leases.renew(database, LEASE, now())

@@ -1,4 +1,4 @@
-"""What health and `/metrics` say of the queue and the workers; and that a queue that is away costs them little."""
+"""Queue and workers in health and `/metrics`; a queue that is away hardly delays them."""
 
 import socket
 from collections.abc import Iterator
@@ -99,7 +99,7 @@ def test_a_queue_that_hangs_is_asked_once_and_not_by_everybody(
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         url = f"redis://127.0.0.1:{hanging.getsockname()[1]}"
         with opened_shop(database, tmp_path, redis_url=url) as shop:
-            # It says so while the queue hangs, and who comes next does not wait for it at all.
+            # The first call reports that the queue hangs; later calls do not wait for it at all.
             assert told(shop) == ({"answers": False, "waiting": 0, "batches": 0}, [])
             assert callers(hanging) > 0
             for _ in range(10):

@@ -1,4 +1,4 @@
-"""Where a stranger may send the service, and by which spellings not."""
+"""The URL policy: which destinations and spellings are refused."""
 
 import asyncio
 from ipaddress import ip_address, ip_network
@@ -9,7 +9,7 @@ from cutout.app.net.url_policy import Destinations, NotAllowed, is_public
 from tests.web import Names
 
 NOT_PUBLIC = [
-    # this host, and its neighbours
+    # this host and its neighbours
     "0.0.0.0",
     "0.1.2.3",
     "127.0.0.1",
@@ -33,7 +33,7 @@ NOT_PUBLIC = [
     "100.100.100.200",
     "192.0.0.192",
     "168.63.129.16",
-    # nobody's, everybody's
+    # unassigned, documentation, multicast and broadcast addresses
     "192.0.2.1",
     "198.51.100.1",
     "203.0.113.1",
@@ -51,7 +51,7 @@ NOT_PUBLIC = [
     "2001:20::1",
     "5f00::1",
     "4000::1",
-    # IPv6 that stands for IPv4: mapped, compatible, translated, NAT64, its local form, 6to4, Teredo
+    # IPv6 that embeds IPv4: mapped, compatible, translated, NAT64, its local form, 6to4, Teredo
     "::ffff:127.0.0.1",
     "::ffff:8.8.8.8",
     "::127.0.0.1",
@@ -92,7 +92,7 @@ MALFORMED = [
     "http://[::1/",
     "http://[pictures.example]/",
     "http://[fe80::1%25eth0]/",
-    # an address in disguise
+    # disguised addresses
     "http://2130706433/",
     "http://0x7f000001/",
     "http://017700000001/",

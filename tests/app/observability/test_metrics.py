@@ -1,4 +1,4 @@
-"""`/metrics`: what it counts, that strange calls do not make it grow, and who may read it."""
+"""`/metrics`: its counts, that unknown calls add no series, and who may read it."""
 
 import asyncio
 import threading
@@ -43,7 +43,7 @@ def scrape(
 
 
 def figures(shop: Shop) -> dict[str, float]:
-    """Return each sample's value by its name and labels, as in `name{label=value}`."""
+    """Return the value of each sample by its name and labels, as `name{label=value}`."""
     text = scrape(shop).raise_for_status().text
     found = {}
     for family in text_string_to_metric_families(text):
@@ -61,7 +61,8 @@ def test_what_happened_is_counted(shop: Shop) -> None:
     shop.fund("anna", 100)
     assert shop.remove(ANNA, tier="standard").status_code == 200
     assert shop.remove(ANNA | {"Idempotency-Key": "k"}).status_code == 200
-    assert shop.remove(ANNA | {"Idempotency-Key": "k"}).status_code == 200  # the same one
+    # The repeated request is the same removal.
+    assert shop.remove(ANNA | {"Idempotency-Key": "k"}).status_code == 200
     assert shop.remove(ANNA, b"no picture").status_code == 415
     assert shop.remove(BEN).status_code == 402
     shop.runner.before = broken
@@ -119,7 +120,7 @@ def test_photos_waiting_and_in_work_are_told(shop: Shop) -> None:
     with ThreadPoolExecutor(5) as pool:
         calls = [pool.submit(shop.remove, ANNA) for _ in range(5)]
         engine = shop.state.get(Engine)
-        wait_until(lambda: engine.waiting == 2)  # of three threads
+        wait_until(lambda: engine.waiting == 2)  # There are three threads.
         seen = figures(shop)
         go_on.set()
         assert {call.result().status_code for call in calls} == {200}
@@ -140,7 +141,7 @@ def test_strange_calls_do_not_make_it_grow(shop: Shop) -> None:
         shop.client.get(f"{API}/pricing?n={n}")
         shop.client.get("/metrics", headers={"Host": f"host{n}"})
 
-    figures(shop)  # counted itself
+    figures(shop)  # This scrape counts itself.
     for n in range(2):
         call(n)
     first = figures(shop)
@@ -178,7 +179,8 @@ def test_this_machine_may_read_them_and_nobody_else(shop: Shop) -> None:
     for answer in (
         scrape(shop, "192.0.2.1"),
         scrape(shop, "192.0.2.1", headers=ANNA),
-        scrape(shop, address="http://elsewhere.example"),  # a name that a page pointed here
+        # A name that a malicious page has pointed at this address.
+        scrape(shop, address="http://elsewhere.example"),
         scrape(shop, headers={"X-Forwarded-For": "127.0.0.1"}),
         scrape(shop, headers={"Forwarded": "for=192.0.2.1"}),
         scrape(shop, headers={"X-Real-Ip": "192.0.2.1"}),

@@ -1,4 +1,4 @@
-"""The service where networks run at Hugging Face: answers, bills and health, over real HTTP to the stub."""
+"""The service with networks at Hugging Face: responses, billing and health, over HTTP to the stub."""
 
 import logging
 import random
@@ -28,7 +28,7 @@ from tests.stub_huggingface import GARBAGE, TOKEN, Stub, loading, random_script,
 SEQUENCES = 200
 FUNDS = 10_000
 METRICS_TOKEN = "the token of whoever reads the figures"
-# What a fault may end in.
+# Errors that a fault may end in.
 ENDS = {
     "MODEL_UNAVAILABLE": 503,
     "OVERLOADED": 503,
@@ -51,7 +51,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
 def shop_on(
     database: Database, folder: Path, engine: Engine | None = None, **changes: object
 ) -> Iterator[Shop]:
-    """Open a service on an engine, or on the one that its settings ask for."""
+    """Open a service on an engine, or on the engine that its settings select."""
     make_engine = None if engine is None else lambda _: engine
     settings = settings_of(database, folder / "data", metrics_token=METRICS_TOKEN, **changes)
     service = create_app(settings, make_engine)
@@ -107,7 +107,7 @@ def test_no_sequence_of_faults_hangs_or_charges_a_failure(
     database: Database, tmp_path: Path, stub: Stub
 ) -> None:
     chance = random.Random(10)
-    seconds = 2.0  # so long that most are done in it by a host that is busy
+    seconds = 2.0  # Long enough for most removals on a busy host.
     with (
         engine_on(stub, seconds=seconds, concurrency=16) as engine,
         shop_on(database, tmp_path, engine) as shop,

@@ -1,4 +1,4 @@
-"""An `Idempotency-Key` is one removal, whatever happens to the first call with it."""
+"""Requests with the same `Idempotency-Key` are one removal, whatever happens to the first request."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`POST /remove` with a photo's web address: fetched first, charged once, and never for what could not be had."""
+"""`POST /remove` with a photo's URL: the photo is fetched first, charged once, and not charged if the fetch fails."""
 
 import json
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture
 def shop(database: Database, tmp_path: Path) -> Iterator[Shop]:
-    """Open one whose owner allows one of this machine's addresses."""
+    """Open a service that allows one of this machine's addresses."""
     networks = f"{PUBLIC}/32, 10.0.0.0/8"
     with opened_shop(database, tmp_path, fetch_seconds=1.5, fetch_allow_networks=networks) as shop:
         shop.fund("anna", 50)
@@ -112,7 +112,8 @@ def test_a_key_stands_for_the_address_and_is_fetched_once(shop: Shop, web: Web) 
     web.pages.clear()
     asked = len(web.seen)
     again = send(shop, body, Idempotency_Key="order-1").raise_for_status().json()
-    assert {**again, "resultUrl": None} == {**first, "resultUrl": None}  # its end is counted from now
+    # The result's expiry is relative to the current time.
+    assert {**again, "resultUrl": None} == {**first, "resultUrl": None}
     for other in ({**body, "quality": 80}, {"imageUrl": body["imageUrl"] + "?2"}):
         problem(send(shop, other, Idempotency_Key="order-1"), 409, "CONFLICT")
     problem(shop.remove(ANNA | {"Idempotency-Key": "order-1"}), 409, "CONFLICT")

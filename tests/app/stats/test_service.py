@@ -1,4 +1,4 @@
-"""Statistics, against a history that was written by hand."""
+"""Statistics on a history written by hand."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,7 +38,7 @@ def paid(user: User, name: str, day: int | None, **item: Any) -> Payment:
 
 @pytest.fixture
 def history(database: Database) -> Database:
-    """A week: Anna with a plan, Ben with credits, from Monday (0) to Sunday (6)."""
+    """Write the history of a week, from Monday (0) to Sunday (6): Anna has a plan, Ben has credits."""
     with database.begin() as session:
         anna, ben = (accounts.seen(session, Claims(name)) for name in ("anna", "ben"))
         by_credits = {"paid_by": PaidBy.CREDITS}

@@ -1,4 +1,4 @@
-"""The page with many photos: a real browser, a real service, queue and worker, on a fake network."""
+"""The page with many photos: a real browser, service, queue and worker, on a fake network."""
 
 import json
 import uuid
@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 MOST_MB = 1
-# Of a batch that is to go on while the page is reloaded, or until it is cancelled.
+# Number of photos of a batch that must still be running while the page is reloaded or the batch is cancelled.
 MANY = 60
 
 
@@ -54,8 +54,8 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def opened(browser: Browser, address: str, refusals: int = 0, shows: str = ".tier") -> Iterator[Page]:
-    """Open a page; at the end nothing has gone wrong in it, but for as many calls that were refused: its policy was kept,
-    and nothing was asked of another host.
+    """Open a page. At the end, check that it had no errors besides `refusals` refused calls, kept its content security
+    policy, and called no other host.
     """
     page = browser.new_page()
     page.set_default_timeout(PATIENCE_MS)
@@ -89,7 +89,7 @@ def page(browser: Browser, place: Site) -> Iterator[Page]:
 
 @pytest.fixture
 def shoes(tmp_path: Path) -> Path:
-    """Return a folder of six photos, one of them broken, one in a folder below; and of what is none."""
+    """Return a folder with six photos (one broken, one in a subfolder) and a file that is no photo."""
     folder = tmp_path / "shoes"
     (folder / "red").mkdir(parents=True)
     for number, data in enumerate(small_photos(4)):
@@ -109,17 +109,17 @@ def files(photos: list[bytes]) -> list[Any]:
 
 
 def until(page: Page, holds: str) -> None:
-    """Wait until this holds in the page, whose policy forbids what `wait_for_function` does."""
+    """Wait until a condition is true in the page; its policy forbids what `wait_for_function` does."""
     wait_until(lambda: bool(page.evaluate(holds)), PATIENCE_MS / 1000)
 
 
 def told(page: Page, text: str) -> None:
-    """Wait until the page says this of its batch."""
+    """Wait until the page shows this text about its batch."""
     page.locator("#batch-told", has_text=text).wait_for()
 
 
 def refused(page: Page, text: str) -> None:
-    """Wait until the page says what is wrong."""
+    """Wait until the page shows this error."""
     page.locator("#status.error", has_text=text).wait_for()
 
 
@@ -129,7 +129,7 @@ def start(page: Page, photos: list[bytes]) -> None:
 
 
 def listed(place: Site) -> list[dict[str, Any]]:
-    """Return the batches that the service has, the newest first."""
+    """Return the service's batches, newest first."""
     found: list[dict[str, Any]] = http.get(place.address + BATCH).raise_for_status().json()["batches"]
     return found
 
@@ -174,7 +174,7 @@ def test_a_folder_becomes_a_zip(page: Page, place: Site, shoes: Path) -> None:
 
 
 def test_a_folder_is_dropped(page: Page, shoes: Path) -> None:
-    for number in range(120):  # more than a browser tells of at once
+    for number in range(120):  # More entries than a browser returns at once.
         (shoes / f"more-{number}.webp").write_bytes(photo_bytes(8, 6, "WEBP"))
     box = page.locator("#drop").bounding_box()
     assert box is not None
@@ -200,7 +200,7 @@ def test_a_batch_is_found_again_after_a_reload_and_cancelled(
     page.reload()
     told(page, "Removing the backgrounds")
     assert page.inner_text("#batch-title") == f"{MANY} photos"
-    # Another one meanwhile would hide it.
+    # A new batch now would replace the one in progress.
     page.set_input_files("#file", files(small_photos(2)))
     refused(page, "A batch is in work.")
 
@@ -274,7 +274,7 @@ def test_too_few_credits_are_said(browser: Browser, place: Site) -> None:
         with opened(browser, place.address, refusals=1) as page:
             start(page, small_photos(2))
             refused(page, "This costs at least 6 credits and 5 are left.")
-            # It can be tried again.
+            # The user can try again.
             told(page, "2 × 3 = 6 credits.")
             with place.database.begin() as session:
                 ledger.release(session, key)

@@ -1,4 +1,4 @@
-"""Networks at Hugging Face, against a stub over real HTTP: each fault ends in the right picture or the right error."""
+"""Networks at Hugging Face, against a stub over real HTTP: each fault ends in the right image or the right error."""
 
 import email.utils
 import io
@@ -89,7 +89,7 @@ def difference(first: bytes, second: bytes) -> int:
     return int(abs(one - other).max())
 
 
-# What each fault ends in.
+# The outcome of each fault.
 
 
 @pytest.mark.parametrize(
@@ -156,10 +156,10 @@ def test_what_does_not_end_is_broken_off_at_the_deadline(stub: Stub, fault: Faul
     with engine_on(stub, seconds=0.3) as engine:
         stub.meets(*[fault] * 1000)
         began = time.monotonic()
-        # The last pause may not fit any more.
+        # The last retry delay may exceed the remaining time.
         with pytest.raises((DeadlineExceeded, Overloaded)) as caught:
             engine.remove(PHOTO)
-        assert time.monotonic() - began > 0.2  # and the stub would go on
+        assert time.monotonic() - began > 0.2  # The stub would go on.
         if fault in ENDLESS:
             assert caught.type is DeadlineExceeded
             assert "CUTOUT_HF_DEADLINE_SECONDS" in str(caught.value)
@@ -206,7 +206,7 @@ def test_both_looks_of_a_photo_have_one_deadline(stub: Stub) -> None:
     stub.look = lambda picture: disc(64, 0.1)
     stub.meets()
     stub.scripts = iter([[loading(3)], [loading(3)]])
-    # The second pause would fit into a deadline of its own.
+    # The second delay would fit into a new deadline.
     with engine_on(stub, seconds=5.5) as engine, pytest.raises(Overloaded):
         engine.remove(data.getvalue(), Options(tier=Tier.INDUSTRY))
     assert len(stub.asked()) == 3
@@ -222,7 +222,7 @@ def test_no_more_calls_are_out_than_may_be(stub: Stub) -> None:
             now += 1
             most = max(most, now)
         wait_until(lambda: most >= 3)
-        stub.stopping.wait(0.02)  # for one too many
+        stub.stopping.wait(0.02)  # Time for one call too many to arrive.
         with lock:
             now -= 1
         return disc(64)
@@ -235,7 +235,7 @@ def test_no_more_calls_are_out_than_may_be(stub: Stub) -> None:
     assert most == 3
 
 
-# The same picture as a network of this host makes.
+# The same result as with a local network.
 
 
 @pytest.mark.parametrize("tier", Tier)
@@ -244,7 +244,7 @@ def test_a_tier_is_the_same_picture_wherever_it_ran(stub: Stub, tier: Tier) -> N
     data = io.BytesIO()
     Image.fromarray(photo.rgb).save(data, "PNG")
     axis = np.linspace(-0.5, 0.5, 1024)
-    # Of the whole photo, 400 × 300 and soft, and of the part around the subject.
+    # The first mask is of the whole photo, 400 × 300 and soft; the second is of the crop around the subject.
     ellipse = np.hypot(axis[:, None] * 300, axis * 400)
     first = np.clip(255 * (0.5 + (35 - ellipse) / 6), 0, 255).astype(np.uint8)
     looks = [first, disc(1024, 0.385)]
@@ -283,7 +283,8 @@ def test_what_is_sent_is_upright_as_large_as_the_network_sees_and_nothing_else(
     engine: Engine, stub: Stub
 ) -> None:
     picture = Image.new("RGB", (300, 200), (0, 0, 200))
-    picture.paste((200, 0, 0), (0, 0, 60, 40))  # top left as stored: top right once it is turned
+    # Stored at the top left; at the top right once the image is turned.
+    picture.paste((200, 0, 0), (0, 0, 60, 40))
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "The maker's name"
     data = io.BytesIO()
@@ -312,7 +313,7 @@ def test_a_remote_network_runs_like_any_other(engine: Engine, stub: Stub) -> Non
     assert (masks[1] * 255 - torch.from_numpy(disc(64))).abs().max() < 0.01
 
 
-# Who serves what.
+# Which service serves a model.
 
 
 def test_each_tier_is_served_by_who_serves_its_model(stub: Stub, caplog: pytest.LogCaptureFixture) -> None:
@@ -397,7 +398,7 @@ def test_a_provider_that_polls_for_ever_is_broken_off(stub: Stub) -> None:
     engine = dispatcher.open_remote(Access(TOKEN, seconds=0.3))
     with pytest.raises(DeadlineExceeded):
         engine.remove(PHOTO)
-    # Nor does anything go on behind the caller's back.
+    # No polling continues in the background either.
     asked = len(stub.calls)
     time.sleep(5 * client.POLL_SECONDS)
     assert len(stub.calls) <= asked + 1
@@ -533,7 +534,7 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, str], says: s
     assert "secret@" not in str(caught.value)
 
 
-# The breaker.
+# The circuit breaker.
 
 
 def test_the_breaker_opens_tries_and_closes() -> None:
@@ -551,7 +552,7 @@ def test_the_breaker_opens_tries_and_closes() -> None:
     at[0] = 30
     assert breaker.state == "half-open"
     assert breaker.admit()
-    assert not breaker.admit()  # one is enough to know
+    assert not breaker.admit()  # One trial call is enough.
     breaker.failed("still not", 100)
     assert (breaker.state, breaker.wait) == ("open", 100)
     at[0] = 130
@@ -605,7 +606,7 @@ def test_a_picture_that_is_too_large_says_nothing_of_the_service(stub: Stub) -> 
         assert engine.remove(PHOTO).data
 
 
-# The token.
+# The access token.
 
 
 def test_the_token_is_in_no_log_error_or_traceback(stub: Stub, caplog: pytest.LogCaptureFixture) -> None:
