@@ -21,7 +21,7 @@ DEAR = {
 }
 
 
-class Together(LoadScopeScheduling):  # LoadScopeScheduling has no type annotations.
+class Together(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
     """Assigns each of those groups as a whole, the largest first, and all other tests one by one."""
 
     def _split_scope(self, nodeid: str) -> str:

@@ -103,7 +103,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"unix://{server.unix_socket_path}"
 
 
-class Valkey(ValkeyServer):  # ValkeyServer has no type annotations.
+class Valkey(ValkeyServer):  # type: ignore[misc]  # it has no types
     """Valkey server that is waited for as long as its process lives, for busy hosts."""
 
     def start(self, timeout: float = PATIENCE) -> None:
