@@ -18,7 +18,7 @@ from cutout.app.bootstrap import local_admin
 from cutout.app.db.tables import Batch
 from cutout.app.jobs.leases import Line
 from tests.fakes import photo_bytes
-from tests.worker.killing import Site, site
+from tests.worker.killing import Deployment, site
 from tests.worker.worker_fixtures import small_photos, submitted
 
 IMAGES, NETWORK_MS = 500, 100
@@ -72,14 +72,14 @@ def run() -> None:
     )
 
 
-def one_batch(place: Site) -> tuple[float, list[float], list[float]]:
+def one_batch(place: Deployment) -> tuple[float, list[float], list[float]]:
     """Process a batch while its status is polled and single photos are sent.
 
     Return the duration of the batch, the latencies of the status requests, and those of the single photos, in seconds.
     """
     admin = local_admin(place.database)
     batch = submitted(place.database, place.storage, small_photos(IMAGES), user_id=admin.id)
-    place.queue.ring(Line.BATCH)
+    place.queue.notify_workers(Line.BATCH)
     status: list[float] = []
     waits: list[float] = []
     over = threading.Event()

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.progress import track
 
 from benchmarks.report import Table, publish
-from tests.worker.killing import Unkept, all_kinds, live_through, site
+from tests.worker.killing import BrokenPromise, all_kinds, live_through, site
 
 ROUNDS = 50
 SEED = 20261125
@@ -37,7 +37,7 @@ def run() -> None:
                 kind = others[number // 2 % len(others)] if number % 2 else "worker killed"
                 try:
                     seconds[kind].append(live_through(place, rng, kind))
-                except Unkept as broken:
+                except BrokenPromise as broken:
                     unkept[kind].append(str(broken))
                     print(f"{database}, round {number}, {kind}: {broken}")
         for kind, took in seconds.items():

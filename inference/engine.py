@@ -45,13 +45,13 @@ from cutout.inference.matting import mask as matte
 from cutout.inference.matting.pipeline import Matte, cut_out
 from cutout.inference.options import DEFAULT_OPTIONS, Options
 from cutout.inference.scheduling.batcher import Batcher
-from cutout.inference.scheduling.circuit_breaker import Breaker
-from cutout.inference.scheduling.dispatcher import RemoteTurns, Turns
+from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
+from cutout.inference.scheduling.dispatcher import Dispatcher, RemoteDispatcher
 from cutout.inference.scheduling.fair_queue import FairQueue
 from cutout.inference.scheduling.futures import answer, fail
 from cutout.inference.scheduling.pixel_budget import PixelBudget
-from cutout.inference.scheduling.stage_timer import Stopwatch
-from cutout.inference.scheduling.timers import Deadlines
+from cutout.inference.scheduling.stage_timer import StageTimer
+from cutout.inference.scheduling.timers import Timers
 from cutout.inference.tiers import Choice, Tier, choose
 from cutout.inference.weights.store import ModelsFolder
 
@@ -112,7 +112,7 @@ class Engine:
         self,
         serving: Mapping[Tier, Serving],
         limits: Limits = DEFAULT_LIMITS,
-        remote: RemoteTurns | None = None,
+        remote: RemoteDispatcher | None = None,
     ) -> None:
         """With `remote`, networks run remotely; only the other stages run on the runners' device."""
         self.serving = dict(serving)
@@ -128,9 +128,9 @@ class Engine:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="photo")
         self._budget = PixelBudget(limits.pixels_in_work)
         self._streams = Streams(self.device)
-        self._deadlines = Deadlines()
+        self._deadlines = Timers()
         self._remote = remote
-        self._turns: Turns = remote or Batcher(
+        self._turns: Dispatcher = remote or Batcher(
             self._launch,
             self._deadlines,
             max_batch=limits.batch_on(self.device.type),
@@ -146,7 +146,7 @@ class Engine:
         return self.device.type if self._remote is None else self._remote.location
 
     @property
-    def breaker(self) -> Breaker | None:
+    def breaker(self) -> CircuitBreaker | None:
         """The circuit breaker of the remote service; None where networks run on this host."""
         return None if self._remote is None else self._remote.breaker
 
@@ -181,7 +181,7 @@ class Engine:
         """
         return self.submit(data, options).result()
 
-    def require_room(self) -> None:
+    def require_capacity(self) -> None:
         """Check that a photo would be accepted now.
 
         Raises:
@@ -189,7 +189,7 @@ class Engine:
             DeviceLost: the device has failed.
 
         """
-        self._turns.require_room()
+        self._turns.require_capacity()
         if self._held >= self._limits.waiting:
             raise Overloaded(
                 f"{self._held} photos are waiting already. Try again in a moment.",
@@ -208,17 +208,17 @@ class Engine:
 
         """
         with self._lock:
-            self.require_room()
+            self.require_capacity()
             self._held += 1
         deadline = time.monotonic() + self._limits.seconds
         future: Future[Cutout] = Future()
         late = DeadlineExceeded(
             f"The photo was not done in {self._limits.seconds:g} s (CUTOUT_DEADLINE_SECONDS). Try again in a moment."
         )
-        ring = self._deadlines.call_at(deadline, lambda: fail(future, late))
+        notify_workers = self._deadlines.call_at(deadline, lambda: fail(future, late))
 
         def leave(_: Future[Cutout]) -> None:
-            self._deadlines.call_off(ring)
+            self._deadlines.call_off(notify_workers)
             with self._lock:
                 self._held -= 1
 
@@ -314,7 +314,7 @@ class Engine:
 
     def _remove_from(self, data: bytes, request: _Request) -> Cutout:
         options, serving = request.options, self.serving[request.options.tier]
-        clock = Stopwatch()
+        clock = StageTimer()
         with ExitStack() as held:
 
             def hold(pixels: int) -> None:
@@ -354,7 +354,7 @@ class Engine:
             seconds=clock.seconds,
         )
 
-    def _look(self, rgb: Tensor, serving: Serving, request: _Request, clock: Stopwatch) -> Tensor | None:
+    def _look(self, rgb: Tensor, serving: Serving, request: _Request, clock: StageTimer) -> Tensor | None:
         """Run the network on a photo, or on a crop of one."""
         checkpoint = serving.choice.checkpoint
         clock.lap("edges")

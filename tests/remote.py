@@ -12,16 +12,16 @@ from torch import Tensor
 from cutout.inference.engine import Engine, Serving
 from cutout.inference.huggingface import client
 from cutout.inference.huggingface.client import endpoint_offer
-from cutout.inference.huggingface.config import Access
-from cutout.inference.huggingface.dispatcher import Patience, Remote, RemoteRunner
+from cutout.inference.huggingface.config import HuggingFaceConfig
+from cutout.inference.huggingface.dispatcher import HuggingFaceDispatcher, RemoteRunner, RetryPolicy
 from cutout.inference.limits import Limits
-from cutout.inference.scheduling.circuit_breaker import Breaker
+from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.tiers import Choice, Tier
 from cutout.models.catalog import Checkpoint, find
 from tests.fakes import PATIENCE
 from tests.stub_huggingface import TOKEN, Levels, Stub
 
-QUICK = Patience(first=0.002, longest=0.01)
+QUICK = RetryPolicy(first=0.002, longest=0.01)
 PROMISED = find("rmbg-2.0")
 # RMBG-2.0 with a smaller input, so that many photos are processed quickly.
 SMALL = replace(PROMISED, input_size=64)
@@ -33,13 +33,13 @@ def engine_on(
     *,
     seconds: float = PATIENCE,
     concurrency: int = 8,
-    breaker: Breaker | None = None,
+    breaker: CircuitBreaker | None = None,
     checkpoint: Checkpoint = SMALL,
     **others: Any,
 ) -> Iterator[Engine]:
     """Open an engine on the stub's endpoint. Its circuit breaker never opens unless one is given."""
-    access = Access(TOKEN, endpoint=f"{stub.url}/rmbg", seconds=seconds, concurrency=concurrency)
-    remote = Remote(access, QUICK, breaker or Breaker(failures=10_000), **others)
+    access = HuggingFaceConfig(TOKEN, endpoint=f"{stub.url}/rmbg", seconds=seconds, concurrency=concurrency)
+    remote = HuggingFaceDispatcher(access, QUICK, breaker or CircuitBreaker(failures=10_000), **others)
     assert access.endpoint is not None
     runner = RemoteRunner(endpoint_offer(checkpoint, access.endpoint), remote)
     serving = {tier: Serving(Choice(tier, checkpoint, ()), runner) for tier in Tier}

@@ -22,7 +22,7 @@ from cutout.app.jobs.queue import Queue, QueueUnavailable
 from cutout.inference.engine import Engine
 from cutout.inference.errors import CutoutError
 from cutout.worker import parent_watch
-from cutout.worker.context import Bench
+from cutout.worker.context import WorkerContext
 from cutout.worker.rq_worker import work
 
 log = structlog.get_logger()
@@ -50,21 +50,23 @@ def main(make_engine: Callable[[Settings], Engine] = engine_from) -> int:
     if options.lifeline:
         parent_watch.follow(stopping)
     try:
-        bench = set_up(settings, make_engine, stopping)
+        context = set_up(settings, make_engine, stopping)
     except TOLD as error:
         log.error("worker: not started", detail=str(error))
         return 1
     assert settings.redis_url is not None
     lines = [Line(name) for name in options.queues.split(",")]
     try:
-        stopped = work(bench, lines, settings.redis_url.get_secret_value())
+        stopped = work(context, lines, settings.redis_url.get_secret_value())
     finally:
-        bench.engine.close()
-        bench.database.close()
+        context.engine.close()
+        context.database.close()
     return 0 if stopped else 1
 
 
-def set_up(settings: Settings, make_engine: Callable[[Settings], Engine], stopping: threading.Event) -> Bench:
+def set_up(
+    settings: Settings, make_engine: Callable[[Settings], Engine], stopping: threading.Event
+) -> WorkerContext:
     """Connect to the queue, database and storage, and warm up the engine. Wait as long as the queue does not answer.
 
     Raises:
@@ -80,7 +82,7 @@ def set_up(settings: Settings, make_engine: Callable[[Settings], Engine], stoppi
     engine = make_engine(settings)
     engine.warm_up()
     lease = timedelta(seconds=settings.lease_seconds)
-    return Bench(engine, storage, database, queue, lease, stopping=stopping)
+    return WorkerContext(engine, storage, database, queue, lease, stopping=stopping)
 
 
 if __name__ == "__main__":

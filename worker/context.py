@@ -41,7 +41,7 @@ class Pace:
         self._each = each if self._each is None else (self._each + each) / 2
 
 
-class Held:
+class PhotosInHand:
     """The tokens of the claims that this worker holds now. Thread-safe."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Held:
 
 
 @dataclass
-class Bench:
+class WorkerContext:
     """Everything a worker needs to process jobs. Claims not renewed within `lease` are free for other workers."""
 
     engine: Engine
@@ -73,7 +73,7 @@ class Bench:
     database: Database
     queue: Queue
     lease: timedelta
-    held: Held = field(default_factory=Held)
+    held: PhotosInHand = field(default_factory=PhotosInHand)
     pace: Pace = field(default_factory=Pace)
     stopping: threading.Event = field(default_factory=threading.Event)
     storing: ThreadPoolExecutor = field(

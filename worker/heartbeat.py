@@ -14,7 +14,7 @@ log = structlog.get_logger()
 PATIENCE_SECONDS = 2.0
 
 
-class Pulse:
+class Heartbeat:
     """Context manager that calls `beat` on its own thread at an interval. A failed beat is logged and skipped."""
 
     def __init__(self, name: str, every: timedelta, beat: Callable[[], None]) -> None:

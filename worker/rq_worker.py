@@ -25,8 +25,8 @@ from cutout.app.jobs.leases import Line
 from cutout.app.jobs.model_status import served_by
 from cutout.app.jobs.queue import QueueUnavailable, WorkerInfo, connect
 from cutout.worker import tasks
-from cutout.worker.context import Bench
-from cutout.worker.heartbeat import Pulse
+from cutout.worker.context import WorkerContext
+from cutout.worker.heartbeat import Heartbeat
 
 log = structlog.get_logger()
 
@@ -41,13 +41,13 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, HEALTHY_SECONDS = 0.5, 10.0, 30.0
 FORMER_NAMES = {f"worker.jobs.{line}": f"cutout.worker.tasks.{line}" for line in Line}
 
 
-class GpuWorker(SimpleWorker):
+class RqWorker(SimpleWorker):
     """Handles wake-up signals until it is told to stop, its device fails, or it loses the queue.
 
     RQ's worker ends when the queue fails, except while it waits for a job. `listen` then starts a new one.
     """
 
-    def __init__(self, bench: Bench, lines: Sequence[Line], url: str, name: str) -> None:
+    def __init__(self, context: WorkerContext, lines: Sequence[Line], url: str, name: str) -> None:
         super().__init__(
             [line.value for line in lines],
             name=name,
@@ -58,7 +58,7 @@ class GpuWorker(SimpleWorker):
         )
         # Upper limit of RQ's own reconnect pauses, which grow from one second.
         self.max_connection_wait_time = LONGEST_PAUSE_SECONDS * random.uniform(0.5, 1.0)
-        self.bench = bench
+        self.context = context
         self._is_waiting = False
 
     def get_heartbeat_ttl(self, job: RqJob, working_time: float = 0.0) -> int:
@@ -70,7 +70,7 @@ class GpuWorker(SimpleWorker):
         try:
             super().execute_job(job, queue)
         finally:
-            if self.bench.engine.lost is not None:
+            if self.context.engine.lost is not None:
                 self._stop_requested = True
 
     def dequeue_job_and_maintain_ttl(
@@ -89,7 +89,7 @@ class GpuWorker(SimpleWorker):
 
         RQ's own handler queries the queue, which would interrupt the work if the queue is unreachable.
         """
-        self.bench.stopping.set()
+        self.context.stopping.set()
         self._stop_requested = True
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, signal.SIG_DFL)
@@ -99,7 +99,7 @@ class GpuWorker(SimpleWorker):
     def _install_signal_handlers(self) -> None:
         super()._install_signal_handlers()  # type: ignore[no-untyped-call]
         # A signal arrived while this worker was connecting. From here on `request_stop` handles signals.
-        if self.bench.stopping.is_set():
+        if self.context.stopping.is_set():
             self._stop_requested = True
 
     def handle_execution_ended(self, job: RqJob, queue: RqQueue, heartbeat_ttl: int) -> None:
@@ -109,9 +109,9 @@ class GpuWorker(SimpleWorker):
             StopRequested: the worker is stopping and the queue does not answer.
 
         """
-        if self.bench.stopping.is_set():
+        if self.context.stopping.is_set():
             try:
-                self.bench.queue.require()
+                self.context.queue.require()
             except QueueUnavailable:
                 raise StopRequested from None
         super().handle_execution_ended(job, queue, heartbeat_ttl)
@@ -124,88 +124,90 @@ class GpuWorker(SimpleWorker):
 
     def teardown(self) -> None:
         """Deregister this worker, if the queue answers within its timeout."""
-        assert self.bench.queue.connection is not None
-        self.connection = self.bench.queue.connection
+        assert self.context.queue.connection is not None
+        self.connection = self.context.queue.connection
         try:
             self.register_death()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
             log.warning("queue not told of a worker's end", detail=str(error))
 
 
-def info_of(bench: Bench, name: str, lines: Sequence[Line]) -> WorkerInfo:
+def info_of(context: WorkerContext, name: str, lines: Sequence[Line]) -> WorkerInfo:
     """Return the status that a worker announces now."""
-    breaker = bench.engine.breaker
+    breaker = context.engine.breaker
     return WorkerInfo(
         name,
         __version__,
-        bench.engine.where,
+        context.engine.where,
         tuple(line.value for line in lines),
-        served_by(bench.engine),
+        served_by(context.engine),
         breaker.state if breaker is not None else None,
     )
 
 
-def work(bench: Bench, lines: Sequence[Line], url: str) -> bool:
+def work(context: WorkerContext, lines: Sequence[Line], url: str) -> bool:
     """Work until SIGTERM or SIGINT. Return False if it ended for another reason and must be restarted."""
     name = f"{socket.gethostname()}-{os.getpid()}"
 
     def announce() -> None:
-        bench.queue.announce(info_of(bench, name, lines))
+        context.queue.announce(info_of(context, name, lines))
 
-    info = info_of(bench, name, lines)
-    tasks.work_at(bench)
+    info = info_of(context, name, lines)
+    tasks.set_context(context)
     log.info("worker: ENABLED", name=info.name, device=info.device, queues=",".join(info.queues))
     try:
         with (
-            Pulse("leases", bench.lease / 3, bench.renew),
-            Pulse("alive", ALIVE_EVERY, announce),
+            Heartbeat("leases", context.lease / 3, context.renew),
+            Heartbeat("alive", ALIVE_EVERY, announce),
         ):
-            listen(bench, lines, url, name, announce)
+            listen(context, lines, url, name, announce)
             # A second signal interrupts the packing; its lease expires, and another worker packs the batch.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            bench.close()
+            context.close()
     finally:
         # If the queue is unreachable, the worker's entry there expires by itself.
         with suppress(RedisError, OSError):
-            bench.queue.forget(info)
-    return bench.stopping.is_set() and bench.engine.lost is None
+            context.queue.forget(info)
+    return context.stopping.is_set() and context.engine.lost is None
 
 
-def listen(bench: Bench, lines: Sequence[Line], url: str, name: str, announce: Callable[[], None]) -> None:
+def listen(
+    context: WorkerContext, lines: Sequence[Line], url: str, name: str, announce: Callable[[], None]
+) -> None:
     """Handle wake-up signals until told to stop or the device fails. Reconnect to a lost queue without a time limit.
 
     When the queue is lost, the current photos are still finished and committed to the database.
     """
     pause, connections = FIRST_PAUSE_SECONDS, 0
-    while not bench.stopping.is_set() and bench.engine.lost is None:
+    while not context.stopping.is_set() and context.engine.lost is None:
         # RQ's worker installs its own handlers once it is connected.
         for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, lambda *_: bench.stopping.set())
+            signal.signal(one, lambda *_: context.stopping.set())
         began, detail = time.monotonic(), "the queue failed while it was used"
         connections += 1
         try:
             announce()
-            _ring_for_what_waits(bench, lines)
+            _notify_of_waiting_work(context, lines)
             # A new name each time, because the queue may still hold the previous one.
-            worker = GpuWorker(bench, lines, url, f"{name}.{connections}")
+            worker = RqWorker(context, lines, url, f"{name}.{connections}")
             worker.work(logging_level="WARNING")
         except (RedisError, OSError) as error:
             detail = str(error)
-        if bench.stopping.is_set() or bench.engine.lost is not None:
+        if context.stopping.is_set() or context.engine.lost is not None:
             return
         if time.monotonic() - began >= HEALTHY_SECONDS:
             pause = FIRST_PAUSE_SECONDS
         wait = pause * random.uniform(0.5, 1.0)
         log.warning("queue lost", detail=detail, again_in_seconds=round(wait, 1))
-        bench.stopping.wait(wait)
+        context.stopping.wait(wait)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-def _ring_for_what_waits(bench: Bench, lines: Sequence[Line]) -> None:
+def _notify_of_waiting_work(context: WorkerContext, lines: Sequence[Line]) -> None:
     """Send a wake-up signal for work that is already waiting: earlier signals may have been lost with the queue."""
     for line in lines:
         try:
-            if bench.database.ask(leases.something_waits, line, now()):
-                bench.queue.ring(line)
+            if context.database.run_read_only(leases.has_waiting_work, line, now()):
+                context.queue.notify_workers(line)
         except OperationalError as error:  # the services send signals periodically as well
             log.warning("not looked what waits", line=line.value, detail=str(error.orig))

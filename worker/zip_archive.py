@@ -104,7 +104,7 @@ class Manifest(Schema):
     @classmethod
     def of(cls, batch: Batch, jobs: Sequence[Job], images: list[ManifestImage]) -> "Manifest":
         counts = Counter(job.status for job in jobs)
-        returned = batches.share_of_what_was_not_done(jobs)
+        returned = batches.credits_of_unfinished(jobs)
         return cls(
             batch_id=batch.id,
             tier=batch.tier,

@@ -26,7 +26,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RemovalPlan:
     """All tasks in order, and the files that were left out because they do not look like photos.
 
     `folder` is the output folder, or None if one photo goes to a named file. `not_followed` lists the folders and links
@@ -39,7 +39,7 @@ class Plan:
     not_followed: dict[str, list[Path]] = field(default_factory=dict)
 
 
-def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
+def plan(sources: Iterable[Path], out: Path, file_format: Format) -> RemovalPlan:
     """Plan the tasks: files go into the folder `out`, folders keep their structure below it.
 
     `out` is a file if there is one photo and `out` has the suffix of an image. Photos that differ only in their
@@ -51,7 +51,7 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
     """
     sources = list(sources)
     if len(sources) == 1 and sources[0].is_file() and names_a_picture(out):
-        return Plan([Task(sources[0], out)], [], None)
+        return RemovalPlan([Task(sources[0], out)], [], None)
 
     placed: list[tuple[Path, Path]] = []  # photo, its place below `out` without suffix
     left_out: list[Path] = []
@@ -75,7 +75,7 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
     for photo, place in placed:
         stem = photo.name if taken[place] > 1 else place.name
         tasks.append(Task(photo, out / place.with_name(f"{stem}.{file_format.value}")))
-    return Plan(tasks, left_out, out, dict(not_followed))
+    return RemovalPlan(tasks, left_out, out, dict(not_followed))
 
 
 def names_a_picture(path: Path) -> bool:

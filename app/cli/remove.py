@@ -12,7 +12,7 @@ import typer
 from cutout.app.cli.console import CommandError, escape, loading, photo_bar, say
 from cutout.app.cli.models import pull_one
 from cutout.app.cli.output_record import Made, Seen
-from cutout.app.cli.plan import Plan, Task, format_of, plan
+from cutout.app.cli.plan import RemovalPlan, Task, format_of, plan
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
 from cutout.app.core.atomic_write import is_full, say_full, write_whole
@@ -88,7 +88,7 @@ class _Run:
         self._engine: Engine | None = None
         self._made: Made | None = None
 
-    def do(self, work: Plan, overwrite: bool) -> None:
+    def do(self, work: RemovalPlan, overwrite: bool) -> None:
         """Process the missing photos with a progress bar and print a summary. A named output file is always written."""
         made = self.made(work)
         tasks = [task for task in work.tasks if overwrite or made is None or not made.has(task)]
@@ -109,7 +109,7 @@ class _Run:
         if not work.tasks:
             say("There are no photos here.")
 
-    def made(self, work: Plan) -> Made | None:
+    def made(self, work: RemovalPlan) -> Made | None:
         """Return the record of the output folder, which is read once; None if the output is a named file."""
         if work.folder is not None and self._made is None:
             self._made = Made(work.folder)
@@ -190,7 +190,7 @@ def _remove_piped(engine: "Engine", options: Options, target: Path | None) -> No
         _write(Task(Path(PIPE), target), cutout.data, None, None)
 
 
-def _plan(sources: list[Path], out: Path, file_format: Format) -> Plan:
+def _plan(sources: list[Path], out: Path, file_format: Format) -> RemovalPlan:
     work = plan(sources, out, file_format)
     for task in work.tasks:
         if task.source.resolve() == task.target.resolve():

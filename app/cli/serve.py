@@ -28,7 +28,7 @@ def serve(
     """Run the service. Weights with an open licence are downloaded at the first start."""
     from cutout.app.app import create_app
     from cutout.app.bootstrap import engine_from, prepare, pull_missing, storage_from
-    from cutout.app.embedded.supervisor import Embedded
+    from cutout.app.embedded.supervisor import EmbeddedProcesses
     from cutout.app.http.uvicorn_server import allow_many_connections, leave, server_of
 
     settings = load_settings(host=host, port=port, device=device, workers=workers)
@@ -39,7 +39,7 @@ def serve(
         assert engine is not None
         return engine
 
-    service = create_app(settings, make_engine=loaded, embedded=Embedded(settings))
+    service = create_app(settings, make_engine=loaded, embedded=EmbeddedProcesses(settings))
     makes_photos = settings.api_engine == "local"
     if makes_photos or settings.workers_here > 0:
         pull_missing(settings, Tier, lambda checkpoint: pull_one(settings, checkpoint))

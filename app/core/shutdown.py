@@ -34,7 +34,7 @@ class StopTimes:
         return self.requests + self.workers + self.closing + self.queue + 1.0
 
 
-class Stopping(asyncio.Event):
+class Shutdown(asyncio.Event):
     """Event that is set when the service is told to stop; it records the time."""
 
     def __init__(self, times: StopTimes | None = None) -> None:

@@ -37,7 +37,7 @@ class Hangs(Exception):
         super().__init__("the database hangs; it is asked again in a moment")
 
 
-class Breaker:
+class DatabaseBreaker:
     """Circuit breaker: lets all calls through until one times out. From then on one thread at a time tests whether the
     database answers again, and all other calls fail at once. Thread-safe.
     """

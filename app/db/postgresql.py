@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.errors import ConnectionTimeout
 
-from cutout.app.db.outages import Breaker, Hangs
+from cutout.app.db.outages import DatabaseBreaker, Hangs
 
 Answer = TypeVar("Answer")
 
@@ -30,7 +30,7 @@ class BoundedConnection(psycopg.Connection[Any]):
     """A connection on which each wait lasts at most `seconds`; None disables the limit."""
 
     seconds: float | None = None
-    breaker: Breaker | None = None
+    breaker: DatabaseBreaker | None = None
 
     def wait(self, gen: Generator[Any, Any, Answer], *args: Any, **kwargs: Any) -> Answer:
         if self.seconds is None:
@@ -87,7 +87,7 @@ def connect_args(query: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     return args
 
 
-def connector(seconds: float, breaker: Breaker) -> Callable[..., BoundedConnection]:
+def connector(seconds: float, breaker: DatabaseBreaker) -> Callable[..., BoundedConnection]:
     """Return SQLAlchemy's handler for `do_connect`, which opens a connection."""
 
     def connect(_dialect: Any, _record: Any, args: list[Any], kwargs: dict[str, Any]) -> BoundedConnection:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from cutout.app.core.atomic_write import say_full
-from cutout.app.db.outages import Breaker, DatabaseUnavailable
+from cutout.app.db.outages import DatabaseBreaker, DatabaseUnavailable
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -55,7 +55,7 @@ class Database:
             seconds: PostgreSQL only: the timeout for a statement, a new connection, and a free one from the pool.
 
         """
-        self.breaker = Breaker()
+        self.breaker = DatabaseBreaker()
         self.engine = _create_engine(url, seconds, self.breaker)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._readers = sessionmaker(
@@ -104,7 +104,7 @@ class Database:
                 if is_bounded:
                     driver.seconds = seconds  # type: ignore[union-attr]
 
-    def run(
+    def run_in_transaction(
         self,
         work: Callable[Concatenate[Session, Arguments], Result],
         *args: Arguments.args,
@@ -114,7 +114,7 @@ class Database:
         with self.begin() as session:
             return work(session, *args, **kwargs)
 
-    def ask(
+    def run_read_only(
         self,
         question: Callable[Concatenate[Session, Arguments], Result],
         *args: Arguments.args,
@@ -165,7 +165,7 @@ class Database:
             self.breaker.leave()
 
 
-def _create_engine(url: str, seconds: float, breaker: Breaker) -> Engine:
+def _create_engine(url: str, seconds: float, breaker: DatabaseBreaker) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         engine = create_engine(parsed, connect_args={"timeout": LOCK_SECONDS}, hide_parameters=True)

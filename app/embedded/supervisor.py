@@ -41,7 +41,7 @@ class NoPlaceForQueue(OperatorError):
     """The queue's data or its socket cannot be placed in the configured folder."""
 
 
-class Embedded:
+class EmbeddedProcesses:
     """The queue and the workers of one service, according to its settings."""
 
     def __init__(self, settings: Settings, worker: Sequence[str] = WORKER) -> None:
@@ -53,7 +53,7 @@ class Embedded:
         """
         self._settings = settings
         self._worker = worker
-        self._running_workers: list[Supervised] = []
+        self._running_workers: list[SupervisedProcess] = []
         self._folder = settings.data_dir.expanduser().resolve() / "valkey"
         self._socket: Path | None = None
         if settings.redis_url is not None:
@@ -70,7 +70,7 @@ class Embedded:
         else:
             self.queue_url = None
         # `_life` ends with the service; `_need` ends with the last process that needs the queue.
-        self._life, self._need = Lifeline(), Lifeline()
+        self._life, self._need = ParentWatch(), ParentWatch()
 
     @asynccontextmanager
     async def queue(self, stop_seconds: float) -> AsyncIterator[None]:
@@ -85,7 +85,7 @@ class Embedded:
             str(self._socket),
             self._settings.log_format,
         )
-        keeper = Supervised("Valkey", command, os.environ, self._need.end)
+        keeper = SupervisedProcess("Valkey", command, os.environ, self._need.end)
         async with _running([keeper], stop_seconds):
             yield
 
@@ -94,7 +94,7 @@ class Embedded:
         """Run the workers during the block. Kill those that take over `finish_seconds` to finish current photos."""
         environment = {**os.environ, **self._own_settings()}
         workers = [
-            Supervised("worker", self._worker, environment, self._life.end, self._need.held)
+            SupervisedProcess("worker", self._worker, environment, self._life.end, self._need.held)
             for _ in range(self._settings.workers_here)
         ]
         self._running_workers = workers
@@ -113,7 +113,7 @@ class Embedded:
         return own | ({} if self.queue_url is None else {REDIS_URL: self.queue_url})
 
 
-class Lifeline:
+class ParentWatch:
     """A pipe that signals process death: `end` reaches EOF when the last process that holds `held` is gone."""
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class Lifeline:
         os.close(self.held)
 
 
-class Supervised:
+class SupervisedProcess:
     """A process that is restarted when it ends by itself, with an exponential back-off."""
 
     def __init__(
@@ -198,7 +198,7 @@ class Supervised:
 
 
 @asynccontextmanager
-async def _running(all_of: Sequence[Supervised], patience: float) -> AsyncIterator[None]:
+async def _running(all_of: Sequence[SupervisedProcess], patience: float) -> AsyncIterator[None]:
     for one in all_of:
         one.start()
     try:

@@ -9,7 +9,7 @@ import httpx2
 import structlog
 
 from cutout.app.core.errors import ImageTooLargeError, InvalidInputError
-from cutout.app.net.safe_http import Outside, read_body
+from cutout.app.net.safe_http import SafeHttpClient, read_body
 from cutout.app.net.url_policy import NotAllowed
 from cutout.inference.errors import Overloaded
 
@@ -34,11 +34,11 @@ class FetchedTooLarge(ImageTooLargeError):
     """A photo at a URL is larger than an upload may be."""
 
 
-class Fetcher:
+class ImageFetcher:
     """Fetches photos of at most `limit_bytes`, each within `seconds` including redirects."""
 
-    def __init__(self, outside: Outside, limit_bytes: int, seconds: float) -> None:
-        self._outside = outside
+    def __init__(self, http_client: SafeHttpClient, limit_bytes: int, seconds: float) -> None:
+        self._http_client = http_client
         self._limit_bytes = limit_bytes
         self._seconds = seconds
         self._running = 0
@@ -73,12 +73,12 @@ class Fetcher:
             self._running -= 1
 
     async def _follow(self, url: str) -> bytes:
-        at = self._outside.destinations.read(url)
+        at = self._http_client.destinations.read(url)
         for _ in range(1 + MOST_REDIRECTS):
             found = await self._get(at)
             if isinstance(found, bytes):
                 return found
-            onwards = self._outside.destinations.read(found, base=at)
+            onwards = self._http_client.destinations.read(found, base=at)
             # A client that gave an https URL relies on TLS, so never fall back to plain http.
             if at.scheme == "https" and onwards.scheme != "https":
                 raise NotFetched("The server sends on from https to http.")
@@ -87,7 +87,7 @@ class Fetcher:
 
     async def _get(self, url: httpx2.URL) -> bytes | str:
         """Return the content, or the location of a redirect."""
-        async with self._outside.call("GET", url, HEADERS) as answer:
+        async with self._http_client.call("GET", url, HEADERS) as answer:
             headers = {name.lower(): value.decode("utf-8", "replace") for name, value in answer.headers}
             if answer.status in REDIRECTS and b"location" in headers:
                 return headers[b"location"]

@@ -15,7 +15,7 @@ import httpcore2
 import httpx2
 
 from cutout import __version__
-from cutout.app.net.url_policy import Destinations
+from cutout.app.net.url_policy import UrlPolicy
 
 # Timeout for one of a host's addresses; then the next address is tried.
 CONNECT_SECONDS = 5.0
@@ -40,10 +40,10 @@ def default_tls() -> ssl.SSLContext:
     return httpcore2.default_ssl_context()
 
 
-class Outside:
+class SafeHttpClient:
     """Calls untrusted URLs where `destinations` allows it. `tls` sets the trusted certificates."""
 
-    def __init__(self, destinations: Destinations, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, destinations: UrlPolicy, tls: ssl.SSLContext | None = None) -> None:
         self.destinations = destinations
         self._tls = tls
 
@@ -162,7 +162,7 @@ class _LimitedStream(httpcore2.AsyncNetworkStream):
 class _Checked(httpcore2.AsyncNetworkBackend):
     """Connects only to the checked addresses. TLS, one layer above, still verifies the host by its name."""
 
-    def __init__(self, destinations: Destinations, head: _HeadLimits) -> None:
+    def __init__(self, destinations: UrlPolicy, head: _HeadLimits) -> None:
         self._destinations = destinations
         self._head = head
         self._network = httpcore2.AnyIOBackend()

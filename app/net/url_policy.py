@@ -73,7 +73,7 @@ def is_public(address: Address) -> bool:
     )
 
 
-class Destinations:
+class UrlPolicy:
     """The rules for URLs. The `allowed` networks may be called although they are not public."""
 
     def __init__(self, allowed: Iterable[Network] = (), lookup: Lookup = system_lookup) -> None:

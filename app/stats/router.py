@@ -11,7 +11,7 @@ from cutout.app.billing.pricing import PLANS, RUPIAH_PER_CREDIT
 from cutout.app.core.schema import Schema
 from cutout.app.db.tables import now
 from cutout.app.http.dependencies import DatabaseDep, SettingsDep
-from cutout.app.http.schemas import Moment
+from cutout.app.http.schemas import UtcTime
 from cutout.app.stats import service as stats
 from cutout.app.stats.service import Business, Span, Times, Work
 from cutout.inference.tiers import Tier
@@ -109,7 +109,7 @@ class AdminStats(MoneyInfo):
         )
 
 
-async def get_span(since: Moment | None = None, until: Moment | None = None) -> Span:
+async def get_span(since: UtcTime | None = None, until: UtcTime | None = None) -> Span:
     return Span(since, until)
 
 
@@ -119,7 +119,7 @@ SpanDep = Annotated[Span, Depends(get_span)]
 @router.get("/stats")
 async def get_stats(user: UserDep, database: DatabaseDep, span: SpanDep) -> Stats:
     """Count the caller's removals, failures and credits, in total and by tier, between `since` and `until`."""
-    tiers = await asyncio.to_thread(database.ask, stats.work, user.id, span)
+    tiers = await asyncio.to_thread(database.run_read_only, stats.work, user.id, span)
     in_all = WorkInfo.of(stats.total(tiers))
     return Stats(**in_all.model_dump(), tiers={tier: WorkInfo.of(work) for tier, work in tiers.items()})
 
@@ -129,5 +129,5 @@ async def get_admin_stats(
     _: AdminDep, database: DatabaseDep, settings: SettingsDep, span: SpanDep
 ) -> AdminStats:
     """Count the removals of all users, with times, revenue, cost and margin. For admins."""
-    business = await asyncio.to_thread(database.ask, stats.business, span, now())
+    business = await asyncio.to_thread(database.run_read_only, stats.business, span, now())
     return AdminStats.of_all(business, settings.cost_per_image_rupiah)

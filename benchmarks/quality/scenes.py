@@ -167,10 +167,10 @@ def lace(rng: np.random.Generator, height: int, width: int) -> Layer:
             centre = middle + np.array([column + (step / 2 if round(row / step) % 2 else 0), row])
             if np.hypot(*(centre - middle)) > side * 1.1:
                 continue
-            canvas.ring(centre, step * 0.34, step * 0.07, thread)
+            canvas.notify_workers(centre, step * 0.34, step * 0.07, thread)
             for angle in np.arange(6) * math.pi / 3:
                 canvas.strand(centre, angle, step * 0.55, 0, step * 0.035, thread)
-    canvas.ring(middle, side * 1.1, side * 0.12, thread)
+    canvas.notify_workers(middle, side * 1.1, side * 0.12, thread)
     return canvas.layer()
 
 
@@ -319,7 +319,7 @@ class _Canvas:
         for image, value in self._images(colour):
             cv2.ellipse(image, place, radii, 0, 0, 360, value, cv2.FILLED, cv2.LINE_8, SHIFT)
 
-    def ring(self, centre: npt.ArrayLike, radius: float, thick: float, colour: Colour) -> None:
+    def notify_workers(self, centre: npt.ArrayLike, radius: float, thick: float, colour: Colour) -> None:
         place, radii = self._fixed(centre), self._fixed((radius, radius))
         for image, value in self._images(colour):
             cv2.ellipse(image, place, radii, 0, 0, 360, value, self._thick(thick), cv2.LINE_8, SHIFT)

@@ -45,7 +45,7 @@ from cutout.inference.errors import (
     RemoteFailed,
     RemoteRefused,
 )
-from cutout.inference.huggingface.config import Access
+from cutout.inference.huggingface.config import HuggingFaceConfig
 from cutout.inference.imaging import decode
 from cutout.inference.imaging.resize import resize_planes
 from cutout.inference.limits import SizeLimits
@@ -111,7 +111,7 @@ def endpoint_offer(checkpoint: Checkpoint, url: str) -> Offer:
     return Offer(checkpoint, ENDPOINT, mapping)
 
 
-def find_offer(checkpoint: Checkpoint, repository: str, access: Access) -> Offer | str:
+def find_offer(checkpoint: Checkpoint, repository: str, access: HuggingFaceConfig) -> Offer | str:
     """Ask the model hub which provider serves a checkpoint; return its offer, or the reason why there is none.
 
     Raises:
@@ -142,7 +142,7 @@ def find_offer(checkpoint: Checkpoint, repository: str, access: Access) -> Offer
     return f"{checkpoint.name}: {repository} has no live {TASK} by {wanted} (there are: {there})"
 
 
-def whoami(access: Access) -> str:
+def whoami(access: HuggingFaceConfig) -> str:
     """Return the name of the account that the token belongs to, as the model hub knows it.
 
     Raises:
@@ -166,7 +166,7 @@ def whoami(access: Access) -> str:
         raise _hub_away(error) from None
 
 
-async def call(client: httpx2.AsyncClient, offer: Offer, jpeg: bytes, access: Access) -> bytes:
+async def call(client: httpx2.AsyncClient, offer: Offer, jpeg: bytes, access: HuggingFaceConfig) -> bytes:
     """Send a picture to the provider; return the bytes of the resulting picture file, a mask or a cut-out.
 
     Raises:
@@ -229,7 +229,7 @@ def _is_known(mapping: InferenceProviderMapping) -> bool:
     return True
 
 
-def _request(offer: Offer, jpeg: bytes, access: Access) -> RequestParameters:
+def _request(offer: Offer, jpeg: bytes, access: HuggingFaceConfig) -> RequestParameters:
     mapping = offer.mapping
     helper: Any = copy.copy(get_provider_helper(mapping.provider, TASK, mapping.hf_model_id))
     # Skip the helper's look-ups: the mapping is known, and without a token none may be sent, least of all HF_TOKEN.

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Access:
+class HuggingFaceConfig:
     """How this host uses the Hugging Face API.
 
     `provider` "auto" takes the first provider that serves a model. `endpoint` is the URL of the user's own inference

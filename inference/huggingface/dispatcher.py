@@ -36,12 +36,12 @@ from cutout.inference.errors import (
 )
 from cutout.inference.huggingface import client
 from cutout.inference.huggingface.client import ENDPOINT_URL, Offer, Trouble, endpoint_offer, find_offer
-from cutout.inference.huggingface.config import Access
+from cutout.inference.huggingface.config import HuggingFaceConfig
 from cutout.inference.imaging import encode
 from cutout.inference.imaging.encode import Format
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
 from cutout.inference.matting.mask import to_levels
-from cutout.inference.scheduling.circuit_breaker import Breaker
+from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.tiers import RMBG_2, TIERS, Choice, Tier
 from cutout.models.catalog import Checkpoint, HubSource, find
 
@@ -52,7 +52,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """Retry policy: at most `attempts` calls, with exponential back-off.
 
     The back-off starts at `first` seconds and doubles each time, up to `longest`.
@@ -68,7 +68,7 @@ class RemoteRunner:
 
     device = CPU
 
-    def __init__(self, offer: Offer, remote: "Remote") -> None:
+    def __init__(self, offer: Offer, remote: "HuggingFaceDispatcher") -> None:
         self.offer = offer
         self.backend = offer.backend
         self._remote = remote
@@ -77,7 +77,7 @@ class RemoteRunner:
         """Return the masks of a batch. Every photo is sent at once and gets the time limit of a single photo.
 
         Raises:
-            CutoutError: see `Remote.submit`.
+            CutoutError: see `HuggingFaceDispatcher.submit`.
 
         """
         futures = [self._remote.submit(self, picture) for picture in pixels.split(1)]
@@ -87,21 +87,21 @@ class RemoteRunner:
         """Do nothing, because a call just to warm up a model would cost money."""
 
 
-class Remote:
+class HuggingFaceDispatcher:
     """Calls Hugging Face, with up to `concurrency` calls at once. Safe to use from any number of threads."""
 
     def __init__(
         self,
-        access: Access,
-        patience: Patience = Patience(),
-        breaker: Breaker | None = None,
+        access: HuggingFaceConfig,
+        patience: RetryPolicy = RetryPolicy(),
+        breaker: CircuitBreaker | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.location = "huggingface"
         self.seconds = access.seconds
         self.busy_seconds = 0.0
         self.seconds_each = 0.0
-        self.breaker = breaker or Breaker()
+        self.breaker = breaker or CircuitBreaker()
         self.lost: DeviceLost | None = None
         self._counted = 0.0  # the time up to which busy_seconds is counted
         self._access = access
@@ -113,7 +113,7 @@ class Remote:
         self._thread = threading.Thread(target=self._loop.run_forever, name="huggingface", daemon=True)
         self._thread.start()
 
-    def require_room(self) -> None:
+    def require_capacity(self) -> None:
         """Check that a call would be attempted now.
 
         Raises:
@@ -255,14 +255,14 @@ class Remote:
 
 
 def open_remote(
-    access: Access,
+    access: HuggingFaceConfig,
     tiers: Iterable[Tier] = tuple(Tier),
     limits: Limits = DEFAULT_LIMITS,
-    make_remote: Callable[[Access], Remote] = Remote,
+    make_remote: Callable[[HuggingFaceConfig], HuggingFaceDispatcher] = HuggingFaceDispatcher,
 ) -> Engine:
     """Find a provider for each of `tiers` and open an engine whose networks run there.
 
-    Logs a warning that photos leave this host. `make_remote` allows a `Remote` with another retry policy.
+    Logs a warning that photos leave this host. `make_remote` allows a `HuggingFaceDispatcher` with another retry policy.
 
     Raises:
         ModelUnavailable: a tier has no provider, or the model hub could not be asked; the message says why.
@@ -283,7 +283,7 @@ def open_remote(
     return Engine(serving, replace(limits, threads=threads), remote)
 
 
-def choose_remote(access: Access, tiers: Iterable[Tier]) -> list[tuple[Choice, Offer]]:
+def choose_remote(access: HuggingFaceConfig, tiers: Iterable[Tier]) -> list[tuple[Choice, Offer]]:
     """Find for each tier the first of its checkpoints that has a provider, or else any checkpoint that has one.
 
     Raises:
@@ -298,7 +298,7 @@ def choose_remote(access: Access, tiers: Iterable[Tier]) -> list[tuple[Choice, O
     return [_choose(tier, access, asked) for tier in tiers]
 
 
-def _choose(tier: Tier, access: Access, asked: dict[str, Offer | str]) -> tuple[Choice, Offer]:
+def _choose(tier: Tier, access: HuggingFaceConfig, asked: dict[str, Offer | str]) -> tuple[Choice, Offer]:
     reasons: list[str] = []
     for checkpoint in map(find, dict.fromkeys(TIERS[tier].checkpoints + RMBG_2)):
         for source in checkpoint.sources:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cutout.inference.imaging.resize import resize_antialiased, resize_planes
 from cutout.inference.matting.mask import enlarge
-from cutout.inference.matting.unknown_region import Band, mixed, uncertain
+from cutout.inference.matting.unknown_region import UnknownRegion, mixed, uncertain
 
 # The scale at which alpha and colours are fitted, in pixels along the longer side. Alpha is fitted at the mask's own
 # size up to this; colours are fitted at half of it, because they change more slowly than alpha.
@@ -58,7 +58,7 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
     rows, columns = _scaled(height, width, min(ALPHA_SIDE, max(mask.shape)))
     small = _resized(rgb, rows, columns)
     coarse = resize_planes(mask.float(), rows, columns)
-    band = Band(uncertain(coarse, reach=1), height, width)
+    band = UnknownRegion(uncertain(coarse, reach=1), height, width)
     soft = _blurred(small, MASK_BLUR)
     lines, trust = _colour_lines(soft, coarse)
     # A second blur removes about as much as the blur that the mask already has, so adding the difference sharpens it.
@@ -112,7 +112,7 @@ def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
     coarse = resize_antialiased(alpha[..., None], rows, columns).permute(2, 0, 1)[None] / 255
     fields = torch.cat(_layers(small, coarse), 1)
     cleaned = rgb.clone()
-    band = Band(mixed(alpha, rows, columns), height, width)
+    band = UnknownRegion(mixed(alpha, rows, columns), height, width)
     for place in band.strips():
         levels = alpha.view(-1)[place]
         through = ((levels > 0) & (levels < 255)).nonzero()[:, 0]

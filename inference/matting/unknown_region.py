@@ -12,7 +12,7 @@ CERTAIN = (0.03, 0.97)
 STRIP_PIXELS = 1 << 20
 
 
-class Band:
+class UnknownRegion:
     """The pixels of a [H,W] picture that lie in the marked cells of a small grid, [1,1,h,w]."""
 
     def __init__(self, cells: Tensor, height: int, width: int) -> None:

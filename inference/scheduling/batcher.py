@@ -28,7 +28,7 @@ from cutout.inference.errors import (
 )
 from cutout.inference.scheduling.fair_queue import FairQueue
 from cutout.inference.scheduling.futures import answer, fail
-from cutout.inference.scheduling.timers import Deadlines
+from cutout.inference.scheduling.timers import Timers
 
 Kind = TypeVar("Kind")
 Item = TypeVar("Item")
@@ -62,7 +62,7 @@ class Batcher(Generic[Kind, Item, Answer]):
     def __init__(
         self,
         launch: Launch[Kind, Item, Answer],
-        deadlines: Deadlines,
+        deadlines: Timers,
         *,
         max_batch: int = 1,
         max_wait: float = 0.0,
@@ -102,7 +102,7 @@ class Batcher(Generic[Kind, Item, Answer]):
         """Return the moving average of the device's seconds per item; 0 before the first."""
         return self._seconds_each
 
-    def require_room(self) -> None:
+    def require_capacity(self) -> None:
         """Check that the device can be used.
 
         Raises:
@@ -147,13 +147,13 @@ class Batcher(Generic[Kind, Item, Answer]):
             self._open[number] = request
             self._waiting.push(caller, request)
             self._changed.notify()
-        ring = None
+        notify_workers = None
         if deadline < math.inf:
             late = DeadlineExceeded("The photo was not done in its time. Try again in a moment.")
-            ring = self._deadlines.call_at(deadline, lambda: fail(request.future, late))
+            notify_workers = self._deadlines.call_at(deadline, lambda: fail(request.future, late))
         # The callback holds only the number: a cycle of future and request would keep the pixels in memory until the
         # next garbage collection.
-        request.future.add_done_callback(lambda _: self._forget(number, ring))
+        request.future.add_done_callback(lambda _: self._forget(number, notify_workers))
         return request.future
 
     def close(self) -> None:
@@ -163,9 +163,9 @@ class Batcher(Generic[Kind, Item, Answer]):
             self._changed.notify()
         self._thread.join(None if self._lost is None else 1.0)
 
-    def _forget(self, number: int, ring: int | None) -> None:
-        if ring is not None:
-            self._deadlines.call_off(ring)
+    def _forget(self, number: int, notify_workers: int | None) -> None:
+        if notify_workers is not None:
+            self._deadlines.call_off(notify_workers)
         with self._changed:
             request = self._open.pop(number)
             self._waiting.discard(request.caller, request)

@@ -10,7 +10,7 @@ State = Literal["closed", "open", "half-open"]
 TRIAL_SECONDS = 1.0
 
 
-class Breaker:
+class CircuitBreaker:
     """Stops calls to a service after several failures in a row.
 
     The breaker admits calls (closed) until `failures` in a row have failed, then none for `seconds` (open), then one

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from cutout.inference.backends.runners import Runner
 from cutout.inference.errors import DeviceLost
-from cutout.inference.scheduling.circuit_breaker import Breaker
+from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 
 
-class Turns(Protocol):
+class Dispatcher(Protocol):
     """Accepts network inputs from any number of threads, and returns a future for each mask."""
 
     busy_seconds: float
@@ -25,7 +25,7 @@ class Turns(Protocol):
     def seconds_each(self) -> float:
         """Return the moving average of the network's seconds per photo; 0 before the first."""
 
-    def require_room(self) -> None:
+    def require_capacity(self) -> None:
         """Check that an input would be accepted now.
 
         Raises:
@@ -50,10 +50,10 @@ class Turns(Protocol):
         """Finish or cancel the submitted inputs, and stop."""
 
 
-class RemoteTurns(Turns, Protocol):
+class RemoteDispatcher(Dispatcher, Protocol):
     """Networks that a remote service runs."""
 
     location: str
     """The name of the service, such as "huggingface"."""
-    breaker: Breaker
+    breaker: CircuitBreaker
     """Keeps calls from the service while it fails."""

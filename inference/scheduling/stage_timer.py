@@ -6,7 +6,7 @@ import time
 STAGES = ("decode", "wait", "network", "edges", "encode")
 
 
-class Stopwatch:
+class StageTimer:
     """Measures seconds by stage. Each lap starts at the end of the one before; repeated stages add up."""
 
     def __init__(self) -> None:

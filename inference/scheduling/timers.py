@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 
-class Deadlines:
+class Timers:
     """Calls functions at given times of `time.monotonic`, one after another, on a thread of its own.
 
     The functions must be short, because each delays the next.
@@ -23,11 +23,11 @@ class Deadlines:
         self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
         self._thread.start()
 
-    def call_at(self, when: float, ring: Callable[[], None]) -> int:
-        """Schedule `ring` to be called at `when`; return the number with which `call_off` cancels it."""
+    def call_at(self, when: float, notify_workers: Callable[[], None]) -> int:
+        """Schedule `notify_workers` to be called at `when`; return the number with which `call_off` cancels it."""
         with self._changed:
             number = next(self._numbers)
-            self._rings[number] = ring
+            self._rings[number] = notify_workers
             heapq.heappush(self._entries, (when, number))
             if self._entries[0][1] == number:
                 self._changed.notify()
@@ -61,6 +61,6 @@ class Deadlines:
                     self._changed.wait(when - time.monotonic())
                     continue
                 heapq.heappop(self._entries)
-                ring = self._rings.pop(number, None)
-            if ring is not None:
-                ring()
+                notify_workers = self._rings.pop(number, None)
+            if notify_workers is not None:
+                notify_workers()

@@ -13,9 +13,9 @@ from cutout.app.db.session import Database
 from cutout.app.jobs.leases import Line
 from cutout.app.storage.local import LocalStorage
 from cutout.worker import tasks as worker_jobs
-from tests.app.api_client import API, Shop, opened_shop
+from tests.app.api_client import API, ApiClient, opened_shop
 from tests.fakes import PATIENCE, FakeRunner, photo_bytes
-from tests.worker.worker_fixtures import bench_of, work_off
+from tests.worker.worker_fixtures import context_of, work_off
 
 BATCH = f"{API}/batch"
 File = tuple[str, bytes]
@@ -26,7 +26,7 @@ def photos(count: int) -> list[File]:
     return [(f"photo-{seed}.png", photo_bytes(8, 6, seed=seed)) for seed in range(count)]
 
 
-class Studio(Shop):
+class BatchClient(ApiClient):
     """A service with a queue, whose files are in `storage`."""
 
     storage: LocalStorage
@@ -50,8 +50,8 @@ class Studio(Shop):
 
     def work_off(self, runner: FakeRunner | None = None) -> None:
         """Process all waiting work, as workers do."""
-        with bench_of(self.database, self.storage, runner=runner) as bench:
-            work_off(bench)
+        with context_of(self.database, self.storage, runner=runner) as context:
+            work_off(context)
 
     def kept(self, folder: str = "uploads") -> list[Path]:
         """Return the stored files in one of the folders."""
@@ -61,7 +61,7 @@ class Studio(Shop):
 @contextmanager
 def opened_studio(
     database: Database, folder: Path, redis_url: str | None, **changes: object
-) -> Iterator[Studio]:
+) -> Iterator[BatchClient]:
     """Open a studio; `changes` override its settings."""
     chosen: dict[str, object] = {
         "redis_url": redis_url,
@@ -70,13 +70,13 @@ def opened_studio(
         **changes,
     }
     with opened_shop(database, folder, **chosen) as shop:
-        studio = Studio(shop.client, shop.database, shop.runner)
+        studio = BatchClient(shop.client, shop.database, shop.runner)
         studio.storage = LocalStorage(folder / "data")
         yield studio
 
 
 @pytest.fixture
-def studio(database: Database, tmp_path: Path, redis_url: str) -> Iterator[Studio]:
+def studio(database: Database, tmp_path: Path, redis_url: str) -> Iterator[BatchClient]:
     with opened_studio(database, tmp_path, redis_url) as studio:
         yield studio
 
@@ -88,9 +88,9 @@ def at_work(database: Database, storage: LocalStorage, runner: FakeRunner | None
 
     def work() -> None:
         while not over.wait(0.01):
-            worker_jobs.answer(bench, Line.BATCH)
+            worker_jobs.process_line(context, Line.BATCH)
 
-    with bench_of(database, storage, runner=runner) as bench:
+    with context_of(database, storage, runner=runner) as context:
         thread = threading.Thread(target=work)
         thread.start()
         try:

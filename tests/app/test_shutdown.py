@@ -17,7 +17,7 @@ from sqlalchemy import select
 from cutout.app.app import create_app
 from cutout.app.bootstrap import LOCAL_ADMIN_CREDITS
 from cutout.app.config import settings as app_settings
-from cutout.app.core.shutdown import Stopping, StopTimes
+from cutout.app.core.shutdown import Shutdown, StopTimes
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status, User
 from cutout.app.embedded import supervisor
@@ -66,7 +66,7 @@ def test_nobody_holds_up_the_end(tmp_path: Path, redis_url: str) -> None:
 
     runner = FakeRunner()
     service = create_app(settings, lambda _: fake_engine(runner))
-    state_of(service).get(Stopping).times = TIMES
+    state_of(service).get(Shutdown).times = TIMES
     answers: dict[str, bytes] = {}
 
     def hear_of_photo() -> None:
@@ -123,7 +123,7 @@ def test_what_cannot_be_broken_off_is_left_by_the_process(tmp_path: Path) -> Non
     service = FastAPI(lifespan=hanging)
     service.state.parts = AppState()
     times = StopTimes(uploads=0, answers=0, give_back=0, workers=0, closing=0, queue=0)
-    state_of(service).put(Stopping, Stopping(times))
+    state_of(service).put(Shutdown, Shutdown(times))
     server = server_of(service, app_settings.load(auth="off", data_dir=tmp_path), left.set)
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listening],))
@@ -149,7 +149,7 @@ def test_a_start_that_hangs_is_left_by_the_process(tmp_path: Path) -> None:
     service = FastAPI(lifespan=hanging)
     service.state.parts = AppState()
     times = StopTimes(uploads=0, answers=0, give_back=0, workers=0, closing=0, queue=0)
-    state_of(service).put(Stopping, Stopping(times))
+    state_of(service).put(Shutdown, Shutdown(times))
     server = server_of(service, app_settings.load(auth="off", data_dir=tmp_path), left.set)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))

@@ -59,12 +59,12 @@ PATIENCE_SECONDS = 5 * PATIENCE
 LEASE_SECONDS = 6.0
 
 
-class Unkept(AssertionError):
+class BrokenPromise(AssertionError):
     """A guarantee of the service was broken."""
 
 
 @dataclass
-class Supervised:
+class SupervisedProcess:
     """A process that is restarted whenever it dies, as by a supervisor."""
 
     start: Callable[[], ModuleProcess]
@@ -104,14 +104,14 @@ class Supervised:
 
 
 @dataclass
-class Site:
+class Deployment:
     """A complete deployment: API, workers, Valkey, database, files."""
 
     database: Database
     storage: LocalStorage
     queue: Queue
-    api: Supervised
-    workers: list[Supervised]
+    api: SupervisedProcess
+    workers: list[SupervisedProcess]
     valkey: Callable[[], Valkey]
     postgresql: "PostgresServer | None"
     server: Valkey
@@ -151,7 +151,7 @@ def site(
     milliseconds: float = MILLISECONDS,
     lease: float = LEASE_SECONDS,
     **settings: Any,
-) -> Iterator[Site]:
+) -> Iterator[Deployment]:
     """Run a deployment."""
     with ExitStack() as running:
         postgresql = None
@@ -183,15 +183,15 @@ def site(
         environment = worker_environment(
             url, folder, redis_url, milliseconds=milliseconds, port=port, lease_seconds=lease, **settings
         )
-        api = Supervised(partial(_process, folder, environment, "tests.worker.killing", "api"))
+        api = SupervisedProcess(partial(_process, folder, environment, "tests.worker.killing", "api"))
         running.callback(api.stop)
         pool = [
-            Supervised(partial(_process, folder, environment, "tests.worker.worker_fixtures"))
+            SupervisedProcess(partial(_process, folder, environment, "tests.worker.worker_fixtures"))
             for _ in range(workers)
         ]
         for worker in pool:
             running.callback(worker.stop)
-        place = Site(
+        place = Deployment(
             database,
             LocalStorage(folder),
             queue,
@@ -207,10 +207,10 @@ def site(
         yield place
 
 
-def all_kinds(place: Site) -> dict[str, Callable[[random.Random], None]]:
+def all_kinds(place: Deployment) -> dict[str, Callable[[random.Random], None]]:
     """Return all kinds of failures of a deployment, by name."""
 
-    def some_worker(rng: random.Random) -> Supervised:
+    def some_worker(rng: random.Random) -> SupervisedProcess:
         return rng.choice(place.workers)
 
     kinds: dict[str, Callable[[random.Random], None]] = {
@@ -225,7 +225,7 @@ def all_kinds(place: Site) -> dict[str, Callable[[random.Random], None]]:
     return kinds
 
 
-def live_through(place: Site, rng: random.Random, kind: str) -> float:
+def live_through(place: Deployment, rng: random.Random, kind: str) -> float:
     """Submit a batch, kill a worker at a random moment, and cause this failure too; return the seconds to the batch's
     end.
 
@@ -235,7 +235,7 @@ def live_through(place: Site, rng: random.Random, kind: str) -> float:
     """
     batch = submitted(place.database, place.storage, small_photos(IMAGES))
     start = time.monotonic()
-    place.queue.ring(Line.BATCH)
+    place.queue.notify_workers(Line.BATCH)
     busy_seconds = IMAGES * MILLISECONDS / 1000 / WORKERS
     happenings = [("worker killed", rng.uniform(0, busy_seconds))]
     if kind != "worker killed":
@@ -246,7 +246,7 @@ def live_through(place: Site, rng: random.Random, kind: str) -> float:
         kinds[what](rng)
     while not _ended(place.database, batch.id):
         if time.monotonic() - start > PATIENCE_SECONDS:
-            raise Unkept(
+            raise BrokenPromise(
                 f"after {kind}: not ended in {PATIENCE_SECONDS} s: {_counts(place.database, batch.id)}"
             )
         time.sleep(0.05)
@@ -257,7 +257,7 @@ def live_through(place: Site, rng: random.Random, kind: str) -> float:
     return seconds
 
 
-def require_kept(place: Site, batch_id: uuid.UUID) -> None:
+def require_kept(place: Deployment, batch_id: uuid.UUID) -> None:
     """Check all guarantees for a batch that has ended and whose photos are all valid.
 
     Raises:
@@ -303,7 +303,7 @@ def require_kept(place: Site, batch_id: uuid.UUID) -> None:
 
 def _require(kept: bool, otherwise: str) -> None:
     if not kept:
-        raise Unkept(otherwise)
+        raise BrokenPromise(otherwise)
 
 
 def _ended(database: Database, batch_id: uuid.UUID) -> bool:
@@ -315,10 +315,10 @@ def _ended(database: Database, batch_id: uuid.UUID) -> bool:
 
 
 def _counts(database: Database, batch_id: uuid.UUID) -> object:
-    return dict(database.ask(batches.progress, batch_id).counts)
+    return dict(database.run_read_only(batches.progress, batch_id).counts)
 
 
-def _all_back(place: Site) -> bool:
+def _all_back(place: Deployment) -> bool:
     alive = {int(worker.name.rpartition("-")[2]) for worker in place.queue.workers()}
     return {worker.process.pid for worker in place.workers} <= alive and place.answers()
 

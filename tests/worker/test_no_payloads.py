@@ -26,12 +26,12 @@ from sqlalchemy.exc import DBAPIError
 
 from cutout import app, inference, worker
 from cutout.app.auth import accounts
-from cutout.app.batches.service import Order
+from cutout.app.batches.service import BatchRequest
 from cutout.app.core import log_config
 from cutout.app.db.session import Database
 from cutout.app.db.tables import User
 from cutout.app.http.multipart import Head, Part
-from cutout.app.removals.service import Remote
+from cutout.app.removals.service import RemotePhoto
 from cutout.app.storage.base import Storage, StorageError
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.engine import Cutout
@@ -45,7 +45,7 @@ from tests.app.databases import on_sqlite
 from tests.fakes import FakeRunner, photo_bytes
 from tests.remote import engine_on, wait_shortly
 from tests.stub_huggingface import GARBAGE, TOKEN, Fault, running, status
-from tests.worker.worker_fixtures import bench_of, small_photos, submitted, work_off
+from tests.worker.worker_fixtures import context_of, small_photos, submitted, work_off
 
 PASSWORD, MAIL = "correct horse battery staple", "anna.private@shop.example"
 SIGNED = "https://photos.example/a.png?signature=0123456789abcdef"
@@ -124,8 +124,8 @@ def test_what_holds_a_payload_is_shown_without_it() -> None:
         Photo(pixels, pixels[..., 0]),
         Matte(torch.from_numpy(pixels), torch.from_numpy(pixels[..., 0]), False),
         Part(Head("image", "photo.png"), photo_bytes()),
-        Order(Options(), SIGNED, MAIL),
-        Remote(SIGNED, fetch),
+        BatchRequest(Options(), SIGNED, MAIL),
+        RemotePhoto(SIGNED, fetch),
     ]
     told = repr(things)
     clean(told)
@@ -193,30 +193,30 @@ def test_a_worker_in_trouble_logs_no_payload(
         # The database is away when a result is ready.
         hand_in(small_photos(2))
         with (
-            bench_of(database, storage) as bench,
+            context_of(database, storage) as context,
             failing(database, "stage_milliseconds=", 2),
         ):
-            work_off(bench)
+            work_off(context)
         # The engine raises an unexpected error.
         hand_in(small_photos(2))
-        with bench_of(database, storage, runner=FakeRunner(before=stumble)) as bench:
-            work_off(bench)
+        with context_of(database, storage, runner=FakeRunner(before=stumble)) as context:
+            work_off(context)
         # Results cannot be stored.
         hand_in(small_photos(2))
-        with bench_of(database, storage) as bench, monkeypatch.context() as full:
+        with context_of(database, storage) as context, monkeypatch.context() as full:
             full.setattr(storage, "put", no_room)
             with pytest.raises(StorageError) as error:
-                work_off(bench)
+                work_off(context)
             logging.getLogger("rq.worker").error("[Job 1]: exception raised", exc_info=error.value)
         # Hugging Face gives every kind of wrong answer.
         with (
             running() as stub,
             engine_on(stub) as engine,
-            bench_of(database, storage, engine=engine) as bench,
+            context_of(database, storage, engine=engine) as context,
         ):
             stub.scripts = iter([[fault] * 9 for fault in (*GARBAGE, status(500), status(402), Fault("cut"))])
             hand_in(small_photos(12))
-            work_off(bench)
+            work_off(context)
     told = out.getvalue()
     assert told.count("tried again") == 2
     assert "surprise" in told or "photo failed" in told

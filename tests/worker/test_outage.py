@@ -16,11 +16,17 @@ from cutout.app.embedded import valkey
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue
 from cutout.app.storage.local import LocalStorage
-from cutout.worker.rq_worker import GpuWorker, listen
+from cutout.worker.rq_worker import RqWorker, listen
 from tests.app.databases import on_sqlite
 from tests.fakes import PATIENCE, wait_until
 from tests.worker.test_process import counts, has_ended, worker_log
-from tests.worker.worker_fixtures import bench_of, small_photos, submitted, worker_environment, worker_process
+from tests.worker.worker_fixtures import (
+    context_of,
+    small_photos,
+    submitted,
+    worker_environment,
+    worker_process,
+)
 
 
 def started(folder: Path) -> "subprocess.Popen[bytes]":
@@ -74,7 +80,7 @@ def test_a_queue_may_go_and_come_back_in_every_way(
         with worker_process(tmp_path, environment) as process:
             comes_true("a worker is alive")
             batch = submitted(database, storage, small_photos(30))
-            queue.ring(Line.BATCH)
+            queue.notify_workers(Line.BATCH)
             comes_true("photos are in hand")
             server.kill()
             server.wait()
@@ -89,7 +95,7 @@ def test_a_queue_may_go_and_come_back_in_every_way(
             # The queue is emptied: the wake-up signal works, but the worker's registration is lost.
             queue.connection.flushall()
             batch = submitted(database, storage, small_photos(2))
-            queue.ring(Line.BATCH)
+            queue.notify_workers(Line.BATCH)
             comes_true("the batch has ended")
             comes_true("a worker is alive")
 
@@ -97,14 +103,14 @@ def test_a_queue_may_go_and_come_back_in_every_way(
             before = losses()
             queue.connection.replicaof("127.0.0.1", "1")
             batch = submitted(database, storage, small_photos(2))
-            assert not queue.ring(Line.BATCH)
+            assert not queue.notify_workers(Line.BATCH)
             comes_true("the queue is missed")
             queue.connection.replicaof("NO", "ONE")
             comes_true("the batch has ended")
 
             # The queue hangs.
             batch = submitted(database, storage, small_photos(30))
-            queue.ring(Line.BATCH)
+            queue.notify_workers(Line.BATCH)
             comes_true("photos are in hand")
             server.send_signal(signal.SIGSTOP)
             comes_true("none is in hand")
@@ -139,7 +145,7 @@ def test_a_worker_that_is_told_to_stop_while_its_queue_hangs_does(
     try:
         with worker_process(tmp_path, environment) as process:
             batch = submitted(database, storage, small_photos(100))
-            queue.ring(Line.BATCH)
+            queue.notify_workers(Line.BATCH)
             # The worker is in the middle of a job, whose end it has yet to report to the queue.
             wait_until(lambda: counts(database, batch).get(Status.PROCESSING, 0) > 0, PATIENCE)
             server.send_signal(signal.SIGSTOP)
@@ -203,12 +209,12 @@ def test_a_signal_that_comes_while_a_worker_begins_is_not_lost(
 
     monkeypatch.setattr(RqQueue, "dequeue_any", wait)
     for name, instead in moment.items():
-        monkeypatch.setattr(GpuWorker, name, instead)
+        monkeypatch.setattr(RqWorker, name, instead)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with bench_of(database, storage, redis_url) as bench:
-            listen(bench, [Line.BATCH], redis_url, f"worker-{next(iter(moment))}", lambda: None)
-            assert bench.stopping.is_set()
+        with context_of(database, storage, redis_url) as context:
+            listen(context, [Line.BATCH], redis_url, f"worker-{next(iter(moment))}", lambda: None)
+            assert context.stopping.is_set()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

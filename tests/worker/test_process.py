@@ -105,7 +105,7 @@ def house(
 
 
 def counts(database: Database, batch: Batch) -> dict[Status, int]:
-    return dict(database.ask(batches.progress, batch.id).counts)
+    return dict(database.run_read_only(batches.progress, batch.id).counts)
 
 
 def has_ended(database: Database, batch: Batch) -> bool:
@@ -124,7 +124,7 @@ def migrated(folder: Path) -> Path:
 def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_path: Path) -> None:
     with house(migrated(tmp_path)) as here:
         batch = submitted(here.database, here.storage, small_photos(5))
-        here.queue.ring(Line.BATCH)
+        here.queue.notify_workers(Line.BATCH)
         wait_until(lambda: has_ended(here.database, batch))
         assert counts(here.database, batch) == {Status.COMPLETED: 5}
 
@@ -134,7 +134,7 @@ def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_pa
         assert "worker ended by itself" in here.log.read_text()
         assert "exit_code=-9" in here.log.read_text()
         batch = submitted(here.database, here.storage, small_photos(5))
-        here.queue.ring(Line.BATCH)
+        here.queue.notify_workers(Line.BATCH)
         wait_until(lambda: has_ended(here.database, batch))
 
         others = here.others()
@@ -147,7 +147,7 @@ def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_pa
 def test_a_service_that_is_killed_leaves_nothing_behind_and_goes_on_where_it_was(tmp_path: Path) -> None:
     with house(migrated(tmp_path), milliseconds=300) as here:
         batch = submitted(here.database, here.storage, small_photos(20))
-        here.queue.ring(Line.BATCH)
+        here.queue.notify_workers(Line.BATCH)
         wait_until(lambda: counts(here.database, batch).get(Status.PROCESSING, 0) > 1)
         others = here.others()
         assert len(others) == 3
@@ -172,7 +172,7 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand(
     url = database.engine.url.render_as_string(hide_password=False)
     environment = worker_environment(url, storage.root, redis_url, milliseconds=50, lease_seconds=60)
     with worker_process(tmp_path, environment) as process:
-        queue.ring(Line.BATCH)
+        queue.notify_workers(Line.BATCH)
         # More photos than the engine processes at once.
         wait_until(lambda: counts(database, batch).get(Status.PROCESSING, 0) > 8)
         process.terminate()
@@ -237,9 +237,9 @@ def test_the_real_service_does_a_batch(
         (worker,) = here.workers()
         assert worker.device == "cpu"
         batch = submitted(here.database, here.storage, [photo, b"no photo"])
-        here.queue.ring(Line.BATCH)
+        here.queue.notify_workers(Line.BATCH)
         wait_until(lambda: has_ended(here.database, batch))
-        done, broken = here.database.ask(batches.photos_of, batch.id)
+        done, broken = here.database.run_read_only(batches.photos_of, batch.id)
         assert (broken.status, broken.error_code) == (Status.FAILED, "UNSUPPORTED_FORMAT")
         assert done.backend == "onnxruntime-cpu"
         picture = here.storage.get(jobs.result_key(done.id, Format(done.format), done.attempts))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cutout.app.batches import service as batches
-from cutout.app.batches.service import Order, Photo
+from cutout.app.batches.service import BatchRequest, StoredPhoto
 from cutout.app.billing import ledger
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, now
@@ -32,7 +32,7 @@ from cutout.inference.limits import Limits
 from cutout.inference.options import Options
 from cutout.worker import tasks as worker_jobs
 from cutout.worker.__main__ import main as worker_main
-from cutout.worker.context import Bench
+from cutout.worker.context import WorkerContext
 from tests.app.databases import new_user
 from tests.fakes import PATIENCE, FakeRunner, fake_engine, photo_bytes
 from tests.forked import ModuleProcess
@@ -46,31 +46,31 @@ UNRENEWED_SECONDS = 1000.0
 
 
 @contextmanager
-def bench_of(
+def context_of(
     database: Database,
     storage: Storage,
     url: str | None = None,
     runner: FakeRunner | None = None,
     lease: float = UNRENEWED_SECONDS,
     engine: Engine | None = None,
-) -> Iterator[Bench]:
+) -> Iterator[WorkerContext]:
     """Create a worker in this process, on a fake network or on the given engine."""
     engine = engine or fake_engine(runner, Limits(threads=4, waiting=1000))
-    bench = Bench(engine, storage, database, Queue(url), timedelta(seconds=lease))
+    context = WorkerContext(engine, storage, database, Queue(url), timedelta(seconds=lease))
     try:
-        yield bench
+        yield context
     finally:
-        bench.close()
+        context.close()
         engine.close()
-        bench.queue.close()
+        context.queue.close()
 
 
-def work_off(bench: Bench, line: Line = Line.BATCH, most: int = 1000) -> None:
+def work_off(context: WorkerContext, line: Line = Line.BATCH, most: int = 1000) -> None:
     """Answer wake-up signals until no work waits, as a worker does."""
     for _ in range(most):
-        worker_jobs.answer(bench, line)
-        bench.packing.submit(lambda: None).result(PATIENCE)
-        if not bench.database.ask(leases.something_waits, line, now()):
+        worker_jobs.process_line(context, line)
+        context.packing.submit(lambda: None).result(PATIENCE)
+        if not context.database.run_read_only(leases.has_waiting_work, line, now()):
             return
     raise AssertionError("it never ends")
 
@@ -95,8 +95,10 @@ def submitted(
         name, data = (f"photo-{number}.png", given) if isinstance(given, bytes) else given
         job_id = uuid.uuid4()
         storage.put(jobs.upload_key(job_id, batch_id), data)
-        sent.append(Photo(job_id, name, ""))
-    batch, _ = batches.submit(database, user_id, batch_id, sent, Order(options or Options(), **order), now())
+        sent.append(StoredPhoto(job_id, name, ""))
+    batch, _ = batches.submit(
+        database, user_id, batch_id, sent, BatchRequest(options or Options(), **order), now()
+    )
     return batch
 
 

@@ -13,8 +13,8 @@ from fastapi.routing import iter_route_contexts
 
 from cutout.app.auth import accounts
 from cutout.app.auth.signed_urls import sign
-from tests.app.api_client import ADMIN, ANNA, API, BEN, SECRET, Shop
-from tests.app.batch_client import Studio, photos, studio
+from tests.app.api_client import ADMIN, ANNA, API, BEN, SECRET, ApiClient
+from tests.app.batch_client import BatchClient, photos, studio
 from tests.app.databases import on_sqlite
 from tests.app.http.test_api import problem
 from tests.fakes import photo_bytes
@@ -118,7 +118,7 @@ def of(*kinds: str) -> Iterator[str]:
 
 
 def do(
-    shop: Shop, call: str, who: dict[str, str], ids: dict[str, str] | None = None, **sent: Any
+    shop: ApiClient, call: str, who: dict[str, str], ids: dict[str, str] | None = None, **sent: Any
 ) -> httpx2.Response:
     """Make a valid call, with ids that do not exist where none are given."""
     method, path = FILES.get(call, call).split()
@@ -133,18 +133,18 @@ def told(answer: httpx2.Response) -> tuple[int, object, dict[str, str]]:
     return answer.status_code, body, {**answer.headers, "x-request-id": "", "content-length": ""}
 
 
-def seen_by(shop: Shop, who: dict[str, str]) -> dict[str, object]:
+def seen_by(shop: ApiClient, who: dict[str, str]) -> dict[str, object]:
     """Return everything that a user can see of their own resources."""
     return {call: told(do(shop, call, who)) for call in of(USER) if call.startswith("GET")}
 
 
 @pytest.fixture
-def shop(studio: Studio) -> Studio:
+def shop(studio: BatchClient) -> BatchClient:
     """Return a service with every feature enabled."""
     return studio
 
 
-def fill(shop: Studio) -> dict[str, str]:
+def fill(shop: BatchClient) -> dict[str, str]:
     """Give Anna one of every resource; return the ids by the names of their path parameters."""
     shop.fund("anna", 40)
     batch_id = shop.accepted(ANNA, photos(2))
@@ -159,7 +159,7 @@ def fill(shop: Studio) -> dict[str, str]:
     return {"job_id": job["jobId"], "key_id": key["id"], "purchase_id": bought["id"], "batch_id": batch_id}
 
 
-def confirm(shop: Shop, purchase_id: str) -> None:
+def confirm(shop: ApiClient, purchase_id: str) -> None:
     shop.client.post(f"{API}/admin/payments/{purchase_id}/confirm", headers=ADMIN).raise_for_status()
 
 
@@ -170,7 +170,7 @@ def check_every_route_is_here(calls: Iterable[str]) -> None:
 
 
 @on_sqlite
-def test_every_route_says_who_may_call_it(shop: Studio) -> None:
+def test_every_route_says_who_may_call_it(shop: BatchClient) -> None:
     service = shop.client.app
     assert isinstance(service, FastAPI)
     check_every_route_is_here(calls_of(service))
@@ -180,7 +180,7 @@ def test_every_route_says_who_may_call_it(shop: Studio) -> None:
 
 
 @on_sqlite
-def test_the_public_may_see_what_is_public_and_nothing_else(shop: Studio) -> None:
+def test_the_public_may_see_what_is_public_and_nothing_else(shop: BatchClient) -> None:
     with shop.database.begin() as session:
         accounts.create_local(session, LOGIN["email"], LOGIN["password"])
     ids = fill(shop)
@@ -202,7 +202,7 @@ def test_the_public_may_see_what_is_public_and_nothing_else(shop: Studio) -> Non
             assert told(other) == told(answer), f"{call} looks at what is sent before at who sends it"
 
 
-def test_nobody_sees_or_changes_what_is_anothers(shop: Studio) -> None:
+def test_nobody_sees_or_changes_what_is_anothers(shop: BatchClient) -> None:
     newcomer = seen_by(shop, BEN)
     ids = fill(shop)
     anna = seen_by(shop, ANNA)
@@ -224,7 +224,7 @@ def test_nobody_sees_or_changes_what_is_anothers(shop: Studio) -> None:
 
 
 @on_sqlite
-def test_whose_it_is_may(shop: Studio) -> None:
+def test_whose_it_is_may(shop: BatchClient) -> None:
     ids = fill(shop)
     gift = {"userId": str(shop.fund("anna", 1)), "credits": 1, "key": "gift"}
     for call in of(OWNER, SIGNED):
@@ -238,7 +238,7 @@ def test_whose_it_is_may(shop: Studio) -> None:
 
 @on_sqlite
 @pytest.mark.parametrize("kind", ["picture", "zip"])
-def test_a_signed_address_is_good_for_one_thing_and_a_while(shop: Studio, kind: str) -> None:
+def test_a_signed_address_is_good_for_one_thing_and_a_while(shop: BatchClient, kind: str) -> None:
     shop.fund("anna", 40)
     if kind == "picture":
         mine, other = (shop.remove(ANNA).raise_for_status().json()["jobId"] for _ in range(2))

@@ -28,9 +28,9 @@ from cutout.app.db.tables import User
 from cutout.app.http.client_address import client_of
 from cutout.app.http.uvicorn_server import server_of
 from cutout.app.removals import router as removals_router
-from cutout.app.removals.executors import Hands
+from cutout.app.removals.executors import RemovalExecutor
 from cutout.inference.errors import Overloaded
-from tests.app.api_client import ANNA, API, Shop, opened_shop, settings_of
+from tests.app.api_client import ANNA, API, ApiClient, opened_shop, settings_of
 from tests.app.databases import on_sqlite
 from tests.app.http.test_api import problem
 from tests.fakes import fake_engine, wait_until
@@ -67,7 +67,7 @@ def slow_hash(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowHash]:
     accounts._nobodys.cache_clear()
 
 
-def log_in(shop: Shop, email: str, password: str = "wrong password", **headers: str) -> Any:
+def log_in(shop: ApiClient, email: str, password: str = "wrong password", **headers: str) -> Any:
     return shop.client.post("/api/auth/login", json={"email": email, "password": password}, headers=headers)
 
 
@@ -103,19 +103,19 @@ def test_fifty_logins_keep_nobody_else_waiting(
 
 
 @on_sqlite
-def test_prices_that_hang_keep_nobody_else_waiting(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prices_that_hang_keep_nobody_else_waiting(shop: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """This happens while the queue hangs on a host whose photos are processed by workers."""
     go_on = threading.Event()
     serving = BoundedExecutor("prices", threads=2, waiting=3, retry_after=2)
     monkeypatch.setattr(removals_router, "SERVING", serving)
-    hands = shop.state.get(Hands)
-    answer = hands.serving()
+    executor = shop.state.get(RemovalExecutor)
+    answer = executor.serving()
 
     def hang() -> Any:
         assert go_on.wait(WAIT_SECONDS)
         return answer
 
-    monkeypatch.setattr(hands, "serving", hang)
+    monkeypatch.setattr(executor, "serving", hang)
     with ThreadPoolExecutor(30) as pool:
         calls = [pool.submit(shop.get, f"{API}/pricing", {}) for _ in range(30)]
         try:
@@ -233,7 +233,7 @@ def test_an_executor_gives_its_place_back_also_after_an_error() -> None:
 
 
 @on_sqlite
-def test_a_mistyped_key_asks_no_database(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistyped_key_asks_no_database(shop: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     by_key = accounts.by_key
 
@@ -332,7 +332,7 @@ LOG = structlog.contextvars.merge_contextvars
 
 
 @on_sqlite
-def test_the_log_says_who_called_from_where_and_why_not(shop: Shop) -> None:
+def test_the_log_says_who_called_from_where_and_why_not(shop: ApiClient) -> None:
     user_id = shop.fund("anna", 50)
     expired = jwt.encode({"sub": "x", "exp": 1}, "k" * 32, "HS256")
     made_up = new_api_key()

@@ -23,7 +23,7 @@ from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, PaidBy, Status, Subscription, SubscriptionUsage, User
 from cutout.app.jobs import completion
 from cutout.app.removals import service as removals
-from cutout.app.removals.service import Workplace
+from cutout.app.removals.service import RemovalContext
 from cutout.inference.engine import Cutout
 from cutout.inference.errors import UnsupportedFormat
 from cutout.inference.imaging.encode import Format
@@ -49,7 +49,9 @@ class Clock:
 
 
 def subscribe(database: Database, user: User, plan: str, at: datetime = NOON) -> Purchase:
-    return database.run(payments.buy, user, Item(plan=plan), f"pay-{uuid.uuid4()}", settled=True, at=at)
+    return database.run_in_transaction(
+        payments.buy, user, Item(plan=plan), f"pay-{uuid.uuid4()}", settled=True, at=at
+    )
 
 
 def subscriber(database: Database, plan: str, funds: int = 0) -> User:
@@ -57,14 +59,14 @@ def subscriber(database: Database, plan: str, funds: int = 0) -> User:
     user = new_user(database, f"user-{uuid.uuid4()}")
     subscribe(database, user, plan)
     if funds:
-        database.run(ledger.grant, user.id, funds, f"grant:{user.id}")
+        database.run_in_transaction(ledger.grant, user.id, funds, f"grant:{user.id}")
     return user
 
 
 def pay(database: Database, user: User, tier: Tier, at: datetime = NOON) -> PaidBy | None:
     """Reserve a removal; return what pays for it, or None if neither quota nor credits suffice."""
     try:
-        return database.run(job_charges.reserve, user.id, uuid.uuid4(), tier, at)[0]
+        return database.run_in_transaction(job_charges.reserve, user.id, uuid.uuid4(), tier, at)[0]
     except InsufficientCredits:
         return None
 
@@ -183,11 +185,11 @@ def test_what_a_crash_left_open_goes_back_to_the_quota_once(database: Database, 
     place = replace(place_of(database, tmp_path, FakeRunner(), lease=60), clock=clock)
     for _ in range(3):
         removals._begin(place, user.id, b"", Options(), None)
-    assert removals.settle_lost(database, clock) == 0
+    assert removals.fail_lost_jobs(database, clock) == 0
     clock.at += timedelta(days=1)
     removals._begin(place, user.id, b"", Options(), None)
     with ThreadPoolExecutor(4) as pool:
-        settled = pool.map(lambda _: removals.settle_lost(database, clock), range(4))
+        settled = pool.map(lambda _: removals.fail_lost_jobs(database, clock), range(4))
     assert sum(settled) == 3
     assert used(database, user) == (0, 0)
     assert used(database, user, clock.at.date()) == (1, 0)
@@ -198,7 +200,9 @@ def test_a_cancelled_plan_works_until_its_month_ends_and_credits_after(database:
     user = subscriber(database, "starter", funds=3)
     ends_at = datetime(2026, 12, 24, 12, tzinfo=UTC)
     for reason in ("too dear", "again"):
-        cancelled = database.run(subscriptions.cancel, user.id, reason, NOON + timedelta(hours=1))
+        cancelled = database.run_in_transaction(
+            subscriptions.cancel, user.id, reason, NOON + timedelta(hours=1)
+        )
         assert cancelled is not None
         assert (cancelled.ends_at, cancelled.cancel_reason) == (ends_at, "too dear")
         assert cancelled.cancelled_at == NOON + timedelta(hours=1)
@@ -206,21 +210,21 @@ def test_a_cancelled_plan_works_until_its_month_ends_and_credits_after(database:
     assert pay(database, user, Tier.BASIC, ends_at - moment) is PaidBy.QUOTA
     assert pay(database, user, Tier.BASIC, ends_at) is PaidBy.CREDITS
     assert pay(database, user, Tier.BASIC, ends_at) is None
-    assert database.run(subscriptions.cancel, user.id, None, ends_at) is None
+    assert database.run_in_transaction(subscriptions.cancel, user.id, None, ends_at) is None
     subscribe(database, user, "pro", ends_at)
     assert pay(database, user, Tier.PROFESSIONAL, ends_at) is PaidBy.QUOTA, "any plan can follow"
 
 
 def test_the_same_plan_extends_and_takes_a_cancelling_back_and_another_waits(database: Database) -> None:
     user = subscriber(database, "starter")
-    database.run(subscriptions.cancel, user.id, None, NOON)
+    database.run_in_transaction(subscriptions.cancel, user.id, None, NOON)
     extended = subscribe(database, user, "starter", NOON + timedelta(days=3)).month
     assert extended is not None
     assert (extended.starts_at, extended.ends_at) == (
         NOON.replace(month=12),
         NOON.replace(year=2027, month=1),
     )
-    present = database.run(subscriptions.present, user.id, NOON)
+    present = database.run_in_transaction(subscriptions.present, user.id, NOON)
     assert present is not None
     assert (present.id, present.cancelled_at) == (extended.id, None)
     with pytest.raises(AnotherPlan, match="starter is paid until 2027-01-24 12:00 UTC"):
@@ -296,9 +300,9 @@ def test_what_was_used_is_what_was_kept_whatever_happens(
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PLANS, "tiny", Plan(1, 3, (Tier.BASIC, Tier.PROFESSIONAL), professional_per_day=1))
         user, clock = subscriber(database, "tiny", funds=60), Clock()
-        place = Workplace(
-            hands=SimpleNamespace(
-                here=True, require_room=lambda: None, take_back=lambda _: None
+        place = RemovalContext(
+            executor=SimpleNamespace(
+                here=True, require_capacity=lambda: None, withdraw=lambda _: None
             ),  # No work is done here.
             storage=None,  # type: ignore[arg-type]
             database=database,
@@ -314,7 +318,9 @@ def test_what_was_used_is_what_was_kept_whatever_happens(
                     jobs.append(removals._begin(place, user.id, b"", Options(tier=tier), None)[0])
                 except InsufficientCredits:
                     full = before[0] == 3 or (tier is Tier.PROFESSIONAL and before[1] == 1)
-                    assert full or database.run(subscriptions.present, user.id, clock.at) is None
+                    assert (
+                        full or database.run_in_transaction(subscriptions.present, user.id, clock.at) is None
+                    )
             elif step == "complete" and job_id:
                 end(database, job_id)
             elif step == "fail" and job_id:
@@ -323,16 +329,16 @@ def test_what_was_used_is_what_was_kept_whatever_happens(
                 with pytest.raises(Crashed):
                     crash(database, job_id)
             elif step == "sweep":
-                removals.settle_lost(database, clock)
+                removals.fail_lost_jobs(database, clock)
             elif step == "cancel":
-                database.run(subscriptions.cancel, user.id, None, clock.at)
+                database.run_in_transaction(subscriptions.cancel, user.id, None, clock.at)
             elif step == "renew":
                 subscribe(database, user, "tiny", clock.at)
             elif step == "next day":
                 clock.at += timedelta(days=1 + 12 * (number % 2))
         require_agreement(database, user)
         clock.at += timedelta(days=9)
-        removals.settle_lost(database, clock)
+        removals.fail_lost_jobs(database, clock)
         require_agreement(database, user)
         with database.begin() as session:
             mine = session.query(Job).filter(Job.user_id == user.id)

@@ -141,7 +141,7 @@ def own_database(tmp_path: Path) -> Iterator[Database]:
 def test_lists_go_to_stdout_and_nothing_is_cut_off(run: Run, own_database: Database) -> None:
     long = f"{'a' * 150}@{'b' * 100}.example"
     with own_database.begin() as session:
-        user = accounts.seen(session, Claims("s" * 200, long))
+        user = accounts.get_or_create_user(session, Claims("s" * 200, long))
         _, key = accounts.create_key(session, user, "n" * 100)
     for arguments, whole in (
         (("users", "list"), [str(user.id), user.subject, long]),
@@ -172,7 +172,7 @@ def test_a_user_is_deleted_where_it_is_meant(
     run: Run, own_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with own_database.begin() as session:
-        user = accounts.seen(session, Claims("u-1", OWNER))
+        user = accounts.get_or_create_user(session, Claims("u-1", OWNER))
         job = Job(user_id=user.id, status=Status.COMPLETED, tier="basic", credits=3, format="png")
         session.add(job)
     picture = tmp_path / jobs.result_key(job.id, Format.PNG)
@@ -195,10 +195,10 @@ def test_a_user_is_deleted_where_it_is_meant(
 
 def test_a_platforms_user_gets_a_key_by_mail_and_several_are_listed(run: Run, own_database: Database) -> None:
     with own_database.begin() as session:
-        one = accounts.seen(session, Claims("u-1", "Anna@shop.example"))
+        one = accounts.get_or_create_user(session, Claims("u-1", "Anna@shop.example"))
     assert run("keys", "add", "anna@SHOP.example")[1].startswith("cutout_")
     with own_database.begin() as session:
-        two = accounts.seen(session, Claims("u-2", "anna@shop.example"))
+        two = accounts.get_or_create_user(session, Claims("u-2", "anna@shop.example"))
     code, out, err = run("keys", "add", "anna@shop.example")
     assert (code, out) == (1, "")
     assert "2 users are called" in err

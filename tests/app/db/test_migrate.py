@@ -228,8 +228,10 @@ def test_a_reader_waits_for_no_writer_and_writes_nothing(database: Database) -> 
         writing.flush()
         with ThreadPoolExecutor(1) as another:
             count = select(func.count()).select_from(User)
-            assert another.submit(database.ask, lambda reading: reading.scalar(count)).result(60) == 0
-    assert database.ask(lambda session: session.scalar(select(func.count()).select_from(User))) == 1
+            assert (
+                another.submit(database.run_read_only, lambda reading: reading.scalar(count)).result(60) == 0
+            )
+    assert database.run_read_only(lambda session: session.scalar(select(func.count()).select_from(User))) == 1
     if database.engine.dialect.name == "postgresql":
         with pytest.raises(InternalError, match="read-only transaction"), database.read() as reading:
             reading.add(User(subject="ben", balance=0))

@@ -32,7 +32,7 @@ PROCESSES, CALLS, ENOUGH_FOR = 4, 200, 50
 
 def funded(database: Database, credits_: int) -> None:
     with database.begin() as session:
-        user = accounts.seen(session, Claims("anna"))
+        user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, credits_, "grant:anna")
 
 
@@ -91,7 +91,7 @@ def test_removals_at_once_over_four_processes_cost_what_they_cost(
             statuses = asyncio.run(buy_at_once([of_one[number] for of_one in addresses]))
             assert statuses == {200: ENOUGH_FOR, 402: CALLS - ENOUGH_FOR}
             with database.begin() as session:
-                user = accounts.seen(session, Claims("anna"))
+                user = accounts.get_or_create_user(session, Claims("anna"))
                 assert ledger.balance(session, user.id) == 0
                 assert ledger.discrepancies(session) == {}
     sqlite.close()
@@ -130,7 +130,7 @@ def test_postgresql_killed_at_the_commit_is_said_and_costs_nothing(tmp_path: Pat
             wait_until(lambda: shop.balance(ANNA) == 6, 60)
             (job,) = shop.get(f"{API}/jobs", ANNA).json()["jobs"]
             assert (job["status"], job["resultUrl"]) == ("failed", None)
-            assert removals.settle_lost(database) == 0
+            assert removals.fail_lost_jobs(database) == 0
 
             again = shop.remove(ANNA | {"Idempotency-Key": "order-1"}).raise_for_status().json()
             assert again["status"] == "completed"

@@ -16,7 +16,13 @@ from rq import Queue as RqQueue
 from cutout.app.config import settings as app_settings
 from cutout.app.core import log_config
 from cutout.app.embedded import supervisor, valkey
-from cutout.app.embedded.supervisor import Embedded, Lifeline, NoPlaceForQueue, Supervised, socket_path
+from cutout.app.embedded.supervisor import (
+    EmbeddedProcesses,
+    NoPlaceForQueue,
+    ParentWatch,
+    SupervisedProcess,
+    socket_path,
+)
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue
 from tests.fakes import PATIENCE, wait_until
@@ -37,7 +43,7 @@ def settings_in(folder: Path, **others: object) -> app_settings.Settings:
 @asynccontextmanager
 async def queue_in(folder: Path) -> AsyncIterator[Queue]:
     """Run the queue of a service whose data are in `folder`, and wait until it answers."""
-    household = Embedded(settings_in(folder))
+    household = EmbeddedProcesses(settings_in(folder))
     queue = Queue(household.queue_url)
     async with household.queue(10):
         await asyncio.to_thread(wait_until, lambda: answers(queue))
@@ -88,7 +94,7 @@ def keeper_of(folder: Path) -> int:
 def test_a_bell_is_there_after_a_stop(tmp_path: Path) -> None:
     async def run() -> None:
         async with queue_in(tmp_path) as queue:
-            assert queue.ring(Line.BATCH)
+            assert queue.notify_workers(Line.BATCH)
             server, keeper = process_of(queue), keeper_of(tmp_path)
         assert not lives(server)
         assert not lives(keeper)
@@ -104,7 +110,7 @@ def test_a_bell_is_there_after_all_was_killed(tmp_path: Path) -> None:
 
     async def run() -> None:
         async with queue_in(tmp_path) as queue:
-            assert queue.ring(Line.BATCH)
+            assert queue.notify_workers(Line.BATCH)
             server = process_of(queue)
             kill(keeper_of(tmp_path))
             kill(server)
@@ -138,7 +144,7 @@ def test_a_keeper_and_a_valkey_that_die_are_started_again(
 
     async def run() -> None:
         async with queue_in(tmp_path) as queue:
-            queue.ring(Line.BATCH)
+            queue.notify_workers(Line.BATCH)
             server, keeper = process_of(queue), keeper_of(tmp_path)
             kill(server)
             await asyncio.to_thread(wait_until, lambda: not lives(server) and answers(queue))
@@ -160,7 +166,7 @@ def test_two_services_in_one_folder_share_a_queue_and_either_goes_on_alone(tmp_p
         async with queue_in(tmp_path) as other:
             async with queue_in(tmp_path) as queue:
                 assert process_of(queue) == process_of(other)
-                queue.ring(Line.BATCH)
+                queue.notify_workers(Line.BATCH)
             assert bells(other) == 1
         first = queue_in(tmp_path)
         await first.__aenter__()
@@ -179,7 +185,7 @@ def test_a_folder_that_no_socket_can_have_gets_another_place(tmp_path: Path, nam
 
     async def run() -> None:
         async with queue_in(folder) as queue:
-            queue.ring(Line.BATCH)
+            queue.notify_workers(Line.BATCH)
         async with queue_in(folder) as queue:
             assert bells(queue) == 1
             assert queue.connection is not None
@@ -203,7 +209,7 @@ def test_a_place_that_others_may_enter_is_refused(tmp_path: Path, monkeypatch: p
 
 
 def test_what_is_asked_for_is_what_there_is(tmp_path: Path) -> None:
-    own = Embedded(settings_in(tmp_path, device="cpu", port=8123))
+    own = EmbeddedProcesses(settings_in(tmp_path, device="cpu", port=8123))
     assert own.queue_url == f"unix://{tmp_path}/valkey/socket"
     assert own._own_settings() == {
         "CUTOUT_HOST": "127.0.0.1",
@@ -212,16 +218,16 @@ def test_what_is_asked_for_is_what_there_is(tmp_path: Path) -> None:
         "REDIS_URL": own.queue_url,
     }
     other = settings_in(tmp_path, redis_url="redis://elsewhere")
-    assert (Embedded(other).queue_url, other.workers_here) == ("redis://elsewhere", 0)
+    assert (EmbeddedProcesses(other).queue_url, other.workers_here) == ("redis://elsewhere", 0)
     assert settings_in(tmp_path, redis_url="redis://elsewhere", workers=2).workers_here == 2
-    none = Embedded(settings_in(tmp_path / "none", workers=0))
+    none = EmbeddedProcesses(settings_in(tmp_path / "none", workers=0))
     assert none.queue_url is None
     assert not (tmp_path / "none").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_said() -> None:
     with pytest.raises(NoPlaceForQueue, match="/proc/nowhere"):
-        Embedded(settings_in(Path("/proc/nowhere")))
+        EmbeddedProcesses(settings_in(Path("/proc/nowhere")))
 
 
 def test_why_a_valkey_does_not_start_is_said(
@@ -258,8 +264,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
 
 def run_supervised(code: str, until: Callable[[], bool], patience: float = 20) -> None:
     """Supervise a process that runs `code` until a condition is true; then stop it."""
-    life = Lifeline()
-    process = Supervised("it", [sys.executable, "-c", code], os.environ, life.end)
+    life = ParentWatch()
+    process = SupervisedProcess("it", [sys.executable, "-c", code], os.environ, life.end)
     process.start()
     try:
         wait_until(until)
@@ -286,8 +292,8 @@ def test_what_cannot_be_started_is_tried_again(
     told: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_WAIT_SECONDS", 0.01)
-    life = Lifeline()
-    process = Supervised("it", ["/nowhere/to/be/found"], os.environ, life.end)
+    life = ParentWatch()
+    process = SupervisedProcess("it", ["/nowhere/to/be/found"], os.environ, life.end)
     process.start()
     wait_until(lambda: len(told) >= 2)
     process.ask_to_stop()

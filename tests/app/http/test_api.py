@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from cutout.app.app import create_app
 from cutout.app.config import settings as app_settings
-from cutout.app.removals.executors import Hands
+from cutout.app.removals.executors import RemovalExecutor
 from cutout.app.storage.base import Storage, StorageError
 from cutout.inference.errors import DeviceLost, ModelUnavailable
 from cutout.inference.limits import Limits
@@ -348,7 +348,7 @@ def test_health_names_version_device_and_models(client: TestClient) -> None:
 
 
 def test_health_is_503_until_the_engine_is_there(client: TestClient) -> None:
-    state_of_client(client).put(Hands, None)
+    state_of_client(client).put(RemovalExecutor, None)
     problem(client.get("/api/health"), 503, "MODEL_UNAVAILABLE")
     problem(send(client), 503, "MODEL_UNAVAILABLE")
 

@@ -19,9 +19,9 @@ from cutout.app.db import migrate
 from cutout.app.db.session import Database
 from cutout.app.http import security_headers
 from cutout.app.http.schemas import Body
-from cutout.app.removals.executors import Hands
-from tests.app.api_client import ADMIN, ANNA, API, Shop, opened_shop, state_of_client
-from tests.app.batch_client import BATCH, Studio, opened_studio, photos
+from cutout.app.removals.executors import RemovalExecutor
+from tests.app.api_client import ADMIN, ANNA, API, ApiClient, opened_shop, state_of_client
+from tests.app.batch_client import BATCH, BatchClient, opened_studio, photos
 from tests.app.databases import on_sqlite
 from tests.app.http.test_api import problem
 from tests.app.serving import served
@@ -89,7 +89,7 @@ def test_every_error_tells_browsers(quiet: TestClient, monkeypatch: pytest.Monke
     def stumble() -> None:
         raise ValueError("surprise")
 
-    monkeypatch.setattr(state_of_client(quiet).get(Hands), "serving", stumble)
+    monkeypatch.setattr(state_of_client(quiet).get(RemovalExecutor), "serving", stumble)
     unexpected = quiet.get("/api/health")
     problem(unexpected, 500, "INTERNAL")
     assert_told(unexpected)
@@ -166,7 +166,7 @@ def test_what_is_no_request_is_told_so_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/docs/", "/api/health/", f"{API}/jobs/", "/static", "/api/auth/login/"])
-def test_no_redirect_repeats_a_host(shop_of: Shop, path: str) -> None:
+def test_no_redirect_repeats_a_host(shop_of: ApiClient, path: str) -> None:
     for method in ("GET", "POST"):
         answer = shop_of.client.request(
             method, path, headers=ANNA | {"Host": "evil.example"}, follow_redirects=False
@@ -177,7 +177,7 @@ def test_no_redirect_repeats_a_host(shop_of: Shop, path: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def shop_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+def shop_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
     """Open a service with accounts and low rate limits, which a page of another origin may call."""
     folder = tmp_path_factory.mktemp("shop")
     database = Database(f"sqlite:///{folder / 'cutout.db'}")
@@ -188,7 +188,7 @@ def shop_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     database.close()
 
 
-def test_another_origin_may_call_where_a_setting_names_it(shop_of: Shop) -> None:
+def test_another_origin_may_call_where_a_setting_names_it(shop_of: ApiClient) -> None:
     answer = shop_of.remove(ANNA | {"Origin": SHOP, "Accept": "image/png"})
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == SHOP
@@ -210,7 +210,7 @@ def test_another_origin_may_call_where_a_setting_names_it(shop_of: Shop) -> None
         assert "access-control-allow-origin" not in other.headers
 
 
-def test_another_origin_hears_of_our_own_fault(shop_of: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_origin_hears_of_our_own_fault(shop_of: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def stumble() -> None:
         raise ValueError("surprise")
 
@@ -218,7 +218,7 @@ def test_another_origin_hears_of_our_own_fault(shop_of: Shop, monkeypatch: pytes
     answer = shop_of.remove(ANNA | {"Origin": SHOP})
     shop_of.runner.before = lambda: None
     problem(answer, 500, "INTERNAL")
-    monkeypatch.setattr(shop_of.state.get(Hands), "serving", stumble)
+    monkeypatch.setattr(shop_of.state.get(RemovalExecutor), "serving", stumble)
     unknown = shop_of.client.get("/api/health", headers={"Origin": SHOP})
     problem(unknown, 500, "INTERNAL")
     for failed in (answer, unknown):
@@ -226,7 +226,7 @@ def test_another_origin_hears_of_our_own_fault(shop_of: Shop, monkeypatch: pytes
         assert_told(failed)
 
 
-def test_preflights(shop_of: Shop) -> None:
+def test_preflights(shop_of: ApiClient) -> None:
     asked = PREFLIGHT | {"Access-Control-Request-Headers": "x-api-key, idempotency-key, content-type"}
     answer = shop_of.client.options(f"{API}/remove", headers=asked)
     assert answer.status_code == 200
@@ -300,7 +300,7 @@ def test_head_tells_of_a_zip_without_sending_it(database: Database, tmp_path: Pa
         heads_are_right(studio, batch_id, download)
 
 
-def heads_are_right(studio: Studio, batch_id: str, download: str) -> None:
+def heads_are_right(studio: BatchClient, batch_id: str, download: str) -> None:
     whole = studio.client.get(download, headers=ANNA)
     zip_url = studio.batch(ANNA, batch_id)["zipUrl"]
     for address, who in ((download, ANNA), (zip_url, {}), (download, ANNA | {"Range": "bytes=10-"})):
@@ -330,7 +330,7 @@ STRICT: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("path", "body"), STRICT, ids=[path for path, _ in STRICT])
-def test_json_means_what_it_says(shop_of: Shop, path: str, body: dict[str, Any]) -> None:
+def test_json_means_what_it_says(shop_of: ApiClient, path: str, body: dict[str, Any]) -> None:
     def refusal(changes: dict[str, Any]) -> str:
         answer = shop_of.client.post(path, json=body | changes, headers=ADMIN)
         return str(problem(answer, 400, "INVALID_INPUT")["detail"])
@@ -346,7 +346,9 @@ def test_json_means_what_it_says(shop_of: Shop, path: str, body: dict[str, Any])
             odd += [1, True]
         for wrong in odd:
             assert refusal({name: wrong}).startswith(f"{name}: "), (name, wrong)
-        snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
+        snake = "".join(
+            f"_{render_email.lower()}" if render_email.isupper() else render_email for render_email in name
+        )
         if snake != name:
             assert f"{snake}: there is no such field" in refusal({snake: value})
     good = shop_of.client.post(path, json=body, headers=ADMIN)
@@ -369,6 +371,6 @@ def test_every_body_is_strict(quiet: TestClient) -> None:
     assert bodies == strict  # Forms are parsed by their routes.
 
 
-def test_forms_are_text(shop_of: Shop) -> None:
+def test_forms_are_text(shop_of: ApiClient) -> None:
     fields = {"quality": "80", "maskOnly": "true", "format": "jpg"}
     assert shop_of.remove(ANNA, None, **fields).status_code == 200

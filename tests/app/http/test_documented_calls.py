@@ -31,7 +31,7 @@ from cutout.app.storage.base import Storage
 from tests.app.api_client import ADMIN, API, bearer, service_settings
 from tests.fakes import PATIENCE, fake_engine, photo_bytes
 from tests.web import PUBLIC, answer, open_web
-from tests.worker.worker_fixtures import bench_of, work_off
+from tests.worker.worker_fixtures import context_of, work_off
 
 ROOT = Path(__file__).parents[3]
 API_PAGE, README = ROOT / "docs/api.md", ROOT / "README.md"
@@ -164,8 +164,8 @@ def test_every_call_in_the_documentation_works(folder: Path, tmp_path: Path, red
     database: Database = state_of(service).get(Database)
 
     def work() -> None:
-        with bench_of(database, state_of(service).get(Storage)) as bench:
-            work_off(bench)
+        with context_of(database, state_of(service).get(Storage)) as context:
+            work_off(context)
 
     seen = Seen(service)
     with served(seen) as address, open_web() as web:

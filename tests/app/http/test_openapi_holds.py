@@ -21,7 +21,7 @@ from schemathesis.schemas import APIOperation
 from cutout.app.app import create_app
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
-from tests.app.api_client import ADMIN, ANNA, Shop, settings_of
+from tests.app.api_client import ADMIN, ANNA, ApiClient, settings_of
 from tests.app.serving import served
 from tests.fakes import PATIENCE, FakeRunner, fake_engine
 
@@ -119,7 +119,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Prober:
     service = create_app(chosen, make_engine=lambda _: fake_engine(runner))
     with served(service, chosen) as address:
         prober = Prober(address)
-        Shop.fund(Shop(None, database, runner), "anna", 1_000_000)  # type: ignore[arg-type]
+        ApiClient.fund(ApiClient(None, database, runner), "anna", 1_000_000)  # type: ignore[arg-type]
         prober.probe()
         prober.session.close()
     database.close()

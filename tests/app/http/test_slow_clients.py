@@ -22,7 +22,7 @@ from cutout.app.core.errors import ServiceError
 from cutout.app.db.session import Database
 from cutout.app.http import middleware, uvicorn_server
 from cutout.app.http.middleware import BodyTime
-from cutout.app.http.uvicorn_server import LONGEST_HEAD_BYTES, Patient
+from cutout.app.http.uvicorn_server import LONGEST_HEAD_BYTES, TimedHttpProtocol
 from tests.app.api_client import settings_of
 from tests.app.databases import on_sqlite
 from tests.app.serving import served
@@ -73,7 +73,7 @@ def patient(
     )
     seconds = {"head_seconds": head, "rest_seconds": rest, "reading_seconds": reading}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(uvicorn_server, "Patient", type("OfSoLong", (Patient,), seconds))
+        patch.setattr(uvicorn_server, "TimedHttpProtocol", type("OfSoLong", (TimedHttpProtocol,), seconds))
         with served(create_app(settings, lambda _: fake_engine()), settings) as address:
             yield address
 
@@ -244,13 +244,13 @@ async def body_in_time(pieces: int, pause: float, bytes_each: int) -> int:
 
 def test_an_answer_that_is_not_read(address: str, picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[int] = []
-    lost = Patient.connection_lost
+    lost = TimedHttpProtocol.connection_lost
 
-    def note(self: Patient, error: Exception | None) -> None:
+    def note(self: TimedHttpProtocol, error: Exception | None) -> None:
         left.append(self.transport.get_extra_info("peername")[1])
         lost(self, error)
 
-    monkeypatch.setattr(Patient, "connection_lost", note)
+    monkeypatch.setattr(TimedHttpProtocol, "connection_lost", note)
     with small_window(address) as connection:
         connection.sendall(head(picture, "GET"))
         port = connection.getsockname()[1]
@@ -300,7 +300,7 @@ def test_who_reads_slowly_is_left_only_once_he_has_stopped(
     loop = InstantLoop()
     reader = Reader(loop, 100, reads, seconds_each)
     config = uvicorn.Config(lambda *_: None, lifespan="off", log_config=None)
-    protocol = Patient(config=config, server_state=ServerState(), app_state={}, _loop=loop)
+    protocol = TimedHttpProtocol(config=config, server_state=ServerState(), app_state={}, _loop=loop)
     protocol.transport = reader  # type: ignore[assignment]  # it has what is asked of one
     assert protocol.reading_seconds == 30
     protocol._watch_reader()
@@ -390,13 +390,13 @@ def test_uploads_beyond_the_memory_are_overloaded(
     half = PART + bytes(11_000_000)
     chunked = head(Content_Type="multipart/form-data; boundary=b", Transfer_Encoding="chunked")
     come = [0]
-    on_body = Patient.on_body
+    on_body = TimedHttpProtocol.on_body
 
-    def note(self: Patient, body: bytes) -> None:
+    def note(self: TimedHttpProtocol, body: bytes) -> None:
         on_body(self, body)
         come[0] += len(body)
 
-    monkeypatch.setattr(Patient, "on_body", note)
+    monkeypatch.setattr(TimedHttpProtocol, "on_body", note)
     with connected(patient_address) as second, connected(patient_address) as third:
         with connected(patient_address) as first:
             first.sendall(upload(15_000_000) + half)

@@ -14,7 +14,7 @@ from cutout.app.jobs.queue import Queue, WorkerInfo
 from cutout.app.storage.local import LocalStorage
 from cutout.app.system.readiness import Readiness
 from cutout.inference.tiers import Recipe, Tier
-from tests.app.api_client import Shop, opened_shop
+from tests.app.api_client import ApiClient, opened_shop
 from tests.app.databases import on_sqlite
 from tests.app.http.test_api import problem
 from tests.app.observability.test_metrics import figures
@@ -32,7 +32,7 @@ FIGURES = (
 )
 
 
-def told(shop: Shop) -> tuple[dict[str, object] | None, list[dict[str, object]]]:
+def told(shop: ApiClient) -> tuple[dict[str, object] | None, list[dict[str, object]]]:
     answer = shop.client.get("/api/health").raise_for_status().json()
     assert answer["status"] == "ok"
     return answer["queue"], answer["workers"]
@@ -86,7 +86,7 @@ def test_a_worker_that_says_nothing_more_is_gone(queue: Queue) -> None:
 
 
 @on_sqlite
-def test_without_a_queue_nothing_is_told_of_one(shop: Shop) -> None:
+def test_without_a_queue_nothing_is_told_of_one(shop: ApiClient) -> None:
     assert told(shop) == (None, [])
     assert not set(FIGURES) & figures(shop).keys()
 
@@ -110,7 +110,7 @@ def test_a_queue_that_hangs_is_asked_once_and_not_by_everybody(
             assert "cutout_workers_alive" not in seen
 
 
-def problems_of(shop: Shop) -> list[str]:
+def problems_of(shop: ApiClient) -> list[str]:
     answer = shop.client.get("/api/health")
     return [one["code"] for one in answer.json()["problems"]]
 

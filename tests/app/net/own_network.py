@@ -16,9 +16,9 @@ from typing import Any
 from dnslib import AAAA, CNAME, QTYPE, RCODE, RR, A, DNSRecord
 from dnslib.server import BaseResolver, DNSLogger, DNSServer
 
-from cutout.app.net.image_fetcher import Fetcher, NotFetched
-from cutout.app.net.safe_http import Outside
-from cutout.app.net.url_policy import Destinations, Network, system_lookup
+from cutout.app.net.image_fetcher import ImageFetcher, NotFetched
+from cutout.app.net.safe_http import SafeHttpClient
+from cutout.app.net.url_policy import Network, UrlPolicy, system_lookup
 from tests.web import Web, answer, open_web, send_on
 
 PUBLIC, PUBLIC_6 = "93.184.215.14", "2606:2800:21f:cb07::14"
@@ -75,7 +75,9 @@ class Hostile(BaseResolver):  # type: ignore[misc]
 def fetch(web: Web, host: str, path: str, allowed: Iterable[Network] = ()) -> dict[str, Any]:
     """Fetch with the default lookup; return the outcome and the requests that arrived."""
     web.seen.clear()
-    fetcher = Fetcher(Outside(Destinations(allowed), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)), 1_000_000, 5)
+    fetcher = ImageFetcher(
+        SafeHttpClient(UrlPolicy(allowed), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)), 1_000_000, 5
+    )
     try:
         said = asyncio.run(fetcher.fetch(f"http://{host}:{web.port}{path}")).decode()
     except NotFetched as error:

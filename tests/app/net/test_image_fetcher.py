@@ -14,9 +14,9 @@ import h11
 import pytest
 
 from cutout.app.net import image_fetcher as room
-from cutout.app.net.image_fetcher import FetchedTooLarge, Fetcher, NotFetched
-from cutout.app.net.safe_http import Outside, default_tls
-from cutout.app.net.url_policy import Destinations
+from cutout.app.net.image_fetcher import FetchedTooLarge, ImageFetcher, NotFetched
+from cutout.app.net.safe_http import SafeHttpClient, default_tls
+from cutout.app.net.url_policy import UrlPolicy
 from cutout.inference.errors import Overloaded
 from tests.app.net.test_url_policy import MALFORMED, NOT_PUBLIC
 from tests.fakes import PATIENCE, photo_bytes, wait_until
@@ -41,9 +41,9 @@ def web(opened: Web) -> Web:
     return opened
 
 
-def fetcher(names: Names, seconds: float = PATIENCE, tls: ssl.SSLContext | None = NOBODYS) -> Fetcher:
+def fetcher(names: Names, seconds: float = PATIENCE, tls: ssl.SSLContext | None = NOBODYS) -> ImageFetcher:
     """Create a fetcher for which PUBLIC is the only public address."""
-    return Fetcher(Outside(Destinations([ip_network(PUBLIC)], names), tls), LIMIT, seconds)
+    return ImageFetcher(SafeHttpClient(UrlPolicy([ip_network(PUBLIC)], names), tls), LIMIT, seconds)
 
 
 def get(web: Web, path: str, names: Names | None = None, seconds: float = PATIENCE) -> bytes:
@@ -80,7 +80,7 @@ def test_a_photo_is_fetched_and_nothing_told_but_what_has_to_be(
 )
 def test_a_server_on_this_host_is_not_asked(web: Web, host: str) -> None:
     web.pages["/"] = answer(PHOTO)
-    closed = Fetcher(Outside(Destinations()), LIMIT, PATIENCE)
+    closed = ImageFetcher(SafeHttpClient(UrlPolicy()), LIMIT, PATIENCE)
     with pytest.raises(NotFetched, match="as a file"):
         asyncio.run(closed.fetch(f"http://{host}:{web.port}/"))
     assert web.seen == []
@@ -141,9 +141,10 @@ def test_a_name_that_turns_private_gains_nothing(web: Web) -> None:
 def test_the_next_address_is_tried(web: Web) -> None:
     web.pages["/"] = answer(PHOTO)
     names = Names(pictures_example=[["127.0.0.3", PUBLIC]])
-    outside = Outside(Destinations([ip_network("127.0.0.2/31")], names))
+    http_client = SafeHttpClient(UrlPolicy([ip_network("127.0.0.2/31")], names))
     assert (
-        asyncio.run(Fetcher(outside, LIMIT, PATIENCE).fetch(f"http://pictures.example:{web.port}/")) == PHOTO
+        asyncio.run(ImageFetcher(http_client, LIMIT, PATIENCE).fetch(f"http://pictures.example:{web.port}/"))
+        == PHOTO
     )
 
 
@@ -306,7 +307,7 @@ def test_a_slow_name_server_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    slow = Fetcher(Outside(Destinations()), LIMIT, 0.2)
+    slow = ImageFetcher(SafeHttpClient(UrlPolicy()), LIMIT, 0.2)
 
     async def both() -> None:
         fetching = asyncio.create_task(slow.fetch("http://pictures.example/"))

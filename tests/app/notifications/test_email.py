@@ -29,7 +29,7 @@ from cutout.app.db.tables import Channel, Delivery
 from cutout.app.notifications import email
 from cutout.app.notifications.email import Mailer, check_email
 from cutout.app.notifications.errors import CannotNotify
-from cutout.app.notifications.outbox import MOST_AT_ONCE, NO_MAIL, WAITS, PostOffice
+from cutout.app.notifications.outbox import MOST_AT_ONCE, NO_MAIL, WAITS, Outbox
 from tests.app.api_client import opened_shop
 from tests.app.databases import new_user, on_sqlite
 from tests.app.notifications.test_outbox import deliver, deliveries, end_batch, later, office_of, only
@@ -115,7 +115,7 @@ def mailer(url: str, tls: ssl.SSLContext | None = None) -> Mailer:
     return Mailer(read_server(url), read_sender("Cutout <cutout@shop.example>"), tls)
 
 
-def send_one(database: Database, by: Mailer | None, **batch: Any) -> tuple[PostOffice, Delivery]:
+def send_one(database: Database, by: Mailer | None, **batch: Any) -> tuple[Outbox, Delivery]:
     """End a batch and try to notify Anna."""
     end_batch(database, new_user(database), notify_email=ANNA, **batch)
     office = office_of(database, mailer=by, public_url="https://cutout.example")

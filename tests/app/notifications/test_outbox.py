@@ -34,12 +34,12 @@ from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Channel, Delivery, Job, Status, User
 from cutout.app.http import problem_details
 from cutout.app.http.state import AppState
-from cutout.app.net.safe_http import Outside
-from cutout.app.net.url_policy import Destinations
+from cutout.app.net.safe_http import SafeHttpClient
+from cutout.app.net.url_policy import UrlPolicy
 from cutout.app.notifications import outbox, webhook
 from cutout.app.notifications.errors import CannotNotify, NotDelivered
 from cutout.app.notifications.messages import MOST_LISTED
-from cutout.app.notifications.outbox import WAITS, PostOffice, announce, archive_path, deliver_due
+from cutout.app.notifications.outbox import WAITS, Outbox, announce, archive_path, deliver_due
 from cutout.app.notifications.webhook import check_webhook_url, verify, webhook_secret
 from cutout.inference.tiers import Tier
 from tests.app.api_client import SECRET, opened_shop
@@ -81,16 +81,16 @@ class Clock:
         return self.at
 
 
-def office_of(database: Database, **changes: Any) -> PostOffice:
+def office_of(database: Database, **changes: Any) -> Outbox:
     """Open an outbox for which PUBLIC is the only public address, with back-off times as short as possible."""
     names = changes.pop("names", None) or Names(shop_example=[[PUBLIC]])
     tls = changes.pop("tls", NOBODYS)
-    outside = Outside(Destinations([ip_network(PUBLIC)], names), tls)
+    http_client = SafeHttpClient(UrlPolicy([ip_network(PUBLIC)], names), tls)
     usual: dict[str, Any] = {"clock": Clock(), "chance": lambda: 0.0}
-    return PostOffice(database, outside, SECRET, KEPT, **(usual | changes))
+    return Outbox(database, http_client, SECRET, KEPT, **(usual | changes))
 
 
-def deliver(office: PostOffice) -> int:
+def deliver(office: Outbox) -> int:
     async def both() -> list[int]:
         async with asyncio.timeout(PATIENCE):
             return await asyncio.gather(*(deliver_due(office, channel) for channel in Channel))
@@ -98,7 +98,7 @@ def deliver(office: PostOffice) -> int:
     return sum(asyncio.run(both()))
 
 
-def later(office: PostOffice, wait: timedelta) -> None:
+def later(office: Outbox, wait: timedelta) -> None:
     assert isinstance(office.clock, Clock)
     office.clock.at += wait
 
@@ -255,7 +255,7 @@ def test_nothing_is_told_that_was_not_asked_for_or_did_not_happen(database: Data
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        database.run(end_in_vain)
+        database.run_in_transaction(end_in_vain)
     assert deliveries(database) == []
     assert deliver(office_of(database)) == 0
 
@@ -349,8 +349,8 @@ def test_a_server_that_was_away_is_told_when_it_is_back(database: Database, web:
     end_batch(database, new_user(database), hook(web))
     # The first address refuses connections; then the name does not exist; then it leads to the server.
     names = Names(shop_example=[["127.0.0.3"], [], [PUBLIC]])
-    outside = Outside(Destinations([ip_network("127.0.0.2/31")], names), NOBODYS)
-    office = PostOffice(database, outside, SECRET, KEPT, clock=Clock(), chance=lambda: 0.0)
+    http_client = SafeHttpClient(UrlPolicy([ip_network("127.0.0.2/31")], names), NOBODYS)
+    office = Outbox(database, http_client, SECRET, KEPT, clock=Clock(), chance=lambda: 0.0)
     for says in ("does not answer", "cannot be found"):
         assert deliver(office) == 1
         assert says in str(only(database).error)
@@ -403,7 +403,7 @@ def test_what_another_is_claiming_is_not_waited_for(database: Database) -> None:
         end_batch(database, user, "https://shop.example/")
     with ThreadPoolExecutor(1) as other, database.begin() as session:
         first = session.scalars(select(Delivery).limit(1).with_for_update()).one()
-        claim = other.submit(database.run, outbox._claim, Channel.WEBHOOK, START, 8)
+        claim = other.submit(database.run_in_transaction, outbox._claim, Channel.WEBHOOK, START, 8)
         [claimed] = claim.result(PATIENCE)
         assert claimed.id != first.id
 
@@ -512,13 +512,13 @@ def test_a_crash_before_the_record_only_delays(
 
 def test_who_comes_late_changes_nothing(database: Database) -> None:
     end_batch(database, new_user(database), "https://shop.example/")
-    [slow] = database.run(outbox._claim, Channel.WEBHOOK, START, 8)
-    [fast] = database.run(outbox._claim, Channel.WEBHOOK, START + outbox.LEASE, 8)
+    [slow] = database.run_in_transaction(outbox._claim, Channel.WEBHOOK, START, 8)
+    [fast] = database.run_in_transaction(outbox._claim, Channel.WEBHOOK, START + outbox.LEASE, 8)
     failure = NotDelivered("too slow")
-    database.run(outbox._record_failed, slow, failure, None)
+    database.run_in_transaction(outbox._record_failed, slow, failure, None)
     assert only(database).due_at == START + 2 * outbox.LEASE  # The other claim is still valid.
-    database.run(outbox._record_delivered, slow, 200, START)
-    database.run(outbox._record_failed, fast, failure, START)
+    database.run_in_transaction(outbox._record_delivered, slow, 200, START)
+    database.run_in_transaction(outbox._record_failed, fast, failure, START)
     delivery = only(database)
     assert (delivery.status, delivery.error, delivery.due_at, delivery.delivered_at) == (
         200,
@@ -538,7 +538,7 @@ def test_a_fault_of_our_own_is_recorded_and_holds_up_nothing_else(
     end_batch(database, user, hook(web))
     real = outbox._zip_url
 
-    def broken(office: PostOffice, batch: Batch, at: datetime) -> str | None:
+    def broken(office: Outbox, batch: Batch, at: datetime) -> str | None:
         if batch.id == bad.id:
             raise ValueError("surprise")
         return real(office, batch, at)
@@ -557,7 +557,7 @@ def test_a_fault_of_our_own_is_recorded_and_holds_up_nothing_else(
 )
 def test_a_webhook_leads_nowhere_private(database: Database, web: Web, host: str) -> None:
     url = f"http://{host}:{web.port}/hook"
-    assert check_webhook_url(url, Destinations()) == url  # The URL's addresses are checked only at the call.
+    assert check_webhook_url(url, UrlPolicy()) == url  # The URL's addresses are checked only at the call.
     web.pages["/hook"] = answer()
     end_batch(database, new_user(database), url)
     names = Names(inside_example=[[PUBLIC, PRIVATE]], localhost=[[PRIVATE]])
@@ -635,7 +635,7 @@ def test_a_receiver_that_answers_without_end_is_left(database: Database, web: We
     assert hung_up.wait(60)
 
 
-class ClosesBadly(Outside):
+class ClosesBadly(SafeHttpClient):
     """Client that fails once the head of the response has arrived."""
 
     @asynccontextmanager
@@ -651,8 +651,8 @@ def test_what_goes_wrong_after_the_answer_is_nothing_to_us(database: Database, w
     user = new_user(database)
     for path in web.pages:
         end_batch(database, user, hook(web, path))
-    outside = ClosesBadly(office_of(database).outside.destinations, NOBODYS)
-    deliver(PostOffice(database, outside, SECRET, KEPT, clock=Clock()))
+    http_client = ClosesBadly(office_of(database).http_client.destinations, NOBODYS)
+    deliver(Outbox(database, http_client, SECRET, KEPT, clock=Clock()))
     assert {delivery.status for delivery in deliveries(database)} == {200, 410}
     assert all(delivery.due_at is None for delivery in deliveries(database))
 
@@ -699,12 +699,12 @@ def test_the_log_says_who_and_where_and_no_more(
 
 def test_an_address_is_read_when_a_batch_is_sent_in() -> None:
     for url in ("https://shop.example/hook?token=abc", "http://shop.example:8080", "https://hööks.example/"):
-        assert check_webhook_url(url, Destinations()) == url
+        assert check_webhook_url(url, UrlPolicy()) == url
     for url in [*MALFORMED, "javascript:alert(1)", "https://user:password@shop.example/"]:
         with pytest.raises(CannotNotify, match=r"^webhookUrl: "):
-            check_webhook_url(url, Destinations())
+            check_webhook_url(url, UrlPolicy())
     with pytest.raises(CannotNotify, match="longer than 2048"):
-        check_webhook_url("https://shop.example/" + "x" * 2048, Destinations())
+        check_webhook_url("https://shop.example/" + "x" * 2048, UrlPolicy())
     assert NOT_PUBLIC  # Such URLs are refused when they are called, as tested above.
 
 
@@ -814,7 +814,7 @@ def test_a_bad_address_is_a_problem_of_the_caller() -> None:
 
     @service.get("/")
     async def refuse() -> None:
-        check_webhook_url("ftp://shop.example/", Destinations())
+        check_webhook_url("ftp://shop.example/", UrlPolicy())
 
     told = TestClient(service).get("/")
     assert (told.status_code, told.json()["code"]) == (400, "INVALID_INPUT")

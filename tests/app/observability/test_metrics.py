@@ -26,7 +26,7 @@ from cutout.app.observability.metrics import Metrics
 from cutout.app.removals import service as removals
 from cutout.inference.engine import Engine
 from cutout.inference.options import Options
-from tests.app.api_client import ANNA, API, BEN, Shop, engine_of, place_of
+from tests.app.api_client import ANNA, API, BEN, ApiClient, engine_of, place_of
 from tests.app.databases import on_sqlite
 from tests.fakes import FakeRunner, fake_engine, held_until, photo_bytes, wait_until
 
@@ -35,14 +35,14 @@ HERE = "http://127.0.0.1:8000"
 
 
 def scrape(
-    shop: Shop, client: str = "127.0.0.1", address: str = HERE, headers: Mapping[str, str] = NOBODY
+    shop: ApiClient, client: str = "127.0.0.1", address: str = HERE, headers: Mapping[str, str] = NOBODY
 ) -> httpx2.Response:
     caller = TestClient(shop.client.app, base_url=address, client=(client, 5000))
     answer: httpx2.Response = caller.get("/metrics", headers=headers)
     return answer
 
 
-def figures(shop: Shop) -> dict[str, float]:
+def figures(shop: ApiClient) -> dict[str, float]:
     """Return the value of each sample by its name and labels, as `name{label=value}`."""
     text = scrape(shop).raise_for_status().text
     found = {}
@@ -54,7 +54,7 @@ def figures(shop: Shop) -> dict[str, float]:
     return found
 
 
-def test_what_happened_is_counted(shop: Shop) -> None:
+def test_what_happened_is_counted(shop: ApiClient) -> None:
     def broken() -> None:
         raise ValueError("surprise")
 
@@ -94,7 +94,7 @@ def test_who_hangs_up_is_no_error_of_ours(database: Database, tmp_path: Path) ->
     go_on = threading.Event()
     place = place_of(database, tmp_path, FakeRunner(before=lambda: held_until(go_on)))
     with database.begin() as session:
-        user = accounts.seen(session, Claims("anna"))
+        user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, 10, "grant:anna")
 
     async def run() -> None:
@@ -113,7 +113,7 @@ def test_who_hangs_up_is_no_error_of_ours(database: Database, tmp_path: Path) ->
 
 
 @on_sqlite
-def test_photos_waiting_and_in_work_are_told(shop: Shop) -> None:
+def test_photos_waiting_and_in_work_are_told(shop: ApiClient) -> None:
     go_on = threading.Event()
     shop.runner.before = lambda: held_until(go_on)
     shop.fund("anna", 100)
@@ -130,7 +130,7 @@ def test_photos_waiting_and_in_work_are_told(shop: Shop) -> None:
 
 
 @on_sqlite
-def test_strange_calls_do_not_make_it_grow(shop: Shop) -> None:
+def test_strange_calls_do_not_make_it_grow(shop: ApiClient) -> None:
     def call(n: int) -> None:
         shop.get(f"/strange/{n}", {})
         shop.get(f"{API}/jobs/{n}", ANNA)
@@ -155,7 +155,7 @@ def test_strange_calls_do_not_make_it_grow(shop: Shop) -> None:
 
 
 @on_sqlite
-def test_refused_calls_are_counted_by_kind(shop: Shop) -> None:
+def test_refused_calls_are_counted_by_kind(shop: ApiClient) -> None:
     for _ in range(7):
         shop.client.post("/api/auth/login", json={"email": "a@b.example", "password": "wrong"})
     seen = figures(shop)
@@ -173,7 +173,7 @@ def test_refused_calls_are_counted_by_kind(shop: Shop) -> None:
 
 
 @on_sqlite
-def test_this_machine_may_read_them_and_nobody_else(shop: Shop) -> None:
+def test_this_machine_may_read_them_and_nobody_else(shop: ApiClient) -> None:
     assert scrape(shop).status_code == 200
     assert scrape(shop, "::1", "http://localhost:8000").status_code == 200
     for answer in (
@@ -192,7 +192,7 @@ def test_this_machine_may_read_them_and_nobody_else(shop: Shop) -> None:
 
 
 @on_sqlite
-def test_with_its_own_token_they_are_read_from_elsewhere(shop: Shop) -> None:
+def test_with_its_own_token_they_are_read_from_elsewhere(shop: ApiClient) -> None:
     token = "the scraper's own, of thirty-two bytes or more"
 
     settings = shop.state.get(Settings)

@@ -34,7 +34,7 @@ from cutout.app.ratelimit.limits import (
     SharedWindows,
     Windows,
 )
-from tests.app.api_client import ANNA, API, BEN, PLATFORM, SECRET, Shop
+from tests.app.api_client import ANNA, API, BEN, PLATFORM, SECRET, ApiClient
 from tests.app.databases import on_sqlite, valkey_at
 from tests.fakes import PATIENCE, FakeRunner, fake_engine, held_until, photo_bytes
 from tests.web import callers
@@ -51,7 +51,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def shop_with(database: Database, folder: Path, **changes: object) -> Iterator[Shop]:
+def shop_with(database: Database, folder: Path, **changes: object) -> Iterator[ApiClient]:
     """Run a service with its own limits."""
     url = database.engine.url.render_as_string(hide_password=False)
     settings = app_settings.load(
@@ -60,7 +60,7 @@ def shop_with(database: Database, folder: Path, **changes: object) -> Iterator[S
     runner = FakeRunner()
     service = create_app(settings, make_engine=lambda _: fake_engine(runner))
     with TestClient(service, base_url="http://cutout.example", raise_server_exceptions=False) as client:
-        yield Shop(client, database, runner)
+        yield ApiClient(client, database, runner)
 
 
 def refused(answer: httpx2.Response) -> int:
@@ -145,7 +145,7 @@ def test_wrong_passwords_are_counted_over_all_hosts(
     right = "correct horse"
     monkeypatch.setattr(accounts, "log_in", lambda _, __, word: SOMEBODY if word == right else None)
 
-    def log_in(shop: Shop, password: str, address: str = email) -> httpx2.Response:
+    def log_in(shop: ApiClient, password: str, address: str = email) -> httpx2.Response:
         answer: httpx2.Response = shop.client.post(
             "/api/auth/login", json={"email": address, "password": password}
         )

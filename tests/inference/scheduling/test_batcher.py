@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cutout.inference.errors import CutoutError, DeviceLost, NetworkFailed, OutOfMemory, Overloaded
 from cutout.inference.scheduling.batcher import Batcher
-from cutout.inference.scheduling.timers import Deadlines
+from cutout.inference.scheduling.timers import Timers
 from tests.fakes import PATIENCE, wait_until
 
 Ask = tuple[str, int]  # kind of network, number of the photo
@@ -56,8 +56,8 @@ class Device:
 
 
 @pytest.fixture
-def deadlines() -> Iterator[Deadlines]:
-    deadlines = Deadlines()
+def deadlines() -> Iterator[Timers]:
+    deadlines = Timers()
     yield deadlines
     deadlines.close()
 
@@ -94,7 +94,7 @@ def test_every_call_gets_its_own_answer_or_error(
     """Two networks, three callers; some photos are broken, some calls are cancelled, memory may be short."""
     broken = frozenset(number for number, (_, _, is_broken, _) in enumerate(calls) if is_broken)
     device = Device(broken=broken, room=room, fails_late=fails_late)
-    deadlines = Deadlines()
+    deadlines = Timers()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=max_batch, max_wait=max_wait)
     answered: list[int] = []
     futures = []
@@ -141,7 +141,7 @@ def test_no_call_outlasts_its_deadline(delays: list[float], seconds: float | Non
     device = Device(seconds=seconds or 0.0)
     if seconds is None:
         device.go_on.clear()
-    deadlines = Deadlines()
+    deadlines = Timers()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=2)
     futures = [
         batcher.submit("a", number, deadline=time.monotonic() + delay) for number, delay in enumerate(delays)
@@ -155,7 +155,7 @@ def test_no_call_outlasts_its_deadline(delays: list[float], seconds: float | Non
     deadlines.close()
 
 
-def test_a_photo_alone_does_not_wait_for_company(deadlines: Deadlines) -> None:
+def test_a_photo_alone_does_not_wait_for_company(deadlines: Timers) -> None:
     device = Device()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=8)
     assert outcome(batcher.submit("a", 1)) == ("a", 1)
@@ -163,7 +163,7 @@ def test_a_photo_alone_does_not_wait_for_company(deadlines: Deadlines) -> None:
     batcher.close()
 
 
-def test_those_who_come_while_a_batch_runs_go_together(deadlines: Deadlines) -> None:
+def test_those_who_come_while_a_batch_runs_go_together(deadlines: Timers) -> None:
     device = Device()
     device.go_on.clear()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=4)
@@ -178,7 +178,7 @@ def test_those_who_come_while_a_batch_runs_go_together(deadlines: Deadlines) -> 
     batcher.close()
 
 
-def test_a_full_batch_is_started_behind_the_one_that_runs(deadlines: Deadlines) -> None:
+def test_a_full_batch_is_started_behind_the_one_that_runs(deadlines: Timers) -> None:
     device = Device()
     device.go_on.clear()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=2, max_wait=PATIENCE)
@@ -191,7 +191,7 @@ def test_a_full_batch_is_started_behind_the_one_that_runs(deadlines: Deadlines) 
     batcher.close()
 
 
-def test_a_batch_waits_for_others_only_so_long(deadlines: Deadlines) -> None:
+def test_a_batch_waits_for_others_only_so_long(deadlines: Timers) -> None:
     device = Device()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=3, max_wait=1.0)
     start = time.monotonic()
@@ -202,7 +202,7 @@ def test_a_batch_waits_for_others_only_so_long(deadlines: Deadlines) -> None:
     batcher.close()
 
 
-def test_what_is_cancelled_never_meets_the_device_and_frees_its_place(deadlines: Deadlines) -> None:
+def test_what_is_cancelled_never_meets_the_device_and_frees_its_place(deadlines: Timers) -> None:
     device = Device()
     device.go_on.clear()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_started=1, max_waiting=2)
@@ -219,7 +219,7 @@ def test_what_is_cancelled_never_meets_the_device_and_frees_its_place(deadlines:
     batcher.close()
 
 
-def test_callers_take_turns(deadlines: Deadlines) -> None:
+def test_callers_take_turns(deadlines: Timers) -> None:
     device = Device()
     device.go_on.clear()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=1)
@@ -234,7 +234,7 @@ def test_callers_take_turns(deadlines: Deadlines) -> None:
     batcher.close()
 
 
-def test_four_hundred_at_once_end_in_answers_and_overloaded(deadlines: Deadlines) -> None:
+def test_four_hundred_at_once_end_in_answers_and_overloaded(deadlines: Timers) -> None:
     """As many threads as calls, and a device that is slow at first; waiting calls stay within the limit."""
     device = Device()
     device.go_on.clear()
@@ -270,7 +270,7 @@ def test_four_hundred_at_once_end_in_answers_and_overloaded(deadlines: Deadlines
 
 
 @pytest.mark.parametrize("fails_late", [False, True])
-def test_one_bad_photo_fails_alone(deadlines: Deadlines, fails_late: bool) -> None:
+def test_one_bad_photo_fails_alone(deadlines: Timers, fails_late: bool) -> None:
     device = Device(broken=frozenset({2}), fails_late=fails_late)
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=4, max_wait=PATIENCE)
     futures = [batcher.submit("a", number) for number in range(4)]
@@ -284,7 +284,7 @@ def test_one_bad_photo_fails_alone(deadlines: Deadlines, fails_late: bool) -> No
 
 
 @pytest.mark.parametrize("fails_late", [False, True])
-def test_a_batch_too_large_for_the_memory_is_halved_for_good(deadlines: Deadlines, fails_late: bool) -> None:
+def test_a_batch_too_large_for_the_memory_is_halved_for_good(deadlines: Timers, fails_late: bool) -> None:
     device = Device(room=2, fails_late=fails_late)
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=8, max_wait=PATIENCE)
     first = [batcher.submit("a", number) for number in range(8)]
@@ -298,7 +298,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_for_good(deadlines: Deadline
     batcher.close()
 
 
-def test_a_memory_that_holds_one_batch_gets_one_at_a_time(deadlines: Deadlines) -> None:
+def test_a_memory_that_holds_one_batch_gets_one_at_a_time(deadlines: Timers) -> None:
     """A second batch does not fit next to the first, but each batch fits alone."""
     on_device: list[int] = []
     started: list[int] = []
@@ -323,7 +323,7 @@ def test_a_memory_that_holds_one_batch_gets_one_at_a_time(deadlines: Deadlines) 
     batcher.close()
 
 
-def test_a_device_that_hangs_leaves_nobody_waiting(deadlines: Deadlines) -> None:
+def test_a_device_that_hangs_leaves_nobody_waiting(deadlines: Timers) -> None:
     device = Device()
     device.go_on.clear()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=2, stuck_after=0.5)
@@ -340,7 +340,7 @@ def test_a_device_that_hangs_leaves_nobody_waiting(deadlines: Deadlines) -> None
     device.go_on.set()
 
 
-def test_a_dead_device_fails_all_at_once(deadlines: Deadlines) -> None:
+def test_a_dead_device_fails_all_at_once(deadlines: Timers) -> None:
     started = threading.Event()
     go_on = threading.Event()
 
@@ -364,14 +364,14 @@ def test_a_dead_device_fails_all_at_once(deadlines: Deadlines) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_error_of_the_batcher_itself_leaves_nobody_waiting(deadlines: Deadlines) -> None:
+def test_an_error_of_the_batcher_itself_leaves_nobody_waiting(deadlines: Timers) -> None:
     """A device that returns fewer results than it was given items breaks the contract."""
     batcher: FakeBatcher = Batcher(lambda kind, items: list, deadlines)
     assert outcome(batcher.submit("a", 1)) == "DeviceLost"
     batcher.close()
 
 
-def test_what_was_handed_in_is_finished_at_closing(deadlines: Deadlines) -> None:
+def test_what_was_handed_in_is_finished_at_closing(deadlines: Timers) -> None:
     device = Device(seconds=0.002)
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=2, max_wait=PATIENCE)
     futures = [batcher.submit("a", number) for number in range(9)]
@@ -382,7 +382,7 @@ def test_what_was_handed_in_is_finished_at_closing(deadlines: Deadlines) -> None
         batcher.submit("a", 1)
 
 
-def test_busy_time_counts_what_overlaps_once(deadlines: Deadlines) -> None:
+def test_busy_time_counts_what_overlaps_once(deadlines: Timers) -> None:
     device = Device(seconds=0.02)
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=2)
     start = time.monotonic()

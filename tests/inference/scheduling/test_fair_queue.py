@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cutout.inference.errors import DeadlineExceeded
 from cutout.inference.scheduling.fair_queue import FairQueue
 from cutout.inference.scheduling.pixel_budget import PixelBudget
-from cutout.inference.scheduling.timers import Deadlines
+from cutout.inference.scheduling.timers import Timers
 from tests.fakes import PATIENCE
 
 
@@ -74,7 +74,7 @@ def test_what_is_discarded_is_gone() -> None:
 
 
 def test_deadlines_are_called_in_their_order_unless_called_off() -> None:
-    deadlines = Deadlines()
+    deadlines = Timers()
     called: list[str] = []
     done = threading.Event()
     with deadlines._changed:  # Hold the lock so that no deadline fires before all are set.
@@ -91,7 +91,7 @@ def test_deadlines_are_called_in_their_order_unless_called_off() -> None:
 
 
 def test_an_earlier_deadline_than_the_one_slept_for_is_not_missed() -> None:
-    deadlines = Deadlines()
+    deadlines = Timers()
     deadlines.call_at(time.monotonic() + PATIENCE, lambda: None)
     time.sleep(0.02)
     done = threading.Event()
@@ -101,7 +101,7 @@ def test_an_earlier_deadline_than_the_one_slept_for_is_not_missed() -> None:
 
 
 def test_what_is_called_off_takes_no_memory() -> None:
-    deadlines = Deadlines()
+    deadlines = Timers()
     later = time.monotonic() + 1000
     for _ in range(5000):
         deadlines.call_off(deadlines.call_at(later, lambda: None))
