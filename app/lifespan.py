@@ -90,7 +90,7 @@ async def _executor(
             backend=served.backend,
             substitute_for=served.wanted if served.substitute else None,
         )
-    return LocalExecutor(engine, storage, database)
+    return LocalExecutor(engine)
 
 
 async def _close_executor(executor: RemovalExecutor, seconds: float) -> None:

@@ -26,7 +26,7 @@ from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue
 from cutout.app.notifications import outbox
 from cutout.app.notifications.outbox import Outbox
-from cutout.app.removals import service as removals
+from cutout.app.removals import idempotency, lost_jobs
 from cutout.app.storage.base import Storage, StorageError
 
 log = structlog.get_logger()
@@ -55,17 +55,19 @@ async def running_maintenance(
     that are silent for a `lease`, end what no worker took by its `deadline`, delete results and idempotency keys older
     than `kept` and uploads that nobody needs, and deliver what the post office has to.
     """
-    lost_jobs = AfterOutages(partial(removals.fail_lost_jobs, database, leases=leases), database)
+    jobs_of_dead_processes = AfterOutages(
+        partial(lost_jobs.fail_lost_jobs, database, leases=leases), database
+    )
     lost_workers = AfterOutages(partial(recover_lost_work, database, queue), database)
     late = partial(to_the_end, expire_waiting_photos, database, deadline)
     old_results = partial(to_the_end, storage.delete_older_than, kept, jobs.RESULTS)
     old_uploads = partial(to_the_end, upload_cleanup.forget_uploads, database, storage, UPLOADS_KEPT)
-    old_keys = partial(to_the_end, removals.forget_keys, database, kept)
+    old_keys = partial(to_the_end, idempotency.forget_keys, database, kept)
     deleted_users = partial(to_the_end, user_deletion.delete_late_rows, database, storage)
     webhooks = partial(outbox.deliver_due, office, Channel.WEBHOOK)
     mails = partial(outbox.deliver_due, office, Channel.MAIL)
     works: list[tuple[timedelta, str, Callable[[], Awaitable[int]]]] = [
-        (min(SETTLE_EVERY, _look_every(lease)), "lost jobs settled", lost_jobs),
+        (min(SETTLE_EVERY, _look_every(lease)), "lost jobs settled", jobs_of_dead_processes),
         (_look_every(lease), "photos of lost workers freed", lost_workers),
         (SETTLE_EVERY, "photos that no worker took ended", late),
         (SETTLE_EVERY, "late jobs and batches of deleted users deleted", deleted_users),

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, insert, select, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from cutout.app.auth import accounts
@@ -23,7 +22,7 @@ from cutout.app.db.tables import Batch, IdempotencyKey, Job, PaidBy, Status, pla
 from cutout.app.jobs import leases
 from cutout.app.notifications import outbox
 from cutout.app.ratelimit.limits import Kind, Limit, RateLimited
-from cutout.app.removals.service import KeyUsed, known_key
+from cutout.app.removals.idempotency import KeyUsed, add_key, find_key, write_once
 from cutout.inference.options import Options
 
 LONGEST_NAME = 1000
@@ -111,30 +110,17 @@ def submit(
     """
     require_size(len(photos))
     fingerprint = _fingerprint(photos, order)
-    while True:
-        try:
-            with database.begin() as session:
-                known = None if key is None else known_key(session, user_id, key)
-                if known is not None:
-                    if known.batch_id is None or known.fingerprint != fingerprint:
-                        raise KeyUsed
-                    return session.get_one(Batch, known.batch_id), False
-                batch = _write(session, user_id, batch_id, photos, order, at, limit)
-                if key is not None:
-                    session.add(
-                        IdempotencyKey(
-                            user_id=user_id,
-                            key=key,
-                            fingerprint=fingerprint,
-                            batch_id=batch_id,
-                            created_at=at,
-                        )
-                    )
-            return batch, True
-        except IntegrityError:
-            if key is None or database.run_in_transaction(known_key, user_id, key) is None:
-                raise
-            # Another call with the same key was a moment faster: look again.
+
+    def write(session: Session, known: IdempotencyKey | None) -> tuple[Batch, bool]:
+        if known is not None:
+            if known.batch_id is None or known.fingerprint != fingerprint:
+                raise KeyUsed
+            return session.get_one(Batch, known.batch_id), False
+        batch = _write(session, user_id, batch_id, photos, order, at, limit)
+        add_key(session, user_id, key, fingerprint, batch_id=batch_id, at=at)
+        return batch, True
+
+    return write_once(database, user_id, key, write)
 
 
 def require_turn(session: Session, user_id: uuid.UUID, limit: Limit, at: datetime) -> None:
@@ -162,10 +148,8 @@ def check_ahead(
         InsufficientCredits: the user cannot pay even the cheapest one.
 
     """
-    if key is not None:
-        known = select(IdempotencyKey.id).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
-        if session.scalar(known) is not None:
-            return None
+    if key is not None and find_key(session, user_id, key) is not None:
+        return None
     if limit is not None:
         require_turn(session, user_id, limit, at)
     balance = ledger.balance(session, user_id)

@@ -1,4 +1,4 @@
-"""Who makes the pictures of callers who wait: the engine in this process, or workers behind the queue."""
+"""How the pictures of callers who wait are made: by the engine in this process, or by workers behind the queue."""
 
 import asyncio
 import time
@@ -12,11 +12,9 @@ from typing import Any, Protocol
 import structlog
 from sqlalchemy import select
 
-from cutout.app.core.errors import JobFailedError
-from cutout.app.core.threads import to_storage_thread
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status
-from cutout.app.jobs import completion, leases
+from cutout.app.jobs import leases
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.model_status import Served, served_by
@@ -39,68 +37,58 @@ TOLD_SECONDS = 2.0
 
 
 class RemovalExecutor(Protocol):
-    """What makes pictures."""
+    """Makes the pictures of callers who wait. It knows neither prices nor the ledger."""
 
     here: bool
-    """Whether a photo is found in this process; else it is handed over before its job is written."""
+    """Whether this process makes the pictures; else a photo is stored for a worker before its job is written."""
     backend: str
-    """What figures call it where no picture came of it."""
+    """The backend that metrics name for a removal that failed."""
 
     def serving(self) -> tuple[str, Mapping[Tier, Served]]:
-        """Say on what kind of device networks run, and what each tier is served by. It may ask the queue.
+        """Return the kind of device that runs the networks, and what serves each tier. It may ask the queue.
 
         Raises:
-            ModelUnavailable, QueueUnavailable: nothing makes pictures now.
+            ModelUnavailable, QueueUnavailable: no picture can be made now.
 
         """
 
     def serving_by(self, workers: Sequence[WorkerInfo] | None) -> tuple[str, Mapping[Tier, Served]]:
-        """Say the same, asking nobody: by the `workers` that are alive, None where the queue does not answer.
+        """Return the same without a call to the queue, from its `workers`; None where the queue does not answer.
 
         Raises:
-            ModelUnavailable, QueueUnavailable: nothing makes pictures now.
+            ModelUnavailable, QueueUnavailable: no picture can be made now.
 
         """
 
     def breaker(self) -> CircuitBreaker | None:
-        """Return what keeps photos from networks elsewhere that have failed too often; None where they are here."""
+        """Return the circuit breaker of a remote service; None where this process runs the networks or workers do."""
         return None
 
-    def require_capacity(self) -> None:
-        """Return if a photo would be taken now.
-
-        Raises:
-            Overloaded: too many are waiting.
-            ModelUnavailable, QueueUnavailable: nothing makes pictures now.
-
-        """
-
     def enqueue(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
-        """Put a photo where it will be found; what its job's row says of it.
+        """Check that a photo would be accepted now, and store it where a worker finds it. Return columns of its job's row.
 
         Raises:
-            StorageError: it cannot be put there.
-            Overloaded, ModelUnavailable, QueueUnavailable: it would not be taken now.
+            StorageError: the photo cannot be stored.
+            Overloaded: too many photos are waiting.
+            ModelUnavailable, QueueUnavailable: no picture can be made now.
 
         """
 
     def withdraw(self, job_id: uuid.UUID) -> None:
-        """Take away what was handed over."""
-
-    async def close(self) -> None:
-        """Make no more."""
+        """Delete what `enqueue` stored."""
 
     async def make(
         self, job_id: uuid.UUID, photo: bytes, options: Options, user_id: uuid.UUID
-    ) -> tuple[Job, bytes]:
-        """Make a picture, store it, and complete its job, paid for: the job, and the picture.
+    ) -> Cutout | None:
+        """Make a picture. Return it; or None once a worker has ended the job, and stored the picture if it succeeded.
 
         Raises:
-            CutoutError: the photo cannot be taken, or not now.
-            JobFailedError: it could not be made elsewhere.
-            StorageError: the result cannot be kept.
+            CutoutError: the photo cannot be read, or was not done in time.
 
         """
+
+    async def close(self) -> None:
+        """Finish, and accept no more photos."""
 
 
 class LocalExecutor(RemovalExecutor):
@@ -108,11 +96,9 @@ class LocalExecutor(RemovalExecutor):
 
     here = True
 
-    def __init__(self, engine: Engine, storage: Storage, database: Database) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.backend = next(iter(engine.serving.values())).runner.backend
-        self._storage = storage
-        self._database = database
 
     def serving(self) -> tuple[str, Mapping[Tier, Served]]:
         if self.engine.lost is not None:
@@ -125,10 +111,8 @@ class LocalExecutor(RemovalExecutor):
     def breaker(self) -> CircuitBreaker | None:
         return self.engine.breaker
 
-    def require_capacity(self) -> None:
-        self.engine.require_capacity()
-
     def enqueue(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
+        self.engine.require_capacity()
         return {}
 
     def withdraw(self, job_id: uuid.UUID) -> None:
@@ -136,35 +120,11 @@ class LocalExecutor(RemovalExecutor):
 
     async def make(
         self, job_id: uuid.UUID, photo: bytes, options: Options, user_id: uuid.UUID
-    ) -> tuple[Job, bytes]:
-        start = time.perf_counter()
-        cutout = await asyncio.wrap_future(self.engine.submit(photo, options, caller=user_id))
-        job = await to_storage_thread(self._keep, job_id, cutout, start)
-        log.info(
-            "Background removed successfully",
-            tier=cutout.tier.value,
-            job=str(job_id),
-            model=cutout.checkpoint,
-            backend=cutout.backend,
-            ms=job.milliseconds,
-            no_foreground=cutout.no_foreground,
-        )
-        return job, cutout.data
+    ) -> Cutout | None:
+        return await asyncio.wrap_future(self.engine.submit(photo, options, caller=user_id))
 
     async def close(self) -> None:
         await asyncio.to_thread(self.engine.close)
-
-    def _keep(self, job_id: uuid.UUID, cutout: Cutout, start: float) -> Job:
-        """Store a picture, then complete its job, so that no row points at nothing."""
-        key = jobs.result_key(job_id, cutout.format)
-        self._storage.put(key, cutout.data)
-        milliseconds = round(1000 * (time.perf_counter() - start))
-        with self._database.begin() as session:
-            job = completion.complete(session, job_id, cutout, milliseconds)
-        if job is None:
-            self._storage.delete(key)
-            raise RuntimeError(f"job {job_id} was ended by another")
-        return job
 
 
 class QueueExecutor(RemovalExecutor):
@@ -203,14 +163,11 @@ class QueueExecutor(RemovalExecutor):
             raise ModelUnavailable("No worker is alive. Start one with: cutout worker")
         return alive[0].device, alive[0].tiers
 
-    def require_capacity(self) -> None:
+    def enqueue(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
         self.serving()
         waiting = self._database.run_read_only(leases.waiting, Line.INTERACTIVE)
         if waiting >= self._most_waiting:
             raise Overloaded(f"{waiting} photos are waiting already. Try again in a moment.", retry_after=5)
-
-    def enqueue(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
-        self.require_capacity()
         self._storage.put(jobs.upload_key(job_id, None), photo)
         return {"status": Status.PENDING, "options": leases.write_options(options), "lease_until": None}
 
@@ -222,7 +179,7 @@ class QueueExecutor(RemovalExecutor):
 
     async def make(
         self, job_id: uuid.UUID, photo: bytes, options: Options, user_id: uuid.UUID
-    ) -> tuple[Job, bytes]:
+    ) -> Cutout | None:
         await asyncio.to_thread(self._queue.notify_workers, Line.INTERACTIVE)
         try:
             async with asyncio.timeout(self._deadline.total_seconds()):
@@ -232,7 +189,7 @@ class QueueExecutor(RemovalExecutor):
                 f"The photo was not done in {self._deadline.total_seconds():g} s (CUTOUT_DEADLINE_SECONDS). Try again"
                 " in a moment."
             ) from None
-        return await to_storage_thread(self._fetch, job_id)
+        return None
 
     async def close(self) -> None:
         if self._asking is not None:
@@ -274,13 +231,3 @@ class QueueExecutor(RemovalExecutor):
         )
         with self._database.read() as session:
             return session.scalars(ended).all()
-
-    def _fetch(self, job_id: uuid.UUID) -> tuple[Job, bytes]:
-        with self._database.read() as session:
-            job = session.get_one(Job, job_id)
-        if job.status is not Status.COMPLETED:
-            raise JobFailedError(job.error_code or "INTERNAL", job.error_detail or "The photo was not done.")
-        picture = self._storage.get(jobs.result_key_of(job))
-        if picture is None:
-            raise StorageError("The picture was made and is not there.")
-        return job, picture

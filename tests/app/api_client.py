@@ -23,10 +23,11 @@ from cutout.app.config.settings import Settings
 from cutout.app.db.session import Database
 from cutout.app.http.state import AppState, state_of
 from cutout.app.removals.executors import LocalExecutor
-from cutout.app.removals.service import RemovalContext
+from cutout.app.removals.service import RemovalContext, request_of, reserve_job
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.engine import Engine
 from cutout.inference.limits import Limits
+from cutout.inference.options import Options
 from tests.fakes import FakeRunner, fake_engine, photo_bytes
 
 SECRET, PLATFORM = "our own secret, of thirty-two bytes or more", "the platform's secret, as long as ours is"
@@ -122,9 +123,14 @@ def service_settings(database_url: str, folder: Path, **others: object) -> Setti
 def place_of(database: Database, folder: Path, runner: FakeRunner, lease: float = 60) -> RemovalContext:
     engine = fake_engine(runner, Limits(threads=4, waiting=1000))
     storage = LocalStorage(folder)
-    return RemovalContext(
-        LocalExecutor(engine, storage, database), storage, database, timedelta(seconds=lease)
-    )
+    return RemovalContext(LocalExecutor(engine), storage, database, timedelta(seconds=lease))
+
+
+def reserved(
+    place: RemovalContext, user_id: uuid.UUID, photo: bytes, options: Options, key: str | None = None
+) -> tuple[uuid.UUID, bool]:
+    """Reserve a job as a request does; return its id, and whether it is new."""
+    return reserve_job(place, request_of(user_id, photo, options, key), photo)
 
 
 def engine_of(place: RemovalContext) -> Engine:

@@ -30,11 +30,10 @@ from cutout.app.jobs.queue import Queue
 from cutout.app.net.safe_http import SafeHttpClient
 from cutout.app.net.url_policy import UrlPolicy
 from cutout.app.notifications.outbox import Outbox
-from cutout.app.removals import service as removals
 from cutout.app.storage.base import StorageError
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.options import Options
-from tests.app.api_client import engine_of, place_of
+from tests.app.api_client import engine_of, place_of, reserved
 from tests.fakes import PATIENCE, FakeRunner, held_until, photo_bytes
 
 
@@ -67,7 +66,7 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
         user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, 6, "grant:anna")
     for key in ("old", "new"):
-        removals._begin(place, user.id, photo_bytes(), Options(), key)
+        reserved(place, user.id, photo_bytes(), Options(), key)
     with database.begin() as session:
         session.execute(
             text("UPDATE idempotency_keys SET created_at = '2020-01-01 00:00:00' WHERE key = 'old'")

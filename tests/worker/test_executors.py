@@ -22,7 +22,8 @@ from cutout.app.jobs.model_status import served_by
 from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
 from cutout.app.removals import service as removals
 from cutout.app.removals.executors import QueueExecutor
-from cutout.app.removals.service import KeyUsed, RemovalContext
+from cutout.app.removals.idempotency import KeyUsed
+from cutout.app.removals.service import RemovalContext
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.errors import DeadlineExceeded, ModelUnavailable, Overloaded
 from cutout.inference.imaging.encode import Format
@@ -30,6 +31,7 @@ from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 from cutout.worker import tasks as worker_jobs
 from cutout.worker.context import WorkerContext
+from tests.app.api_client import reserved
 from tests.app.databases import new_user
 from tests.fakes import PATIENCE, FakeRunner, open_picture, photo_bytes, wait_until
 from tests.worker.worker_fixtures import context_of
@@ -203,7 +205,7 @@ def test_a_photo_whose_caller_is_gone_with_his_host_expires(
     user, place = funded(database), place_of(database, storage, queue)
     with context_of(database, storage, redis_url) as context:
         queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), served_by(context.engine)))
-        job_id, _ = removals._begin(place, user.id, photo_bytes(), Options(), None, photo_bytes())
+        job_id, _ = reserved(place, user.id, photo_bytes(), Options())
         assert balance(database, user) == 97
         assert database.run_in_transaction(leases.expire, now() - timedelta(seconds=60)) == 0
         assert database.run_in_transaction(leases.expire, now() + timedelta(seconds=1)) == 1
@@ -227,9 +229,7 @@ def test_more_callers_at_once_than_connections_wait_for_nothing_but_their_turn(
 
     def begin(number: int) -> uuid.UUID:
         together.wait(60)
-        job_id, mine = removals._begin(
-            place, user.id, photo_bytes(), Options(), f"order-{number}", photo_bytes()
-        )
+        job_id, mine = reserved(place, user.id, photo_bytes(), Options(), f"order-{number}")
         assert mine
         return job_id
 

@@ -16,11 +16,23 @@ from cutout.app.billing.ledger import InsufficientCredits
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status, now
 from cutout.app.jobs import queries as jobs
+from cutout.app.removals import lost_jobs
 from cutout.app.removals import service as removals
 from cutout.inference.imaging.encode import Format
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
-from tests.app.api_client import ADMIN, ANNA, API, PLATFORM, SECRET, ApiClient, bearer, engine_of, place_of
+from tests.app.api_client import (
+    ADMIN,
+    ANNA,
+    API,
+    PLATFORM,
+    SECRET,
+    ApiClient,
+    bearer,
+    engine_of,
+    place_of,
+    reserved,
+)
 from tests.app.http.test_api import problem
 from tests.fakes import PATIENCE, FakeRunner, held_until, photo_bytes, wait_until
 
@@ -231,12 +243,11 @@ def test_what_a_crash_left_open_is_settled(database: Database, tmp_path: Path) -
     with database.begin() as session:
         user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, 50, "grant:anna")
-    crashed = [removals._begin(place, user.id, b"", Options(tier=Tier.BASIC), None)[0] for _ in range(3)]
-    in_work = removals._begin(
-        place_of(database, tmp_path, FakeRunner()), user.id, b"", Options(tier=Tier.STANDARD), None
-    )[0]
-    assert removals.fail_lost_jobs(database) == 3
-    assert removals.fail_lost_jobs(database) == 0
+    crashed = [reserved(place, user.id, b"", Options(tier=Tier.BASIC))[0] for _ in range(3)]
+    standard = Options(tier=Tier.STANDARD)
+    in_work = reserved(place_of(database, tmp_path, FakeRunner()), user.id, b"", standard)[0]
+    assert lost_jobs.fail_lost_jobs(database) == 3
+    assert lost_jobs.fail_lost_jobs(database) == 0
     with database.begin() as session:
         assert ledger.balance(session, user.id) == 50 - 8
         assert ledger.discrepancies(session) == {}
@@ -245,7 +256,7 @@ def test_what_a_crash_left_open_is_settled(database: Database, tmp_path: Path) -
     assert found is not None
     assert (found.status, found.error_code) == (Status.FAILED, "INTERNAL")
     assert "Nothing was charged" in (found.error_detail or "")
-    assert not removals.fail(database, crashed[0], "INTERNAL", "again")
+    assert not lost_jobs.fail(database, crashed[0], "INTERNAL", "again")
 
 
 def test_a_database_that_goes_away_is_said_and_costs_nothing(
@@ -282,7 +293,7 @@ def test_a_database_that_goes_away_is_said_and_costs_nothing(
     (job,) = shop.get(f"{API}/jobs", ANNA).json()["jobs"]
     assert job["error"]["code"] == "DATABASE_UNAVAILABLE"
     assert "UPDATE" not in job["error"]["detail"]
-    assert removals.fail_lost_jobs(shop.database) == 0
+    assert lost_jobs.fail_lost_jobs(shop.database) == 0
     assert shop.get("/api/health", {}).json()["status"] == "ok"
 
 

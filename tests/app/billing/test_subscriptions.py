@@ -22,6 +22,7 @@ from cutout.app.billing.subscriptions import AnotherPlan, month_later
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, PaidBy, Status, Subscription, SubscriptionUsage, User
 from cutout.app.jobs import completion
+from cutout.app.removals import lost_jobs
 from cutout.app.removals import service as removals
 from cutout.app.removals.service import RemovalContext
 from cutout.inference.engine import Cutout
@@ -29,7 +30,7 @@ from cutout.inference.errors import UnsupportedFormat
 from cutout.inference.imaging.encode import Format
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
-from tests.app.api_client import engine_of, place_of
+from tests.app.api_client import engine_of, place_of, reserved
 from tests.app.databases import new_user
 from tests.fakes import FakeRunner, photo_bytes
 
@@ -130,12 +131,12 @@ def test_the_day_turns_at_midnight_utc_and_a_removal_goes_back_to_its_own(
     user = subscriber(database, "starter")
     clock = Clock(datetime(2026, 11, 24, 23, 59, 59, 999999, tzinfo=UTC))
     place = replace(place_of(database, tmp_path, FakeRunner()), clock=clock)
-    jobs = [removals._begin(place, user.id, b"", Options(), None)[0] for _ in range(50)]
+    jobs = [reserved(place, user.id, b"", Options())[0] for _ in range(50)]
     with pytest.raises(InsufficientCredits):
-        removals._begin(place, user.id, b"", Options(), None)
+        reserved(place, user.id, b"", Options())
     clock.at += timedelta(microseconds=1)
-    removals._begin(place, user.id, b"", Options(), None)
-    assert removals.fail(database, jobs[0], "INTERNAL", "broken")
+    reserved(place, user.id, b"", Options())
+    assert lost_jobs.fail(database, jobs[0], "INTERNAL", "broken")
     assert used(database, user) == (49, 0)
     assert used(database, user, date(2026, 11, 25)) == (1, 0)
     engine_of(place).close()
@@ -171,10 +172,10 @@ def test_what_fails_goes_back_to_the_quota_once(database: Database, tmp_path: Pa
     with pytest.raises(UnsupportedFormat):
         asyncio.run(removals.remove_one(place, user.id, b"I am text", options))
     assert used(database, user) == (0, 0)
-    job_id = removals._begin(place, user.id, b"", options, None)[0]
+    job_id = reserved(place, user.id, b"", options)[0]
     assert used(database, user) == (1, 1)
     with ThreadPoolExecutor(8) as pool:
-        failed = list(pool.map(lambda _: removals.fail(database, job_id, "INTERNAL", "broken"), range(16)))
+        failed = list(pool.map(lambda _: lost_jobs.fail(database, job_id, "INTERNAL", "broken"), range(16)))
     assert failed.count(True) == 1
     assert used(database, user) == (0, 0)
     engine_of(place).close()
@@ -184,12 +185,12 @@ def test_what_a_crash_left_open_goes_back_to_the_quota_once(database: Database, 
     user, clock = subscriber(database, "starter"), Clock()
     place = replace(place_of(database, tmp_path, FakeRunner(), lease=60), clock=clock)
     for _ in range(3):
-        removals._begin(place, user.id, b"", Options(), None)
-    assert removals.fail_lost_jobs(database, clock) == 0
+        reserved(place, user.id, b"", Options())
+    assert lost_jobs.fail_lost_jobs(database, clock) == 0
     clock.at += timedelta(days=1)
-    removals._begin(place, user.id, b"", Options(), None)
+    reserved(place, user.id, b"", Options())
     with ThreadPoolExecutor(4) as pool:
-        settled = pool.map(lambda _: removals.fail_lost_jobs(database, clock), range(4))
+        settled = pool.map(lambda _: lost_jobs.fail_lost_jobs(database, clock), range(4))
     assert sum(settled) == 3
     assert used(database, user) == (0, 0)
     assert used(database, user, clock.at.date()) == (1, 0)
@@ -302,7 +303,7 @@ def test_what_was_used_is_what_was_kept_whatever_happens(
         user, clock = subscriber(database, "tiny", funds=60), Clock()
         place = RemovalContext(
             executor=SimpleNamespace(
-                here=True, require_capacity=lambda: None, withdraw=lambda _: None
+                here=True, enqueue=lambda *_: {}, withdraw=lambda _: None
             ),  # No work is done here.
             storage=None,  # type: ignore[arg-type]
             database=database,
@@ -315,7 +316,7 @@ def test_what_was_used_is_what_was_kept_whatever_happens(
             if step == "begin":
                 before = used(database, user, clock.at.date())
                 try:
-                    jobs.append(removals._begin(place, user.id, b"", Options(tier=tier), None)[0])
+                    jobs.append(reserved(place, user.id, b"", Options(tier=tier))[0])
                 except InsufficientCredits:
                     full = before[0] == 3 or (tier is Tier.PROFESSIONAL and before[1] == 1)
                     assert (
@@ -324,12 +325,12 @@ def test_what_was_used_is_what_was_kept_whatever_happens(
             elif step == "complete" and job_id:
                 end(database, job_id)
             elif step == "fail" and job_id:
-                removals.fail(database, job_id, "INTERNAL", "broken")
+                lost_jobs.fail(database, job_id, "INTERNAL", "broken")
             elif step == "crash" and job_id:
                 with pytest.raises(Crashed):
                     crash(database, job_id)
             elif step == "sweep":
-                removals.fail_lost_jobs(database, clock)
+                lost_jobs.fail_lost_jobs(database, clock)
             elif step == "cancel":
                 database.run_in_transaction(subscriptions.cancel, user.id, None, clock.at)
             elif step == "renew":
@@ -338,7 +339,7 @@ def test_what_was_used_is_what_was_kept_whatever_happens(
                 clock.at += timedelta(days=1 + 12 * (number % 2))
         require_agreement(database, user)
         clock.at += timedelta(days=9)
-        removals.fail_lost_jobs(database, clock)
+        lost_jobs.fail_lost_jobs(database, clock)
         require_agreement(database, user)
         with database.begin() as session:
             mine = session.query(Job).filter(Job.user_id == user.id)

@@ -19,7 +19,7 @@ from cutout.app.auth.tokens import Claims
 from cutout.app.billing import ledger
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
-from cutout.app.removals import service as removals
+from cutout.app.removals import lost_jobs
 from tests.app.api_client import ANNA, API, opened_shop
 from tests.app.databases import start_postgresql
 from tests.app.http.test_api import problem
@@ -130,7 +130,7 @@ def test_postgresql_killed_at_the_commit_is_said_and_costs_nothing(tmp_path: Pat
             wait_until(lambda: shop.balance(ANNA) == 6, 60)
             (job,) = shop.get(f"{API}/jobs", ANNA).json()["jobs"]
             assert (job["status"], job["resultUrl"]) == ("failed", None)
-            assert removals.fail_lost_jobs(database) == 0
+            assert lost_jobs.fail_lost_jobs(database) == 0
 
             again = shop.remove(ANNA | {"Idempotency-Key": "order-1"}).raise_for_status().json()
             assert again["status"] == "completed"

@@ -17,11 +17,13 @@ from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status, User, now
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.lease_renewal import renewing
+from cutout.app.removals import lost_jobs
 from cutout.app.removals import service as removals
-from cutout.app.removals.service import KeyInWork, RemovalContext
+from cutout.app.removals.idempotency import KeyInWork
+from cutout.app.removals.service import RemovalContext
 from cutout.inference.errors import NetworkFailed
 from cutout.inference.options import Options
-from tests.app.api_client import ANNA, ApiClient, engine_of, place_of
+from tests.app.api_client import ANNA, ApiClient, engine_of, place_of, reserved
 from tests.app.databases import new_user, on_sqlite
 from tests.app.http.test_api import problem
 from tests.fakes import FakeRunner, held_until, photo_bytes, wait_until
@@ -39,7 +41,7 @@ def funded(database: Database) -> User:
 
 def begun(place: RemovalContext, user: User) -> uuid.UUID:
     """Write a job and do nothing more, as if its process had died."""
-    job_id, mine = removals._begin(place, user.id, photo_bytes(), Options(), "order-1")
+    job_id, mine = reserved(place, user.id, photo_bytes(), Options(), "order-1")
     assert mine
     return job_id
 
@@ -117,11 +119,11 @@ def test_what_is_in_work_here_is_renewed_and_never_lost(database: Database, tmp_
     job_id = begun(place, user)
     with place.leases.holding(job_id):
         # Its lease has expired, as after an outage of the database, but this process knows that the job is running.
-        assert removals.fail_lost_jobs(database, leases=place.leases) == 0
-        assert removals._begin(place, user.id, photo_bytes(), Options(), "order-1") == (job_id, False)
+        assert lost_jobs.fail_lost_jobs(database, leases=place.leases) == 0
+        assert reserved(place, user.id, photo_bytes(), Options(), "order-1") == (job_id, False)
         place.leases.renew(database, LEASE, now())
-        assert removals.fail_lost_jobs(database) == 0
-    assert removals.fail_lost_jobs(database, lambda: now() + LEASE, place.leases) == 1
+        assert lost_jobs.fail_lost_jobs(database) == 0
+    assert lost_jobs.fail_lost_jobs(database, lambda: now() + LEASE, place.leases) == 1
     assert balance(database, user) == 50
     engine_of(place).close()
 
@@ -162,7 +164,7 @@ def test_what_could_not_be_given_back_is_when_the_database_answers_again(
 
     with monkeypatch.context() as outage:
         outage.setattr(database, "begin", away)
-        removals._give_up(place, job_id, NetworkFailed("A surprise."))
+        removals.abandon_job(place, job_id, NetworkFailed("A surprise."))
         with pytest.raises(OperationalError):
             place.leases.renew(database, LEASE, now())
     assert balance(database, user) == 47

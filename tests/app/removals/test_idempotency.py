@@ -8,9 +8,10 @@ from cutout.app.auth.tokens import Claims
 from cutout.app.billing import ledger
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job
+from cutout.app.removals import lost_jobs
 from cutout.app.removals import service as removals
 from cutout.inference.options import Options
-from tests.app.api_client import ANNA, BEN, ApiClient, bearer, engine_of, place_of
+from tests.app.api_client import ANNA, BEN, ApiClient, bearer, engine_of, place_of, reserved
 from tests.app.http.test_api import problem
 from tests.fakes import FakeRunner, photo_bytes
 
@@ -108,7 +109,7 @@ def test_the_same_key_after_a_crash_is_done_and_charged_once(database: Database,
     with database.begin() as session:
         user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, 50, "grant:anna")
-    crashed, mine = removals._begin(
+    crashed, mine = reserved(
         place_of(database, tmp_path, FakeRunner(), lease=-1), user.id, photo_bytes(), Options(), "order-1"
     )
     assert mine
@@ -119,4 +120,4 @@ def test_the_same_key_after_a_crash_is_done_and_charged_once(database: Database,
     with database.begin() as session:
         assert ledger.balance(session, user.id) == 47
         assert ledger.discrepancies(session) == {}
-    assert removals.fail_lost_jobs(database) == 0
+    assert lost_jobs.fail_lost_jobs(database) == 0
