@@ -21,20 +21,20 @@ from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
 from cutout.app.core import log_config
 from cutout.app.core.errors import ForbiddenError, InternalError
-from cutout.app.core.shutdown import Stopping
+from cutout.app.core.shutdown import Shutdown
 from cutout.app.db.session import Database
-from cutout.app.embedded.supervisor import Embedded
+from cutout.app.embedded.supervisor import EmbeddedProcesses
 from cutout.app.http import middleware, openapi, problem_details, security_headers
-from cutout.app.http.metrics_middleware import Measure
+from cutout.app.http.metrics_middleware import MetricsMiddleware
 from cutout.app.http.state import AppState
-from cutout.app.jobs.lease_renewal import Leases
+from cutout.app.jobs.lease_renewal import LeaseRenewer
 from cutout.app.jobs.queue import Queue
-from cutout.app.jobs.queue_stats import Backlog
+from cutout.app.jobs.queue_stats import QueueStats
 from cutout.app.lifespan import lifespan
-from cutout.app.net.image_fetcher import Fetcher
-from cutout.app.net.safe_http import Outside
-from cutout.app.net.url_policy import Destinations
-from cutout.app.notifications.outbox import PostOffice
+from cutout.app.net.image_fetcher import ImageFetcher
+from cutout.app.net.safe_http import SafeHttpClient
+from cutout.app.net.url_policy import UrlPolicy
+from cutout.app.notifications.outbox import Outbox
 from cutout.app.observability.metrics import Metrics
 from cutout.app.ratelimit.limits import Kind, Limit, RateLimits
 from cutout.app.removals import router as removals_router
@@ -53,7 +53,7 @@ WRONG_PASSWORDS = Limit(5, 60)
 def create_app(
     settings: Settings | None = None,
     make_engine: Callable[[Settings], Engine] | None = None,
-    embedded: Embedded | None = None,
+    embedded: EmbeddedProcesses | None = None,
 ) -> FastAPI:
     """Build the service. `make_engine` replaces the real engine in tests of everything else; `embedded` processes run
     while the service does.
@@ -106,7 +106,7 @@ def limits_of(settings: Settings) -> dict[Kind, Limit]:
     return {Kind.LOGIN: WRONG_PASSWORDS} | limited
 
 
-def init_state(settings: Settings, embedded: Embedded | None) -> AppState:
+def init_state(settings: Settings, embedded: EmbeddedProcesses | None) -> AppState:
     """Build the parts that endpoints share; the executor and its engine are added at the start."""
     state = AppState()
     state.put(Settings, settings)
@@ -124,21 +124,21 @@ def init_state(settings: Settings, embedded: Embedded | None) -> AppState:
             issuer=settings.jwt_issuer,
         ),
     )
-    outside = Outside(Destinations(settings.fetch_allow_networks))
-    state.put(Fetcher, Fetcher(outside, settings.max_upload_bytes, settings.fetch_seconds))
+    http_client = SafeHttpClient(UrlPolicy(settings.fetch_allow_networks))
+    state.put(ImageFetcher, ImageFetcher(http_client, settings.max_upload_bytes, settings.fetch_seconds))
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     # The embedded queue serves one host, whose rate limits are counted in its own memory.
     rate_limits = state.put(RateLimits, RateLimits(limits_of(settings), redis_url))
     queue_url = redis_url if embedded is None else embedded.queue_url
     state.put(Queue, Queue(queue_url))
-    backlog = state.put(Backlog, Backlog(database, queue_url))
+    queue_stats = state.put(QueueStats, QueueStats(database, queue_url))
     figures = state.put(Metrics, Metrics())
-    figures.registry.register(LiveMetrics(lambda: state.find(Engine), rate_limits.refused, backlog))
+    figures.registry.register(LiveMetrics(lambda: state.find(Engine), rate_limits.refused, queue_stats))
     state.put(
-        PostOffice,
-        PostOffice(
+        Outbox,
+        Outbox(
             database,
-            outside,
+            http_client,
             secret,
             timedelta(days=settings.result_days),
             mailer_from(settings),
@@ -148,9 +148,9 @@ def init_state(settings: Settings, embedded: Embedded | None) -> AppState:
             notify_any_email=settings.notify_any_email or settings.auth == "off",
         ),
     )
-    state.put(Leases, Leases())
-    state.put(Readiness, Readiness(database, backlog, probe))
-    state.put(Stopping, Stopping())
+    state.put(LeaseRenewer, LeaseRenewer())
+    state.put(Readiness, Readiness(database, queue_stats, probe))
+    state.put(Shutdown, Shutdown())
     return state
 
 
@@ -162,7 +162,7 @@ def add_middleware(service: FastAPI, settings: Settings, state: AppState) -> Non
         f"{removals_router.router.prefix}/remove": (most, problem_details.upload_too_large),
         f"{batches_router.router.prefix}/batch": (settings.max_batch_bytes, problem_details.batch_too_large),
     }
-    service.add_middleware(middleware.Unexpected)
+    service.add_middleware(middleware.UnexpectedErrors)
     service.add_middleware(
         middleware.BodyMemory, paths=uploads, total_bytes=settings.uploads_at_once_bytes, most_bytes=most
     )
@@ -170,7 +170,7 @@ def add_middleware(service: FastAPI, settings: Settings, state: AppState) -> Non
         middleware.BodyTime,
         seconds=settings.upload_seconds,
         bytes_each=most,
-        stopping=state.get(Stopping),
+        stopping=state.get(Shutdown),
     )
     service.add_middleware(middleware.BodyLimit, uploads=uploads)
     if settings.cors_origins:
@@ -185,9 +185,9 @@ def add_middleware(service: FastAPI, settings: Settings, state: AppState) -> Non
     if settings.auth == "off":
         # Whatever other origins may else: here they would be the admin.
         service.add_middleware(middleware.LocalOnly)
-    service.add_middleware(Measure, metrics=state.get(Metrics))
+    service.add_middleware(MetricsMiddleware, metrics=state.get(Metrics))
     service.add_middleware(middleware.BrowserHeaders)
-    service.add_middleware(middleware.CutOff, stopping=state.get(Stopping))
+    service.add_middleware(middleware.ShutdownMiddleware, stopping=state.get(Shutdown))
     service.add_middleware(middleware.RequestId)
     if settings.trusted_proxies:
         trusted = [str(network) for network in settings.trusted_proxies]

@@ -11,20 +11,20 @@ from cutout import __version__
 from cutout.app.auth.dependencies import LocalAdmin
 from cutout.app.bootstrap import local_admin, prepare
 from cutout.app.config.settings import Settings
-from cutout.app.core.shutdown import Stopping
+from cutout.app.core.shutdown import Shutdown
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
-from cutout.app.embedded.supervisor import Embedded
+from cutout.app.embedded.supervisor import EmbeddedProcesses
 from cutout.app.http.state import AppState
-from cutout.app.jobs.lease_renewal import Leases, renewing
+from cutout.app.jobs.lease_renewal import LeaseRenewer, renewing
 from cutout.app.jobs.model_status import served_by
 from cutout.app.jobs.queue import Queue
-from cutout.app.jobs.queue_stats import Backlog
-from cutout.app.maintenance import sweeping
-from cutout.app.notifications.outbox import PostOffice
+from cutout.app.jobs.queue_stats import QueueStats
+from cutout.app.maintenance import running_maintenance
+from cutout.app.notifications.outbox import Outbox
 from cutout.app.observability.metrics import Metrics
 from cutout.app.ratelimit.limits import RateLimits
-from cutout.app.removals.executors import Elsewhere, Hands, Here
+from cutout.app.removals.executors import LocalExecutor, QueueExecutor, RemovalExecutor
 from cutout.app.storage.base import Storage
 from cutout.app.system.readiness import Readiness
 from cutout.inference.engine import Engine
@@ -34,17 +34,20 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def lifespan(
-    state: AppState, settings: Settings, make_engine: Callable[[Settings], Engine], embedded: Embedded | None
+    state: AppState,
+    settings: Settings,
+    make_engine: Callable[[Settings], Engine],
+    embedded: EmbeddedProcesses | None,
 ) -> AsyncIterator[None]:
     """Run the parts of a service until the end of the block."""
-    times = state.get(Stopping).times
+    times = state.get(Shutdown).times
     async with AsyncExitStack() as stack:
         if embedded is not None:
             await stack.enter_async_context(embedded.queue(times.queue))
         await _open_storage(state, settings, stack)
-        hands = await _executor(state, settings, make_engine)
-        state.put(Hands, hands)
-        stack.push_async_callback(_close_executor, hands, times.closing)
+        executor = await _executor(state, settings, make_engine)
+        state.put(RemovalExecutor, executor)
+        stack.push_async_callback(_close_executor, executor, times.closing)
         await _start_background_work(state, settings, stack)
         if embedded is not None:
             # Workers load their models after the service has loaded its own: both at once would take longer.
@@ -58,7 +61,7 @@ async def _open_storage(state: AppState, settings: Settings, stack: AsyncExitSta
     """Bring the database to the schema of this version, check the storage, and have both closed at the end."""
     database = state.get(Database)
     stack.callback(database.close)
-    stack.callback(state.get(Backlog).close)
+    stack.callback(state.get(QueueStats).close)
     stack.callback(state.get(Queue).close)
     stack.push_async_callback(state.get(RateLimits).close)
     await asyncio.to_thread(prepare, settings, database, state.get(Storage))
@@ -67,13 +70,15 @@ async def _open_storage(state: AppState, settings: Settings, stack: AsyncExitSta
     state.get(Metrics).about(__version__, await asyncio.to_thread(migrate.head))
 
 
-async def _executor(state: AppState, settings: Settings, make_engine: Callable[[Settings], Engine]) -> Hands:
+async def _executor(
+    state: AppState, settings: Settings, make_engine: Callable[[Settings], Engine]
+) -> RemovalExecutor:
     """Return what makes single photos: an engine in this process, or the workers behind the queue."""
     database, storage = state.get(Database), state.get(Storage)
     if settings.api_engine == "queue":
         log.info("background-remover: ENABLED", engine="workers behind the queue")
         deadline = timedelta(seconds=settings.deadline_seconds)
-        return Elsewhere(state.get(Queue), storage, database, settings.max_waiting, deadline)
+        return QueueExecutor(state.get(Queue), storage, database, settings.max_waiting, deadline)
     engine = await asyncio.to_thread(make_engine, settings)
     await asyncio.to_thread(engine.warm_up)
     state.put(Engine, engine)
@@ -85,28 +90,28 @@ async def _executor(state: AppState, settings: Settings, make_engine: Callable[[
             backend=served.backend,
             substitute_for=served.wanted if served.substitute else None,
         )
-    return Here(engine, storage, database)
+    return LocalExecutor(engine, storage, database)
 
 
-async def _close_executor(hands: Hands, seconds: float) -> None:
+async def _close_executor(executor: RemovalExecutor, seconds: float) -> None:
     # A process that waits longer for its engine would be killed by the last resort.
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await hands.close()
+            await executor.close()
 
 
 async def _start_background_work(state: AppState, settings: Settings, stack: AsyncExitStack) -> None:
     """Start what runs beside the requests: probes, the renewal of leases, and maintenance."""
     database, lease = state.get(Database), timedelta(seconds=settings.lease_seconds)
-    leases = state.get(Leases)
+    leases = state.get(LeaseRenewer)
     await stack.enter_async_context(state.get(Readiness).looking())
     stack.enter_context(renewing(leases, database, lease))
     await stack.enter_async_context(
-        sweeping(
+        running_maintenance(
             database,
             state.get(Storage),
             state.get(Queue),
-            state.get(PostOffice),
+            state.get(Outbox),
             leases,
             kept=timedelta(days=settings.result_days),
             lease=lease,
@@ -115,8 +120,8 @@ async def _start_background_work(state: AppState, settings: Settings, stack: Asy
     )
 
 
-async def _stop_workers_early(state: AppState, settings: Settings, embedded: Embedded) -> None:
+async def _stop_workers_early(state: AppState, settings: Settings, embedded: EmbeddedProcesses) -> None:
     """Let workers finish at the same time as the service's own requests, unless the workers are what answers those."""
-    await state.get(Stopping).wait()
+    await state.get(Shutdown).wait()
     if settings.api_engine == "local":
         await asyncio.to_thread(embedded.ask_workers_to_stop)

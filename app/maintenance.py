@@ -21,11 +21,11 @@ from cutout.app.db.tables import Channel, now
 from cutout.app.jobs import leases as claims
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs import upload_cleanup
-from cutout.app.jobs.lease_renewal import Leases
+from cutout.app.jobs.lease_renewal import LeaseRenewer
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue
 from cutout.app.notifications import outbox
-from cutout.app.notifications.outbox import PostOffice
+from cutout.app.notifications.outbox import Outbox
 from cutout.app.removals import service as removals
 from cutout.app.storage.base import Storage, StorageError
 
@@ -40,12 +40,12 @@ LOOK_AT_MOST_EVERY, LOOK_AT_LEAST_EVERY = timedelta(seconds=0.5), timedelta(seco
 
 
 @asynccontextmanager
-async def sweeping(
+async def running_maintenance(
     database: Database,
     storage: Storage,
     queue: Queue,
-    office: PostOffice,
-    leases: Leases | None = None,
+    office: Outbox,
+    leases: LeaseRenewer | None = None,
     *,
     kept: timedelta,
     lease: timedelta,
@@ -55,13 +55,13 @@ async def sweeping(
     that are silent for a `lease`, end what no worker took by its `deadline`, delete results and idempotency keys older
     than `kept` and uploads that nobody needs, and deliver what the post office has to.
     """
-    lost_jobs = AfterOutages(partial(removals.settle_lost, database, leases=leases), database)
-    lost_workers = AfterOutages(partial(look_after, database, queue), database)
-    late = partial(to_the_end, end_late, database, deadline)
+    lost_jobs = AfterOutages(partial(removals.fail_lost_jobs, database, leases=leases), database)
+    lost_workers = AfterOutages(partial(recover_lost_work, database, queue), database)
+    late = partial(to_the_end, expire_waiting_photos, database, deadline)
     old_results = partial(to_the_end, storage.delete_older_than, kept, jobs.RESULTS)
     old_uploads = partial(to_the_end, upload_cleanup.forget_uploads, database, storage, UPLOADS_KEPT)
     old_keys = partial(to_the_end, removals.forget_keys, database, kept)
-    deleted_users = partial(to_the_end, user_deletion.delete_what_came_late, database, storage)
+    deleted_users = partial(to_the_end, user_deletion.delete_late_rows, database, storage)
     webhooks = partial(outbox.deliver_due, office, Channel.WEBHOOK)
     mails = partial(outbox.deliver_due, office, Channel.MAIL)
     works: list[tuple[timedelta, str, Callable[[], Awaitable[int]]]] = [
@@ -98,7 +98,7 @@ class AfterOutages:
     async def __call__(self) -> int:
         try:
             if self._was_away:
-                await to_the_end(self._database.ask, _answers)
+                await to_the_end(self._database.run_read_only, _answers)
                 self._was_away = False
                 return 0
             return await to_the_end(self._work)
@@ -111,7 +111,7 @@ def _answers(session: Session) -> None:
     session.execute(select(1))
 
 
-def look_after(database: Database, queue: Queue) -> int:
+def recover_lost_work(database: Database, queue: Queue) -> int:
     """Free the photos whose worker counts as lost, and ring for all that waits: a bell may be lost, and so may all that
     the queue knew. Return how many were freed.
     """
@@ -119,17 +119,17 @@ def look_after(database: Database, queue: Queue) -> int:
     with database.begin() as session:
         if not advisory_locks.try_take(session, advisory_locks.SWEEPER):
             return 0  # another host is at it
-        freed = claims.free_lost(session, at)
+        freed = claims.release_expired(session, at)
     # Outside of the transaction: the queue may be slow to answer.
     for line in Line:
-        if database.ask(claims.something_waits, line, at):
-            queue.ring(line)
+        if database.run_read_only(claims.has_waiting_work, line, at):
+            queue.notify_workers(line)
     return freed
 
 
-def end_late(database: Database, deadline: timedelta) -> int:
+def expire_waiting_photos(database: Database, deadline: timedelta) -> int:
     """End the photos whose callers have stopped to wait, and that no worker took; return how many."""
-    return database.run(claims.expire, now() - deadline)
+    return database.run_in_transaction(claims.expire, now() - deadline)
 
 
 def _look_every(lease: timedelta) -> timedelta:

@@ -51,7 +51,7 @@ def delete_user(
 
     The account is closed first and what is in work is ended, unpaid; then files are deleted, then rows. The ledger and
     confirmed payments stay: they point at a row without name, address or password, which nobody can be again. What a
-    call writes that is under way, `delete_what_came_late` deletes.
+    call writes that is under way, `delete_late_rows` deletes.
 
     Raises:
         LookupError: there is no such user.
@@ -60,8 +60,8 @@ def delete_user(
 
     """
     at = at or now()
-    database.run(_close, user_id, at)
-    files = database.ask(_files_of, user_id)
+    database.run_in_transaction(_close, user_id, at)
+    files = database.run_read_only(_files_of, user_id)
     for key in files:
         storage.delete(key)
     with database.begin() as session:
@@ -69,7 +69,7 @@ def delete_user(
         return _delete_rows(session, user, at, len(files))
 
 
-def delete_what_came_late(database: Database, storage: Storage) -> int:
+def delete_late_rows(database: Database, storage: Storage) -> int:
     """Delete what calls wrote that were under way when their user was deleted; return how many jobs and batches.
 
     Raises:
@@ -81,11 +81,11 @@ def delete_what_came_late(database: Database, storage: Storage) -> int:
         late = session.scalars(select(User.id).where(User.deleted_at.is_not(None), has_some)).all()
     count = 0
     for user_id in late:
-        database.run(_end_work, user_id, now())
-        files = database.ask(_files_of, user_id)
+        database.run_in_transaction(_end_work, user_id, now())
+        files = database.run_read_only(_files_of, user_id)
         for key in files:
             storage.delete(key)
-        deleted = database.run(_delete_work, user_id, len(files))
+        deleted = database.run_in_transaction(_delete_work, user_id, len(files))
         count += deleted.jobs + deleted.batches
     return count
 

@@ -1,1 +1,1 @@
-"""Measurements: `python -m benchmarks NAME`. Results land in benchmarks/results as JSON, with the machine named."""
+"""Benchmarks: `python -m benchmarks NAME`. Results are saved in benchmarks/results as JSON, with the machine's name."""

@@ -1,7 +1,7 @@
 """`python -m benchmarks [NAME]…`: run the named benchmarks, or all.
 
-`gpu` names those that a host with a GPU is there for: under nine minutes together, with nothing installed but torch,
-numpy, Pillow and the small wheels that `inference` needs.
+`gpu` runs the benchmarks meant for a host with a GPU. Together they take under nine minutes and need only torch, numpy,
+Pillow and the small wheels that `cutout.inference` depends on.
 """
 
 import argparse
@@ -26,7 +26,7 @@ GROUPS = {"gpu": ("network", "engine")}
 
 
 def main() -> None:
-    """Run what the command line names."""
+    """Run the benchmarks named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join((*BENCHMARKS, *GROUPS)))
     names = parser.parse_args().names
@@ -37,7 +37,7 @@ def main() -> None:
         )
     for name in names or BENCHMARKS:
         for one in GROUPS.get(name, (name,)):
-            # One by one: some need what others do without.
+            # Imported one by one, because their dependencies differ.
             importlib.import_module(f"benchmarks.{one}").run()
 
 

@@ -1,6 +1,6 @@
-"""The codecs alone, on one twelve-megapixel photo: ours against Pillow's defaults, in one run.
+"""The codecs alone, on one twelve-megapixel photo: Cutout's compared with Pillow's defaults, in one run.
 
-Around the network these are most of the time. Each figure is the best of several tries in turn.
+Apart from the network, codecs take most of the time. Each figure is the best of several alternating tries.
 """
 
 import io
@@ -23,7 +23,7 @@ QUALITY = 90
 
 
 def run() -> None:
-    """Measure, print and save."""
+    """Measure the codecs, print and save the results."""
     rgb = inputs.pixels("astronaut", MEGAPIXELS)
     jpeg = inputs.jpeg("astronaut", MEGAPIXELS)
     alpha = disc(*rgb.shape[:2])
@@ -71,7 +71,7 @@ def run() -> None:
 
 
 def race(*runners: Callable[[], bytes | None]) -> tuple[list[float], list[int]]:
-    """Run each in turn, several times; the best seconds and the size of each one's result."""
+    """Run each in turn, several times; return the best time of each, in seconds, and the size of its result."""
     best = [float("inf")] * len(runners)
     sizes = [0] * len(runners)
     for _ in range(TRIES):
@@ -84,13 +84,13 @@ def race(*runners: Callable[[], bytes | None]) -> tuple[list[float], list[int]]:
 
 
 def disc(height: int, width: int) -> Pixels:
-    """Return an alpha with a soft-edged disc, uint8 [H,W]."""
+    """Return an alpha of a soft-edged disc, uint8 [H,W]."""
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     return np.asarray(np.clip((0.9 - np.hypot(x, y)) * 2000, 0, 255).astype(np.uint8))
 
 
 def pillow(image: Image.Image, name: str, **options: int) -> bytes:
-    """Encode with Pillow's own defaults."""
+    """Encode with Pillow's defaults."""
     out = io.BytesIO()
     image.save(out, name, **options)
     return out.getvalue()

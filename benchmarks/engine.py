@@ -1,11 +1,12 @@
-"""The engine end to end, JPEG to PNG: photos a second by size, stage by stage, and which stage limits.
+"""The engine end to end, JPEG to PNG: photos per second by size, time per stage, and the limiting stage.
 
-The networks have random weights and every photo has a disc as its subject (see `standin`). Expected: on a CPU the
-network limits at every size. On an H100 with 16 cores it limits for small photos; from two megapixels on decoding and
-deflating do, at some 40 ms of a core a photo: 300 to 400 photos a second for RMBG-1.4, and RMBG-2.0's own 140.
+The networks have random weights and the subject of every photo is a disc (see `standin`). Expected: on a CPU the
+network limits at every size. On an H100 with 16 cores it limits for small photos; from two megapixels on, decoding and
+deflating limit, at about 40 ms of one core per photo: 300 to 400 photos per second for RMBG-1.4, and 140, its network's
+own rate, for RMBG-2.0.
 
-With a network that takes 20 ms a photo, and photos that cost next to nothing, the device should be at work at least
-90 % of the time: what is left is what the engine itself costs.
+With a network that takes 20 ms per photo, and photos that cost almost nothing, the device should be busy at least 90 %
+of the time: the rest is the overhead of the engine itself.
 """
 
 import os
@@ -37,14 +38,14 @@ ALONE = 15 if CUDA else 3
 MEGAPIXELS = (0.3, 2.0, 12.0)
 BATCH = 8
 SLEEP_MS = 20
-# Busier than this, a device or the cores are what limits.
+# From these shares of the wall time on, the device or the cores count as the limit.
 BUSY = 0.9
 CORES_BUSY = 0.8
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a stream of photos came to. `cores` and `device` are shares of the wall time; `stages` medians, in seconds."""
+    """Result of a stream of photos. `cores` and `device` are shares of wall time; `stages` are medians in seconds."""
 
     photos_per_s: float
     device: float
@@ -54,7 +55,7 @@ class Run:
 
     @property
     def limit(self) -> str:
-        """Which stage limits."""
+        """The stage that limits the throughput."""
         if self.device >= BUSY:
             return "network"
         if self.cores >= CORES_BUSY:
@@ -63,7 +64,7 @@ class Run:
 
 
 def run() -> None:
-    """Measure, print and save."""
+    """Measure every subject, print and save the results."""
     rows, figures = [], {}
     for label, checkpoint, tiers, sizes, open_runner in subjects():
         with ExitStack() as opened:
@@ -88,7 +89,7 @@ Subject = tuple[str, str, list[Tier], tuple[float, ...], Callable[[ExitStack], R
 
 
 def subjects() -> list[Subject]:
-    """List what is measured on this host: a label, the checkpoint, tiers, sizes, and what opens its runner."""
+    """List what to measure on this host: label, checkpoint, tiers, sizes, and a function that opens the runner."""
     found: list[Subject] = [
         (
             f"{SLEEP_MS} ms a photo",
@@ -112,7 +113,7 @@ def subjects() -> list[Subject]:
 
 
 def real(checkpoint: str, opened: ExitStack) -> Runner:
-    """Return the network as this host would run it."""
+    """Return a runner of the network, on the backend that this host would use."""
     if CUDA:
         sizes = [size for size in BATCH_SIZES if size <= BATCH]
         return standin.DiscRunner.around(
@@ -126,7 +127,7 @@ def real(checkpoint: str, opened: ExitStack) -> Runner:
 
 
 def measure(engine: Engine, tier: Tier, megapixels: float) -> Run:
-    """Stream photos through an engine for some seconds, then send some alone."""
+    """Stream photos through an engine for some seconds, then send some one at a time."""
     photos = [inputs.jpeg(name, megapixels) for name in inputs.SUBJECTS]
     stop = float("inf")
 
@@ -164,7 +165,7 @@ def measure(engine: Engine, tier: Tier, megapixels: float) -> Run:
 
 
 def row(label: str, megapixels: float, measured: Run) -> list[str]:
-    """Write a run as a line of the table."""
+    """Format a run as a row of the table."""
     return [
         label,
         f"{megapixels:g}",

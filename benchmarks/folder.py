@@ -1,7 +1,7 @@
-"""A folder of 20 photos through the engine: how much of the wall time is the network's own?
+"""A folder of 20 photos through the engine: the network's share of the wall time.
 
-Once the engine is warm, decoding and encoding should hide behind the network: on a CPU, where it takes
-2 s a photo, it should be at work 92 % of the time or more. One of the photos is broken, as in life.
+Once the engine is warm, decoding and encoding should overlap with the network: on a CPU, where it takes
+2 s per photo, it should be busy 92 % of the time or more. One of the photos is broken on purpose.
 """
 
 import time
@@ -20,7 +20,7 @@ MEGAPIXELS = 2.0
 
 
 def photos() -> list[tuple[str, bytes]]:
-    """Return photos of a shop's size; the last one is cut off."""
+    """Return photos of a size typical for a web shop; the last one is truncated."""
     made = [inputs.jpeg(name, MEGAPIXELS) for name in inputs.SUBJECTS]
     work = [(f"photo-{index:02}.jpg", made[index % len(made)]) for index in range(COUNT)]
     name, data = work[-1]
@@ -28,7 +28,7 @@ def photos() -> list[tuple[str, bytes]]:
 
 
 def run() -> None:
-    """Measure, print and save."""
+    """Measure the folder, print and save the results."""
     work = photos()
     engine = engine_from(settings.load())
     try:

@@ -1,4 +1,4 @@
-"""Photos to measure with, made from the test photos: real subjects, any size, and noise as a sensor adds it."""
+"""Benchmark photos made from the test photos: real subjects, scaled to any size, with simulated sensor noise."""
 
 import io
 from pathlib import Path
@@ -13,7 +13,7 @@ SENSOR_NOISE = 4.0  # standard deviation, in levels of 255
 
 
 def pixels(name: str, megapixels: float) -> npt.NDArray[np.uint8]:
-    """Scale a test photo to about `megapixels`, uint8 [H,W,3]."""
+    """Return a test photo scaled to about `megapixels`, with noise, uint8 [H,W,3]."""
     image = Image.open(PHOTOS / f"{name}.jpg").convert("RGB")
     scale = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
     size = (round(image.width * scale), round(image.height * scale))
@@ -23,7 +23,7 @@ def pixels(name: str, megapixels: float) -> npt.NDArray[np.uint8]:
 
 
 def jpeg(name: str, megapixels: float) -> bytes:
-    """Encode such a photo as a camera would: JPEG, quality 92."""
+    """Return such a photo encoded like a camera's: JPEG, quality 92."""
     out = io.BytesIO()
     Image.fromarray(pixels(name, megapixels)).save(out, "JPEG", quality=92)
     return out.getvalue()

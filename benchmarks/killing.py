@@ -1,9 +1,9 @@
-"""Batches while workers, the API, Valkey and PostgreSQL are killed: how many end as promised, and how soon.
+"""Batches while workers, the API, Valkey and PostgreSQL are killed: how many still end correctly, and how soon.
 
-In each round a batch of 60 photos is in work on two workers (40 ms a photo, leases of 2 s) when one of them is killed at
-a random moment; in half of the rounds something else happens too. What died is started again, as a supervisor does. Then
-all is checked: each photo done once, the ZIP whole, the ledger exact, nothing left behind. Expected: every batch ends as
-promised, most of them within two leases and a worker's start of what they take undisturbed.
+In each round two workers process a batch of 60 photos (40 ms per photo, leases of 2 s) when one of them is killed at a
+random moment; in half of the rounds another failure is injected too. Killed processes are restarted, as a supervisor
+does. Then the result is checked: each photo done once, the ZIP complete, the ledger exact, nothing left behind.
+Expected: every batch ends correctly, most of them at most two leases and a worker's start later than undisturbed.
 """
 
 import random
@@ -15,14 +15,14 @@ from pathlib import Path
 from rich.progress import track
 
 from benchmarks.report import Table, publish
-from tests.worker.killing import Unkept, all_kinds, live_through, site
+from tests.worker.killing import BrokenPromise, all_kinds, live_through, site
 
 ROUNDS = 50
 SEED = 20261125
 
 
 def run() -> None:
-    """Kill, print and save."""
+    """Run the rounds on both databases, print and save the results."""
     rows, figures = [], {}
     for database in ("SQLite", "PostgreSQL"):
         seconds: dict[str, list[float]] = defaultdict(list)
@@ -37,7 +37,7 @@ def run() -> None:
                 kind = others[number // 2 % len(others)] if number % 2 else "worker killed"
                 try:
                     seconds[kind].append(live_through(place, rng, kind))
-                except Unkept as broken:
+                except BrokenPromise as broken:
                     unkept[kind].append(str(broken))
                     print(f"{database}, round {number}, {kind}: {broken}")
         for kind, took in seconds.items():

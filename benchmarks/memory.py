@@ -1,6 +1,6 @@
-"""Sixty photos of mixed size through the real network: does the process grow?
+"""Sixty photos of mixed sizes through the real network, to check that the process's memory does not grow.
 
-The first dozen fill every pool and cache. From there to the last, the memory held should grow by less
+The first dozen photos fill every pool and cache. From there to the last photo, resident memory should grow by less
 than 5 %.
 """
 
@@ -21,7 +21,7 @@ MEGAPIXELS = (0.3, 1.0, 2.0, 6.0, 12.0)
 
 
 def run() -> None:
-    """Measure, print and save."""
+    """Measure resident memory, print and save the results."""
     photos = [inputs.jpeg(name, size) for size in MEGAPIXELS for name in inputs.SUBJECTS]
 
     def work(first: int, last: int) -> Iterator[tuple[int, Callable[[], bytes]]]:

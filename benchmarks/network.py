@@ -1,8 +1,8 @@
-"""The networks alone: photos a second by precision and batch, and the share of what the device can multiply.
+"""The networks alone: photos per second by precision and batch size, and their share of the device's matmul rate.
 
-Expected on an H100 in float16, before it was measured: RMBG-1.4 0.8 to 1.2 ms a photo at batch 8, RMBG-2.0 5.5 to 7;
-graphs worth most at batch 1, where starting kernels one by one takes longer than running them; compiling 10 to 20 %
-more, for pointwise work that is fused into its neighbours. Seen on a GPU: nothing yet.
+Expected on an H100 in float16, before any measurement: 0.8 to 1.2 ms per photo at batch 8 for RMBG-1.4, 5.5 to 7 ms for
+RMBG-2.0; CUDA graphs help most at batch 1, where launching kernels one by one takes longer than running them; compiling
+gains another 10 to 20 %, because pointwise operations are fused into their neighbours. Not yet measured on a GPU.
 """
 
 import importlib.util
@@ -29,17 +29,17 @@ from cutout.models.catalog import find
 CHECKPOINTS = ("rmbg-1.4", "rmbg-2.0")
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
-# A block of runs takes at least so long, and the median of the blocks counts.
+# Number of blocks of runs and minimum duration of each; the median of the blocks counts.
 BLOCKS, BLOCK_SECONDS = (5, 0.4) if CUDA else (2, 0.0)
 MATMUL_SIDE = 8192 if CUDA else 2048
 TOP = 10
-# Compiling takes minutes: it is tried while there is time for all the rest of a nine-minute call.
+# Compiling takes minutes, so it is skipped after this time, to let the rest finish within nine minutes.
 COMPILE_WITHIN_SECONDS = 240.0
 
 
 @dataclass(frozen=True)
 class Case:
-    """A way to run a network; `form` is eager, graph, compiled (and captured), or onnxruntime."""
+    """A way to run a network; `form` is eager, graph, compiled (with CUDA graphs), or onnxruntime."""
 
     form: str
     precision: str
@@ -63,7 +63,7 @@ CASES = (
 
 
 def run() -> None:
-    """Measure, print and save."""
+    """Measure every case, print and save the results."""
     started = time.monotonic()
     rates = {
         precision: matmul_rate(precision) for precision in dict.fromkeys(case.precision for case in CASES)
@@ -87,7 +87,7 @@ def run() -> None:
             try:
                 with opened(name, case) as runner:
                     seconds = seconds_a_run(runner, find(name).input_size, case.batch)
-            except Exception as error:  # noqa: BLE001 - one way that a host cannot go does not end the others
+            except Exception as error:  # noqa: BLE001 - a case that fails on this host must not end the others
                 print(f"{name}, {case}: {error!r}", flush=True)
                 rows.append([*row, f"not here: {type(error).__name__}"])
                 continue
@@ -104,12 +104,12 @@ def run() -> None:
 
 
 def duration(seconds: float) -> str:
-    """Write a time with three digits."""
+    """Format a time with three significant digits."""
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def matmul_rate(precision: str) -> float:
-    """Measure TFLOP/s."""
+    """Measure the matrix multiplication rate of the device, in TFLOP/s."""
     a, b = (
         torch.randn(MATMUL_SIDE, MATMUL_SIDE, device=DEVICE, dtype=getattr(torch, precision))
         for _ in range(2)
@@ -118,7 +118,7 @@ def matmul_rate(precision: str) -> float:
 
 
 def count_gflop(name: str) -> float:
-    """Count the operations of a photo, as the network is run, without running it."""
+    """Count the GFLOP per photo of the optimised network on the meta device, without computing anything."""
     size = find(name).input_size
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         standin.network(name).to("meta")(torch.zeros(1, 3, size, size, device="meta"))
@@ -127,7 +127,7 @@ def count_gflop(name: str) -> float:
 
 @contextmanager
 def opened(name: str, case: Case) -> Iterator[Runner]:
-    """Open a runner for a case, and leave no memory behind."""
+    """Open a runner for a case, and free its memory afterwards."""
     size = find(name).input_size
     if case.form == "onnxruntime":
         if importlib.util.find_spec("onnxruntime") is None:
@@ -152,13 +152,13 @@ def opened(name: str, case: Case) -> Iterator[Runner]:
 
 
 def seconds_a_run(runner: Runner, size: int, batch: int) -> float:
-    """Time batches of photos already on the device."""
+    """Return the seconds per batch, for photos that are already on the device."""
     pixels = torch.randn(batch, 3, size, size, device=runner.device)
     return timed_blocks(lambda: runner.run(pixels))
 
 
 def timed_blocks(work: Callable[[], Tensor]) -> float:
-    """Return the seconds of one call, made one after another without waiting in between."""
+    """Return the seconds per call, for calls made one after another without synchronising in between."""
 
     def block(count: int) -> float:
         start = time.perf_counter()
@@ -175,7 +175,7 @@ def timed_blocks(work: Callable[[], Tensor]) -> float:
 
 
 def where_the_time_goes(name: str) -> Table:
-    """Profile one batch, run kernel by kernel: what takes longest on the device."""
+    """Profile one batch in eager mode and return the operations that take longest on the device."""
     batch, precision = (8, "float16") if CUDA else (1, "float32")
     size = find(name).input_size
     runner = TorchRunner(standin.network(name), DEVICE, dtype=getattr(torch, precision))

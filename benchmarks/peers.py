@@ -1,8 +1,8 @@
-"""Cutout against rembg: the same photo, the same weights, the same ONNX Runtime, in turn, in one run.
+"""Cutout compared with rembg: the same photo, weights and runtime (ONNX Runtime), alternating in one run.
 
-rembg is installed into a virtual environment of its own. Each side runs in a process of its own: it opens its
-model, does one photo to warm up and then several that count. What should differ is all around the network:
-decoding, resizing, compositing, encoding, and the memory they and the session take.
+rembg is installed into a separate virtual environment. Each side runs in its own process: it opens its model,
+processes one photo to warm up and then several that count. The sides should differ only outside the network: in
+decoding, resizing, compositing, encoding, and the memory that these and the session take.
 """
 
 import json
@@ -31,7 +31,7 @@ PHOTOS_A_ROUND = 5
 
 
 def run() -> None:
-    """Measure, print and save."""
+    """Measure both sides, print and save the results."""
     python = _rembg_python()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -44,7 +44,7 @@ def run() -> None:
                 command = [interpreter, "-m", f"benchmarks.sides.{side}", str(photo)]
                 command += [str(folder / f"{side}.png"), str(PHOTOS_A_ROUND)]
                 command += [str(graph)] if side == "rembg" else []
-                # rembg takes graphs from its own models folder only.
+                # rembg loads graphs only from its own models folder.
                 environment = {**os.environ, "U2NET_HOME": name}
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
                 rounds[side].append(json.loads(done.stdout.splitlines()[-1]))
@@ -98,7 +98,7 @@ def _rembg_python() -> str:
 
 
 def _graph_with_sigmoid(file: Path) -> Path:
-    """Our graph gives logits; rembg wants the mask itself."""
+    """Append a sigmoid to Cutout's graph, which outputs logits; rembg expects the mask itself."""
     checkpoint = find("isnet-general")
     model = onnx.load(onnx_graph(checkpoint, settings.load().models_folder))
     model.graph.node.append(onnx.helper.make_node("Sigmoid", ["logits"], ["mask"]))

@@ -1,4 +1,4 @@
-"""Pictures of results, drawn from their JSON beside the tables of docs/performance.md; matplotlib is needed for them."""
+"""Plots of results for docs/performance.md, drawn from the results' JSON; they need matplotlib."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-# The same figures give the same file.
+# A fixed salt makes the SVG files reproducible.
 mpl.rcParams |= {"svg.hashsalt": "cutout", "svg.fonttype": "none"}
 INK = {"decode": "#4c78a8", "wait": "#d9d9d9", "network": "#f58518", "edges": "#54a24b", "encode": "#b279a2"}
 
 
 def draw(result: dict[str, Any], file: Path) -> bool:
-    """Draw a result to an SVG file, if there is a picture of such ones."""
+    """Draw a result to an SVG file. Return False if there is no plot for this benchmark."""
     picture = PICTURES.get(result["benchmark"])
     if picture is None:
         return False
@@ -26,7 +26,7 @@ def draw(result: dict[str, Any], file: Path) -> bool:
 
 
 def _engine(result: dict[str, Any], figure: Figure) -> None:
-    """Draw what each photo's time is made of, as a share, and beside it photos a second and the limit."""
+    """Draw the share of each stage in a photo's time, labelled with photos per second and the limiting stage."""
     runs = dict(reversed(result["runs"].items()))
     axes = figure.subplots()
     left = [0.0] * len(runs)
@@ -44,7 +44,7 @@ def _engine(result: dict[str, Any], figure: Figure) -> None:
 
 
 def _network(result: dict[str, Any], figure: Figure) -> None:
-    """Draw photos a second by way and batch, a panel for each network."""
+    """Draw photos per second for each case, one panel per network."""
     panels = figure.subplots(1, len(result["networks"]), squeeze=False)[0]
     for axes, (name, network) in zip(panels, result["networks"].items(), strict=True):
         cases = dict(reversed(network["cases"].items()))

@@ -1,4 +1,4 @@
-"""Results: on the terminal, as JSON with the machine named, and as tables in docs/performance.md."""
+"""Output of results: on the terminal, as JSON with the machine's name, and as tables in docs/performance.md."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ ratios, and figures of one run side by side.
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under `columns`; `title` says what was measured, and how."""
+    """A table of text; `title` says what was measured, and how."""
 
     title: str
     columns: list[str]
@@ -31,7 +31,7 @@ class Table:
 
 
 def publish(name: str, tables: list[Table], figures: dict[str, Any]) -> None:
-    """Print the tables, save them with the figures, and bring the page of all results up to date."""
+    """Print the tables, save them with the figures, and rewrite the page of all results."""
     for table in tables:
         print(_as_markdown(table))
     about = machine()
@@ -56,7 +56,7 @@ def publish(name: str, tables: list[Table], figures: dict[str, Any]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Return what a figure depends on: device, cores, versions."""
+    """Return what the figures depend on: device, cores, versions."""
     cuda = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name()
@@ -71,12 +71,12 @@ def machine() -> dict[str, Any]:
 def _own_version() -> str:
     try:
         return version("cutout-server")
-    except PackageNotFoundError:  # run where it lies, on a host that has only what the networks need
+    except PackageNotFoundError:  # run from a checkout, on a host with only the networks' dependencies
         return "from source"
 
 
 def page() -> str:
-    """Write the page of all results, newest figures of each benchmark and device."""
+    """Return the page of all results, with the newest figures of each benchmark and device."""
     parts = [INTRODUCTION]
     for file in sorted(RESULTS.glob("*.json")):
         result = json.loads(file.read_text())

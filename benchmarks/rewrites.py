@@ -1,11 +1,11 @@
-"""What each exact rewrite of `cutout.models.optimise` saves: operations, memory, time on this CPU.
+"""Savings of each exact rewrite in `cutout.models.optimise`: operations, memory, and time on this CPU.
 
-Expected for RMBG-2.0 on two cores, before it was measured: folding norms 0.3 s, for one pass less over
-43 maps; attention 1 s for 146 GFLOP less and 4 s for scores that are not written to memory; adding up
-branches next to nothing; the head 0.5 s for 76 GFLOP less and 1 s for the maps of full size that go.
-Together a fifth to a quarter of the time. ONNX Runtime, on the last form, 1.2 to 1.7 times faster.
+Savings expected for RMBG-2.0 on two cores, before any measurement: folding norms saves 0.3 s, for one pass less over
+43 maps; fused attention 1 s for 146 GFLOP less and 4 s for scores that are not written to memory; summing the branches
+almost nothing; folding the head 0.5 s for 76 GFLOP less and 1 s for full-size maps that are no longer needed. Together
+this is a fifth to a quarter of the time. ONNX Runtime should run the last form 1.2 to 1.7 times faster.
 
-The networks have random weights, at which they take the same time as with trained ones. The forms take
+The networks have random weights, with which they take the same time as with trained ones. The forms take
 turns in each round.
 """
 
@@ -36,7 +36,7 @@ ROUNDS = 3
 
 
 def run() -> None:
-    """Measure, print and save."""
+    """Measure every form, print and save the results."""
     tables, figures = [], {}
     for name in CHECKPOINTS:
         forms = all_forms(build_network(name))
@@ -64,7 +64,7 @@ def run() -> None:
 
 
 def all_forms(network: nn.Module) -> dict[str, nn.Module]:
-    """Return the plain network and the forms it takes rewrite by rewrite, those that change what is run."""
+    """Return the plain network and its form after each rewrite, skipping rewrites that do not change it."""
     network = network.eval().requires_grad_(False)
     drop_training(network)
     forms = {"plain": network}
@@ -81,7 +81,7 @@ def all_forms(network: nn.Module) -> dict[str, nn.Module]:
 
 @torch.inference_mode()
 def measure(network: nn.Module, pixels: Tensor) -> tuple[int, int]:
-    """Return GFLOP, and the peak of activations in MiB, of one run."""
+    """Return the GFLOP of one run and its peak memory of activations in MiB."""
     with FlopCounterMode(display=False) as counter:
         deepcopy(network).to("meta")(pixels.to("meta"))
     with PeakMemory() as peak:
@@ -91,7 +91,7 @@ def measure(network: nn.Module, pixels: Tensor) -> tuple[int, int]:
 
 @torch.inference_mode()
 def take_turns(name: str, forms: dict[str, nn.Module], pixels: Tensor) -> dict[str, float]:
-    """Time each form, and the last in ONNX Runtime, once a round; the medians in seconds."""
+    """Time each form, and the last one in ONNX Runtime, once per round; return the medians in seconds."""
     last = list(forms.values())[-1]
     with tempfile.TemporaryDirectory() as folder:
         export_onnx(last, Path(folder) / "graph.onnx", pixels.shape[-1])
@@ -108,7 +108,7 @@ def take_turns(name: str, forms: dict[str, nn.Module], pixels: Tensor) -> dict[s
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made and alive at once; `peak` is the most there were."""
+    """Dispatch mode that tracks the bytes of all live tensors created under it; `peak` is the maximum."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

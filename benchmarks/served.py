@@ -1,4 +1,4 @@
-"""The service in a process of its own, and callers of it."""
+"""Run the service in its own process, and put load on it."""
 
 import asyncio
 import os
@@ -19,14 +19,14 @@ START_SECONDS = 120
 
 @dataclass(frozen=True)
 class Served:
-    """A service that is up: where, what serves its tier `basic`, and what a caller sends along."""
+    """A running service: its API's URL, the model and backend of its tier `basic`, and the headers for its callers."""
 
     api: str
     basic: str
     headers: dict[str, str]
 
     def form(self, photo: bytes) -> dict[str, Any]:
-        """Return what asks for a picture as a PNG, written once: the caller's own work is not what is measured."""
+        """Return the arguments of a request for a PNG, encoded once so that encoding is not part of the measurement."""
         url = f"{self.api}/background-remover/remove"
         written = httpx2.Request("POST", url, files={"image": ("photo.jpg", photo, "image/jpeg")})
         kind = {"Content-Type": written.headers["Content-Type"]}
@@ -39,7 +39,7 @@ class Served:
 
 @dataclass
 class Load:
-    """What callers saw: the seconds of each picture, and answers by status."""
+    """Measurements of the callers: seconds per response, and number of responses by status code."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -48,7 +48,7 @@ class Load:
 
 @contextmanager
 def served(*arguments: str) -> Iterator[Served]:
-    """Run `benchmarks.sides.service` with these arguments until the end of the block."""
+    """Run `benchmarks.sides.service` with these arguments for the duration of the block."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     process = subprocess.Popen(
@@ -84,7 +84,7 @@ def _wait_for(health: str, process: "subprocess.Popen[bytes]") -> str:
 
 
 async def put_under(service: Served, callers: int, pictures: int, photo: bytes) -> Load:
-    """Ask for `pictures` pictures, `callers` at a time."""
+    """Send `pictures` requests from `callers` concurrent callers."""
     load, form = Load(), service.form(photo)
     left = iter(range(pictures))
 

@@ -1,8 +1,9 @@
-"""The service under load, over HTTP on loopback: pictures a second, and how long callers wait.
+"""The service under load, over HTTP on loopback: pictures per second, and latency for callers.
 
-The service runs in a process of its own, the callers in another, each asking for the next picture once it has the last.
-Expected with a network of 20 ms a photo: at one caller 20 ms and little more; from a few callers on the network's own
-50 pictures a second, and each caller waits his turn. On this host's own engine the same, in its own time.
+The service runs in its own process, the callers in another; each sends its next request after the previous response.
+Expected with a network of 20 ms per photo: one caller waits little more than 20 ms; from a few callers on, throughput
+is the network's 50 pictures per second, and callers wait in turn. This host's own engine should behave the same at its
+own speed.
 """
 
 import asyncio
@@ -13,13 +14,13 @@ from benchmarks import inputs
 from benchmarks.report import Table, publish
 from benchmarks.served import put_under, served
 
-# Callers, and pictures they ask for together: of an engine that waits 20 ms a photo, and of this host's own.
+# (callers, total pictures) for an engine that waits 20 ms per photo, and for this host's own engine.
 WAITING_MS, WAITING_LOADS, WAITING_MEGAPIXELS = 20, ((1, 60), (8, 200), (32, 400)), 0.005
 OWN_LOADS, OWN_MEGAPIXELS = ((1, 4), (8, 16), (32, 40)), 2.0
 
 
 def run() -> None:
-    """Measure, print and save."""
+    """Measure both engines, print and save the results."""
     rows, figures = [], {}
     for label, arguments, loads, megapixels in (
         (f"{WAITING_MS} ms a photo", ["--network-ms", str(WAITING_MS)], WAITING_LOADS, WAITING_MEGAPIXELS),

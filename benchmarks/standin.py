@@ -1,7 +1,7 @@
-"""Engines that take the time of a network but need no weights: what they find is a disc.
+"""Engines that take the time of a network but need no weights; their mask is always a disc.
 
-A network with random weights takes the same time as a trained one. Its masks are noise, though, and the work at the
-edge of a subject depends on how long that edge is; so each photo is given a soft-edged disc in the middle instead.
+A network with random weights takes the same time as a trained one, but its masks are noise, and the time of edge
+refinement depends on the length of the edge. Therefore the mask is replaced with a soft-edged disc in the centre.
 """
 
 import time
@@ -25,7 +25,7 @@ RADIUS = 0.3
 
 
 def network(checkpoint: str) -> nn.Module:
-    """Build a checkpoint's network with random weights, as it is run."""
+    """Build a checkpoint's network with random weights, optimised for inference."""
     return deepcopy(_network(checkpoint))
 
 
@@ -36,7 +36,7 @@ def _network(checkpoint: str) -> nn.Module:
 
 
 class DiscRunner:
-    """Has `work` done for each batch, and finds a disc in every photo."""
+    """Runner that calls `work` for each batch and returns a disc as the mask of every photo."""
 
     def __init__(self, work: Callable[[Tensor], object], device: torch.device, backend: str) -> None:
         self.device = device
@@ -46,12 +46,12 @@ class DiscRunner:
 
     @classmethod
     def around(cls, runner: Runner) -> "DiscRunner":
-        """Take the time of a real runner."""
+        """Return a runner that takes the time of a real one."""
         return cls(runner.run, runner.device, runner.backend)
 
     @classmethod
     def waiting(cls, milliseconds: float) -> "DiscRunner":
-        """Take so long for a photo, and no core."""
+        """Return a runner that sleeps this long per photo, without using a core."""
         work = lambda pixels: time.sleep(milliseconds / 1000 * len(pixels))
         return cls(work, torch.device("cpu"), "sleep")
 
@@ -67,6 +67,6 @@ class DiscRunner:
 
 
 def engine(runner: Runner, checkpoint: str, limits: Limits) -> Engine:
-    """Build an engine that serves every tier with one runner."""
+    """Build an engine that serves every tier with the same runner."""
     serving = {tier: Serving(Choice(tier, find(checkpoint), ()), runner) for tier in Tier}
     return Engine(serving, limits)

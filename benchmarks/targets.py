@@ -1,8 +1,8 @@
-"""Each tier's time against the product's promise, by every door: the engine itself, and the HTTP API.
+"""Time of each tier compared with the product's target, through the engine and through the HTTP API.
 
-Exit code 1 where a tier's 95th percentile misses its ceiling. A tier served by a substitute is measured
-as it is served, and labelled: that says what this host does, not what the promised checkpoint would take. What that
-would need is told beside it: its network is timed with random weights, which take the same time.
+The exit code is 1 if the 95th percentile of a tier is above its ceiling. A tier served by a substitute is measured as
+it is served and labelled as such; its time is that of the substitute, not of the promised checkpoint. A second table
+estimates the promised checkpoint: its network is timed with random weights, which take the same time.
 """
 
 import logging
@@ -34,11 +34,11 @@ from cutout.models.catalog import find
 CEILING_SECONDS = {Tier.BASIC: 5.0, Tier.STANDARD: 10.0, Tier.PROFESSIONAL: 10.0, Tier.INDUSTRY: 10.0}
 MEGAPIXELS = 12.0
 PHOTOS = 7
-LOOKS = 2  # of which the faster counts
+LOOKS = 2  # tries, of which the faster counts
 
 
 def run() -> None:
-    """Measure, print, save; exit with 1 where a ceiling is missed."""
+    """Measure, print and save the results; exit with 1 if a ceiling is missed."""
     photos = [inputs.jpeg(name, MEGAPIXELS) for name in inputs.SUBJECTS]
     engine = engine_from(settings.load())
     engine.warm_up()
@@ -111,12 +111,12 @@ def run() -> None:
 
 
 def needs(engine: Engine, checkpoint: str, around: dict[Tier, list[float]]) -> list[list[str]]:
-    """Say for each tier that promises `checkpoint` how much faster its network would have to be.
+    """Return table rows for each tier that promises `checkpoint`: how much faster its network would have to be.
 
-    `around` are the seconds that a tier takes beside its network.
+    `around` holds each tier's seconds outside the network.
     """
     device = engine.device
-    # Half precision on a GPU, as it would be served; on a CPU in torch: ONNX Runtime is up to 1.7 times faster.
+    # Half precision on a GPU, as it would be served; torch on a CPU, where ONNX Runtime is up to 1.7 times faster.
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     runner = TorchRunner(standin.network(checkpoint), device, dtype=dtype)
     pixels = torch.zeros(1, 3, *[find(checkpoint).input_size] * 2, device=device)
@@ -151,7 +151,7 @@ def needs(engine: Engine, checkpoint: str, around: dict[Tier, list[float]]) -> l
 
 
 def measure(remove: Callable[[Tier, bytes], None], photos: list[bytes]) -> dict[Tier, list[float]]:
-    """Time photos one after another, tier by tier."""
+    """Time photos one after another, each in every tier."""
     seconds: dict[Tier, list[float]] = {tier: [] for tier in Tier}
     for index in range(PHOTOS):
         for tier in Tier:
@@ -162,7 +162,7 @@ def measure(remove: Callable[[Tier, bytes], None], photos: list[bytes]) -> dict[
 
 
 def over_http(engine: Engine, photos: list[bytes]) -> dict[Tier, list[float]]:
-    """Time the same through a real server on loopback, from the form to the picture."""
+    """Time the same through a real server on loopback, from the upload to the response."""
     with tempfile.TemporaryDirectory() as folder:
         chosen = settings.load(auth="off", data_dir=Path(folder))
         service = create_app(chosen, make_engine=lambda _: engine)
@@ -182,7 +182,7 @@ def over_http(engine: Engine, photos: list[bytes]) -> dict[Tier, list[float]]:
 
 
 def post(client: httpx2.Client, tier: Tier, photo: bytes) -> None:
-    """Ask for one picture."""
+    """Request one cut-out."""
     answer = client.post(
         "/api/background-remover/remove",
         files={"image": ("photo.jpg", photo, "image/jpeg")},

@@ -1,1 +1,1 @@
-"""From photo bytes to cut-out bytes: decode, network, edges, encode."""
+"""The inference pipeline, from photo bytes to cut-out bytes: decode, network, edge refinement, encode."""

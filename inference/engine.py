@@ -1,8 +1,8 @@
-"""The engine: photos in, cut-outs out, with decoding, the network and encoding all at work at once.
+"""The engine: turns photos into cut-outs, with decoding, the network and encoding running concurrently.
 
-Each photo is carried by one thread of a pool through every stage; only the network's turn is taken together with other
-photos', in the batcher. So while some photos are in the network, the next are decoded and the last are encoded; on a
-GPU, uploads, edges and downloads go on beside the network in streams of their own.
+One thread of a pool takes a photo through every stage. Only the network is shared: the batcher runs it on several
+photos at once. While some photos are in the network, others are decoded or encoded. On a GPU, uploads, edge refinement
+and downloads run on their own streams, in parallel with the network.
 """
 
 import logging
@@ -45,13 +45,13 @@ from cutout.inference.matting import mask as matte
 from cutout.inference.matting.pipeline import Matte, cut_out
 from cutout.inference.options import DEFAULT_OPTIONS, Options
 from cutout.inference.scheduling.batcher import Batcher
-from cutout.inference.scheduling.circuit_breaker import Breaker
-from cutout.inference.scheduling.dispatcher import RemoteTurns, Turns
+from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
+from cutout.inference.scheduling.dispatcher import Dispatcher, RemoteDispatcher
 from cutout.inference.scheduling.fair_queue import FairQueue
 from cutout.inference.scheduling.futures import answer, fail
 from cutout.inference.scheduling.pixel_budget import PixelBudget
-from cutout.inference.scheduling.stage_timer import Stopwatch
-from cutout.inference.scheduling.timers import Deadlines
+from cutout.inference.scheduling.stage_timer import StageTimer
+from cutout.inference.scheduling.timers import Timers
 from cutout.inference.tiers import Choice, Tier, choose
 from cutout.inference.weights.store import ModelsFolder
 
@@ -59,16 +59,16 @@ log = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
 
-# Often enough that a long run stays as small as a short one, seldom enough to cost nothing.
+# Often enough to keep the memory of a long run as small as that of a short one, and rare enough to cost nothing.
 TIDY_EVERY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Cutout:
-    """A finished picture and what it took.
+    """A finished picture, and how it was made.
 
-    `notes` say what of the photo was not taken as it stands in its file. `seconds` is by stage, see `stopwatch.STAGES`; a
-    second look counts where the first does.
+    `notes` say, for the user, where the photo was not decoded exactly as its file states. `seconds` holds the time of
+    each stage, see `stage_timer.STAGES`; a second look is counted in the same stages as the first.
     """
 
     data: bytes = field(repr=False)
@@ -86,7 +86,7 @@ class Cutout:
 
 @dataclass(frozen=True)
 class Serving:
-    """A tier ready to serve: the choice of its checkpoint, and the runner that holds it."""
+    """A tier that is ready to serve: the checkpoint chosen for it, and the runner that has it loaded."""
 
     choice: Choice
     runner: Runner
@@ -94,9 +94,9 @@ class Serving:
 
 @dataclass(eq=False)
 class _Request:
-    """A photo on its way; `read` gives its bytes, `deadline` is a time of `time.monotonic`.
+    """A photo being processed; `read` returns its bytes, `deadline` is a time of `time.monotonic`.
 
-    Its future is kept apart: an error's traceback holds what was worked on, and the future holds the error.
+    The future is not a field: the error's traceback refers to this request, and the future refers to the error.
     """
 
     read: Callable[[], bytes] = field(repr=False)
@@ -106,15 +106,15 @@ class _Request:
 
 
 class Engine:
-    """Removes backgrounds. Safe to call from any number of threads. All its runners are on one device."""
+    """Removes backgrounds. Safe to call from any number of threads. All runners are on the same device."""
 
     def __init__(
         self,
         serving: Mapping[Tier, Serving],
         limits: Limits = DEFAULT_LIMITS,
-        remote: RemoteTurns | None = None,
+        remote: RemoteDispatcher | None = None,
     ) -> None:
-        """With `remote`, networks are elsewhere, and only the photos' own work is done on the runners' device."""
+        """With `remote`, networks run remotely; only the other stages run on the runners' device."""
         self.serving = dict(serving)
         self.on_lost: Callable[[], None] = lambda: None  # called when the device has failed
         self.device = next(iter(self.serving.values())).runner.device
@@ -128,9 +128,9 @@ class Engine:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="photo")
         self._budget = PixelBudget(limits.pixels_in_work)
         self._streams = Streams(self.device)
-        self._deadlines = Deadlines()
+        self._deadlines = Timers()
         self._remote = remote
-        self._turns: Turns = remote or Batcher(
+        self._turns: Dispatcher = remote or Batcher(
             self._launch,
             self._deadlines,
             max_batch=limits.batch_on(self.device.type),
@@ -142,54 +142,54 @@ class Engine:
 
     @property
     def where(self) -> str:
-        """Where networks run: "cuda", "cpu" or "huggingface"."""
+        """Return where networks run: "cuda", "cpu" or "huggingface"."""
         return self.device.type if self._remote is None else self._remote.location
 
     @property
-    def breaker(self) -> Breaker | None:
-        """The circuit breaker of the networks' remote service; None where networks run on this host."""
+    def breaker(self) -> CircuitBreaker | None:
+        """The circuit breaker of the remote service; None where networks run on this host."""
         return None if self._remote is None else self._remote.breaker
 
     @property
     def network_seconds(self) -> float:
-        """How long the device was at work on networks, since the start."""
+        """Return the seconds that networks have been running since the engine started."""
         return self._turns.busy_seconds
 
     @property
     def waiting(self) -> int:
-        """How many photos wait for their turn."""
+        """Return the number of photos that wait for a thread."""
         with self._lock:
             return len(self._queue)
 
     @property
     def in_work(self) -> int:
-        """How many photos are being worked on."""
+        """Return the number of photos being processed."""
         return self._in_work
 
     @property
     def lost(self) -> DeviceLost | None:
-        """Why no more photos can be taken, if the device has failed."""
+        """Return the error of the device if it has failed, or else None."""
         return self._turns.lost
 
     def remove(self, data: bytes, options: Options = DEFAULT_OPTIONS) -> Cutout:
         """Remove the background of one photo, and wait for it.
 
         Raises:
-            InvalidPhoto: the bytes are no picture that can be taken (see its kinds in `errors`).
+            InvalidPhoto: the picture cannot be decoded or is too large (see its subclasses in `errors`).
             Overloaded: too many photos are waiting.
 
         """
         return self.submit(data, options).result()
 
-    def require_room(self) -> None:
-        """Return if a photo would be taken now.
+    def require_capacity(self) -> None:
+        """Check that a photo would be accepted now.
 
         Raises:
-            Overloaded: too many photos are waiting, or networks elsewhere are left alone for a while.
+            Overloaded: too many photos are waiting, or the remote service is paused after several failures.
             DeviceLost: the device has failed.
 
         """
-        self._turns.require_room()
+        self._turns.require_capacity()
         if self._held >= self._limits.waiting:
             raise Overloaded(
                 f"{self._held} photos are waiting already. Try again in a moment.",
@@ -197,9 +197,10 @@ class Engine:
             )
 
     def submit(self, data: bytes, options: Options, *, caller: Hashable = None) -> Future[Cutout]:
-        """Start on one photo; the future gives the cut-out, or raises what `remove` would.
+        """Start processing one photo; the future gives the cut-out, or raises what `remove` would.
 
-        Callers, whatever names them, take turns. A future that is cancelled in time costs nothing.
+        `caller` is any key that identifies the caller; callers take turns. Cancelling the future before processing
+        starts skips all of its work.
 
         Raises:
             Overloaded: too many photos are waiting.
@@ -207,17 +208,17 @@ class Engine:
 
         """
         with self._lock:
-            self.require_room()
+            self.require_capacity()
             self._held += 1
         deadline = time.monotonic() + self._limits.seconds
         future: Future[Cutout] = Future()
         late = DeadlineExceeded(
             f"The photo was not done in {self._limits.seconds:g} s (CUTOUT_DEADLINE_SECONDS). Try again in a moment."
         )
-        ring = self._deadlines.call_at(deadline, lambda: fail(future, late))
+        notify_workers = self._deadlines.call_at(deadline, lambda: fail(future, late))
 
         def leave(_: Future[Cutout]) -> None:
-            self._deadlines.call_off(ring)
+            self._deadlines.call_off(notify_workers)
             with self._lock:
                 self._held -= 1
 
@@ -228,15 +229,15 @@ class Engine:
     def remove_many(
         self, photos: Iterable[tuple[Key, Callable[[], bytes]]], options: Options
     ) -> Iterator[tuple[Key, Cutout | CutoutError | OSError]]:
-        """Work through many photos, all stages at once; yield each as it is done, in no fixed order.
+        """Process many photos, with all stages running at once; yield each result when it is done, in no fixed order.
 
-        Each photo comes as a key of the caller's and a function that reads its bytes; the function
-        runs in a worker, so that reading overlaps too. What is wrong with one photo is yielded with
-        its key and does not stop the others. The iterable is read only as far ahead as there are
-        threads, so it may be endless. Photos have no deadline here.
+        Each photo is given as a key, chosen by the caller, and a function that reads its bytes. The function runs
+        in a thread of the pool, so that reading overlaps with the other stages. The error of one photo is yielded
+        with its key and does not stop the others. The iterable is read only as far ahead as there are threads, so
+        it may be endless. These photos have no deadline.
 
         Raises:
-            DeviceLost: the device has failed; every photo not yielded before is still to be done.
+            DeviceLost: the device has failed; no photo that was not yielded before has a result.
 
         """
         running: dict[Future[Cutout], Key] = {}
@@ -255,10 +256,10 @@ class Engine:
                 future.cancel()
 
     def warm_up(self) -> None:
-        """Make every network ready, so that the first photo does not pay for what is done at first use.
+        """Warm up every network, so that the first photo does not have to wait for one-time work.
 
         Raises:
-            OutOfMemory: the device does not hold what one photo needs.
+            OutOfMemory: one photo needs more memory than the device has.
 
         """
         sizes = {serving.runner: serving.choice.checkpoint.input_size for serving in self.serving.values()}
@@ -266,7 +267,7 @@ class Engine:
             runner.warm_up(size)
 
     def close(self) -> None:
-        """Finish what is running and stop the threads."""
+        """Finish the photos being processed, cancel those that wait, and stop the threads."""
         self._pool.shutdown(cancel_futures=True)
         for _, future in self._queue:
             future.cancel()
@@ -279,24 +280,24 @@ class Engine:
         self._pool.submit(self._carry_next)
 
     def _carry_next(self) -> None:
-        """Carry the photo whose turn it is."""
+        """Process the next photo of the queue."""
         with self._lock:
             ((request, future),) = self._queue.take(lambda taken, _: not taken)
             self._in_work += 1
         try:
-            if future.done():  # cancelled, or too late
+            if future.done():  # cancelled, or past its deadline
                 return
             answer(future, self._remove(request))
-        except MemoryError:  # of this photo alone: the others, and the process, go on
+        except MemoryError:  # fails this photo only
             fail(future, OutOfMemory(HOST_FULL))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the caller's
-            if isinstance(error, DeviceLost):  # maybe at the photo's own work, which the batcher did not see
+        except BaseException as error:  # noqa: BLE001 - every error is passed to the caller
+            if isinstance(error, DeviceLost):  # it may come from a stage that the batcher does not see
                 self._turns.lose(str(error))
             fail(future, error)
         finally:
             with self._lock:
                 self._in_work -= 1
-        del future  # the error's traceback ends in this frame
+        del future  # breaks a cycle: the error's traceback refers to this frame
 
     def _remove(self, request: _Request) -> Cutout:
         data = request.read()
@@ -305,7 +306,7 @@ class Engine:
         except (CutoutError, CancelledError, MemoryError):
             raise
         except Exception as error:
-            # Whatever a photo makes a library stumble over is that photo's error: others of its batch go on.
+            # An unexpected error of a library is that photo's error only; the other photos of its batch continue.
             log.exception("A photo could not be worked on")
             raise NetworkFailed(
                 "This photo could not be worked on, by a fault of Cutout's own. Try again, or with another."
@@ -313,7 +314,7 @@ class Engine:
 
     def _remove_from(self, data: bytes, request: _Request) -> Cutout:
         options, serving = request.options, self.serving[request.options.tier]
-        clock = Stopwatch()
+        clock = StageTimer()
         with ExitStack() as held:
 
             def hold(pixels: int) -> None:
@@ -353,8 +354,8 @@ class Engine:
             seconds=clock.seconds,
         )
 
-    def _look(self, rgb: Tensor, serving: Serving, request: _Request, clock: Stopwatch) -> Tensor | None:
-        """Show a photo, or a part of one, to the network."""
+    def _look(self, rgb: Tensor, serving: Serving, request: _Request, clock: StageTimer) -> Tensor | None:
+        """Run the network on a photo, or on a crop of one."""
         checkpoint = serving.choice.checkpoint
         clock.lap("edges")
         pixels = matte.to_pixels(rgb, checkpoint)
@@ -401,10 +402,10 @@ def open_engine(
     precision: Precision = "auto",
     limits: Limits = DEFAULT_LIMITS,
 ) -> Engine:
-    """Load what each of `tiers` is served by on this host; tiers that share a checkpoint share its runner.
+    """Load the checkpoint that serves each of `tiers` on this host; tiers with the same checkpoint share its runner.
 
     Raises:
-        ModelUnavailable: the device is not there, or a tier has no usable weights.
+        ModelUnavailable: the device is not available, or a tier has no usable weights.
 
     """
     target = pick_device(device)

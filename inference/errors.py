@@ -1,49 +1,49 @@
-"""Everything that can go wrong between a photo's bytes and its cut-out's bytes.
+"""All errors of the engine, from decoding a photo to encoding its cut-out.
 
     CutoutError
-    ├── InvalidPhoto            the bytes are no whole picture
-    │   ├── UnsupportedFormat   … or of a kind that is not read
-    │   └── PhotoTooLarge       … or larger than the limit
-    ├── InvalidOptions          an option that cannot be met
-    ├── Overloaded              the engine has as much waiting as it may, or a service elsewhere needs a pause
-    ├── DeadlineExceeded        the photo was not done in its time
-    ├── NetworkFailed           this photo could not be worked on, in the network or elsewhere; others are not affected
-    └── ModelUnavailable        no picture can be made on this host as it is
-        ├── WeightsUnavailable  a checkpoint's file is missing, broken or could not be fetched
-        ├── LicenceNotAccepted  a checkpoint's terms need the user's word first
-        ├── RemoteRefused       a service elsewhere will not serve this host until somebody mends it
-        ├── RemoteFailed        … or has failed on this photo, however often it was asked
-        └── DeviceUnavailable   the wanted device or backend is not there
-            ├── OutOfMemory     … or its memory is too small
-            └── DeviceLost      … or it was there and has failed; only a new process may find it again
+    ├── InvalidPhoto            the bytes are not a complete picture
+    │   ├── UnsupportedFormat   the file format is not supported
+    │   └── PhotoTooLarge       the picture exceeds a size limit
+    ├── InvalidOptions          an option has a value that cannot be used
+    ├── Overloaded              too many photos are waiting, or the remote service needs a pause
+    ├── DeadlineExceeded        the photo was not done by its deadline
+    ├── NetworkFailed           this photo could not be processed, in the network or in a library; others can
+    └── ModelUnavailable        no photo can be processed on this host in its current state
+        ├── WeightsUnavailable  a checkpoint's file is missing, damaged or could not be downloaded
+        ├── LicenceNotAccepted  the user must accept a checkpoint's licence first
+        ├── RemoteRefused       the remote service refuses this host until its configuration is fixed
+        ├── RemoteFailed        the remote service failed on this photo in every attempt
+        └── DeviceUnavailable   the requested device or backend is not available
+            ├── OutOfMemory     the device's memory is too small
+            └── DeviceLost      the device has failed; only a new process may be able to use it again
 
-Every message is one sentence or two for the user: what is wrong, and what to do. Codes of HTTP are
-the service's business.
+Every message is one or two sentences for the user: what is wrong, and what to do. The HTTP service maps the errors to
+status codes.
 """
 
 
 class CutoutError(Exception):
-    """Base of all errors of the engine; `str()` is a message for the user."""
+    """Base class of all errors of the engine; `str()` gives a message for the user."""
 
 
 class InvalidPhoto(CutoutError):
-    """The bytes are not a whole picture of a known format."""
+    """The bytes are not a complete picture of a known format."""
 
 
 class UnsupportedFormat(InvalidPhoto):
-    """The bytes are a kind of file that is not read."""
+    """The bytes are a file of a format that is not supported."""
 
 
 class PhotoTooLarge(InvalidPhoto):
-    """The picture has more pixels than the limit; found from its header, before decoding."""
+    """The picture exceeds a size limit. Normally found from its header, before decoding."""
 
 
 class InvalidOptions(CutoutError):
-    """An output option has a value that cannot be met."""
+    """An output option has a value that cannot be used."""
 
 
 class Overloaded(CutoutError):
-    """No more photos are taken now; `retry_after` is a guess in seconds."""
+    """No more photos are accepted now; `retry_after` is an estimate in seconds."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -51,19 +51,19 @@ class Overloaded(CutoutError):
 
 
 class DeadlineExceeded(CutoutError):
-    """A photo was not done in the time it was given."""
+    """A photo was not done by its deadline."""
 
 
 class NetworkFailed(CutoutError):
-    """One photo could not be worked on: the network could not be run on it, alone, or a library failed on it."""
+    """One photo could not be processed: the network failed on it even alone, or a library failed on it."""
 
 
 class ModelUnavailable(CutoutError):
-    """No picture can be made on this host as it is."""
+    """No photo can be processed on this host in its current state."""
 
 
 class WeightsUnavailable(ModelUnavailable):
-    """A checkpoint's file is missing, broken, or could not be fetched."""
+    """A checkpoint's file is missing, damaged, or could not be downloaded."""
 
 
 class LicenceNotAccepted(ModelUnavailable):
@@ -71,20 +71,20 @@ class LicenceNotAccepted(ModelUnavailable):
 
 
 class RemoteRefused(ModelUnavailable):
-    """A service elsewhere will not serve this host as it is; the message names the fix."""
+    """The remote service refuses this host as it is configured; the message names the fix."""
 
 
 class RemoteFailed(ModelUnavailable):
-    """A service elsewhere gave errors, or no mask."""
+    """The remote service returned errors, or no valid mask."""
 
 
 class DeviceUnavailable(ModelUnavailable):
-    """The device or backend that was asked for is not there."""
+    """The requested device or backend is not available."""
 
 
 class OutOfMemory(DeviceUnavailable):
-    """The device's memory does not hold what one photo needs."""
+    """One photo needs more memory than the device or the host has."""
 
 
 class DeviceLost(DeviceUnavailable):
-    """The device failed, or has stopped answering; nothing more can be run on it by this process."""
+    """The device failed or has stopped responding; this process cannot use it any more."""

@@ -1,26 +1,26 @@
-"""What bounds an engine: its memory, and its callers' waiting."""
+"""Limits of an engine: its memory use, and how long its callers wait."""
 
 import os
 from dataclasses import dataclass
 
 from cutout.inference.errors import PhotoTooLarge
 
-# A row or a column costs about so many pixels beside its own: Pillow's pointer to it, its place among the mask's cells
-# and the weights of its neighbours there, 50 bytes or so. It is next to nothing but in pictures a few pixels thin.
+# The overhead of a row or a column, in pixels: Pillow's pointer to it, its index in the mask's cells and its weights
+# there, about 50 bytes. It matters only for pictures that are a few pixels wide or high.
 PIXELS_OF_A_LINE = 2
 
 
 def pixels_of(width: int, height: int) -> int:
-    """Return how many pixels a picture counts as while it is in work, its rows and columns included."""
+    """Return how many pixels of the budget a picture takes, including the overhead of its rows and columns."""
     return width * height + PIXELS_OF_A_LINE * (width + height)
 
 
 @dataclass(frozen=True)
 class SizeLimits:
-    """The largest picture that is taken: `pixels` in all, `side` of them along one side, and how many times as long as wide.
+    """The largest picture that is accepted: `pixels` in total, `side` along the longer side, and aspect `ratio`.
 
-    A network sees a square of about a thousand pixels a side: of a strip that is a hundred times as long as wide it sees
-    nothing that a mask could be made of.
+    A network's input is a square of about a thousand pixels a side. A strip that is a hundred times as long as it is
+    wide shows nothing there from which a mask could be made.
     """
 
     pixels: int = 50_000_000
@@ -28,10 +28,10 @@ class SizeLimits:
     ratio: float = 100.0
 
     def check(self, width: int, height: int) -> None:
-        """Return if a picture of this size is taken.
+        """Check that a picture of this size is accepted.
 
         Raises:
-            PhotoTooLarge: it is too large, too long or too thin; the message names the limit and its setting.
+            PhotoTooLarge: the picture is too large, too long or too thin; the message names the limit and its setting.
 
         """
         found = f"The picture has {width} × {height} pixels"
@@ -57,13 +57,16 @@ DEFAULT_SIZES = SizeLimits()
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of an engine, none of them of one photo's quality.
+    """Limits of an engine. None of them affects the quality of a result.
 
-    `threads` photos are in work at once; by default one on each core and one more, and on a GPU as many again as fill
-    two batches. At most `waiting` photos are held by `submit`, each for up to `seconds`. Photos beyond `sizes` are
-    refused; those in work have up to `pixels_in_work` together. Batches are of up to `batch` photos, by default 8
-    on a GPU and 1 on a CPU, where more save nothing; while the device has nothing to do, a batch waits `batch_wait`
-    seconds for others to join.
+    - `threads`: the photos processed at once. The default is the number of cores plus one, and on a GPU also the
+      photos of two batches.
+    - `waiting`: the most photos that `submit` holds at once.
+    - `seconds`: the deadline of each photo given to `submit`.
+    - `sizes`: the largest photo that is accepted.
+    - `pixels_in_work`: the most pixels that all photos being processed may have together.
+    - `batch`: the most photos in a batch. The default is 8 on a GPU and 1 on a CPU, where larger batches save nothing.
+    - `batch_wait`: the seconds that a batch waits for more photos while the device is idle.
     """
 
     threads: int | None = None
@@ -75,11 +78,11 @@ class Limits:
     batch_wait: float = 0.002
 
     def batch_on(self, device: str) -> int:
-        """Return the largest batch on a device of this type."""
+        """Return the largest batch size for a device of this type."""
         return self.batch or (8 if device == "cuda" else 1)
 
     def threads_on(self, device: str) -> int:
-        """Return the number of photos in work at once, with a device of this type."""
+        """Return the number of photos processed at once with a device of this type."""
         in_batches = 2 * self.batch_on(device) if device == "cuda" else 0
         return self.threads or 1 + (os.cpu_count() or 1) + in_batches
 

@@ -1,4 +1,4 @@
-"""What a caller may ask for."""
+"""The options of a background removal."""
 
 import re
 from dataclasses import dataclass
@@ -15,11 +15,10 @@ PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 
 @dataclass(frozen=True)
 class Options:
-    """What to make of a photo.
+    """The options of one background removal.
 
-    `mask_only` gives the alpha itself as a grey picture. `background` lays the cut-out on a colour;
-    a format without transparency takes white where none is given. `quality`, 1…100, is for the
-    formats that lose something: WebP, AVIF, JPEG.
+    `mask_only` returns the alpha matte itself as a grey picture. `background` is a colour to put behind the cut-out; a
+    format without transparency defaults to white. `quality`, 1…100, applies to the lossy formats: WebP, AVIF, JPEG.
     """
 
     tier: Tier = Tier.BASIC
@@ -33,10 +32,10 @@ DEFAULT_OPTIONS = Options()
 
 
 def parse_colour(text: str) -> Colour:
-    """Read a colour as CSS writes it ("white", "#fff", "#ffffff", "rgb(255,255,255)"), or hex without the #.
+    """Parse a colour in CSS notation ("white", "#fff", "#ffffff", "rgb(255,255,255)"), or as hex without the #.
 
     Raises:
-        InvalidOptions: it is none, or one that shows through.
+        InvalidOptions: the text is not a colour, or the colour is not opaque.
 
     """
     for candidate in (text, f"#{text}"):
@@ -50,7 +49,7 @@ def parse_colour(text: str) -> Colour:
             or min(red, green, blue) < 0
             or max(percents, default=0) > 100
         ):
-            break  # Pillow reads rgb(999,0,0) as it stands, and hsl(0,200%,0%) as black
+            break  # Pillow accepts rgb(999,0,0) as it is, and reads hsl(0,200%,0%) as black
         if opacity not in ([], [255]):
             raise InvalidOptions(
                 f"{text!r} shows through, and a background does not. Leave it out for a transparent one."

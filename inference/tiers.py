@@ -1,4 +1,4 @@
-"""The four tiers: which checkpoint each wants, which may stand in for it, and what is done with the mask."""
+"""The four tiers: the preferred checkpoint of each, its substitutes, and how the mask is post-processed."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +10,7 @@ from cutout.models.catalog import Checkpoint
 
 
 class Tier(StrEnum):
-    """What a removal is asked and billed for."""
+    """The quality level that a removal is requested and billed at."""
 
     BASIC = "basic"
     STANDARD = "standard"
@@ -19,12 +19,12 @@ class Tier(StrEnum):
 
 
 class Recipe(StrEnum):
-    """What is done between the network's mask and the finished cut-out."""
+    """The processing steps between the network's mask and the finished cut-out. Each recipe includes the one before."""
 
-    MASK = "mask"  # brought back to full size
-    CLEAN = "clean"  # and the old background's colour taken out of the edge
-    REFINED = "refined"  # and the alpha brought to full size along the photo's own detail
-    SECOND_LOOK = "second-look"  # and the subject shown to the network again, as large as it can see
+    MASK = "mask"  # enlarge the mask to full size
+    CLEAN = "clean"  # also remove the old background's colour from the edge
+    REFINED = "refined"  # also refine the alpha along the photo's detail
+    SECOND_LOOK = "second-look"  # also run the network again on a crop of the subject
 
     @property
     def cleans(self) -> bool:
@@ -41,14 +41,14 @@ class Recipe(StrEnum):
 
 @dataclass(frozen=True)
 class TierRule:
-    """`checkpoints` in the order of preference; the first is what the tier promises."""
+    """The rule of a tier: its `checkpoints` in order of preference, of which the first is the promised one."""
 
     checkpoints: tuple[str, ...]
     recipe: Recipe
 
 
-# After the promised one the open ones of its architecture: those that are only there because somebody pulled
-# them go first. The last serves every host.
+# The promised checkpoint comes first, then the open ones of its architecture: those that a host has only if somebody
+# pulled them come before the others. The last one is available on every host.
 RMBG_2 = (
     "rmbg-2.0",
     "birefnet-hr",
@@ -60,7 +60,7 @@ RMBG_2 = (
     "isnet-general",
 )
 
-# Each recipe does what the one before does, and more.
+# Each recipe does all that the one before it does, and more.
 TIERS: dict[Tier, TierRule] = {
     Tier.BASIC: TierRule(("rmbg-1.4", "isnet-general"), Recipe.MASK),
     Tier.STANDARD: TierRule(RMBG_2, Recipe.CLEAN),
@@ -71,11 +71,11 @@ TIERS: dict[Tier, TierRule] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """The checkpoint that serves a tier on this host, and why those before it do not."""
+    """The checkpoint that serves a tier on this host, and why the preferred ones before it cannot."""
 
     tier: Tier
     checkpoint: Checkpoint
-    passed_over: tuple[str, ...]  # in order, a reason for each that some host fetches unasked
+    passed_over: tuple[str, ...]  # in order, a reason for each, except those with fetch "never"
 
     @property
     def wanted(self) -> str:
@@ -94,7 +94,7 @@ def choose(tier: Tier, folder: ModelsFolder) -> Choice:
     """Pick the first of the tier's checkpoints whose weights are ready in `folder`.
 
     Raises:
-        WeightsUnavailable: none is; the message names each one's reason and fix.
+        WeightsUnavailable: no checkpoint is ready; the message names the reason and the fix for each.
 
     """
     reasons: list[str] = []

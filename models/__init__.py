@@ -1,4 +1,4 @@
-"""The networks, and the checkpoints that fill them."""
+"""The networks and the catalogue of their checkpoints."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ if TYPE_CHECKING:
 
 
 def build_network(checkpoint: str) -> nn.Module:
-    """Build the plain network of a checkpoint of the catalogue, with untrained weights.
+    """Build the plain network of a checkpoint in the catalogue, with untrained weights.
 
     The network loads the checkpoint's published keys strictly. Its `forward` takes pixels, float
-    [B,3,H,W], normalised as the checkpoint says, and gives logits [B,1,H,W], whose sigmoid is the mask.
+    [B,3,H,W], normalised as the checkpoint specifies, and returns logits [B,1,H,W], whose sigmoid is the
+    mask.
 
     Raises:
         UnknownCheckpoint: no checkpoint of that name is in the catalogue.
 
     """
-    # Imported here, so that a look into the catalogue does not pay for torch.
+    # Imported here so that reading the catalogue does not import torch.
     from cutout.models.birefnet import BiRefNet
     from cutout.models.isnet import ISNet
 

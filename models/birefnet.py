@@ -1,11 +1,11 @@
-"""BiRefNet, the network of RMBG-2.0 and of the open checkpoints of the same name, whole, top to bottom.
+"""BiRefNet, the network of RMBG-2.0 and of the open BiRefNet checkpoints.
 
 Method: Zheng et al., "Bilateral Reference for High-Resolution Dichotomous Image Segmentation" (CAAI
-AIR 2024). Module names follow the published checkpoints, so that their keys load strictly; what is
-marked "training only" is there for that.
+AIR 2024). Module names follow the published checkpoints, so that their keys load strictly; modules
+marked "training only" exist for the same reason.
 
-Heights and widths below are those of a 1024×1024 input, channels those of Swin-L; heights and widths
-must be multiples of 32.
+Shapes in the comments below are for a 1024×1024 input and the channels of Swin-L. Height and width of the
+input must be multiples of 32.
 """
 
 import torch
@@ -16,23 +16,23 @@ from cutout.models.catalog import PatchOrder
 from cutout.models.deform_conv import DeformableConv2d
 from cutout.models.swin import SIZES, SwinTransformer
 
-STRIDE = 32  # pixels of the photo to one of the coarsest map
+STRIDE = 32  # input pixels per pixel of the coarsest feature map
 
 
 class BiRefNet(nn.Module):
-    """Photo in, matte out: pixels float [B,3,H,W], normalised by the checkpoint, → logits [B,1,H,W].
+    """Matting network: pixels float [B,3,H,W], normalised as the checkpoint specifies, → logits [B,1,H,W].
 
     The sigmoid of the logits is the mask, 0 (background) … 1 (foreground).
 
     Raises:
-        ValueError: in `forward`, where height or width is no multiple of 32.
+        ValueError: in `forward`, if height or width is not a multiple of 32.
 
     """
 
     def __init__(self, backbone: str, patch_order: PatchOrder) -> None:
         super().__init__()
         size = SIZES[backbone]
-        # The backbone sees the photo at two scales, so each map comes twice.
+        # The backbone runs on the photo at two scales, so there are two maps per level.
         channels = [2 * channels for channels in size.channels]
         self.bb = SwinTransformer(size)
         self.squeeze_module = nn.Sequential(DecoderBlock(sum(channels), channels[3]))
@@ -49,7 +49,7 @@ class BiRefNet(nn.Module):
         return logits
 
     def encode(self, pixels: Tensor) -> list[Tensor]:
-        """Join the backbone's maps of the photo at full and at half size.
+        """Run the backbone on the photo at full and at half size and concatenate its maps level by level.
 
         For Swin-L: [B,384,256,256], [B,768,128,128], [B,1536,64,64], [B,3072,32,32].
         """
@@ -62,10 +62,10 @@ class BiRefNet(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From the coarsest map to the finest, each time joined by the backbone's map and by the photo itself.
+    """Decoder from the coarsest map to the finest; each level adds the backbone's map and patches of the photo.
 
-    The photo comes in as patches, one to each pixel of the map ("inward reference"); where the photo
-    has detail, a learnt gate lets the map through ("outward reference").
+    The photo is cut into patches, one for each pixel of the map ("inward reference"). A learnt gate lets
+    the map through where the photo has detail ("outward reference").
     """
 
     def __init__(self, channels: list[int], patch_order: PatchOrder) -> None:
@@ -93,7 +93,7 @@ class Decoder(nn.Module):
             gradient = nn.Sequential(nn.Conv2d(inputs, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
             self.add_module(f"gdt_convs_{level}", gradient)
             self.add_module(f"gdt_convs_attn_{level}", nn.Sequential(nn.Conv2d(16, 1, kernel_size=1)))
-            # training only: masks and gradients supervised at every level
+            # training only: supervision of masks and gradients at every level
             self.add_module(f"gdt_convs_pred_{level}", nn.Sequential(nn.Conv2d(16, 1, kernel_size=1)))
             self.add_module(f"conv_ms_spvn_{level}", nn.Conv2d(inputs, 1, kernel_size=1))
 
@@ -114,21 +114,21 @@ class Decoder(nn.Module):
         return self.head(x, pixels)
 
     def head(self, x: Tensor, pixels: Tensor) -> Tensor:
-        """The finest map, [B,480,256,256], and the photo, → logits [B,1,1024,1024]."""
+        """Compute the logits [B,1,1024,1024] from the finest map, [B,480,256,256], and the photo."""
         x = resize(self.decoder_block1(x), pixels)
         out: Tensor = self.conv_out1(torch.cat((x, self.ipt_blk1(pixels)), dim=1))
         return out
 
     def gate(self, x: Tensor, level: int) -> Tensor:
-        """Scale each place of [B,C,H,W] by 0…1, learnt from the photo's gradients."""
+        """Scale each pixel of [B,C,H,W] by a gate of 0…1, which was trained on the photo's gradients."""
         gradient = self.get_submodule(f"gdt_convs_{level}")(x)
         gate: Tensor = self.get_submodule(f"gdt_convs_attn_{level}")(gradient).sigmoid()
         return x * gate
 
     def patches(self, pixels: Tensor, like: Tensor) -> Tensor:
-        """Cut the photo into patches of the size of `like` and stack them over channels.
+        """Cut the photo into patches of the size of `like` and stack them along the channel axis.
 
-        [B,3,H,W] → [B,3·(H/h)·(W/w),h,w], in the checkpoint's order.
+        [B,3,H,W] → [B,3·(H/h)·(W/w),h,w], in the checkpoint's patch order.
         """
         height, width = like.shape[2:]
         grid = pixels.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # [B,c,hg,h,wg,w]
@@ -155,7 +155,10 @@ class DecoderBlock(nn.Module):
 
 
 class ASPPDeformable(nn.Module):
-    """Deformable convolutions of four sizes and the mean of the whole map, joined: [B,C,H,W] → the same."""
+    """Four deformable convolutions and the global mean, concatenated and mixed by a 1×1 layer.
+
+    [B,C,H,W] → the same shape.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -199,7 +202,7 @@ class SimpleConvs(nn.Module):
 
 
 class LateralBlock(nn.Module):
-    """A 1×1 convolution of a backbone's map: [B,C,H,W] → the same."""
+    """A 1×1 convolution of one of the backbone's maps: [B,C,H,W] → the same shape."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -211,5 +214,5 @@ class LateralBlock(nn.Module):
 
 
 def resize(x: Tensor, like: Tensor) -> Tensor:
-    """Bilinear, corners aligned, to the height and width of `like`."""
+    """Resize bilinearly, with aligned corners, to the height and width of `like`."""
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=True)

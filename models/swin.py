@@ -1,10 +1,10 @@
-"""The Swin transformer, BiRefNet's backbone, whole, top to bottom.
+"""The Swin transformer, BiRefNet's backbone.
 
 Method: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows" (ICCV
 2021). Module names follow the published checkpoints, so that their keys load strictly.
 
-Tokens are kept as a picture, [B,H,W,C], throughout. Heights and widths below are those of a
-1024×1024 input to Swin-L; any size works: tokens are padded to whole windows where they must be.
+Tokens are kept in image layout, [B,H,W,C], throughout. Shapes in the comments below are for a 1024×1024
+input to Swin-L. Any size works: tokens are padded to whole windows where necessary.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class SwinSize:
-    """`width`: channels of the first stage, doubled by each that follows; `heads`, `depths`: by stage."""
+    """`width`: channels of the first stage, doubled by each later one; `heads`, `depths`: one per stage."""
 
     width: int
     depths: tuple[int, int, int, int]
@@ -25,7 +25,7 @@ class SwinSize:
 
     @property
     def channels(self) -> tuple[int, int, int, int]:
-        """Channels of the four maps that the backbone gives."""
+        """Return the channels of the backbone's four output maps."""
         return (self.width, 2 * self.width, 4 * self.width, 8 * self.width)
 
 
@@ -37,7 +37,7 @@ SIZES = {
 
 
 class SwinTransformer(nn.Module):
-    """Pixels float [B,3,H,W] → four maps, finest first: [B,C,H/4,W/4] … [B,8C,H/32,W/32], rounded up.
+    """Backbone: pixels float [B,3,H,W] → four maps, finest first: [B,C,H/4,W/4] … [B,8C,H/32,W/32], rounded up.
 
     For Swin-L at 1024×1024: [B,192,256,256], [B,384,128,128], [B,768,64,64], [B,1536,32,32].
     """
@@ -63,7 +63,7 @@ class SwinTransformer(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Each 4×4 pixels become a token: [B,3,H,W] → [B,⌈H/4⌉,⌈W/4⌉,C]."""
+    """Embedding of each 4×4 pixels as one token: [B,3,H,W] → [B,⌈H/4⌉,⌈W/4⌉,C]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -78,9 +78,9 @@ class PatchEmbed(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one size, every second one with shifted windows: [B,H,W,C] → the same.
+    """Blocks at one resolution, every second one with shifted windows: [B,H,W,C] → the same shape.
 
-    `downsample` leads on to the next stage; after the last there is none.
+    `downsample` produces the input of the next stage; in the last stage it is the identity.
     """
 
     def __init__(self, channels: int, depth: int, heads: int, window: int, *, last: bool) -> None:
@@ -99,7 +99,7 @@ class Stage(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention within windows, then a perceptron for each token, both residual: [B,H,W,C] → the same."""
+    """Attention within windows, then an MLP for each token, both residual: [B,H,W,C] → the same shape."""
 
     def __init__(self, channels: int, heads: int, window: int, shift: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Block(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between, four times as wide inside: [B,H,W,C] → the same."""
+    """Two linear layers with a GELU between them, four times as wide inside: [B,H,W,C] → the same shape."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -128,11 +128,11 @@ class MLP(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Attention among the N = window² tokens of each window: [B,H,W,C] → the same.
+    """Attention among the N = window² tokens of each window: [B,H,W,C] → the same shape.
 
-    The tokens are padded with zeros to whole windows. With a shift, the picture is rolled up and left
-    by that much first, so that windows span what were borders; tokens that came together only by the
-    rolling do not see each other: `mask`, of `shift_mask`, keeps them apart.
+    The tokens are padded with zeros to whole windows. With a shift, the map is first rolled up and left by
+    that much, so that windows cross the borders of the unshifted ones. `mask`, from `shift_mask`, prevents
+    attention between tokens that are neighbours only because of the roll.
     """
 
     def __init__(self, channels: int, heads: int, window: int, shift: int) -> None:
@@ -163,13 +163,13 @@ class WindowAttention(nn.Module):
         return x[:, :height, :width]
 
     def position_bias(self) -> Tensor:
-        """What each head adds to the score of a pair of tokens for their relative place: [heads,N,N]."""
+        """Return each head's bias on the scores by the relative position of two tokens: [heads,N,N]."""
         index = self.get_buffer("relative_position_index")
         return self.relative_position_bias_table[index].permute(2, 0, 1)
 
 
 class PatchMerging(nn.Module):
-    """Each 2×2 tokens become one, twice as wide: [B,H,W,C] → [B,⌈H/2⌉,⌈W/2⌉,2C]."""
+    """Merge each 2×2 tokens into one with twice the channels: [B,H,W,C] → [B,⌈H/2⌉,⌈W/2⌉,2C]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -185,33 +185,33 @@ class PatchMerging(nn.Module):
 
 
 def pad_to_windows(x: Tensor, window: int) -> Tensor:
-    """Pad [B,H,W,C] with zeros, below and right, to multiples of `window`."""
+    """Pad [B,H,W,C] with zeros at the bottom and right to multiples of `window`."""
     height, width = x.shape[1:3]
     return F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
 
 
 def to_windows(x: Tensor, window: int) -> Tensor:
-    """[B,H,W,C] → [B·nW,N,C]: whole windows of N = window² tokens, row by row."""
+    """Split into whole windows of N = window² tokens, row by row: [B,H,W,C] → [B·nW,N,C]."""
     x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # [B,rows,window,columns,window,C]
     windows: Tensor = x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
     return windows
 
 
 def from_windows(windows: Tensor, window: int, height: int, width: int) -> Tensor:
-    """[B·nW,N,C] → [B,height,width,C], the reverse of `to_windows`."""
+    """Reverse `to_windows`: [B·nW,N,C] → [B,height,width,C]."""
     x = windows.unflatten(1, (window, window)).unflatten(0, (-1, height // window, width // window))
     picture: Tensor = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
     return picture
 
 
 def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """[…,N,3C] → queries, keys and values, […,heads,N,C/heads] each."""
+    """Split […,N,3C] into queries, keys and values, […,heads,N,C/heads] each."""
     q, k, v = qkv.unflatten(-1, (3, heads, -1)).movedim(-3, 0).transpose(-3, -2)
     return q, k, v
 
 
 def relative_position_index(window: int) -> Tensor:
-    """For each pair of tokens of a window the row of the bias table: int64 [N,N]."""
+    """Return the row of the bias table for each pair of tokens in a window: int64 [N,N]."""
     axis = torch.arange(window)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     y, x = y.flatten(), x.flatten()
@@ -220,10 +220,10 @@ def relative_position_index(window: int) -> Tensor:
 
 
 def shift_mask(x: Tensor, window: int, shift: int) -> Tensor:
-    """0 where two tokens of a rolled picture may see each other, −100 where not: [B,H,W,C] → [nW,N,N].
+    """Return the attention mask of a rolled map: 0 where two tokens may attend, −100 where not.
 
-    The rolled picture, padded to whole windows, is cut into regions before the last window and at the
-    seam within it; tokens see those of their own region.
+    [B,H,W,C] → [nW,N,N]. The rolled map, padded to whole windows, is divided along each axis before the
+    last window and at the seam within it; tokens attend only to tokens of their own region.
     """
 
     def regions(length: int) -> Tensor:

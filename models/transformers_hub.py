@@ -1,12 +1,13 @@
-"""Both networks as transformers models: `from_pretrained` on a hub id or a folder, and no remote code.
+"""Both networks as transformers models: `from_pretrained` takes a hub id or a folder and runs no remote code.
 
     from cutout.models.transformers_hub import from_pretrained
     network = from_pretrained("ZhengPeng7/BiRefNet")
     mask = network(pixels).logits.sigmoid()
 
-The published `config.json` files name another architecture or none, and ask for code of their
-repositories; so the class is told from the weights' own names, and nothing here runs that code (the
-Auto classes, asked to trust a published repository, still would). What `save_pretrained` writes says what it is, and the Auto classes load it.
+The published `config.json` files name another architecture or none, and ask for code from their
+repositories. Therefore the class is detected from the names of the weights, and this module never runs that
+code (the Auto classes still do if told to trust a published repository). The output of `save_pretrained`
+names its model type, so the Auto classes can load it.
 """
 
 import re
@@ -31,18 +32,21 @@ from cutout.models.isnet import ISNet
 from cutout.models.swin import SIZES
 
 WEIGHTS = "model.safetensors"
-# What from_pretrained takes to find a file, rather than to make a model of it.
+# The options of from_pretrained that locate the file, as opposed to those that configure the model.
 WHERE = {"cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token"}
 
 
 class NotLoaded(OSError):
-    """A model could not be loaded; the message names it, the reason and the fix, in one line."""
+    """A model could not be loaded. The message names the model, the reason and the fix in one line."""
 
 
 class MatteModel(PreTrainedModel):
-    """Pixels float [B,3,H,W], normalised by the checkpoint, → `logits` [B,1,H,W], whose sigmoid is the mask."""
+    """Base class of both models: pixels float [B,3,H,W] → `logits` [B,1,H,W], whose sigmoid is the mask.
 
-    base_model_prefix = "network"  # published names lack it; transformers puts it before them
+    The pixels must be normalised as the checkpoint specifies.
+    """
+
+    base_model_prefix = "network"  # the published names lack this prefix; transformers adds it
     main_input_name = "pixel_values"
     network: nn.Module
 
@@ -53,12 +57,12 @@ class MatteModel(PreTrainedModel):
     def from_pretrained(
         cls, name: str | Path, *args: Any, config: PreTrainedConfig | None = None, **options: Any
     ) -> Self:
-        """Load from a hub id or a folder; `options` are those of transformers, and of the configuration.
+        """Load from a hub id or a folder; `options` are those of transformers and of the configuration.
 
-        Every tensor must be there, under its published name and of its shape.
+        Every tensor must be present under its published name and with its published shape.
 
         Raises:
-            NotLoaded: it is not there, gated, broken, or holds another network.
+            NotLoaded: the model is missing, gated or broken, or holds another network.
 
         """
         shapes = published_shapes(name, options)
@@ -70,7 +74,7 @@ class MatteModel(PreTrainedModel):
             config=config or cls.configure(name, shapes, options),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            **options | {"trust_remote_code": False},  # whatever the caller says
+            **options | {"trust_remote_code": False},  # even if the caller asks for it
         )
         for what in ("missing", "unexpected", "mismatched"):
             if keys := sorted(report[f"{what}_keys"]):
@@ -83,20 +87,20 @@ class MatteModel(PreTrainedModel):
     def configure(
         cls, name: str | Path, shapes: dict[str, list[int]], options: dict[str, Any]
     ) -> PreTrainedConfig:
-        """Make the configuration, and take what of it the caller gave out of `options`."""
+        """Make the configuration, and remove the caller's configuration values from `options`."""
         return cls.config_class()
 
     def save_pretrained(self, save_directory: Any, **options: Any) -> None:
-        """Save configuration and weights, these under their published names."""
+        """Save the configuration, and the weights under their published names."""
         options.setdefault("state_dict", self.network.state_dict())
         super().save_pretrained(save_directory, **options)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Leave weights as they are: all of them are loaded."""
+        """Do nothing: every weight is loaded, so none needs initialising."""
 
 
 class ISNetConfig(PreTrainedConfig):
-    """IS-Net has nothing to configure."""
+    """Configuration of IS-Net, which has no options."""
 
     model_type = "isnet"
 
@@ -113,7 +117,7 @@ class ISNetModel(MatteModel):
 
 
 class BiRefNetConfig(PreTrainedConfig):
-    """`backbone`: a name in `models.swin.SIZES`. `patch_order`: see `models.catalog.PatchOrder`."""
+    """`backbone`: a name in `cutout.models.swin.SIZES`. `patch_order`: see `cutout.models.catalog.PatchOrder`."""
 
     model_type = "birefnet"
     backbone: str = "swin_v1_l"
@@ -134,9 +138,10 @@ class BiRefNetModel(MatteModel):
     def configure(
         cls, name: str | Path, shapes: dict[str, list[int]], options: dict[str, Any]
     ) -> PreTrainedConfig:
-        """Tell the backbone from the weights, and the order of patches from the repository's name.
+        """Detect the backbone from the weights and the patch order from the repository's name.
 
-        A configuration of our own, as `save_pretrained` writes it, comes before that.
+        A configuration written by `save_pretrained` takes precedence over both, and the caller's options
+        over all.
         """
         width = shapes["bb.patch_embed.proj.weight"][0]
         backbones = {size.width: backbone for backbone, size in SIZES.items()}
@@ -157,7 +162,7 @@ class BiRefNetModel(MatteModel):
 
 
 def from_pretrained(name: str | Path, **options: Any) -> MatteModel:
-    """Load either network from a hub id or a folder, told apart by the names of its weights.
+    """Load either network from a hub id or a folder; the names of the weights decide which.
 
     Raises:
         NotLoaded: see `MatteModel.from_pretrained`.
@@ -170,7 +175,7 @@ FIX = "give the repository's id or a whole copy of its folder"
 
 
 def published_shapes(name: str | Path, options: dict[str, Any]) -> dict[str, list[int]]:
-    """Read the names and shapes of the weights, downloaded first where they are on the hub."""
+    """Read the names and shapes of the weights, after downloading them if they are on the hub."""
     try:
         file = cached_file(str(name), WEIGHTS, **{key: options[key] for key in WHERE & options.keys()})
         with safetensors.safe_open(file, "pt") as weights:
@@ -188,7 +193,7 @@ def published_shapes(name: str | Path, options: dict[str, Any]) -> dict[str, lis
 
 
 def network_class(name: str | Path, shapes: dict[str, list[int]]) -> type[MatteModel]:
-    """Tell the network by the names of its weights."""
+    """Return the model class that matches the names of the weights."""
     if "bb.patch_embed.proj.weight" in shapes:
         return BiRefNetModel
     if "stage1.rebnconvin.conv_s1.weight" in shapes:
@@ -197,7 +202,7 @@ def network_class(name: str | Path, shapes: dict[str, list[int]]) -> type[MatteM
 
 
 def order_of(name: str | Path) -> PatchOrder:
-    """Tell the order of patches by the repository's name, which the hub's cache keeps in its paths."""
+    """Infer the patch order from the repository's name, which the hub's cache keeps in its paths."""
     return "c hg wg" if re.search(r"BiRefNet_(HR|dynamic)", str(name)) else "wg hg c"
 
 

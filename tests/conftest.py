@@ -1,17 +1,18 @@
-"""Fixtures shared by all tests. Real weights are loaded once, and one run of a photo serves many tests.
+"""Fixtures shared by all tests. Real weights are loaded once, and one run on a photo serves many tests.
 
-Tests have to pass on a host that is busy with other things, in any order, and beside each other:
+Tests must pass on a busy host, in any order, and in parallel:
 
-- What another thread or process is about to do is waited for with `wait_until`, never slept for; the bound is `PATIENCE`.
-  A process that starts is waited for with `wait_ready`, as long as it lives. Calls over HTTP are made with `tests.http`.
-- No test asserts that something took less than so many seconds, or held less than so many bytes, close to what was seen.
-  It gives a clock in, counts, compares the order of events or two figures far apart, or holds up whom nobody may wait for
-  until after the answer.
-- Where the code under test itself gives up after a short time, as a call to Redis does, a test that is not about that
-  gives it `PATIENCE`; a lease that may not run out is long.
-- Tests run in a shuffled order, the seed of which is in the first lines of the output: `pytest -p no:randomly` goes
-  through them as they are written, `pytest -p randomly --randomly-seed=…` repeats a run. A test leaves nothing behind in
-  what it shares with others: modules, environment, logging, the databases.
+- Wait with `wait_until` for what another thread or process is about to do; never sleep. The time limit is `PATIENCE`.
+  Wait with `wait_ready` for a process to start; it waits as long as the process lives. Make HTTP calls with
+      `tests.http`.
+- Do not assert that something took less time or less memory than a limit close to the measured value. Pass in a clock,
+  count, compare the order of events, compare two figures that are far apart, or block the code that must not be waited
+  for until after the response.
+- Some code under test gives up after a short time, such as a call to Redis. A test that is not about that timeout sets
+  it to `PATIENCE`. A lease that must not expire is long.
+- Tests run in random order, with the seed in the first lines of the output: `pytest -p no:randomly` runs them in source
+  order, and `pytest -p randomly --randomly-seed=…` repeats a run. A test leaves no changes in shared state: modules,
+  environment, logging, databases.
 """
 
 import faulthandler
@@ -38,9 +39,9 @@ from tests.stub_hub import Hub
 
 DATA = Path(__file__).parent / "data"
 EXIT_SECONDS = 300
-# What the caller's environment says of this host; the tests themselves run without CUTOUT_ settings.
+# Read from the caller's environment; the tests themselves run without CUTOUT_ settings.
 HOST_MODELS = app_settings.load().models_folder
-# An example that takes long says nothing on a busy host, and neither does it that few were made in time.
+# On a busy host, a slow example or a small number of examples is no failure.
 settings.register_profile(
     "any host", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
@@ -48,7 +49,7 @@ settings.load_profile("any host")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what needs a GPU where there is none."""
+    """Skip tests that need a GPU if there is none."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -57,14 +58,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep together what shares something dear, where tests run side by side."""
+    """With xdist, run tests that share an expensive resource in the same process."""
     from tests.xdist_scheduler import Together
 
     return Together(config, log)
 
 
 def pytest_unconfigure() -> None:
-    """Bound the end of the run, which waits for the threads that a failed test has left."""
+    """Limit the time for the end of the run, which waits for threads that a failed test may have left."""
     faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True)
 
 
@@ -77,7 +78,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_logs_into_what_is_closed() -> Iterator[None]:
-    """Take back what a service has set up for its logs, once what it wrote to was a test's own."""
+    """Remove log handlers, set up by a service, whose stream was the test's and is closed."""
     yield
     root = logging.getLogger()
     root.handlers = [
@@ -89,7 +90,7 @@ def _no_logs_into_what_is_closed() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def weights() -> ModelsFolder:
-    """Return this host's models folder, with the open weights in it (`make test` fetches them)."""
+    """Return this host's models folder with the open weights (`make test` downloads them)."""
     try:
         HOST_MODELS.check(find("isnet-general"))
     except WeightsUnavailable as error:
@@ -125,7 +126,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def hub() -> Iterator[tuple[str, type[Hub]]]:
-    """Run a stub of the model hub; its address, and its class, whose `mode` picks a fault."""
+    """Run a stub of the model hub; yield its address and its class, whose `mode` selects a fault."""
     handler = type("OneHub", (Hub,), {})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""A network that costs nothing, behind the real engine; and small photos."""
+"""A fake network for the real engine, which takes no time, and small photos."""
 
 import io
 import threading
@@ -18,7 +18,7 @@ from cutout.inference.limits import Limits
 from cutout.inference.tiers import Choice, Tier
 from cutout.models.catalog import find
 
-# Seconds after which what a test waits for counts as never coming: far more than any of it takes on a host that is busy.
+# Time limit in seconds after which a wait fails: far longer than any step takes on a busy host.
 PATIENCE = 120.0
 BLUE = (60, 80, 170)
 CHECKPOINT = find("isnet-general")
@@ -26,7 +26,7 @@ SMALL = Limits(threads=3)
 
 
 class FakeRunner:
-    """Finds a disc in the middle of every photo, at no cost; `before` is called ahead of each run."""
+    """Finds a disc in the middle of every photo, in no time; `before` is called before each run."""
 
     backend = "fake"
 
@@ -46,21 +46,21 @@ class FakeRunner:
 
 @cache
 def disc_mask(size: int, radius: float) -> Tensor:
-    """Return the mask of a soft-edged disc, float32 [size,size]; `radius` as a share of the side."""
+    """Return a mask of a soft-edged disc, float32 [size,size]; `radius` is a fraction of the side."""
     axis = torch.linspace(-0.5, 0.5, size)
     distance = (axis[:, None] ** 2 + axis**2).sqrt()
     return torch.sigmoid((radius - distance) * 200)
 
 
 def fake_engine(runner: FakeRunner | None = None, limits: Limits = SMALL) -> Engine:
-    """Build a real engine on a fake runner, all tiers served by it."""
+    """Build a real engine on a fake runner that serves all tiers."""
     runner = runner or FakeRunner()
     serving = {tier: Serving(Choice(tier, CHECKPOINT, ()), runner) for tier in Tier}
     return Engine(serving, limits)
 
 
 def photo_bytes(width: int = 40, height: int = 30, file_format: str = "PNG", seed: int = 0) -> bytes:
-    """Encode a picture of random pixels."""
+    """Encode an image of random pixels."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     out = io.BytesIO()
@@ -70,7 +70,7 @@ def photo_bytes(width: int = 40, height: int = 30, file_format: str = "PNG", see
 
 @cache
 def thin_picture(width: int, height: int) -> bytes:
-    """Encode a picture of one colour, a few kilobytes for millions of pixels."""
+    """Encode an image of one colour: a few kilobytes for millions of pixels."""
     out = io.BytesIO()
     Image.new("L", (width, height), 90).save(out, "PNG", compress_level=1)
     return out.getvalue()
@@ -79,7 +79,7 @@ def thin_picture(width: int, height: int) -> bytes:
 def photo_with_disc(
     height: int, width: int, radius: float, colour: tuple[int, int, int] = (200, 60, 50)
 ) -> tuple[Photo, npt.NDArray[np.float32]]:
-    """Make a disc in the middle of a blue photo with some grain, and its true alpha, [H,W] of 0…1."""
+    """Return a blue photo with some grain and a disc in its middle, and its true alpha, [H,W] in 0…1."""
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     distance = np.hypot(rows + 0.5 - height / 2, columns + 0.5 - width / 2)
     alpha = np.clip((radius - distance) / 1.5 + 0.5, 0, 1)
@@ -91,7 +91,7 @@ def photo_with_disc(
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """Decode a result with Pillow alone."""
+    """Decode a result with Pillow only."""
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
@@ -103,9 +103,9 @@ def wait_until(condition: Callable[[], bool], patience: float = PATIENCE) -> Non
     while not condition():
         assert time.monotonic() < deadline, f"not so within {patience:g} s"
         time.sleep(pause)
-        pause = min(2 * pause, 0.05)  # asking costs the very processor that the other thread needs
+        pause = min(2 * pause, 0.05)  # Polling takes CPU time that the other thread needs.
 
 
 def held_until(event: threading.Event, patience: float = PATIENCE) -> None:
-    """Hold a fake device until the test lets it go on."""
+    """Block a fake device until the test sets the event."""
     assert event.wait(patience)

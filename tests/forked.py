@@ -1,7 +1,7 @@
-"""Python processes that start at once: each is forked from one that has imported the service before.
+"""Python processes that start quickly: each is forked from a process that has already imported the service.
 
-Importing torch, SQLAlchemy and FastAPI costs several seconds of a core, and the tests start dozens of services and
-workers. The fork server of `multiprocessing` pays that once for each process of pytest.
+Importing torch, SQLAlchemy and FastAPI costs several seconds of CPU time, and the tests start dozens of services and
+workers. The fork server of `multiprocessing` pays that cost once for each pytest process.
 """
 
 import multiprocessing
@@ -15,17 +15,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
-# The modules that are run are not among them: `runpy` warns of one that is imported already.
+# The modules to run are not preloaded: `runpy` warns about a module that is already imported.
 SERVER.set_forkserver_preload(
     ["cutout.app.app", "cutout.app.http.uvicorn_server", "cutout.worker.__main__", "tests.app.api_client"]
 )
 
 
 class ModuleProcess:
-    """`python -m module arguments`, with the methods of `subprocess.Popen` that tests use."""
+    """`python -m module arguments` as a process, with the methods of `subprocess.Popen` that tests use."""
 
     def __init__(self, log: Path, environment: Mapping[str, str], module: str, *arguments: str) -> None:
-        """Start it; what it prints is appended to `log`."""
+        """Start the process; its output is appended to `log`."""
         self._process = SERVER.Process(
             target=_run, args=(str(log), dict(environment), module, arguments), daemon=True
         )
@@ -35,12 +35,12 @@ class ModuleProcess:
         self.pid = self._process.pid
 
     def poll(self) -> int | None:
-        """Return its exit code, as `Popen` does; None while it runs."""
-        with self._lock:  # two threads that read the code would leave one without
+        """Return the exit code, as `Popen` does; None while the process runs."""
+        with self._lock:  # If two threads read the exit code, one would get none.
             return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end.
+        """Wait for the process to end.
 
         Raises:
             subprocess.TimeoutExpired: it still runs after `timeout` seconds.
@@ -54,7 +54,7 @@ class ModuleProcess:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send a signal to the process, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 

@@ -1,4 +1,4 @@
-"""Calls to a service on this host, which may take long to answer while the host has other work."""
+"""HTTP calls to a service on this host, with timeouts long enough for a busy host."""
 
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException
@@ -8,15 +8,15 @@ import httpx2
 
 from tests.fakes import PATIENCE
 
-# One for all: a client reads all authorities' certificates when it is made. It keeps no connections, since services come
-# and go on the same port.
+# One client for all tests, because a new client loads all CA certificates. It keeps no connections alive, since
+# services come and go on the same port.
 http = httpx2.Client(
     timeout=PATIENCE, verify=False, trust_env=False, limits=httpx2.Limits(max_keepalive_connections=0)
 )
 
 
 def answers_ok(address: str) -> bool:
-    """Tell whether a service can make pictures."""
+    """Return whether the health endpoint of a service answers 200."""
     with closing(HTTPConnection(urlsplit(address).netloc, timeout=PATIENCE)) as connection:
         try:
             connection.request("GET", "/api/health")

@@ -1,10 +1,10 @@
-"""An event loop for what is about time: nobody has to wait, and how busy the host is makes no difference."""
+"""An event loop for tests about time: no test really waits, and the load of the host does not matter."""
 
 import asyncio
 
 
 class InstantLoop(asyncio.SelectorEventLoop):
-    """Its clock stands still while there is something to do, and then jumps to what comes next."""
+    """Event loop whose clock stands still while there is work, and then jumps to the next timer."""
 
     def __init__(self) -> None:
         super().__init__()

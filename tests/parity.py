@@ -1,7 +1,7 @@
 """Deterministic stand-in weights, so that two implementations of one network can be compared exactly.
 
-`fill(name, shape)` depends on nothing but the tensor's name and shape in the published checkpoint, so
-anyone can rebuild the same weights. The scales keep activations in a healthy range through the depth.
+`fill(name, shape)` depends only on the tensor's name and shape in the published checkpoint, so the same weights can be
+rebuilt anywhere. The scales keep activations in a healthy range through all layers.
 """
 
 import zlib
@@ -54,7 +54,7 @@ def image(size: int, seed: int = 7, batch: int = 1) -> npt.NDArray[np.float32]:
 
 
 @cache
-@torch.inference_mode(mode=False)  # the first to ask may be in it, and the tensors are kept for others
+@torch.inference_mode(mode=False)  # The tensors are cached, and used outside inference mode too.
 def published_state(keys: str) -> dict[str, torch.Tensor]:
     """Return stand-in weights under the names and shapes of a published state dict, `keys`.keys.tsv."""
     state = {}
@@ -83,5 +83,5 @@ def standin(checkpoint: str, keys: str) -> nn.Module:
 
 
 def mask_levels(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the mean difference of two masks, given as logits, in 255ths."""
+    """Return the mean difference of two masks, given as logits, in units of 1/255."""
     return 255 * float((found.float().sigmoid() - expected.float().sigmoid()).abs().mean())

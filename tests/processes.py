@@ -1,4 +1,4 @@
-"""Processes and what they have started, as Linux knows them."""
+"""Processes and their descendants, read from Linux's /proc."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from typing import Protocol
 
 
 class Process(Protocol):
-    """One that was started, by whichever means."""
+    """A started process of any kind."""
 
     def poll(self) -> int | None:
-        """Return its exit code; None while it runs."""
+        """Return the exit code; None while the process runs."""
 
 
 def wait_ready(process: Process, is_ready: Callable[[], bool], log: Path) -> None:
-    """Wait until a process is ready, as long as it lives: how long a start takes is for the host to say."""
+    """Wait until a process is ready, without a time limit while it lives, since start-up time depends on the host."""
     while not is_ready():
         code = process.poll()
         assert code is None, f"ended with {code}:\n{log.read_text(errors='replace')}"
@@ -24,7 +24,7 @@ def wait_ready(process: Process, is_ready: Callable[[], bool], log: Path) -> Non
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """Return a process's children, and theirs, by id with their command lines."""
+    """Return a process's descendants, as a mapping of process ids to command lines."""
     found: dict[int, str] = {}
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in _read(task).split():
@@ -37,7 +37,7 @@ def command_of(pid: int) -> str:
 
 
 def lives(pid: int) -> bool:
-    """Tell whether a process goes on; one that is dead and was not waited for does not."""
+    """Return whether a process is running; a zombie does not count."""
     return _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[:1] not in ([], ["Z"])
 
 
@@ -48,5 +48,5 @@ def kill(pid: int) -> None:
 def _read(file: Path) -> str:
     try:
         return file.read_text()
-    except OSError:  # it has ended meanwhile
+    except OSError:  # The process has ended.
         return ""

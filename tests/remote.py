@@ -1,4 +1,4 @@
-"""Engines whose network is the stub of Hugging Face, and whose waits are short."""
+"""Engines whose network is the stub of Hugging Face, with short waits."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,18 +12,18 @@ from torch import Tensor
 from cutout.inference.engine import Engine, Serving
 from cutout.inference.huggingface import client
 from cutout.inference.huggingface.client import endpoint_offer
-from cutout.inference.huggingface.config import Access
-from cutout.inference.huggingface.dispatcher import Patience, Remote, RemoteRunner
+from cutout.inference.huggingface.config import HuggingFaceConfig
+from cutout.inference.huggingface.dispatcher import HuggingFaceDispatcher, RemoteRunner, RetryPolicy
 from cutout.inference.limits import Limits
-from cutout.inference.scheduling.circuit_breaker import Breaker
+from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.tiers import Choice, Tier
 from cutout.models.catalog import Checkpoint, find
 from tests.fakes import PATIENCE
 from tests.stub_huggingface import TOKEN, Levels, Stub
 
-QUICK = Patience(first=0.002, longest=0.01)
+QUICK = RetryPolicy(first=0.002, longest=0.01)
 PROMISED = find("rmbg-2.0")
-# A network that sees less, so that many photos are quick; all else is RMBG-2.0's.
+# RMBG-2.0 with a smaller input, so that many photos are processed quickly.
 SMALL = replace(PROMISED, input_size=64)
 
 
@@ -33,13 +33,13 @@ def engine_on(
     *,
     seconds: float = PATIENCE,
     concurrency: int = 8,
-    breaker: Breaker | None = None,
+    breaker: CircuitBreaker | None = None,
     checkpoint: Checkpoint = SMALL,
     **others: Any,
 ) -> Iterator[Engine]:
-    """Open an engine on the stub's endpoint. Its breaker never opens, unless one is given."""
-    access = Access(TOKEN, endpoint=f"{stub.url}/rmbg", seconds=seconds, concurrency=concurrency)
-    remote = Remote(access, QUICK, breaker or Breaker(failures=10_000), **others)
+    """Open an engine on the stub's endpoint. Its circuit breaker never opens unless one is given."""
+    access = HuggingFaceConfig(TOKEN, endpoint=f"{stub.url}/rmbg", seconds=seconds, concurrency=concurrency)
+    remote = HuggingFaceDispatcher(access, QUICK, breaker or CircuitBreaker(failures=10_000), **others)
     assert access.endpoint is not None
     runner = RemoteRunner(endpoint_offer(checkpoint, access.endpoint), remote)
     serving = {tier: Serving(Choice(tier, checkpoint, ()), runner) for tier in Tier}
@@ -51,7 +51,7 @@ def engine_on(
 
 
 class GivenMasks:
-    """A local network that gives these masks, one after the other."""
+    """A local network that returns the given masks one after another."""
 
     backend = "given"
     device = torch.device("cpu")
@@ -67,13 +67,13 @@ class GivenMasks:
 
 
 def local_engine(masks: Sequence[Levels], checkpoint: Checkpoint = PROMISED) -> Engine:
-    """Open an engine on this host to whose network these masks occur."""
+    """Open a local engine whose network returns these masks."""
     runner = GivenMasks(masks)
     serving = {tier: Serving(Choice(tier, checkpoint, ()), runner) for tier in Tier}
     return Engine(serving, Limits(threads=1))
 
 
 def wait_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten what nobody else tells the length of."""
+    """Shorten the waits that no argument controls."""
     monkeypatch.setattr(client, "LOADING_SECONDS", 0.02)
     monkeypatch.setattr(client, "POLL_SECONDS", 0.01)

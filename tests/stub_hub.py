@@ -1,4 +1,4 @@
-"""The model hub, as far as downloads see it, with its refusals."""
+"""A stub of the model hub with the parts that downloads use, and its errors."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers for one file as the model hub does; `mode` picks a fault."""
+    """Serves one file as the model hub does; `mode` selects a fault."""
 
     mode = "fine"
 

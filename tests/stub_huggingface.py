@@ -1,4 +1,4 @@
-"""Hugging Face, as far as Cutout sees it, on this machine: the hub, its router to providers, an own endpoint; and faults."""
+"""A local stub of Hugging Face as Cutout uses it (hub, router to providers, dedicated endpoint), with faults."""
 
 import base64
 import hashlib
@@ -25,15 +25,15 @@ TOKEN = "hf_ThisTokenIsASecretOfTheTests"
 FAL_MODEL = "fal-ai/bria/background/remove"
 FAL_PLACE = "/fal-ai/bria/requests/0815"
 FAL = {"fal-ai": {"status": "live", "providerId": FAL_MODEL, "task": "image-segmentation"}}
-# As found at Hugging Face: one on a provider, the other on none.
+# As found at Hugging Face: one model is served by a provider, the other by none.
 MAPPINGS: dict[str, dict[str, Any]] = {"briaai/RMBG-1.4": {}, "briaai/RMBG-2.0": FAL}
 LONGEST_SECONDS = PATIENCE
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What a call meets. `seconds` are told, as a header or in the body, or come between the bytes of a drip; a `header`
-    tells them in its own words.
+    """A fault in the answer to a call. `seconds` is sent as a header or in the body, or is the pause between the bytes
+    of a slow body; a `header` sends the time in its own words.
     """
 
     kind: str = "fine"
@@ -57,14 +57,14 @@ def limited(seconds: float | None = None) -> Fault:
     return Fault("limited", 429, seconds)
 
 
-# Answers with 200 that are no mask.
+# Responses with status 200 that are no mask.
 GARBAGE = tuple(
     map(Fault, ("no json", "no list", "empty list", "no mask", "no base64", "no picture", "half a picture"))
 )
-# Connections that end, or do not.
+# Broken connections.
 BROKEN = (Fault("cut"), Fault("cut off"))
 ENDLESS = (Fault("silent"), Fault("drip", seconds=0.01), Fault("drip of headers", seconds=0.01))
-# Right answers, each in another form.
+# Correct responses in different forms.
 FORMS = tuple(map(Fault, ("fine", "cut-out", "luminance", "of 16 bits", "several")))
 
 
@@ -79,9 +79,9 @@ class Call:
 
 @dataclass
 class Stub:
-    """A running stub. A picture meets the faults of its script in their order, then none; so does one sent again.
+    """A running stub. Each call for an image gets the next fault of the image's script, and no fault after its end.
 
-    `scripts` are for pictures in the order of their first sight; `look` is the network.
+    `scripts` are assigned to images in the order in which they first arrive; `look` is the network.
     """
 
     url: str
@@ -90,22 +90,22 @@ class Stub:
     mappings: dict[str, dict[str, Any]] = field(default_factory=lambda: dict(MAPPINGS))
     calls: list[Call] = field(default_factory=list)
     hub_status: int = 200
-    polls: int = 2  # before what is in fal-ai's queue is done
-    result: Any = None  # of fal-ai, in place of the right one
+    polls: int = 2  # Polls until a request in fal-ai's queue is done.
+    result: Any = None  # Result that replaces fal-ai's correct one.
     stopping: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _left: dict[str, list[Fault]] = field(default_factory=dict)
     _queued: tuple[bytes, int] = (b"", 0)
 
     def meets(self, *faults: Fault) -> None:
-        """Set what the next picture meets, and forget what was before."""
+        """Set the faults for the next image, and forget everything before."""
         with self._lock:
             self._left.clear()
             self.calls.clear()
         self.scripts = iter([faults])
 
     def reset(self) -> None:
-        """Forget all that was set and asked."""
+        """Forget all settings and recorded calls."""
         self.meets()
         fresh = Stub(self.url)
         self.look, self.mappings, self.hub_status = fresh.look, fresh.mappings, fresh.hub_status
@@ -123,7 +123,7 @@ class Stub:
 
 
 def disc(size: int, radius: float = 0.3) -> Levels:
-    """Return the mask that the fake network finds, in the 8 bits that a provider sends."""
+    """Return the mask that the fake network finds, in 8 bits as a provider sends it."""
     levels: Levels = (disc_mask(size, radius) * 255).round().byte().numpy()
     return levels
 
@@ -140,7 +140,7 @@ def cut_out(photo: Image.Image, mask: Levels) -> bytes:
 
 @contextmanager
 def running() -> Iterator[Stub]:
-    """Run a stub on a port of its own."""
+    """Run a stub on its own port."""
     handler = type("OneHandler", (Handler,), {})
     with _Server(("127.0.0.1", 0), handler) as server:
         stub = Stub(f"http://127.0.0.1:{server.server_port}")
@@ -157,11 +157,11 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: who calls may hang up whenever he wants."""
+        """Print nothing: callers may close the connection at any time."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers for all three. What it is sent it repeats in its errors, as careless servers do."""
+    """Answers for all three services. Its error messages repeat the request, as those of careless servers do."""
 
     protocol_version = "HTTP/1.1"
     stub: Stub
@@ -206,7 +206,7 @@ class Handler(BaseHTTPRequestHandler):
         self.meet(fault, Image.open(io.BytesIO(jpeg)))
 
     def meet(self, fault: Fault, picture: Image.Image) -> None:
-        """Answer with a mask, or what the fault makes of it."""
+        """Send a mask, or what the fault makes of it."""
         header = fault.header or (None if fault.seconds is None else f"{fault.seconds:g}")
         match fault.kind:
             case "status":
@@ -223,7 +223,7 @@ class Handler(BaseHTTPRequestHandler):
                 assert fault.seconds is not None
                 self.drip(fault.kind, fault.seconds)
             case "cut":
-                self.close_connection = True  # without a byte
+                self.close_connection = True  # Close without sending a byte.
             case "cut off":
                 self.send_response(200)
                 self.send_header("Content-Length", "100000")
@@ -261,7 +261,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer_masks(png(self.stub.look(picture)))
 
     def answer_masks(self, *files: bytes) -> None:
-        """Answer with masks, the second of several the best."""
+        """Send masks; the second of several is the best one."""
         scores = [0.5, 1.0, 0.25] if len(files) > 1 else [None]
         masks = zip(files, scores, strict=True)
         self.answer_json(
@@ -287,7 +287,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def drip(self, kind: str, seconds: float) -> None:
-        """Send a little at a time, without an end."""
+        """Send a little at a time, without end."""
         if kind == "drip":
             self.send_response(200)
             self.send_header("Content-Length", "1000000")
@@ -315,7 +315,7 @@ def encoded(data: bytes) -> str:
 
 
 def random_script(chance: random.Random) -> list[Fault]:
-    """Make up what a picture meets: up to five faults, none of which waits for more than some milliseconds."""
+    """Return a random script of up to five faults, none of which waits for more than some milliseconds."""
     seconds = chance.uniform(0, 0.05)
     kinds = [
         loading(seconds),
@@ -330,6 +330,6 @@ def random_script(chance: random.Random) -> list[Fault]:
         *ENDLESS,
         *FORMS,
     ]
-    # As often as all others together, so that many come through.
+    # These are as likely as all others together, so that many calls succeed.
     likely = [loading(seconds), limited(seconds), status(500), *BROKEN, *FORMS]
     return [chance.choice(chance.choice((kinds, likely))) for _ in range(chance.randrange(6))]

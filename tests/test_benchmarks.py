@@ -1,4 +1,4 @@
-"""The benchmark that gates a release really fails where a tier misses its ceiling."""
+"""The benchmark that gates a release fails if a tier exceeds its limit."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The image and the compose file are held to the code; no Docker is needed for that."""
+"""The container image and the compose file match the code; these tests need no Docker."""
 
 import configparser
 import json
@@ -29,7 +29,7 @@ ENVIRONMENT = dict(re.findall(rf"\b({settings.PREFIX}[A-Z_]+)=(\S+)", DOCKERFILE
 
 @pytest.fixture
 def health_answers() -> Iterator[tuple[int, list[int]]]:
-    """Run a stub of the service; its port, and a list whose last item it answers with."""
+    """Run a stub of the service; yield its port, and a list whose last item is the next status."""
     answers = [200]
 
     class Stub(BaseHTTPRequestHandler):
@@ -49,7 +49,7 @@ def test_the_settings_of_image_and_services_are_accepted(
 ) -> None:
     own = COMPOSE["services"][service].get("environment", {})
     for name, value in (ENVIRONMENT | own).items():
-        # without a value it is handed on from the host; an empty one counts as not set
+        # A variable without a value is passed on from the host; an empty one counts as unset.
         monkeypatch.setenv(name, value or "")
     settings.load()
 

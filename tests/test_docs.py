@@ -1,4 +1,4 @@
-"""The documentation is held to the code: every setting, command, option, endpoint, error and checkpoint is in it."""
+"""The documentation covers every setting, command, option, endpoint, error and checkpoint of the code."""
 
 import re
 from pathlib import Path

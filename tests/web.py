@@ -1,4 +1,4 @@
-"""Servers that strangers might name: real ones, on this machine's loopback addresses."""
+"""Real web servers on loopback addresses, for tests of URLs that clients supply."""
 
 import datetime
 import socket
@@ -16,14 +16,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-# One of them plays the public internet in a test that allows it, the other this host's private network.
+# The first address plays the public internet in a test that allows it, the second this host's private network.
 PUBLIC, PRIVATE = "127.0.0.2", "127.0.0.1"
 
 Page = Callable[["Visit"], None]
 
 
 class Visit(BaseHTTPRequestHandler):
-    """One request, as a page sees it."""
+    """One request, as a page handler sees it."""
 
     protocol_version = "HTTP/1.1"
     web: "Web"
@@ -42,8 +42,8 @@ class Visit(BaseHTTPRequestHandler):
 
 
 class Web:
-    """The same pages on several addresses and one port; `seen` is who asked what: address, path, headers; `bodies` what was
-    posted.
+    """The same pages on several addresses with one port. `seen` records each request's address, path and headers;
+    `bodies` records the posted bodies.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__((address, port), handler)
 
     def handle_error(self, *_: Any) -> None:
-        """Say nothing: that callers hang up is what is tested."""
+        """Print nothing: the tests are about callers that close the connection."""
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def open_web(
 
 
 def answer(body: bytes = b"", status: int = 200, **headers: str) -> Page:
-    """Make a page that answers at once; `Content_Type` stands for `Content-Type`."""
+    """Return a page that answers at once; `Content_Type` stands for `Content-Type`."""
 
     def page(visit: Visit) -> None:
         visit.send_response(status)
@@ -107,7 +107,7 @@ def send_on(to: str, status: int = 302) -> Page:
 
 
 def raw(data: bytes) -> Page:
-    """Make a page that is no HTTP, or is bad HTTP."""
+    """Return a page that sends raw bytes, which may be bad HTTP."""
 
     def page(visit: Visit) -> None:
         visit.wfile.write(data)
@@ -124,7 +124,7 @@ def after(seconds: float, page: Page) -> Page:
 
 
 def callers(listening: socket.socket) -> int:
-    """Count who has connected to a server that answers nobody, since the last count."""
+    """Return how many connections have arrived, since the last count, at a server that answers none."""
     listening.settimeout(0)
     count = 0
     while True:
@@ -136,7 +136,7 @@ def callers(listening: socket.socket) -> int:
 
 
 class Names:
-    """A name server of the test's own: each name's answers, one a question, the last one for good."""
+    """Fake name resolution: each name has a list of answers, one per lookup; the last one is repeated."""
 
     def __init__(self, **answers: Sequence[list[str]]) -> None:
         self._answers = {name.replace("_", "."): list(given) for name, given in answers.items()}
@@ -151,7 +151,7 @@ class Names:
 
 
 def certificates(folder: Path, host: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Make an authority and a host's certificate by it; the server's side, and that of who trusts the authority."""
+    """Create a CA and a host certificate; return the TLS context of the server, and of a client that trusts the CA."""
     day = datetime.timedelta(days=1)
     now = datetime.datetime.now(datetime.UTC)
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]

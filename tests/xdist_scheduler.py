@@ -1,11 +1,12 @@
-"""Which tests run in one process, one after the other, while others run beside them: those that share what is dear.
+"""An xdist scheduler that keeps tests which share an expensive resource in one process.
 
-xdist's own groups, by a mark, do nothing under today's pytest, which no longer lets it write them into a test's id.
+xdist's own groups, set by a mark, do not work with the current pytest, which no longer lets xdist write them into a
+test's id.
 """
 
 from xdist.scheduler import LoadScopeScheduling
 
-# By the beginnings of tests' ids. Real networks and real services; whole deployments.
+# Prefixes of test ids: real networks, real services, and whole deployments.
 DEAR = {
     "tests/models/": "networks",
     "tests/inference/backends/test_onnx_export.py": "networks",
@@ -21,7 +22,7 @@ DEAR = {
 
 
 class Together(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """Hands out those tests in one go, the largest first, and all others one by one."""
+    """Assigns each of those groups as a whole, the largest first, and all other tests one by one."""
 
     def _split_scope(self, nodeid: str) -> str:
         for beginning, name in DEAR.items():

@@ -1,1 +1,1 @@
-"""The top floor: workers, which do in the background what stands in the database and the queue rings for."""
+"""Background workers: the database holds the jobs, and the queue wakes the workers up."""

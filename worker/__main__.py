@@ -1,4 +1,4 @@
-"""`python -m cutout.worker`: a worker, as `cutout worker` and `cutout serve` start it."""
+"""`python -m cutout.worker`: one worker process, as `cutout worker` and `cutout serve` start it."""
 
 import argparse
 import os
@@ -22,53 +22,56 @@ from cutout.app.jobs.queue import Queue, QueueUnavailable
 from cutout.inference.engine import Engine
 from cutout.inference.errors import CutoutError
 from cutout.worker import parent_watch
-from cutout.worker.context import Bench
+from cutout.worker.context import WorkerContext
 from cutout.worker.rq_worker import work
 
 log = structlog.get_logger()
 
-# What the host's owner can mend.
+# Errors that the operator can fix; they are logged without a traceback.
 TOLD = (OperatorError, CutoutError, QueueUnavailable, OperationalError)
 
 
 def main(make_engine: Callable[[Settings], Engine] = engine_from) -> int:
-    """Work until told to stop: 0 then, 1 where it has to be started anew.
+    """Run the worker until it is told to stop. Return 0 then, or 1 if it has to be restarted.
 
-    `make_engine` stands in for the real engine in tests of everything else.
+    Tests pass `make_engine` to replace the real engine.
     """
     parser = argparse.ArgumentParser(prog="worker")
     parser.add_argument("--device")
     parser.add_argument("--queues", default=",".join(Line))
     parser.add_argument("--lifeline", action="store_true", help="stop when stdin ends")
     options = parser.parse_args()
-    # Until the worker answers it itself.
+    # Replaced later, when the worker installs its own handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = load(device=options.device)
     log_config.configure(settings.log_format)
     stopping = threading.Event()
-    # First of all: what follows may wait for a queue that is away.
+    # Before `set_up`, which may wait indefinitely for the queue.
     if options.lifeline:
         parent_watch.follow(stopping)
     try:
-        bench = set_up(settings, make_engine, stopping)
+        context = set_up(settings, make_engine, stopping)
     except TOLD as error:
         log.error("worker: not started", detail=str(error))
         return 1
     assert settings.redis_url is not None
     lines = [Line(name) for name in options.queues.split(",")]
     try:
-        stopped = work(bench, lines, settings.redis_url.get_secret_value())
+        stopped = work(context, lines, settings.redis_url.get_secret_value())
     finally:
-        bench.engine.close()
-        bench.database.close()
+        context.engine.close()
+        context.database.close()
     return 0 if stopped else 1
 
 
-def set_up(settings: Settings, make_engine: Callable[[Settings], Engine], stopping: threading.Event) -> Bench:
-    """Set up a bench: with queue, database and storage that answer, and a warm engine. A queue that is away is waited for.
+def set_up(
+    settings: Settings, make_engine: Callable[[Settings], Engine], stopping: threading.Event
+) -> WorkerContext:
+    """Connect to the queue, database and storage, and warm up the engine. Wait as long as the queue does not answer.
 
     Raises:
-        OperatorError, CutoutError, QueueUnavailable, OperationalError: one of the others cannot be had, or there is no queue.
+        OperatorError, CutoutError, QueueUnavailable, OperationalError: the database, the storage or the engine is not
+            available, or no queue is configured.
 
     """
     open_data_folder(settings)
@@ -79,7 +82,7 @@ def set_up(settings: Settings, make_engine: Callable[[Settings], Engine], stoppi
     engine = make_engine(settings)
     engine.warm_up()
     lease = timedelta(seconds=settings.lease_seconds)
-    return Bench(engine, storage, database, queue, lease, stopping=stopping)
+    return WorkerContext(engine, storage, database, queue, lease, stopping=stopping)
 
 
 if __name__ == "__main__":

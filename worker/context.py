@@ -1,4 +1,4 @@
-"""A worker's bench: the warm engine, and all that a photo passes on its way over it."""
+"""The shared state of a worker process: the warm engine, database, storage, queue and thread pools."""
 
 import threading
 import uuid
@@ -15,15 +15,15 @@ from cutout.app.jobs.queue import Queue
 from cutout.app.storage.base import Storage
 from cutout.inference.engine import Engine
 
-# In one go, so that photos whose callers wait are next soon.
+# Target duration and largest size of one claim. A short claim lets interactive photos start soon.
 CHUNK_SECONDS = 2.0
 LARGEST_CHUNK = 64
-# Pictures being stored and committed while others are in the engine.
+# Number of results that are stored and committed while the engine works on other photos.
 STORING_AT_ONCE = 8
 
 
 class Pace:
-    """How many photos fit into one go, by how long they took lately. The first go is one photo."""
+    """Estimate of how many photos fit into one claim, from recent processing times. The first claim is one photo."""
 
     def __init__(self, seconds: float = CHUNK_SECONDS) -> None:
         self._seconds = seconds
@@ -36,13 +36,13 @@ class Pace:
         return max(1, min(LARGEST_CHUNK, int(self._seconds / max(self._each, 1e-6))))
 
     def took(self, photos: int, seconds: float) -> None:
-        """Learn from a go; a single one counts half."""
+        """Update the estimate after a claim; the newest measurement has a weight of one half."""
         each = seconds / photos
         self._each = each if self._each is None else (self._each + each) / 2
 
 
-class Held:
-    """The claims that this worker has now."""
+class PhotosInHand:
+    """The tokens of the claims that this worker holds now. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -50,7 +50,7 @@ class Held:
 
     @contextmanager
     def holding(self, token: uuid.UUID) -> Iterator[None]:
-        """Have a claim for as long as the block lasts."""
+        """Hold a claim for the duration of the block."""
         with self._lock:
             self._tokens.add(token)
         try:
@@ -65,27 +65,27 @@ class Held:
 
 
 @dataclass
-class Bench:
-    """What a worker works with. A claim that is not renewed within `lease` is free for others."""
+class WorkerContext:
+    """Everything a worker needs to process jobs. Claims not renewed within `lease` are free for other workers."""
 
     engine: Engine
     storage: Storage
     database: Database
     queue: Queue
     lease: timedelta
-    held: Held = field(default_factory=Held)
+    held: PhotosInHand = field(default_factory=PhotosInHand)
     pace: Pace = field(default_factory=Pace)
     stopping: threading.Event = field(default_factory=threading.Event)
     storing: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(STORING_AT_ONCE, thread_name_prefix="storing")
     )
-    # ZIPs are made beside the photos: what is being packed keeps no caller waiting.
+    # ZIPs are packed on a thread of their own, so that packing does not delay photos.
     packing: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="packing")
     )
 
     def renew(self) -> None:
-        """Keep all that this worker has claimed for another lease."""
+        """Renew the lease of everything that this worker has claimed."""
         tokens = self.held.tokens()
         if tokens:
             with self.database.begin() as session:
@@ -96,6 +96,6 @@ class Bench:
         return now() + self.lease
 
     def close(self) -> None:
-        """Finish what is being stored and packed."""
+        """Wait for running storing and packing tasks, then shut down the thread pools."""
         self.storing.shutdown()
         self.packing.shutdown()

@@ -1,4 +1,4 @@
-"""What a worker does beside its work, so that others know it is alive."""
+"""Periodic background calls with which a worker shows that it is alive."""
 
 import threading
 from collections.abc import Callable
@@ -10,12 +10,12 @@ import structlog
 
 log = structlog.get_logger()
 
-# How long a beat may go on beyond the end of its block: what it waits for may be away.
+# How long leaving the block waits for a running beat, which may hang on the database or the queue.
 PATIENCE_SECONDS = 2.0
 
 
-class Pulse:
-    """Beats on a thread of its own, every so often, for as long as its block lasts. A beat that fails is left out."""
+class Heartbeat:
+    """Context manager that calls `beat` on its own thread at an interval. A failed beat is logged and skipped."""
 
     def __init__(self, name: str, every: timedelta, beat: Callable[[], None]) -> None:
         self._every = every.total_seconds()
@@ -37,5 +37,5 @@ class Pulse:
         while not self._over.wait(self._every):
             try:
                 self._beat()
-            except Exception as error:  # noqa: BLE001 - the database or the queue is away; the next beat may pass
+            except Exception as error:  # noqa: BLE001 - the database or queue may be down; the next beat may pass
                 log.warning("beat left out", beat=self._thread.name, detail=str(error))

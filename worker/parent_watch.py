@@ -1,4 +1,4 @@
-"""How a worker beside a service notices that the service is gone, were it killed."""
+"""Detection by a worker that the service which started it is gone, even if the service was killed."""
 
 import os
 import signal
@@ -9,12 +9,15 @@ import structlog
 
 log = structlog.get_logger()
 
-# As long as the service itself would wait, see `cutout.app.embedded.supervisor`.
+# As long as the service itself would wait for a worker; see `cutout.app.embedded.supervisor`.
 FINISH_SECONDS = 30.0
 
 
 def follow(stopping: threading.Event) -> None:
-    """Have this process told to stop once its stdin ends, unless it is `stopping` by then."""
+    """Send SIGTERM to this process when its stdin ends, unless it is already `stopping`.
+
+    The process exits with 1 if it is still running `FINISH_SECONDS` later.
+    """
     threading.Thread(target=_wait, args=[stopping], name="lifeline", daemon=True).start()
 
 

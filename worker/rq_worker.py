@@ -1,4 +1,4 @@
-"""A worker: an RQ worker in one process with a warm engine, which CUDA would not survive the fork of RQ's usual one."""
+"""RQ worker that runs jobs in its own process with a warm engine. RQ's default worker forks, which breaks CUDA."""
 
 import os
 import random
@@ -25,29 +25,29 @@ from cutout.app.jobs.leases import Line
 from cutout.app.jobs.model_status import served_by
 from cutout.app.jobs.queue import QueueUnavailable, WorkerInfo, connect
 from cutout.worker import tasks
-from cutout.worker.context import Bench
-from cutout.worker.heartbeat import Pulse
+from cutout.worker.context import WorkerContext
+from cutout.worker.heartbeat import Heartbeat
 
 log = structlog.get_logger()
 
-# What RQ waits for by itself is minutes: a dead worker's bell would be as long in coming back.
+# RQ's defaults are minutes, and a dead worker's wake-up signal would take that long to be delivered again.
 WORKER_TTL, MAINTENANCE_SECONDS, HEARTBEAT_TTL = 30, 10, 35
 ALIVE_EVERY = timedelta(seconds=10)
-# Between two attempts at a queue that is away, or does not let itself be written to: at first, at most, and how long it has
-# to have been there for the pauses to begin anew. Each is shortened by chance, so that not all workers come at once.
+# Back-off between attempts when the queue is unreachable or read-only: first pause, longest pause, and how long a
+# connection must have worked to reset the back-off. Jitter shortens each pause, so that workers do not retry at once.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, HEALTHY_SECONDS = 0.5, 10.0, 30.0
 
-# The names that services of version 0.1 put into the queue; to be removed in 0.3.
+# Job names that services of version 0.1 enqueue; to be removed in 0.3.
 FORMER_NAMES = {f"worker.jobs.{line}": f"cutout.worker.tasks.{line}" for line in Line}
 
 
-class GpuWorker(SimpleWorker):
-    """Answers bells at a bench until it is told to stop, its device fails, or it loses the queue.
+class RqWorker(SimpleWorker):
+    """Handles wake-up signals until it is told to stop, its device fails, or it loses the queue.
 
-    RQ's own worker ends wherever the queue fails it, except while it waits for a bell. `listen` goes on with a new one.
+    RQ's worker ends when the queue fails, except while it waits for a job. `listen` then starts a new one.
     """
 
-    def __init__(self, bench: Bench, lines: Sequence[Line], url: str, name: str) -> None:
+    def __init__(self, context: WorkerContext, lines: Sequence[Line], url: str, name: str) -> None:
         super().__init__(
             [line.value for line in lines],
             name=name,
@@ -56,9 +56,9 @@ class GpuWorker(SimpleWorker):
             maintenance_interval=MAINTENANCE_SECONDS,
             log_job_description=False,
         )
-        # Of RQ's own pauses, which grow from a second.
+        # Upper limit of RQ's own reconnect pauses, which grow from one second.
         self.max_connection_wait_time = LONGEST_PAUSE_SECONDS * random.uniform(0.5, 1.0)
-        self.bench = bench
+        self.context = context
         self._is_waiting = False
 
     def get_heartbeat_ttl(self, job: RqJob, working_time: float = 0.0) -> int:
@@ -70,7 +70,7 @@ class GpuWorker(SimpleWorker):
         try:
             super().execute_job(job, queue)
         finally:
-            if self.bench.engine.lost is not None:
+            if self.context.engine.lost is not None:
                 self._stop_requested = True
 
     def dequeue_job_and_maintain_ttl(
@@ -78,18 +78,18 @@ class GpuWorker(SimpleWorker):
     ) -> tuple[RqJob, RqQueue] | None:
         self._is_waiting = True
         try:
-            if self._stop_requested:  # since it was looked at last
+            if self._stop_requested:  # set after RQ's loop checked it
                 raise StopRequested
             return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
         finally:
             self._is_waiting = False
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Stop after the photos in hand; what else was claimed is let go. A second signal ends the process.
+        """Stop after the current photos and release the other claimed ones. A second signal ends the process.
 
-        RQ's own asks the queue what it is doing, which interrupts the work where the queue is away.
+        RQ's own handler queries the queue, which would interrupt the work if the queue is unreachable.
         """
-        self.bench.stopping.set()
+        self.context.stopping.set()
         self._stop_requested = True
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, signal.SIG_DFL)
@@ -98,114 +98,116 @@ class GpuWorker(SimpleWorker):
 
     def _install_signal_handlers(self) -> None:
         super()._install_signal_handlers()  # type: ignore[no-untyped-call]
-        # A signal that came while this worker was connecting; from here on they come to `request_stop`.
-        if self.bench.stopping.is_set():
+        # A signal arrived while this worker was connecting. From here on `request_stop` handles signals.
+        if self.context.stopping.is_set():
             self._stop_requested = True
 
     def handle_execution_ended(self, job: RqJob, queue: RqQueue, heartbeat_ttl: int) -> None:
-        """Keep RQ's books on what was done; where the queue hangs at the end, a stop does not wait for that.
+        """Let RQ record the finished job; skip that when stopping while the queue does not answer.
 
         Raises:
-            StopRequested: it does.
+            StopRequested: the worker is stopping and the queue does not answer.
 
         """
-        if self.bench.stopping.is_set():
+        if self.context.stopping.is_set():
             try:
-                self.bench.queue.require()
+                self.context.queue.require()
             except QueueUnavailable:
                 raise StopRequested from None
         super().handle_execution_ended(job, queue, heartbeat_ttl)
 
     def subscribe(self) -> None:
-        """Do nothing: RQ's commands are not used, and its thread for them ends where the queue hangs."""
+        """Do nothing: RQ's commands are not used, and its thread for them dies when the queue hangs."""
 
     def unsubscribe(self) -> None:
         """Do nothing."""
 
     def teardown(self) -> None:
-        """Say that this worker is gone, if the queue answers soon."""
-        assert self.bench.queue.connection is not None
-        self.connection = self.bench.queue.connection
+        """Deregister this worker, if the queue answers within its timeout."""
+        assert self.context.queue.connection is not None
+        self.connection = self.context.queue.connection
         try:
             self.register_death()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
             log.warning("queue not told of a worker's end", detail=str(error))
 
 
-def info_of(bench: Bench, name: str, lines: Sequence[Line]) -> WorkerInfo:
-    """Return what a worker says of itself now."""
-    breaker = bench.engine.breaker
+def info_of(context: WorkerContext, name: str, lines: Sequence[Line]) -> WorkerInfo:
+    """Return the status that a worker announces now."""
+    breaker = context.engine.breaker
     return WorkerInfo(
         name,
         __version__,
-        bench.engine.where,
+        context.engine.where,
         tuple(line.value for line in lines),
-        served_by(bench.engine),
+        served_by(context.engine),
         breaker.state if breaker is not None else None,
     )
 
 
-def work(bench: Bench, lines: Sequence[Line], url: str) -> bool:
-    """Work until told to stop, by SIGTERM or SIGINT; False if it ends for another reason and has to be started anew."""
+def work(context: WorkerContext, lines: Sequence[Line], url: str) -> bool:
+    """Work until SIGTERM or SIGINT. Return False if it ended for another reason and must be restarted."""
     name = f"{socket.gethostname()}-{os.getpid()}"
 
     def announce() -> None:
-        bench.queue.announce(info_of(bench, name, lines))
+        context.queue.announce(info_of(context, name, lines))
 
-    info = info_of(bench, name, lines)
-    tasks.work_at(bench)
+    info = info_of(context, name, lines)
+    tasks.set_context(context)
     log.info("worker: ENABLED", name=info.name, device=info.device, queues=",".join(info.queues))
     try:
         with (
-            Pulse("leases", bench.lease / 3, bench.renew),
-            Pulse("alive", ALIVE_EVERY, announce),
+            Heartbeat("leases", context.lease / 3, context.renew),
+            Heartbeat("alive", ALIVE_EVERY, announce),
         ):
-            listen(bench, lines, url, name, announce)
-            # A second signal breaks off what is being packed; its lease runs out, and another worker packs it.
+            listen(context, lines, url, name, announce)
+            # A second signal interrupts the packing; its lease expires, and another worker packs the batch.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            bench.close()
+            context.close()
     finally:
-        # Where the queue is away, it forgets by itself.
+        # If the queue is unreachable, the worker's entry there expires by itself.
         with suppress(RedisError, OSError):
-            bench.queue.forget(info)
-    return bench.stopping.is_set() and bench.engine.lost is None
+            context.queue.forget(info)
+    return context.stopping.is_set() and context.engine.lost is None
 
 
-def listen(bench: Bench, lines: Sequence[Line], url: str, name: str, announce: Callable[[], None]) -> None:
-    """Answer bells until told to stop, or the device fails. A queue that is lost is waited for, however long it takes.
+def listen(
+    context: WorkerContext, lines: Sequence[Line], url: str, name: str, announce: Callable[[], None]
+) -> None:
+    """Handle wake-up signals until told to stop or the device fails. Reconnect to a lost queue without a time limit.
 
-    What is in hand then is finished, and stands in the database.
+    When the queue is lost, the current photos are still finished and committed to the database.
     """
     pause, connections = FIRST_PAUSE_SECONDS, 0
-    while not bench.stopping.is_set() and bench.engine.lost is None:
-        # RQ's worker sets its own as soon as it is connected.
+    while not context.stopping.is_set() and context.engine.lost is None:
+        # RQ's worker installs its own handlers once it is connected.
         for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, lambda *_: bench.stopping.set())
+            signal.signal(one, lambda *_: context.stopping.set())
         began, detail = time.monotonic(), "the queue failed while it was used"
         connections += 1
         try:
             announce()
-            _ring_for_what_waits(bench, lines)
-            # A name that the queue may still hold is not given again.
-            worker = GpuWorker(bench, lines, url, f"{name}.{connections}")
+            _notify_of_waiting_work(context, lines)
+            # A new name each time, because the queue may still hold the previous one.
+            worker = RqWorker(context, lines, url, f"{name}.{connections}")
             worker.work(logging_level="WARNING")
         except (RedisError, OSError) as error:
             detail = str(error)
-        if bench.stopping.is_set() or bench.engine.lost is not None:
+        if context.stopping.is_set() or context.engine.lost is not None:
             return
         if time.monotonic() - began >= HEALTHY_SECONDS:
             pause = FIRST_PAUSE_SECONDS
         wait = pause * random.uniform(0.5, 1.0)
         log.warning("queue lost", detail=detail, again_in_seconds=round(wait, 1))
-        bench.stopping.wait(wait)
+        context.stopping.wait(wait)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-def _ring_for_what_waits(bench: Bench, lines: Sequence[Line]) -> None:
-    """Ring for what is to be done already: bells may have been lost with the queue."""
+def _notify_of_waiting_work(context: WorkerContext, lines: Sequence[Line]) -> None:
+    """Send a wake-up signal for work that is already waiting: earlier signals may have been lost with the queue."""
     for line in lines:
         try:
-            if bench.database.ask(leases.something_waits, line, now()):
-                bench.queue.ring(line)
-        except OperationalError as error:  # the services ring by the clock
+            if context.database.run_read_only(leases.has_waiting_work, line, now()):
+                context.queue.notify_workers(line)
+        except OperationalError as error:  # the services send signals periodically as well
             log.warning("not looked what waits", line=line.value, detail=str(error.orig))

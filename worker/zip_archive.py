@@ -1,8 +1,8 @@
-"""A batch's ZIP: its pictures under their own file names, and a manifest of what became of each photo.
+"""A batch's ZIP: its results under the photos' file names, and a manifest with the outcome of each photo.
 
-`zipfile` rather than a library for streams: with the picture at hand, each entry's header has its size and checksum, so
-that what unpacks while it downloads can read it too; and the entries' time can be set, so that a batch gives the same
-bytes whoever builds its ZIP.
+`zipfile` is used rather than a streaming library. Each result is complete in memory, so the entry's header contains its
+size and checksum, and tools that unpack during the download can read it. The entries' timestamps can also be set, so
+that a batch gives the same bytes whichever worker builds its ZIP.
 """
 
 import hashlib
@@ -29,20 +29,20 @@ MANIFEST = "manifest.json"
 NAME_BYTES = 200
 
 SEPARATORS = re.compile(r"[/\\]")
-# What Windows takes for something else in a name, and the names that it keeps for devices, whatever follows a dot.
+# Characters that Windows does not allow in names, and names that it reserves for devices, with any extension.
 FORBIDDEN = re.compile(r'[<>:"|?*]')
 DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
-# "Mr. Smith" has none.
+# "Mr. Smith" has no extension.
 EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,5}$")
 AT_THE_ENDS = re.compile(r"^[\s.]+|[\s.]+$")
-# Controls, halves of surrogate pairs, line and paragraph separators; and what turns a text's direction around, with
-# which "gnp.exe" can be shown as "exe.png".
+# Control characters, lone surrogates, line and paragraph separators; and bidirectional controls, with which "gnp.exe"
+# can be displayed as "exe.png".
 UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
 TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 class ArchiveError(Exception):
-    """A picture of a completed job is not there, or not the one that was made."""
+    """The result of a completed job is missing, or its checksum differs."""
 
     def __init__(self, job_id: uuid.UUID, detail: str) -> None:
         super().__init__(detail)
@@ -50,7 +50,7 @@ class ArchiveError(Exception):
 
 
 class ManifestImage(Schema):
-    """What became of one photo. `name` is its file's as it was sent, `file` its picture's in the ZIP."""
+    """Outcome of one photo. `name` is the file name of the upload, `file` that of the result in the ZIP."""
 
     position: int | None
     name: str | None
@@ -90,7 +90,7 @@ class ManifestImage(Schema):
 
 
 class Manifest(Schema):
-    """A batch as it ended, and its photos in the order they were sent in."""
+    """The final state of a batch, and its photos in the order of upload."""
 
     batch_id: uuid.UUID
     tier: Tier
@@ -104,7 +104,7 @@ class Manifest(Schema):
     @classmethod
     def of(cls, batch: Batch, jobs: Sequence[Job], images: list[ManifestImage]) -> "Manifest":
         counts = Counter(job.status for job in jobs)
-        returned = batches.share_of_what_was_not_done(jobs)
+        returned = batches.credits_of_unfinished(jobs)
         return cls(
             batch_id=batch.id,
             tier=batch.tier,
@@ -118,11 +118,11 @@ class Manifest(Schema):
 
 
 def store(storage: Storage, batch: Batch, jobs: Sequence[Job]) -> int:
-    """Write a batch's ZIP to storage, with one picture at a time in memory; return its size in bytes.
+    """Write a batch's ZIP to storage, with one result at a time in memory; return its size in bytes.
 
     Raises:
-        ArchiveError: a completed job's picture is missing, or its SHA-256 another; no ZIP is left.
-        StorageError: a picture cannot be read, or the ZIP not be written; no ZIP is left.
+        ArchiveError: a completed job's result is missing, or its SHA-256 differs; no ZIP is left.
+        StorageError: a result cannot be read, or the ZIP cannot be written; no ZIP is left.
 
     """
     end = _End()
@@ -131,9 +131,9 @@ def store(storage: Storage, batch: Batch, jobs: Sequence[Job]) -> int:
 
 
 def zip_names(jobs: Sequence[Job]) -> dict[uuid.UUID, str]:
-    """Name the pictures of completed jobs: as their photos' files, with the extension of what they are now.
+    """Return the file names of completed jobs: the names of the photos with the extension of the output format.
 
-    The names are safe to unpack on any system, and unique without regard to case.
+    The names are safe to unpack on any system, and unique even if case is ignored.
     """
     names: dict[uuid.UUID, str] = {}
     taken: set[str] = set()
@@ -162,7 +162,7 @@ def _safe_stem(job: Job, most_bytes: int) -> str:
         if unicodedata.category(one) not in UNSEEN and unicodedata.bidirectional(one) not in TURNING
     )
     stem = EXTENSION.sub("", AT_THE_ENDS.sub("", FORBIDDEN.sub("_", seen)))
-    # One byte is left for what follows.
+    # One byte is reserved for the "_" that may be prefixed below.
     cut = unicodedata.normalize("NFC", stem).encode()[: most_bytes - 1].decode(errors="ignore")
     safe = AT_THE_ENDS.sub("", cut)
     if DEVICE.match(safe):
@@ -171,7 +171,7 @@ def _safe_stem(job: Job, most_bytes: int) -> str:
 
 
 def _parts(end: "_End", storage: Storage, batch: Batch, jobs: Sequence[Job]) -> Iterator[bytes]:
-    """Make the ZIP piece by piece. The manifest is its last entry: it tells of what was written before it."""
+    """Yield the ZIP in parts. The manifest is the last entry, because it describes the entries before it."""
     names = zip_names(jobs)
     images = []
     with ZipFile(end, "w") as archive:
@@ -206,7 +206,7 @@ def _picture(storage: Storage, job: Job) -> bytes:
 def _entry(name: str, at: datetime) -> ZipInfo:
     at = at.astimezone(UTC)
     entry = ZipInfo(name, at.timetuple()[:6])
-    # That time has no zone and is read as the reader's own; this one, "UT", is in seconds of Unix.
+    # The ZIP timestamp has no time zone and is read as local time; this extra field, "UT", holds a Unix timestamp.
     entry.extra = struct.pack("<HHBl", 0x5455, 5, 1, int(at.timestamp()))
     entry.create_system = 3  # Unix, wherever this runs
     entry.external_attr = 0o100644 << 16
@@ -214,7 +214,7 @@ def _entry(name: str, at: datetime) -> ZipInfo:
 
 
 class _End(io.BytesIO):
-    """The end of a file that is being written; what was there before, from 0 to `start`, has been taken away."""
+    """Buffer for the tail of a file that is being written; the bytes from 0 to `start` were already taken out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -227,7 +227,7 @@ class _End(io.BytesIO):
         return self.start + super().seek(offset - (self.start if whence == io.SEEK_SET else 0), whence)
 
     def take(self) -> bytes:
-        """Take what is there, to be written elsewhere."""
+        """Return the buffered bytes and remove them from the buffer."""
         data = self.getvalue()
         self.start += len(data)
         super().seek(0)

@@ -57,7 +57,7 @@ class TooManyKeys(ConflictError):
         )
 
 
-def seen(session: Session, claims: Claims) -> User:
+def get_or_create_user(session: Session, claims: Claims) -> User:
     """Return the user whom a token speaks for: made at first sight, and kept as the last token says.
 
     Raises:
@@ -92,7 +92,7 @@ def identify(database: Database, claims: Claims) -> User:
     if user is not None and (user.role, claims.email or user.email) == (claims.role, user.email):
         return _require_enabled(user)
     with database.begin() as session:
-        return seen(session, claims)
+        return get_or_create_user(session, claims)
 
 
 def get_or_create_local_admin(session: Session) -> User:

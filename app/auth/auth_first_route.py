@@ -6,13 +6,13 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from cutout.app.auth.dependencies import API_KEY, TOKEN, get_caller
+from cutout.app.auth.dependencies import API_KEY, BEARER_TOKEN, get_caller
 from cutout.app.db.session import Database
 from cutout.app.http.openapi import dependencies_of
 from cutout.app.http.state import state_of
 
 
-class CallerFirst(APIRoute):
+class AuthFirstRoute(APIRoute):
     """Says who calls, where that matters, ahead of the body: FastAPI would read it first, and tell a stranger of it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -24,7 +24,10 @@ class CallerFirst(APIRoute):
 
         async def handle_known(request: Request) -> Response:
             request.state.caller = await get_caller(
-                request, state_of(request.app).get(Database), await TOKEN(request), await API_KEY(request)
+                request,
+                state_of(request.app).get(Database),
+                await BEARER_TOKEN(request),
+                await API_KEY(request),
             )
             return await handle(request)
 

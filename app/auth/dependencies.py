@@ -30,7 +30,7 @@ class LocalAdmin:
 
 
 SecretDep = Annotated[ServiceSecret, Depends(provided(ServiceSecret))]
-TOKEN = HTTPBearer(
+BEARER_TOKEN = HTTPBearer(
     scheme_name="token",
     bearerFormat="JWT",
     description="Of the platform in front, or of `POST /api/auth/login`.",
@@ -39,7 +39,7 @@ TOKEN = HTTPBearer(
 API_KEY = APIKeyHeader(
     name="X-Api-Key", scheme_name="key", description="Of `POST /api/auth/keys`.", auto_error=False
 )
-TokenDep = Annotated[HTTPAuthorizationCredentials | None, Security(TOKEN)]
+TokenDep = Annotated[HTTPAuthorizationCredentials | None, Security(BEARER_TOKEN)]
 ApiKeyDep = Annotated[str | None, Security(API_KEY)]
 
 
@@ -57,7 +57,7 @@ async def get_caller(request: Request, database: DatabaseDep, token: TokenDep, a
     if api_key:
         # What is mistyped, or made up, takes no thread and no connection to the database.
         require_api_key(api_key)
-        user = await asyncio.to_thread(database.ask, accounts.by_key, api_key)
+        user = await asyncio.to_thread(database.run_read_only, accounts.by_key, api_key)
     elif token is None:
         raise InvalidToken("Send an API key (X-Api-Key) or a token (Authorization: Bearer).")
     else:

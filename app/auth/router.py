@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from cutout.app.auth import accounts
-from cutout.app.auth.auth_first_route import CallerFirst
+from cutout.app.auth.auth_first_route import AuthFirstRoute
 from cutout.app.auth.dependencies import SecretDep, UserDep
 from cutout.app.auth.tokens import TokenReader
 from cutout.app.core.errors import (
@@ -27,14 +27,14 @@ from cutout.app.db.outages import DatabaseUnavailableError
 from cutout.app.db.tables import ApiKey
 from cutout.app.http.client_address import client_of
 from cutout.app.http.dependencies import DatabaseDep, RateLimitsDep, SettingsDep
-from cutout.app.http.openapi import tells
+from cutout.app.http.openapi import error_responses
 from cutout.app.http.schemas import NO_NUL, Body
 from cutout.app.http.state import state_of
 from cutout.app.ratelimit.limits import Kind, RateLimited
 
 log = structlog.get_logger()
 
-router = APIRouter(prefix="/api/auth", tags=["account"], route_class=CallerFirst)
+router = APIRouter(prefix="/api/auth", tags=["account"], route_class=AuthFirstRoute)
 
 
 class Login(
@@ -89,7 +89,10 @@ class Keys(Schema):
 
 
 @router.post(
-    "/login", responses=tells(UnauthenticatedError, ForbiddenError, DatabaseUnavailableError, OverloadedError)
+    "/login",
+    responses=error_responses(
+        UnauthenticatedError, ForbiddenError, DatabaseUnavailableError, OverloadedError
+    ),
 )
 async def log_in(
     login: Login,
@@ -141,20 +144,22 @@ def _hidden(secret: str, client: str) -> str:
 @router.get("/keys")
 async def get_keys(user: UserDep, database: DatabaseDep) -> Keys:
     """List one's API keys."""
-    found = await asyncio.to_thread(database.ask, accounts.keys, user)
+    found = await asyncio.to_thread(database.run_read_only, accounts.keys, user)
     return Keys(keys=[KeyInfo.of(key) for key in found])
 
 
-@router.post("/keys", status_code=201, responses=tells(ConflictError))
+@router.post("/keys", status_code=201, responses=error_responses(ConflictError))
 async def make_key(wanted: KeyName, user: UserDep, database: DatabaseDep, settings: SettingsDep) -> NewKey:
     """Make an API key. It is shown this once."""
     most = settings.max_api_keys
-    key, row = await asyncio.to_thread(database.run, accounts.create_key, user, wanted.name, most)
+    key, row = await asyncio.to_thread(
+        database.run_in_transaction, accounts.create_key, user, wanted.name, most
+    )
     return NewKey(**KeyInfo.of(row).model_dump(), key=key)
 
 
-@router.delete("/keys/{key_id}", status_code=204, responses=tells(NotFoundError))
+@router.delete("/keys/{key_id}", status_code=204, responses=error_responses(NotFoundError))
 async def revoke_key(key_id: uuid.UUID, user: UserDep, database: DatabaseDep) -> None:
     """Make an API key worthless, at once."""
-    if not await asyncio.to_thread(database.run, accounts.revoke_key, user, key_id):
+    if not await asyncio.to_thread(database.run_in_transaction, accounts.revoke_key, user, key_id):
         raise NotFoundError("You have no key by this id.")

@@ -111,7 +111,7 @@ def _checksum(body: str) -> str:
 
 def _can_be_kept(text: str) -> bool:
     """Tell whether a database takes a text: JSON can also have NUL and halves of characters."""
-    return not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text)
+    return not any(render_email == "\0" or "\ud800" <= render_email <= "\udfff" for render_email in text)
 
 
 def _kid(token: str) -> str | None:

@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from cutout.app.batches import service as batches
-from cutout.app.batches.service import Order
-from cutout.app.batches.upload import Intake
+from cutout.app.batches.service import BatchRequest
+from cutout.app.batches.upload import BatchUpload
 from cutout.app.billing import ledger, pricing
 from cutout.app.billing.ledger import InsufficientCredits
 from cutout.app.billing.pricing import LARGEST_BATCH, SMALLEST_BATCH
@@ -28,7 +28,7 @@ from cutout.app.http.multipart import (
     read_parts,
 )
 from cutout.app.http.schemas import OptionsForm
-from cutout.app.notifications.outbox import PostOffice
+from cutout.app.notifications.outbox import Outbox
 from cutout.inference.imaging.encode import Format
 from cutout.inference.tiers import Tier
 
@@ -47,9 +47,9 @@ class BatchForm(OptionsForm):
     webhook_url: Annotated[str | None, Field(description="is told of the batch's end")] = None
     notify_email: Annotated[str | None, Field(description="is told of the batch's end")] = None
 
-    def order(self) -> Order:
+    def order(self) -> BatchRequest:
         """Return what is asked for."""
-        return Order(self.options(), self.webhook_url, self.notify_email)
+        return BatchRequest(self.options(), self.webhook_url, self.notify_email)
 
 
 KNOWN = {field.alias for field in BatchForm.model_fields.values()}
@@ -58,7 +58,7 @@ KNOWN = {field.alias for field in BatchForm.model_fields.values()}
 class Fields:
     """The fields that have come so far, each looked at as it comes: what is wrong is said before the rest is sent."""
 
-    def __init__(self, office: PostOffice, own_email: str | None) -> None:
+    def __init__(self, office: Outbox, own_email: str | None) -> None:
         self.form = BatchForm()
         check_email = partial(office.check_email, own=own_email)
         self._checks: dict[str, Callable[[str], str]] = {
@@ -126,15 +126,17 @@ class Funds:
         least = pricing.least_price(tier, images)
         if least > self._balance:
             # Credits may have been bought since.
-            self._balance = await asyncio.to_thread(self._database.ask, ledger.balance, self._user_id)
+            self._balance = await asyncio.to_thread(
+                self._database.run_read_only, ledger.balance, self._user_id
+            )
             if least > self._balance:
                 raise InsufficientCredits(least, self._balance, at_least=True)
 
 
 async def read_batch(
     request: Request,
-    intake: Intake,
-    office: PostOffice,
+    intake: BatchUpload,
+    office: Outbox,
     largest_bytes: int,
     own_email: str | None,
     funds: Funds | None,

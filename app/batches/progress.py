@@ -33,7 +33,7 @@ class PhotoState:
 
 
 @dataclass(frozen=True)
-class View:
+class BatchView:
     """A batch, its photos as they were sent, and who was told of its end."""
 
     batch: Batch
@@ -46,7 +46,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Moment:
+class BatchSnapshot:
     """How far a batch is, in short."""
 
     status: Status
@@ -55,7 +55,7 @@ class Moment:
     progress: Progress
 
 
-def view(session: Session, user_id: uuid.UUID, batch_id: uuid.UUID) -> View | None:
+def view(session: Session, user_id: uuid.UUID, batch_id: uuid.UUID) -> BatchView | None:
     """Return all of a user's batch; another one's is not there for him."""
     batch = batches.find(session, user_id, batch_id)
     if batch is None:
@@ -67,7 +67,7 @@ def view(session: Session, user_id: uuid.UUID, batch_id: uuid.UUID) -> View | No
         .order_by(Job.position)
     )
     deliveries = select(Delivery).where(Delivery.batch_id == batch_id).order_by(Delivery.channel)
-    return View(
+    return BatchView(
         batch,
         [
             PhotoState(position or 0, name or "", job_id, status, error_code, error_detail)
@@ -77,7 +77,7 @@ def view(session: Session, user_id: uuid.UUID, batch_id: uuid.UUID) -> View | No
     )
 
 
-def moment(session: Session, batch_id: uuid.UUID) -> Moment:
+def moment(session: Session, batch_id: uuid.UUID) -> BatchSnapshot:
     """Tell how far a batch is now."""
     rows = session.execute(
         select(Batch.status, Batch.started_at, Batch.finished_at, Job.status, func.count())
@@ -86,18 +86,20 @@ def moment(session: Session, batch_id: uuid.UUID) -> Moment:
         .group_by(Batch.id, Job.status)
     ).all()
     status, started_at, finished_at, _, _ = rows[0]
-    return Moment(
+    return BatchSnapshot(
         status, started_at, finished_at, Progress({photos: count for _, _, _, photos, count in rows})
     )
 
 
-async def watch(database: Database, batch_id: uuid.UUID, stopping: asyncio.Event) -> AsyncIterator[Moment]:
+async def watch(
+    database: Database, batch_id: uuid.UUID, stopping: asyncio.Event
+) -> AsyncIterator[BatchSnapshot]:
     """Tell how far a batch is, now and at each change, until it has finished or the service stops."""
-    told: Moment | None = None
+    told: BatchSnapshot | None = None
     while not stopping.is_set():
         seen = told
         with suppress(OperationalError):  # it is asked again
-            seen = await asyncio.to_thread(database.ask, moment, batch_id)
+            seen = await asyncio.to_thread(database.run_read_only, moment, batch_id)
         if seen is not None and seen != told:
             told = seen
             yield seen

@@ -19,7 +19,7 @@ from cutout.app.batches import service as batches
 from cutout.app.batches.form import Funds, describe_form, read_batch
 from cutout.app.batches.schemas import BatchAccepted, Batches, BatchInfo, BatchSummary, ProgressInfo, price_of
 from cutout.app.batches.service import WrongBatchSize
-from cutout.app.batches.upload import taking_in
+from cutout.app.batches.upload import receiving
 from cutout.app.billing.ledger import InsufficientCredits
 from cutout.app.config.settings import Settings
 from cutout.app.core.errors import (
@@ -33,14 +33,14 @@ from cutout.app.core.errors import (
 )
 from cutout.app.core.threads import to_storage_thread
 from cutout.app.db.tables import Batch, now
-from cutout.app.http.dependencies import DatabaseDep, RateLimitsDep, SettingsDep, StoppingDep, StorageDep
-from cutout.app.http.openapi import tells
+from cutout.app.http.dependencies import DatabaseDep, RateLimitsDep, SettingsDep, ShutdownDep, StorageDep
+from cutout.app.http.openapi import error_responses
 from cutout.app.http.schemas import NO_NUL
 from cutout.app.http.security_headers import KEPT_BY_ITS_USER
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.dependencies import QueueDep, require_queue
 from cutout.app.jobs.leases import Line
-from cutout.app.notifications.dependencies import OfficeDep
+from cutout.app.notifications.dependencies import OutboxDep
 from cutout.app.notifications.outbox import archive_path
 from cutout.app.notifications.webhook import webhook_secret
 from cutout.app.ratelimit.limits import Kind
@@ -59,7 +59,7 @@ NO_BATCH = "You have no batch by this id."
     status_code=202,
     # Ahead of the body, and of counting the call: it can come to nothing.
     dependencies=[Depends(get_caller), Depends(require_queue)],
-    responses=tells(
+    responses=error_responses(
         InvalidInputError,
         WrongBatchSize,
         InsufficientCredits,
@@ -79,7 +79,7 @@ async def submit_batch(
     database: DatabaseDep,
     storage: StorageDep,
     queue: QueueDep,
-    office: OfficeDep,
+    office: OutboxDep,
     settings: SettingsDep,
     secret: SecretDep,
     rate_limits: RateLimitsDep,
@@ -94,13 +94,13 @@ async def submit_batch(
     limit = rate_limits.limit_of(Kind.BATCH)
     with rate_limits.counting_refusals():
         balance = await asyncio.to_thread(
-            database.ask, batches.check_ahead, user.id, idempotency_key, limit, now()
+            database.run_read_only, batches.check_ahead, user.id, idempotency_key, limit, now()
         )
     funds = None if balance is None else Funds(database, user.id, balance)
-    async with taking_in(storage) as intake:
+    async with receiving(storage) as intake:
         form = await read_batch(request, intake, office, settings.max_upload_bytes, user.email, funds)
         # Before the batch is taken in: after it nothing shall fail.
-        each = await asyncio.to_thread(database.ask, batches.seconds_each, form.tier)
+        each = await asyncio.to_thread(database.run_read_only, batches.seconds_each, form.tier)
         with rate_limits.counting_refusals():
             batch = await intake.submit(database, queue, user.id, form.order(), idempotency_key, limit)
     status_url = f"{router.prefix}/batch/{batch.id}"
@@ -126,7 +126,7 @@ async def get_batches(
 ) -> Batches:
     """List one's own batches, the newest first."""
     at = now()
-    found = await asyncio.to_thread(database.ask, batches.page, user.id, limit, offset)
+    found = await asyncio.to_thread(database.run_read_only, batches.page, user.id, limit, offset)
     return Batches(
         batches=[
             BatchSummary.of(batch, progress, zip_url(batch, secret, settings, at), at)
@@ -135,26 +135,28 @@ async def get_batches(
     )
 
 
-@router.get("/batch/{batch_id}", responses=tells(NotFoundError))
+@router.get("/batch/{batch_id}", responses=error_responses(NotFoundError))
 async def get_batch(
     batch_id: uuid.UUID, user: UserDep, database: DatabaseDep, settings: SettingsDep, secret: SecretDep
 ) -> BatchInfo:
     """Return one of one's own batches, with each of its photos."""
-    view = await asyncio.to_thread(database.ask, watching.view, user.id, batch_id)
+    view = await asyncio.to_thread(database.run_read_only, watching.view, user.id, batch_id)
     return describe(view, secret, settings)
 
 
 async def own_batch(batch_id: uuid.UUID, user: UserDep, database: DatabaseDep) -> Batch:
     """Return one of one's own batches."""
-    batch = await asyncio.to_thread(database.ask, batches.find, user.id, batch_id)
+    batch = await asyncio.to_thread(database.run_read_only, batches.find, user.id, batch_id)
     if batch is None:
         raise NotFoundError(NO_BATCH)
     return batch
 
 
-@router.get("/batch/{batch_id}/events", response_class=EventSourceResponse, responses=tells(NotFoundError))
+@router.get(
+    "/batch/{batch_id}/events", response_class=EventSourceResponse, responses=error_responses(NotFoundError)
+)
 async def get_batch_events(
-    batch: Annotated[Batch, Depends(own_batch)], database: DatabaseDep, stopping: StoppingDep
+    batch: Annotated[Batch, Depends(own_batch)], database: DatabaseDep, stopping: ShutdownDep
 ) -> AsyncIterator[ServerSentEvent]:
     """Tell how far a batch is, as server-sent events: `progress` at once and at each change, `end` when it has finished.
 
@@ -176,7 +178,7 @@ async def get_batch_events(
     responses={
         200: {"content": {"application/zip": {}}, "description": "The ZIP"},
         206: {"content": {"application/zip": {}}, "description": "The part of it that `Range` asks for"},
-        **tells(NotFoundError),
+        **error_responses(NotFoundError),
     },
     openapi_extra={"security": [{}]},
 )
@@ -195,7 +197,7 @@ async def download_batch(
     """
     if request.method == "HEAD":
         wanted = None  # it asks for no part
-    batch = await asyncio.to_thread(database.ask, batches.find, owner, batch_id)
+    batch = await asyncio.to_thread(database.run_read_only, batches.find, owner, batch_id)
     if batch is None:
         raise NotFoundError(NO_BATCH)
     if batch.finished_at is None:
@@ -223,7 +225,7 @@ async def download_batch(
     return StreamingResponse(chunks, 206 if start else 200, headers, media_type="application/zip")
 
 
-@router.delete("/batch/{batch_id}", responses=tells(NotFoundError, ConflictError))
+@router.delete("/batch/{batch_id}", responses=error_responses(NotFoundError, ConflictError))
 async def cancel_batch(
     batch_id: uuid.UUID,
     user: UserDep,
@@ -237,7 +239,7 @@ async def cancel_batch(
     A second time changes nothing, until it has finished.
     """
 
-    def cancel() -> watching.View | None:
+    def cancel() -> watching.BatchView | None:
         with database.begin() as session:
             batch = batches.find(session, user.id, batch_id)
             if batch is None:
@@ -246,13 +248,13 @@ async def cancel_batch(
                 raise ConflictError("This batch has finished, so nothing of it can be cancelled.")
             view = watching.view(session, user.id, batch_id)
         # What is done is to be packed.
-        queue.ring(Line.BATCH)
+        queue.notify_workers(Line.BATCH)
         return view
 
     return describe(await asyncio.to_thread(cancel), secret, settings)
 
 
-def describe(view: watching.View | None, secret: str, settings: Settings) -> BatchInfo:
+def describe(view: watching.BatchView | None, secret: str, settings: Settings) -> BatchInfo:
     """Describe a batch as its owner sees it.
 
     Raises:

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime
 
-from cutout.app.batches.progress import PhotoState, View
+from cutout.app.batches.progress import BatchView, PhotoState
 from cutout.app.batches.service import Progress
 from cutout.app.billing.pricing import Price
 from cutout.app.billing.schemas import PriceInfo
@@ -156,7 +156,7 @@ class BatchInfo(BatchSummary):
 
     @classmethod
     def of_view(
-        cls, view: View, zip_url: str | None, at: datetime, url_of: Callable[[uuid.UUID], str]
+        cls, view: BatchView, zip_url: str | None, at: datetime, url_of: Callable[[uuid.UUID], str]
     ) -> "BatchInfo":
         """Describe all of a batch."""
         return cls(

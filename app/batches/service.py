@@ -38,7 +38,7 @@ class WrongBatchSize(ServiceError):
 
 
 @dataclass(frozen=True)
-class Photo:
+class StoredPhoto:
     """A photo of a batch, stored at `jobs.upload_key`; `name` is its file's, as it was sent."""
 
     job_id: uuid.UUID
@@ -47,7 +47,7 @@ class Photo:
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchRequest:
     """What a batch asks for: of its photos, and whom to tell of its end."""
 
     options: Options
@@ -92,8 +92,8 @@ def submit(
     database: Database,
     user_id: uuid.UUID,
     batch_id: uuid.UUID,
-    photos: Sequence[Photo],
-    order: Order,
+    photos: Sequence[StoredPhoto],
+    order: BatchRequest,
     at: datetime,
     key: str | None = None,
     limit: Limit | None = None,
@@ -132,7 +132,7 @@ def submit(
                     )
             return batch, True
         except IntegrityError:
-            if key is None or database.run(known_key, user_id, key) is None:
+            if key is None or database.run_in_transaction(known_key, user_id, key) is None:
                 raise
             # Another call with the same key was a moment faster: look again.
 
@@ -274,7 +274,7 @@ def end_status(batch: Batch, counts: Mapping[Status, int]) -> Status:
     return Status.COMPLETED if done else Status.FAILED
 
 
-def share_of_what_was_not_done(photos: Sequence[Job]) -> int:
+def credits_of_unfinished(photos: Sequence[Job]) -> int:
     """Return the credits that come back of what was held for a batch."""
     return sum(photo.credits for photo in photos if photo.status is not Status.COMPLETED)
 
@@ -287,7 +287,7 @@ def postpone(session: Session, batch_id: uuid.UUID, token: uuid.UUID, until: dat
 
 def _settle(session: Session, batch: Batch) -> None:
     """Charge what was done and give the rest back, once."""
-    back = share_of_what_was_not_done(photos_of(session, batch.id))
+    back = credits_of_unfinished(photos_of(session, batch.id))
     batch.charged = batch.credits - back
     ledger.charge_part(
         session, _key(batch.id), back, "for photos of the batch that were not done" if back else ""
@@ -299,8 +299,8 @@ def _write(
     session: Session,
     user_id: uuid.UUID,
     batch_id: uuid.UUID,
-    photos: Sequence[Photo],
-    order: Order,
+    photos: Sequence[StoredPhoto],
+    order: BatchRequest,
     at: datetime,
     limit: Limit | None,
 ) -> Batch:
@@ -364,7 +364,7 @@ def _progress(session: Session, batch_ids: Sequence[uuid.UUID]) -> dict[uuid.UUI
     return {batch_id: Progress(counted) for batch_id, counted in counts.items()}
 
 
-def _fingerprint(photos: Sequence[Photo], order: Order) -> str:
+def _fingerprint(photos: Sequence[StoredPhoto], order: BatchRequest) -> str:
     sent = "\n".join(f"{photo.sha256} {photo.name}" for photo in photos)
     return hashlib.sha256(f"{order!r}\n{sent}".encode("utf-8", "surrogatepass")).hexdigest()
 

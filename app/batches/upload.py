@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from cutout.app.batches import service as batches
-from cutout.app.batches.service import Order, Photo
+from cutout.app.batches.service import BatchRequest, StoredPhoto
 from cutout.app.core.threads import finished, to_storage_thread, to_the_end
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, now
@@ -21,12 +21,12 @@ from cutout.app.storage.base import Storage, StorageError
 log = structlog.get_logger()
 
 
-class Intake:
+class BatchUpload:
     """The photos of a batch that have come so far."""
 
     def __init__(self, storage: Storage) -> None:
         self.batch_id = uuid.uuid4()
-        self.photos: list[Photo] = []
+        self.photos: list[StoredPhoto] = []
         self.is_taken_in = False
         self._storage = storage
 
@@ -44,7 +44,7 @@ class Intake:
         database: Database,
         queue: Queue,
         user_id: uuid.UUID,
-        order: Order,
+        order: BatchRequest,
         key: str | None,
         limit: Limit | None = None,
     ) -> Batch:
@@ -69,7 +69,7 @@ class Intake:
                 log.warning("upload not deleted", batch=str(self.batch_id), detail=str(error))
 
     def _add(self, name: str, data: bytes) -> None:
-        photo = Photo(uuid.uuid4(), name, hashlib.sha256(data).hexdigest())
+        photo = StoredPhoto(uuid.uuid4(), name, hashlib.sha256(data).hexdigest())
         self.photos.append(photo)
         self._storage.put(jobs.upload_key(photo.job_id, self.batch_id), data)
 
@@ -78,7 +78,7 @@ class Intake:
         database: Database,
         queue: Queue,
         user_id: uuid.UUID,
-        order: Order,
+        order: BatchRequest,
         key: str | None,
         limit: Limit | None,
     ) -> Batch:
@@ -87,14 +87,14 @@ class Intake:
             database, user_id, self.batch_id, self.photos, order, now(), key, limit
         )
         if self.is_taken_in:
-            queue.ring(Line.BATCH)
+            queue.notify_workers(Line.BATCH)
         return batch
 
 
 @asynccontextmanager
-async def taking_in(storage: Storage) -> AsyncIterator[Intake]:
+async def receiving(storage: Storage) -> AsyncIterator[BatchUpload]:
     """Have a batch come in until the end of the block. Where it was not taken in by then, nothing of it stays."""
-    intake = Intake(storage)
+    intake = BatchUpload(storage)
     try:
         yield intake
     finally:

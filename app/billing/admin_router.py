@@ -7,7 +7,7 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Query
 
-from cutout.app.auth.auth_first_route import CallerFirst
+from cutout.app.auth.auth_first_route import AuthFirstRoute
 from cutout.app.auth.dependencies import AdminDep
 from cutout.app.billing import ledger, payments
 from cutout.app.billing.router import PurchaseInfo
@@ -16,11 +16,11 @@ from cutout.app.core.errors import ConflictError, NotFoundError
 from cutout.app.core.schema import Schema
 from cutout.app.db.tables import PaymentStatus, now
 from cutout.app.http.dependencies import DatabaseDep
-from cutout.app.http.openapi import tells
+from cutout.app.http.openapi import error_responses
 
 log = structlog.get_logger()
 
-router = APIRouter(prefix="/api/background-remover/admin", tags=["admin"], route_class=CallerFirst)
+router = APIRouter(prefix="/api/background-remover/admin", tags=["admin"], route_class=AuthFirstRoute)
 
 
 class PaymentInfo(PurchaseInfo):
@@ -35,11 +35,16 @@ class Payments(Schema):
     payments: list[PaymentInfo]
 
 
-@router.post("/credits", responses=tells(NotFoundError))
+@router.post("/credits", responses=error_responses(NotFoundError))
 async def grant_credits(wanted: Grant, _: AdminDep, database: DatabaseDep) -> Granted:
     """Give credits to a user, once by the same key."""
     outcome = await asyncio.to_thread(
-        database.run, ledger.grant_to, wanted.user_id, wanted.credits, f"grant:{wanted.key}", wanted.note
+        database.run_in_transaction,
+        ledger.grant_to,
+        wanted.user_id,
+        wanted.credits,
+        f"grant:{wanted.key}",
+        wanted.note,
     )
     if outcome is None:
         raise NotFoundError("There is no user by this id.")
@@ -55,7 +60,7 @@ async def get_payments(
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> Payments:
     """List payments, the newest first: with `status=pending` those that wait for a confirmation."""
-    found = await asyncio.to_thread(database.ask, payments.page, status, limit, offset)
+    found = await asyncio.to_thread(database.run_read_only, payments.page, status, limit, offset)
     return Payments(
         payments=[
             PaymentInfo(**PurchaseInfo.of(purchase).model_dump(), user=subject) for purchase, subject in found
@@ -63,11 +68,13 @@ async def get_payments(
     )
 
 
-@router.post("/payments/{purchase_id}/confirm", responses=tells(NotFoundError, ConflictError))
-@router.post("/subscriptions/{purchase_id}/confirm", responses=tells(NotFoundError, ConflictError))
+@router.post("/payments/{purchase_id}/confirm", responses=error_responses(NotFoundError, ConflictError))
+@router.post("/subscriptions/{purchase_id}/confirm", responses=error_responses(NotFoundError, ConflictError))
 async def confirm_payment(purchase_id: uuid.UUID, admin: AdminDep, database: DatabaseDep) -> PurchaseInfo:
     """Say that a payment has come: the plan begins, or the credits are given. A second time changes nothing."""
-    purchase = await asyncio.to_thread(database.run, payments.confirm, purchase_id, admin, now())
+    purchase = await asyncio.to_thread(
+        database.run_in_transaction, payments.confirm, purchase_id, admin, now()
+    )
     if purchase is None:
         raise NotFoundError("There is no purchase by this id.")
     log.info("payment confirmed", purchase=str(purchase_id), admin=str(admin.id))

@@ -37,7 +37,7 @@ TAKE = (
 )
 
 
-class Held(NamedTuple):
+class Hold(NamedTuple):
     """What was taken of whom."""
 
     user_id: uuid.UUID
@@ -192,11 +192,11 @@ def _settle(session: Session, key: str, movement: Movement) -> bool:
     return True
 
 
-def _held(session: Session, key: str) -> Held:
+def _held(session: Session, key: str) -> Hold:
     held = session.execute(HELD, {"key": _hold(key)}).one_or_none()
     if held is None:
         raise LookupError(f"nothing is held by the key {key!r}")
-    return Held(held.user_id, -held.credits)
+    return Hold(held.user_id, -held.credits)
 
 
 def _write(

@@ -8,21 +8,21 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query
 from pydantic import AfterValidator, Field
 
-from cutout.app.auth.auth_first_route import CallerFirst
+from cutout.app.auth.auth_first_route import AuthFirstRoute
 from cutout.app.auth.dependencies import UserDep
 from cutout.app.billing import payments, subscriptions
 from cutout.app.billing.payments import Item, Purchase, Terms
 from cutout.app.billing.pricing import PLANS
 from cutout.app.billing.schemas import PlanInfo
-from cutout.app.billing.subscriptions import Standing
+from cutout.app.billing.subscriptions import SubscriptionStatus
 from cutout.app.core.errors import ConflictError, ForbiddenError, NotFoundError
 from cutout.app.core.schema import Schema
 from cutout.app.db.tables import PaymentStatus, User, now
 from cutout.app.http.dependencies import DatabaseDep, SettingsDep
-from cutout.app.http.openapi import tells
+from cutout.app.http.openapi import error_responses
 from cutout.app.http.schemas import LONGEST_WORD, NO_NUL, Body
 
-router = APIRouter(prefix="/api/background-remover", tags=["subscription"], route_class=CallerFirst)
+router = APIRouter(prefix="/api/background-remover", tags=["subscription"], route_class=AuthFirstRoute)
 
 
 def _known(plan: str) -> str:
@@ -103,7 +103,7 @@ class SubscriptionInfo(Schema):
     plans: dict[str, PlanInfo] | None
 
     @classmethod
-    def of(cls, standing: Standing) -> "SubscriptionInfo":
+    def of(cls, standing: SubscriptionStatus) -> "SubscriptionInfo":
         present = standing.present
         pending = [PurchaseInfo.of(Purchase(payment, None)) for payment in standing.pending]
         if present is None:
@@ -144,11 +144,11 @@ TermsDep = Annotated[Terms, Depends(get_terms)]
 @router.get("/subscription")
 async def get_subscription(user: UserDep, database: DatabaseDep) -> SubscriptionInfo:
     """Return one's plan and today's quota, or the plans on offer."""
-    standing = await asyncio.to_thread(database.ask, subscriptions.standing, user.id, now())
+    standing = await asyncio.to_thread(database.run_read_only, subscriptions.standing, user.id, now())
     return SubscriptionInfo.of(standing)
 
 
-@router.post("/subscription", responses=tells(ForbiddenError, ConflictError))
+@router.post("/subscription", responses=error_responses(ForbiddenError, ConflictError))
 async def subscribe(
     wanted: PlanWanted, user: UserDep, database: DatabaseDep, terms: TermsDep
 ) -> PurchaseInfo:
@@ -156,7 +156,7 @@ async def subscribe(
     return await _buy(database, user, Item(plan=wanted.plan), wanted, terms)
 
 
-@router.delete("/subscription", responses=tells(NotFoundError))
+@router.delete("/subscription", responses=error_responses(NotFoundError))
 async def cancel_subscription(
     user: UserDep,
     database: DatabaseDep,
@@ -164,12 +164,17 @@ async def cancel_subscription(
 ) -> SubscriptionInfo:
     """Cancel one's plan: it ends with what is paid. A second time changes nothing."""
     at = now()
-    if await asyncio.to_thread(database.run, subscriptions.cancel, user.id, reason, at) is None:
+    if (
+        await asyncio.to_thread(database.run_in_transaction, subscriptions.cancel, user.id, reason, at)
+        is None
+    ):
         raise NotFoundError("You have no subscription.")
-    return SubscriptionInfo.of(await asyncio.to_thread(database.ask, subscriptions.standing, user.id, at))
+    return SubscriptionInfo.of(
+        await asyncio.to_thread(database.run_read_only, subscriptions.standing, user.id, at)
+    )
 
 
-@router.post("/credits", responses=tells(ForbiddenError, ConflictError))
+@router.post("/credits", responses=error_responses(ForbiddenError, ConflictError))
 async def buy_credits(
     wanted: CreditsWanted, user: UserDep, database: DatabaseDep, terms: TermsDep
 ) -> PurchaseInfo:
@@ -178,9 +183,9 @@ async def buy_credits(
 
 
 async def _buy(database: DatabaseDep, user: User, item: Item, paid: Paid, terms: Terms) -> PurchaseInfo:
-    rupiah = await asyncio.to_thread(database.ask, payments.price, user, item, paid.payment_id)
+    rupiah = await asyncio.to_thread(database.run_read_only, payments.price, user, item, paid.payment_id)
     settled = terms.settled(item, rupiah, paid.payment_id, user.subject, paid.signature)
     purchase = await asyncio.to_thread(
-        database.run, payments.buy, user, item, paid.payment_id, settled=settled, at=now()
+        database.run_in_transaction, payments.buy, user, item, paid.payment_id, settled=settled, at=now()
     )
     return PurchaseInfo.of(purchase)

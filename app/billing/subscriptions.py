@@ -37,7 +37,7 @@ class AnotherPlan(ConflictError):
 
 
 @dataclass(frozen=True)
-class Standing:
+class SubscriptionStatus:
     """A user's plan, if he has one, what it has paid for today, and the months that wait for a confirmation."""
 
     present: Subscription | None
@@ -119,14 +119,14 @@ def cancel(session: Session, user_id: uuid.UUID, reason: str | None, at: datetim
     return paid
 
 
-def standing(session: Session, user_id: uuid.UUID, at: datetime) -> Standing:
+def standing(session: Session, user_id: uuid.UUID, at: datetime) -> SubscriptionStatus:
     """Return a user's plan and what became of today's quota."""
     day = at.astimezone(UTC).date()
     usage = session.get(SubscriptionUsage, (user_id, day))
     pending = select(Payment).where(
         Payment.user_id == user_id, Payment.status == PaymentStatus.PENDING, Payment.plan.is_not(None)
     )
-    return Standing(
+    return SubscriptionStatus(
         present(session, user_id, at),
         day,
         usage.used if usage else 0,

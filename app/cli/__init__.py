@@ -14,7 +14,7 @@ from cutout.app.core.printable import PrintableFormatter
 from cutout.inference.errors import CutoutError
 from cutout.models.catalog import UnknownCheckpoint
 
-# What the user can mend.
+# Errors that the user can fix; they are shown in one line, without a traceback.
 TOLD = (OperatorError, CutoutError, UnknownCheckpoint)
 
 cli = typer.Typer(
@@ -52,16 +52,16 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is said in a line, without a traceback."""
-    # Where nobody has set up to log, warnings come as they are, and may repeat others' words.
+    """Run the command line; errors that the user can fix are shown in one line, without a traceback."""
+    # Before logging is configured, warnings go to the last-resort handler, and may contain text from remote hosts.
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(PrintableFormatter())
     try:
         cli()
     except TOLD as error:
-        # Settings are a line each; in all else a line's end is of somebody's text.
+        # A SettingsError has one line per setting. In other errors, a line break can only come from quoted text.
         for line in str(error).split("\n") if isinstance(error, SettingsError) else [str(error)]:
             say(f"[red]error:[/red] {escape(line)}")
         sys.exit(1)
     except BrokenPipeError:
-        sys.exit(1)  # whoever read our output has left
+        sys.exit(1)  # the reader of stdout has closed the pipe

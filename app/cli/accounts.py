@@ -1,4 +1,4 @@
-"""`cutout migrate | users | keys | credits`: the database, and who is in it."""
+"""`cutout migrate | users | keys | credits`: database migrations, users, API keys and credits."""
 
 import uuid
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from cutout.app.cli.console import CommandError, escape, print_list, say
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
 
-if TYPE_CHECKING:  # half a second that other commands need not wait
+if TYPE_CHECKING:  # these imports take half a second, which other commands need not wait
     from sqlalchemy.orm import Session
 
     from cutout.app.db.session import Database
@@ -31,7 +31,7 @@ Password = Annotated[
 
 @contextmanager
 def opened(settings: Settings) -> "Iterator[Database]":
-    """Open the database that the settings name; a failure is one line for the user."""
+    """Open the database from the settings; turn its errors into a one-line `CommandError`."""
     from sqlalchemy.exc import OperationalError
 
     from cutout.app.config.data_folder import open_data_folder
@@ -52,7 +52,7 @@ def opened(settings: Settings) -> "Iterator[Database]":
 
 @contextmanager
 def session() -> "Iterator[Session]":
-    """Open a transaction on a database of this version's shape."""
+    """Open a transaction on a database whose schema is that of this version; migrate an embedded one first."""
     from cutout.app.db import migrate as schema
 
     settings = load_settings()
@@ -65,7 +65,7 @@ def session() -> "Iterator[Session]":
 
 
 def migrate() -> None:
-    """Bring the database to the shape that this version was written for."""
+    """Migrate the database to the schema of this version."""
     from cutout.app.db import migrate as schema
 
     with opened(load_settings()) as database:
@@ -85,7 +85,7 @@ def add_user(
     ] = False,
     password: Password = "",
 ) -> None:
-    """Make an account that is kept here."""
+    """Create a local account."""
     from cutout.app.auth import accounts
     from cutout.app.db.tables import Role
 
@@ -121,7 +121,7 @@ def list_users() -> None:
 
 @users.command("password")
 def change_password(who: Who, password: Password = "") -> None:
-    """Give an account that is kept here a new password. Logins by the old one end at once; API keys stay."""
+    """Change the password of a local account. Logins with the old password end at once; API keys stay valid."""
     from cutout.app.auth import accounts
 
     with session() as opened_session:
@@ -133,7 +133,7 @@ def change_password(who: Who, password: Password = "") -> None:
 
 @users.command("disable")
 def disable_user(who: Who) -> None:
-    """Close an account: its keys, tokens, logins and signed addresses stop at once."""
+    """Disable an account. Its API keys, tokens, logins and signed URLs stop working at once."""
     from cutout.app.auth import accounts
 
     with session() as opened_session:
@@ -143,7 +143,7 @@ def disable_user(who: Who) -> None:
 
 @users.command("enable")
 def enable_user(who: Who) -> None:
-    """Open an account again."""
+    """Enable an account again."""
     from cutout.app.auth import accounts
 
     with session() as opened_session:
@@ -184,7 +184,7 @@ def delete_user(
 
 @keys.command("add")
 def add_key(who: Who, name: Annotated[str, typer.Option(help="What it is for.")] = "command line") -> None:
-    """Make an API key, and print it: to stdout, this once."""
+    """Create an API key and print it to stdout. It is shown only this once."""
     from cutout.app.auth import accounts
 
     most = load_settings().max_api_keys
@@ -211,7 +211,7 @@ def list_keys(who: Who) -> None:
 
 @keys.command("revoke")
 def revoke_key(key_id: Annotated[uuid.UUID, typer.Argument(help="As `keys list` shows it.")]) -> None:
-    """Make an API key worthless, at once."""
+    """Revoke an API key. It stops working at once."""
     from cutout.app.auth import accounts
     from cutout.app.db.tables import ApiKey, User
 
@@ -243,7 +243,7 @@ def grant(
 
 @credits.command("show")
 def show(who: Who) -> None:
-    """Show a user's balance, and the last fifty movements."""
+    """Show a user's balance and the last fifty ledger entries."""
     from cutout.app.billing import ledger
 
     table = Table("time", "movement", "credits", "key", "note", box=None, pad_edge=False)

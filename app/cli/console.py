@@ -1,4 +1,4 @@
-"""What the command line says: to stderr, so that a picture or a list can go to stdout."""
+"""Output of the command line: messages go to stderr, so that a picture or a list can go to stdout."""
 
 import sys
 from collections.abc import Iterator
@@ -22,17 +22,17 @@ from rich.table import Table
 from cutout.app.core.errors import OperatorError
 from cutout.app.core.printable import printable
 
-# Of a list that is piped.
+# Width of a list that is piped.
 LONGEST_LINE = 10_000
 
 
 class PlainConsole(Console):
-    """A console that no text controls, whatever its source: file names, other hosts' words, errors."""
+    """A console that escapes control characters in all text, such as file names, remote responses and errors."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """Render as `Console` does, with control characters in a text written out."""
+        """Render as `Console` does, with control characters in text escaped."""
         for segment in super().render(renderable, options):
-            if segment.control:  # the console's own
+            if segment.control:  # control codes of the console itself
                 yield segment
             else:
                 yield Segment(printable(segment.text, keep="\n"), segment.style)
@@ -42,12 +42,12 @@ console = PlainConsole(stderr=True, soft_wrap=True, highlight=False)
 
 
 class CommandError(OperatorError):
-    """A command cannot do what was asked; the message is one line for the user."""
+    """A command cannot do what the user asked. The message is one line for the user."""
 
 
 def print_list(table: Table) -> None:
-    """Print what a command was asked for, to stdout. Nothing is cut off, also where it is piped."""
-    # A file or a pipe has no width, and rich would take 80 columns.
+    """Print a table to stdout. No cell is truncated, even if the output is piped."""
+    # A file or a pipe has no width, and rich would assume 80 columns.
     width = None if sys.stdout.isatty() else LONGEST_LINE
     for column in table.columns:
         column.overflow = "fold"
@@ -55,24 +55,24 @@ def print_list(table: Table) -> None:
 
 
 def say(text: str) -> None:
-    """Print one line of rich's markup."""
+    """Print one line of rich markup to stderr."""
     console.print(text)
 
 
 def escape(text: str) -> str:
-    """Return a text as one line of rich's markup that shows it: neither its markup nor its control characters count."""
+    """Return rich markup that shows the text literally, in one line, with markup and control characters escaped."""
     return markup.escape(printable(text))
 
 
 def loading() -> Status:
-    """Show that the models are being loaded, while that takes its time."""
+    """Return a status display to show while the models are being loaded."""
     return console.status(
         "Loading the models (the first time on a CPU prepares them, 10 s, RMBG-2.0 some 45 s) …"
     )
 
 
 def download_bar() -> Progress:
-    """Return a progress bar that counts bytes; in a log file, which cannot be redrawn, it stays away."""
+    """Return a progress bar that counts bytes; it is disabled unless stderr is a terminal."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
     return Progress(
         TextColumn("{task.description}"), *columns, console=console, disable=not console.is_terminal
@@ -80,7 +80,7 @@ def download_bar() -> Progress:
 
 
 def photo_bar() -> Progress:
-    """Return a progress bar that counts photos, likewise."""
+    """Return a progress bar that counts photos; it is disabled unless stderr is a terminal."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(
         TextColumn("{task.description}"), *columns, console=console, disable=not console.is_terminal

@@ -1,4 +1,4 @@
-"""`cutout doctor`: what this host can do, what each tier would use and why, and what to do about the rest."""
+"""`cutout doctor`: check what this host can do and what serves each tier, and say how to fix problems."""
 
 import platform
 import shutil
@@ -18,7 +18,7 @@ from cutout.models.catalog import CHECKPOINTS
 def doctor(
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:
-    """Check device, backends, weights and licences, or token and providers. Exit code 1 if a tier could not be served."""
+    """Check device, backends, weights and licences, or token and providers. Exit code 1 if a tier cannot be served."""
     from cutout.app.bootstrap import device_of
     from cutout.inference.backends.runners import cpu_backend, device_name
     from cutout.inference.errors import DeviceUnavailable, ModelUnavailable
@@ -81,7 +81,7 @@ def doctor(
 
 
 def _remote_tiers(settings: Settings) -> bool:
-    """Check token and providers at Hugging Face; whether each tier is served there."""
+    """Check token and providers at Hugging Face. Return whether the token is valid and each tier can be served."""
     from cutout.inference.errors import ModelUnavailable
     from cutout.inference.huggingface.client import whoami
     from cutout.inference.huggingface.dispatcher import choose_remote
@@ -109,7 +109,7 @@ def _remote_tiers(settings: Settings) -> bool:
 
 
 def _tell(choice: Choice, by: str = "", *, strict: bool) -> bool:
-    """Say what serves a tier; whether that is allowed."""
+    """Print what serves a tier. Return False if it is a substitute and `strict` forbids that."""
     tier, name, recipe = choice.tier.value, choice.checkpoint.name, choice.recipe.value
     if not choice.substitute:
         _good(f"{tier}: {name}{by}, recipe {recipe}")

@@ -1,4 +1,4 @@
-"""`cutout models`: which weights there are, and getting them."""
+"""`cutout models`: list and download weights."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ cli = typer.Typer(no_args_is_help=True, help="The weights on this machine: list,
 
 @cli.command("list")
 def list_models() -> None:
-    """List the checkpoints, their licences, and whether they are here."""
+    """List the checkpoints, their licences, and whether they are downloaded."""
     from cutout.inference.errors import LicenceNotAccepted, WeightsUnavailable
 
     folder = load_settings().models_folder
@@ -54,7 +54,7 @@ def pull(
         Path | None, typer.Option("--from", metavar="FOLDER", help="Look in this folder before any download.")
     ] = None,
 ) -> None:
-    """Download weights, checked and whole or not at all; nothing is fetched that is there."""
+    """Download missing weights and verify them. Incomplete or damaged files are never installed."""
     settings = load_settings(models_from=source)
     if names:
         wanted = [find(name) for name in names]
@@ -73,17 +73,17 @@ def pull(
 def path(
     name: Annotated[str | None, typer.Argument(help="A checkpoint; without it, the folder of all.")] = None,
 ) -> None:
-    """Print where the weights are, or would be."""
+    """Print the path of the weights, whether or not they are downloaded."""
     folder = load_settings().models_folder
     typer.echo(folder.file(find(name)) if name else folder.path)
 
 
 def pull_one(settings: Settings, checkpoint: Checkpoint, accept_licence: bool = False) -> None:
-    """Bring one checkpoint here, with a progress bar where there is something to download.
+    """Download one checkpoint if it is missing, with a progress bar; ask for its licence on a terminal.
 
     Raises:
-        LicenceNotAccepted: its terms were not accepted, and there is nobody at the terminal to ask.
-        WeightsUnavailable: no source could give it.
+        LicenceNotAccepted: the licence was not accepted, and there is no terminal to ask, or the user declined.
+        WeightsUnavailable: no source could provide the weights.
 
     """
     from cutout.inference.weights import download

@@ -1,6 +1,6 @@
-"""What was made of which photo, remembered in the folder of the results, so that a photo that was replaced is done again.
+"""Record of which photo each cut-out was made from, kept in the output folder, so that replaced photos are redone.
 
-Dates alone do not tell: another photo by the same name, taken before the first one was done, is older than its cut-out.
+Modification times alone are not enough: a replacement of the same name may be older than the existing cut-out.
 """
 
 import json
@@ -16,31 +16,31 @@ SECOND = 1_000_000_000  # nanoseconds
 
 @dataclass(frozen=True)
 class Seen:
-    """A photo's file as it was: its size in bytes, and when it was changed last, in nanoseconds."""
+    """State of a photo's file: its size in bytes and its modification time in nanoseconds."""
 
     size: int
     time: int
 
     @classmethod
     def of(cls, file: Path) -> "Seen":
-        """Look at a file.
+        """Return the state of a file.
 
         Raises:
-            OSError: it cannot be looked at.
+            OSError: the file cannot be examined.
 
         """
         found = file.stat()
         return cls(found.st_size, found.st_mtime_ns)
 
     def is_same(self, other: "Seen") -> bool:
-        """Compare. Where one time has no fraction of a second, they may be 2 s apart, as on a FAT drive."""
+        """Compare two states. If either time has no fraction of a second, they may be 2 s apart, as on a FAT drive."""
         apart = abs(self.time - other.time)
         whole = self.time % SECOND == 0 or other.time % SECOND == 0
         return self.size == other.size and (apart == 0 or (whole and apart < 2 * SECOND))
 
 
 class Made:
-    """The record of one folder: a line for each cut-out, the last one counts. A line that cannot be read is passed over."""
+    """The record of one folder: one line per cut-out, of which the last counts. Unreadable lines are skipped."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -48,19 +48,19 @@ class Made:
         self._seen: dict[str, Seen] = {}
         try:
             lines = self._file.read_text(errors="replace").splitlines()
-        except OSError:  # there is none yet
+        except OSError:  # there is no record yet
             return
         for line in lines:
             try:
                 cutout, size, time = json.loads(line)
                 self._seen[cutout] = Seen(int(size), int(time))
-            except (ValueError, TypeError, OverflowError, RecursionError):  # the end of a run that was killed
+            except (ValueError, TypeError, OverflowError, RecursionError):  # cut short when a run was killed
                 continue
 
     def has(self, task: Task) -> bool:
-        """Tell whether a task's cut-out is there, and of its photo as it is now.
+        """Tell whether a task's cut-out exists and was made from the current version of its photo.
 
-        One without a line, as earlier versions left them, is if it is no older than its photo.
+        A cut-out without a line, as earlier versions left them, counts if it is not older than its photo.
         """
         seen = self._seen.get(self._name(task))
         try:
@@ -71,16 +71,16 @@ class Made:
             return False
 
     def add(self, task: Task, seen: Seen) -> None:
-        """Remember that a task was done, of its photo as it was then.
+        """Record that a task was done, with the state of its photo at that time.
 
         Raises:
-            OSError: it cannot be written down.
+            OSError: the record cannot be written.
 
         """
         self._write({self._name(task): seen})
 
     def adopt(self, tasks: Iterable[Task]) -> None:
-        """Remember the photos of cut-outs that have no line, so that from now on it is seen when one is replaced."""
+        """Record the photos of existing cut-outs that have no line, so that later replacements are noticed."""
         try:
             known = {
                 self._name(task): Seen.of(task.source)
@@ -89,14 +89,14 @@ class Made:
             }
             if known:
                 self._write(known)
-        except OSError:  # dates go on to tell
+        except OSError:  # modification times still decide
             return
 
     def _write(self, seen: dict[str, Seen]) -> None:
         self._seen |= seen
         lines = [json.dumps([cutout, one.size, one.time]) + "\n" for cutout, one in seen.items()]
         with self._file.open("a") as file:
-            # In one piece, and behind an end of line: a run that was killed may have left half a one.
+            # In one write, after a line break, because a run that was killed may have left half a line.
             file.write("\n" + "".join(lines))
 
     def _name(self, task: Task) -> str:

@@ -1,4 +1,4 @@
-"""Which photo becomes which file, and which of them are done already."""
+"""Plan of a run: which photo becomes which output file."""
 
 import os
 from collections import Counter, defaultdict
@@ -11,7 +11,7 @@ from cutout.inference.imaging.decode import SUFFIXES
 from cutout.inference.imaging.encode import Format
 
 JPG_SUFFIXES = ("jpeg", "jfif", "jpe", "jif", "jfi")
-# Names of pictures that are neither read nor written.
+# Suffixes of image formats that are neither read nor written.
 OTHER_PICTURES = frozenset(
     {".jxl", ".jp2", ".psd", ".psb", ".tga", ".svg", ".pdf", ".ico", ".exr", ".dng", ".ppm", ".eps", ".xcf"}
 )
@@ -19,18 +19,18 @@ OTHER_PICTURES = frozenset(
 
 @dataclass(frozen=True)
 class Task:
-    """One photo and the file its cut-out goes to."""
+    """One photo and the file that its cut-out is written to."""
 
     source: Path
     target: Path
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All tasks in order, and the files of folders that do not look like photos.
+class RemovalPlan:
+    """All tasks in order, and the files that were left out because they do not look like photos.
 
-    `folder` is that of the results; None where one photo goes to a file that is named. `not_followed` are the folders
-    and links that were not looked into, by the reason.
+    `folder` is the output folder, or None if one photo goes to a named file. `not_followed` lists the folders and links
+    that were skipped, by reason.
     """
 
     tasks: list[Task]
@@ -39,19 +39,19 @@ class Plan:
     not_followed: dict[str, list[Path]] = field(default_factory=dict)
 
 
-def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
-    """Lay out the work: files go into the folder `out`, folders keep their structure below it.
+def plan(sources: Iterable[Path], out: Path, file_format: Format) -> RemovalPlan:
+    """Plan the tasks: files go into the folder `out`, folders keep their structure below it.
 
-    `out` is a file where there is one photo and `out` is named like a picture. Two photos that
-    differ in their suffix only keep it: a.jpg and a.png become a.jpg.png and a.png.png.
+    `out` is a file if there is one photo and `out` has the suffix of an image. Photos that differ only in their
+    suffix keep it: a.jpg and a.png become a.jpg.png and a.png.png.
 
     Raises:
-        CommandError: a source is not there, or lies among the results.
+        CommandError: a source does not exist, or is inside the output folder.
 
     """
     sources = list(sources)
     if len(sources) == 1 and sources[0].is_file() and names_a_picture(out):
-        return Plan([Task(sources[0], out)], [], None)
+        return RemovalPlan([Task(sources[0], out)], [], None)
 
     placed: list[tuple[Path, Path]] = []  # photo, its place below `out` without suffix
     left_out: list[Path] = []
@@ -75,19 +75,19 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> Plan:
     for photo, place in placed:
         stem = photo.name if taken[place] > 1 else place.name
         tasks.append(Task(photo, out / place.with_name(f"{stem}.{file_format.value}")))
-    return Plan(tasks, left_out, out, dict(not_followed))
+    return RemovalPlan(tasks, left_out, out, dict(not_followed))
 
 
 def names_a_picture(path: Path) -> bool:
-    """Whether a path is named like a picture, of whatever format, rather than like a folder."""
+    """Tell whether a path has the suffix of an image, of any format, and is not a folder."""
     return path.suffix.lower() in SUFFIXES | OTHER_PICTURES and not path.is_dir()
 
 
 def format_of(out: Path, asked: Format | None) -> Format:
-    """Say in which format results are written: as asked, else as `out` is named, else as PNG.
+    """Return the output format: the requested one, else that of the suffix of `out`, else PNG.
 
     Raises:
-        CommandError: `out` is named like a picture that is not written, or like another than asked.
+        CommandError: the suffix of `out` names a format that cannot be written, or another than the requested one.
 
     """
     if not names_a_picture(out):
@@ -109,9 +109,10 @@ def format_of(out: Path, asked: Format | None) -> Format:
 
 
 def _files(folder: Path, out: Path, not_followed: dict[str, list[Path]]) -> list[Path]:
-    """Return the files below `folder`, sorted, without hidden ones and without results of ours.
+    """Return the files below `folder`, sorted, without hidden files and without the output folder `out`.
 
-    Links are followed, a folder once: under its own name if that is below `folder` too, so links come last.
+    Symbolic links are followed, but each folder is read only once. Links come last, so that a folder that is also
+    below `folder` under its real name is listed under that name.
     """
     results, top = out.resolve(), folder.resolve()
     files: list[Path] = []

@@ -12,7 +12,7 @@ import typer
 from cutout.app.cli.console import CommandError, escape, loading, photo_bar, say
 from cutout.app.cli.models import pull_one
 from cutout.app.cli.output_record import Made, Seen
-from cutout.app.cli.plan import Plan, Task, format_of, plan
+from cutout.app.cli.plan import RemovalPlan, Task, format_of, plan
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
 from cutout.app.core.atomic_write import is_full, say_full, write_whole
@@ -48,7 +48,7 @@ def remove(
     watch: Annotated[bool, typer.Option("--watch", help="Keep running, and do what arrives.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:
-    """Remove the background of photos. Run again, it does only what is missing."""
+    """Remove the background of photos. A second run processes only the photos that are missing or have changed."""
     settings = load_settings(device=device)
     target = Path(out)
     colour = parse_colour(background) if background else None
@@ -79,7 +79,7 @@ def remove(
 
 
 class _Run:
-    """One run of the command: its engine, opened when there is something to do, and what failed."""
+    """One run of the command: its engine, opened on first use, and the photos that failed."""
 
     def __init__(self, settings: Settings, options: Options) -> None:
         self.failed: dict[Path, str] = {}
@@ -88,8 +88,8 @@ class _Run:
         self._engine: Engine | None = None
         self._made: Made | None = None
 
-    def do(self, work: Plan, overwrite: bool) -> None:
-        """Do what is missing, with a progress bar, and sum it up. A file that is named is always made."""
+    def do(self, work: RemovalPlan, overwrite: bool) -> None:
+        """Process the missing photos with a progress bar and print a summary. A named output file is always written."""
         made = self.made(work)
         tasks = [task for task in work.tasks if overwrite or made is None or not made.has(task)]
         skipped = len(work.tasks) - len(tasks)
@@ -109,8 +109,8 @@ class _Run:
         if not work.tasks:
             say("There are no photos here.")
 
-    def made(self, work: Plan) -> Made | None:
-        """Return the record of the folder of results, read once."""
+    def made(self, work: RemovalPlan) -> Made | None:
+        """Return the record of the output folder, which is read once; None if the output is a named file."""
         if work.folder is not None and self._made is None:
             self._made = Made(work.folder)
         return self._made
@@ -149,16 +149,16 @@ class _Run:
 
 
 def _watch(run: _Run, sources: list[Path], out: Path, file_format: Format) -> None:
-    """Do what arrives in the sources, once it has stopped growing. Polls, so that network drives work too."""
+    """Process photos that arrive in the sources, once they stop growing. Poll, so that network drives work too."""
     say("Watching. Ctrl+C stops.")
-    seen: dict[Path, Seen] = {}  # at the last look
+    seen: dict[Path, Seen] = {}  # state at the last poll
     done: dict[Path, Seen] = {}
     while True:
         time.sleep(WATCH_EVERY_SECONDS)
         work = _plan(sources, out, file_format)
         made = run.made(work)
         now = {task.source: Seen.of(task.source) for task in work.tasks if task.source.exists()}
-        if not seen and made is None:  # the one photo was done before this began
+        if not seen and made is None:  # the single photo was processed before watching began
             done = dict(now)
         settled = [
             task
@@ -169,7 +169,7 @@ def _watch(run: _Run, sources: list[Path], out: Path, file_format: Format) -> No
             and now[task.source] == seen.get(task.source)
         ]
         for source in [source for source in run.failed if now.get(source) != seen.get(source)]:
-            del run.failed[source]  # it was mended: try again when it has settled
+            del run.failed[source]  # the file has changed: try again when it has settled
         seen = now
         if settled:
             run.do(replace(work, tasks=settled, left_out=[], not_followed={}), overwrite=True)
@@ -190,7 +190,7 @@ def _remove_piped(engine: "Engine", options: Options, target: Path | None) -> No
         _write(Task(Path(PIPE), target), cutout.data, None, None)
 
 
-def _plan(sources: list[Path], out: Path, file_format: Format) -> Plan:
+def _plan(sources: list[Path], out: Path, file_format: Format) -> RemovalPlan:
     work = plan(sources, out, file_format)
     for task in work.tasks:
         if task.source.resolve() == task.target.resolve():
@@ -213,7 +213,7 @@ def _open(settings: Settings, tier: Tier) -> "Engine":
 
 
 def _read(task: Task, seen: dict[Task, Seen]) -> bytes:
-    seen[task] = Seen.of(task.source)  # ahead of its bytes: what changes meanwhile is done again
+    seen[task] = Seen.of(task.source)  # before reading, so that a photo that changes meanwhile is redone
     return task.source.read_bytes()
 
 
@@ -223,7 +223,7 @@ def _write(task: Task, data: bytes, made: Made | None, seen: Seen | None) -> Non
         if made is not None and seen is not None:
             made.add(task, seen)
     except OSError as error:
-        # A full disk fails the next photo too, so this stops the run.
+        # A full disk would fail the next photo too, so stop the run.
         target = task.target
         why = (
             say_full(target.parent, "-o") if is_full(error) else f"Cannot write {target} ({error.strerror})."

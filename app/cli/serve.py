@@ -1,4 +1,4 @@
-"""`cutout serve`: the service on this machine."""
+"""`cutout serve`: run the service on this machine."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,10 +25,10 @@ def serve(
         typer.Option(help="Workers beside the service, for batches; 0: none, and no queue of its own."),
     ] = None,
 ) -> None:
-    """Run the service. Open weights are downloaded at the first start."""
+    """Run the service. Weights with an open licence are downloaded at the first start."""
     from cutout.app.app import create_app
     from cutout.app.bootstrap import engine_from, prepare, pull_missing, storage_from
-    from cutout.app.embedded.supervisor import Embedded
+    from cutout.app.embedded.supervisor import EmbeddedProcesses
     from cutout.app.http.uvicorn_server import allow_many_connections, leave, server_of
 
     settings = load_settings(host=host, port=port, device=device, workers=workers)
@@ -39,7 +39,7 @@ def serve(
         assert engine is not None
         return engine
 
-    service = create_app(settings, make_engine=loaded, embedded=Embedded(settings))
+    service = create_app(settings, make_engine=loaded, embedded=EmbeddedProcesses(settings))
     makes_photos = settings.api_engine == "local"
     if makes_photos or settings.workers_here > 0:
         pull_missing(settings, Tier, lambda checkpoint: pull_one(settings, checkpoint))
@@ -52,7 +52,7 @@ def serve(
     allow_many_connections()
     server = server_of(service, settings, leave)
     if engine is not None:
-        # A process whose GPU has failed cannot get it back; a new one can, and whoever supervises this one starts it.
+        # A process whose GPU has failed cannot recover it, but a new one can; exit, so that the supervisor restarts it.
         engine.on_lost = lambda: setattr(server, "should_exit", True)
     server.run()
     lost = engine.lost if engine is not None else None
@@ -63,7 +63,7 @@ def serve(
 
 
 def show_tiers(engine: "Engine") -> None:
-    """Print what serves each tier, substitutes named as such."""
+    """Print the model that serves each tier, and mark substitutes."""
     table = Table(box=None, pad_edge=False)
     for column in ("tier", "model", "backend", "recipe", ""):
         table.add_column(column, overflow="fold")

@@ -1,4 +1,4 @@
-"""`cutout verify`: the whole checklist, against a deployment that runs."""
+"""`cutout verify`: run the whole checklist against a running deployment."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from cutout.app.cli.console import console, escape, say
 from cutout.app.config.settings import VERIFY_KEY
 from cutout.inference.tiers import Tier
 
-if TYPE_CHECKING:  # the schema's library alone takes longer than most commands
+if TYPE_CHECKING:  # the import of the database library alone takes longer than most commands
     from cutout.app.verify.checks import Result
 
 MARKS = {
@@ -41,7 +41,7 @@ def verify(
         bool, typer.Option("--json", help="Print each step as a line of JSON to stdout.")
     ] = False,
 ) -> None:
-    """Try all that a deployment has to do, with a photo and a batch that are paid. Exit code 1 if anything fails."""
+    """Test a running deployment with real, paid requests: a photo and a batch. The exit code is 1 if anything fails."""
     try:
         results = asyncio.run(_walk(url, key, tiers or list(Tier), strict, timeout, as_json))
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`cutout worker`: a worker of the queue on this machine."""
+"""`cutout worker`: run a queue worker on this machine."""
 
 import os
 import sys
@@ -19,7 +19,10 @@ def worker(
         str, typer.Option(help="What to do, comma-separated: interactive, batch.")
     ] = "interactive,batch",
 ) -> None:
-    """Do the photos that wait in the queue of REDIS_URL, until SIGTERM. Open weights are downloaded at the first start."""
+    """Process photos from the queue of REDIS_URL until SIGTERM.
+
+    Weights with an open licence are downloaded at the first start.
+    """
     from cutout.app.bootstrap import prepare, pull_missing, storage_from
     from cutout.app.jobs.leases import Line
 
@@ -33,11 +36,12 @@ def worker(
             "A worker needs the queue of its service: set REDIS_URL, as the service has it. `cutout serve` without it"
             " starts a queue and a worker by itself."
         )
-    # A queue that is away is waited for by the worker itself.
+    # The worker itself waits if the queue does not answer.
     with opened(settings) as database:
         prepare(settings, database, storage_from(settings))
     pull_missing(settings, Tier, lambda checkpoint: pull_one(settings, checkpoint))
-    # A process of its own, which imports nothing of the command line; the id stays, for whoever supervises it.
+    # Replace this process, so that the worker does not carry the command line's imports; exec keeps the process id,
+    # which a supervisor relies on.
     command = [
         sys.executable,
         "-P",

@@ -9,7 +9,7 @@ from pathlib import Path
 from cutout.app.core.atomic_write import make_private_folder
 
 
-def kept_in(folder: Path) -> str:
+def load_or_create(folder: Path) -> str:
     """Return the secret kept in `folder`, made at first sight, for its owner's eyes only."""
     file = folder / "secret"
     if not file.exists():

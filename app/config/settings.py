@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cutout.app.config import mail, secret_key, url_checks
 from cutout.app.core.errors import OperatorError
-from cutout.inference.huggingface.config import Access
+from cutout.inference.huggingface.config import HuggingFaceConfig
 from cutout.inference.limits import Limits, SizeLimits
 from cutout.inference.tiers import Tier
 from cutout.inference.weights.store import ModelsFolder
@@ -513,7 +513,9 @@ class Settings(BaseSettings):
     def secret_or_own(self) -> str:
         """Return the secret that is set, or the one this host keeps for itself."""
         return (
-            self.secret.get_secret_value() if self.secret else secret_key.kept_in(self.data_dir.expanduser())
+            self.secret.get_secret_value()
+            if self.secret
+            else secret_key.load_or_create(self.data_dir.expanduser())
         )
 
     @property
@@ -529,9 +531,9 @@ class Settings(BaseSettings):
         return self.uploads_at_once_mb * 1_000_000
 
     @property
-    def access(self) -> Access:
+    def access(self) -> HuggingFaceConfig:
         """How Hugging Face is asked."""
-        return Access(
+        return HuggingFaceConfig(
             token=self.hf_inference_token.get_secret_value() if self.hf_inference_token else None,
             provider=self.hf_provider,
             endpoint=self.hf_endpoint,

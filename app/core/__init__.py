@@ -1,1 +1,1 @@
-"""What every other package of the service may use: threads, files, logs and the base of its errors."""
+"""Utilities for every other package of the service: threads, files, logging and the base class of errors."""

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Atomic file writes: a file is written completely or not at all."""
 
 import errno
 import os
@@ -6,23 +6,23 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-# A disk without room, a quota that is used up.
+# The disk has no room, or the user's quota is used up.
 FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 FULL = "The disk with {folder} is full. Free some space there, or set {setting} to a folder on another disk."
 
 
 def is_full(error: OSError) -> bool:
-    """Tell whether something could not be written because its disk has no room."""
+    """Return whether a write failed because the disk has no room."""
     return error.errno in FULL_ERRORS
 
 
 def say_full(folder: Path | str, setting: str) -> str:
-    """Say that the disk with `folder` is full, and which `setting` names another."""
+    """Return a message that the disk with `folder` is full, naming the `setting` to change."""
     return FULL.format(folder=folder, setting=setting)
 
 
 def write_whole(target: Path, data: bytes, *, private: bool = False) -> None:
-    """Write a file as `write_stream` does.
+    """Write a file with `write_stream`.
 
     Raises:
         OSError: it cannot be written; nothing is left behind.
@@ -32,13 +32,14 @@ def write_whole(target: Path, data: bytes, *, private: bool = False) -> None:
 
 
 def write_stream(target: Path, chunks: Iterable[bytes], *, private: bool = False) -> None:
-    """Write beside the target, then rename: nobody ever sees half a file. Folders are made as needed.
+    """Write to a temporary file in the same folder and rename it, so that a partial file is never visible.
 
-    What is `private` is for this user alone, folders that are made for it included; else the user's umask counts.
+    Missing folders are created. If `private`, the file and the created folders are accessible to this user only; else
+    the umask applies.
 
     Raises:
         OSError: it cannot be written; nothing is left behind.
-        Exception: what `chunks` raise; nothing is left behind.
+        Exception: any error that `chunks` raises; nothing is left behind.
 
     """
     if private:
@@ -56,32 +57,32 @@ def write_stream(target: Path, chunks: Iterable[bytes], *, private: bool = False
         raise
 
 
-# For files and folders that are their owner's alone.
+# Modes for folders and files that only their owner may access.
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, for this user alone. One that is there stays as it is.
+    """Create a folder and its missing parents, accessible to this user only. An existing folder stays unchanged.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
 
     """
     if folder.is_dir():
         return
     make_private_folder(folder.parent)
     try:
-        # Another thread may be faster.
+        # Another thread may have created it.
         folder.mkdir(PRIVATE_FOLDER, exist_ok=True)
     except FileExistsError:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
 
 
 def make_private_file(file: Path) -> None:
-    """Make an empty file for this user alone, unless there is one.
+    """Create an empty file accessible to this user only, unless the file exists.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
 
     """
     os.close(os.open(file, os.O_WRONLY | os.O_CREAT, PRIVATE_FILE))

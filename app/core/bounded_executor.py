@@ -1,4 +1,4 @@
-"""Threads for one kind of work, with a bounded queue: what strangers can start takes no thread from anything else."""
+"""A thread pool with a bounded queue, so that one kind of client work cannot take the threads of another."""
 
 import asyncio
 import contextvars
@@ -15,20 +15,20 @@ from cutout.inference.errors import Overloaded
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-# Added to a thread's nice value where its work is to give way to the event loop and to pictures.
+# Added to the nice value of low-priority threads, so that the event loop and image processing go first.
 LOW_PRIORITY = 10
 
 
 class BoundedExecutor:
-    """Runs at most `threads` pieces of work at once, and lets at most `waiting` more wait; what is beyond is refused.
+    """Runs at most `threads` calls at once and lets at most `waiting` more wait; further calls are refused.
 
-    Its threads start with the first work, and are the process's: one executor serves all event loops.
+    Its threads start with the first call. They belong to the process, so one executor can serve several event loops.
     """
 
     def __init__(
         self, name: str, threads: int, waiting: int, retry_after: float = 1, *, low_priority: bool = False
     ) -> None:
-        """Prepare `threads`. `retry_after` are the seconds after which refused work may be tried again."""
+        """Create the executor. Refused calls may be tried again after `retry_after` seconds."""
         self.name = name
         self._most = threads + waiting
         self._retry_after = retry_after
@@ -39,11 +39,11 @@ class BoundedExecutor:
     async def run(
         self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result:
-        """Do `work` in one of the threads. If cancelled while it waits, it is never begun.
+        """Call `work` in one of the threads. If cancelled while still waiting, it never starts.
 
         Raises:
-            Overloaded: as many are at work and waiting as may.
-            Exception: what `work` raises.
+            Overloaded: the maximum number of calls is already running and waiting.
+            Exception: any error that `work` raises.
 
         """
         with self._lock:
@@ -58,7 +58,7 @@ class BoundedExecutor:
         except BaseException:
             self._forget()
             raise
-        # Counted until the thread is free again, which is later than a cancelled caller hears of it.
+        # Count the call until its thread is free, which may be later than the moment a cancelled caller returns.
         future.add_done_callback(self._forget)
         return await asyncio.wrap_future(future)
 
@@ -68,6 +68,6 @@ class BoundedExecutor:
 
 
 def _give_way() -> None:
-    # On Linux a thread has a nice value of its own, and the threads that it starts inherit it.
+    # On Linux each thread has its own nice value, and threads that it starts inherit it.
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)

@@ -1,7 +1,7 @@
-"""Structured log lines, with the ids of the request they belong to.
+"""Structured logging; each line carries the ids of the request it belongs to.
 
-No line holds what users sent, what was made of it, or what a database row has: not as a value, not in the words of an
-exception, not in a traceback.
+No line contains what users uploaded, what was made of it, or values of database rows: not as a value, not in the
+message of an exception, not in a traceback.
 """
 
 import logging
@@ -16,21 +16,21 @@ import structlog
 
 from cutout.app.core.printable import CONTROLS, printable
 
-# They tell of each call, and in more detail than is good of what was sent and answered.
+# These loggers report each call, with too much detail about request and response contents.
 NOISY = ("httpx", "httpx2", "httpcore", "httpcore2", "multipart", "python_multipart")
-# PostgreSQL adds the values of the row that it refuses.
+# PostgreSQL adds the values of the refused row in these lines.
 ROW = re.compile(r"^(DETAIL|CONTEXT): .*?(?=\n\[SQL|\n\n|\n(?:HINT|CONTEXT): |\Z)", re.DOTALL | re.MULTILINE)
-# As the words of an exception may repeat them.
+# A bytes literal, as the message of an exception may repeat it.
 BYTES = re.compile(r"""\bb(['"])(?:\\.|(?!\1).){16,}?\1""")
 LONGEST_LINE = 1000
-# Of numbers and the like, whose text is their own.
+# Types whose values are logged unchanged.
 PLAIN = (bool, int, float, type(None))
 
 log = structlog.get_logger()
 
 
 def configure(log_format: Literal["console", "json"]) -> None:
-    """Send every log line, the libraries' included, through one form to stderr."""
+    """Send every log line, including those of libraries, through one format to stderr."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -51,7 +51,7 @@ def configure(log_format: Literal["console", "json"]) -> None:
             without_controls,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(),
-                # The default prints local variables too, and with them what belongs to users.
+                # The default also prints local variables, which may contain users' data.
                 exception_formatter=_print_traceback,
             ),
         ]
@@ -61,9 +61,9 @@ def configure(log_format: Literal["console", "json"]) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    # Its own hook logs the arguments of what is tried again.
+    # Stamina's own hook logs the arguments of the retried call.
     stamina.instrumentation.set_on_retry_hooks([log_retry])
-    # It tells of its own set-up each time the revision is asked for.
+    # Alembic logs its set-up each time the revision is read.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(
@@ -82,7 +82,7 @@ def configure(log_format: Literal["console", "json"]) -> None:
 
 
 def log_retry(details: stamina.instrumentation.RetryDetails) -> None:
-    """Log that something is tried again: its name, how often and when, and the kind of what went wrong."""
+    """Log a retry: its name, count and timing, and the type of the error."""
     log.warning(
         "tried again",
         what=details.name,
@@ -96,14 +96,17 @@ def log_retry(details: stamina.instrumentation.RetryDetails) -> None:
 def without_payloads(
     _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Replace bytes by how many they are, and shorten what is long."""
+    """Log processor that replaces bytes by their length and shortens long text."""
     return {name: value if name == "exc_info" else _harmless(value) for name, value in event.items()}
 
 
 def without_controls(
     _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Write out what would control the terminal. What has several lines keeps them, set in: none looks like a new one."""
+    """Log processor that escapes characters which would control the terminal.
+
+    Event and stack may have several lines; continuation lines are indented so that none looks like a new log line.
+    """
     return {
         name: _in_lines(value) if name in ("event", "stack") else _quoted(value)
         for name, value in event.items()
@@ -111,7 +114,7 @@ def without_controls(
 
 
 class _Quoted:
-    """A text that is shown as Python writes it."""
+    """A string that the console renderer shows as its `repr`."""
 
     def __init__(self, text: str) -> None:
         self._text = text

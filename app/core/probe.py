@@ -1,4 +1,4 @@
-"""Whether something answers, asked on a thread of its own: one that hangs keeps nobody else waiting."""
+"""Health checks that run in their own thread, so that a dependency that hangs blocks nothing else."""
 
 import asyncio
 import threading
@@ -14,29 +14,29 @@ log = structlog.get_logger()
 
 Answer = TypeVar("Answer")
 
-# How soon it is asked again after a failure, where it is not asked sooner anyway.
+# Interval after a failed check, if the normal interval is not shorter.
 AFTER_FAILURE_SECONDS = 5.0
-# How long the end of the process waits for a question.
+# How long the process waits for a running check when it exits.
 STOP_SECONDS = 2.0
 
 
 class NoAnswer(Exception):
-    """What was asked has not answered in time."""
+    """The check did not answer in time."""
 
 
 class Probe(Generic[Answer]):
-    """Asks one question: at intervals, and when somebody wants to know. One question is asked at a time, so that those
-    which hang never pile up. Safe to use from any number of threads.
+    """Runs one check at intervals and on demand. Only one check runs at a time, so that hanging checks never pile up.
+    Thread-safe.
     """
 
     def __init__(self, name: str, ask: Callable[[], Answer], every: timedelta, patience: timedelta) -> None:
-        """Prepare; nothing is asked before `start`.
+        """Prepare the probe; nothing is checked before `start`.
 
         Args:
-            name: of what is asked, for the log.
-            ask: the question; it may raise.
-            every: how often it is asked without anybody's wish.
-            patience: how long an answer may take before what was asked counts as hanging.
+            name: name of the checked dependency, for the log.
+            ask: the check; it may raise.
+            every: the interval between checks that nothing else triggers.
+            patience: how long a check may take before its dependency counts as hanging.
 
         """
         self.name = name
@@ -53,34 +53,34 @@ class Probe(Generic[Answer]):
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start checking."""
         self._over.clear()
         self._thread = threading.Thread(target=self._run, name=f"probe of {self.name}", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask no more."""
+        """Stop checking."""
         self._over.set()
         self._wanted.set()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
 
     def look_soon(self) -> None:
-        """Ask without waiting for the next interval: something that was tried has failed."""
+        """Check now instead of at the next interval, because an operation has just failed."""
         self._wanted.set()
 
     @property
     def hangs(self) -> bool:
-        """Whether the answer to the question that is being asked is late."""
+        """Whether the current check takes longer than `patience`."""
         began = self._began
         return began is not None and time.monotonic() - began > self._patience
 
     def last(self) -> Answer | None:
-        """Return the last answer; None where there is none yet.
+        """Return the result of the last check; None if there is none yet.
 
         Raises:
-            NoAnswer: the next one is late.
-            Exception: what the question raised last.
+            NoAnswer: the current check takes too long.
+            Exception: the error that the last check raised.
 
         """
         if self.hangs:
@@ -89,13 +89,13 @@ class Probe(Generic[Answer]):
         return None if told is None else told.result()
 
     async def fresh(self, seconds: float) -> Answer:
-        """Ask now, and return the answer; one question is for all who want to know meanwhile.
+        """Check now and return the result; callers that arrive in the meantime share one check.
 
-        Where it does not come within `seconds`, the last answer is taken, if that is no older than `patience`.
+        If the result does not come within `seconds`, return the last one, provided it is no older than `patience`.
 
         Raises:
-            NoAnswer: none came in time.
-            Exception: what the question raised.
+            NoAnswer: there was no result in time.
+            Exception: the error that the check raised.
 
         """
         if self.hangs:
@@ -125,7 +125,7 @@ class Probe(Generic[Answer]):
             told: Future[Answer] = Future()
             try:
                 told.set_result(self._ask())
-            except Exception as failure:  # noqa: BLE001 - it is told to who wants to know
+            except Exception as failure:  # noqa: BLE001 - the error is passed on to the callers
                 told.set_exception(failure)
             error = told.exception()
             with self._lock:

@@ -1,4 +1,4 @@
-"""The end of a service: how long each part of it may take, so that all of it is over within 30 s."""
+"""Shutdown times: how long each stage may take, so that the service stops within 30 s."""
 
 import asyncio
 import math
@@ -8,34 +8,34 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StopTimes:
-    """Seconds of each stage, one after the other but for `uploads`, which runs within `answers`."""
+    """Seconds for each stage. The stages follow one another, except `uploads`, which runs during `answers`."""
 
     uploads: float = 3.0
-    """Until uploads that still come are cut."""
+    """Uploads that are still arriving are cut off after this time."""
     answers: float = 9.0
-    """Until photos in work are given up, and answers that are being sent are cut."""
+    """Photos in progress are abandoned, and responses being sent are cut off, after this time."""
     give_back: float = 2.0
-    """For those to give back what was taken for them; then connections are ended."""
+    """Abandoned requests may take this long to release what they hold; then their connections are closed."""
     workers: float = 8.0
-    """Until workers that still have photos in hand are killed; other workers do those photos again."""
+    """Workers that are still processing photos are killed after this time; other workers redo those photos."""
     closing: float = 4.0
-    """For the engine to end."""
+    """Time for the engine to stop."""
     queue: float = 4.0
-    """For the queue to write what it has."""
+    """Time for the queue to write its data."""
 
     @property
     def requests(self) -> float:
-        """Until no request is waited for any more."""
+        """Seconds after which no request is waited for any more."""
         return self.answers + self.give_back + 1.0
 
     @property
     def whole(self) -> float:
-        """Until the process ends, whatever still hangs."""
+        """Seconds after which the process exits, even if something still hangs."""
         return self.requests + self.workers + self.closing + self.queue + 1.0
 
 
-class Stopping(asyncio.Event):
-    """Is set when the service is told to stop, and knows since when."""
+class Shutdown(asyncio.Event):
+    """Event that is set when the service is told to stop; it records the time."""
 
     def __init__(self, times: StopTimes | None = None) -> None:
         super().__init__()
@@ -49,5 +49,5 @@ class Stopping(asyncio.Event):
 
     @property
     def uploads_end(self) -> float:
-        """The moment of the monotonic clock when uploads are cut; infinity while nobody has asked to stop."""
+        """The time on the monotonic clock when uploads are cut off; infinity while no stop is requested."""
         return self._since + self.times.uploads

@@ -1,4 +1,4 @@
-"""Work that blocks, beside the event loop."""
+"""Run blocking work in threads, outside the event loop."""
 
 import asyncio
 import contextvars
@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-# What waits for a storage has threads of its own: one that hangs keeps nobody waiting who only wants the database.
+# Storage calls have their own thread pool, so that a storage that hangs does not block database calls.
 STORAGE_THREADS = 32
 _storage = ThreadPoolExecutor(STORAGE_THREADS, "storage")
 
@@ -19,7 +19,7 @@ _storage = ThreadPoolExecutor(STORAGE_THREADS, "storage")
 async def to_storage_thread(
     work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> Result:
-    """Do `work`, which may wait for a storage, as `asyncio.to_thread` does."""
+    """Call `work`, which may wait for the storage, in a thread, as `asyncio.to_thread` does."""
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(
         _storage, partial(context.run, work, *args, **kwargs)
@@ -29,12 +29,12 @@ async def to_storage_thread(
 async def to_the_end(
     work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> Result:
-    """Do `work` in a thread. Who is cancelled meanwhile waits for its end, so that no database is closed under it."""
+    """Call `work` in a thread. If cancelled, wait for it to finish, so that the database stays open for it."""
     return await finished(asyncio.to_thread(work, *args, **kwargs))
 
 
 async def finished(work: Coroutine[Any, Any, Result]) -> Result:
-    """Do `work`. If cancelled, wait for its end before re-raising."""
+    """Await `work`. If cancelled, wait for it to finish before re-raising."""
     running = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(running)

@@ -1,4 +1,4 @@
-"""The shape of the database: which one this code was written for, which one is there, and the way from one to the other."""
+"""Schema migrations: the revision this code needs, the revision the database has, and the upgrade between them."""
 
 from pathlib import Path
 
@@ -15,14 +15,14 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class SchemaMismatch(OperatorError):
-    """The database has another shape than this code was written for; the message says what to run."""
+    """The database's schema is not the one this code needs; the message says which command to run."""
 
 
 def migrate(database: Database) -> str:
-    """Bring the database to this code's shape, all at once or not at all; return its revision.
+    """Upgrade the database to this code's schema in one transaction; return the new revision.
 
     Raises:
-        SchemaMismatch: it is of a newer version's shape.
+        SchemaMismatch: the database has the schema of a newer version.
 
     """
     if _is_ahead(revision(database)):
@@ -35,10 +35,10 @@ def migrate(database: Database) -> str:
 
 
 def require_current(database: Database) -> None:
-    """Return if the database has this code's shape.
+    """Check that the database has this code's schema.
 
     Raises:
-        SchemaMismatch: it has another, or none.
+        SchemaMismatch: it has another schema, or none.
 
     """
     found = revision(database)
@@ -47,7 +47,7 @@ def require_current(database: Database) -> None:
 
 
 def head() -> str:
-    """Return the revision that this code was written for."""
+    """Return the revision that this code needs."""
     found = ScriptDirectory.from_config(_config()).get_current_head()
     assert found is not None
     return found
@@ -60,7 +60,7 @@ def revision(database: Database) -> str | None:
 
 
 def reachable_revision(database: Database) -> str | None:
-    """Return the database's revision, or None while it does not answer."""
+    """Return the database's revision, or None if the database is empty or does not answer."""
     try:
         return revision(database)
     except OperationalError:

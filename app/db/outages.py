@@ -1,4 +1,4 @@
-"""A database that does not answer: how calls are kept from waiting for it one after the other."""
+"""A circuit breaker for a database that does not answer, so that calls do not wait for it one after another."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from cutout.app.core.errors import ServiceError
 
 log = structlog.get_logger()
 
-# Between two attempts to find out whether a database that hung answers again.
+# Wait this long between two attempts to find out whether a hanging database answers again.
 PAUSE_SECONDS = 1.0
 
 
@@ -24,22 +24,22 @@ class DatabaseUnavailableError(ServiceError):
 
 
 class DatabaseUnavailable(OperationalError):
-    """The database was not asked, or its answer not waited for any longer; `orig` says why."""
+    """The database was not called, or did not answer in time; `orig` holds the reason."""
 
     def __init__(self, reason: BaseException) -> None:
         super().__init__(None, None, reason)
 
 
 class Hangs(Exception):
-    """The database has not answered another call in time."""
+    """The database did not answer an earlier call in time."""
 
     def __init__(self) -> None:
         super().__init__("the database hangs; it is asked again in a moment")
 
 
-class Breaker:
-    """Lets every call through to a database until one was not answered in time; then one at a time finds out whether
-    it answers again, and the others fail at once. Safe to use from any number of threads.
+class DatabaseBreaker:
+    """Circuit breaker: lets all calls through until one times out. From then on one thread at a time tests whether the
+    database answers again, and all other calls fail at once. Thread-safe.
     """
 
     def __init__(self, pause: float = PAUSE_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,14 +52,14 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether the database counts as hanging."""
+        """Whether the database is considered to be hanging."""
         return self._is_open
 
     def admit(self) -> None:
-        """Return if the database may be asked by this thread.
+        """Return if this thread may call the database.
 
         Raises:
-            DatabaseUnavailable: it hangs, and it is not this thread's turn to find out whether it still does.
+            DatabaseUnavailable: the database hangs, and it is not this thread's turn to test whether it still does.
 
         """
         if not self.is_open:
@@ -72,12 +72,12 @@ class Breaker:
             self._trying = threading.get_ident()
 
     def may_connect(self) -> bool:
-        """Tell whether this thread may open a connection now."""
+        """Return whether this thread may open a connection now."""
         with self._lock:
             return not self._is_open or self._trying == threading.get_ident()
 
     def hangs(self) -> None:
-        """Say that the database has not answered in time."""
+        """Record that the database did not answer in time."""
         with self._lock:
             if not self._is_open:
                 log.error("database hangs", detail="calls that need it are refused until it answers again")
@@ -85,7 +85,7 @@ class Breaker:
             self._try_again = self._clock() + self._pause
 
     def leave(self) -> None:
-        """End this thread's turn. Where it has not found out that the database answers, another's comes in a moment."""
+        """End this thread's turn. If the database has not answered by then, another thread may try after the pause."""
         if not self._is_open:
             return
         with self._lock:
@@ -94,7 +94,7 @@ class Breaker:
                 self._try_again = self._clock() + self._pause
 
     def answers(self) -> None:
-        """Say that the database has answered."""
+        """Record that the database answered."""
         if not self._is_open:
             return
         with self._lock:

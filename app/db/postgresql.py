@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL on which nothing is waited for without end.
+"""PostgreSQL connections on which every wait has a timeout.
 
-The server's own limits end what takes too long there; they do nothing where the server itself hangs, or its host is
-gone. So each wait for its answers ends on this side too: the connection is closed then, and what it was asked for counts
-as not done unless the server says otherwise later.
+The server's own limits (`statement_timeout`, `lock_timeout`) do nothing if the server itself hangs or its host is gone.
+So every wait for an answer has a timeout on this side too: the connection is then closed, and the statement counts as
+not done unless the server says otherwise later.
 """
 
 import time
@@ -12,25 +12,25 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.errors import ConnectionTimeout
 
-from cutout.app.db.outages import Breaker, Hangs
+from cutout.app.db.outages import DatabaseBreaker, Hangs
 
 Answer = TypeVar("Answer")
 
-# The server's own limit comes first where it is alive: it frees the locks, and the connection stays usable.
+# Let the server's own limit expire first while the server is alive: it frees the locks and keeps the connection usable.
 LATER_SECONDS = 1.0
-# A host that holds a transaction open and does nothing in it has died, or hangs.
+# A host that leaves a transaction open and idle for this long has died or hangs.
 IDLE_IN_TRANSACTION_SECONDS = 60
 
 
 class NoAnswer(psycopg.OperationalError):
-    """The server has not answered in time."""
+    """The server did not answer in time."""
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """A connection whose waits end. `seconds` is how long each lasts at most; None: as long as it takes."""
+    """A connection on which each wait lasts at most `seconds`; None disables the limit."""
 
     seconds: float | None = None
-    breaker: Breaker | None = None
+    breaker: DatabaseBreaker | None = None
 
     def wait(self, gen: Generator[Any, Any, Answer], *args: Any, **kwargs: Any) -> Answer:
         if self.seconds is None:
@@ -38,7 +38,7 @@ class BoundedConnection(psycopg.Connection[Any]):
         try:
             answer = super().wait(_until(gen, time.monotonic() + self.seconds, self.seconds), *args, **kwargs)
         except NoAnswer:
-            # Whatever comes after all is not waited for: the connection's state is not known any more.
+            # Close the connection: a late answer will not be read, so the connection's state is unknown.
             self.close()
             if self.breaker is not None:
                 self.breaker.hangs()
@@ -49,12 +49,12 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 def _until(gen: Generator[Any, Any, Answer], deadline: float, seconds: float) -> Generator[Any, Any, Answer]:
-    """Pass on what a driver's exchange waits for, until it is over or the deadline has passed without any news."""
+    """Forward the driver's wait generator; raise `NoAnswer` when the deadline passes and nothing is ready."""
     try:
         wanted = next(gen)
         while True:
             ready = yield wanted
-            # News that has come is read first: it may have been this process that was stopped for a while.
+            # Read data that has arrived before checking the deadline: this process itself may have been suspended.
             if not ready and time.monotonic() > deadline:
                 raise NoAnswer(f"the database has not answered in {seconds:g} s (CUTOUT_DATABASE_SECONDS)")
             wanted = gen.send(ready)
@@ -64,7 +64,7 @@ def _until(gen: Generator[Any, Any, Answer], deadline: float, seconds: float) ->
 
 
 def connect_args(query: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Return what a connection is opened with; what the address itself says (`query`) stays as it is."""
+    """Return the arguments for a new connection; options given in the URL (`query`) are left unchanged."""
     milliseconds = round(1000 * seconds)
     limits = {
         "statement_timeout": milliseconds,
@@ -80,14 +80,15 @@ def connect_args(query: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         "options": " ".join(f"-c {name}={value}" for name, value in limits.items()),
     }
     args = {name: value for name, value in wanted.items() if name not in query}
-    # A proxy such as PgBouncer takes no options: "?options=%20" leaves them out; without the blank it would be no option.
+    # A proxy such as PgBouncer accepts no options: "?options=%20" leaves them out. SQLAlchemy drops an
+    # empty value.
     if str(query.get("options", "limits")).strip() == "":
         args["options"] = ""
     return args
 
 
-def connector(seconds: float, breaker: Breaker) -> Callable[..., BoundedConnection]:
-    """Return how SQLAlchemy opens a connection (its event `do_connect`)."""
+def connector(seconds: float, breaker: DatabaseBreaker) -> Callable[..., BoundedConnection]:
+    """Return SQLAlchemy's handler for `do_connect`, which opens a connection."""
 
     def connect(_dialect: Any, _record: Any, args: list[Any], kwargs: dict[str, Any]) -> BoundedConnection:
         if not breaker.may_connect():

@@ -1,4 +1,4 @@
-"""One database, PostgreSQL or SQLite: how it is opened, when what is done in it counts, and how long it is waited for."""
+"""One database, PostgreSQL or SQLite: its engine, its transactions and its timeouts."""
 
 import sqlite3
 import threading
@@ -13,16 +13,16 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from cutout.app.core.atomic_write import say_full
-from cutout.app.db.outages import Breaker, DatabaseUnavailable
+from cutout.app.db.outages import DatabaseBreaker, DatabaseUnavailable
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-# How long an answer is waited for where no setting says otherwise.
+# Timeout for an answer where no setting says otherwise.
 DATABASE_SECONDS = 10.0
-# How long a writer waits for another one's transaction on SQLite, which are all short.
+# How long a writer on SQLite waits for another writer's transaction; all transactions are short.
 LOCK_SECONDS = 30
-# PostgreSQL refuses to write then; on SQLite the transaction takes no lock at its start.
+# With this option PostgreSQL refuses writes; on SQLite the transaction begins without taking the write lock.
 READ_ONLY = "postgresql_readonly"
 
 
@@ -30,32 +30,32 @@ _this_thread = threading.local()
 
 
 def transactions_open() -> int:
-    """Return how many transactions this thread has open, of all databases. It must wait for nothing else meanwhile: not
-    for a queue, a storage or a network.
+    """Return how many transactions this thread has open, over all databases. While one is open, the thread must not
+    wait for anything else, such as a queue, the storage or the network.
     """
     return getattr(_this_thread, "open", 0)
 
 
 class NestedTransaction(RuntimeError):
-    """A thread has opened a transaction inside another one: two connections, where each may wait for the other."""
+    """A thread opened a transaction inside another one. It would hold two connections, which can lead to a deadlock."""
 
 
 class Database:
-    """Opens transactions. Safe to use from any number of threads; a session belongs to one.
+    """Opens transactions. Thread-safe; each session belongs to one thread.
 
-    Whatever it is asked raises within a bounded time where it does not answer: `OperationalError`, of which
-    `DatabaseUnavailable` is one.
+    If the database does not answer, each call raises `OperationalError` (or its subclass `DatabaseUnavailable`) within
+    a bounded time.
     """
 
     def __init__(self, url: str, seconds: float = DATABASE_SECONDS) -> None:
-        """Prepare to connect to `url`, as in "postgresql://…" or "sqlite:///var/cutout.db"; nothing is opened yet.
+        """Prepare to connect to `url`, such as "postgresql://…" or "sqlite:///var/cutout.db"; nothing is opened yet.
 
         Args:
-            url: its address.
-            seconds: how long a statement, a new connection or a free one is waited for; of PostgreSQL.
+            url: the database's URL.
+            seconds: PostgreSQL only: the timeout for a statement, a new connection, and a free one from the pool.
 
         """
-        self.breaker = Breaker()
+        self.breaker = DatabaseBreaker()
         self.engine = _create_engine(url, seconds, self.breaker)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._readers = sessionmaker(
@@ -64,30 +64,31 @@ class Database:
         self._thread = threading.local()
 
     def begin(self) -> AbstractContextManager[Session]:
-        """Open a transaction: committed at the end of the block, rolled back where an exception leaves it.
+        """Open a transaction that is committed at the end of the block and rolled back if the block raises.
 
-        On SQLite it holds the only writer's lock from its start, so that what was read is still so at the commit.
+        On SQLite the transaction holds the write lock from its start, so what it reads does not change before the
+        commit.
 
         Raises:
             OperationalError: the database does not answer, or not in time.
-            NestedTransaction: this thread has a transaction open already.
+            NestedTransaction: this thread already has a transaction open.
 
         """
         return self._transaction(self._sessions)
 
     def read(self) -> AbstractContextManager[Session]:
-        """Open a transaction that only reads: one moment of the database, that waits for no writer and keeps none waiting.
+        """Open a read-only transaction on a snapshot of the database; it neither waits for writers nor blocks them.
 
         Raises:
             OperationalError: the database does not answer, or not in time.
-            NestedTransaction: this thread has a transaction open already.
+            NestedTransaction: this thread already has a transaction open.
 
         """
         return self._transaction(self._readers)
 
     @contextmanager
     def without_limits(self) -> Iterator[Connection]:
-        """Open a transaction whose statements may take as long as they need: a migration's."""
+        """Open a transaction without timeouts, for migrations."""
         with self.engine.connect() as connection:
             driver = connection.connection.dbapi_connection
             is_bounded = hasattr(driver, "seconds")
@@ -103,34 +104,34 @@ class Database:
                 if is_bounded:
                     driver.seconds = seconds  # type: ignore[union-attr]
 
-    def run(
+    def run_in_transaction(
         self,
         work: Callable[Concatenate[Session, Arguments], Result],
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        """Do `work` in a transaction of its own, which is committed when this returns."""
+        """Call `work` in its own transaction, which is committed before this returns."""
         with self.begin() as session:
             return work(session, *args, **kwargs)
 
-    def ask(
+    def run_read_only(
         self,
         question: Callable[Concatenate[Session, Arguments], Result],
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        """Answer `question` in a transaction of its own that only reads."""
+        """Return the result of `question`, called in its own read-only transaction."""
         with self.read() as session:
             return question(session, *args, **kwargs)
 
     def explain(self, error: OperationalError) -> str:
-        """Say for anybody why the database did not do something, and what to do."""
+        """Return a message, safe to show to any client, on why the database failed and what to do."""
         return self.explain_disk(error) or (
             "The database does not answer. Try again in a moment; what was not done is not charged."
         )
 
     def explain_disk(self, error: OperationalError) -> str | None:
-        """Say what to do about the database's disk, where it is full or fails; None where it is not that."""
+        """Return what to do about the database's disk if it is full or fails; None for any other error."""
         orig, url = error.orig, self.engine.url
         name = getattr(orig, "sqlite_errorname", "")
         if name == "SQLITE_FULL":
@@ -164,7 +165,7 @@ class Database:
             self.breaker.leave()
 
 
-def _create_engine(url: str, seconds: float, breaker: Breaker) -> Engine:
+def _create_engine(url: str, seconds: float, breaker: DatabaseBreaker) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         engine = create_engine(parsed, connect_args={"timeout": LOCK_SECONDS}, hide_parameters=True)
@@ -177,7 +178,7 @@ def _create_engine(url: str, seconds: float, breaker: Breaker) -> Engine:
 
     engine = create_engine(
         parsed,
-        # A connection that died with its server is noticed before it is used, not by the request that got it.
+        # Detect a connection that died with its server before it is used, so that no request fails on it.
         pool_pre_ping=True,
         pool_timeout=seconds,
         hide_parameters=True,
@@ -188,7 +189,7 @@ def _create_engine(url: str, seconds: float, breaker: Breaker) -> Engine:
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
-    # The driver's own transactions start as readers and fail as soon as another one writes.
+    # The driver's own transactions start as readers, and fail as soon as another connection writes.
     connection.isolation_level = None
     for pragma in ("journal_mode = WAL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")

@@ -1,4 +1,4 @@
-"""The tables. Their names are the product's; ids are random, times are UTC, money is whole credits."""
+"""The database tables. Ids are random UUIDs, times are UTC, and money is in whole credits."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from cutout.inference.tiers import Tier
 
 
 def now() -> datetime:
-    """Return the time as the tables keep it."""
+    """Return the current time in UTC, as the tables store it."""
     return datetime.now(UTC)
 
 
 class Role(StrEnum):
-    """What a user may do beside his own affairs."""
+    """The role of a user. Admins may also manage other users' accounts and payments."""
 
     USER = "user"
     ADMIN = "admin"
 
 
 class Status(StrEnum):
-    """Of a job or a batch. The last four are final; only a batch is partial."""
+    """The status of a job or a batch. The last four are final; only a batch can be partial."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -52,7 +52,9 @@ class Status(StrEnum):
 
 
 class Movement(StrEnum):
-    """Of credits. A hold is settled by a charge, which moves nothing more, or by a release, which gives it back."""
+    """The kind of a ledger entry. A hold is settled by a charge, which moves no more credits, or by a release, which
+    returns them.
+    """
 
     GRANT = "grant"
     HOLD = "hold"
@@ -61,28 +63,28 @@ class Movement(StrEnum):
 
 
 class PaidBy(StrEnum):
-    """What a removal is paid of: the day's quota of a subscription, or credits."""
+    """What a removal is paid with: the daily quota of a subscription, or credits."""
 
     QUOTA = "quota"
     CREDITS = "credits"
 
 
 class PaymentStatus(StrEnum):
-    """Of a payment: it gives something once it is confirmed, and nothing before."""
+    """The status of a payment. Plans and credits are granted only when it is confirmed."""
 
     PENDING = "pending"
     CONFIRMED = "confirmed"
 
 
 class Channel(StrEnum):
-    """By which a batch's end is told."""
+    """The channel of a batch's notification."""
 
     WEBHOOK = "webhook"
     MAIL = "mail"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A time with its zone, also from SQLite, which knows none."""
+    """A datetime with a time zone, also on SQLite, which does not store one."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -97,12 +99,12 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 def _by_value(kind: type[StrEnum]) -> Enum:
-    """Keep an enumeration as the words that the product's contract has."""
+    """Store an enumeration as its string values."""
     return Enum(kind, native_enum=False, length=16, values_callable=lambda kind: [one.value for one in kind])
 
 
 class Base(DeclarativeBase):
-    """Base of all tables; constraints are named, so that migrations can speak of them."""
+    """Base of all tables. Constraints have names, so that migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={
@@ -122,15 +124,18 @@ class Base(DeclarativeBase):
 
 
 def plain(kind: type[Base]) -> Table:
-    """Return a class's table, for what every removal does: the ORM's upkeep takes three times as long as such a row."""
+    """Return a class's Core table, for rows written at every removal: the ORM's bookkeeping takes three times as long
+    as such a row.
+    """
     return Base.metadata.tables[kind.__tablename__]
 
 
 class User(Base):
-    """Who may call. `subject` is the token's `sub`, or `local:` and the e-mail address of an account kept here.
+    """A user. `subject` is the token's `sub` claim, or `local:` and the e-mail address of a local account.
 
-    `balance` is the sum of the user's ledger rows, kept beside them so that it can be guarded. A user who was deleted
-    remains as `deleted:` and the row's id, disabled and without any name: the ledger and payments point at it.
+    `balance` is the sum of the user's ledger rows, stored here so that a constraint can protect it. The row of a
+    deleted user remains because the ledger and payments refer to it: it is disabled, has no e-mail, and its `subject`
+    is `deleted:` and the row's id.
     """
 
     __tablename__ = "users"
@@ -148,7 +153,7 @@ class User(Base):
 
 
 class ApiKey(Base):
-    """A key of a user's. Only its SHA-256 is kept; `shown` is its beginning, to be recognised by."""
+    """An API key of a user. Only its SHA-256 is stored; `shown` is its beginning, so that the user can recognise it."""
 
     __tablename__ = "api_keys"
 
@@ -162,7 +167,7 @@ class ApiKey(Base):
 
 
 class LedgerEntry(Base):
-    """A movement of credits, never changed. `key` is what it is for, and makes a repetition harmless."""
+    """A movement of credits; rows are never changed. `key` says what the movement is for and makes it idempotent."""
 
     __tablename__ = "credit_ledger"
 
@@ -178,11 +183,12 @@ class LedgerEntry(Base):
 
 
 class Batch(Base):
-    """A batch of photos, each of which is a job. `credits` are held for all, the discount taken off; `charged` is what
-    the pictures cost that were made, once it has ended.
+    """A batch of photos, each of which is a job. `credits` is the amount held for all photos, after the discount;
+    `charged` is the cost of the photos that succeeded, set when the batch has ended.
 
-    Its end is work too, under a lease as the photos' is: `claim` names who has it, and nobody takes it before
-    `lease_until`. `claimed_at` is when photos were last taken from it: the next are the batch's that waited longest.
+    Finishing a batch is also work under a lease: `claim` is the token of the worker that holds it, and no other worker
+    may take it before `lease_until`. `claimed_at` is when a worker last claimed photos of the batch; the batch that has
+    waited longest is served next.
     """
 
     __tablename__ = "background_removal_batches"
@@ -210,13 +216,14 @@ class Batch(Base):
 
 
 class Job(Base):
-    """A removal. `credits` are what it costs, none where the quota of the day in `created_at` pays for it;
-    `lease_until` is when it counts as lost, while it is in work, and before which it is not taken, while it is not.
+    """A removal. `credits` is its cost, or 0 if the quota of the day of `created_at` pays for it. A job in progress
+    counts as lost after `lease_until`; a waiting job is not taken before it.
 
-    `model`, `backend` and `substitute` tell what really served it; `error_code` and `error_detail` why it failed.
+    `model`, `backend` and `substitute` describe what served the job; `error_code` and `error_detail` say why it failed.
 
-    One that a worker does has its `options` here, and its photo in storage. `claim` is the token of the worker that has
-    it, `attempts` how often it was taken. In a batch it has a `position`, from 0, and the `name` of its photo's file.
+    A job for a worker has its `options` here and its photo in the storage. `claim` is the token of the worker that
+    holds the job, and `attempts` is how often the job was claimed. In a batch, a job has a `position`, from 0, and the
+    `name` of its photo's file.
     """
 
     __tablename__ = "background_removal_jobs"
@@ -258,8 +265,8 @@ class Job(Base):
 
 
 class IdempotencyKey(Base):
-    """A caller's name for one request: `fingerprint` tells whether another is the same, the job or the batch what
-    came of it.
+    """An idempotency key of a user. `fingerprint` tells whether another request is the same; `job_id` or `batch_id` is
+    the result of the first request.
     """
 
     __tablename__ = "idempotency_keys"
@@ -278,9 +285,10 @@ class IdempotencyKey(Base):
 
 
 class Delivery(Base):
-    """Word of a batch's end, to a web address or by mail: due at `due_at`, until it is delivered or given up.
+    """A notification that a batch has ended, by webhook or e-mail. It is due at `due_at` until it is delivered or given
+    up.
 
-    `status` is what a web address answered last, `error` why the last attempt was in vain.
+    `status` is the webhook's last status code; `error` says why the last attempt failed.
     """
 
     __tablename__ = "webhook_deliveries"
@@ -298,9 +306,10 @@ class Delivery(Base):
 
 
 class Payment(Base):
-    """What was bought, a month of a plan or credits, and for how much. `payment_id` is the payer's; it buys once.
+    """A payment for a month of a plan or for credits. `payment_id` is chosen by the payer and can be used only once.
 
-    `confirmed_by` is the admin who did, or nobody: then a signature did, or the service gives without payment.
+    `confirmed_by` is the admin who confirmed it. It is None if a signature confirmed it, or if the service does not
+    require payment.
     """
 
     __tablename__ = "background_remover_payments"
@@ -319,15 +328,15 @@ class Payment(Base):
 
 
 class Subscription(Base):
-    """A month of a plan, paid by the payment of the same id. A user's months follow each other without a gap.
+    """One month of a plan, paid by the payment with the same id. A user's months follow each other without a gap.
 
-    `day` is the day of the month on which the first of them began: 31 stands for the last day of a shorter month.
+    `day` is the day of the month on which the first month began; 31 stands for the last day in shorter months.
     """
 
     __tablename__ = "background_remover_subscriptions"
 
     id: Mapped[uuid.UUID] = mapped_column(
-        # Named here: the name by the convention is longer than PostgreSQL's 63 bytes.
+        # The name is explicit because the conventional one is longer than PostgreSQL's limit of 63 bytes.
         ForeignKey("background_remover_payments.id", name="fk_background_remover_subscriptions_id_payments"),
         primary_key=True,
     )
@@ -343,7 +352,7 @@ class Subscription(Base):
 
 
 class SubscriptionUsage(Base):
-    """How many removals a user's plan has paid for on a day (UTC), those in work included."""
+    """Number of removals that a user's plan has paid for on a day (UTC), including those in progress."""
 
     __tablename__ = "background_remover_subscription_usage"
     __table_args__ = (CheckConstraint("professional >= 0 AND professional <= used", name="counts"),)

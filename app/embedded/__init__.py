@@ -1,1 +1,1 @@
-"""The processes that a service on one machine starts beside itself: Valkey and workers."""
+"""The child processes of a single-machine service: Valkey and workers."""

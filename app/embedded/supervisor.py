@@ -1,7 +1,7 @@
-"""What a bare machine gets beside the service: a queue, which is a Valkey from a wheel, and workers.
+"""Supervisor of the child processes of a single-machine service: a queue (Valkey from a wheel) and workers.
 
-Each is a process of its own, started again when it ends. They end with the service, however that goes: each reads from
-a pipe that nobody writes to, and ends when the last holder of the other end is gone.
+Each child is restarted when it ends. Children end with the service, even if it is killed: each reads from a pipe that
+nothing is written to, and ends when the last process that holds the other end is gone.
 """
 
 import asyncio
@@ -27,33 +27,33 @@ from cutout.app.core.errors import OperatorError
 
 log = structlog.get_logger()
 
-# Between two starts of what goes on ending; the first wait again after so long a life.
+# Back-off between restarts of a process that keeps ending; it resets after HEALTHY_SECONDS of running.
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0
 HEALTHY_SECONDS = 60.0
-# Systems cut a socket's path off at 104 or 108 bytes, and redis-py trips over blanks and = in it.
+# Operating systems limit a socket's path to 104 or 108 bytes, and redis-py fails on blanks and "=" in it.
 SOCKET_PATH = re.compile(r"[\w./+-]{1,100}", re.ASCII)
-# Without the folder that the service was started in, where a file may be called worker.py.
+# -P keeps the working directory off sys.path, as it may contain a file called worker.py.
 PYTHON = (sys.executable, "-P", "-m")
 WORKER = (*PYTHON, "cutout.worker", "--lifeline")
 
 
 class NoPlaceForQueue(OperatorError):
-    """The queue's data or its socket cannot be kept where they would be."""
+    """The queue's data or its socket cannot be placed in the configured folder."""
 
 
-class Embedded:
-    """The queue and the workers of one service, as its settings ask for."""
+class EmbeddedProcesses:
+    """The queue and the workers of one service, according to its settings."""
 
     def __init__(self, settings: Settings, worker: Sequence[str] = WORKER) -> None:
-        """Prepare; nothing is started yet. `worker` is the command of one.
+        """Prepare without starting anything. `worker` is the command of one worker.
 
         Raises:
-            NoPlaceForQueue: its folder cannot be made, or somebody else has the place of its socket.
+            NoPlaceForQueue: the queue's folder cannot be created, or another user owns the folder of its socket.
 
         """
         self._settings = settings
         self._worker = worker
-        self._running_workers: list[Supervised] = []
+        self._running_workers: list[SupervisedProcess] = []
         self._folder = settings.data_dir.expanduser().resolve() / "valkey"
         self._socket: Path | None = None
         if settings.redis_url is not None:
@@ -69,12 +69,12 @@ class Embedded:
             self.queue_url = f"unix://{quote(str(self._socket))}"
         else:
             self.queue_url = None
-        # Of the service's own life, and of all who need the queue.
-        self._life, self._need = Lifeline(), Lifeline()
+        # `_life` ends with the service; `_need` ends with the last process that needs the queue.
+        self._life, self._need = ParentWatch(), ParentWatch()
 
     @asynccontextmanager
     async def queue(self, stop_seconds: float) -> AsyncIterator[None]:
-        """Run the queue, if it is not another's, until the end of the block; it is killed if that takes longer."""
+        """Run the queue during the block, unless REDIS_URL names one. Kill it if stopping takes over `stop_seconds`."""
         if self._socket is None:
             yield
             return
@@ -85,16 +85,16 @@ class Embedded:
             str(self._socket),
             self._settings.log_format,
         )
-        keeper = Supervised("Valkey", command, os.environ, self._need.end)
+        keeper = SupervisedProcess("Valkey", command, os.environ, self._need.end)
         async with _running([keeper], stop_seconds):
             yield
 
     @asynccontextmanager
     async def workers(self, finish_seconds: float) -> AsyncIterator[None]:
-        """Run the workers until the end of the block; those that need longer for the photos in hand are killed."""
+        """Run the workers during the block. Kill those that take over `finish_seconds` to finish current photos."""
         environment = {**os.environ, **self._own_settings()}
         workers = [
-            Supervised("worker", self._worker, environment, self._life.end, self._need.held)
+            SupervisedProcess("worker", self._worker, environment, self._life.end, self._need.held)
             for _ in range(self._settings.workers_here)
         ]
         self._running_workers = workers
@@ -102,19 +102,19 @@ class Embedded:
             yield
 
     def ask_workers_to_stop(self) -> None:
-        """Have the workers stop now, before the end of their block."""
+        """Ask the workers to stop now, before the end of their block."""
         for worker in self._running_workers:
             worker.ask_to_stop()
 
     def _own_settings(self) -> dict[str, str]:
-        """Return what a worker cannot know from the environment: what the command line said, and the queue."""
+        """Return settings that a worker cannot get from the environment: command-line options and the queue's URL."""
         said = {name: getattr(self._settings, name) for name in ("host", "port", "device")}
         own = {environment_name(name): str(value) for name, value in said.items()}
         return own | ({} if self.queue_url is None else {REDIS_URL: self.queue_url})
 
 
-class Lifeline:
-    """A pipe that says nothing but that somebody is there: `end` is read, and ends with the last who has `held`."""
+class ParentWatch:
+    """A pipe that signals process death: `end` reaches EOF when the last process that holds `held` is gone."""
 
     def __init__(self) -> None:
         self.end, self.held = os.pipe()
@@ -124,8 +124,8 @@ class Lifeline:
         os.close(self.held)
 
 
-class Supervised:
-    """A process that is started again when it ends by itself: at first at once, then ever later while it goes on so."""
+class SupervisedProcess:
+    """A process that is restarted when it ends by itself, with an exponential back-off."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Supervised:
         lifeline: int,
         holds: int | None = None,
     ) -> None:
-        """Prepare it. `lifeline` becomes its stdin; what it `holds` is open in it, too."""
+        """Prepare the process. `lifeline` becomes its stdin; the file descriptor `holds` stays open in it."""
         self._name = name
         self._command = command
         self._environment = environment
@@ -147,18 +147,18 @@ class Supervised:
         self._thread = threading.Thread(target=self._run, name=f"supervisor of {name}", daemon=True)
 
     def start(self) -> None:
-        """Start it, and go on watching."""
+        """Start the process and supervise it on a thread."""
         self._thread.start()
 
     def ask_to_stop(self) -> None:
-        """Send it SIGTERM, and start it no more."""
+        """Send SIGTERM and do not restart the process any more."""
         with self._lock:
             self._over.set()
             if self._process is not None:
                 self._process.terminate()
 
     def wait(self, seconds: float) -> None:
-        """Return once it has ended; after so many seconds it is killed."""
+        """Wait until the process has ended; kill it after this many seconds."""
         self._thread.join(seconds)
         if self._thread.is_alive() and self._process is not None:
             log.warning(f"{self._name} killed", detail=f"it did not end within {seconds:.0f} s")
@@ -179,7 +179,7 @@ class Supervised:
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
     def _live(self) -> dict[str, object]:
-        """Run it once, and say how it ended."""
+        """Run the process once and return how it ended."""
         try:
             with self._lock:
                 if self._over.is_set():
@@ -189,7 +189,7 @@ class Supervised:
                     env=self._environment,
                     stdin=self._lifeline,
                     pass_fds=self._holds,
-                    # Ctrl+C is for the service, which stops it in its turn.
+                    # Ctrl+C must reach only the service, which then stops its children in order.
                     process_group=0,
                 )
         except OSError as error:
@@ -198,7 +198,7 @@ class Supervised:
 
 
 @asynccontextmanager
-async def _running(all_of: Sequence[Supervised], patience: float) -> AsyncIterator[None]:
+async def _running(all_of: Sequence[SupervisedProcess], patience: float) -> AsyncIterator[None]:
     for one in all_of:
         one.start()
     try:
@@ -212,10 +212,10 @@ async def _running(all_of: Sequence[Supervised], patience: float) -> AsyncIterat
 
 
 def socket_path(folder: Path) -> Path:
-    """Return where the socket of the queue in `folder` is: there, or where its path is a plain and short one.
+    """Return the path of the queue's socket: in `folder`, or in the temporary folder if that path is unsuitable.
 
     Raises:
-        NoPlaceForQueue: somebody else has that place.
+        NoPlaceForQueue: the temporary folder of the socket belongs to another user or is open to others.
 
     """
     socket = folder / "socket"

@@ -1,8 +1,8 @@
-"""`python -m cutout.app.embedded.valkey FOLDER SOCKET LOG_FORMAT`: keeps a Valkey going, for this machine alone, while stdin is open.
+"""`python -m cutout.app.embedded.valkey FOLDER SOCKET LOG_FORMAT`: keep a local Valkey running while stdin is open.
 
-The other end of stdin is held by all who need the queue to the last: when they are gone, however they went, Valkey is
-stopped. A folder has one keeper at a time, by a lock. Another one waits, since the Valkey that is there serves all; it
-takes over where its keeper was killed.
+All processes that need the queue hold the other end of stdin. When they are all gone, even if killed, Valkey is
+stopped. A lock ensures that each folder has one keeper at a time. Another keeper waits, because the running Valkey
+serves all; it takes over if the first keeper was killed.
 """
 
 import fcntl
@@ -27,12 +27,12 @@ log = structlog.get_logger()
 LOOK_EVERY_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 30.0
 START_SECONDS = 10.0
-# How long one that stops may take to write what it has, before it is killed.
+# How long a stopping Valkey may take to write its data before it is killed.
 STOP_SECONDS = 3.0
 
 
 def main(folder: Path, address: Path, log_format: Literal["console", "json"]) -> None:
-    """Keep a Valkey until stdin ends, or SIGTERM comes."""
+    """Keep a Valkey running until stdin ends or SIGTERM arrives."""
     log_config.configure(log_format)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     wait, server, is_ours = LOOK_EVERY_SECONDS, None, False
@@ -54,7 +54,7 @@ def main(folder: Path, address: Path, log_format: Literal["console", "json"]) ->
 
 
 def start(folder: Path, address: Path) -> subprocess.Popen[bytes] | None:
-    """Start a Valkey and return once it answers; None where it does not, which is logged."""
+    """Start a Valkey and wait until it answers; if it does not, log why and return None."""
     address.unlink(missing_ok=True)
     told = folder / "valkey.log"
     try:
@@ -63,7 +63,7 @@ def start(folder: Path, address: Path) -> subprocess.Popen[bytes] | None:
                 [
                     str(get_binary_path()),
                     *("--port", "0", "--unixsocket", str(address), "--unixsocketperm", "700"),
-                    # What is rung here is little, and shall be there whatever happens next.
+                    # There is little data, so every write is synced to disk and survives a crash.
                     *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -85,7 +85,7 @@ def start(folder: Path, address: Path) -> subprocess.Popen[bytes] | None:
 
 
 def stop(server: subprocess.Popen[bytes] | None, address: Path) -> None:
-    """Stop a Valkey, which keeps what it has; one that another keeper had started is told so."""
+    """Stop a Valkey, which keeps its data. One that another keeper started gets a SHUTDOWN command over the socket."""
     if server is None:
         _send(address, b"SHUTDOWN\r\n")
         return
@@ -98,12 +98,12 @@ def stop(server: subprocess.Popen[bytes] | None, address: Path) -> None:
 
 
 def listens(address: Path) -> bool:
-    """Tell whether there is a Valkey; one that is too busy to answer is there, too."""
+    """Tell whether a Valkey listens on the socket, even if it is too busy to answer."""
     return _send(address, b"")
 
 
 def answers(address: Path) -> bool:
-    """Tell whether a Valkey is ready. One that cannot read its data listens, too, for a moment."""
+    """Tell whether a Valkey answers a PING. One that cannot read its data also listens, for a moment."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1.0)
         try:

@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import Depends
 
 from cutout.app.config.settings import Settings
-from cutout.app.core.shutdown import Stopping
+from cutout.app.core.shutdown import Shutdown
 from cutout.app.db.session import Database
 from cutout.app.http.openapi import raises
 from cutout.app.http.state import provided
-from cutout.app.net.image_fetcher import Fetcher
+from cutout.app.net.image_fetcher import ImageFetcher
 from cutout.app.observability.metrics import Metrics
 from cutout.app.ratelimit.limits import RateLimited, RateLimits
 from cutout.app.storage.base import Storage, StorageError
@@ -18,7 +18,7 @@ SettingsDep = Annotated[Settings, Depends(provided(Settings))]
 DatabaseDep = Annotated[Database, Depends(provided(Database))]
 StorageDep = Annotated[Storage, Depends(raises(StorageError)(provided(Storage)))]
 RateLimitsDep = Annotated[RateLimits, Depends(raises(RateLimited)(provided(RateLimits)))]
-FetcherDep = Annotated[Fetcher, Depends(provided(Fetcher))]
+ImageFetcherDep = Annotated[ImageFetcher, Depends(provided(ImageFetcher))]
 MetricsDep = Annotated[Metrics, Depends(provided(Metrics))]
 # Set when the server is told to stop, so that responses without an end of their own end then.
-StoppingDep = Annotated[Stopping, Depends(provided(Stopping))]
+ShutdownDep = Annotated[Shutdown, Depends(provided(Shutdown))]

@@ -11,7 +11,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OTHER = "other"
 
 
-class Measure:
+class MetricsMiddleware:
     """Tell the metrics how each request ended, and after how long."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

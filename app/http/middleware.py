@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cutout.app.config.settings import is_loopback
 from cutout.app.core.errors import ForbiddenError, ServiceError
-from cutout.app.core.shutdown import Stopping
+from cutout.app.core.shutdown import Shutdown
 from cutout.app.http.problem_details import (
     body_too_large,
     body_too_slow,
@@ -91,7 +91,7 @@ class BrowserHeaders:
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
-class Unexpected:
+class UnexpectedErrors:
     """Answer errors that no handler knows, as near to the routes as can be.
 
     Starlette would do so outside all that an answer passes: a page of another origin could not read it.
@@ -182,13 +182,13 @@ class BodyTime:
     """Give each body a time to come in: `seconds` for every `bytes_each` of it, and for what is less."""
 
     def __init__(
-        self, app: ASGIApp, seconds: float, bytes_each: int, stopping: Stopping | None = None
+        self, app: ASGIApp, seconds: float, bytes_each: int, stopping: Shutdown | None = None
     ) -> None:
         """Wrap `app`. Once the service is `stopping`, bodies have only the time that it gives them."""
         self.app = app
         self.seconds = seconds
         self.bytes_each = bytes_each
-        self.stopping = stopping or Stopping()
+        self.stopping = stopping or Shutdown()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -220,10 +220,10 @@ class BodyTime:
         await self.app(scope, receive_in_time, send)
 
 
-class CutOff:
+class ShutdownMiddleware:
     """Answer those requests that are cancelled because the service is being stopped."""
 
-    def __init__(self, app: ASGIApp, stopping: Stopping) -> None:
+    def __init__(self, app: ASGIApp, stopping: Shutdown) -> None:
         self.app = app
         self.stopping = stopping
 

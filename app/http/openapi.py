@@ -65,7 +65,7 @@ def raises(*kinds: type[ServiceError]) -> Callable[[Dependency], Dependency]:
     return mark
 
 
-def tells(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+def error_responses(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """Describe the responses of these errors, as an endpoint's `responses`."""
     answers: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
@@ -88,7 +88,7 @@ def describe(service: FastAPI, everywhere: Iterable[type[ServiceError]]) -> None
             described = plain()
             for route in iter_route_contexts(service.routes):
                 if isinstance(route.original_route, APIRoute) and route.original_route.include_in_schema:
-                    told = tells(*everywhere, *_told_by(route.original_route))
+                    told = error_responses(*everywhere, *_told_by(route.original_route))
                     for method in route.methods or ():
                         responses = described["paths"][route.path][method.lower()]["responses"]
                         _add(responses, told)

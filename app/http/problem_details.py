@@ -139,7 +139,7 @@ def install(app: FastAPI) -> None:
 
     async def handle_unexpected(request: Request, error: Exception) -> JSONResponse:
         # Starlette handles these outside all middleware, so the headers have to be added here. The middleware
-        # `Unexpected` handles what an endpoint raises before that.
+        # `UnexpectedErrors` handles what an endpoint raises before that.
         answer = await handle(request, error)
         answer.headers.update(OF_EVERY_ANSWER | {"X-Request-Id": request.state.request_id})
         return answer

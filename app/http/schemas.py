@@ -26,7 +26,7 @@ def _in_utc(time: datetime) -> datetime:
 
 
 # As a caller writes one.
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+UtcTime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Body(Schema):

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from cutout.app.config.settings import Settings
-from cutout.app.core.shutdown import Stopping, StopTimes
+from cutout.app.core.shutdown import Shutdown, StopTimes
 from cutout.app.http.problem_details import not_http
 from cutout.app.http.state import state_of
 
@@ -35,13 +35,13 @@ def server_of(
         service,
         host=settings.host,
         port=settings.port,
-        http=Patient,
+        http=TimedHttpProtocol,
         ws="none",
         log_config=None,
         # It would believe whoever calls from 127.0.0.1; the service has its own setting.
         proxy_headers=False,
     )
-    return Server(config, state_of(service).get(Stopping), last_resort)
+    return Server(config, state_of(service).get(Shutdown), last_resort)
 
 
 def allow_many_connections() -> None:
@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
     """Waits at its end for answers that are on their way, and for each part of it no longer than `stopping` says."""
 
     def __init__(
-        self, config: uvicorn.Config, stopping: Stopping, last_resort: Callable[[], None] | None
+        self, config: uvicorn.Config, stopping: Shutdown, last_resort: Callable[[], None] | None
     ) -> None:
         super().__init__(config)
         self._stopping = stopping
@@ -105,7 +105,7 @@ class Server(uvicorn.Server):
             connection.transport.abort()
 
 
-class Patient(HttpToolsProtocol):
+class TimedHttpProtocol(HttpToolsProtocol):
     """One connection. A body's own time and size are the service's to bound, and so is a request's work."""
 
     # From the connection, or a request's first byte, to the end of its headers.

@@ -27,7 +27,7 @@ TRY_AGAIN_SECONDS = 1.0
 STOP_SECONDS = 5.0
 
 
-class Leases:
+class LeaseRenewer:
     """What is held now, and what is to be ended. Safe to use from any number of threads."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Leases:
         with self._lock:
             to_end = dict(self._to_end)
         for job_id, (code, detail) in to_end.items():
-            if database.run(completion.fail, job_id, code, detail):
+            if database.run_in_transaction(completion.fail, job_id, code, detail):
                 log.info("given back", job=str(job_id), code=code)
             with self._lock:
                 del self._to_end[job_id]
@@ -81,7 +81,7 @@ class Leases:
 
 @contextmanager
 def renewing(
-    leases: Leases, database: Database, lease: timedelta, clock: Callable[[], datetime] = now
+    leases: LeaseRenewer, database: Database, lease: timedelta, clock: Callable[[], datetime] = now
 ) -> Iterator[None]:
     """Until the end of the block, renew leases on a thread of its own: work on all others keeps none waiting."""
     over = threading.Event()

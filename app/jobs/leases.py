@@ -124,7 +124,7 @@ def claim_ending(session: Session, lease: timedelta, at: datetime) -> tuple[uuid
     return token, batch
 
 
-def something_waits(session: Session, line: Line, at: datetime) -> bool:
+def has_waiting_work(session: Session, line: Line, at: datetime) -> bool:
     """Tell whether a worker would find something to claim."""
     in_line = Job.batch_id.is_(None) if line is Line.INTERACTIVE else Job.batch_id.is_not(None)
     if session.scalar(select(exists().where(in_line, *_free(at)))):
@@ -160,7 +160,7 @@ def holds(session: Session, job_id: uuid.UUID, token: uuid.UUID) -> bool:
     return bool(session.scalar(select(mine)))
 
 
-def let_go(
+def release_photos(
     session: Session,
     token: uuid.UUID,
     job_ids: Sequence[uuid.UUID],
@@ -183,7 +183,7 @@ def let_go(
     session.execute(update(Job).where(*mine).values(given_back))
 
 
-def free_lost(session: Session, at: datetime) -> int:
+def release_expired(session: Session, at: datetime) -> int:
     """Free the photos whose worker counts as lost; those that lost `MOST_ATTEMPTS` of them fail. Return how many."""
     lost = session.execute(
         select(Job.id, Job.claim)
@@ -192,7 +192,7 @@ def free_lost(session: Session, at: datetime) -> int:
     ).all()
     for job_id, token in lost:
         assert token is not None
-        let_go(session, token, [job_id], tried=True)
+        release_photos(session, token, [job_id], tried=True)
     return len(lost)
 
 

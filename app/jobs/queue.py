@@ -115,7 +115,7 @@ class Queue:
         assert self.connection is not None
         self.connection.set(PROBE, "", ex=ALIVE_SECONDS)
 
-    def ring(self, line: Line) -> bool:
+    def notify_workers(self, line: Line) -> bool:
         """Tell the workers of this line that something waits; False if that cannot be, and has to be done later."""
         if self.connection is None:
             return False

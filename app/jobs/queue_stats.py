@@ -27,7 +27,7 @@ class Waiting:
     batches: int
 
 
-class Backlog:
+class QueueStats:
     """Looks at the queue and at what waits. Safe to use from any number of threads."""
 
     def __init__(self, database: Database, queue_url: str | None) -> None:
@@ -47,7 +47,7 @@ class Backlog:
             OperationalError: the database does not answer.
 
         """
-        return self._database.ask(_count)
+        return self._database.run_read_only(_count)
 
     def workers(self) -> list[WorkerInfo] | None:
         """Return the workers that are alive; None where the queue does not answer."""

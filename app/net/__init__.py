@@ -1,1 +1,1 @@
-"""Outgoing HTTP to addresses that strangers name."""
+"""Calls to URLs that clients supply, protected against SSRF."""

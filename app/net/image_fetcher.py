@@ -1,4 +1,4 @@
-"""A photo from a web address instead of an upload: as large as an upload may be, and within a time."""
+"""Fetch photos from URLs, with the size limit of an upload and a timeout."""
 
 import asyncio
 import ssl
@@ -9,7 +9,7 @@ import httpx2
 import structlog
 
 from cutout.app.core.errors import ImageTooLargeError, InvalidInputError
-from cutout.app.net.safe_http import Outside, read_body
+from cutout.app.net.safe_http import SafeHttpClient, read_body
 from cutout.app.net.url_policy import NotAllowed
 from cutout.inference.errors import Overloaded
 
@@ -17,39 +17,39 @@ log = structlog.get_logger()
 
 MOST_REDIRECTS = 5
 REDIRECTS = {301, 302, 303, 307, 308}
-# Each may hold as much memory as the largest upload, and a slow server holds it for as long as it may take.
+# Each fetch may hold as much memory as the largest upload, and a slow server holds it until the timeout.
 MOST_AT_ONCE = 32
-# Packed content is not asked for and not taken: unpacked it may be a thousand times as large.
+# Compressed content is neither requested nor accepted: decompressed, it may be a thousand times as large.
 HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity"}
 
 
 class NotFetched(InvalidInputError):
-    """A photo cannot be had from its web address; the message says why, and what to do."""
+    """A photo could not be fetched from its URL; the message says why and what to do."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"imageUrl: {reason} Check the address, or upload the photo as a file.")
 
 
 class FetchedTooLarge(ImageTooLargeError):
-    """A photo at a web address is larger than an upload may be."""
+    """A photo at a URL is larger than an upload may be."""
 
 
-class Fetcher:
-    """Fetches photos of at most `limit_bytes`, each within `seconds`, redirects and all."""
+class ImageFetcher:
+    """Fetches photos of at most `limit_bytes`, each within `seconds` including redirects."""
 
-    def __init__(self, outside: Outside, limit_bytes: int, seconds: float) -> None:
-        self._outside = outside
+    def __init__(self, http_client: SafeHttpClient, limit_bytes: int, seconds: float) -> None:
+        self._http_client = http_client
         self._limit_bytes = limit_bytes
         self._seconds = seconds
         self._running = 0
 
     async def fetch(self, url: str) -> bytes:
-        """Return what is at a web address.
+        """Return the content at a URL.
 
         Raises:
-            NotFetched: it is not allowed, not there, too slow, or not given as it should be.
-            FetchedTooLarge: it has too many bytes.
-            Overloaded: as many are being fetched as may.
+            NotFetched: the URL is not allowed, not found, too slow, or its response is not acceptable.
+            FetchedTooLarge: the content has too many bytes.
+            Overloaded: the maximum number of fetches is already running.
 
         """
         if self._running >= MOST_AT_ONCE:
@@ -73,21 +73,21 @@ class Fetcher:
             self._running -= 1
 
     async def _follow(self, url: str) -> bytes:
-        at = self._outside.destinations.read(url)
+        at = self._http_client.destinations.read(url)
         for _ in range(1 + MOST_REDIRECTS):
             found = await self._get(at)
             if isinstance(found, bytes):
                 return found
-            onwards = self._outside.destinations.read(found, base=at)
-            # Who gave https wants no one on the way to exchange the photo.
+            onwards = self._http_client.destinations.read(found, base=at)
+            # A client that gave an https URL relies on TLS, so never fall back to plain http.
             if at.scheme == "https" and onwards.scheme != "https":
                 raise NotFetched("The server sends on from https to http.")
             at = onwards
         raise NotFetched(f"The server sends on more than {MOST_REDIRECTS} times.")
 
     async def _get(self, url: httpx2.URL) -> bytes | str:
-        """Return what is there, or where else it is said to be."""
-        async with self._outside.call("GET", url, HEADERS) as answer:
+        """Return the content, or the location of a redirect."""
+        async with self._http_client.call("GET", url, HEADERS) as answer:
             headers = {name.lower(): value.decode("utf-8", "replace") for name, value in answer.headers}
             if answer.status in REDIRECTS and b"location" in headers:
                 return headers[b"location"]
@@ -95,7 +95,7 @@ class Fetcher:
                 raise NotFetched(f"The server answers {answer.status} instead of 200.")
             if headers.get(b"content-encoding", "identity").strip().lower() != "identity":
                 raise NotFetched("The server packs the photo although it was asked not to.")
-            # A number, or httpcore2 would not have taken the answer.
+            # Always a number: httpcore2 rejects a response with any other content length.
             if int(headers.get(b"content-length", 0)) > self._limit_bytes:
                 raise self._too_large()
             data = bytearray()

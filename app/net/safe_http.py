@@ -1,5 +1,7 @@
-"""HTTP calls to web addresses that strangers name. What httpcore2 does not do cannot be turned against us: it follows no
-redirect, knows no proxy, cookie or password, and decodes no content.
+"""HTTP calls to URLs that untrusted clients supply.
+
+httpcore2 is used directly because it follows no redirects, uses no proxies, cookies or passwords, and decodes no
+content.
 """
 
 import asyncio
@@ -13,19 +15,20 @@ import httpcore2
 import httpx2
 
 from cutout import __version__
-from cutout.app.net.url_policy import Destinations
+from cutout.app.net.url_policy import UrlPolicy
 
-# For one of a host's addresses; then the next one is tried.
+# Timeout for one of a host's addresses; then the next address is tried.
 CONNECT_SECONDS = 5.0
-# Limits on everything that comes before the body: interim responses (1xx), status line and headers.
+# Limits on everything before the body: interim responses (1xx), status line and headers.
 LARGEST_HEAD_BYTES = 32 * 1024
 MOST_HEAD_LINES = 256
 MOST_INTERIM_RESPONSES = 8
-# h11 parses what one read returned without giving way to other tasks, so a head is read in small pieces.
+# h11 parses everything that one read returns without yielding to other tasks, so a head is read in small pieces.
 HEAD_PIECE_BYTES = 2048
-# A body's pieces are handed on without waiting where they have been received already; after so many, others get their turn.
+# Pieces of a body that were already received come without any wait; yield to other tasks after this many.
 PIECES_PER_TURN = 64
-# Chunks of a few bytes each cost far more time than their bytes do: on average a piece has so many, after the first ones.
+# Chunks of a few bytes cost far more time than their size suggests. After FIRST_PIECES pieces, the average size of a
+# piece must be at least this many bytes.
 SMALLEST_AVERAGE_PIECE = 64
 FIRST_PIECES = 1000
 USER_AGENT = f"Cutout/{__version__}"
@@ -33,14 +36,14 @@ USER_AGENT = f"Cutout/{__version__}"
 
 @cache
 def default_tls() -> ssl.SSLContext:
-    """Return the certificates that count on this host; reading them takes a while, so that it is done once."""
+    """Return the system's trusted certificates. Reading them is slow, so they are cached."""
     return httpcore2.default_ssl_context()
 
 
-class Outside:
-    """Calls strangers' web addresses, where `destinations` allows it. `tls` says whose certificates count."""
+class SafeHttpClient:
+    """Calls untrusted URLs where `destinations` allows it. `tls` sets the trusted certificates."""
 
-    def __init__(self, destinations: Destinations, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, destinations: UrlPolicy, tls: ssl.SSLContext | None = None) -> None:
         self.destinations = destinations
         self._tls = tls
 
@@ -48,13 +51,13 @@ class Outside:
     async def call(
         self, method: str, url: httpx2.URL, headers: Mapping[str, str], content: bytes | None = None
     ) -> AsyncIterator[httpcore2.Response]:
-        """Send one request on a connection of its own; the answer's body is there to be streamed. No redirect is followed.
+        """Send one request on a new connection; the response body can be streamed. Redirects are not followed.
 
-        How long it may take is the caller's to bound, as with `asyncio.timeout`.
+        The caller must set a time limit, for example with `asyncio.timeout`.
 
         Raises:
             NotAllowed: the host cannot be found, or may not be called.
-            httpcore2's errors, OSError: it does not answer, or not properly; also where its head passes the limits above.
+            httpcore2's errors, OSError: it does not answer, or not properly; also if its head exceeds the limits above.
 
         """
         head = _HeadLimits()
@@ -76,10 +79,10 @@ class Outside:
 
 
 async def read_body(answer: httpcore2.Response) -> AsyncGenerator[bytes, None]:
-    """Yield a body in pieces as they come, and let other tasks run in between.
+    """Yield a body in pieces as they arrive, and let other tasks run in between.
 
     Raises:
-        RemoteProtocolError: the pieces are too small for what they cost.
+        RemoteProtocolError: the pieces are too small on average.
 
     """
     pieces = received = 0
@@ -95,7 +98,7 @@ async def read_body(answer: httpcore2.Response) -> AsyncGenerator[bytes, None]:
 
 
 class _HeadLimits:
-    """Counts what has been received before the final response's head is complete."""
+    """Counts what has been received before the head of the final response is complete."""
 
     def __init__(self) -> None:
         self.is_complete = False
@@ -111,7 +114,7 @@ class _HeadLimits:
         if (
             len(self._received) > LARGEST_HEAD_BYTES
             or self._received.count(b"\n") > MOST_HEAD_LINES
-            # No header's name can begin like this, so each is a status line.
+            # No header name can begin with this, so each match is a status line.
             or self._received.count(b"\nHTTP/") > MOST_INTERIM_RESPONSES
         ):
             raise httpcore2.RemoteProtocolError("too much comes before the answer's head is complete")
@@ -121,14 +124,14 @@ class _HeadLimits:
 
 
 class _LimitedStream(httpcore2.AsyncNetworkStream):
-    """A connection on which an answer's head is limited."""
+    """A network stream that limits the size of a response's head."""
 
     def __init__(self, stream: httpcore2.AsyncNetworkStream, head: _HeadLimits) -> None:
         self._stream = stream
         self._head = head
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        # What TLS has decrypted already is returned without any wait.
+        # Yield to other tasks: data that TLS has already decrypted is returned without any wait.
         await asyncio.sleep(0)
         if self._head.is_complete:
             return await self._stream.read(max_bytes, timeout)
@@ -157,9 +160,9 @@ class _LimitedStream(httpcore2.AsyncNetworkStream):
 
 
 class _Checked(httpcore2.AsyncNetworkBackend):
-    """Connects to the addresses that were checked. TLS, above it, goes on speaking to the host by its name."""
+    """Connects only to the checked addresses. TLS, one layer above, still verifies the host by its name."""
 
-    def __init__(self, destinations: Destinations, head: _HeadLimits) -> None:
+    def __init__(self, destinations: UrlPolicy, head: _HeadLimits) -> None:
         self._destinations = destinations
         self._head = head
         self._network = httpcore2.AnyIOBackend()

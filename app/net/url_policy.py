@@ -1,8 +1,9 @@
-"""Where the service may call because a stranger says so: public addresses, and the networks that its owner allows.
+"""SSRF protection: which URLs the service may call for a client.
 
-A service that fetches what it is told to is a door into the network it stands in: to databases, to routers, to the
-cloud's metadata with the host's own keys. So a web address is read strictly, its host is looked up here, and all that
-it leads to has to be public. Whoever connects, connects to what came out of here, and never looks the name up again.
+A service that fetches URLs from clients gives them a way into its own network: to databases, routers and the cloud's
+metadata service with the host's credentials. So a URL is parsed strictly, its host is looked up here, and all of its
+addresses must be public or in a network that the operator allows. Code that connects must use the addresses returned
+here and must not look the name up again.
 """
 
 import asyncio
@@ -19,9 +20,9 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
 
-# All of IPv6 that is routed at all. What stands for an IPv4 address (mapped, compatible, translated, NAT64) lies outside.
+# All globally routed IPv6. Addresses that embed an IPv4 address (mapped, compatible, translated, NAT64) lie outside.
 IPV6_UNICAST = ip_network("2000::/3")
-# Within what Python's ipaddress calls global, which differs between its releases.
+# Networks to refuse although Python's ipaddress may call them global, which differs between its releases.
 NOT_PUBLIC = [
     ip_network(network)
     for network in (
@@ -36,23 +37,23 @@ NOT_PUBLIC = [
 LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 HOST_NAME = re.compile(rf"{LABEL}(?:\.{LABEL})*")
 LONGEST_HOST_NAME = 253
-# A last label of this form makes a host an IPv4 address to some, in octal, in hexadecimal or in one number.
+# Some parsers read a host whose last label looks like this as an IPv4 address in octal, hexadecimal or as one number.
 NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 class NotAllowed(Exception):
-    """A web address is malformed, or leads where strangers may not send the service."""
+    """A URL is malformed, or leads to a place that clients may not make the service call."""
 
 
-# Threads of their own: a name server that does not answer holds up those who ask it, and not the database's work.
+# A separate thread pool: a name server that does not answer must not block database work.
 _lookups = ThreadPoolExecutor(16, "lookup")
 
 
 async def system_lookup(host: str, port: int) -> Sequence[str]:
-    """Look a host up as this system does, its hosts file included.
+    """Look up a host with the system's resolver, including its hosts file.
 
     Raises:
-        OSError: there is no such host, or nobody who knows.
+        OSError: there is no such host, or no name server answers.
 
     """
     ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
@@ -61,7 +62,7 @@ async def system_lookup(host: str, port: int) -> Sequence[str]:
 
 
 def is_public(address: Address) -> bool:
-    """Tell whether an address is one machine's on the internet, by itself and not by standing for another address."""
+    """Return whether an address is a public unicast address that does not embed or translate to another address."""
     if isinstance(address, IPv6Address) and (address not in IPV6_UNICAST or address.scope_id is not None):
         return False
     return (
@@ -72,18 +73,18 @@ def is_public(address: Address) -> bool:
     )
 
 
-class Destinations:
-    """The rules. `allowed` networks may be called although they are not public."""
+class UrlPolicy:
+    """The rules for URLs. The `allowed` networks may be called although they are not public."""
 
     def __init__(self, allowed: Iterable[Network] = (), lookup: Lookup = system_lookup) -> None:
         self._allowed = tuple(allowed)
         self._lookup = lookup
 
     def read(self, url: str, base: httpx2.URL | None = None) -> httpx2.URL:
-        """Read a web address strictly; with `base`, one that may be relative to it.
+        """Parse a URL strictly; with `base`, the URL may be relative to it.
 
         Raises:
-            NotAllowed: it is malformed, not of the web, or has a password or a disguised host in it.
+            NotAllowed: it is malformed, not http(s), or contains a password or a disguised host.
 
         """
         try:
@@ -102,13 +103,13 @@ class Destinations:
         return found
 
     async def addresses(self, host: str, port: int) -> list[Address]:
-        """Look a host up; return all its addresses, each of them allowed.
+        """Look up a host; return all its addresses, each of which is allowed.
 
-        A host that is not there and one that may not be called are told by the same words: strangers have no business
-        to learn which names a private network has.
+        The error message is the same for a host that does not exist and for one that may not be called, so that clients
+        cannot learn which names exist in a private network.
 
         Raises:
-            NotAllowed: it has none, or one of them is not public.
+            NotAllowed: it has no address, or one of them is not public.
 
         """
         literal = _literal(host)
@@ -125,12 +126,14 @@ class Destinations:
 
 
 def _host(url: httpx2.URL) -> str:
-    """Return a host as it is looked up: international names in ASCII, IPv6 without brackets."""
+    """Return the host as it is looked up: international names in ASCII, IPv6 without brackets."""
     return url.raw_host.decode("ascii")
 
 
 def _literal(host: str) -> Address | None:
-    """Read a host that is an address; one with a zone, as `fe80::1%eth0`, is nothing for a web address."""
+    """Return a host that is an IP address, else None. An address with a zone, such as `fe80::1%eth0`, is not valid in a
+    URL.
+    """
     try:
         return None if "%" in host else ip_address(host)
     except ValueError:

@@ -5,6 +5,6 @@ from typing import Annotated
 from fastapi import Depends
 
 from cutout.app.http.state import provided
-from cutout.app.notifications.outbox import PostOffice
+from cutout.app.notifications.outbox import Outbox
 
-OfficeDep = Annotated[PostOffice, Depends(provided(PostOffice))]
+OutboxDep = Annotated[Outbox, Depends(provided(Outbox))]

@@ -22,7 +22,7 @@ LONGEST_NAME, LONGEST_DETAIL = 100, 300
 
 
 @dataclass(frozen=True)
-class Report:
+class BatchReport:
     """A batch that has ended; `failed` are the first of its photos that did."""
 
     batch: Batch
@@ -45,18 +45,18 @@ class Report:
         return self.counts.get(status, 0)
 
 
-def report_of(session: Session, batch_id: uuid.UUID) -> Report:
+def report_of(session: Session, batch_id: uuid.UUID) -> BatchReport:
     """Read what became of a batch and its photos."""
     photos = select(Job.status, func.count()).where(Job.batch_id == batch_id).group_by(Job.status)
     failed = select(Job).where(Job.batch_id == batch_id, Job.status == Status.FAILED).order_by(Job.position)
-    return Report(
+    return BatchReport(
         session.get_one(Batch, batch_id),
         dict(session.execute(photos).all()),
         session.scalars(failed.limit(MOST_LISTED)).all(),
     )
 
 
-def payload(report: Report, delivery_id: uuid.UUID, zip_url: str | None) -> bytes:
+def payload(report: BatchReport, delivery_id: uuid.UUID, zip_url: str | None) -> bytes:
     """Tell it to a program."""
     batch = report.batch
     told = {
@@ -83,8 +83,8 @@ def payload(report: Report, delivery_id: uuid.UUID, zip_url: str | None) -> byte
     return json.dumps(told, separators=(",", ":")).encode()
 
 
-def letter(
-    report: Report, delivery_id: uuid.UUID, zip_url: str | None, sender: Address, to: str, at: datetime
+def render_email(
+    report: BatchReport, delivery_id: uuid.UUID, zip_url: str | None, sender: Address, to: str, at: datetime
 ) -> EmailMessage:
     """Tell it to a person. Nothing in its head is of the user's own making but his address."""
     batch = report.batch

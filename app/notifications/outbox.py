@@ -23,10 +23,10 @@ from cutout.app.auth.signed_urls import sign
 from cutout.app.core.threads import to_the_end
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Channel, Delivery, now
-from cutout.app.net.safe_http import Outside
+from cutout.app.net.safe_http import SafeHttpClient
 from cutout.app.notifications import email, messages, webhook
 from cutout.app.notifications.errors import CannotNotify, NotDelivered
-from cutout.app.notifications.messages import Report
+from cutout.app.notifications.messages import BatchReport
 from cutout.app.observability.metrics import Metrics
 
 log = structlog.get_logger()
@@ -60,11 +60,11 @@ _mails = ThreadPoolExecutor(MOST_AT_ONCE, "mail")
 
 
 @dataclass(frozen=True)
-class PostOffice:
+class Outbox:
     """What deliveries need. `kept` is how long results are; `public_url` is where the service is reached, if it is set."""
 
     database: Database
-    outside: Outside
+    http_client: SafeHttpClient
     secret: str = field(repr=False)
     kept: timedelta
     mailer: email.Mailer | None = None
@@ -81,7 +81,7 @@ class PostOffice:
             CannotNotify: it cannot be; the message says why.
 
         """
-        return webhook.check_webhook_url(url, self.outside.destinations)
+        return webhook.check_webhook_url(url, self.http_client.destinations)
 
     def check_email(self, address: str, own: str | None) -> str:
         """Return a mail address that can be told of a batch's end, as it is kept; `own` is the user's.
@@ -122,7 +122,7 @@ def archive_path(batch_id: uuid.UUID) -> str:
     return f"/api/background-remover/batch/{batch_id}/download"
 
 
-async def deliver_due(office: PostOffice, channel: Channel) -> int:
+async def deliver_due(office: Outbox, channel: Channel) -> int:
     """Try to deliver what is due by one channel, also what comes to be due meanwhile; return how many were tried.
 
     One that is slow keeps only its own place of `MOST_AT_ONCE`. What is cut off is sent again after its lease.
@@ -132,7 +132,9 @@ async def deliver_due(office: PostOffice, channel: Channel) -> int:
     try:
         while True:
             room = MOST_AT_ONCE - len(running)
-            claimed = await to_the_end(office.database.run, _claim, channel, office.clock(), room)
+            claimed = await to_the_end(
+                office.database.run_in_transaction, _claim, channel, office.clock(), room
+            )
             tried += len(claimed)
             running |= {asyncio.create_task(_deliver(office, one)) for one in claimed}
             if not running:
@@ -157,10 +159,10 @@ def _claim(session: Session, channel: Channel, at: datetime, most: int) -> list[
     return claimed
 
 
-async def _deliver(office: PostOffice, delivery: Delivery) -> None:
+async def _deliver(office: Outbox, delivery: Delivery) -> None:
     """Send one, and record what came of it. Where that cannot be recorded, it is tried again after its lease."""
     try:
-        report = await to_the_end(office.database.ask, messages.report_of, delivery.batch_id)
+        report = await to_the_end(office.database.run_read_only, messages.report_of, delivery.batch_id)
         about = log.bind(
             delivery=str(delivery.id),
             batch=str(delivery.batch_id),
@@ -177,7 +179,9 @@ async def _deliver(office: PostOffice, delivery: Delivery) -> None:
             log.exception("batch's end not sent", delivery=str(delivery.id))
             await _failed(office, delivery, NotDelivered(OUR_FAULT), about)
         else:
-            await to_the_end(office.database.run, _record_delivered, delivery, status, office.clock())
+            await to_the_end(
+                office.database.run_in_transaction, _record_delivered, delivery, status, office.clock()
+            )
             office.metrics.notified(delivery.channel, "delivered")
             about.info("batch's end told", status=status)
     except Exception:
@@ -185,13 +189,13 @@ async def _deliver(office: PostOffice, delivery: Delivery) -> None:
 
 
 async def _failed(
-    office: PostOffice,
+    office: Outbox,
     delivery: Delivery,
     failure: NotDelivered,
     about: structlog.typing.FilteringBoundLogger,
 ) -> None:
     due_at = _next_attempt(office, delivery, failure)
-    await to_the_end(office.database.run, _record_failed, delivery, failure, due_at)
+    await to_the_end(office.database.run_in_transaction, _record_failed, delivery, failure, due_at)
     office.metrics.notified(delivery.channel, "given_up" if due_at is None else "failed")
     about.warning(
         "batch's end not told",
@@ -201,7 +205,7 @@ async def _failed(
     )
 
 
-async def _send(office: PostOffice, delivery: Delivery, report: Report) -> int | None:
+async def _send(office: Outbox, delivery: Delivery, report: BatchReport) -> int | None:
     """Send one by its channel; return the status that a web address took it with.
 
     Raises:
@@ -213,16 +217,16 @@ async def _send(office: PostOffice, delivery: Delivery, report: Report) -> int |
     if delivery.channel is Channel.WEBHOOK:
         secret = webhook.webhook_secret(office.secret, report.batch.user_id)
         body = messages.payload(report, delivery.id, zip_url)
-        return await webhook.post(office.outside, delivery.target, secret, delivery.id, body, at)
+        return await webhook.post(office.http_client, delivery.target, secret, delivery.id, body, at)
     if office.mailer is None:
         raise NotDelivered(NO_MAIL)
-    message = messages.letter(report, delivery.id, zip_url, office.mailer.sender, delivery.target, at)
+    message = messages.render_email(report, delivery.id, zip_url, office.mailer.sender, delivery.target, at)
     send = partial(office.mailer.send, message, delivery.target)
     await asyncio.get_running_loop().run_in_executor(_mails, send)
     return None
 
 
-def _zip_url(office: PostOffice, batch: Batch, at: datetime) -> str | None:
+def _zip_url(office: Outbox, batch: Batch, at: datetime) -> str | None:
     """Return the address of a batch's ZIP, which works as long as the ZIP is kept; None if it has none, or no longer."""
     left = (batch.finished_at or at) + office.kept - at
     if batch.zip_bytes is None or left <= timedelta(0):
@@ -230,7 +234,7 @@ def _zip_url(office: PostOffice, batch: Batch, at: datetime) -> str | None:
     return office.public_url + sign(office.secret, archive_path(batch.id), left)
 
 
-def _next_attempt(office: PostOffice, delivery: Delivery, failure: NotDelivered) -> datetime | None:
+def _next_attempt(office: Outbox, delivery: Delivery, failure: NotDelivered) -> datetime | None:
     if failure.final or delivery.attempts > len(WAITS):
         return None
     wait = WAITS[delivery.attempts - 1] * (1 + JITTER * office.chance())

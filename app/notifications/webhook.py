@@ -11,8 +11,8 @@ from email.utils import parsedate_to_datetime
 
 import httpcore2
 
-from cutout.app.net.safe_http import Outside
-from cutout.app.net.url_policy import Destinations, NotAllowed
+from cutout.app.net.safe_http import SafeHttpClient
+from cutout.app.net.url_policy import NotAllowed, UrlPolicy
 from cutout.app.notifications.errors import CannotNotify, NotDelivered
 
 EVENT = "batch.finished"
@@ -24,7 +24,7 @@ GONE = 410
 TOLERANCE_SECONDS = 300
 
 
-def check_webhook_url(url: str, destinations: Destinations) -> str:
+def check_webhook_url(url: str, destinations: UrlPolicy) -> str:
     """Return an address to call later, if it can be one; where it leads to is looked up then.
 
     Raises:
@@ -64,7 +64,7 @@ def verify(
 
 
 async def post(
-    outside: Outside, url: str, secret: str, delivery_id: uuid.UUID, body: bytes, at: datetime
+    http_client: SafeHttpClient, url: str, secret: str, delivery_id: uuid.UUID, body: bytes, at: datetime
 ) -> int:
     """Send a body to a web address; return the status that it was taken with. The rest of the answer is not read.
 
@@ -81,12 +81,12 @@ async def post(
         "X-Cutout-Signature": sign(secret, timestamp, body),
     }
     try:
-        target = outside.destinations.read(url)
+        target = http_client.destinations.read(url)
     except NotAllowed as error:
         raise NotDelivered(str(error), final=True) from None
     answered: tuple[int, str] | None = None
     try:
-        async with asyncio.timeout(SECONDS), outside.call("POST", target, headers, body) as answer:
+        async with asyncio.timeout(SECONDS), http_client.call("POST", target, headers, body) as answer:
             answered = answer.status, _header(answer, b"retry-after")
     except NotAllowed as error:
         raise NotDelivered(str(error)) from None

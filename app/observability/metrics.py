@@ -1,4 +1,4 @@
-"""Figures of this process, as Prometheus reads them. No label names a user, or anything a caller makes up."""
+"""Prometheus metrics of this process. No label names a user or holds a value that a caller chooses."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
 
@@ -9,7 +9,7 @@ REMOVAL_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 60, 300)
 
 
 class Metrics:
-    """What one service has counted since its start. Safe to use from any number of threads."""
+    """Metrics that the service has counted since its start. Thread-safe."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -48,24 +48,24 @@ class Metrics:
         )
 
     def about(self, version: str, schema_revision: str) -> None:
-        """Say what runs."""
+        """Record the versions of the service and of its database schema."""
         self._build.info({"version": version, "schema_revision": schema_revision})
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request; `route` is its template."""
+        """Count a request; `route` is the route's path template."""
         self._requests.labels(method, route, str(status)).inc()
         self._request_seconds.labels(method, route).observe(seconds)
 
     def completed(self, tier: Tier, backend: str, seconds: float, credits: int) -> None:
-        """Count a removal that was done, and what it cost."""
+        """Count a completed removal and its cost."""
         self._removals.labels(tier.value, "completed", backend).inc()
         self._removal_seconds.labels(tier.value).observe(seconds)
         self._credits.inc(credits)
 
     def failed(self, tier: Tier, backend: str, outcome: str) -> None:
-        """Count a removal that came to nothing."""
+        """Count a failed removal."""
         self._removals.labels(tier.value, outcome, backend).inc()
 
     def notified(self, channel: str, outcome: str) -> None:
-        """Count an attempt to tell a batch's end."""
+        """Count an attempt to send a notification that a batch has ended."""
         self._notifications.labels(channel, outcome).inc()

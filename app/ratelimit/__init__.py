@@ -1,1 +1,1 @@
-"""Limits on how often a caller may do something."""
+"""Rate limits for callers."""

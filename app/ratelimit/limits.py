@@ -1,11 +1,11 @@
-"""How often a user may call: over all hosts where they share a Redis, else on each host for itself.
+"""Rate limits per caller: shared by all hosts through Redis if one is set, else kept on each host separately.
 
-The window moves with the call: in no minute, wherever it begins, are there more calls than a minute allows. A fixed window
-allows twice as many around its edge, and a counted sliding one can only guess when the next call will pass; this one
-keeps the times themselves, so `Retry-After` is true. That is at most as many numbers a user as he may make calls. Hosts
-that share a Redis need clocks that agree.
+The limits use a moving window: no interval of the window's length contains more calls than allowed. A fixed window
+allows twice as many around its edge, and a sliding counter can only estimate when the next call will pass. This one
+stores the time of each call, so `Retry-After` is exact; the cost is one number per allowed call and caller. Hosts that
+share a Redis need synchronised clocks.
 
-Meant for one event loop.
+For use in one event loop.
 """
 
 import asyncio
@@ -31,18 +31,18 @@ from cutout.app.core.errors import ServiceError
 
 log = structlog.get_logger()
 
-# How long a call waits for Redis, and how long none asks it again after that was in vain.
+# Timeout of a call to Redis, and how long Redis is not tried again after a failure.
 PATIENCE_SECONDS = 0.4
 PAUSE_SECONDS = 5.0
-# To Redis; a burst of calls waits for these rather than for as many new ones.
+# Connections to Redis; calls in a burst wait for one of these instead of opening new ones.
 MOST_CONNECTIONS = 8
-# Windows that a process keeps at once; beyond it the one not used for longest is forgotten.
+# Maximum number of windows a process keeps; beyond it, the least recently used is dropped.
 MOST_WINDOWS = 10_000
 PERIODS = {60: "a minute", 3600: "an hour"}
 
 
 class Kind(StrEnum):
-    """What is counted, each kind by itself."""
+    """Kinds of calls; each is counted separately."""
 
     REMOVE = "remove"
     BATCH = "batch"
@@ -66,21 +66,21 @@ COUNTED = {
 
 @dataclass(frozen=True)
 class Limit:
-    """So many calls within any so many seconds."""
+    """At most `calls` calls within any `seconds` seconds."""
 
     calls: int
     seconds: int
 
 
 class RateLimited(ServiceError):
-    """A call is one too many; after `retry_after` whole seconds one passes."""
+    """A call exceeds its limit; one will pass after `retry_after` whole seconds."""
 
     code, status = "RATE_LIMITED", 429
     example = "Too many removals: 30 a minute are allowed. Try again in 7 s."
 
     def __init__(self, kind: Kind, limit: Limit, wait: float) -> None:
         self.kind = kind
-        # A little longer, since two clocks may be read a moment apart.
+        # Add 1 ms, because the clocks are read at slightly different times.
         seconds = max(1, math.ceil(wait + 0.001))
         period = PERIODS.get(limit.seconds, f"in {limit.seconds} s")
         super().__init__(
@@ -90,19 +90,20 @@ class RateLimited(ServiceError):
 
 
 class Windows(Protocol):
-    """Keeps the times of calls. Seconds to wait are 0 where a call passes."""
+    """Stores the times of calls. The returned wait is 0 if a call passes."""
 
     async def take(self, limit: Limit, kind: Kind, who: str) -> float:
-        """Count a call, if it passes; the seconds to wait."""
+        """Count a call if it passes; return the seconds to wait."""
 
     async def wait(self, limit: Limit, kind: Kind, who: str) -> float:
-        """Return the seconds to wait, and count nothing."""
+        """Return the seconds to wait, without counting a call."""
 
 
 class RateLimits:
-    """Counts calls by kind and by whoever makes them; a kind without a limit passes always.
+    """Counts calls by kind and caller; a kind without a limit always passes.
 
-    While Redis does not answer, each host counts for itself, from none: better than to refuse everybody, or nobody.
+    While Redis does not answer, each host counts separately, starting from zero. That is better than refusing all calls
+    or none.
     """
 
     def __init__(self, limits: Mapping[Kind, Limit], redis_url: str | None = None) -> None:
@@ -117,29 +118,29 @@ class RateLimits:
         """Count a call.
 
         Raises:
-            RateLimited: it is one too many, and not counted.
+            RateLimited: it exceeds the limit, and is not counted.
 
         """
         if (limit := self._limits.get(kind)) is not None:
             self._pass(kind, limit, await self._ask(lambda windows: windows.take(limit, kind, who)))
 
     async def check(self, kind: Kind, who: str) -> None:
-        """Count nothing, and return if a call would pass.
+        """Check whether a call would pass, without counting it.
 
         Raises:
-            RateLimited: it would be one too many.
+            RateLimited: it would exceed the limit.
 
         """
         if (limit := self._limits.get(kind)) is not None:
             self._pass(kind, limit, await self._ask(lambda windows: windows.wait(limit, kind, who)))
 
     def limit_of(self, kind: Kind) -> Limit | None:
-        """Return the limit of a kind; None where there is none."""
+        """Return the limit of a kind; None if it has none."""
         return self._limits.get(kind)
 
     @contextmanager
     def counting_refusals(self) -> Iterator[None]:
-        """Count what is refused in this block by a limit that is kept elsewhere, such as in the database."""
+        """Count refusals in this block by a limit that is stored in another place, such as the database."""
         try:
             yield
         except RateLimited as error:
@@ -159,7 +160,7 @@ class RateLimits:
     async def _ask(self, question: Callable[[Windows], Awaitable[float]]) -> float:
         if self._shared is None or time.monotonic() < self._ask_again:
             return await question(self._here)
-        if self._away:  # this call tries, and no other waits with it
+        if self._away:  # Only this call tries Redis; others do not wait with it.
             self._ask_again = time.monotonic() + PAUSE_SECONDS
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -178,7 +179,7 @@ class RateLimits:
 
 
 class OwnWindows:
-    """This process's own. The library's walks through every user's window after each call."""
+    """Windows in this process's memory. `MemoryStorage` of `limits` scans the windows of all users after each call."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -204,14 +205,14 @@ class OwnWindows:
 
 
 class SharedWindows:
-    """Those in a Redis or Valkey, which all hosts ask."""
+    """Windows in a Redis or Valkey that all hosts share."""
 
     def __init__(self, url: str) -> None:
-        """Prepare to connect to `url`, as in "rediss://…" or "unix://…"; nothing is opened yet."""
+        """Prepare to connect to `url`, such as "rediss://…" or "unix://…"; nothing is opened yet."""
         self._connections = BlockingConnectionPool.from_url(
             url,
             max_connections=MOST_CONNECTIONS,
-            # One that died with its server is replaced at once.
+            # Retry once at once, to replace a connection that died with its server.
             retry=Retry(NoBackoff(), 1),
         )
         storage = RedisStorage(
@@ -225,7 +226,7 @@ class SharedWindows:
     async def take(self, limit: Limit, kind: Kind, who: str) -> float:
         if await self._windows.hit(_item(limit), kind, who):
             return 0.0
-        # By now it may pass, but this one did not.
+        # A new call might pass by now, but this one was refused.
         return await self.wait(limit, kind, who) or 0.001
 
     async def wait(self, limit: Limit, kind: Kind, who: str) -> float:

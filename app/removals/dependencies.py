@@ -9,42 +9,42 @@ from cutout.app.core.errors import ModelUnavailableError
 from cutout.app.http.dependencies import DatabaseDep, MetricsDep, SettingsDep, StorageDep
 from cutout.app.http.openapi import raises
 from cutout.app.http.state import state_of
-from cutout.app.jobs.lease_renewal import Leases
-from cutout.app.removals.executors import Hands
-from cutout.app.removals.service import Workplace
+from cutout.app.jobs.lease_renewal import LeaseRenewer
+from cutout.app.removals.executors import RemovalExecutor
+from cutout.app.removals.service import RemovalContext
 from cutout.app.storage.probe import StorageProbe
 
 
 @raises(ModelUnavailableError)
-async def get_hands(request: Request) -> Hands:
+async def get_executor(request: Request) -> RemovalExecutor:
     """Return what makes pictures, once the models are loaded."""
-    hands = state_of(request.app).find(Hands)
-    if hands is None:
+    executor = state_of(request.app).find(RemovalExecutor)
+    if executor is None:
         raise ModelUnavailableError("The models are still loading. Try again in a moment.")
-    return hands
+    return executor
 
 
-HandsDep = Annotated[Hands, Depends(get_hands)]
+ExecutorDep = Annotated[RemovalExecutor, Depends(get_executor)]
 
 
-async def get_workplace(
+async def get_removal_context(
     request: Request,
-    hands: HandsDep,
+    executor: ExecutorDep,
     storage: StorageDep,
     database: DatabaseDep,
     settings: SettingsDep,
     metrics: MetricsDep,
-) -> Workplace:
+) -> RemovalContext:
     state = state_of(request.app)
-    return Workplace(
-        hands,
+    return RemovalContext(
+        executor,
         storage,
         database,
         timedelta(seconds=settings.lease_seconds),
         metrics=metrics,
-        leases=state.get(Leases),
+        leases=state.get(LeaseRenewer),
         require_storage=state.get(StorageProbe).require,
     )
 
 
-WorkplaceDep = Annotated[Workplace, Depends(get_workplace)]
+RemovalContextDep = Annotated[RemovalContext, Depends(get_removal_context)]

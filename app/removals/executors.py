@@ -25,7 +25,7 @@ from cutout.app.storage.base import Storage, StorageError
 from cutout.inference.engine import Cutout, Engine
 from cutout.inference.errors import DeadlineExceeded, DeviceLost, ModelUnavailable, Overloaded
 from cutout.inference.options import Options
-from cutout.inference.scheduling.circuit_breaker import Breaker
+from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.tiers import Tier
 
 log = structlog.get_logger()
@@ -38,7 +38,7 @@ ASK_AGAIN_SECONDS = 1.0
 TOLD_SECONDS = 2.0
 
 
-class Hands(Protocol):
+class RemovalExecutor(Protocol):
     """What makes pictures."""
 
     here: bool
@@ -62,11 +62,11 @@ class Hands(Protocol):
 
         """
 
-    def breaker(self) -> Breaker | None:
+    def breaker(self) -> CircuitBreaker | None:
         """Return what keeps photos from networks elsewhere that have failed too often; None where they are here."""
         return None
 
-    def require_room(self) -> None:
+    def require_capacity(self) -> None:
         """Return if a photo would be taken now.
 
         Raises:
@@ -75,7 +75,7 @@ class Hands(Protocol):
 
         """
 
-    def hand_over(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
+    def enqueue(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
         """Put a photo where it will be found; what its job's row says of it.
 
         Raises:
@@ -84,7 +84,7 @@ class Hands(Protocol):
 
         """
 
-    def take_back(self, job_id: uuid.UUID) -> None:
+    def withdraw(self, job_id: uuid.UUID) -> None:
         """Take away what was handed over."""
 
     async def close(self) -> None:
@@ -103,7 +103,7 @@ class Hands(Protocol):
         """
 
 
-class Here(Hands):
+class LocalExecutor(RemovalExecutor):
     """The engine in this process."""
 
     here = True
@@ -122,16 +122,16 @@ class Here(Hands):
     def serving_by(self, workers: Sequence[WorkerInfo] | None) -> tuple[str, Mapping[Tier, Served]]:
         return self.serving()
 
-    def breaker(self) -> Breaker | None:
+    def breaker(self) -> CircuitBreaker | None:
         return self.engine.breaker
 
-    def require_room(self) -> None:
-        self.engine.require_room()
+    def require_capacity(self) -> None:
+        self.engine.require_capacity()
 
-    def hand_over(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
+    def enqueue(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
         return {}
 
-    def take_back(self, job_id: uuid.UUID) -> None:
+    def withdraw(self, job_id: uuid.UUID) -> None:
         pass
 
     async def make(
@@ -167,7 +167,7 @@ class Here(Hands):
         return job
 
 
-class Elsewhere(Hands):
+class QueueExecutor(RemovalExecutor):
     """The workers behind the queue. A photo waits for one in storage, its job in the database.
 
     Meant for one event loop.
@@ -203,18 +203,18 @@ class Elsewhere(Hands):
             raise ModelUnavailable("No worker is alive. Start one with: cutout worker")
         return alive[0].device, alive[0].tiers
 
-    def require_room(self) -> None:
+    def require_capacity(self) -> None:
         self.serving()
-        waiting = self._database.ask(leases.waiting, Line.INTERACTIVE)
+        waiting = self._database.run_read_only(leases.waiting, Line.INTERACTIVE)
         if waiting >= self._most_waiting:
             raise Overloaded(f"{waiting} photos are waiting already. Try again in a moment.", retry_after=5)
 
-    def hand_over(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
-        self.require_room()
+    def enqueue(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
+        self.require_capacity()
         self._storage.put(jobs.upload_key(job_id, None), photo)
         return {"status": Status.PENDING, "options": leases.write_options(options), "lease_until": None}
 
-    def take_back(self, job_id: uuid.UUID) -> None:
+    def withdraw(self, job_id: uuid.UUID) -> None:
         try:
             self._storage.delete(jobs.upload_key(job_id, None))
         except StorageError as error:  # the sweeper deletes it
@@ -223,7 +223,7 @@ class Elsewhere(Hands):
     async def make(
         self, job_id: uuid.UUID, photo: bytes, options: Options, user_id: uuid.UUID
     ) -> tuple[Job, bytes]:
-        await asyncio.to_thread(self._queue.ring, Line.INTERACTIVE)
+        await asyncio.to_thread(self._queue.notify_workers, Line.INTERACTIVE)
         try:
             async with asyncio.timeout(self._deadline.total_seconds()):
                 await self._end_of(job_id)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from cutout.app.auth.auth_first_route import CallerFirst
+from cutout.app.auth.auth_first_route import AuthFirstRoute
 from cutout.app.auth.dependencies import ReaderDep, RemovingUserDep, SecretDep, UserDep
 from cutout.app.auth.signed_urls import sign
 from cutout.app.billing import ledger, pricing
@@ -28,31 +28,31 @@ from cutout.app.core.errors import (
     UnsupportedFormatError,
 )
 from cutout.app.db.tables import Job, Status
-from cutout.app.http.dependencies import DatabaseDep, FetcherDep, SettingsDep, StorageDep
-from cutout.app.http.openapi import tells
-from cutout.app.http.schemas import NO_NUL, Moment
+from cutout.app.http.dependencies import DatabaseDep, ImageFetcherDep, SettingsDep, StorageDep
+from cutout.app.http.openapi import error_responses
+from cutout.app.http.schemas import NO_NUL, UtcTime
 from cutout.app.http.security_headers import KEPT_BY_ITS_USER
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.schemas import JobInfo, Jobs, TierInfo
 from cutout.app.removals import service as removals
-from cutout.app.removals.dependencies import HandsDep, WorkplaceDep
+from cutout.app.removals.dependencies import ExecutorDep, RemovalContextDep
 from cutout.app.removals.form import describe_removal, read_removal
 from cutout.app.removals.schemas import Pricing
-from cutout.app.removals.service import Remote
+from cutout.app.removals.service import RemotePhoto
 from cutout.inference.imaging.encode import Format
 from cutout.inference.tiers import Tier
 
-router = APIRouter(prefix="/api/background-remover", tags=["background remover"], route_class=CallerFirst)
+router = APIRouter(prefix="/api/background-remover", tags=["background remover"], route_class=AuthFirstRoute)
 
 LARGEST_ID = 2**63 - 1
 SERVING = BoundedExecutor("prices", threads=4, waiting=60, retry_after=2)
 
 
-@router.get("/pricing", responses=tells(OverloadedError))
-async def get_pricing(hands: HandsDep) -> Pricing:
+@router.get("/pricing", responses=error_responses(OverloadedError))
+async def get_pricing(executor: ExecutorDep) -> Pricing:
     """Prices in credits, with the model and backend that serve each tier on this host."""
     # Anybody may ask, and where workers make pictures their queue may hang.
-    _, tiers = await SERVING.run(hands.serving)
+    _, tiers = await SERVING.run(executor.serving)
     return Pricing(
         rupiah_per_credit=pricing.RUPIAH_PER_CREDIT,
         tiers=TierInfo.by_tier(tiers),
@@ -72,7 +72,7 @@ async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
     response_model=JobInfo,
     responses={
         200: {"content": {"image/*": {}}, "description": "The job, or the picture where `Accept` asks"},
-        **tells(
+        **error_responses(
             InvalidInputError,
             BodyTooSlowError,
             BodyTooLargeError,
@@ -91,8 +91,8 @@ async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
 async def remove(
     request: Request,
     user: RemovingUserDep,
-    place: WorkplaceDep,
-    fetcher: FetcherDep,
+    context: RemovalContextDep,
+    fetcher: ImageFetcherDep,
     settings: SettingsDep,
     secret: SecretDep,
     accept: Annotated[str, Header()] = "",
@@ -106,8 +106,8 @@ async def remove(
     wants_picture, accepted = read_accept(accept)
     form, sent = await read_removal(request, settings.max_upload_bytes)
     options = form.options(accepted)
-    photo = Remote(form.image_url or "", fetcher.fetch) if sent is None else sent
-    job, picture = await removals.remove_one(place, user.id, photo, options, idempotency_key)
+    photo = RemotePhoto(form.image_url or "", fetcher.fetch) if sent is None else sent
+    job, picture = await removals.remove_one(context, user.id, photo, options, idempotency_key)
     if wants_picture:
         return Response(picture, media_type=options.format.media_type, headers=picture_headers(job))
     return JobInfo.of(job, result_url(job.id, secret, settings))
@@ -122,8 +122,8 @@ async def get_jobs(
     status: Status | None = None,
     tier: Tier | None = None,
     batch_id: Annotated[uuid.UUID | None, Query(alias="batchId")] = None,
-    since: Moment | None = None,
-    until: Moment | None = None,
+    since: UtcTime | None = None,
+    until: UtcTime | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> Jobs:
@@ -143,7 +143,7 @@ async def get_jobs(
     return Jobs(jobs=[JobInfo.of(job, result_url(job.id, secret, settings)) for job in found])
 
 
-@router.get("/jobs/{job_id}", responses=tells(NotFoundError))
+@router.get("/jobs/{job_id}", responses=error_responses(NotFoundError))
 async def get_job(
     job_id: uuid.UUID, user: UserDep, database: DatabaseDep, settings: SettingsDep, secret: SecretDep
 ) -> JobInfo:
@@ -160,7 +160,7 @@ async def get_job(
     response_class=Response,
     responses={
         200: {"content": {"image/*": {}}, "description": "The picture"},
-        **tells(NotFoundError),
+        **error_responses(NotFoundError),
     },
     openapi_extra={"security": [{}]},
 )
@@ -186,7 +186,9 @@ async def get_credits(
     before: Annotated[int | None, Query(ge=1, le=LARGEST_ID)] = None,
 ) -> Credits:
     """Return one's balance, and the movements that make it up, the newest first."""
-    balance, entries = await asyncio.to_thread(database.ask, ledger.statement, user.id, limit, before)
+    balance, entries = await asyncio.to_thread(
+        database.run_read_only, ledger.statement, user.id, limit, before
+    )
     return Credits(balance=balance, entries=[Entry.of(entry) for entry in entries])
 
 

@@ -23,9 +23,9 @@ from cutout.app.db.session import Database
 from cutout.app.db.tables import IdempotencyKey, Job, Status, now, plain
 from cutout.app.jobs import completion
 from cutout.app.jobs import queries as jobs
-from cutout.app.jobs.lease_renewal import Leases
+from cutout.app.jobs.lease_renewal import LeaseRenewer
 from cutout.app.observability.metrics import Metrics
-from cutout.app.removals.executors import Hands
+from cutout.app.removals.executors import RemovalExecutor
 from cutout.app.storage.base import Storage
 from cutout.inference.options import Options
 
@@ -73,25 +73,25 @@ class _NotHereYet(Exception):
 
 
 @dataclass(frozen=True)
-class Workplace:
+class RemovalContext:
     """What a removal needs. The lease of a job that this process works on is `lease` long, and renewed through `leases`;
     a call whose key is in work already waits for the first one for `patience`. `require_storage` raises StorageError
     where it is known that no result can be kept.
     """
 
-    hands: Hands
+    executor: RemovalExecutor
     storage: Storage
     database: Database
     lease: timedelta
     clock: Callable[[], datetime] = now
     metrics: Metrics = field(default_factory=Metrics)
-    leases: Leases = field(default_factory=Leases)
+    leases: LeaseRenewer = field(default_factory=LeaseRenewer)
     patience: timedelta = field(default_factory=lambda: PATIENCE)
     require_storage: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemotePhoto:
     """A photo that is elsewhere, and is fetched before anything is held for it."""
 
     # It may be signed, and so a key to the photo.
@@ -100,13 +100,17 @@ class Remote:
 
 
 async def remove_one(
-    place: Workplace, user_id: uuid.UUID, photo: bytes | Remote, options: Options, key: str | None = None
+    context: RemovalContext,
+    user_id: uuid.UUID,
+    photo: bytes | RemotePhoto,
+    options: Options,
+    key: str | None = None,
 ) -> tuple[Job, bytes]:
     """Remove the background of one photo; other calls go on meanwhile. The job, and the picture.
 
     A removal of the quota or the price in credits is taken and the job written, in one transaction; then the photo is
     worked on, with none open; then the picture is stored; then the job is completed and what was taken is kept, in
-    another. Whatever goes wrong on the way gives it back. What a crash leaves open, `settle_lost` does.
+    another. Whatever goes wrong on the way gives it back. What a crash leaves open, `fail_lost_jobs` does.
 
     A second call with the same `key`, the caller's own, is not a second removal: it waits a moment for the first one and
     gives the same; only where the first one failed, or was lost, is the work done anew. Of a remote photo the key stands
@@ -125,55 +129,55 @@ async def remove_one(
     start = time.perf_counter()
     data = photo if isinstance(photo, bytes) else None
     # What is handed over is put into storage, and taken away from there.
-    beside = asyncio.to_thread if place.hands.here else to_storage_thread
+    beside = asyncio.to_thread if context.executor.here else to_storage_thread
     while True:
         try:
-            job_id, mine = await beside(_begin, place, user_id, photo, options, key, data)
+            job_id, mine = await beside(_begin, context, user_id, photo, options, key, data)
         except _NotHereYet:
-            assert isinstance(photo, Remote)
+            assert isinstance(photo, RemotePhoto)
             data = await photo.fetch(photo.url)
             continue
         if mine:
             break
         waited = time.perf_counter() - start
-        first = await asyncio.to_thread(jobs.find, place.database, user_id, job_id)
+        first = await asyncio.to_thread(jobs.find, context.database, user_id, job_id)
         if first is not None and first.status is Status.COMPLETED:
-            picture = await jobs.stored_picture(place.database, place.storage, job_id, user_id)
+            picture = await jobs.stored_picture(context.database, context.storage, job_id, user_id)
             if picture is None:
                 raise ResultGone
             return first, picture[0]
-        if first is not None and waited > place.patience.total_seconds():
-            raise KeyInWork(_retry_after(first, place.clock()))
+        if first is not None and waited > context.patience.total_seconds():
+            raise KeyInWork(_retry_after(first, context.clock()))
         await asyncio.sleep(ASK_AGAIN_SECONDS)
     assert data is not None
     structlog.contextvars.bind_contextvars(job=str(job_id))
     try:
-        with place.leases.holding(job_id):
-            job, made = await place.hands.make(job_id, data, options, user_id)
+        with context.leases.holding(job_id):
+            job, made = await context.executor.make(job_id, data, options, user_id)
     except BaseException as error:
         # Also when the caller has hung up: then this task is being cancelled, and what was taken has to go back all the same.
-        await asyncio.shield(beside(_give_up, place, job_id, error))
+        await asyncio.shield(beside(_give_up, context, job_id, error))
         hung_up = isinstance(error, asyncio.CancelledError)
-        place.metrics.failed(
-            options.tier, place.hands.backend, "cancelled" if hung_up else describe(error)[0]
+        context.metrics.failed(
+            options.tier, context.executor.backend, "cancelled" if hung_up else describe(error)[0]
         )
         raise
-    place.metrics.completed(options.tier, job.backend or "", time.perf_counter() - start, job.credits)
+    context.metrics.completed(options.tier, job.backend or "", time.perf_counter() - start, job.credits)
     return job, made
 
 
-def _give_up(place: Workplace, job_id: uuid.UUID, error: BaseException) -> None:
+def _give_up(context: RemovalContext, job_id: uuid.UUID, error: BaseException) -> None:
     """End a job that came to nothing, and give back what was taken for it: at once, or when the database answers again."""
     code, detail = describe(error)
     if isinstance(error, OperationalError):  # whose own words have the statement
-        code, detail = DatabaseUnavailableError.code, place.database.explain(error)
+        code, detail = DatabaseUnavailableError.code, context.database.explain(error)
     try:
-        fail(place.database, job_id, code, detail)
+        fail(context.database, job_id, code, detail)
     except OperationalError as away:
         log.warning("given back later", job=str(job_id), detail=str(away.orig))
-        place.leases.end_later(job_id, code, detail)
+        context.leases.end_later(job_id, code, detail)
     finally:
-        place.hands.take_back(job_id)
+        context.executor.withdraw(job_id)
 
 
 def _retry_after(first: Job, at: datetime) -> int:
@@ -188,7 +192,9 @@ def fail(database: Database, job_id: uuid.UUID, code: str, detail: str) -> bool:
         return completion.fail(session, job_id, code, detail)
 
 
-def settle_lost(database: Database, clock: Callable[[], datetime] = now, leases: Leases | None = None) -> int:
+def fail_lost_jobs(
+    database: Database, clock: Callable[[], datetime] = now, leases: LeaseRenewer | None = None
+) -> int:
     """End the jobs whose process died, and give back what was taken for them; return how many. Those that this process
     works on (`leases`) are none of them, also where they could not be renewed.
     """
@@ -214,9 +220,9 @@ def forget_keys(database: Database, age: timedelta) -> int:
 
 
 def _begin(
-    place: Workplace,
+    context: RemovalContext,
     user_id: uuid.UUID,
-    photo: bytes | Remote,
+    photo: bytes | RemotePhoto,
     options: Options,
     key: str | None,
     data: bytes | None = b"",
@@ -230,34 +236,34 @@ def _begin(
     """
     fingerprint = "" if key is None else _fingerprint(photo, options)
     if key is not None:
-        first = place.database.ask(_first_with, place, user_id, key, fingerprint)
+        first = context.database.run_read_only(_first_with, context, user_id, key, fingerprint)
         if first is not None:
             return first, False
     if data is None:
         raise _NotHereYet
     # Before the transaction: it may ask the queue, the storage and the database, and wait for each. What cannot be worked
     # on now leaves nothing behind.
-    place.require_storage()
+    context.require_storage()
     job_id, columns = uuid.uuid4(), {}
-    if place.hands.here:
-        place.hands.require_room()
+    if context.executor.here:
+        context.executor.require_capacity()
     else:
-        columns = place.hands.hand_over(job_id, data, options)
+        columns = context.executor.enqueue(job_id, data, options)
     try:
-        first = _write_once(place, user_id, job_id, options, columns, key, fingerprint)
+        first = _write_once(context, user_id, job_id, options, columns, key, fingerprint)
     except BaseException as error:
-        place.hands.take_back(job_id)
+        context.executor.withdraw(job_id)
         if isinstance(error, OperationalError):  # what was asked for last may be done nevertheless
-            place.leases.end_later(job_id, DatabaseUnavailableError.code, NOT_BEGUN)
+            context.leases.end_later(job_id, DatabaseUnavailableError.code, NOT_BEGUN)
         raise
     if first is None:
         return job_id, True
-    place.hands.take_back(job_id)
+    context.executor.withdraw(job_id)
     return first, False
 
 
 def _write_once(
-    place: Workplace,
+    context: RemovalContext,
     user_id: uuid.UUID,
     job_id: uuid.UUID,
     options: Options,
@@ -268,15 +274,15 @@ def _write_once(
     """Write a job and take what it costs, and return None; or the id of the job that has the key by now."""
     while True:
         try:
-            with place.database.begin() as session:
+            with context.database.begin() as session:
                 known = None if key is None else known_key(session, user_id, key)
                 if known is not None:
                     first = session.get_one(Job, _job_id_of(known, fingerprint), populate_existing=True)
-                    if _is_lost(first, place):
+                    if _is_lost(first, context):
                         completion.fail(session, first.id, "INTERNAL", LOST)
                     elif first.status is not Status.FAILED:
                         return first.id
-                _write_job(session, place, user_id, job_id, options, columns)
+                _write_job(session, context, user_id, job_id, options, columns)
                 if known is not None:
                     known.job_id = job_id
                 elif key is not None:
@@ -285,7 +291,7 @@ def _write_once(
                     )
             return None
         except IntegrityError:
-            if key is None or place.database.run(known_key, user_id, key) is None:
+            if key is None or context.database.run_in_transaction(known_key, user_id, key) is None:
                 raise
             # Another call with the same key was a moment faster: look again.
 
@@ -297,7 +303,7 @@ def known_key(session: Session, user_id: uuid.UUID, key: str) -> IdempotencyKey 
 
 
 def _first_with(
-    session: Session, place: Workplace, user_id: uuid.UUID, key: str, fingerprint: str
+    session: Session, context: RemovalContext, user_id: uuid.UUID, key: str, fingerprint: str
 ) -> uuid.UUID | None:
     """Return the id of the job that a key stands for; None where there is none, or it came to nothing."""
     mine = select(IdempotencyKey).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
@@ -305,7 +311,7 @@ def _first_with(
     if known is None:
         return None
     job = session.get_one(Job, _job_id_of(known, fingerprint))
-    return None if job.status is Status.FAILED or _is_lost(job, place) else job.id
+    return None if job.status is Status.FAILED or _is_lost(job, context) else job.id
 
 
 def _job_id_of(known: IdempotencyKey, fingerprint: str) -> uuid.UUID:
@@ -314,21 +320,21 @@ def _job_id_of(known: IdempotencyKey, fingerprint: str) -> uuid.UUID:
     return known.job_id
 
 
-def _is_lost(job: Job, place: Workplace) -> bool:
+def _is_lost(job: Job, context: RemovalContext) -> bool:
     """Tell whether a job's process has died at it. A job of this process has not, also where it could not be renewed."""
-    is_late = job.lease_until is not None and job.lease_until < place.clock()
-    return job.status is Status.PROCESSING and is_late and job.id not in place.leases.held()
+    is_late = job.lease_until is not None and job.lease_until < context.clock()
+    return job.status is Status.PROCESSING and is_late and job.id not in context.leases.held()
 
 
 def _write_job(
     session: Session,
-    place: Workplace,
+    context: RemovalContext,
     user_id: uuid.UUID,
     job_id: uuid.UUID,
     options: Options,
     columns: Mapping[str, Any],
 ) -> None:
-    at = place.clock()
+    at = context.clock()
     paid_by, price = job_charges.reserve(session, user_id, job_id, options.tier, at)
     job = {
         "id": job_id,
@@ -338,13 +344,13 @@ def _write_job(
         "credits": price,
         "paid_by": paid_by,
         "format": options.format.value,
-        "lease_until": at + place.lease,
+        "lease_until": at + context.lease,
         "created_at": at,
         **columns,
     }
     session.execute(WRITE_JOB, job)
 
 
-def _fingerprint(photo: bytes | Remote, options: Options) -> str:
-    sent = b"imageUrl\n" + photo.url.encode() if isinstance(photo, Remote) else photo
+def _fingerprint(photo: bytes | RemotePhoto, options: Options) -> str:
+    sent = b"imageUrl\n" + photo.url.encode() if isinstance(photo, RemotePhoto) else photo
     return hashlib.sha256(repr(options).encode() + b"\n" + sent).hexdigest()

@@ -1,1 +1,1 @@
-"""What a user or the whole service has used."""
+"""Statistics on the usage of one user or of the whole service."""

@@ -1,4 +1,4 @@
-"""`/api/background-remover`: what was done, for oneself and for all users."""
+"""`/api/background-remover`: usage statistics for the caller and, for admins, for all users."""
 
 import asyncio
 from decimal import Decimal
@@ -11,7 +11,7 @@ from cutout.app.billing.pricing import PLANS, RUPIAH_PER_CREDIT
 from cutout.app.core.schema import Schema
 from cutout.app.db.tables import now
 from cutout.app.http.dependencies import DatabaseDep, SettingsDep
-from cutout.app.http.schemas import Moment
+from cutout.app.http.schemas import UtcTime
 from cutout.app.stats import service as stats
 from cutout.app.stats.service import Business, Span, Times, Work
 from cutout.inference.tiers import Tier
@@ -20,8 +20,8 @@ router = APIRouter(prefix="/api/background-remover", tags=["statistics"])
 
 
 class WorkInfo(Schema):
-    """Pictures made (`byQuota` of them paid by a plan), the credits the others cost, jobs that failed, and `batches` that
-    were handed in. A batch's photos are jobs like any other.
+    """Counts of completed removals (`byQuota` of them paid by a plan), failed jobs and submitted `batches`, and the
+    credits spent on the other removals. A batch's photos count as jobs.
     """
 
     removals: int
@@ -42,13 +42,13 @@ class WorkInfo(Schema):
 
 
 class Stats(WorkInfo):
-    """One's own jobs."""
+    """Statistics on the caller's jobs."""
 
     tiers: dict[Tier, WorkInfo]
 
 
 class MoneyInfo(WorkInfo):
-    """The same with what it brought, what it took, and the difference."""
+    """The same counts with revenue, cost and margin."""
 
     success_rate: float | None
     revenue_rupiah: int
@@ -57,7 +57,7 @@ class MoneyInfo(WorkInfo):
 
     @classmethod
     def priced(cls, work: Work, plan_rupiah: int, cost: Decimal) -> "MoneyInfo":
-        """Price some work: credits at their price, what plans brought, and what the pictures cost the host."""
+        """Add revenue (credits at their price, plus plans), the host's cost, and the margin to some work."""
         ended = work.removals + work.failed
         revenue, cost_rupiah = work.credits * RUPIAH_PER_CREDIT + plan_rupiah, round(cost)
         return cls(
@@ -70,7 +70,9 @@ class MoneyInfo(WorkInfo):
 
 
 class TierMoney(MoneyInfo):
-    """Of one tier. Its revenue is of credits alone: what a plan brings belongs to no tier, what its pictures cost does."""
+    """Statistics on one tier. Its revenue counts credits only, because a plan belongs to no tier; its cost includes the
+    removals that plans paid for.
+    """
 
     median_ms: int | None
     p95_ms: int | None
@@ -86,7 +88,7 @@ class TierMoney(MoneyInfo):
 
 
 class AdminStats(MoneyInfo):
-    """The jobs of all users; `plansRupiah` is the part of `revenueRupiah` that plans brought."""
+    """Statistics on the jobs of all users; `plansRupiah` is the part of `revenueRupiah` that plans brought."""
 
     plans_rupiah: int
     active_plans: dict[str, int]
@@ -107,7 +109,7 @@ class AdminStats(MoneyInfo):
         )
 
 
-async def get_span(since: Moment | None = None, until: Moment | None = None) -> Span:
+async def get_span(since: UtcTime | None = None, until: UtcTime | None = None) -> Span:
     return Span(since, until)
 
 
@@ -116,8 +118,8 @@ SpanDep = Annotated[Span, Depends(get_span)]
 
 @router.get("/stats")
 async def get_stats(user: UserDep, database: DatabaseDep, span: SpanDep) -> Stats:
-    """Count one's own pictures, failures and credits, in all and by tier; `since` and `until` choose."""
-    tiers = await asyncio.to_thread(database.ask, stats.work, user.id, span)
+    """Count the caller's removals, failures and credits, in total and by tier, between `since` and `until`."""
+    tiers = await asyncio.to_thread(database.run_read_only, stats.work, user.id, span)
     in_all = WorkInfo.of(stats.total(tiers))
     return Stats(**in_all.model_dump(), tiers={tier: WorkInfo.of(work) for tier, work in tiers.items()})
 
@@ -126,6 +128,6 @@ async def get_stats(user: UserDep, database: DatabaseDep, span: SpanDep) -> Stat
 async def get_admin_stats(
     _: AdminDep, database: DatabaseDep, settings: SettingsDep, span: SpanDep
 ) -> AdminStats:
-    """Count everyone's, with times, revenue, cost and margin. For admins."""
-    business = await asyncio.to_thread(database.ask, stats.business, span, now())
+    """Count the removals of all users, with times, revenue, cost and margin. For admins."""
+    business = await asyncio.to_thread(database.run_read_only, stats.business, span, now())
     return AdminStats.of_all(business, settings.cost_per_image_rupiah)

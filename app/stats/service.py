@@ -1,6 +1,6 @@
-"""What was done and what it brought, over jobs begun and payments confirmed in a span of time.
+"""Usage and revenue, over jobs created and payments confirmed in a span of time.
 
-All of these read in a transaction of the caller's. A job counts once it has ended, for the time at which it was begun.
+All functions read in the caller's transaction. A job counts once it has ended, at the time when it was created.
 """
 
 import uuid
@@ -17,20 +17,20 @@ from cutout.inference.tiers import Tier
 
 @dataclass(frozen=True)
 class Span:
-    """From `since` on and before `until`, where they are given."""
+    """A span of time that includes `since` and excludes `until`; either may be open."""
 
     since: datetime | None = None
     until: datetime | None = None
 
     def holds(self, column: "InstrumentedAttribute[Any]") -> list[ColumnElement[bool]]:
-        """Return the conditions that a time is within it."""
+        """Return the conditions for a time column to lie within the span."""
         since = [] if self.since is None else [column >= self.since]
         return since if self.until is None else [*since, column < self.until]
 
 
 @dataclass(frozen=True)
 class Work:
-    """Pictures made, by what paid for them, jobs that failed, and batches handed in; of one tier or in all."""
+    """Counts of completed removals and how they were paid, of failed jobs, and of batches; for one tier or in total."""
 
     removals: int = 0
     batches: int = 0
@@ -50,7 +50,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Times:
-    """Of the pictures of a tier, in milliseconds: of a hundred, fifty and ninety-five took no longer."""
+    """Median and 95th percentile of the processing times of a tier, in milliseconds."""
 
     median: int
     p95: int
@@ -58,7 +58,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Business:
-    """The work of all users, and what it took and brought."""
+    """The work of all users, with its times and revenue."""
 
     tiers: dict[Tier, Work]
     times: dict[Tier, Times] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Business:
 
 
 def work(session: Session, user_id: uuid.UUID | None, span: Span) -> dict[Tier, Work]:
-    """Return what was done in each tier, for one user or for all."""
+    """Return the work in each tier, for one user or for all."""
     rows = _jobs(span, Job.tier, Job.paid_by, Job.status, func.count(), func.sum(Job.credits)).group_by(
         Job.tier, Job.paid_by, Job.status
     )
@@ -89,12 +89,12 @@ def work(session: Session, user_id: uuid.UUID | None, span: Span) -> dict[Tier, 
 
 
 def total(tiers: dict[Tier, Work]) -> Work:
-    """Return what was done in all tiers together."""
+    """Return the work in all tiers together."""
     return sum(tiers.values(), Work())
 
 
 def business(session: Session, span: Span, at: datetime) -> Business:
-    """Return what was done for all users, how long it took and what it brought; the plans are those active `at`."""
+    """Return the work of all users, with times and plan revenue; counts the plans active at time `at`."""
     paid = select(func.coalesce(func.sum(Payment.rupiah), 0)).where(
         Payment.status == PaymentStatus.CONFIRMED,
         Payment.plan.is_not(None),
@@ -114,7 +114,7 @@ def business(session: Session, span: Span, at: datetime) -> Business:
 
 
 def _times(session: Session, span: Span) -> dict[Tier, Times]:
-    """Rank each tier's times in the database, which has them all; what comes here is two numbers a tier."""
+    """Return the percentiles of each tier. The database ranks the times and returns two numbers per tier."""
     ranked = (
         _jobs(
             span,

@@ -1,1 +1,1 @@
-"""Where pictures are kept: a folder or a bucket."""
+"""Storage of photos and results: a local folder or an S3 bucket."""

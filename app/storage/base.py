@@ -1,4 +1,4 @@
-"""Where results lie."""
+"""The storage interface and its errors."""
 
 import uuid
 from collections.abc import Iterable, Iterator
@@ -8,14 +8,14 @@ from typing import Protocol
 from cutout.app.core.atomic_write import say_full
 from cutout.app.core.errors import OperatorError, ServiceError
 
-# Less is as good as none: pictures are of some megabytes.
+# Below this much free space, storage counts as unusable; results take some megabytes each.
 LEAST_ROOM_BYTES = 32_000_000
-# Of a stream that is read.
+# Chunk size of a stream that is read.
 CHUNK_BYTES = 1 << 20
 
 
 class StorageError(ServiceError):
-    """A file could not be written or read. The message is for anybody, `cause` only for the host's owner."""
+    """A file could not be written or read. The message is safe for clients, `cause` is only for the operator."""
 
     code, status = "STORAGE_UNAVAILABLE", 503
     example = "The file cannot be written (No space left on device). Free some space or set CUTOUT_DATA_DIR."
@@ -27,73 +27,74 @@ class StorageError(ServiceError):
 
 
 class StorageUnusable(OperatorError):
-    """Results cannot be kept here."""
+    """The configured storage cannot keep results."""
 
 
 class Storage(Protocol):
-    """Files under short keys such as "results/0b6c….png". `name` tells people where they lie."""
+    """Files under short keys such as "results/0b6c….png". `name` is the location in a form that people can read."""
 
     name: str
 
     def room(self) -> int | None:
-        """Return how many bytes can still be written; None where nobody knows.
+        """Return how many bytes can still be written, or None if that is unknown.
 
         Raises:
-            StorageError: that cannot be found out.
+            StorageError: the free space cannot be determined.
 
         """
         ...
 
     def put(self, key: str, data: bytes) -> None:
-        """Write a file, whole or not at all.
+        """Write a file atomically.
 
         Raises:
-            StorageError: it cannot be written (a full disk, say).
+            StorageError: the file cannot be written, for example because the disk is full.
 
         """
         ...
 
     def put_stream(self, key: str, chunks: Iterable[bytes]) -> None:
-        """Write a file from its parts as they come, whole or not at all; it is never in memory as a whole.
+        """Write a file atomically from chunks as they come, without holding the whole file in memory.
 
         Raises:
-            StorageError: it cannot be written (a full disk, say).
-            Exception: what `chunks` raise, as it is.
+            StorageError: the file cannot be written, for example because the disk is full.
+            Exception: an error raised by `chunks` is passed on unchanged.
 
         """
         ...
 
     def get(self, key: str) -> bytes | None:
-        """Return a file's bytes, or None where there is none."""
+        """Return a file's bytes, or None if there is no such file."""
         ...
 
     def stream(self, key: str, start: int = 0) -> tuple[int, Iterator[bytes]] | None:
-        """Return a file's size in bytes, and its bytes from `start` on in chunks of 1 MB at most; None where there is none.
+        """Return a file's size in bytes and its bytes from `start` on in chunks of at most 1 MB; None if it is missing.
 
-        What comes is always one file: where another is written under the key meanwhile, the chunks go on with the old
-        one, or raise. They take as long as the reader does.
+        All chunks are from the same version of the file: if it is replaced meanwhile, the iterator continues with the
+        old version or raises. There is no time limit for a slow reader.
 
         Raises:
-            StorageError: it cannot be read; the chunks raise it too, also when the file was deleted or replaced.
+            StorageError: the file cannot be read. The iterator raises it too, for example if the file was deleted or
+                replaced.
 
         """
         ...
 
     def delete(self, key: str) -> None:
-        """Delete a file; where there is none, nothing happens."""
+        """Delete a file; do nothing if there is none."""
         ...
 
     def list_older_than(self, age: timedelta, prefix: str) -> list[str]:
-        """Return the keys of what was written longer ago than `age` under `prefix`, such as "uploads/"."""
+        """Return the keys of files under `prefix`, such as "uploads/", that were written longer ago than `age`."""
         ...
 
     def delete_older_than(self, age: timedelta, prefix: str) -> int:
-        """Delete what was written longer ago than `age` under `prefix`, such as "results/"; return how many files."""
+        """Delete the files under `prefix`, such as "results/", that are older than `age`; return their number."""
         ...
 
 
 class Source:
-    """Chunks to write. `error` is what they raised themselves: nothing of the storage's, whatever its type."""
+    """Wrapper of chunks to write. `error` is the exception that they raised, to tell it from one of the storage."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = chunks
@@ -108,11 +109,10 @@ class Source:
 
 
 def require_usable(storage: Storage) -> None:
-    """Write a file, read it and delete it, and see whether there is room for pictures: a service that starts is one that
-    can keep a result.
+    """Check at start-up that results can be stored: write, read and delete a file, and check the free space.
 
     Raises:
-        StorageUnusable: that does not work; the message says why and what to check.
+        StorageUnusable: the check failed; the message says why and what to do.
 
     """
     key, data = f"probes/{uuid.uuid4()}", b"written to see whether results can be kept"

@@ -1,7 +1,8 @@
-"""Results in a bucket of S3, or of anything that speaks its protocol.
+"""Storage in a bucket of S3 or of a compatible service.
 
-`obstore` rather than boto3: its calls leave other threads alone while they wait, it retries by itself, it finds keys in
-the environment, in a profile and on a cloud host as every AWS tool does, and it is one wheel without dependencies.
+`obstore` is used rather than boto3: its calls do not block other threads while they wait, it retries by itself, it
+finds credentials in the environment, in a profile and on a cloud host as AWS tools do, and it is one wheel without
+dependencies.
 """
 
 import re
@@ -17,12 +18,12 @@ from cutout.app.storage.base import CHUNK_BYTES, Source, StorageError, StorageUn
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 60
 RETRIES, RETRY_SECONDS = 3, 30
-# What is in memory of a stream: so many parts of one that is written, and one of one that is read.
+# Parts of a stream that are in memory at once: several of one that is written, one of one that is read. Sizes in bytes.
 PARTS_AT_ONCE, WRITTEN_PART, READ_PART = 3, 5 << 20, 8 << 20
 
 
 class S3Storage:
-    """Files of one bucket, under `prefix` if one is given. Safe to use from any number of threads."""
+    """Files in one bucket, under `prefix` if one is given. Thread-safe."""
 
     def __init__(
         self,
@@ -34,18 +35,18 @@ class S3Storage:
         access_key_id: str | None = None,
         secret_access_key: str | None = None,
     ) -> None:
-        """Prepare to reach a bucket; nothing is asked of it yet.
+        """Configure access to a bucket; no request is sent yet.
 
         Args:
-            bucket: its name; it has to be there.
-            prefix: of all keys, such as "cutout/", where the bucket holds other things too.
-            endpoint: the server's address, "https://…"; None for Amazon's own.
-            region: where the bucket is; None for what the host says, else us-east-1.
-            access_key_id: with `secret_access_key`, the key; None where the host has one for all tools.
-            secret_access_key: see above.
+            bucket: name of the bucket, which must exist.
+            prefix: prefix of all keys, such as "cutout/", for a bucket that holds other files too.
+            endpoint: URL of the server, "https://…"; None for Amazon's.
+            region: region of the bucket; None for the host's configured one, else us-east-1.
+            access_key_id: credentials, together with `secret_access_key`; None to use those configured on the host.
+            secret_access_key: see `access_key_id`.
 
         Raises:
-            StorageUnusable: this cannot be a bucket, or half a key was found.
+            StorageUnusable: the settings cannot describe a bucket, or only half of the credentials was found.
 
         """
         self.name = f"s3://{bucket}/{prefix}"
@@ -76,7 +77,7 @@ class S3Storage:
     def put(self, key: str, data: bytes) -> None:
         try:
             obstore.put(self._store, key, data)
-        # "not found" is a missing bucket, and a built-in error
+        # A missing bucket raises the built-in FileNotFoundError.
         except (BaseError, FileNotFoundError) as error:
             raise self._unusable(error) from error
 
@@ -84,7 +85,7 @@ class S3Storage:
         with ThreadPoolExecutor(1) as beside:
             source = Source(_made(beside, chunks))
             try:
-                # An upload that breaks off is aborted: there is no object then, and no parts that cost money.
+                # An interrupted upload is aborted, which leaves neither an object nor parts that cost money.
                 obstore.put(self._store, key, source, chunk_size=WRITTEN_PART, max_concurrency=PARTS_AT_ONCE)
             except (BaseError, FileNotFoundError) as error:
                 if error is source.error:
@@ -113,8 +114,8 @@ class S3Storage:
         return meta["size"], self._chunks(key, start, meta["size"], meta["e_tag"])
 
     def _chunks(self, key: str, first: int, size: int, tag: str | None) -> Iterator[bytes]:
-        # Part by part: one answer for the whole file would have to be read within ANSWER_SECONDS, however large the file
-        # and however slow the reader. The tag keeps the parts to one file.
+        # One request per part, because a single response for the whole file would have to be read within
+        # ANSWER_SECONDS, however large the file and slow the reader. The ETag keeps all parts to one version.
         for start in range(first, size, READ_PART):
             try:
                 part = obstore.get(
@@ -164,14 +165,17 @@ class S3Storage:
         )
 
     def _cause(self, error: Exception) -> str:
-        # Its first line says what happened, unless S3 itself does, in XML below; the rest is the library's own state.
+        # The first line describes the error, but an S3 error code in the XML below is clearer. The rest is internal
+        # state of the library.
         code = re.search("<Code>(.*?)</Code>", str(error))
         return f"{self.name}: {code[1] if code else str(error).splitlines()[0]}"
 
 
 def _made(beside: Executor, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Make the chunks in another thread: where `obstore` asks for them it cannot be called, and to make them may take
-    files out of this same store.
+    """Produce the chunks in another thread.
+
+    `obstore` cannot be called in the thread in which it requests the chunks, but producing them may read from this
+    store.
     """
     iterator = iter(chunks)
     while (chunk := beside.submit(next, iterator, None).result()) is not None:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Response
 from cutout import __version__
 from cutout.app.http.state import provided
 from cutout.app.jobs.schemas import TierInfo
-from cutout.app.removals.dependencies import HandsDep
+from cutout.app.removals.dependencies import ExecutorDep
 from cutout.app.system.readiness import Readiness
 from cutout.app.system.schemas import Health, HealthProblem, QueueState, RemoteState, Worker
 
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/api", tags=["health"])
 
 @router.get("/health", responses={503: {"model": Health}})
 async def health(
-    hands: HandsDep, readiness: Annotated[Readiness, Depends(provided(Readiness))], response: Response
+    executor: ExecutorDep, readiness: Annotated[Readiness, Depends(provided(Readiness))], response: Response
 ) -> Health:
     """Answer 200 once a picture can really be made and kept, 503 until then, and while the database or the storage fails,
     or networks elsewhere have failed so often that they are left alone. The answer comes within two seconds, whatever
@@ -26,8 +26,8 @@ async def health(
     batches then. `problems` names all that is wrong, also that photos wait and no worker is alive.
     """
     found = await readiness.look()
-    device, tiers = hands.serving_by(found.workers)
-    breaker = hands.breaker()
+    device, tiers = executor.serving_by(found.workers)
+    breaker = executor.breaker()
     remote = None if breaker is None else RemoteState.of(breaker)
     able = not found.faults and (remote is None or remote.breaker != "open")
     if not able:

@@ -6,7 +6,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import OperationalError
 
-from cutout.app.jobs.queue_stats import Backlog
+from cutout.app.jobs.queue_stats import QueueStats
 from cutout.app.ratelimit.limits import Kind
 from cutout.inference.engine import Engine
 
@@ -15,11 +15,11 @@ class LiveMetrics(Collector):
     """The state of the engine, of the rate limits by kind of call, and of the queue."""
 
     def __init__(
-        self, engine: Callable[[], Engine | None], refused: Mapping[Kind, int], backlog: Backlog | None
+        self, engine: Callable[[], Engine | None], refused: Mapping[Kind, int], queue_stats: QueueStats | None
     ) -> None:
         self._engine = engine
         self._refused = refused
-        self._backlog = backlog
+        self._queue_stats = queue_stats
 
     def collect(self) -> Iterator[Metric]:
         engine = self._engine()
@@ -36,18 +36,18 @@ class LiveMetrics(Collector):
         for kind in Kind:
             limited.add_metric([kind.value], self._refused.get(kind, 0))
         yield limited
-        if self._backlog is not None and self._backlog.is_kept:
-            yield from _queue_metrics(self._backlog)
+        if self._queue_stats is not None and self._queue_stats.is_kept:
+            yield from _queue_metrics(self._queue_stats)
 
 
-def _queue_metrics(backlog: Backlog) -> Iterator[Metric]:
+def _queue_metrics(queue_stats: QueueStats) -> Iterator[Metric]:
     """Tell what waits for workers; a figure that cannot be had is left out."""
-    workers = backlog.workers()
+    workers = queue_stats.workers()
     yield GaugeMetricFamily("cutout_queue_answers", "1 where the queue answers", float(workers is not None))
     if workers is not None:
         yield GaugeMetricFamily("cutout_workers_alive", "Workers that said so lately", len(workers))
     try:
-        waiting = backlog.waiting()
+        waiting = queue_stats.waiting()
     except OperationalError:
         return
     yield GaugeMetricFamily("cutout_batch_photos_waiting", "Photos of batches that wait", waiting.photos)

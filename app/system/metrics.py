@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from cutout.app.config.settings import Settings, is_loopback
 from cutout.app.core.errors import UnauthenticatedError
 from cutout.app.http.dependencies import MetricsDep, SettingsDep
-from cutout.app.http.openapi import tells
+from cutout.app.http.openapi import error_responses
 
 router = APIRouter(tags=["metrics"])
 
@@ -19,20 +19,20 @@ router = APIRouter(tags=["metrics"])
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 
 
-TOKEN = HTTPBearer(scheme_name="metrics", description="`CUTOUT_METRICS_TOKEN`.", auto_error=False)
+METRICS_TOKEN = HTTPBearer(scheme_name="metrics", description="`CUTOUT_METRICS_TOKEN`.", auto_error=False)
 
 
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}, **tells(UnauthenticatedError)},
+    responses={200: {"content": {"text/plain": {}}}, **error_responses(UnauthenticatedError)},
     openapi_extra={"security": [{}]},
 )
 async def get_metrics(
     request: Request,
     metrics: MetricsDep,
     settings: SettingsDep,
-    token: Annotated[HTTPAuthorizationCredentials | None, Security(TOKEN)],
+    token: Annotated[HTTPAuthorizationCredentials | None, Security(METRICS_TOKEN)],
 ) -> Response:
     """Return the figures in Prometheus' text format: to this machine, or by `CUTOUT_METRICS_TOKEN`."""
     if not (is_from_here(request) or is_known(token, settings)):

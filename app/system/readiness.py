@@ -14,7 +14,7 @@ from cutout.app.core.probe import NoAnswer, Probe
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
 from cutout.app.jobs.queue import WorkerInfo
-from cutout.app.jobs.queue_stats import Backlog, Waiting
+from cutout.app.jobs.queue_stats import QueueStats, Waiting
 from cutout.app.storage.base import StorageError
 from cutout.app.storage.probe import STORAGE_HANGS, StorageProbe
 
@@ -57,11 +57,11 @@ class Readiness:
     def __init__(
         self,
         database: Database,
-        backlog: Backlog,
+        queue_stats: QueueStats,
         storage: StorageProbe,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._backlog = backlog
+        self._queue_stats = queue_stats
         self._database = database
         self._clock = clock
         self._unattended_since: float | None = None
@@ -73,7 +73,7 @@ class Readiness:
     @asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:
         """Look until the end of the block."""
-        probes = (self.database, self.storage, *((self.queue,) if self._backlog.is_kept else ()))
+        probes = (self.database, self.storage, *((self.queue,) if self._queue_stats.is_kept else ()))
         for probe in probes:
             probe.start()
         try:
@@ -89,7 +89,7 @@ class Readiness:
             faults.append(Fault("DATABASE_UNAVAILABLE", "The database does not answer. The log says why."))
         if (fault := self._of_storage()) is not None:
             faults.append(fault)
-        if self._backlog.is_kept and workers is None:
+        if self._queue_stats.is_kept and workers is None:
             of_batches.append(Fault("QUEUE_UNAVAILABLE", "The queue does not answer. Check REDIS_URL."))
         elif waiting is not None and waiting.photos and not workers:
             of_batches.append(Fault("NO_WORKER", say_unattended(waiting.photos)))
@@ -102,7 +102,7 @@ class Readiness:
             return None, None
 
     async def _of_queue(self) -> Sequence[WorkerInfo] | None:
-        if not self._backlog.is_kept:
+        if not self._queue_stats.is_kept:
             return None
         try:
             return await self.queue.fresh(PATIENCE_SECONDS)
@@ -122,12 +122,12 @@ class Readiness:
 
     def _look_at_database(self) -> tuple[str | None, Waiting | None]:
         revision = migrate.revision(self._database)
-        waiting = self._backlog.waiting() if self._backlog.is_kept else None
+        waiting = self._queue_stats.waiting() if self._queue_stats.is_kept else None
         self._warn_of_unattended(waiting)
         return revision, waiting
 
     def _look_at_queue(self) -> Sequence[WorkerInfo] | None:
-        return self._backlog.workers()
+        return self._queue_stats.workers()
 
     def _warn_of_unattended(self, waiting: Waiting | None) -> None:
         """Say in the log that photos wait and nobody takes them, where that lasts."""

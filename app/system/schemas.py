@@ -7,7 +7,7 @@ from typing import Literal, Self
 from cutout.app.core.schema import Schema
 from cutout.app.jobs.queue import WorkerInfo
 from cutout.app.jobs.schemas import TierInfo
-from cutout.inference.scheduling.circuit_breaker import Breaker, State
+from cutout.inference.scheduling.circuit_breaker import CircuitBreaker, State
 from cutout.inference.tiers import Recipe, Tier
 
 
@@ -60,7 +60,7 @@ class RemoteState(Schema):
     retry_after: int | None
 
     @classmethod
-    def of(cls, breaker: Breaker) -> Self:
+    def of(cls, breaker: CircuitBreaker) -> Self:
         state = breaker.state
         return cls(breaker=state, retry_after=math.ceil(breaker.wait) if state == "open" else None)
 

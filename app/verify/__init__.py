@@ -1,1 +1,1 @@
-"""The whole checklist against a running deployment, over HTTP alone."""
+"""Checklist against a running deployment, over HTTP only."""

@@ -1,4 +1,4 @@
-"""The checklist: each step looks at one thing that has to work, and says what is wrong with it and what to do."""
+"""The checklist: each step checks one thing that has to work, and says what is wrong and how to fix it."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ from cutout.app.verify.client import (
 )
 from cutout.inference.tiers import Tier
 
-# 100 standard images are 800 credits, less 10 %.
+# 100 standard images cost 800 credits, less 10 %.
 PRICED_IMAGES, PRICED_CREDITS = 100, 720
 PHOTOS = {
     "verify-1.jpg": images.RED,
@@ -43,14 +43,14 @@ PHOTOS = {
 }
 PROBLEM = "application/problem+json"
 NO_PHOTO = b"This is no photo.\n"
-# Between two looks at a batch: at first often, then so that a user's 120 reads a minute are far.
+# Pauses between polls of a batch: short at first, then long enough to stay far below a user's 120 reads per minute.
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.2, 2.0
 CANCEL_SECONDS = 5.0
 LEDGER_PAGE, MOST_PAGES = 200, 20
 
 
 class Outcome(StrEnum):
-    """What became of a step."""
+    """The outcome of a step."""
 
     PASSED = "passed"
     WARNED = "warned"
@@ -60,7 +60,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Target:
-    """The seconds that a step may take; from `low` on is expected."""
+    """The expected duration of a step in seconds, from `low` to `high`; above `high` it counts as slow."""
 
     high: float
     low: float = 0
@@ -78,19 +78,19 @@ OF_BATCH = Target(len(PHOTOS) * TARGETS[Tier.BASIC].high, len(PHOTOS) * TARGETS[
 
 @dataclass(frozen=True)
 class Fact:
-    """What a step has found; `doubtful` where somebody should look at it, and nothing fails."""
+    """Finding of a step that did not fail; `doubtful` if the user should look at it."""
 
     text: str
     doubtful: bool = False
 
 
 class Skipped(Exception):
-    """There is nothing that a step could look at."""
+    """The step has nothing to check."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to look at, once the steps that it `needs` have passed. Without a target it asks nobody."""
+    """One check, run if all steps that it `needs` have passed. A step without a target sends no requests."""
 
     name: str
     run: Callable[[], Awaitable[Fact]]
@@ -100,7 +100,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a step; `seconds` is None where nobody was asked."""
+    """Result of a step; `seconds` is None if the step sent no requests."""
 
     step: Step
     outcome: Outcome
@@ -109,7 +109,7 @@ class Result:
 
 
 class Visit:
-    """One walk through the checklist: what was found so far, and what was made and paid."""
+    """State of one run of the checklist: what was found so far, and which jobs were made and charged."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Visit:
         tiers: Sequence[Tier] = tuple(Tier),
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Prepare; nothing is sent yet. `tell` hears how far a long step is."""
+        """Prepare without sending requests. `tell` is called with the progress of a long step."""
         self._client = client
         self._tiers = list(dict.fromkeys(tiers))
         self._tell = tell
@@ -125,9 +125,9 @@ class Visit:
         self._pricing: PricingShape
         self._before: CreditsShape
         self._jobs: dict[str, Tier] = {}
-        # What was charged, by the key of its movements.
+        # Credits charged, by the key of the ledger entries.
         self._charged: dict[str, int] = {}
-        # How many removals the quota paid, of which day.
+        # Number of removals paid by the quota, and the day of that quota.
         self._of_quota = 0
         self._day = ""
         self._open_batch: str | None = None
@@ -166,7 +166,7 @@ class Visit:
         ]
 
     async def leave_nothing(self) -> None:
-        """Cancel the batch that has not ended: what is not done of it costs nothing then."""
+        """Cancel the batch if it has not ended, so that its remaining photos are not charged."""
         if self._open_batch is not None:
             batch, self._open_batch, self._how_far = self._open_batch, None, ""
             with suppress(Failed, TimeoutError):
@@ -175,11 +175,11 @@ class Visit:
 
     @property
     def how_far(self) -> str:
-        """How far the batch is that is being waited for, to be put behind a sentence."""
+        """The progress of the current batch in parentheses, to append to a message; empty if there is none."""
         return f" ({self._how_far})" if self._how_far else ""
 
     async def _see_health(self) -> Fact:
-        # While the database is away it says so with a 503, in its own shape.
+        # While the database is down, the service responds with 503 and the same schema.
         answer = await self._client.call("GET", "/api/health", wanted=(200, 503), as_user=False)
         if answer.status_code == 503 and answer.headers.get("Content-Type") == PROBLEM:
             raise Failed(self._client.parse(ProblemShape, answer).detail)
@@ -268,7 +268,7 @@ class Visit:
         return Fact(text)
 
     async def _count_credits(self) -> Fact:
-        """See to it that all the rest can be paid before any of it is."""
+        """Check that the balance covers all later steps before any of them is charged."""
         self._before = await self._credits()
         subscription = await self._subscription()
         self._day = subscription.today.day if subscription.today else ""
@@ -322,7 +322,7 @@ class Visit:
             raise Failed(f"{batch.credits_charged} credits were charged, not {accepted.price.final_credits}.")
         if batch.zip_url is None:
             raise Failed("The batch is completed, and has no ZIP.")
-        # The address is signed, so that it works in a mail.
+        # The URL is signed, so that it works without a login, for example from an e-mail.
         archive = await self._client.call("GET", batch.zip_url, as_user=False)
         images.require_archive(archive.content, PHOTOS)
         return Fact(f"{len(PHOTOS)} photos, {len(archive.content) / 1000:.0f} kB of ZIP as its manifest says")
@@ -421,9 +421,9 @@ class Visit:
         return await self._client.read(CreditsShape, "GET", f"{API}/credits", params={"limit": LEDGER_PAGE})
 
     async def _new_entries(self, before: CreditsShape) -> tuple[CreditsShape, list[EntryShape]]:
-        """Return the balance, and the movements since `before`."""
+        """Return the current credits and the ledger entries since `before`."""
         known = {entry.id for entry in before.entries}
-        # Of two movements at once the one with the lower id may be seen later.
+        # Of two concurrent entries, the one with the lower id may become visible later.
         oldest = min(known, default=0)
         first = page = await self._credits()
         entries = []
@@ -443,7 +443,7 @@ class Visit:
         return await self._client.read(SubscriptionShape, "GET", f"{API}/subscription")
 
     def _needed(self, subscription: SubscriptionShape) -> dict[str, int]:
-        """Return how many credits what takes, where no quota pays for it."""
+        """Return the credits needed for each removal and the batch; those that the quota pays need 0."""
         needed, today = {}, subscription.today
         plan = self._pricing.plans.get(subscription.plan or "")
         left = today.left if today is not None else 0
@@ -463,7 +463,7 @@ async def walk(
     strict: bool = False,
     begin: Callable[[Step], None] = lambda _: None,
 ) -> AsyncIterator[Result]:
-    """Do one step after the other, each within so many seconds. What is doubtful or late fails only where it is `strict`."""
+    """Run the steps in order, each with a timeout in seconds. Doubtful or slow steps fail only if `strict` is set."""
     passed: set[str] = set()
     for step in visit.steps():
         missing = [name for name in step.needs if name not in passed]

@@ -1,4 +1,4 @@
-"""A caller of a deployment that may be any version's, or none: what it answers is looked at before it is believed."""
+"""Client for a deployment of any version, or for a host that may not be Cutout; every response is validated."""
 
 import ssl
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ API = "/api/background-remover"
 
 
 class Failed(Exception):
-    """Something is not as it has to be; the message says what, and what to do."""
+    """A check failed. The message says what is wrong and what to do."""
 
 
 class Refused(Failed):
-    """The service answered with an error of its own."""
+    """The service responded with one of its own errors."""
 
     def __init__(self, status: int, code: str, detail: str, request_id: str) -> None:
         super().__init__(f"{detail} ({status} {code}{f', request {request_id}' if request_id else ''})")
@@ -31,11 +31,11 @@ class Refused(Failed):
 
 
 class NoAddress(OperatorError):
-    """This cannot be the address or the key of a service."""
+    """The given address or key cannot be that of a service."""
 
 
 class Shape(BaseModel):
-    """Base of what is read from answers; what a newer version says beside it is passed over."""
+    """Base class of response models; unknown fields, as newer versions may send, are ignored."""
 
     model_config = ConfigDict(alias_generator=to_camel, frozen=True)
 
@@ -166,7 +166,7 @@ class BatchShape(Shape):
 
     @property
     def told(self) -> str:
-        """How far it is, in words."""
+        """The progress of the batch in words."""
         return f"{self.counts.get('completed', 0)} of {self.images} photos done, the batch is {self.status}"
 
 
@@ -183,13 +183,13 @@ S = TypeVar("S", bound=Shape)
 
 
 class Client:
-    """Calls one deployment: as the user of a key, or as anybody."""
+    """Client of one deployment; sends requests with the user's API key or anonymously."""
 
     def __init__(self, url: str, key: str | None, transport: httpx2.AsyncBaseTransport | None = None) -> None:
-        """Prepare to call `url`; nothing is sent yet.
+        """Prepare to call `url`; no request is sent yet.
 
         Raises:
-            NoAddress: that is no web address, or the key cannot be one.
+            NoAddress: `url` is not a web address, or `key` cannot be an API key.
 
         """
         try:
@@ -204,9 +204,9 @@ class Client:
                 "The key has characters that no key has. Give one as `cutout keys add` printed it."
             )
         self.has_key = bool(key)
-        # With no password in it that would be shown.
+        # Without user name and password, because it is printed.
         self.shown = str(address.copy_with(username=None, password=None)).rstrip("/")
-        # A step has its time as a whole; only a host that is not there is given up earlier.
+        # Each step has a timeout as a whole; only connecting has a shorter one.
         options: dict[str, Any] = {
             "base_url": address,
             "timeout": httpx2.Timeout(None, connect=CONNECT_SECONDS),
@@ -227,11 +227,11 @@ class Client:
     async def call(
         self, method: str, path: str, *, wanted: tuple[int, ...] = (200,), as_user: bool = True, **body: Any
     ) -> httpx2.Response:
-        """Call the service: an answer of one of the `wanted` statuses.
+        """Call the service and return its response, which has one of the `wanted` status codes.
 
         Raises:
-            Refused: it answered with an error of its own.
-            Failed: nobody answers, or somebody else does.
+            Refused: the service responded with one of its own errors.
+            Failed: there is no response, or it is not from Cutout.
 
         """
         client = self._user if as_user else self._anybody
@@ -256,20 +256,20 @@ class Client:
         raise self._refusal(method, path, answer)
 
     async def read(self, shape: type[S], method: str, path: str, **options: Any) -> S:
-        """Call the service, and read its answer as JSON of this shape.
+        """Call the service and parse its response as JSON of this shape.
 
         Raises:
-            Refused: it answered with an error of its own.
-            Failed: nobody answers, or somebody else does, or with another shape.
+            Refused: the service responded with one of its own errors.
+            Failed: there is no response, it is not from Cutout, or it has another shape.
 
         """
         return self.parse(shape, await self.call(method, path, **options))
 
     def parse(self, shape: type[S], answer: httpx2.Response) -> S:
-        """Read an answer as JSON of this shape.
+        """Parse a response as JSON of this shape.
 
         Raises:
-            Failed: it is not.
+            Failed: the response is not JSON or has another shape.
 
         """
         where = f"{answer.request.method} {answer.request.url.path}"

@@ -1,4 +1,4 @@
-"""A photo to send, and what has to come back."""
+"""Test photos to send, and checks of the results."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ PNG = "image/png"
 MANIFEST = "manifest.json"
 RED, GREEN, YELLOW = "#c8402f", "#3d8f4e", "#d9a521"
 
-# Of 255.
+# Alpha levels, 0…255: at least OPAQUE is foreground, at most CLEAR is background.
 OPAQUE, CLEAR = 200, 40
 
 
@@ -33,14 +33,14 @@ class ManifestShape(Shape):
 
 
 def photo(colour: str = RED) -> bytes:
-    """Draw a ball on a table, lit from above, as a JPEG of `SIZE`."""
+    """Draw a ball on a table as a JPEG of `SIZE`."""
     wall = ImageOps.colorize(Image.linear_gradient("L").resize(SIZE), "#e9e6e0", "#b9b4aa")
     shadow = Image.new("L", SIZE)
     ImageDraw.Draw(shadow).ellipse((190, 325, 470, 375), fill=110)
     wall.paste("#4b4740", mask=shadow.filter(ImageFilter.GaussianBlur(14)))
 
     side = BALL[2] - BALL[0]
-    # Its light comes from the upper left: the middle of a larger gradient is there.
+    # The light comes from the upper left: the centre of the larger gradient is placed there.
     light = ImageOps.invert(Image.radial_gradient("L")).resize((2 * side, 2 * side))
     light = light.crop((side * 2 // 3, side * 2 // 3, side * 5 // 3, side * 5 // 3))
     ball = ImageOps.colorize(
@@ -56,10 +56,10 @@ def photo(colour: str = RED) -> bytes:
 
 
 def require_cut_out(data: bytes, media_type: str = PNG) -> int:
-    """Check a cut-out of `photo`: how many percent of it are foreground.
+    """Check a cut-out of `photo` and return the share of its foreground in percent.
 
     Raises:
-        Failed: it is none.
+        Failed: the data is not such a cut-out.
 
     """
     if media_type != PNG:
@@ -86,10 +86,10 @@ def require_cut_out(data: bytes, media_type: str = PNG) -> int:
 
 
 def require_archive(data: bytes, photos: Iterable[str]) -> None:
-    """Check the ZIP of a batch that was made of these file names.
+    """Check the ZIP of a batch of photos with these file names.
 
     Raises:
-        Failed: it is not what was promised.
+        Failed: the ZIP, its manifest or its results are not as expected.
 
     """
     expected = {name: f"{name.rpartition('.')[0]}.png" for name in photos}

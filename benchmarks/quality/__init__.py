@@ -1,9 +1,9 @@
-"""How good the cut-outs are: scenes with known alpha and colours, measures, and the tables made of them."""
+"""Quality of the cut-outs: scenes with known alpha and colours, error measures, and result tables."""
 
 
 def run() -> None:
-    """Measure the recipes alone, the tiers whole, the second look, and what they cost."""
-    # OpenCV, pymatting, scikit-image and the rest are installed for this benchmark only.
+    """Measure the cost of the tiers, the recipes alone, the tiers end to end, and the second look."""
+    # OpenCV, pymatting, scikit-image and some others are installed for this benchmark only.
     try:
         from benchmarks.quality import cost, recipe, second, whole
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""What each tier costs on a large photo: time by stage, and the peak memory of a process that does only that."""
+"""Cost of each tier on a large photo: time per stage, and peak memory of a process that does nothing else."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ ROUNDS = 2
 
 
 def run() -> None:
-    """Measure, print and save."""
+    """Measure the tiers, print and save the results."""
     runs: dict[Tier, list[dict[str, Any]]] = {tier: [] for tier in Tier}
     with tempfile.TemporaryDirectory() as name:
         photo = Path(name) / "photo.jpg"

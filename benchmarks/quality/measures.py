@@ -1,4 +1,4 @@
-"""How far a cut-out is from the true one, in thousandths of the full range, smaller is better; but for S and F."""
+"""Error measures of a cut-out in thousandths of the full range, smaller is better; and S-measure and weighted F."""
 
 from dataclasses import dataclass, fields
 
@@ -8,19 +8,18 @@ import numpy.typing as npt
 
 from benchmarks.quality.scenes import Bytes, Floats, Scene
 
-GRADIENT_SIGMA = (
-    1.4  # as in Rhemann and others, "A Perceptually Motivated Online Benchmark for Image Matting"
-)
+GRADIENT_SIGMA = 1.4  # as in Rhemann et al., "A Perceptually Motivated Online Benchmark for Image Matting"
 GROUNDS = np.array([(0, 0, 0), (1, 1, 1), (0, 1, 0)], np.float32)  # black, white, green
-SALIENCY_SIDE = 512  # S-measure and weighted F judge the whole shape, and are slow
+SALIENCY_SIDE = 512  # S-measure and weighted F rate the whole shape and are slow, so they run at this size
 
 
 @dataclass(frozen=True)
 class Error:
-    """`mae` is over the whole picture; `sad` its sum over the picture, in thousands of pixels.
+    """`mae` is the mean error of alpha over the whole image; `sad` is its sum, in thousands of pixels.
 
-    `gradient`, `composite` (on black, white and green) and `colour` are over the edge: the first two where the true
-    alpha is mixed or a pixel of a 1,024-pixel mask away from that; the colour where it lies between 5 and 95 %.
+    `gradient`, `composite` (on black, white and green) and `colour` are measured at the edge: the first two where the
+    true alpha is mixed or within about a pixel of a 1,024-pixel mask of that; the colour where the true alpha lies
+    between 5 and 95 %.
     """
 
     mae: float
@@ -31,7 +30,7 @@ class Error:
 
 
 def measure(scene: Scene, rgb: Bytes, alpha: Bytes) -> Error:
-    """Compare a cut-out, uint8 [H,W,3] and [H,W], with the scene's truth."""
+    """Compare a cut-out, `rgb` uint8 [H,W,3] and `alpha` uint8 [H,W], with the scene's ground truth."""
     found = alpha.astype(np.float32) / 255
     edge = _edge(scene.alpha)
     difference = np.abs(found - scene.alpha)
@@ -58,7 +57,7 @@ def mean(errors: list[Error]) -> Error:
 
 
 def saliency(scene: Scene, alpha: Bytes) -> tuple[float, float]:
-    """Return S-measure and weighted F, 0…1, larger is better."""
+    """Return S-measure and weighted F, both 0…1; larger is better."""
     from py_sod_metrics import Smeasure, WeightedFmeasure
 
     scale = SALIENCY_SIDE / max(alpha.shape)
@@ -72,7 +71,7 @@ def saliency(scene: Scene, alpha: Bytes) -> tuple[float, float]:
 
 
 def overlap(scene: Scene, mask: Floats) -> float:
-    """Return intersection over union of a mask, [h,w] of 0…1, with the truth."""
+    """Return the intersection over union of a mask, [h,w] of 0…1, with the ground truth."""
     true = cv2.resize(scene.alpha, mask.shape[::-1], interpolation=cv2.INTER_AREA) > 0.5
     found = mask > 0.5
     return float((true & found).sum() / max(1, (true | found).sum()))

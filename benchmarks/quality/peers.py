@@ -1,4 +1,4 @@
-"""What others do with a mask, from the libraries that do it."""
+"""Methods of other libraries for refining a mask and its colours."""
 
 import cv2
 import numpy as np
@@ -7,9 +7,9 @@ from benchmarks.quality.scenes import Bytes, Floats
 
 
 def blur_fusion(rgb: Bytes, alpha: Bytes) -> Bytes:
-    """Estimate foreground colours by blurring, twice (Forte, "Approximate Fast Foreground Colour Estimation", 2021).
+    """Estimate foreground colours by two passes of blur fusion, with windows of 90 and 6 pixels, as published.
 
-    Windows of 90 and 6 pixels, as published.
+    Method: Forte, "Approximate Fast Foreground Colour Estimation", 2021.
     """
     photo: Floats = rgb.astype(np.float32) / 255
     opacity: Floats = alpha.astype(np.float32) / 255
@@ -20,7 +20,7 @@ def blur_fusion(rgb: Bytes, alpha: Bytes) -> Bytes:
 
 
 def multilevel(rgb: Bytes, alpha: Bytes) -> Bytes:
-    """Estimate foreground colours as pymatting does by default, which rembg's matting uses too."""
+    """Estimate foreground colours with pymatting's default method, which rembg's alpha matting also uses."""
     from pymatting import estimate_foreground_ml
 
     foreground = estimate_foreground_ml(rgb / 255, alpha / 255)
@@ -28,7 +28,7 @@ def multilevel(rgb: Bytes, alpha: Bytes) -> Bytes:
 
 
 def guided_filter(rgb: Bytes, alpha: Bytes) -> Bytes:
-    """Filter the enlarged mask along the photo, in windows of four of the mask's pixels to either side."""
+    """Filter the enlarged mask with the photo as guide; the radius is four pixels of a 1,024-pixel mask."""
     radius = round(max(alpha.shape) / 1024 * 4)
     filtered = cv2.ximgproc.guidedFilter(
         rgb.astype(np.float32) / 255, alpha.astype(np.float32) / 255, radius, 1e-4

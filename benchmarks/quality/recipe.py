@@ -1,7 +1,7 @@
-"""The recipes alone: the network's place is taken by the truth, as soft as a good network leaves it.
+"""The recipes alone: instead of a network's mask they get the true alpha, as soft as a good network's output.
 
-What should move: `standard` the colour of the edge, `professional` its shape. Each method gets the same mask; those that
-only estimate colours get it enlarged.
+Expected: `standard` improves the colour of the edge, `professional` its shape. Each method gets the same mask; methods
+that only estimate colours get it enlarged.
 """
 
 import time
@@ -24,11 +24,11 @@ from cutout.inference.matting import refinement
 from cutout.inference.matting.mask import enlarge, to_levels
 
 KINDS = ("hair", "fur", "defocus", "lace", "glass", "solid")
-SIZES = (3.0, 7.0, 12.0)  # megapixels, a scene of each kind in each
+SIZES = (3.0, 7.0, 12.0)  # megapixels; one scene of each kind per size
 SEED = 100  # the methods were tuned on seeds below 10
 FRONTIER = Path(__file__).parents[2] / "docs/images/quality-frontier.png"
 
-# Where a point's name stands, in points from it, where beside it there is no room.
+# Offsets of labels from their points, in typographic points, where the default position would overlap.
 LABELS = {
     "standard": (7, -11),
     "tried: colours, no stiffness": (2, 8),
@@ -39,12 +39,12 @@ LABELS = {
     "blur fusion": (7, 2),
 }
 
-# A mask and its photo → colours, uint8 [H,W,3], and alpha, uint8 [H,W].
+# A photo, uint8 [H,W,3], and its mask → colours, uint8 [H,W,3], and alpha, uint8 [H,W].
 Method = Callable[[Bytes, Tensor], tuple[Bytes, Bytes]]
 
 
 def run() -> None:
-    """Measure, print and save."""
+    """Measure the recipes, print and save the results, and draw the plot."""
     errors: dict[str, dict[str, list[Error]]] = {name: {kind: [] for kind in KINDS} for name in METHODS}
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     for kind in KINDS:
@@ -130,7 +130,7 @@ def _guided(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
 
 
 def _but(method: Method, **settings: Any) -> Method:
-    """Run a method with other constants of `refinement`."""
+    """Return the method with some constants of `refinement` replaced."""
 
     def changed(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
         with mock.patch.multiple(refinement, **settings):
@@ -139,7 +139,7 @@ def _but(method: Method, **settings: Any) -> Method:
     return changed
 
 
-# What is "tried" is not what a tier does: it says what each part of it is for.
+# Methods named "tried" belong to no tier; they are ablations that show what each part contributes.
 METHODS: dict[str, Method] = {
     "raw (basic)": _basic,
     "blur fusion": _with_colours(peers.blur_fusion),

@@ -1,8 +1,8 @@
-"""Photos whose alpha and foreground colours are known, because they are composites.
+"""Composite photos with known alpha and foreground colours.
 
 The subjects are drawn (hair, fur, lace, glass, text) or cut-outs with true alpha (the emoji of
-`@lobehub/fluent-emoji-3d`, MIT); the backgrounds are photos that scikit-image and scikit-learn bring along. What
-a camera does is done too: the lens softens every edge by most of a pixel, the sensor adds noise, JPEG takes its part.
+`@lobehub/fluent-emoji-3d`, MIT); the backgrounds are photos included in scikit-image and scikit-learn. The effects of
+a camera are simulated: the lens softens every edge by most of a pixel, the sensor adds noise, and JPEG compresses.
 """
 
 import io
@@ -37,18 +37,18 @@ BACKGROUNDS = {
     "sklearn": ("china.jpg", "flower.jpg"),
 }
 
-SUPERSAMPLES = 2  # along each axis, for what is drawn; at its edges only, as the lens does the rest
-SHIFT = 4  # bits of fraction in OpenCV's drawing coordinates
-LENS = 0.7  # standard deviation of the lens' own softness, pixels
+SUPERSAMPLES = 2  # along each axis, for drawn subjects; the lens blur smooths their edges further
+SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
+LENS = 0.7  # standard deviation of the lens blur, pixels
 SENSOR_NOISE = 2.5  # standard deviation, levels of 255
 JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
 class Scene:
-    """`photo` is a JPEG; `alpha` float32 [H,W] of 0…1; `foreground` uint8 [H,W,3], the subject's own colours.
+    """`photo` is a JPEG; `alpha` float32 [H,W] of 0…1; `foreground` uint8 [H,W,3], the true colours of the subject.
 
-    Where `alpha` is 0 the foreground's colour means nothing.
+    Where `alpha` is 0, the value of `foreground` is undefined.
     """
 
     name: str
@@ -60,14 +60,17 @@ class Scene:
 
 @dataclass(frozen=True)
 class Layer:
-    """A subject on nothing: `colour` float32 [H,W,3] of 0…255, multiplied by `alpha`, float32 [H,W] of 0…1."""
+    """A subject without background: `colour` float32 [H,W,3] of 0…255, premultiplied by `alpha`.
+
+    `alpha` is float32 [H,W] of 0…1.
+    """
 
     colour: Floats
     alpha: Floats
 
 
 def make(kind: str, megapixels: float, seed: int) -> Scene:
-    """Make one scene; the same arguments make the same bytes."""
+    """Make one scene; the same arguments give the same bytes."""
     rng = np.random.default_rng([seed, list(KINDS).index(kind)])
     aspect = rng.choice([3 / 4, 1.0, 4 / 3])
     height = round(math.sqrt(megapixels * 1e6 / aspect))
@@ -82,7 +85,7 @@ def make(kind: str, megapixels: float, seed: int) -> Scene:
 
 
 def background(rng: np.random.Generator, height: int, width: int) -> Floats:
-    """Fill [H,W,3] with one of the photos: enlarged, as out of focus, or repeated in mirrors, sharp."""
+    """Return one of the background photos as [H,W,3]: either enlarged and thus blurred, or mirror-tiled and sharp."""
     files = [
         Path(spec.origin).parent / ("data" if package == "skimage" else "datasets/images") / file
         for package, names in BACKGROUNDS.items()
@@ -102,11 +105,11 @@ def background(rng: np.random.Generator, height: int, width: int) -> Floats:
     return large.astype(np.float32)
 
 
-# The subjects. Each is drawn for a photo of `height` × `width`, in units of its smaller side.
+# The subjects. Each function draws for a photo of `height` × `width`; sizes are relative to the smaller side.
 
 
 def hair(rng: np.random.Generator, height: int, width: int) -> Layer:
-    """Take an emoji and let long hair grow from the upper part of its outline, some of it flying."""
+    """Draw an emoji with long hair on the upper part of its outline, including some flyaway strands."""
     head = _emoji(rng, height, width, rng.uniform(0.42, 0.55), names=HEADS)
     unit = min(height, width)
     canvas = _Canvas(height, width)
@@ -131,7 +134,7 @@ def hair(rng: np.random.Generator, height: int, width: int) -> Layer:
 
 
 def fur(rng: np.random.Generator, height: int, width: int) -> Layer:
-    """Draw an animal's body of two round parts, furry all around."""
+    """Draw an animal's body of two round parts, covered with fur."""
     canvas = _Canvas(height, width)
     unit = min(height, width)
     tone = np.array(_PALETTE[rng.integers(len(_PALETTE))], np.float64)
@@ -153,7 +156,7 @@ def fur(rng: np.random.Generator, height: int, width: int) -> Layer:
 
 
 def lace(rng: np.random.Generator, height: int, width: int) -> Layer:
-    """Draw a cloth of rings and threads with holes between, hemmed."""
+    """Draw a hemmed round cloth of rings and threads with holes between them."""
     canvas = _Canvas(height, width)
     unit = min(height, width)
     thread = _colour(rng, (150, 140, 130), (250, 250, 250)) if rng.random() < 0.6 else (25, 22, 30)
@@ -164,15 +167,15 @@ def lace(rng: np.random.Generator, height: int, width: int) -> Layer:
             centre = middle + np.array([column + (step / 2 if round(row / step) % 2 else 0), row])
             if np.hypot(*(centre - middle)) > side * 1.1:
                 continue
-            canvas.ring(centre, step * 0.34, step * 0.07, thread)
+            canvas.notify_workers(centre, step * 0.34, step * 0.07, thread)
             for angle in np.arange(6) * math.pi / 3:
                 canvas.strand(centre, angle, step * 0.55, 0, step * 0.035, thread)
-    canvas.ring(middle, side * 1.1, side * 0.12, thread)
+    canvas.notify_workers(middle, side * 1.1, side * 0.12, thread)
     return canvas.layer()
 
 
 def text(rng: np.random.Generator, height: int, width: int) -> Layer:
-    """Set a word in large type."""
+    """Draw a word in large type."""
     import matplotlib
 
     file = (
@@ -190,7 +193,7 @@ def text(rng: np.random.Generator, height: int, width: int) -> Layer:
 
 
 def glass(rng: np.random.Generator, height: int, width: int) -> Layer:
-    """Draw a tinted vase: clear within, dark at its rim, with a highlight."""
+    """Draw a tinted vase: clear in the middle, dark at its rim, with a highlight."""
     unit = min(height, width)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     y, x = (y - height * 0.5) / unit, (x - width * 0.5) / unit
@@ -208,17 +211,17 @@ def glass(rng: np.random.Generator, height: int, width: int) -> Layer:
 
 
 def solid(rng: np.random.Generator, height: int, width: int) -> Layer:
-    """Take an emoji as a product with sharp edges."""
+    """Draw an emoji with sharp edges, like a product."""
     return _emoji(rng, height, width, rng.uniform(0.55, 0.75))
 
 
 def small(rng: np.random.Generator, height: int, width: int) -> Layer:
-    """Take an emoji a sixth to a quarter as large as the photo, anywhere in it."""
+    """Draw a small emoji, 16 to 25 % of the photo's smaller side, at a random position."""
     return _emoji(rng, height, width, rng.uniform(0.16, 0.25), 0.3)
 
 
 def defocus(rng: np.random.Generator, height: int, width: int) -> Layer:
-    """Take an emoji out of focus: every edge as wide as the circle of confusion."""
+    """Draw an emoji out of focus: every edge is as wide as the circle of confusion."""
     sharp = _emoji(rng, height, width, rng.uniform(0.5, 0.7))
     radius = min(height, width) * rng.uniform(0.003, 0.009)
     size = 2 * math.ceil(radius) + 1
@@ -251,7 +254,7 @@ _PALETTE: tuple[Colour, ...] = (
 
 @cache
 def _emoji_folder() -> Path:
-    """Fetch the cut-outs once."""
+    """Return the folder with the emoji cut-outs; download them on first use."""
     assets = EMOJI_FOLDER / "package/assets"
     if not assets.is_dir():
         npm = npm_command()
@@ -268,7 +271,7 @@ def _emoji_folder() -> Path:
 
 
 def _outline(alpha: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the points of a subject's outline, [N,2] as x and y, and the unit vectors that point out of it."""
+    """Return the points of a subject's outline, [N,2] as x and y, and the outward unit vectors at each."""
     contours, _ = cv2.findContours((alpha > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     points = max(contours, key=len)[:, 0].astype(np.float64)
     soft = cv2.GaussianBlur(alpha, (0, 0), len(points) / 200)
@@ -292,7 +295,7 @@ def _emoji(
     flat = pixels[..., :3] * alpha[..., None]
     flat = cv2.resize(flat, (size, size), interpolation=cv2.INTER_CUBIC)
     alpha = cv2.resize(alpha, (size, size), interpolation=cv2.INTER_CUBIC)
-    # Enlarged, an edge is as wide as a pixel of the small picture: it is cut down to a pixel of the large one.
+    # After enlarging, an edge is as wide as a pixel of the small image; sharpen it to one pixel of the large image.
     sharp = np.clip((alpha - 0.5) * size / 256 + 0.5, 0, 1)
     colour = np.clip(flat / np.maximum(alpha, 0.3)[..., None], 0, 255) * sharp[..., None]
     top = round((height - size) * (0.5 + rng.uniform(-shift, shift)))
@@ -304,7 +307,7 @@ def _emoji(
 
 
 class _Canvas:
-    """Opaque shapes at several samples a pixel; alpha comes of counting the samples that were painted."""
+    """Canvas for opaque shapes with several samples per pixel; alpha is the share of samples that were painted."""
 
     def __init__(self, height: int, width: int) -> None:
         self._size = (height, width)
@@ -316,7 +319,7 @@ class _Canvas:
         for image, value in self._images(colour):
             cv2.ellipse(image, place, radii, 0, 0, 360, value, cv2.FILLED, cv2.LINE_8, SHIFT)
 
-    def ring(self, centre: npt.ArrayLike, radius: float, thick: float, colour: Colour) -> None:
+    def notify_workers(self, centre: npt.ArrayLike, radius: float, thick: float, colour: Colour) -> None:
         place, radii = self._fixed(centre), self._fixed((radius, radius))
         for image, value in self._images(colour):
             cv2.ellipse(image, place, radii, 0, 0, 360, value, self._thick(thick), cv2.LINE_8, SHIFT)
@@ -330,7 +333,7 @@ class _Canvas:
         thick: float,
         colour: Colour,
     ) -> None:
-        """Draw a curve that turns by `bend` radians on its way, its last third thinner."""
+        """Draw a curve that turns by `bend` radians along its length; the last third is thinner."""
         turns = angle + bend * np.linspace(0, 1, 10)
         steps = length / 10 * np.stack([np.cos(turns), np.sin(turns)], 1)
         points = np.asarray(root) + np.concatenate([np.zeros((1, 2)), np.cumsum(steps, 0)])
@@ -372,7 +375,7 @@ def _colour(rng: np.random.Generator, low: Colour, high: Colour) -> Colour:
 
 
 def _vary(rng: np.random.Generator, tone: npt.NDArray[np.float64]) -> Colour:
-    """One strand's colour: lighter or darker than its neighbours', and a little off in hue."""
+    """Return the colour of one strand: `tone` with random brightness and a slight change of hue."""
     red, green, blue = (
         np.clip(tone * rng.uniform(0.7, 1.35) + rng.normal(0, 6, 3), 0, 255).astype(int).tolist()
     )

@@ -1,6 +1,7 @@
-"""The second look against the first, over scenes of all kinds, those included in which the network fails.
+"""The second look compared with the first, over scenes of all kinds, including those in which the network fails.
 
-What its checks are for is seen by leaving them out: then whatever the network says of the box is taken.
+The effect of the checks on the second look is shown by also measuring without them: then the network's mask of the
+box is always used.
 """
 
 from unittest import mock
@@ -19,7 +20,7 @@ from cutout.inference.matting import crop_refinement
 from cutout.inference.matting.pipeline import cut_out
 from cutout.inference.tiers import Recipe
 
-# Every third subject is small: that is what the second look is for.
+# Every third subject is small, because the second look is meant for small subjects.
 KINDS = ("small", "solid", "hair", "small", "fur", "defocus", "small", "lace", "glass", "text")
 SCENES = 100
 SEED = 300
@@ -27,7 +28,7 @@ MEGAPIXELS = 3.0
 
 
 def run() -> None:
-    """Measure, print and save."""
+    """Measure both ways, print and save the results."""
     network = Network()
     changes: dict[str, dict[str, list[float]]] = {
         way: {"found": [], "not found": []} for way in ("checked", "unchecked")
@@ -73,7 +74,7 @@ def run() -> None:
 
 
 def _error(recipe: Recipe, scene: Scene, rgb: Tensor, first: Tensor, second: Tensor) -> float:
-    """Return the MAE of a recipe whose first look sees `first`, and whose second `second`."""
+    """Return the MAE of a recipe whose first look gets the mask `first` and whose second look gets `second`."""
     cut = cut_out(rgb, None, recipe, lambda part: first if part is rgb else second)
     return measure(scene, cut.rgb.numpy(), cut.alpha.numpy()).mae
 

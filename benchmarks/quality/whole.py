@@ -1,4 +1,4 @@
-"""The tiers as they are, with this host's network in the loop, over scenes whose subject it finds."""
+"""The tiers end to end, with this host's network, over scenes whose subject the network finds."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from cutout.inference.tiers import TIERS, Tier
 KINDS = ("hair", "fur", "defocus", "lace", "solid", "small")
 SIZES = (3.0, 7.0, 12.0)
 SEEDS = range(200, 230)
-FOUND = 0.8  # intersection over union with the truth
+FOUND = 0.8  # minimum intersection over union with the ground truth
 WANTED = 3  # scenes of each kind
 
 SHEET = Path(__file__).parents[2] / "docs/images/quality-tiers.jpg"
@@ -30,7 +30,7 @@ GREEN = (0, 177, 64)
 
 
 class Network:
-    """The checkpoint that serves `basic` on this host, the same for all tiers: what differs is the recipe."""
+    """The checkpoint that serves `basic` on this host, used for all tiers, so that only the recipes differ."""
 
     def __init__(self) -> None:
         engine = open_engine(settings.load().models_folder, tiers=[Tier.BASIC])
@@ -42,7 +42,7 @@ class Network:
         return find_subject(runner.run(to_pixels(rgb, checkpoint)), checkpoint)
 
     def tiers(self, rgb: Tensor, first: Tensor) -> dict[Tier, tuple[Bytes, Bytes]]:
-        """Cut a photo out in every tier, with one first look for all."""
+        """Cut out a photo in every tier, with the same first look for all."""
         results = {}
         for tier in Tier:
             cut = cut_out(
@@ -53,7 +53,7 @@ class Network:
 
 
 def run() -> None:
-    """Measure the tiers, print and save; draw the contact sheet."""
+    """Measure the tiers, print and save the results, and draw the contact sheet."""
     network = Network()
     errors: dict[str, dict[Tier, list[Error]]] = {kind: {tier: [] for tier in Tier} for kind in KINDS}
     shapes: dict[Tier, list[tuple[float, float]]] = {tier: [] for tier in Tier}
@@ -118,7 +118,10 @@ def _joined(errors: list[Error]) -> str:
 
 
 def _row(scene: Scene, picture: Bytes, results: dict[Tier, tuple[Bytes, Bytes]]) -> Bytes:
-    """Lay the photo, small, beside the liveliest piece of its edge: as it is, in each tier on green, and in truth."""
+    """Return one row of the contact sheet: a thumbnail of the photo and the crop with the most mixed alpha.
+
+    The crop is shown as in the photo, as cut out by each tier on green, and as the ground truth on green.
+    """
     alpha = torch.from_numpy(scene.alpha)[None, None]
     mixed = torch.nn.functional.avg_pool2d(alpha * (1 - alpha), CROP, 20)[0, 0]
     place = int(mixed.argmax())

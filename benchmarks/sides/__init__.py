@@ -1,1 +1,1 @@
-"""One side each of a comparison between processes; run as scripts, so that each has an interpreter of its own."""
+"""The sides of comparisons between processes; each runs as a script in its own interpreter."""

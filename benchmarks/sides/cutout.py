@@ -1,4 +1,4 @@
-"""Cutout's side: `cutout.py PHOTO OUT COUNT [TIER]`."""
+"""The side of Cutout: `cutout.py PHOTO OUT COUNT [TIER]`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What both sides measure of themselves, with the standard library alone: it runs in rembg's environment too."""
+"""Measurements that each side takes of itself. Only the standard library, as this also runs in rembg's environment."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def measure(remove: Callable[[bytes], bytes], stages: Callable[[], object] = lambda: None) -> None:
-    """Do one photo to warm up and several that count; print seconds, peak memory and size as a line of JSON."""
+    """Process one photo to warm up and several that count; print seconds, peak memory and size as a line of JSON."""
     photo, out, count = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2]), int(sys.argv[3])
     remove(photo)
     seconds, by_stage = [], []
@@ -22,12 +22,12 @@ def measure(remove: Callable[[bytes], bytes], stages: Callable[[], object] = lam
 
 
 def peak_mb() -> float:
-    """Return the most memory this process has held, in MB, as Linux counts it."""
+    """Return the peak resident memory of this process in MB, as reported by Linux."""
     return _status_mb("VmHWM")
 
 
 def resident_mb() -> float:
-    """Return the memory this process holds, in MB, as Linux counts it."""
+    """Return the resident memory of this process in MB, as reported by Linux."""
     return _status_mb("VmRSS")
 
 

@@ -1,4 +1,4 @@
-"""rembg's side: `rembg.py PHOTO OUT COUNT GRAPH`, in an environment that has rembg and nothing of ours."""
+"""The side of rembg: `rembg.py PHOTO OUT COUNT GRAPH`, in an environment with rembg and without Cutout."""
 
 import sys
 

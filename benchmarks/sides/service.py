@@ -1,7 +1,8 @@
-"""The service, on this host's engine or one that only waits; see `--help`.
+"""The service, with this host's engine or one that only waits; see `--help`.
 
-With `--network-ms` every photo takes its network so long and no core; what is left is what HTTP and the engine cost.
-With `--database` it has accounts, in this empty database; the first line it prints is an API key with credits.
+With `--network-ms` the network sleeps this long per photo, without using a core; the rest of the time is the cost of
+HTTP and the engine. With `--database` accounts are enabled, in this empty database, and the first line of output is an
+API key with credits.
 """
 
 import argparse
@@ -25,7 +26,7 @@ CREDITS = 1_000_000
 
 
 def main() -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is terminated."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sides.service", description=__doc__)
     parser.add_argument("port", type=int)
     parser.add_argument("--network-ms", type=float)
@@ -54,10 +55,10 @@ def main() -> None:
 
 
 def customer(database: Database) -> str:
-    """Bring an empty database to this code's shape and put one user into it; an API key of his."""
+    """Migrate an empty database and add a user with credits; return an API key of that user."""
     migrate.migrate(database)
     with database.begin() as session:
-        user = accounts.seen(session, Claims("benchmark"))
+        user = accounts.get_or_create_user(session, Claims("benchmark"))
         ledger.grant(session, user.id, CREDITS, "benchmark")
         key, _ = accounts.create_key(session, user, "benchmark")
     database.close()

@@ -1,1 +1,1 @@
-"""Runners of the networks on CUDA, torch on a CPU and ONNX Runtime."""
+"""Runners that execute the networks with torch (CUDA or CPU) or with ONNX Runtime."""

@@ -1,6 +1,6 @@
-"""What a CUDA GPU needs and a CPU does not: streams, pinned memory, events, graphs, and errors of its own.
+"""Helpers for CUDA GPUs: streams, pinned memory, events, graphs and error translation.
 
-Everything here also works on the CPU, where it does the plain thing, so that there is one path to test.
+Every helper also works on the CPU, where it does the equivalent without CUDA, so that there is one code path to test.
 """
 
 import itertools
@@ -15,19 +15,19 @@ from torch import Tensor
 from cutout.inference.errors import DeviceLost, OutOfMemory
 from cutout.inference.imaging.decode import Pixels
 
-# Photos share a few streams: torch's allocator keeps what was freed for each stream apart.
+# Threads share a few photo streams, because torch's allocator keeps a separate pool of freed memory per stream.
 PHOTO_STREAMS = 4
-FIRST = -1  # priority: a photo's small kernels go before those of a batch, which fill the GPU
+FIRST = -1  # stream priority: a photo's small kernels run before those of a batch, which fill the GPU
 HOST_FULL = (
     "This host's memory does not hold what the photo needs. Set a smaller CUTOUT_MEGAPIXELS_IN_WORK or"
     " CUTOUT_MAX_MEGAPIXELS, or send a smaller photo."
 )
-# Runs before a capture, in which libraries choose their kernels and allocate what they keep.
+# Warm-up runs before a graph capture, in which libraries choose kernels and allocate their workspaces.
 RUNS_BEFORE_CAPTURE = 3
 
 
 class Streams:
-    """Lanes of work on one device that do not wait for each other: one for the network, a few for photos."""
+    """Independent CUDA streams on one device: one for the network, a few for photos."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -38,11 +38,11 @@ class Streams:
             self._photo_streams = itertools.cycle(photo_streams)
 
     def network(self) -> AbstractContextManager[object]:
-        """Run what is queued inside in the network's lane."""
+        """Return a context manager that queues work on the network's stream."""
         return nullcontext() if self._device.type == "cpu" else torch.cuda.stream(self._network)
 
     def photo(self) -> AbstractContextManager[object]:
-        """Run what is queued inside in the lane of the calling thread."""
+        """Return a context manager that queues work on the calling thread's photo stream."""
         if self._device.type == "cpu":
             return nullcontext()
         if not hasattr(self._mine, "stream"):
@@ -51,13 +51,13 @@ class Streams:
 
 
 def upload(pixels: Pixels, device: torch.device) -> Tensor:
-    """Bring an array to a device, from pinned memory, without waiting; on the CPU it is shared, not copied."""
+    """Copy an array to a device, asynchronously from pinned memory. On the CPU the tensor shares its memory."""
     tensor = torch.from_numpy(pixels)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def download(tensor: Tensor) -> Pixels:
-    """Bring uint8 from a device, into pinned memory; on the CPU it is shared, not copied."""
+    """Copy a uint8 tensor to the host, into pinned memory. On the CPU the array shares its memory."""
     if tensor.device.type == "cpu":
         return tensor.numpy()
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
@@ -67,7 +67,7 @@ def download(tensor: Tensor) -> Pixels:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until what the calling thread has queued is done, without keeping a core busy."""
+    """Wait until the work queued on the current stream is done, without keeping a CPU core busy."""
     if device.type == "cuda":
         event = torch.cuda.Event(blocking=True)
         event.record()
@@ -75,14 +75,17 @@ def wait_for(device: torch.device) -> None:
 
 
 def used_here(tensor: Tensor) -> Tensor:
-    """Tell the allocator that the current stream uses a tensor of another one, so that it is not reused too early."""
+    """Mark a tensor of another stream as used by the current one, so that its memory is not reused too early."""
     if tensor.device.type == "cuda":
         tensor.record_stream(torch.cuda.current_stream(tensor.device))
     return tensor
 
 
 def timed(device: torch.device, work: Callable[[], Tensor]) -> Callable[[], tuple[Tensor, float]]:
-    """Queue work on the current stream; what is returned waits for its result and says how many seconds it took."""
+    """Queue `work` on the current stream and return a function that waits for it.
+
+    That function returns the result and the seconds the work took on the device.
+    """
     if device.type == "cpu":
         start = time.perf_counter()
         result = work()
@@ -103,11 +106,11 @@ def timed(device: torch.device, work: Callable[[], Tensor]) -> Callable[[], tupl
 
 @contextmanager
 def errors_translated() -> Iterator[None]:
-    """Raise torch's errors of a GPU, and of memory on either side, as the engine's own.
+    """Translate torch's GPU errors and out-of-memory errors into the engine's own.
 
     Raises:
-        OutOfMemory: the GPU's memory or the host's is full; after smaller work it goes on.
-        DeviceLost: anything else that it reports; CUDA gives such an error for every later call too.
+        OutOfMemory: the GPU's memory or the host's is full; smaller work may still succeed.
+        DeviceLost: the GPU reported any other error; CUDA then fails every later call too.
 
     """
     try:
@@ -128,16 +131,19 @@ def errors_translated() -> Iterator[None]:
 
 
 class FixedBatch:
-    """A function of batches of one size, captured as a CUDA graph; on the CPU it is called as it is.
+    """A function for batches of one fixed size, captured as a CUDA graph. On the CPU it is called directly.
 
-    Captured, the hundreds of kernels of a network are started by one call instead of one by one. Smaller batches are
-    filled up, with whatever was there before: photos of a batch do not see each other.
+    A graph starts the hundreds of kernels of a network with one call instead of one by one. A smaller batch leaves
+    old data in the rest of the input, which is harmless: the photos of a batch do not affect each other.
     """
 
     def __init__(
         self, function: Callable[[Tensor], Tensor], example: Tensor, shared: "FixedBatch | None"
     ) -> None:
-        """`example` is a batch, [B,…]. Graphs that never run at once may have their memory `shared`."""
+        """Capture `function` for batches like `example`, [B,…]; reuse the memory pool of `shared`.
+
+        Two graphs may share memory only if they never run at the same time.
+        """
         self._function = function
         self._input = example.clone()
         self._graph = None
@@ -156,7 +162,7 @@ class FixedBatch:
             self._output = function(self._input)
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Run up to B of them, [b,…] → [b,…]."""
+        """Run the function on up to B items, [b,…] → [b,…]."""
         self._input[: len(batch)].copy_(batch)
         if self._graph is not None:
             self._graph.replay()

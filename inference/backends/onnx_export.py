@@ -1,4 +1,4 @@
-"""A network written as an ONNX graph, for ONNX Runtime."""
+"""Export of a network as an ONNX graph, for ONNX Runtime."""
 
 import logging
 import tempfile
@@ -12,12 +12,12 @@ from torch import nn
 def export_onnx(network: nn.Module, file: Path, input_size: int, batch: int = 1) -> None:
     """Write `network` (pixels [B,3,S,S] → logits [B,1,S,S], B = `batch`, S = `input_size`) to `file`, atomically.
 
-    The batch is fixed: a free one takes three times as long to trace for BiRefNet, and saves nothing on a
-    CPU. The exporter's own optimiser is left out: ONNX Runtime does the same in seconds when it opens the
-    file, where that one takes a minute.
+    The batch size is fixed: a dynamic one takes three times as long to trace for BiRefNet and saves nothing on a
+    CPU. The exporter's own optimiser is disabled: it takes a minute, and ONNX Runtime does the same in seconds when
+    it opens the file.
     """
     pixels = torch.zeros(batch, 3, input_size, input_size)
-    # The exporter says at length which optional operators are missing and what it merges.
+    # The exporter logs at length which optional operators are missing and which nodes it merges.
     for library in ("torch.onnx", "onnx_ir", "onnxscript"):
         logging.getLogger(library).setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):

@@ -1,4 +1,4 @@
-"""One network on one device: pixels in, mask out."""
+"""Runners: each executes one network on one device, from input pixels to mask."""
 
 import importlib.util
 import os
@@ -21,14 +21,17 @@ from cutout.models.catalog import Checkpoint
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
-# Of batches on a GPU that a graph is captured for; what lies between is filled up.
+# Batch sizes for which a CUDA graph is captured; a batch of a size in between runs in the next larger graph.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-# Raised whenever a change to a network or its export makes graphs on disk stale.
+# Increment this whenever a change to a network or its export makes the graphs on disk stale.
 GRAPH_VERSION = 2
 
 
 class Runner(Protocol):
-    """`backend` names library and device, as in "torch-cuda"; `device` is where tensors are expected."""
+    """A network that is loaded on one device.
+
+    `backend` names the library and the device, as in "torch-cuda"; input tensors must be on `device`.
+    """
 
     @property
     def backend(self) -> str: ...
@@ -37,24 +40,24 @@ class Runner(Protocol):
     def device(self) -> torch.device: ...
 
     def run(self, pixels: Tensor) -> Tensor:
-        """Pixels, float32 [B,3,S,S] on `device`, → mask, float32 [B,1,S,S] on `device`, 0…1.
+        """Return the masks, float32 [B,1,S,S] of 0…1, of input pixels, float32 [B,3,S,S], both on `device`.
 
-        On a GPU it is queued on the current stream; one thread at a time may call it.
+        On a GPU the work is queued on the current stream. Only one thread at a time may call this.
 
         Raises:
-            OutOfMemory: so many do not fit into the device's memory.
+            OutOfMemory: the batch does not fit into the device's memory.
             DeviceLost: the device has failed.
 
         """
         ...
 
     def warm_up(self, input_size: int) -> None:
-        """Do what is done at first use, so that no photo pays for it."""
+        """Do all one-time work of the first run now, so that no photo has to wait for it."""
         ...
 
 
 class TorchRunner:
-    """The network in torch, on the CPU or a CUDA GPU."""
+    """Runs a network in torch, on the CPU or a CUDA GPU."""
 
     def __init__(
         self,
@@ -65,13 +68,13 @@ class TorchRunner:
         batch_sizes: Sequence[int] = (),
         compiled: bool = False,
     ) -> None:
-        """Batches of `batch_sizes` are captured by `warm_up`; without any, each batch is run as it comes."""
+        """Prepare the network. `warm_up` captures a graph for each of `batch_sizes`; without any, none is used."""
         self.device = device
         self.backend = f"torch-{device.type}"
         self._dtype = dtype
         self._batch_sizes = batch_sizes
         self._captured: dict[int, FixedBatch] = {}
-        # channels_last is the order the convolutions of both devices like best.
+        # channels_last is the fastest memory format for convolutions on both CPU and GPU.
         with errors_translated():
             network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._network = torch.compile(network, dynamic=False) if compiled else network
@@ -85,13 +88,14 @@ class TorchRunner:
             return torch.cat([self._smallest_for(part)(part) for part in pixels.split(largest)])
 
     @torch.inference_mode()
-    @torch.backends.cudnn.flags(enabled=True, benchmark=True)  # cuDNN tries its kernels and keeps the fastest
+    @torch.backends.cudnn.flags(enabled=True, benchmark=True)  # cuDNN times its kernels and keeps the fastest
     def warm_up(self, input_size: int) -> None:
         pixels = torch.zeros(max(self._batch_sizes, default=1), 3, input_size, input_size, device=self.device)
         if not self._batch_sizes:
             self.run(pixels)
         before = None
-        for size in sorted(self._batch_sizes, reverse=True):  # the smaller ones fit into the largest's memory
+        # The largest comes first, because the smaller graphs fit into its memory.
+        for size in sorted(self._batch_sizes, reverse=True):
             try:
                 with errors_translated():
                     before = self._captured[size] = FixedBatch(self._forward, pixels[:size], before)
@@ -108,10 +112,10 @@ class TorchRunner:
 
 
 class OnnxRunner:
-    """The network's graph in ONNX Runtime.
+    """Runs a network's ONNX graph in ONNX Runtime.
 
-    A provider that was asked for and is not active is an error: ONNX Runtime alone would carry on,
-    many times slower, on the CPU.
+    It is an error if the requested provider is not active. ONNX Runtime itself would silently fall back to the CPU,
+    which is many times slower.
     """
 
     def __init__(self, graph: Path, device: Literal["cuda", "cpu"] = "cpu") -> None:
@@ -123,9 +127,9 @@ class OnnxRunner:
                 f"This ONNX Runtime has no {provider}; install onnxruntime-gpu, or set CUTOUT_DEVICE=cpu."
             )
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
-        # A plan of all activations, made in the first run and allocated beside them in the second, would
-        # cost IS-Net 500 MB and save no time.
+        options.log_severity_level = 3  # log errors only
+        # The memory pattern is a plan of all activations, made in the first run and allocated in the second in
+        # addition to them. For IS-Net it would cost 500 MB and save no time.
         options.enable_mem_pattern = False
         self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
         if self._session.get_providers()[0] != provider:
@@ -136,7 +140,7 @@ class OnnxRunner:
         give_back_freed()
         self.backend = f"onnxruntime-{device}"
         self.device = torch.device(device)
-        self._batch = int(self._session.get_inputs()[0].shape[0])  # the graph takes no other
+        self._batch = int(self._session.get_inputs()[0].shape[0])  # the graph accepts only this batch size
 
     def run(self, pixels: Tensor) -> Tensor:
         masks = [self._run_graph(part) for part in pixels.split(self._batch)]
@@ -146,7 +150,7 @@ class OnnxRunner:
         self.run(torch.zeros(1, 3, input_size, input_size, device=self.device))
 
     def _run_graph(self, pixels: Tensor) -> Tensor:
-        """Run the graph in the tensors' own memory: on a GPU nothing goes through the host."""
+        """Run the graph directly on the tensors' memory, so that on a GPU nothing is copied through the host."""
         count, size = len(pixels), pixels.shape[-1]
         if count < self._batch:
             pixels = torch.cat([pixels, pixels.new_zeros(self._batch - count, *pixels.shape[1:])])
@@ -158,16 +162,16 @@ class OnnxRunner:
             (binding.bind_output, "logits", logits),
         ):
             bind(name, self.device.type, 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
-        wait_for(self.device)  # ONNX Runtime has a stream of its own
+        wait_for(self.device)  # ONNX Runtime uses its own stream, which does not wait for ours
         self._session.run_with_iobinding(binding)
         return logits[:count]
 
 
 def pick_device(wanted: Device) -> Literal["cuda", "cpu"]:
-    """Turn the setting into a device of this host.
+    """Return the device of this host that the setting stands for.
 
     Raises:
-        DeviceUnavailable: a GPU was asked for and none can be used; the message says why.
+        DeviceUnavailable: a GPU was requested and none can be used; the message says why.
 
     """
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
@@ -181,7 +185,7 @@ def pick_device(wanted: Device) -> Literal["cuda", "cpu"]:
 
 
 def device_name(device: Literal["cuda", "cpu"]) -> str:
-    """Name the device for the user: what it is, and how much of it there is."""
+    """Return a description of the device for the user: its name, and its core count or memory."""
     if device == "cpu":
         return f"cpu, {os.cpu_count()} cores"
     about = torch.cuda.get_device_properties(0)
@@ -190,7 +194,10 @@ def device_name(device: Literal["cuda", "cpu"]) -> str:
 
 
 def cpu_backend() -> Literal["onnxruntime", "torch"]:
-    """Which library runs networks on this host's CPU: ONNX Runtime, 1.2 to 1.7 times faster, if it can be used."""
+    """Return the library that runs networks on this host's CPU.
+
+    ONNX Runtime is 1.2 to 1.7 times faster than torch and is used if all its packages are installed.
+    """
     needed = ("onnxruntime", "onnx", "onnxscript")
     return "onnxruntime" if all(map(importlib.util.find_spec, needed)) else "torch"
 
@@ -204,11 +211,11 @@ def open_runner(
 ) -> Runner:
     """Load a checkpoint's weights onto a device, ready to run batches of up to `max_batch`.
 
-    `precision` "auto" is float16 on a GPU and float32 on a CPU, where ONNX Runtime knows nothing else.
+    `precision` "auto" is float16 on a GPU and float32 on a CPU, where it is the only one that runs in ONNX Runtime.
 
     Raises:
         WeightsUnavailable, LicenceNotAccepted: see `load_network`.
-        OutOfMemory: the GPU does not hold the weights.
+        OutOfMemory: the weights do not fit into the GPU's memory.
 
     """
     if device == "cuda":
@@ -224,7 +231,10 @@ def open_runner(
 
 
 def onnx_graph(checkpoint: Checkpoint, folder: ModelsFolder) -> Path:
-    """Return the checkpoint's ONNX graph, written at first use (10 s; 45 s for RMBG-2.0) and kept beside the weights."""
+    """Return the path of the checkpoint's ONNX graph, exporting it next to the weights on first use.
+
+    The export takes 10 s, or 45 s for RMBG-2.0.
+    """
     folder.check(checkpoint)
     digest = folder.verify(checkpoint)
     graph = folder.file(checkpoint).with_name(f"graph-v{GRAPH_VERSION}-{digest[:12]}.onnx")

@@ -1,1 +1,1 @@
-"""The networks on the Hugging Face API, for hosts without a GPU."""
+"""Networks that run remotely on the Hugging Face API, for hosts without a GPU."""

@@ -1,9 +1,12 @@
-"""Hugging Face's providers: who serves a checkpoint, how each is asked, and how answers are read.
+"""Client of Hugging Face's inference providers: find a checkpoint's provider, send requests, read responses.
 
-The only place that knows huggingface_hub. Addresses, headers and bodies are the library's own. The calls are made here:
-`InferenceClient` neither waits nor tries again; its timeouts are for each read, so that an answer that drips never ends;
-its polling of fal-ai has no end at all and cannot be cancelled; and it asks for a model's providers again, without a
-timeout and with HF_TOKEN.
+URLs, headers and bodies of requests are prepared by huggingface_hub, but they are sent here instead of by its
+`InferenceClient`, for these reasons:
+
+- It neither waits nor retries.
+- Its timeouts apply to each read, so a response that arrives in small pieces may never end.
+- Its polling of fal-ai has no limit and cannot be cancelled.
+- It looks up a model's providers again, without a timeout and with HF_TOKEN.
 """
 
 import base64
@@ -42,7 +45,7 @@ from cutout.inference.errors import (
     RemoteFailed,
     RemoteRefused,
 )
-from cutout.inference.huggingface.config import Access
+from cutout.inference.huggingface.config import HuggingFaceConfig
 from cutout.inference.imaging import decode
 from cutout.inference.imaging.resize import resize_planes
 from cutout.inference.limits import SizeLimits
@@ -53,13 +56,13 @@ log = logging.getLogger(__name__)
 TASK = "image-segmentation"
 ENDPOINT = "endpoint"
 TOKEN, ENDPOINT_URL = "CUTOUT_HF_INFERENCE_TOKEN", "CUTOUT_HF_ENDPOINT"
-# What is waited for a model that is being loaded, where nothing says how long.
+# The wait for a model that is being loaded, if the response does not say how long.
 LOADING_SECONDS = 20.0
 LONGEST_PAUSE = 86_400.0
 HUB_SECONDS = 10.0
 POLL_SECONDS = 0.5
-# A mask of 1024² has 1 MB at most, a cut-out picture of it 4 MB. What is asked for is 2048² pixels at most; reading an
-# answer takes up to 20 bytes a pixel, for each call that is out.
+# A mask of 1024² pixels has at most 1 MB, and a cut-out of that size 4 MB. At most 2048² pixels are requested. Reading
+# a response takes up to 20 bytes of memory per pixel, for each concurrent call.
 LARGEST_ANSWER = 64_000_000
 LARGEST_MASK = SizeLimits(pixels=16_800_000)
 
@@ -75,9 +78,9 @@ REFUSALS = {
 
 
 class Trouble(Exception):
-    """A call that failed: the `error` that it is unless another call helps.
+    """A call that failed; `error` is raised to the caller unless a retry succeeds.
 
-    `again`: another may; then `wait` says after how many seconds, where the service told them.
+    `again` says whether a retry may help; `wait` is the number of seconds to wait before it, if the service named one.
     """
 
     def __init__(self, error: CutoutError, *, again: bool = False, wait: float | None = None) -> None:
@@ -89,7 +92,7 @@ class Trouble(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """A checkpoint, and who serves it."""
+    """A checkpoint, and the provider or endpoint that serves it."""
 
     checkpoint: Checkpoint
     provider: str
@@ -101,18 +104,18 @@ class Offer:
 
 
 def endpoint_offer(checkpoint: Checkpoint, url: str) -> Offer:
-    """Return what an own endpoint serves."""
+    """Return the offer of the user's own endpoint at `url`."""
     mapping = InferenceProviderMapping(  # type: ignore[no-untyped-call]
         provider="hf-inference", hf_model_id=url, providerId=url, status="live", task=TASK
     )
     return Offer(checkpoint, ENDPOINT, mapping)
 
 
-def find_offer(checkpoint: Checkpoint, repository: str, access: Access) -> Offer | str:
-    """Ask the model hub who serves a checkpoint: an offer, or why there is none.
+def find_offer(checkpoint: Checkpoint, repository: str, access: HuggingFaceConfig) -> Offer | str:
+    """Ask the model hub which provider serves a checkpoint; return its offer, or the reason why there is none.
 
     Raises:
-        RemoteRefused, RemoteFailed: the hub cannot be asked.
+        RemoteRefused, RemoteFailed: the hub refused the request or could not be reached.
 
     """
     try:
@@ -139,11 +142,11 @@ def find_offer(checkpoint: Checkpoint, repository: str, access: Access) -> Offer
     return f"{checkpoint.name}: {repository} has no live {TASK} by {wanted} (there are: {there})"
 
 
-def whoami(access: Access) -> str:
-    """Ask the model hub whose token this is.
+def whoami(access: HuggingFaceConfig) -> str:
+    """Return the name of the account that the token belongs to, as the model hub knows it.
 
     Raises:
-        RemoteRefused, RemoteFailed: it does not know the token, or cannot be asked.
+        RemoteRefused, RemoteFailed: the hub does not know the token, or could not be reached.
 
     """
     headers = build_hf_headers(token=access.token or False)
@@ -163,15 +166,15 @@ def whoami(access: Access) -> str:
         raise _hub_away(error) from None
 
 
-async def call(client: httpx2.AsyncClient, offer: Offer, jpeg: bytes, access: Access) -> bytes:
-    """Have a picture looked at: the bytes of the mask's file, or of the cut-out's.
+async def call(client: httpx2.AsyncClient, offer: Offer, jpeg: bytes, access: HuggingFaceConfig) -> bytes:
+    """Send a picture to the provider; return the bytes of the resulting picture file, a mask or a cut-out.
 
     Raises:
-        Trouble: it did not work this time.
+        Trouble: the call failed.
 
     """
     parameters = _request(offer, jpeg, access)
-    timeout = httpx2.Timeout(access.seconds / 2)  # without a byte; then there is time for another call
+    timeout = httpx2.Timeout(access.seconds / 2)  # of silence, so that there is time for a retry
     try:
         body = await _send(
             client,
@@ -188,18 +191,18 @@ async def call(client: httpx2.AsyncClient, offer: Offer, jpeg: bytes, access: Ac
     except OfflineModeIsEnabled:
         raise Trouble(RemoteRefused(OFFLINE)) from None
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        # Its words may be those of the other side; its kind says enough.
+        # The message may contain text of the remote side, so only the type of the error is named.
         failed = RemoteFailed(f"Hugging Face could not be reached, or broke off ({type(error).__name__}).")
         raise Trouble(failed, again=True) from None
 
 
 def read_mask(data: bytes, size: int) -> Tensor:
-    """Read a mask's file as a network would give it, float [1,1,size,size] of 0…1.
+    """Decode the file of a mask or a cut-out to a mask, float [1,1,size,size] of 0…1.
 
-    A cut-out's alpha is its mask; a picture without one is the mask.
+    If the picture has an alpha channel, that is the mask; otherwise its grey levels are.
 
     Raises:
-        Trouble: it is no picture.
+        Trouble: the file is not a valid picture.
 
     """
     try:
@@ -216,7 +219,7 @@ def read_mask(data: bytes, size: int) -> Tensor:
 
 
 def _is_known(mapping: InferenceProviderMapping) -> bool:
-    """Tell whether huggingface_hub knows how to ask this provider for a mask."""
+    """Return whether huggingface_hub supports image segmentation with this provider."""
     if mapping.task != TASK:
         return False
     try:
@@ -226,10 +229,10 @@ def _is_known(mapping: InferenceProviderMapping) -> bool:
     return True
 
 
-def _request(offer: Offer, jpeg: bytes, access: Access) -> RequestParameters:
+def _request(offer: Offer, jpeg: bytes, access: HuggingFaceConfig) -> RequestParameters:
     mapping = offer.mapping
     helper: Any = copy.copy(get_provider_helper(mapping.provider, TASK, mapping.hf_model_id))
-    # What it would look up: the mapping is known, and without a token none is sent, least of all HF_TOKEN.
+    # Skip the helper's look-ups: the mapping is known, and without a token none may be sent, least of all HF_TOKEN.
     helper._prepare_mapping_info = lambda model: mapping
     helper._prepare_api_key = lambda key: key
     parameters: RequestParameters = helper.prepare_request(
@@ -245,11 +248,11 @@ def _request(offer: Offer, jpeg: bytes, access: Access) -> RequestParameters:
 async def _send(
     client: httpx2.AsyncClient, method: str, url: str, timeout: httpx2.Timeout, **request: Any
 ) -> bytes:
-    """Make one call; the answer's body.
+    """Send one request and return the body of the response.
 
     Raises:
-        Trouble: it is not 200, or too long.
-        httpx2.HTTPError: it did not come.
+        Trouble: the status code is not 200, or the body is too long.
+        httpx2.HTTPError: the request failed.
 
     """
     body = bytearray()
@@ -270,8 +273,8 @@ async def _poll(
     timeout: httpx2.Timeout,
     queued: Any,
 ) -> bytes:
-    """Wait for what fal-ai has put into its queue, for as long as the caller lets it."""
-    # Its own addresses are led through where the call went, as huggingface_hub does it.
+    """Poll fal-ai's queue until the result is there, and return the picture's bytes. The caller limits the time."""
+    # Use only the path of the URL in the response, behind the base URL of the first request, as huggingface_hub does.
     before = sent.url.partition(f"/{offer.mapping.provider_id}")[0]
     query = urlsplit(sent.url).query
     headers = {name: value for name, value in sent.headers.items() if name != "content-type"}
@@ -292,11 +295,11 @@ async def _poll(
         raise _not_understood(type(error).__name__) from None
     if not picture.startswith("https://"):
         raise _not_understood("a picture elsewhere")
-    return await _send(client, "GET", picture, timeout)  # on a server of files, which gets no token
+    return await _send(client, "GET", picture, timeout)  # a file server, which must not get the token
 
 
 def _mask_of_list(answer: Any) -> bytes:
-    """Return the file in `[{"label", "score", "mask"}]`; of several the one with the best score."""
+    """Return the mask's file from `[{"label", "score", "mask"}]`; if there are several, the one with the best score."""
     try:
         best = max(answer, key=lambda one: one.get("score") or 0.0)
         return _from_base64(best["mask"])
@@ -319,7 +322,7 @@ def _from_base64(text: str) -> bytes:
 
 
 def _trouble(status: int, headers: Mapping[str, str], body: bytes) -> Trouble:
-    """Say what an answer that is not 200 means. What it says itself is not repeated: it may hold what was sent."""
+    """Translate a response that is not 200. Its text is not quoted, because it may contain parts of the request."""
     if status == 503:
         wait = _estimated(body)
         if wait is None:
@@ -369,7 +372,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return _seconds(max(0.0, at - time.time()))
     try:
         limit = parse_ratelimit_headers(headers)
-    except ValueError:  # of numbers without an end
+    except ValueError:  # a number has too many digits
         return None
     return _seconds(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else None
 

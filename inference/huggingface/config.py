@@ -1,13 +1,15 @@
-"""How this host may use the Hugging Face API: a token, whom to ask, how long and how often at once."""
+"""Configuration of the Hugging Face API: token, provider or endpoint, time limit and concurrency."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Access:
-    """`provider` "auto" is the first that serves a model; an own `endpoint`, a URL, serves the checkpoint `endpoint_model`.
+class HuggingFaceConfig:
+    """How this host uses the Hugging Face API.
 
-    `concurrency` calls are out at once; all that one photo needs of them has `seconds` together.
+    `provider` "auto" takes the first provider that serves a model. `endpoint` is the URL of the user's own inference
+    endpoint, which serves the checkpoint `endpoint_model`. At most `concurrency` calls run at once; all calls for one
+    photo together may take `seconds`.
     """
 
     token: str | None = field(default=None, repr=False)

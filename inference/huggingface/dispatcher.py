@@ -1,11 +1,11 @@
-"""The Hugging Face API behind the face of a local network: pixels out as a JPEG, a mask in.
+"""The Hugging Face API behind the interface of a local network: pixels are sent as a JPEG, and a mask comes back.
 
-What is sent is what the network sees, and no more: the upright photo at the network's own size, 1024² for RMBG, prepared
-by the same code as for a network of this host. So the mask comes back at that size too, and recipe, second look,
-compositing and encoding are the same.
+Only the network's input is sent: the upright photo at the network's input size, 1024² for RMBG, prepared by the same
+code as for a local network. So the mask has that size too, and recipes, second look, compositing and encoding need no
+special case.
 
-Calls are made on an event loop of their own: only there can one be broken off wherever it hangs, so that the deadline
-holds.
+Calls run on an event loop in a thread of its own, where a call can be cancelled wherever it hangs. This is what makes
+the deadline reliable.
 """
 
 import asyncio
@@ -36,12 +36,12 @@ from cutout.inference.errors import (
 )
 from cutout.inference.huggingface import client
 from cutout.inference.huggingface.client import ENDPOINT_URL, Offer, Trouble, endpoint_offer, find_offer
-from cutout.inference.huggingface.config import Access
+from cutout.inference.huggingface.config import HuggingFaceConfig
 from cutout.inference.imaging import encode
 from cutout.inference.imaging.encode import Format
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
 from cutout.inference.matting.mask import to_levels
-from cutout.inference.scheduling.circuit_breaker import Breaker
+from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.tiers import RMBG_2, TIERS, Choice, Tier
 from cutout.models.catalog import Checkpoint, HubSource, find
 
@@ -52,8 +52,11 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How often a call that fails is made, and after how many seconds again: `first`, then twice as many each time."""
+class RetryPolicy:
+    """Retry policy: at most `attempts` calls, with exponential back-off.
+
+    The back-off starts at `first` seconds and doubles each time, up to `longest`.
+    """
 
     attempts: int = 4
     first: float = 0.5
@@ -61,46 +64,46 @@ class Patience:
 
 
 class RemoteRunner:
-    """A checkpoint that somebody serves."""
+    """Runs a checkpoint through the provider or endpoint that serves it."""
 
     device = CPU
 
-    def __init__(self, offer: Offer, remote: "Remote") -> None:
+    def __init__(self, offer: Offer, remote: "HuggingFaceDispatcher") -> None:
         self.offer = offer
         self.backend = offer.backend
         self._remote = remote
 
     def run(self, pixels: Tensor) -> Tensor:
-        """Look at each picture, within the deadline of one.
+        """Return the masks of a batch. Every photo is sent at once and gets the time limit of a single photo.
 
         Raises:
-            CutoutError: see `Remote.submit`.
+            CutoutError: see `HuggingFaceDispatcher.submit`.
 
         """
         futures = [self._remote.submit(self, picture) for picture in pixels.split(1)]
         return torch.cat([future.result()[0] for future in futures])
 
     def warm_up(self, input_size: int) -> None:
-        """Do nothing: a call only to wake a model is one that somebody pays."""
+        """Do nothing, because a call just to warm up a model would cost money."""
 
 
-class Remote:
-    """Calls Hugging Face, up to `concurrency` at once. Safe to use from any number of threads."""
+class HuggingFaceDispatcher:
+    """Calls Hugging Face, with up to `concurrency` calls at once. Safe to use from any number of threads."""
 
     def __init__(
         self,
-        access: Access,
-        patience: Patience = Patience(),
-        breaker: Breaker | None = None,
+        access: HuggingFaceConfig,
+        patience: RetryPolicy = RetryPolicy(),
+        breaker: CircuitBreaker | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.location = "huggingface"
         self.seconds = access.seconds
         self.busy_seconds = 0.0
         self.seconds_each = 0.0
-        self.breaker = breaker or Breaker()
+        self.breaker = breaker or CircuitBreaker()
         self.lost: DeviceLost | None = None
-        self._counted = 0.0  # up to here, busy_seconds are
+        self._counted = 0.0  # the time up to which busy_seconds is counted
         self._access = access
         self._patience = patience
         self._sleep = sleep
@@ -110,11 +113,11 @@ class Remote:
         self._thread = threading.Thread(target=self._loop.run_forever, name="huggingface", daemon=True)
         self._thread.start()
 
-    def require_room(self) -> None:
-        """Return if a call would be tried now.
+    def require_capacity(self) -> None:
+        """Check that a call would be attempted now.
 
         Raises:
-            Overloaded: too many have failed just now.
+            Overloaded: too many calls have failed recently.
 
         """
         if self.breaker.state == "open":
@@ -129,16 +132,15 @@ class Remote:
         deadline: float = math.inf,
         spent: float = 0.0,
     ) -> Future[tuple[Tensor, float]]:
-        """Have pixels looked at; the future gives the mask, and the seconds that it took, waiting for a turn left out.
+        """Submit one photo's pixels; the future gives the mask and the seconds it took, without the wait for a slot.
 
-        Without a deadline of its own, as in a batch, a photo waits while the service is left alone, as long as
-        `seconds` allow.
+        A photo without a deadline, as in a batch, waits while the breaker is open, as long as `seconds` allow.
 
-        Its errors:
-            Overloaded: the service wants a pause longer than there is time, or has failed too often just now.
+        Errors of the future:
+            Overloaded: the service needs a longer pause than there is time for, or has failed too often recently.
             DeadlineExceeded: there was no mask by the deadline, or within `seconds`.
-            RemoteRefused, RemoteFailed: the service does not serve this host, or failed each time.
-            PhotoTooLarge: the service calls the picture too large.
+            RemoteRefused, RemoteFailed: the service refuses this host, or failed in every attempt.
+            PhotoTooLarge: the service rejected the picture as too large.
 
         """
         assert isinstance(kind, RemoteRunner)
@@ -148,11 +150,11 @@ class Remote:
         return asyncio.run_coroutine_threadsafe(looked, self._loop)
 
     def lose(self, message: str) -> None:
-        """Take no more photos: this host's own part of the work has failed."""
+        """Mark this host's own device as lost with `message`."""
         self.lost = DeviceLost(message)
 
     def close(self) -> None:
-        """Break off what is still out, and stop."""
+        """Cancel the calls in progress and stop the thread."""
         if not self._loop.is_closed():
             asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -168,12 +170,12 @@ class Remote:
         await self._loop.shutdown_default_executor()
 
     async def _look(self, offer: Offer, jpeg: bytes, ends: float, *, patient: bool) -> tuple[Tensor, float]:
-        """See one picture through, and tell the breaker what became of it."""
+        """Get the mask of one picture, with retries, and report the outcome to the breaker."""
         while not self.breaker.admit():
             if not patient or time.monotonic() + self.breaker.wait >= ends:
                 raise self._left_alone()
             await self._sleep(self.breaker.wait)
-        # A photo that waited long for its turn here says nothing of who is elsewhere.
+        # A timeout of a photo that has used up most of its time on this host says nothing about the service.
         telling = ends - time.monotonic() >= self.seconds / 2
         learnt = False
         began = time.monotonic()
@@ -207,10 +209,10 @@ class Remote:
         return mask, seconds
 
     async def _until_it_works(self, offer: Offer, jpeg: bytes, ends: float) -> Tensor:
-        """Call until there is a mask, or no more sense in it.
+        """Call until there is a mask, or until another retry is useless or no longer possible.
 
         Raises:
-            Trouble: what the last call said.
+            Trouble: the failure of the last call.
 
         """
         calls = failures = 0
@@ -226,7 +228,7 @@ class Remote:
                 calls += 1
                 failures += not isinstance(trouble.error, Overloaded)
                 if trouble.wait is not None:
-                    # Never earlier than it says; not all at the same moment either.
+                    # Never retry earlier than the service asks, and add jitter so that calls do not coincide.
                     pause = max(pause, trouble.wait + random.uniform(0.0, min(1.0, trouble.wait / 10)))
                 if failures == self._patience.attempts or time.monotonic() + pause >= ends:
                     raise
@@ -234,12 +236,12 @@ class Remote:
             await self._sleep(pause)
 
     def _tell(self, trouble: Trouble) -> None:
-        """Tell the breaker of a photo that failed."""
+        """Report a failed photo to the breaker."""
         error = trouble.error
         if isinstance(error, Overloaded):
             self.breaker.failed(str(error), min(error.retry_after, 300.0))
         elif isinstance(error, PhotoTooLarge):
-            self.breaker.succeeded()  # whoever says so is well
+            self.breaker.succeeded()  # the service works: it examined the picture
         else:
             self.breaker.failed(str(error))
 
@@ -253,17 +255,17 @@ class Remote:
 
 
 def open_remote(
-    access: Access,
+    access: HuggingFaceConfig,
     tiers: Iterable[Tier] = tuple(Tier),
     limits: Limits = DEFAULT_LIMITS,
-    make_remote: Callable[[Access], Remote] = Remote,
+    make_remote: Callable[[HuggingFaceConfig], HuggingFaceDispatcher] = HuggingFaceDispatcher,
 ) -> Engine:
-    """Ask who serves each of `tiers`, and open an engine whose networks are there. The log says that photos leave this host.
+    """Find a provider for each of `tiers` and open an engine whose networks run there.
 
-    `make_remote` makes one of another patience.
+    Logs a warning that photos leave this host. `make_remote` allows a `HuggingFaceDispatcher` with another retry policy.
 
     Raises:
-        ModelUnavailable: nobody serves a tier, or that cannot be asked; the message says why.
+        ModelUnavailable: a tier has no provider, or the model hub could not be asked; the message says why.
 
     """
     choices = choose_remote(access, tiers)
@@ -281,11 +283,11 @@ def open_remote(
     return Engine(serving, replace(limits, threads=threads), remote)
 
 
-def choose_remote(access: Access, tiers: Iterable[Tier]) -> list[tuple[Choice, Offer]]:
-    """Find for each tier the first of its checkpoints that somebody serves; any that is served stands in at last.
+def choose_remote(access: HuggingFaceConfig, tiers: Iterable[Tier]) -> list[tuple[Choice, Offer]]:
+    """Find for each tier the first of its checkpoints that has a provider, or else any checkpoint that has one.
 
     Raises:
-        ModelUnavailable: nobody serves one, or that cannot be asked.
+        ModelUnavailable: a tier has no provider, or the model hub could not be asked.
 
     """
     if access.endpoint is not None:
@@ -296,7 +298,7 @@ def choose_remote(access: Access, tiers: Iterable[Tier]) -> list[tuple[Choice, O
     return [_choose(tier, access, asked) for tier in tiers]
 
 
-def _choose(tier: Tier, access: Access, asked: dict[str, Offer | str]) -> tuple[Choice, Offer]:
+def _choose(tier: Tier, access: HuggingFaceConfig, asked: dict[str, Offer | str]) -> tuple[Choice, Offer]:
     reasons: list[str] = []
     for checkpoint in map(find, dict.fromkeys(TIERS[tier].checkpoints + RMBG_2)):
         for source in checkpoint.sources:
@@ -315,7 +317,7 @@ def _choose(tier: Tier, access: Access, asked: dict[str, Offer | str]) -> tuple[
 
 
 def to_jpeg(pixels: Tensor, checkpoint: Checkpoint) -> bytes:
-    """Turn a network's input, float32 [1,3,S,S], back into the picture that it was made of."""
+    """Convert a network's normalised input, float32 [1,3,S,S], back to a picture, and encode it as a JPEG."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (checkpoint.mean, checkpoint.std))
     levels = to_levels(pixels[0] * std + mean).permute(1, 2, 0).contiguous()
     return encode.encode(levels.numpy(), Format.JPG, JPEG_QUALITY)

@@ -1,1 +1,1 @@
-"""Pictures as bytes and as arrays: decoding, colour, resizing, compositing, encoding."""
+"""Image processing: decoding, colour profiles, resizing, compositing, encoding."""

@@ -1,4 +1,4 @@
-"""Colour profiles: every photo becomes sRGB."""
+"""Colour profiles: conversion of every photo to sRGB."""
 
 import io
 from itertools import product
@@ -8,19 +8,19 @@ from PIL import Image, ImageCms
 
 SRGB_ICC: bytes = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
-# A coarse walk through all colours, to see whether a profile changes any.
+# A coarse sample of all colours, to test whether a profile changes any.
 _SAMPLES = np.array(list(product(range(0, 256, 15), repeat=3)), np.uint8)[None]
 
 
 class UnusableProfile(Exception):
-    """An embedded profile is damaged, or is for another kind of picture."""
+    """An embedded profile is damaged, or does not fit the picture's mode."""
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """Convert a picture of mode RGB, L, CMYK or LAB from its embedded ICC profile to sRGB, mode RGB.
 
-    Relative colorimetric with black point compensation, as browsers do it. A profile that moves no colour
-    by more than one level is sRGB under another name: the picture then comes back unchanged.
+    The conversion is relative colorimetric with black point compensation, as in browsers. If the profile changes no
+    colour of an RGB picture by more than one level, it is treated as sRGB and the picture is returned unchanged.
 
     Raises:
         UnusableProfile: the profile cannot be read, or does not fit the picture's mode.
@@ -38,7 +38,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         if image.mode == "RGB" and _is_identity(transform):
             return image
         converted = ImageCms.applyTransform(image, transform)
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:  # a TIFF's may be of numbers
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:  # TypeError: not bytes, in a TIFF
         raise UnusableProfile(str(error)) from error
     if converted is None:
         raise UnusableProfile("no picture came back")

@@ -1,17 +1,17 @@
-"""How the cut-out is laid out: transparent, or on a background colour."""
+"""Compositing of a cut-out: with transparency, or on a background colour."""
 
 import torch
 from torch import Tensor
 
 # Red, green and blue, 0…255 each.
 Colour = tuple[int, int, int]
-# Blended strip by strip, so that the wider numbers of a large picture need no memory to speak of, whatever its shape.
+# Pictures are blended in strips of this many pixels, so that the float copies need little memory, whatever the shape.
 STRIP_PIXELS = 1 << 19
 
 
 def on_background(rgb: Tensor, alpha: Tensor, colour: Colour) -> Tensor:
-    """Lay `rgb`, uint8 [H,W,3], under `alpha`, uint8 [H,W], on a plain colour: uint8 [H,W,3]."""
-    # One row of numbers, colour by colour: what has three to a row, torch's CPU kernels do one by one.
+    """Composite `rgb`, uint8 [H,W,3], with `alpha`, uint8 [H,W], on a plain colour; return uint8 [H,W,3]."""
+    # Work on flat tensors: torch's CPU kernels are not vectorised for a last dimension of three.
     numbers, opacity = rgb.reshape(-1), alpha.reshape(-1)
     out = torch.empty_like(numbers)
     behind = torch.tensor(colour, dtype=torch.float32, device=rgb.device).repeat(
@@ -25,11 +25,11 @@ def on_background(rgb: Tensor, alpha: Tensor, colour: Colour) -> Tensor:
 
 
 def transparent(rgb: Tensor, alpha: Tensor) -> Tensor:
-    """Join uint8 [H,W,3] and [H,W] to RGBA, uint8 [H,W,4], straight alpha.
+    """Combine `rgb`, uint8 [H,W,3], and `alpha`, uint8 [H,W], to RGBA with straight alpha, uint8 [H,W,4].
 
-    What is fully transparent is blackened, so that the file does not carry the removed background along.
-    The colours of every pixel that shows come back unchanged, bit for bit.
+    Fully transparent pixels are set to black, so that the file does not contain the removed background. The colours of
+    all other pixels are returned unchanged, bit for bit.
     """
     rgba = torch.cat([rgb, alpha[..., None]], 2)
-    rgba.view(torch.int32)[..., 0].masked_fill_(alpha == 0, 0)  # a pixel's four bytes at once
+    rgba.view(torch.int32)[..., 0].masked_fill_(alpha == 0, 0)  # all four bytes of a pixel at once
     return rgba

@@ -1,4 +1,4 @@
-"""Bytes → Photo: limits first, from the header; then decoding, orientation, colour profile, existing alpha."""
+"""Decoding of picture files: check limits from the header, then decode, orient, convert to sRGB and read the alpha."""
 
 import io
 import zlib
@@ -19,10 +19,10 @@ from cutout.inference.limits import DEFAULT_SIZES, SizeLimits, pixels_of
 
 Pixels = npt.NDArray[np.uint8]
 
-# Pillow's names. "JPEG" takes MPO in: a JPEG with more pictures behind the first, as many phones write.
+# Pillow's format names. "JPEG" includes MPO, a JPEG with more pictures after the first, as many phones write.
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
-# All spellings of these formats: ".jfif" and ".jpe" are JPEGs of browsers and old programs, ".mpo" those of cameras with
-# two lenses, ".hif" are HEICs of cameras.
+# All file suffixes of these formats: browsers and old programs write JPEGs as ".jfif" and ".jpe", cameras with two
+# lenses as ".mpo"; cameras write HEICs as ".hif".
 SUFFIXES = frozenset(
     {
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo"),
@@ -32,22 +32,22 @@ SUFFIXES = frozenset(
     }
 )
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
-CONTAINER_BRANDS = frozenset({b"mif1", b"msf1"})  # of HEIC and AVIF alike
+CONTAINER_BRANDS = frozenset({b"mif1", b"msf1"})  # shared by HEIC and AVIF
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
-# A progressive JPEG may walk over all its pixels again in each scan. Real ones have about ten; a small
-# file with thousands keeps a core busy for minutes.
+# Each scan of a progressive JPEG may process all its pixels again. Real files have about ten scans; a small file with
+# thousands of them keeps a core busy for minutes.
 MAX_JPEG_SCANS = 100
 START_OF_SCAN = b"\xff\xda"
 
-# Pillow walks over a PNG's chunks and a JPEG's segments one by one. Real files have hundreds, or some
-# thousands; millions of empty ones keep a core busy for as long.
+# Pillow reads a PNG's chunks and a JPEG's segments one by one. Real files have hundreds or a few thousand; millions of
+# empty ones keep a core busy for minutes as well.
 MAX_PARTS = 100_000
 
 JPEG_SIGNATURE = b"\xff\xd8"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-ANCILLARY = 0x20  # a chunk whose name begins with a small letter can be done without
-ORIENTATION = 0x0112  # EXIF
+ANCILLARY = 0x20  # this bit, a lower-case first letter of its name, marks a chunk as optional
+ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -58,7 +58,7 @@ UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
 }
 
-LYING = frozenset({5, 6, 7, 8})  # rows stand for columns
+LYING = frozenset({5, 6, 7, 8})  # orientations that swap rows and columns
 
 NOTE_FIRST_FRAME = "The file holds several pictures; the first one was taken."
 NOTE_PROFILE = "The embedded colour profile cannot be used; the colours were taken as sRGB."
@@ -71,8 +71,8 @@ class Photo:
     """A decoded picture, upright, in sRGB.
 
     `rgb` is uint8 [H,W,3]; `alpha` is the picture's own transparency, uint8 [H,W] of 0…255, or None.
-    `dpi` is its resolution across and down, upright too, or None where the file tells none.
-    `notes` say, in sentences for the user, what was not taken as it stands in the file.
+    `dpi` is its resolution across and down, also upright, or None if the file does not state it.
+    `notes` tell the user, in sentences, where the picture was not decoded exactly as the file states.
     """
 
     rgb: Pixels = field(repr=False)
@@ -92,16 +92,17 @@ class Photo:
 def decode(
     data: bytes, sizes: SizeLimits = DEFAULT_SIZES, before: Callable[[int], object] = lambda pixels: None
 ) -> Photo:
-    """Decode a picture file; nothing is allocated for its pixels before its size is known to be allowed.
+    """Decode a picture file; no memory is allocated for its pixels before its size has been checked.
 
-    Reads JPEG (CMYK too), PNG, WebP, AVIF, HEIC, TIFF, BMP and GIF, of 1 to 16 bits a channel. `before` is called
-    with the number of pixels that it counts as (see `limits.pixels_of`) ahead of decoding them; what it raises is passed on.
+    Reads JPEG (including CMYK), PNG, WebP, AVIF, HEIC, TIFF, BMP and GIF, with 1 to 16 bits a channel. `before` is
+    called before the pixels are decoded, with the number of pixels that the picture counts as (see
+    `limits.pixels_of`); its exceptions are passed on.
 
     Raises:
-        UnsupportedFormat: the bytes are no picture of a known format.
-        PhotoTooLarge: the picture is beyond `sizes`, a JPEG has more than 100 scans, or a file more than
+        UnsupportedFormat: the bytes are not a picture of a known format.
+        PhotoTooLarge: the picture exceeds `sizes`, a JPEG has more than 100 scans, or a file has more than
             100,000 parts.
-        InvalidPhoto: the bytes are empty, cut off or damaged.
+        InvalidPhoto: the bytes are empty, truncated or damaged.
 
     """
     if not data:
@@ -110,8 +111,8 @@ def decode(
         raise PhotoTooLarge(
             "The file is in too many parts and would take long to read. Save it again and retry."
         )
-    # Pillow's decoders raise whatever a damaged file makes them stumble over: OSError, SyntaxError,
-    # struct.error, ValueError and more. All of them are the file's fault.
+    # Pillow's decoders raise many kinds of errors for damaged files: OSError, SyntaxError, struct.error, ValueError and
+    # more. All of them are treated as a fault of the file.
     header = _read_tiff_header(data) if tiff.is_tiff(data) else None
     if header is not None and header.reader == "tifffile":
         sizes.check(header.width, header.height)
@@ -122,7 +123,7 @@ def decode(
         try:
             image = _open(data)
         except Exception:
-            # Pillow stumbles over some deviations in a JPEG's head that lose nothing.
+            # Pillow fails on some harmless deviations in a JPEG's header.
             better = correct(data) if data.startswith(JPEG_SIGNATURE) else None
             if better is None:
                 raise
@@ -149,12 +150,12 @@ def decode(
             raise
         except Exception as error:
             raise InvalidPhoto(_damaged(error)) from error
-    sizes.check(photo.width, photo.height)  # some headers tell less than their pictures hold
+    sizes.check(photo.width, photo.height)  # some pictures are larger than their headers state
     return photo
 
 
 def _has_too_many_parts(data: bytes) -> bool:
-    """Walk over the head of a PNG or a JPEG as Pillow will, but only so far."""
+    """Return whether a PNG or a JPEG has more parts than MAX_PARTS, reading them as Pillow would."""
     if data.startswith(PNG_SIGNATURE):
         step, place = _behind_chunk, len(PNG_SIGNATURE)
     elif data.startswith(JPEG_SIGNATURE):
@@ -173,13 +174,13 @@ def _behind_chunk(data: bytes, place: int) -> int:
 
 
 def _behind_segment(data: bytes, place: int) -> int:
-    """Find the end of the segment at `place`; the pixels behind a start of scan belong to no segment."""
-    if data[place : place + 1] != b"\xff":  # stray bytes, which Pillow walks over one by one
+    """Return the end of the JPEG segment at `place`, or the end of the data if a scan starts there."""
+    if data[place : place + 1] != b"\xff":  # stray bytes, which Pillow skips one by one
         return place + 1
     if data[place : place + 2] == START_OF_SCAN:
         return len(data)
     marker = data[place + 1 : place + 2]
-    if marker in (b"\xff", b"\0"):  # filling
+    if marker in (b"\xff", b"\0"):  # fill bytes
         return place + 1
     if marker and marker[0] in BARE_MARKERS:
         return place + 2
@@ -209,17 +210,17 @@ def _from_tiff(header: tiff.Header) -> Photo:
 
 
 def _open(data: bytes) -> Image.Image:
-    """Read the header."""
+    """Open a picture with Pillow, which reads only its header."""
     if _is_heic(data):
         try:
-            from pillow_heif import HeifImageFile  # a large library, for phones' files only
+            from pillow_heif import HeifImageFile  # a large library that only HEIC files need
         except ImportError:
             raise UnsupportedFormat(
                 "HEIC needs pillow-heif on this host; run: pip install pillow-heif"
             ) from None
         image: Image.Image = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
         return image
-    # Pillow takes a TIFF with its signature's bytes swapped for one as well, and none of what is checked ahead would be.
+    # Pillow also opens a TIFF whose signature has its bytes swapped. Such a file would bypass the checks of `tiff`.
     formats = [name for name in READ_FORMATS if name != "TIFF" or tiff.is_tiff(data)]
     return Image.open(io.BytesIO(data), formats=formats)
 
@@ -247,7 +248,7 @@ def _check_size(image: Image.Image, data: bytes, sizes: SizeLimits) -> None:
 
 
 def _check_png_chunks(data: bytes) -> None:
-    """Refuse what libpng would: a cut-off or altered critical chunk. Pillow shows such files with wrong pixels."""
+    """Reject truncated or altered critical chunks, as libpng does. Pillow decodes such files to wrong pixels."""
     place = len(PNG_SIGNATURE)
     kind = b""
     while kind != b"IEND":
@@ -270,17 +271,17 @@ def _to_photo(image: Image.Image, data: bytes, header: tiff.Header | None, *, co
         exif: Mapping[int, Any] = image.getexif()
         orientation = exif.get(ORIENTATION)
         dpi = dpi_of(image, exif)
-    except Exception:  # noqa: BLE001 - as with the decoders, a damaged block may raise anything
+    except Exception:  # noqa: BLE001 - a damaged EXIF block may raise anything
         orientation, dpi = None, dpi_of(image, {})
         notes.append(NOTE_EXIF)
     if header is not None:
         dpi = header.dpi[::-1] if header.dpi and orientation in LYING else header.dpi
-        orientation = None  # Pillow turns a TIFF by itself while it decodes it
+        orientation = None  # Pillow already rotates a TIFF while decoding it
     profile = image.info.get("icc_profile")
 
     alpha = None
     if image.format in ("JPEG", "MPO"):
-        # The same pixels as Pillow gives, in a third of the time; and Pillow is silent on pictures that are half there.
+        # This gives the same pixels as Pillow in a third of the time, and unlike Pillow it reports truncated pictures.
         pixels, deviates = decode_jpeg(data, image.mode, image.size)  # type: ignore[arg-type]
         if deviates or corrected:
             notes.append(NOTE_JPEG)
@@ -288,7 +289,7 @@ def _to_photo(image: Image.Image, data: bytes, header: tiff.Header | None, *, co
         rgb = pixels if is_done else _in_srgb(Image.fromarray(pixels, image.mode), profile, notes)
     else:
         if image.has_transparency_data and image.mode.startswith("I;16"):
-            # One tone stands for transparent; converted by Pillow, all tones above 255 would become white.
+            # One grey level means transparent. Pillow's conversion would turn all levels above 255 to white.
             alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
         elif image.has_transparency_data:
             if image.mode != "LA":
@@ -309,7 +310,7 @@ def _upright(photo: Photo, orientation: object) -> Photo:
 
 
 def _colours(image: Image.Image) -> Image.Image:
-    """Bring a picture to 8 bits and one of the modes that a profile may speak of: RGB, L, CMYK, LAB."""
+    """Convert a picture to 8 bits and to a mode that a profile can apply to: RGB, L, CMYK or LAB."""
     if image.mode.startswith("I;16"):
         return _eight_bits(image)
     if image.mode in ("I", "F"):
@@ -320,7 +321,7 @@ def _colours(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Bring grey of 16 bits to 8."""
+    """Convert a grey picture from 16 to 8 bits."""
     return Image.fromarray((np.asarray(image) * (255 / 65535)).round().astype(np.uint8))
 
 
@@ -332,7 +333,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Pix
             notes.append(NOTE_PROFILE)
     if image.mode == "LAB":
         image = from_lab(image)
-    return np.array(image.convert("RGB"))  # a copy: torch wants arrays that may be written to
+    return np.array(image.convert("RGB"))  # a copy, because torch needs writable arrays
 
 
 def _damaged(error: Exception | str) -> str:

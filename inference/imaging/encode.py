@@ -1,4 +1,4 @@
-"""Pixels → the bytes of a picture file, marked as sRGB."""
+"""Encoding of pixels to picture files, marked as sRGB."""
 
 import io
 from enum import StrEnum
@@ -14,7 +14,7 @@ from cutout.inference.imaging.resolution import Dpi, as_exif
 
 
 class Format(StrEnum):
-    """A file format of a result. JPEG has no transparency, so it is laid on a background."""
+    """The file format of a result. JPEG has no transparency, so its cut-outs are put on a background."""
 
     PNG = "png"
     WEBP = "webp"
@@ -30,15 +30,15 @@ class Format(StrEnum):
         return self is not Format.JPG
 
 
-# What a format's own header can say; PNG holds more than any photo has.
+# The largest side that each format supports; the limit of PNG is beyond that of any photo.
 MAX_SIDE = {Format.WEBP: 16_383, Format.JPG: 65_500, Format.AVIF: 65_536}
 
 
 def check_size(file_format: Format, width: int, height: int) -> None:
-    """Return if the format holds a picture of this size.
+    """Check that the format can store a picture of this size.
 
     Raises:
-        InvalidOptions: it does not; the message names what to change.
+        InvalidOptions: the format cannot; the message names what to change.
 
     """
     most = MAX_SIDE.get(file_format)
@@ -52,11 +52,11 @@ def check_size(file_format: Format, width: int, height: int) -> None:
 def encode(picture: Pixels, file_format: Format, quality: int, dpi: Dpi | None = None) -> bytes:
     """Encode uint8 [H,W] (grey), [H,W,3] (RGB) or [H,W,4] (RGBA, straight alpha).
 
-    `quality`, 1…100, is for WebP, AVIF and JPEG; PNG is lossless, and so is the alpha of WebP. `dpi` is kept in the
-    file; nothing else of a photo's metadata is.
+    `quality`, 1…100, applies to WebP, AVIF and JPEG; PNG is lossless, and so is the alpha of WebP. `dpi` is the only
+    metadata of the photo that is written to the file.
 
     Raises:
-        InvalidOptions: the format cannot hold a picture as wide or as high.
+        InvalidOptions: the picture is too wide or too high for the format.
 
     """
     check_size(file_format, picture.shape[1], picture.shape[0])
@@ -73,6 +73,6 @@ def encode(picture: Pixels, file_format: Format, quality: int, dpi: Dpi | None =
         case Format.AVIF:
             image.save(out, "AVIF", quality=quality, speed=8, subsampling="4:4:4", **told)
         case Format.JPG:
-            # Colour at full resolution: at half, the background bleeds into the edge of the subject.
+            # Chroma subsampling would make the background bleed into the edge of the subject.
             image.save(out, "JPEG", quality=quality, subsampling="4:4:4", **told)
     return out.getvalue()

@@ -1,8 +1,9 @@
-"""JPEG pixels: strict where the picture is at stake, and lenient where only the form of the file is.
+"""JPEG decoding that is strict about lost picture data, and lenient about harmless deviations of the file format.
 
-libjpeg fills with grey what is missing of a picture, and merely warns of it. So every file is decoded strictly: any
-warning is an error. Where that fails, the harmless deviations that cameras and old programs write are corrected in a
-copy, which is decoded strictly again: a deviation of the form is gone then, and a loss of data still fails.
+libjpeg fills missing parts of a picture with grey and only warns about it. So every file is first decoded strictly:
+any warning is an error. If that fails, the harmless deviations that cameras and old programs write are corrected in a
+copy, and the copy is decoded strictly. Then files with harmless deviations succeed, and files with lost data still
+fail.
 """
 
 import re
@@ -19,17 +20,18 @@ START, END, START_OF_SCAN, ADOBE = 0xD8, 0xD9, 0xDA, 0xEE
 SEQUENTIAL_FRAMES = frozenset({0xC0, 0xC1})
 PROGRESSIVE_FRAME = 0xC2
 FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
-# Markers that stand alone, without a length and a body: reserved, restarts, start and end, extensions.
+# Markers without a length and a body: reserved ones, restarts, start and end of image, extensions.
 BARE_MARKERS = frozenset({0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)})
 MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
-# Behind a scan's data: there restarts belong to the data.
+# The next marker after a scan's data; restart markers are part of the data.
 END_OF_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
-WHOLE_SEQUENTIAL_SCAN = bytes([0, 63, 0])  # first and last coefficient, and no successive approximation
+WHOLE_SEQUENTIAL_SCAN = bytes([0, 63, 0])  # first and last coefficient, no successive approximation
 ADOBE_BODY_BYTES = 12
 COEFFICIENTS = 64
 
 COLOURS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
-# The first warning, and so the only one up to the end of the picture: its data are whole, and some more follow.
+# If this is the first warning, there was none before the end of the picture: its data are complete, with extra bytes
+# after them.
 PADDED_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 MOST_PADDING_BYTES = 4096
 
@@ -37,10 +39,10 @@ MOST_PADDING_BYTES = 4096
 def decode_jpeg(data: bytes, mode: Mode, size: tuple[int, int]) -> tuple[Pixels, bool]:
     """Decode a JPEG of `size` (width, height): uint8 [H,W,3], [H,W] for "L", or [H,W,4] for "CMYK".
 
-    CMYK is as in Pillow: 0 is no ink. The flag says that the file deviates from the standard, harmlessly.
+    CMYK is as in Pillow: 0 is no ink. The flag is set if the file deviates from the standard in a harmless way.
 
     Raises:
-        ValueError: the picture is cut off or damaged.
+        ValueError: the picture is truncated or damaged.
 
     """
     try:
@@ -60,11 +62,11 @@ def decode_jpeg(data: bytes, mode: Mode, size: tuple[int, int]) -> tuple[Pixels,
 
 
 def correct(data: bytes) -> bytes | None:
-    """Return a copy of a JPEG without the deviations that lose nothing of the picture; None if it is none.
+    """Return a copy of a JPEG with harmless deviations corrected; None if the data are not a complete JPEG.
 
-    Corrected are: stray bytes between segments, Adobe segments that are too short, scan parameters of a sequential JPEG
-    that do not say "everything", and a missing end-of-image marker where every scan is there. Whether the data of the
-    last scan are whole, only decoding shows.
+    These deviations are corrected: stray bytes between segments, Adobe segments that are too short, scan parameters of
+    a sequential JPEG that do not cover all coefficients, and a missing end-of-image marker if all scans are present.
+    Only decoding shows whether the data of the last scan are complete.
     """
     parts, place = [b"\xff\xd8"], 2
     progress = _Progress()
@@ -100,13 +102,13 @@ def correct(data: bytes) -> bytes | None:
 
 
 class _Progress:
-    """What of a frame's coefficients the scans so far hold."""
+    """Tracks which bits of a frame's coefficients the scans so far contain."""
 
     def __init__(self) -> None:
         self.frame = 0
         self._left: dict[
             int, list[int]
-        ] = {}  # component: for each coefficient, the bits that are still to come
+        ] = {}  # component: for each coefficient, the bits that are still missing
 
     def begin(self, segment: bytes) -> None:
         self.frame = segment[1]
@@ -119,13 +121,13 @@ class _Progress:
                 self._left[component][first : last + 1] = [low] * (last + 1 - first)
 
     def is_whole(self) -> bool:
-        # In arithmetic coding nothing tells whether the last scan is whole.
+        # With arithmetic coding, nothing shows whether the last scan is complete.
         huffman = self.frame in SEQUENTIAL_FRAMES or self.frame == PROGRESSIVE_FRAME
         return huffman and bool(self._left) and not any(map(any, self._left.values()))
 
 
 def _end_of_adobe(data: bytes, start: int, end: int) -> int:
-    """Find the end of an Adobe segment: where it says, unless that is within a segment that begins too early."""
+    """Return the end of an Adobe segment: as its length says, unless the next segment begins before that."""
     if data[end : end + 1] == b"\xff":
         return end
     early = MARKER.search(data, start + 9, end)
@@ -135,7 +137,7 @@ def _end_of_adobe(data: bytes, start: int, end: int) -> int:
 def _size_of(data: bytes) -> tuple[int, int] | None:
     try:
         height, width = simplejpeg.decode_jpeg_header(data, strict=False)[:2]
-    except (ValueError, KeyError):  # a KeyError where there is no frame
+    except (ValueError, KeyError):  # KeyError: there is no frame
         return None
     return width, height
 

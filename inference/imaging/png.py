@@ -1,8 +1,8 @@
 """A PNG writer for photographs: one fixed filter and a fast deflate.
 
-Pillow tries five filters on every row and lets zlib take its time: 2.8 s for twelve megapixels. Here
-each row is written as its difference to the row above (PNG's filter 2, "Up"), which numpy does at once,
-and deflated by ISA-L, which gives a file of about the same size in a fifteenth of the time.
+Pillow tries five filters on every row and deflates with the slower zlib: 2.8 s for twelve megapixels. Here each row is
+stored as its difference to the row above (PNG's filter 2, "Up"), which numpy computes for a whole strip at once, and
+deflated by ISA-L. The file has about the same size, in a fifteenth of the time.
 """
 
 import struct
@@ -14,22 +14,23 @@ from cutout.inference.imaging.decode import Pixels
 from cutout.inference.imaging.resolution import Dpi
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by channels: grey, grey with alpha, RGB, RGBA
+COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by number of channels: grey, grey with alpha, RGB, RGBA
 UP = 2
 PER_METRE = 1
 METRES_AN_INCH = 0.0254
 RELATIVE_COLORIMETRIC = 1
-# Filtered and deflated strip by strip: a second copy of a large picture would cost as much as the first.
+# Rows are filtered and deflated in strips, because a filtered copy of the whole picture would double the memory.
 STRIP_BYTES = 1 << 20
 
 
 def encode_png(pixels: Pixels, dpi: Dpi | None = None) -> bytes:
     """Encode uint8 [H,W] (grey), [H,W,2] (grey, alpha), [H,W,3] (RGB) or [H,W,4] (RGBA, straight alpha).
 
-    Pictures in colour are marked as sRGB, and `dpi` is told where it is known. The format is that of the PNG specification, 8 bits a channel.
+    Colour pictures are marked as sRGB, and `dpi` is written if given. The file follows the PNG specification, with 8
+    bits a channel.
 
     Raises:
-        ValueError: the picture has no pixels, or another shape.
+        ValueError: the picture has no pixels, or an unsupported shape.
 
     """
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
@@ -50,7 +51,7 @@ def encode_png(pixels: Pixels, dpi: Dpi | None = None) -> bytes:
 
 
 def _deflate(rows: Pixels) -> list[bytes]:
-    """Filter and deflate uint8 [H,bytes a row]."""
+    """Filter and deflate rows, uint8 [H,bytes per row]."""
     height, width = rows.shape
     compressor = isal_zlib.compressobj()
     deflated = []
@@ -71,7 +72,7 @@ def _deflate(rows: Pixels) -> list[bytes]:
 
 
 def _chunk(kind: bytes, body: list[bytes]) -> list[bytes]:
-    """Return a chunk in parts, not yet joined: a large picture is copied once."""
+    """Return the parts of a chunk without joining them, so that a large picture is copied only once."""
     checksum = isal_zlib.crc32(kind)
     for part in body:
         checksum = isal_zlib.crc32(part, checksum)

@@ -1,4 +1,4 @@
-"""Resizing, in memory that is bounded by the larger of source and result, however thin either is."""
+"""Resizing with memory bounded by the larger of source and result, even if either is very thin."""
 
 import math
 
@@ -6,21 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Times as many pixels as the result has; above it gathering the pixels that count is faster.
+# If the source has more than this many times the pixels of the result, gathering only the needed pixels is faster.
 LARGE = 4
-# In floats, each axis is first averaged down by a whole factor where it shrinks by more than this: torch's kernel for CUDA
-# takes shared memory in proportion to the scale and fails from about 95 on.
+# A float axis that shrinks by more than this factor is first averaged down by a whole factor: torch's CUDA kernel uses
+# shared memory in proportion to the scale, and fails from a scale of about 95 on.
 MOST_SCALE = 32
-# Torch resizes across before down. Where that makes an intermediate of so many times the pixels of source and result,
-# which takes a photo a few pixels wide, it is done the other way round: the same within one level of rounding.
+# Torch resizes columns before rows. If the intermediate picture then has more than this many times the pixels of both
+# source and result, as for a photo a few pixels wide, the rows are resized first. The result is the same within one
+# level of rounding.
 MOST_GROWTH = 4
 
 
 def resize_bilinear(image: Tensor, height: int, width: int) -> Tensor:
-    """Bring uint8 [H,W,C] to float32 [height,width,C] as `F.interpolate` does, corners not aligned.
+    """Resize uint8 [H,W,C] to float32 [height,width,C] as bilinear `F.interpolate` does, without aligned corners.
 
-    Without antialias each result is made of four pixels. Of a large photo only those are made floats: all of twelve
-    megapixels would take 144 MB, and three times as long.
+    Without antialiasing, each pixel of the result depends on four pixels of the source. For a large photo only those
+    are converted to floats: converting all twelve megapixels would take 144 MB, and three times as long.
     """
     rows, columns = image.shape[:2]
     if rows * columns <= LARGE * height * width:
@@ -29,7 +30,7 @@ def resize_bilinear(image: Tensor, height: int, width: int) -> Tensor:
     top, bottom, down = _neighbours(rows, height, image.device)
     left, right, across = _neighbours(columns, width, image.device)
     across, down = across[:, None], down[:, None, None]
-    # Where there are fewer rows than the result has, they would be gathered many times over, each as long as the photo.
+    # If the result has more rows than the source, gathering rows first would copy long source rows many times over.
     if rows < height:
         before, after = image.index_select(1, left), image.index_select(1, right)
 
@@ -46,9 +47,9 @@ def resize_bilinear(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_antialiased(image: Tensor, height: int, width: int) -> Tensor:
-    """Bring uint8 [H,W,C] to float32 [height,width,C], bilinear with antialias, within a level of Pillow's.
+    """Resize uint8 [H,W,C] to float32 [height,width,C], bilinearly with antialiasing, within one level of Pillow.
 
-    On a CPU torch does it on bytes, as Pillow does, rounding included; on a GPU it has to be floats.
+    On a CPU torch resizes bytes directly, with rounding, as Pillow does; on a GPU it needs floats.
     """
     planes = image.permute(2, 0, 1)[None]
     if image.device.type != "cpu":
@@ -57,10 +58,10 @@ def resize_antialiased(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_planes(planes: Tensor, height: int, width: int) -> Tensor:
-    """Bring float or, on a CPU, uint8 [1,C,H,W] to [1,C,height,width] of the same kind, bilinear with antialias.
+    """Resize [1,C,H,W], float or on a CPU also uint8, to [1,C,height,width] of the same dtype, with antialiasing.
 
-    In floats, an axis that shrinks by more than MOST_SCALE is averaged over a whole number of pixels first. The last
-    average is of what is left over, so that places move by less than a sixteenth of one of the result's pixels.
+    A float axis that shrinks by more than MOST_SCALE is first averaged over a whole number of pixels. The last average
+    covers only the remaining pixels, which shifts positions by less than a sixteenth of a pixel of the result.
     """
     if planes.is_floating_point():
         sizes = zip(planes.shape[2:], (height, width), strict=True)
@@ -76,14 +77,15 @@ def resize_planes(planes: Tensor, height: int, width: int) -> Tensor:
 def _interpolated(planes: Tensor, height: int, width: int) -> Tensor:
     if planes.shape[3] > 1:
         return F.interpolate(planes, size=(height, width), mode="bilinear", antialias=True)
-    # Of a single column torch 2.13 gives wrong numbers, by its strides and where it stays one; of two equal ones right.
+    # For a single column torch 2.13 returns wrong numbers, depending on its strides and on whether the result also has
+    # one column. For two equal columns the result is right.
     pair = torch.cat([planes, planes], 3)
     resized = F.interpolate(pair, size=(height, max(2, width)), mode="bilinear", antialias=True)
     return resized[..., :width]
 
 
 def _neighbours(source: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each of `size` places along an axis: the pixel before, the one after, and the weight of the latter."""
+    """Return for each of `size` positions on an axis the pixel before, the one after, and the weight of the latter."""
     place = ((torch.arange(size, device=device) + 0.5) * (source / size) - 0.5).clamp_(min=0)
     before = place.long()
     return before, (before + 1).clamp_(max=source - 1), place - before

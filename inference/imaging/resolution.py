@@ -1,4 +1,4 @@
-"""A picture's resolution in dots per inch: how large it is meant to be printed. Pixels are not touched by it."""
+"""A picture's print resolution in dots per inch. It does not affect the pixels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,18 +8,18 @@ from PIL import Image
 Dpi = tuple[float, float]  # across and down
 
 X_RESOLUTION, Y_RESOLUTION, UNIT = 282, 283, 296  # EXIF and TIFF
-PER_INCH = {2: 1.0, 3: 2.54}  # their units: inches, centimetres
-# What all formats can say: JPEG has 16 bits for it.
+PER_INCH = {2: 1.0, 3: 2.54}  # factor by unit: 2 is inches, 3 is centimetres
+# The range that all formats can store; JPEG has 16 bits for it.
 LOWEST, HIGHEST = 1, 65_535
 
 
 def dpi_of(image: Image.Image, exif: Mapping[int, Any]) -> Dpi | None:
-    """Return a picture's resolution; None where the file does not tell one, or none that could be meant.
+    """Return a picture's resolution; None if the file does not state one, or only an implausible one.
 
-    Where a JPEG tells it twice, its own header counts.
+    If a JPEG states it both in its JFIF header and in EXIF, the JFIF header takes precedence.
     """
     if "jfif_density" in image.info:
-        unit = {1: 1.0, 2: 2.54}.get(image.info.get("jfif_unit", 0))  # 0 says the shape of a pixel only
+        unit = {1: 1.0, 2: 2.54}.get(image.info.get("jfif_unit", 0))  # 0 states only the pixel aspect ratio
         if unit is not None:
             return checked(*(density * unit for density in image.info["jfif_density"]))
     elif image.format not in ("JPEG", "MPO") and "dpi" in image.info:
@@ -28,7 +28,7 @@ def dpi_of(image: Image.Image, exif: Mapping[int, Any]) -> Dpi | None:
 
 
 def from_tags(tags: Mapping[int, Any]) -> Dpi | None:
-    """Return the resolution that EXIF's tags, or TIFF's, tell."""
+    """Return the resolution from EXIF or TIFF tags; None if they state no valid one."""
     unit = tags.get(UNIT, 2)
     if unit not in PER_INCH or X_RESOLUTION not in tags or Y_RESOLUTION not in tags:
         return None
@@ -36,18 +36,18 @@ def from_tags(tags: Mapping[int, Any]) -> Dpi | None:
 
 
 def checked(across: Any, down: Any, *, unit: float = 1.0) -> Dpi | None:
-    """Return a resolution if it is one. Numbers may be pairs of numerator and denominator."""
+    """Return a resolution if it is valid, else None. Each number may be a pair of numerator and denominator."""
     try:
         found = [one[0] / one[1] if isinstance(one, tuple) else float(one) for one in (across, down)]
     except (TypeError, ValueError, ArithmeticError, IndexError):
         return None
     across, down = (one * unit for one in found)
-    is_one = LOWEST <= across <= HIGHEST and LOWEST <= down <= HIGHEST  # not so of what is no number
+    is_one = LOWEST <= across <= HIGHEST and LOWEST <= down <= HIGHEST  # False for NaN
     return (across, down) if is_one else None
 
 
 def as_exif(dpi: Dpi) -> Image.Exif:
-    """Make an EXIF block that tells a resolution, and nothing else."""
+    """Return an EXIF block that contains only the resolution."""
     exif = Image.Exif()
     exif[X_RESOLUTION], exif[Y_RESOLUTION] = dpi
     exif[UNIT] = 2

@@ -1,7 +1,7 @@
-"""TIFF: read by tifffile, strip by strip, where a file is of a kind whose meaning is certain; else named and refused.
+"""TIFF decoding with tifffile, for kinds of files whose meaning is certain. Other kinds are rejected with the reason.
 
-Pillow sets up planes of 16 bits wrongly, loses the alpha of others and knows no big-endian BigTIFF. It stays for what
-libtiff alone decodes well: pictures of 8 bits that are compressed as JPEG, and black and white ones of fax machines.
+Pillow decodes planar 16-bit files wrongly, loses the alpha of others, and does not support big-endian BigTIFF. It is
+used only for files that libtiff alone decodes well: 8-bit pictures with JPEG compression, and black-and-white faxes.
 """
 
 import io
@@ -36,7 +36,7 @@ MODES: dict[int, Mode] = {
     LAB: "LAB",
 }
 COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, LAB: 3}
-# Compressions: none, LZW, deflate (by both its numbers), PackBits, Zstandard
+# Compressions: none, LZW, deflate (both of its codes), PackBits, Zstandard
 OURS = frozenset({1, 5, 8, 32946, 32773, 50000})
 FAX, JPEG = frozenset({2, 3, 4}), frozenset({6, 7})
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # sample formats
@@ -49,10 +49,10 @@ ICC_PROFILE, DNG_VERSION, INK_SET = 34675, 50706, 332
 MOST_BITS = 16
 MOST_CHANNELS = 8
 MOST_SEGMENTS = 100_000
-MOST_PADDING = 8  # times as many pixels as the picture has may be in its tiles
-STRIP_PIXELS = 1 << 20  # converted at once
+MOST_PADDING = 8  # the tiles may have at most this many times the pixels of the picture
+STRIP_PIXELS = 1 << 20  # pixels converted at once
 
-# Of a damaged file, they may be lists or text.
+# Attributes of a page that must be integers; in a damaged file they may be lists or text.
 NUMBERS = (
     "imagewidth",
     "imagelength",
@@ -74,7 +74,7 @@ SAVE_AS = "Save the picture as RGB with 8 or 16 bits a channel and retry."
 
 @dataclass(frozen=True)
 class Header:
-    """What a TIFF's first picture is. `reader` is who decodes it; `dpi` is None where it is not told."""
+    """Properties of a TIFF's first picture. `reader` is the library that decodes it; `dpi` is None if not stated."""
 
     width: int
     height: int
@@ -87,7 +87,7 @@ class Header:
 
     @property
     def weight(self) -> int:
-        """How many times as much memory as one of RGBA, of 8 bits a channel, a pixel takes, rounded up."""
+        """Return the memory of a pixel relative to one of 8-bit RGBA, rounded up."""
         if self.reader == "pillow":
             return 1
         bytes_a_channel = 1 if self.page.bitspersample <= 8 else 2
@@ -99,22 +99,22 @@ def is_tiff(data: bytes) -> bool:
 
 
 def read_header(data: bytes) -> Header:
-    """Read what the first picture of a TIFF is, without its pixels.
+    """Read the properties of a TIFF's first picture, without its pixels.
 
     Raises:
-        UnsupportedFormat: its kind is not read; the message says which it is.
-        PhotoTooLarge: it is in too many parts.
-        Exception: the header is damaged.
+        UnsupportedFormat: this kind of TIFF is not supported; the message names the kind.
+        InvalidPhoto: the header is damaged, or the picture has no pixels.
+        Exception: the header is damaged in another way.
 
     """
     try:
-        import tifffile  # both are large, and for this format only
+        import tifffile  # imported on demand: a large library that only this format needs
     except ImportError:
         raise UnsupportedFormat(
             "TIFF needs tifffile and imagecodecs on this host; run: pip install tifffile imagecodecs"
         ) from None
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it tells of each odd tag
-    # The file is closed with its buffer.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs every unusual tag
+    # The file needs no closing: it is only a buffer in memory.
     page = tifffile.TiffFile(io.BytesIO(data)).pages.first
     assert isinstance(page, tifffile.TiffPage)
     if not all(isinstance(getattr(page, name), int) for name in NUMBERS):
@@ -138,12 +138,14 @@ def read_header(data: bytes) -> Header:
 
 
 def decode(header: Header) -> tuple[Pixels, Mode, Pixels | None]:
-    """Decode what `reader` calls tifffile's: uint8 [H,W] for "L", else [H,W,C]; the mode; and the alpha, uint8 [H,W].
+    """Decode a picture whose `reader` is "tifffile"; return its pixels, their mode, and the alpha.
 
-    Of LAB a and b are signed bytes, as `Image.fromarray` takes them.
+    The pixels are uint8 [H,W] for "L", else [H,W,C]; the alpha is uint8 [H,W] or None. For LAB, a and b are signed
+    bytes, as `Image.fromarray` expects them.
 
     Raises:
-        InvalidPhoto: a part of the pixels is missing.
+        PhotoTooLarge: the picture is in too many strips or tiles.
+        InvalidPhoto: a part of the pixels is missing, or the tiles are far larger than the picture.
         Exception: a part of the pixels is damaged.
 
     """
@@ -197,7 +199,7 @@ def _reader_of(page: "TiffPage") -> Literal["tifffile", "pillow"]:
         raise _refusal(f"of {bits} bits in its channels")
     if form in KINDS:
         raise _refusal(f"of {KINDS[form]} of {bits} bits, which do not say what is white")
-    if form not in (UNSIGNED, 4) or not 1 <= bits <= MOST_BITS:  # 4: not said
+    if form not in (UNSIGNED, 4) or not 1 <= bits <= MOST_BITS:  # 4: unspecified
         raise _refusal(f"of {bits} bits a channel")
     if photometric not in COLOURS:
         raise _refusal(f"of colours that are not read ({_named(page.photometric)})")
@@ -213,7 +215,7 @@ def _reader_of(page: "TiffPage") -> Literal["tifffile", "pillow"]:
 
 
 def _read(page: "TiffPage", wanted: list[int]) -> Samples:
-    """Read some channels: uint8 or uint16 [H,W,C]."""
+    """Read the `wanted` channels as uint8 or uint16 [H,W,C]."""
     height, width = page.imagelength, page.imagewidth
     planes = page.samplesperpixel if int(page.planarconfig) == 2 and page.samplesperpixel > 1 else 1
     if page.is_tiled:
@@ -251,10 +253,10 @@ def _read(page: "TiffPage", wanted: list[int]) -> Samples:
 
 
 def _alpha_of(page: "TiffPage", colours: int) -> tuple[int | None, int | None]:
-    """Return the kind of a picture's alpha and its channel; (None, None) where it has none."""
+    """Return the kind of a picture's alpha and its channel; (None, None) if it has none."""
     if page.samplesperpixel == colours:
         return None, None
-    if page.tags.get(338) is None:  # not said what the further channels are
+    if page.tags.get(338) is None:  # the meaning of the extra channels is not stated
         return UNASSOCIATED, colours
     kinds = [int(kind) for kind in page.extrasamples]
     for channel, kind in enumerate(kinds, page.samplesperpixel - len(kinds)):
@@ -264,16 +266,16 @@ def _alpha_of(page: "TiffPage", colours: int) -> tuple[int | None, int | None]:
 
 
 def _unassociated(colours: Samples, alpha: Samples, highest: int) -> Pixels:
-    """Divide colours, [H,W,C] of 0…highest, by their alpha, [H,W,1]: uint8 [H,W,C]."""
+    """Divide premultiplied colours, [H,W,C], by their alpha, [H,W,1]; return uint8 [H,W,C]."""
     scaled = colours.astype(np.float32) * 255
     scaled /= np.maximum(alpha, 1)
     return np.asarray(scaled.clip(0, 255).round(), np.uint8)
 
 
 def _palette(page: "TiffPage") -> Pixels:
-    """Return a palette as uint8 [N,3]."""
+    """Return the picture's palette as uint8 [N,3]."""
     palette = np.asarray(page.colormap).reshape(3, -1).T
-    if palette.max(initial=0) > 255:  # some programs write bytes into its 16 bits
+    if palette.max(initial=0) > 255:  # entries have 16 bits, but some programs write 8-bit values
         palette = palette // 256
     wide = np.zeros((2**page.bitspersample, 3), np.uint8)
     wide[: len(palette)] = palette[: len(wide)]
@@ -281,7 +283,7 @@ def _palette(page: "TiffPage") -> Pixels:
 
 
 def _has_more(data: bytes, page: "TiffPage") -> bool:
-    """Tell whether there is a picture behind the first one."""
+    """Return whether the file contains a picture after the first one."""
     form = page.parent.tiff
     count = int.from_bytes(
         data[page.offset : page.offset + form.tagnosize], "little" if form.byteorder == "<" else "big"

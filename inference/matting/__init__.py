@@ -1,1 +1,1 @@
-"""From a photo to its alpha matte and its foreground colours."""
+"""Matting: from a photo to its alpha matte and foreground colours."""

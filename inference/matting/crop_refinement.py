@@ -1,9 +1,9 @@
-"""The second look: the subject alone is shown to the network again, as large as it can see.
+"""The second look: run the network again on a crop of the subject, at the network's full input size.
 
-A subject that is a fifth of a photo across is given two hundred of the network's thousand pixels. Cut out with a
-margin, it is given all of them. But a network that sees less around a subject can also lose it, or a part; so the
-second mask is believed only if it is of the same subject and surer of its edge, and only as far as the first one leaves
-room for it.
+A subject that is a fifth of the photo's width gets two hundred of the network's thousand input pixels. In a crop with
+a margin it gets nearly all of them. But a network that sees less of the surroundings can also miss the subject or a
+part of it. So the second mask is used only if it shows the same subject and is more certain of its edge, and only
+where the first mask is uncertain or nearly agrees.
 """
 
 from dataclasses import dataclass
@@ -16,21 +16,22 @@ from cutout.inference.imaging.resize import resize_planes
 from cutout.inference.matting.mask import FOREGROUND
 from cutout.inference.matting.unknown_region import uncertain
 
-# Around the subject, as a share of its own longer side: enough that the network sees what it stands out from.
+# Margin around the subject, as a share of its longer side, so that the network sees some of the background.
 MARGIN = 0.15
-# Of the photo's area. Less than twice as large, the subject shows the network hardly more, and its surroundings less.
+# The largest crop, as a share of the photo's area. A larger crop would magnify the subject less than twice: the network
+# would see hardly more detail, and less of the surroundings.
 LARGEST_SHARE = 0.25
-# Masks agree if what both call subject is at least so much of what either does.
+# Two masks agree if the intersection of their subjects is at least this share of the union.
 AGREEMENT = 0.9
-# A second look is heard only within so many of the first mask's pixels of what that left open…
+# The second mask is used only within this many pixels of the first mask's uncertain region…
 REACH = 2
-# …and elsewhere where it differs by no more than this.
+# …and outside of it only where the two masks differ by no more than this.
 TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
 class Box:
-    """A part of a photo, in its pixels."""
+    """A rectangle of a photo, in pixels."""
 
     top: int
     left: int
@@ -46,14 +47,14 @@ class Box:
         return slice(self.left, self.right)
 
     def of(self, rgb: Tensor) -> Tensor:
-        """Cut this part out of a photo, [H,W,3]."""
+        """Crop a photo, [H,W,3], to this box."""
         return rgb[self.rows, self.columns].contiguous()
 
 
 def box_around(mask: Tensor, height: int, width: int) -> Box | None:
-    """Find the part of a [height,width] photo to look at again; None where that would show nothing new.
+    """Return the box of a [height,width] photo for a second look; None if a second look would show nothing new.
 
-    `mask` is float [1,1,h,w] of 0…1, of the whole photo.
+    `mask` is the mask of the whole photo, float [1,1,h,w] of 0…1.
     """
     subject = mask[0, 0] > FOREGROUND
     rows, columns = (subject.any(axis).nonzero()[:, 0] for axis in (1, 0))
@@ -74,9 +75,10 @@ def box_around(mask: Tensor, height: int, width: int) -> Box | None:
 
 
 def merge(first: Tensor, second: Tensor, box: Box, height: int, width: int) -> Tensor | None:
-    """Join two masks of the box, or say with None that the second cannot be believed.
+    """Merge the first and the second mask within the box; None if the second mask is not reliable.
 
-    `first` is the whole photo's, float [1,1,h,w]; `second` the box's, [1,1,S,S] → [1,1,S,S], the box's.
+    `first` is the mask of the whole photo, float [1,1,h,w]; `second` is that of the box, [1,1,S,S], and so is the
+    result.
     """
     before = _part(first, box, height, width)
     after = resize_planes(second, *before.shape[-2:])
@@ -85,7 +87,7 @@ def merge(first: Tensor, second: Tensor, box: Box, height: int, width: int) -> T
         return None
     settled = 1 - uncertain(before, REACH, (TOLERANCE, 1 - TOLERANCE))
     overruled = settled * ((before - after).abs() > TOLERANCE)
-    # Taken from the first mask gradually, so that no seam shows.
+    # The weight of the first mask falls off gradually, so that no seam is visible.
     weight = F.avg_pool2d(F.max_pool2d(overruled, 3, 1, 1), 3, 1, 1, count_include_pad=False)
     size = second.shape[-2:]
     weight, before = (F.interpolate(part, size=size, mode="bilinear") for part in (weight, before))
@@ -93,12 +95,12 @@ def merge(first: Tensor, second: Tensor, box: Box, height: int, width: int) -> T
 
 
 def _doubt(mask: Tensor) -> Tensor:
-    """Return how much of a subject is neither it nor background, as a share."""
+    """Return how uncertain a mask is: the sum of mask × (1 − mask) as a share of the sum of the mask."""
     return (mask * (1 - mask)).sum() / mask.sum().clamp(min=1e-6)
 
 
 def _part(mask: Tensor, box: Box, height: int, width: int) -> Tensor:
-    """Read the box's part of the whole photo's mask, at the mask's own scale."""
+    """Sample the part of the whole photo's mask that lies in the box, at the mask's scale."""
     rows = max(1, round((box.bottom - box.top) * mask.shape[2] / height))
     columns = max(1, round((box.right - box.left) * mask.shape[3] / width))
     down = torch.linspace(box.top, box.bottom, 2 * rows + 1, device=mask.device)[1::2] * (2 / height) - 1

@@ -1,4 +1,4 @@
-"""The photo as the network wants it, and the network's mask as an alpha of the photo's size."""
+"""Pre- and post-processing of a network: photo to network input, and network mask to alpha of the photo's size."""
 
 import math
 
@@ -10,26 +10,29 @@ from cutout.inference.errors import NetworkFailed
 from cutout.inference.imaging.resize import resize_antialiased, resize_bilinear
 from cutout.models.catalog import Checkpoint
 
-# A mask with no pixel above this has no subject: the network calls every pixel background. Measured with
-# isnet-general, the highest value of a mask is at most 0.33 on plain colours, gradients, noise, grass and
-# gravel, and at least 0.99 on photos with a subject, down to one of 30 pixels across in 800.
+# A mask with no value of at least this has no subject: the network considers every pixel background. Measured with
+# isnet-general: the highest value of a mask is at most 0.33 on plain colours, gradients, noise, grass and gravel, and
+# at least 0.99 on photos with a subject, even one that is 30 pixels wide in a photo of 800.
 FOREGROUND = 0.5
 
-# A network's background is not quite 0: here and there it says 1 to 3 of 255, or a little more in a speck of a few pixels.
-# Nobody sees that, and it has every tool that crops to what is there keep the whole canvas. So a value counts near a part of
-# the subject, and a faint one only next to one that is not: the far end of a soft edge goes on falling from there.
+# A network's background is not exactly 0: some pixels have 1 to 3 of 255, or a little more in specks of a few pixels.
+# They are invisible, but make every tool that crops to the visible part keep the whole canvas. So values are kept only
+# near a part of the subject. Faint values are kept only near values that are not faint, as the far ends of soft edges.
 #
-# A part of the subject is a cell, 1/128 of the mask a side, that holds this on the mean: a hair across it, one pixel wide
-# and a third opaque, has 0.04, and a speck as networks leave them 0.002. A value counts within three cells of it.
+# A cell, 1/128 of the mask a side, is a part of the subject if its mean is at least SUBJECT. Values are kept within
+# three cells of such a cell. A cell that is crossed by a hair, one pixel wide and a third opaque, has a mean of 0.04; a
+# cell with a typical speck has 0.002.
 SUBJECT, SUBJECT_CELLS, SUBJECT_REACH = 0.02, 128, 3
-# A cell, 1/256 of the mask a side, is not faint if any of its values shows; faint ones count within two cells of it.
+# A cell, 1/256 of the mask a side, is not faint if any of its values is at least SHOWN. Faint values are kept within
+# two cells of such a cell.
 SHOWN, SHOWN_CELLS, SHOWN_REACH = 3.5 / 255, 256, 2
 
 
 def to_pixels(rgb: Tensor, checkpoint: Checkpoint) -> Tensor:
-    """Bring a photo, uint8 [H,W,3], to the network's input, float32 [1,3,S,S], on the photo's device.
+    """Convert a photo, uint8 [H,W,3], to the network's input, float32 [1,3,S,S], on the photo's device.
 
-    Bilinear with or without antialias, /255, less mean, over std, as each network's authors publish it.
+    The photo is resized bilinearly, with or without antialiasing, divided by 255 and normalised by mean and std, as
+    each network's authors publish it.
     """
     size = checkpoint.input_size
     resize = resize_antialiased if checkpoint.antialias else resize_bilinear
@@ -40,13 +43,13 @@ def to_pixels(rgb: Tensor, checkpoint: Checkpoint) -> Tensor:
 
 
 def find_subject(mask: Tensor, checkpoint: Checkpoint) -> Tensor | None:
-    """Make a network's mask, float [1,1,S,S] of 0…1, one to build on; None where it shows no subject.
+    """Post-process a network's mask, float [1,1,S,S] of 0…1; None if it shows no subject.
 
-    Where the checkpoint asks for it, the mask is stretched from its own minimum … maximum to 0…1, as published. A
-    mask without a background is not: that would make a picture of noise.
+    If the checkpoint asks for it, the mask is stretched from its minimum … maximum to 0…1, as published. A mask
+    without any background is not stretched, because that would amplify noise.
 
     Raises:
-        NetworkFailed: the mask holds no numbers.
+        NetworkFailed: the mask contains values that are not finite.
 
     """
     lowest, highest = torch.stack(mask.aminmax()).tolist()
@@ -63,7 +66,10 @@ def find_subject(mask: Tensor, checkpoint: Checkpoint) -> Tensor | None:
 
 
 def without_specks(mask: Tensor) -> Tensor:
-    """Make the background beyond the subject's soft edge exactly 0, in float [1,1,h,w] of 0…1; the rest comes back as it is."""
+    """Set the background beyond the subject's soft edge to exactly 0 in a mask, float [1,1,h,w] of 0…1.
+
+    All other values are returned unchanged.
+    """
     side = max(1, max(mask.shape) // SUBJECT_CELLS)
     mask = mask * _near(F.avg_pool2d(mask, side, ceil_mode=True) >= SUBJECT, SUBJECT_REACH, side, mask)
     side = max(1, max(mask.shape) // SHOWN_CELLS)
@@ -71,18 +77,21 @@ def without_specks(mask: Tensor) -> Tensor:
 
 
 def _near(cells: Tensor, reach: int, side: int, like: Tensor) -> Tensor:
-    """Mark in 0 and 1, as large as the mask `like`, what is within `reach` of the marked cells of `side` pixels each."""
+    """Return a 0/1 mask, of the size of `like`, of all cells within `reach` cells of a marked one.
+
+    `side` is the side of a cell in pixels.
+    """
     near = F.max_pool2d(cells.to(like.dtype), 2 * reach + 1, 1, reach)
     marked = near.repeat_interleave(side, 2).repeat_interleave(side, 3)
     return marked[:, :, : like.shape[2], : like.shape[3]]
 
 
 def enlarge(mask: Tensor, height: int, width: int) -> Tensor:
-    """Bring a mask, float [1,1,h,w], to an alpha of the photo's size, float32 [height,width], bilinearly."""
+    """Resize a mask, float [1,1,h,w], bilinearly to an alpha of the photo's size, float32 [height,width]."""
     size = (height, width)
     return F.interpolate(mask.float(), size=size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def to_levels(alpha: Tensor) -> Tensor:
-    """Round an alpha of 0…1 to uint8."""
+    """Convert an alpha of 0…1 to rounded uint8 levels of 0…255."""
     return (alpha * 255).round_().clamp_(0, 255).to(torch.uint8)

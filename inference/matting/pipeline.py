@@ -1,4 +1,4 @@
-"""The recipes: from a photo and a network's look at it to the cut-out's colours and alpha."""
+"""The recipes: compute a cut-out's colours and alpha from a photo and the network's mask of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,15 +9,16 @@ from cutout.inference.matting import crop_refinement, refinement
 from cutout.inference.matting.mask import enlarge, to_levels
 from cutout.inference.tiers import Recipe
 
-# Shows a photo, or a part of one, to the network: uint8 [H,W,3] → its mask as `find_subject` gives it, or None.
+# Runs the network on a photo or a crop of one: uint8 [H,W,3] → its mask as `find_subject` returns it, or None.
 Look = Callable[[Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
 class Matte:
-    """`rgb`, uint8 [H,W,3], are the subject's colours; `alpha`, uint8 [H,W], is 0 (background) … 255 (foreground).
+    """The foreground colours and the alpha matte of a photo.
 
-    `no_foreground` says that the network found no subject; `alpha` is 0 everywhere then.
+    `rgb`, uint8 [H,W,3], are the subject's colours; `alpha`, uint8 [H,W], is 0 (background) … 255 (foreground).
+    `no_foreground` is set if the network found no subject; `alpha` is then 0 everywhere.
     """
 
     rgb: Tensor = field(repr=False)
@@ -30,8 +31,8 @@ def cut_out(
 ) -> Matte:
     """Cut the subject out of a photo, uint8 [H,W,3], on the photo's device.
 
-    What the photo has of its own transparency, uint8 [H,W], is kept. Without `colours` only the alpha counts, and the
-    photo's colours are left as they are.
+    `own_alpha`, uint8 [H,W], is the photo's own transparency; the resulting alpha is multiplied by it. Without
+    `colours` only the alpha is computed, and the photo's colours are returned unchanged.
     """
     height, width = rgb.shape[:2]
     mask = look(rgb)
@@ -48,7 +49,7 @@ def cut_out(
 
 
 def _look_again(rgb: Tensor, mask: Tensor, alpha: Tensor, look: Look) -> None:
-    """Put the second look's alpha in place of the first one's, where it can be believed."""
+    """Replace a part of `alpha`, in place, with the result of a second look, if that is reliable."""
     height, width = rgb.shape[:2]
     box = crop_refinement.box_around(mask, height, width)
     if box is None:

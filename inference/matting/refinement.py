@@ -1,14 +1,15 @@
-"""The subject's edge: its alpha along the photo's own detail, and its colours without the old background's.
+"""Refinement of the subject's edge: alpha that follows the photo's detail, and colours without the old background.
 
-A network's mask is a quarter of a large photo's size along each side, and softer than that. Two facts bring the rest
-back. Within a few pixels the subject has about one colour and so has the background, so alpha is a linear function of
-the colour there: the colour lines of Levin, Lischinski and Weiss, "A Closed-Form Solution to Natural Image Matting"
-(2008), fitted window by window as in He, Sun and Tang, "Guided Image Filtering" (2010). And a linear function that
-holds for a blurred photo holds for the sharp one: so it is fitted where photo and mask are equally soft, and applied
-to the photo's own pixels.
+A network's mask is a quarter of a large photo's size along each side, and softer than that size suggests. Two facts
+help to recover the lost detail:
 
-All that is fitted, is fitted at the mask's own scale. At full size only the band of uncertain pixels is touched, some
-rows at a time.
+1. Within a few pixels, the subject has about one colour and so has the background. So alpha is locally a linear
+   function of colour: the colour lines of Levin, Lischinski and Weiss, "A Closed-Form Solution to Natural Image
+   Matting" (2008). They are fitted per window, as in He, Sun and Tang, "Guided Image Filtering" (2010).
+2. A linear function that holds for a blurred photo also holds for the sharp one. So it is fitted to a photo blurred
+   as much as the mask is, and then applied to the photo's full-size pixels.
+
+All fitting is done at the mask's scale. At full size, only the band of uncertain pixels is processed, in strips.
 """
 
 import torch
@@ -17,48 +18,50 @@ from torch import Tensor
 
 from cutout.inference.imaging.resize import resize_antialiased, resize_planes
 from cutout.inference.matting.mask import enlarge
-from cutout.inference.matting.unknown_region import Band, mixed, uncertain
+from cutout.inference.matting.unknown_region import UnknownRegion, mixed, uncertain
 
-# The scale of what is fitted, pixels along the longer side: for alpha the mask's own, up to this; half of it for
-# colours, which change more slowly than alpha does.
+# The scale at which alpha and colours are fitted, in pixels along the longer side. Alpha is fitted at the mask's own
+# size up to this; colours are fitted at half of it, because they change more slowly than alpha.
 ALPHA_SIDE = 1024
 COLOUR_SIDE = 512
 
-# A mask is softer than its size tells. Blurred by this, pixels of the mask, the photo is as soft as the mask. With a
-# real network's masks 2 does nearly as well; at 0 the fit is a guided filter, which keeps the mask's softness.
+# A mask is softer than its size suggests. Blurring the photo with this sigma, in pixels of the mask, makes it as soft
+# as the mask. With a real network's masks, 2 works nearly as well. At 0 the fit is a guided filter, which keeps the
+# mask's softness.
 MASK_BLUR = 1.0
-# Narrow windows for fine detail, wide ones for soft edges; each counts by how well it explains the mask.
+# Window radii: narrow ones for fine detail, wide ones for soft edges. Each fit is weighted by how well it explains the
+# mask.
 WINDOWS = (2, 8)
-# Added to each channel's variance: colours that differ by less than its root, 0.5 % of the range, explain nothing.
+# Added to each channel's variance, so that colours that differ by less than its square root, 0.5 % of the range, have
+# no effect.
 FLATNESS = 3e-5
-# Detail counts where it has more than so many times the energy that texture and noise would give it.
+# Detail is kept where its energy is more than this many times what texture and noise would cause.
 NOISE_FACTOR = 3.0
-# Where there is no detail, a fit that differs from the mask by less than this on the whole does not overrule it.
+# Where there is no detail, the fit does not override the mask unless their mean difference is more than this.
 TOLERANCE = 0.1
 
-# The coarser scale's colours count as much as this mean squared alpha in a window.
+# The weight of the coarser scale's colours, expressed as a mean squared alpha in a window.
 COLOUR_PULL = 0.1
 COLOUR_WINDOW = 2
-# How much a half-transparent pixel keeps to the colours around it, rather than to its own.
+# How strongly a semi-transparent pixel follows the surrounding colours rather than its own.
 COLOUR_STIFFNESS = 0.5
 
 
 def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
-    """Bring a mask to the photo's size along the photo's own detail.
+    """Return the alpha of the photo's size, float32 [H,W] of 0…1, that follows the photo's detail.
 
-    `rgb`, uint8 [H,W,3]; `mask`, float [1,1,h,w] of 0…1, on the same device → alpha, float32 [H,W] of 0…1. Where the
-    mask is certain it is enlarged as it is, bilinearly; where the colours do not explain it, it is made a little
-    crisper.
+    `rgb` is uint8 [H,W,3]; `mask` is float [1,1,h,w] of 0…1, on the same device. Where the mask is certain, it is
+    enlarged bilinearly without other changes. Where the colours do not explain it, it is only sharpened a little.
     """
     height, width = rgb.shape[:2]
     alpha = enlarge(mask, height, width)
     rows, columns = _scaled(height, width, min(ALPHA_SIDE, max(mask.shape)))
     small = _resized(rgb, rows, columns)
     coarse = resize_planes(mask.float(), rows, columns)
-    band = Band(uncertain(coarse, reach=1), height, width)
+    band = UnknownRegion(uncertain(coarse, reach=1), height, width)
     soft = _blurred(small, MASK_BLUR)
     lines, trust = _colour_lines(soft, coarse)
-    # What blurring once more takes away is about what the first blur took.
+    # A second blur removes about as much as the blur that the mask already has, so adding the difference sharpens it.
     crisper = coarse - _blurred(coarse, MASK_BLUR)
 
     fields = torch.cat([lines, crisper], 1)
@@ -81,7 +84,7 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
         detail -= band.at(offset, place)[0]
         energy.index_add_(0, band.cell(place), detail.square())
     energy = _mean(energy.view(coarse.shape), 4) / _mean(count, 4).clamp(min=1e-6)
-    # Wiener's gain: the share of the energy that is more than texture and noise.
+    # Wiener gain: the share of the energy that exceeds that of texture and noise.
     unwanted = NOISE_FACTOR * _along(lines, _texture(rgb, small, coarse))
     gain = (1 - unwanted / energy.clamp(min=1e-8)).clamp(0, 1)
     offset = offset.sign() * (offset.abs() - TOLERANCE * (1 - gain)).clamp(min=0)
@@ -94,14 +97,14 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
 
 
 def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
-    """Take the old background's colour out of the pixels that show it through.
+    """Remove the old background's colour from the semi-transparent pixels of a photo.
 
-    `rgb`, uint8 [H,W,3], and `alpha`, uint8 [H,W] → uint8 [H,W,3], a copy. Every pixel is taken for the mixture
-    alpha × foreground + (1 − alpha) × background. Both colours are estimated together, by least squares over small
-    windows, from the coarsest scale to COLOUR_SIDE, each scale held to the one before (after Germer and others, "Fast
-    Multi-Level Foreground Estimation", 2020, who smooth between neighbours). So hair keeps a colour of its own: it is
-    read out of how the photo changes with alpha, not taken from the nearest solid part. Opaque pixels come back bit for
-    bit.
+    `rgb` is uint8 [H,W,3] and `alpha` uint8 [H,W]; the result is a copy, uint8 [H,W,3]. Every pixel is modelled as the
+    mixture alpha × foreground + (1 − alpha) × background. Both colours are estimated together, by least squares over
+    small windows, from the coarsest scale up to COLOUR_SIDE, and each scale is pulled towards the coarser one before
+    it (after Germer and others, "Fast Multi-Level Foreground Estimation", 2020, who smooth between neighbours instead).
+    The estimate follows how the photo's colour changes with alpha, so hair keeps its own colour instead of that of the
+    nearest opaque part. Opaque pixels are returned unchanged, bit for bit.
     """
     height, width = alpha.shape
     rows, columns = _scaled(height, width, COLOUR_SIDE)
@@ -109,7 +112,7 @@ def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
     coarse = resize_antialiased(alpha[..., None], rows, columns).permute(2, 0, 1)[None] / 255
     fields = torch.cat(_layers(small, coarse), 1)
     cleaned = rgb.clone()
-    band = Band(mixed(alpha, rows, columns), height, width)
+    band = UnknownRegion(mixed(alpha, rows, columns), height, width)
     for place in band.strips():
         levels = alpha.view(-1)[place]
         through = ((levels > 0) & (levels < 255)).nonzero()[:, 0]
@@ -117,7 +120,7 @@ def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
         foreground, background = band.at(fields, place).split(3)
         clear = 1 - opacity
         error = _colours(rgb, place) - opacity * foreground - clear * background
-        # The smallest change of both colours that explains the pixel, held back where it is far from opaque.
+        # The smallest change of both colours that explains the pixel, damped where the pixel is far from opaque.
         share = opacity / (opacity.square() + clear.square() + COLOUR_STIFFNESS * clear)
         colours = foreground + share * error
         cleaned.view(-1, 3)[place] = colours.mul_(255).round_().clamp_(0, 255).t().to(torch.uint8)
@@ -127,8 +130,8 @@ def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
 def _colour_lines(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """Fit alpha ≈ line · colour + constant around each pixel, in windows of several sizes.
 
-    [1,3,h,w] and [1,1,h,w] → lines [1,4,h,w], the constant last, and the share of alpha's variance that they explain,
-    [1,1,h,w].
+    `colour` is [1,3,h,w] and `alpha` [1,1,h,w]. Returns the lines, [1,4,h,w] with the constant last, and the share of
+    alpha's variance that they explain, [1,1,h,w].
     """
     lines, weights, best = torch.zeros_like(colour[:, :1]), torch.zeros_like(alpha), torch.zeros_like(alpha)
     for radius in WINDOWS:
@@ -149,7 +152,7 @@ def _fit_lines(colour: Tensor, alpha: Tensor, radius: int) -> tuple[Tensor, Tens
         products[k] - means[i] * means[j] for k, (i, j) in enumerate(pairs)
     )
     rr, gg, bb = rr + FLATNESS, gg + FLATNESS, bb + FLATNESS
-    # Cramer's rule, as a solver for a million systems of three takes longer than all the rest.
+    # Cramer's rule, because a general solver for a million 3×3 systems takes longer than everything else together.
     c00, c01, c02 = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
     c11, c12, c22 = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
     determinant = (rr * c00 + rg * c01 + rb * c02).clamp(min=1e-14)
@@ -163,9 +166,9 @@ def _fit_lines(colour: Tensor, alpha: Tensor, radius: int) -> tuple[Tensor, Tens
 
 
 def _texture(rgb: Tensor, small: Tensor, alpha: Tensor) -> Tensor:
-    """Measure how the photo varies within a cell where the mask is certain: texture of either side, noise, JPEG.
+    """Estimate the photo's variation within a cell where the mask is certain: texture, noise, JPEG artefacts.
 
-    Returns the covariance of one pixel's deviation from its cell, [1,6,h,w]: rr, gg, bb, rg, rb, gb.
+    Returns the covariance of one pixel's deviation from its cell's colour, [1,6,h,w]: rr, gg, bb, rg, rb, gb.
     """
     height, width = rgb.shape[:2]
     rows, columns = small.shape[-2:]
@@ -177,12 +180,12 @@ def _texture(rgb: Tensor, small: Tensor, alpha: Tensor) -> Tensor:
     ]
     certain = 1 - uncertain(alpha, reach=1)
     overall = (products * certain).mean((2, 3), keepdim=True) / certain.mean().clamp(min=1e-6)
-    # Far from all that is certain, a little of the whole photo's.
+    # Far from any certain pixel, a fifth of the whole photo's mean is used.
     return (_mean(products * certain, 6) + 0.004 * overall) / (_mean(certain, 6) + 0.02)
 
 
 def _along(lines: Tensor, covariance: Tensor) -> Tensor:
-    """Return the variance along the lines, [1,1,h,w]."""
+    """Return the variance that `covariance` causes along the colour lines, [1,1,h,w]."""
     red, green, blue, _ = lines.split(1, 1)
     rr, gg, bb, rg, rb, gb = covariance.split(1, 1)
     squares = red * red * rr + green * green * gg + blue * blue * bb
@@ -191,7 +194,7 @@ def _along(lines: Tensor, covariance: Tensor) -> Tensor:
 
 
 def _layers(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Split a small photo [1,3,h,w] into foreground and background colours, each [1,3,h,w] of 0…1."""
+    """Estimate the foreground and background colours of a small photo [1,3,h,w], each [1,3,h,w] of 0…1."""
     scales = [(colour, alpha)]
     while max(scales[-1][1].shape[-2:]) > 1:
         colour, alpha = (F.avg_pool2d(part, 2, ceil_mode=True) for part in scales[-1])
@@ -231,14 +234,14 @@ def _dot(line: list[Tensor], colours: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, radius: int) -> Tensor:
-    """Average over squares of 2 × radius + 1 pixels, [1,C,h,w]; at the border over what there is of them."""
+    """Average [1,C,h,w] over squares of 2 × radius + 1 pixels a side; at the border over the part inside."""
     side = 2 * radius + 1
     down = F.avg_pool2d(values, (side, 1), 1, (radius, 0), count_include_pad=False)
     return F.avg_pool2d(down, (1, side), 1, (0, radius), count_include_pad=False)
 
 
 def _blurred(values: Tensor, sigma: float) -> Tensor:
-    """Blur [1,C,h,w] by a Gaussian."""
+    """Blur [1,C,h,w] with a Gaussian of `sigma` pixels."""
     radius = round(3 * sigma)
     weights = torch.exp(-(torch.arange(-radius, radius + 1, device=values.device) ** 2) / (2 * sigma**2))
     weights /= weights.sum()

@@ -1,4 +1,4 @@
-"""The band: the pixels of a photo about which a mask is uncertain, reached from the small grid the mask is on."""
+"""The unknown region: the pixels of a photo where a mask is uncertain, marked as cells of the mask's small grid."""
 
 from collections.abc import Iterator
 
@@ -6,14 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Below and above these the mask is certain.
+# A mask is certain below the first and above the second value.
 CERTAIN = (0.03, 0.97)
-# A strip of the band is of so many of the photo's pixels at most, so that a photo of any size and shape takes the same
-# memory.
+# A strip covers at most this many pixels of the photo, so that photos of any size and shape need the same memory.
 STRIP_PIXELS = 1 << 20
 
 
-class Band:
+class UnknownRegion:
     """The pixels of a [H,W] picture that lie in the marked cells of a small grid, [1,1,h,w]."""
 
     def __init__(self, cells: Tensor, height: int, width: int) -> None:
@@ -24,7 +23,10 @@ class Band:
         self._column_of = torch.arange(width, device=cells.device).mul_(self._columns).floor_divide_(width)
 
     def strips(self) -> Iterator[Tensor]:
-        """Yield the band's pixels as places in the flattened picture, int64 [N], some rows or a part of one at a time."""
+        """Yield the band's pixels as indices into the flattened picture, int64 [N].
+
+        Each strip covers several rows, or a part of one row.
+        """
         step = max(1, STRIP_PIXELS // self._width)
         for top in range(0, self._height, step):
             cells = self._cells[self._row_of[top : top + step]]
@@ -33,12 +35,12 @@ class Band:
                 yield marked.flatten().nonzero()[:, 0] + (top * self._width + left)
 
     def cell(self, place: Tensor) -> Tensor:
-        """Return each place's cell in the flattened grid."""
+        """Return the index of each pixel's cell in the flattened grid; `place` is as `strips` yields it."""
         row, column = self._coordinates(place)
         return self._row_of[row] * self._columns + self._column_of[column]
 
     def at(self, fields: Tensor, place: Tensor) -> Tensor:
-        """Read small fields, float [1,C,h,w], bilinearly at the places: [C,N]."""
+        """Sample small fields, float [1,C,h,w], bilinearly at the pixels of `place`; returns [C,N]."""
         row, column = self._coordinates(place)
         x = (column + 0.5) * (2 / self._width) - 1
         y = (row + 0.5) * (2 / self._height) - 1
@@ -51,7 +53,10 @@ class Band:
 
 
 def uncertain(alpha: Tensor, reach: int, certain: tuple[float, float] = CERTAIN) -> Tensor:
-    """Mark, [1,1,h,w] of 0 and 1, where within `reach` pixels the mask is not certain of one and the same."""
+    """Return a 0/1 map, [1,1,h,w], of the pixels that are not surrounded by certain foreground or background only.
+
+    A pixel is certain if all pixels within `reach` are certain foreground, or all are certain background.
+    """
     side = 2 * reach + 1
     highest = F.max_pool2d(alpha, side, 1, reach)
     lowest = -F.max_pool2d(-alpha, side, 1, reach)
@@ -59,6 +64,6 @@ def uncertain(alpha: Tensor, reach: int, certain: tuple[float, float] = CERTAIN)
 
 
 def mixed(alpha: Tensor, rows: int, columns: int) -> Tensor:
-    """Mark the cells of a small grid that hold a pixel neither opaque nor clear, [1,1,rows,columns]."""
+    """Return the cells of a small grid that contain a semi-transparent pixel, 0/1 [1,1,rows,columns]."""
     between = ((alpha > 0) & (alpha < 255)).to(torch.uint8)
     return F.adaptive_max_pool2d(between[None, None].float(), (rows, columns))

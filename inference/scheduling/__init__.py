@@ -1,1 +1,1 @@
-"""Which photo meets the device when: batches, fairness, memory."""
+"""Scheduling of photos on the device: batches, fairness between callers, memory."""

@@ -1,11 +1,11 @@
-"""The batcher: what many callers want of one device, gathered into batches.
+"""The batcher: gathers items from many callers into batches for one device.
 
-One thread owns the device. It starts a batch as soon as the device has nothing to do: so a photo alone does not wait for
-company. Where the device works by itself, as a GPU does, the next batch is started while one runs, once it is full: so a
-busy device never waits for its batches.
+One thread owns the device. It starts a batch as soon as the device is idle, so a single photo does not wait for others.
+If the device works asynchronously, as a GPU does, the next batch is started while one runs, as soon as it is full, so a
+busy device never waits for its next batch.
 
-A batch that fails is tried again one by one, so that what is wrong with one photo fails that photo alone. One that does
-not fit into the device's memory is tried again by halves, and no larger one is started after it.
+If a batch fails, its items are retried one by one, so that a faulty photo fails alone. If a batch does not fit into the
+device's memory, it is retried in halves, and no larger batch is started afterwards.
 """
 
 import itertools
@@ -28,16 +28,16 @@ from cutout.inference.errors import (
 )
 from cutout.inference.scheduling.fair_queue import FairQueue
 from cutout.inference.scheduling.futures import answer, fail
-from cutout.inference.scheduling.timers import Deadlines
+from cutout.inference.scheduling.timers import Timers
 
 Kind = TypeVar("Kind")
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-# Starts a batch, all of one kind, and returns what waits for its answers, one for each item.
+# Starts a batch of items of one kind, and returns a function that waits for the results, one for each item.
 Launch = Callable[[Kind, Sequence[Item]], Callable[[], Sequence[Answer]]]
 
-# A batch takes seconds, or on a slow processor minutes. What takes longer than this has stopped.
+# A batch takes seconds, or minutes on a slow CPU. A device that takes longer than this is considered stuck.
 STUCK_SECONDS = 600.0
 
 
@@ -46,7 +46,7 @@ class _Request(Generic[Kind, Item, Answer]):
     kind: Kind = field(repr=False)
     item: Item = field(repr=False)
     caller: Hashable
-    most: int  # in a batch that it may be part of
+    most: int  # the largest batch that this item may be part of
     arrived: float
     future: Future[Answer] = field(default_factory=Future, repr=False)
 
@@ -54,15 +54,15 @@ class _Request(Generic[Kind, Item, Answer]):
 class Batcher(Generic[Kind, Item, Answer]):
     """Runs items through `launch` in batches of one kind. Safe to call from any number of threads.
 
-    At most `max_waiting` items wait; at most `max_batch` are in a batch, which waits up to `max_wait` seconds for
-    others to join while the device has nothing else to do. `max_started` batches are on the device: 2 if it works by
-    itself once one is launched, 1 if launching does the work. `on_lost` is called once, when the device has failed.
+    At most `max_waiting` items wait. A batch has at most `max_batch` items, and waits up to `max_wait` seconds for more
+    while the device is idle. At most `max_started` batches are on the device: use 2 if the device works asynchronously
+    after a launch, and 1 if the launch itself does the work. `on_lost` is called once, when the device has failed.
     """
 
     def __init__(
         self,
         launch: Launch[Kind, Item, Answer],
-        deadlines: Deadlines,
+        deadlines: Timers,
         *,
         max_batch: int = 1,
         max_wait: float = 0.0,
@@ -71,7 +71,7 @@ class Batcher(Generic[Kind, Item, Answer]):
         stuck_after: float = STUCK_SECONDS,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        self.busy_seconds = 0.0  # the device's own time, since the start
+        self.busy_seconds = 0.0  # how long the device has been busy since the start
         self._launch = launch
         self._deadlines = deadlines
         self._max_batch = max_batch
@@ -80,13 +80,13 @@ class Batcher(Generic[Kind, Item, Answer]):
         self._max_waiting = max_waiting
         self._stuck_after = stuck_after
         self._on_lost = on_lost
-        self._largest: dict[Kind, int] = {}  # batch that memory holds, where less than max_batch
+        self._largest: dict[Kind, int] = {}  # largest batch that fits into memory, if less than max_batch
         self._changed = threading.Condition()
         self._waiting: FairQueue[_Request[Kind, Item, Answer]] = FairQueue()
         self._open: dict[int, _Request[Kind, Item, Answer]] = {}
         self._numbers = itertools.count()
         self._seconds_each = 0.0
-        self._counted = 0.0  # up to here, busy_seconds are
+        self._counted = 0.0  # the time up to which busy_seconds is counted
         self._lost: DeviceLost | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
@@ -94,19 +94,19 @@ class Batcher(Generic[Kind, Item, Answer]):
 
     @property
     def lost(self) -> DeviceLost | None:
-        """Why the device can no longer be used, if so."""
+        """Return the error of the device if it has failed, or else None."""
         return self._lost
 
     @property
     def seconds_each(self) -> float:
-        """What one item took of the device's time lately; 0 before the first."""
+        """Return the moving average of the device's seconds per item; 0 before the first."""
         return self._seconds_each
 
-    def require_room(self) -> None:
-        """Return if the device can be used.
+    def require_capacity(self) -> None:
+        """Check that the device can be used.
 
         Raises:
-            DeviceLost: it has failed.
+            DeviceLost: the device has failed.
 
         """
         if self._lost is not None:
@@ -121,10 +121,10 @@ class Batcher(Generic[Kind, Item, Answer]):
         deadline: float = math.inf,
         spent: float = 0.0,
     ) -> Future[Answer]:
-        """Hand in one item; the future gives its answer, or raises what became of it.
+        """Submit one item; the future gives its result, or raises its error.
 
-        Cancelling the future before its batch starts takes the item out. `deadline` is a time of `time.monotonic`:
-        the future is done by then, with DeadlineExceeded if need be. What was `spent` before counts for nothing here.
+        Cancelling the future before its batch starts removes the item. `deadline` is a time of `time.monotonic`: if
+        the future is not done by then, it fails with DeadlineExceeded. `spent` is ignored here.
 
         Raises:
             Overloaded: `max_waiting` items are waiting.
@@ -147,24 +147,25 @@ class Batcher(Generic[Kind, Item, Answer]):
             self._open[number] = request
             self._waiting.push(caller, request)
             self._changed.notify()
-        ring = None
+        notify_workers = None
         if deadline < math.inf:
             late = DeadlineExceeded("The photo was not done in its time. Try again in a moment.")
-            ring = self._deadlines.call_at(deadline, lambda: fail(request.future, late))
-        # The future does not hold the request, which holds it: pixels would stay until the next garbage collection.
-        request.future.add_done_callback(lambda _: self._forget(number, ring))
+            notify_workers = self._deadlines.call_at(deadline, lambda: fail(request.future, late))
+        # The callback holds only the number: a cycle of future and request would keep the pixels in memory until the
+        # next garbage collection.
+        request.future.add_done_callback(lambda _: self._forget(number, notify_workers))
         return request.future
 
     def close(self) -> None:
-        """Finish what was handed in, and stop. A device that has stopped answering is not waited for."""
+        """Finish the submitted items and stop. If the device is lost, wait for its thread for one second only."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join(None if self._lost is None else 1.0)
 
-    def _forget(self, number: int, ring: int | None) -> None:
-        if ring is not None:
-            self._deadlines.call_off(ring)
+    def _forget(self, number: int, notify_workers: int | None) -> None:
+        if notify_workers is not None:
+            self._deadlines.call_off(notify_workers)
         with self._changed:
             request = self._open.pop(number)
             self._waiting.discard(request.caller, request)
@@ -173,7 +174,7 @@ class Batcher(Generic[Kind, Item, Answer]):
         try:
             self._run_batches()
         except BaseException as error:
-            # Whatever it is, nobody is left waiting for a thread that is gone.
+            # After any error, fail all open items, because the thread that would finish them has ended.
             self.lose(f"The device's thread ended by an error of its own ({error!r}). Restart Cutout.")
             raise
 
@@ -189,7 +190,10 @@ class Batcher(Generic[Kind, Item, Answer]):
                 self._finish(running.popleft())
 
     def _next(self, running: int) -> list[_Request[Kind, Item, Answer]] | None:
-        """Take the next batch; wait for one while nothing runs. [] if what runs comes first, None at the end."""
+        """Return the next batch; wait for one while nothing runs.
+
+        Returns [] if a running batch has to be finished first, and None if the batcher is closed and empty.
+        """
         with self._changed:
             while True:
                 first = next(iter(self._waiting), None)
@@ -224,16 +228,16 @@ class Batcher(Generic[Kind, Item, Answer]):
     def _start(
         self, requests: list[_Request[Kind, Item, Answer]], alone: bool
     ) -> list["_Batch[Kind, Item, Answer]"]:
-        """Start a batch: one in a list, or none if it failed right away."""
+        """Start a batch; return it in a list, or [] if it failed immediately."""
         began = time.monotonic()
         stuck = f"The device has not answered for {self._stuck_after:g} s. Check it with nvidia-smi and restart Cutout."
         watch = self._deadlines.call_at(began + self._stuck_after, lambda: self.lose(stuck))
         try:
             wait = self._launch(requests[0].kind, [request.item for request in requests])
-        except Exception as error:  # noqa: BLE001 - whatever a network or a driver may raise
+        except Exception as error:  # noqa: BLE001 - a network or a driver may raise anything
             self._deadlines.call_off(watch)
             if isinstance(error, OutOfMemory) and not alone:
-                self._max_started = 1  # memory holds one batch, but not a second one beside it
+                self._max_started = 1  # two batches at once do not fit into memory
                 self._put_back(requests)
             else:
                 self._busy(began)
@@ -245,7 +249,7 @@ class Batcher(Generic[Kind, Item, Answer]):
         failure = None
         try:
             results = batch.wait()
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - a network or a driver may raise anything
             failure = error
         self._deadlines.call_off(batch.watch)
         each = self._busy(batch.began) / len(batch.requests)
@@ -257,7 +261,7 @@ class Batcher(Generic[Kind, Item, Answer]):
             answer(request.future, result)
 
     def _failed(self, requests: list[_Request[Kind, Item, Answer]], error: Exception) -> None:
-        """Have the requests of a failed batch tried again in smaller ones, or fail what was alone."""
+        """Put the requests of a failed batch back to be retried in smaller batches, or fail a single request."""
         if isinstance(error, DeviceLost):
             self.lose(str(error))
             return
@@ -284,7 +288,7 @@ class Batcher(Generic[Kind, Item, Answer]):
                     self._waiting.put_back(request.caller, request)
 
     def lose(self, message: str) -> None:
-        """Give the device up, and fail all that waits for it."""
+        """Mark the device as lost, and fail all open items."""
         with self._changed:
             if self._lost is not None:
                 return
@@ -296,7 +300,7 @@ class Batcher(Generic[Kind, Item, Answer]):
         self._on_lost()
 
     def _busy(self, began: float) -> float:
-        """Count the time since a batch began, as far as it is not counted yet."""
+        """Add the time since a batch began to `busy_seconds`, counting no time twice; return the seconds added."""
         now = time.monotonic()
         seconds = now - max(began, self._counted)
         self._counted = now
@@ -306,7 +310,7 @@ class Batcher(Generic[Kind, Item, Answer]):
 
 @dataclass
 class _Batch(Generic[Kind, Item, Answer]):
-    """A batch on the device; `watch` is the number of its deadline."""
+    """A batch on the device; `watch` is the number of the timer that detects a stuck device."""
 
     requests: list[_Request[Kind, Item, Answer]] = field(repr=False)
     wait: Callable[[], Sequence[Answer]] = field(repr=False)

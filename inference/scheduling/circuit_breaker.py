@@ -1,4 +1,4 @@
-"""A circuit breaker: who has failed several times in a row is left alone for a while, then tried with one call."""
+"""A circuit breaker: after several failures in a row, a service is not called for a while, then tried with one call."""
 
 import time
 from collections.abc import Callable
@@ -6,21 +6,22 @@ from typing import Literal
 
 State = Literal["closed", "open", "half-open"]
 
-# How soon to look again whether the one call has come back.
+# How long to wait before checking again whether the trial call has ended.
 TRIAL_SECONDS = 1.0
 
 
-class Breaker:
-    """Lets calls through (closed) until `failures` in a row have failed; then none for `seconds` (open); then one, whose
-    outcome decides (half-open).
+class CircuitBreaker:
+    """Stops calls to a service after several failures in a row.
 
-    One thread calls `admit` and what follows it; any may read.
+    The breaker admits calls (closed) until `failures` in a row have failed, then none for `seconds` (open), then one
+    (half-open). The outcome of that one call closes or reopens the breaker. Only one thread may call the methods; any
+    thread may read the properties.
     """
 
     def __init__(
         self, failures: int = 5, seconds: float = 30.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.reason = ""  # of the last failure
+        self.reason = ""  # the message of the last failure
         self._most = failures
         self._seconds = seconds
         self._clock = clock
@@ -37,7 +38,7 @@ class Breaker:
 
     @property
     def wait(self) -> float:
-        """Seconds until a call may be let through; 0: now."""
+        """Return the seconds until a call may be admitted; 0 means now."""
         tries_at = self._tries_at
         if tries_at is None:
             return 0.0
@@ -45,7 +46,7 @@ class Breaker:
         return left if left > 0 else TRIAL_SECONDS * self._trying
 
     def admit(self) -> bool:
-        """Let a call through, or not; one that was has to end in `succeeded`, `failed` or `broken_off`."""
+        """Return whether a call is admitted. Each admitted call must end in `succeeded`, `failed` or `broken_off`."""
         if self.wait > 0:
             return False
         self._trying = self._tries_at is not None
@@ -55,7 +56,7 @@ class Breaker:
         self._failures, self._tries_at, self._trying = 0, None, False
 
     def failed(self, reason: str, seconds: float = 0.0) -> None:
-        """Count a failure; if calls are to stop now, they do for `seconds` at least."""
+        """Count a failure. If it opens the breaker, the breaker stays open for at least `seconds`."""
         self.reason = reason
         self._failures += 1
         if self._failures >= self._most and self.state != "open":
@@ -63,5 +64,5 @@ class Breaker:
             self._trying = False
 
     def broken_off(self) -> None:
-        """Take back a call of which nothing was learnt."""
+        """Forget an admitted call that ended without showing whether the service works."""
         self._trying = False

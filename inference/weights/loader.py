@@ -1,4 +1,4 @@
-"""A checkpoint's file, safetensors or ONNX, turned into a network that is ready to run."""
+"""Loading of a checkpoint's file, safetensors or ONNX, into a network that is ready to run."""
 
 import struct
 from collections.abc import Mapping
@@ -17,21 +17,21 @@ from cutout.models.optimise import optimise
 
 
 def load_network(checkpoint: Checkpoint, folder: ModelsFolder) -> nn.Module:
-    """Build the checkpoint's network with its weights, optimised, on the CPU, in float32 whatever was published.
+    """Build the checkpoint's network and load its weights: optimised, on the CPU, always in float32.
 
     Raises:
         WeightsUnavailable: the file is missing, damaged, or holds another architecture.
-        LicenceNotAccepted: its terms were not accepted on this host.
+        LicenceNotAccepted: its licence was not accepted on this host.
 
     """
     folder.check(checkpoint)
     folder.verify(checkpoint)
     file = folder.file(checkpoint)
-    with torch.device("meta"):  # without memory: the file brings its own
+    with torch.device("meta"):  # allocate no memory: the tensors of the file are used
         network = build_network(checkpoint.name)
     try:
         if file.suffix == ".onnx":
-            # An ONNX file comes with BatchNorm folded, so it fits the network as optimise leaves it.
+            # BatchNorm is already folded in an ONNX file, so its weights fit the network only after optimise.
             network = optimise(network)
             _fill(network, read_onnx(file, set(network.state_dict())))
         else:
@@ -46,10 +46,10 @@ def load_network(checkpoint: Checkpoint, folder: ModelsFolder) -> nn.Module:
 
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a network its weights, all of them.
+    """Load all weights into a network.
 
     Raises:
-        ValueError: they are another network's; the message says by which tensors that shows.
+        ValueError: the weights do not fit the network; the message names some of the tensors at fault.
 
     """
     expected = network.state_dict()
@@ -79,10 +79,10 @@ def read_onnx(file: Path, wanted: set[str]) -> dict[str, Tensor]:
     `stage1.rebnconvin.conv_s1`. Only the keys in `wanted` are returned.
 
     Raises:
-        ValueError: the file is no ONNX graph.
+        ValueError: the file is not an ONNX graph.
 
     """
-    import onnx  # not needed, and not there, on hosts that load safetensors
+    import onnx  # may not be installed on hosts that only load safetensors
     from google.protobuf.message import DecodeError
 
     try:

@@ -1,4 +1,4 @@
-"""The folder of checkpoints on this host: what is there, under which terms, and whether it is whole."""
+"""The models folder of this host: its checkpoint files, their licences and their checksums."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from cutout.models.catalog import Checkpoint
 
 @dataclass(frozen=True)
 class Record:
-    """Where a checkpoint's file came from, kept beside it."""
+    """The origin of a checkpoint's file, stored next to it."""
 
     source: str
     sha256: str
@@ -22,9 +22,10 @@ class Record:
 
 @dataclass(frozen=True)
 class ModelsFolder:
-    """`path`/<checkpoint>/<published file>, with a record of its origin and, where needed, of its licence.
+    """A folder of checkpoints, each stored as `path`/<checkpoint>/<published file>.
 
-    `accepted` names checkpoints whose licence is accepted by setting rather than in the folder.
+    Next to each file are a record of its origin and, if its licence requires one, a note that the user accepted it.
+    `accepted` names checkpoints whose licence is accepted by a setting instead of by such a note.
     """
 
     path: Path
@@ -34,11 +35,11 @@ class ModelsFolder:
         return self.path / checkpoint.name / checkpoint.file
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Return if the checkpoint may be used and its file is there (whether it is whole, `verify` tells).
+        """Check that the checkpoint may be used and that its file exists; `verify` checks the file's content.
 
         Raises:
-            LicenceNotAccepted: its terms were not accepted on this host.
-            WeightsUnavailable: its file is not there.
+            LicenceNotAccepted: its licence was not accepted on this host.
+            WeightsUnavailable: its file does not exist.
 
         """
         self.require_licence(checkpoint)
@@ -63,7 +64,7 @@ class ModelsFolder:
         )
 
     def accept_licence(self, checkpoint: Checkpoint) -> None:
-        """Note that the user accepted the checkpoint's terms, and when."""
+        """Record that the user accepted the checkpoint's licence, with the current time."""
         note = {
             "licence": checkpoint.licence.name,
             "url": checkpoint.licence.url,
@@ -84,7 +85,7 @@ class ModelsFolder:
         return self.path / checkpoint.name / "origin.json"
 
     def expected_sha256(self, checkpoint: Checkpoint) -> str | None:
-        """The hash the file must have: the catalogue's, or the one that the hub named at the download."""
+        """Return the SHA-256 that the file must have: the catalogue's, or else the one recorded at the download."""
         record = self.record(checkpoint)
         return checkpoint.sha256 or (record.sha256 if record else None)
 
@@ -92,7 +93,7 @@ class ModelsFolder:
         """Return the file's SHA-256.
 
         Raises:
-            WeightsUnavailable: it is not the expected one: the file was cut off or changed.
+            WeightsUnavailable: the SHA-256 is not the expected one: the file was truncated or changed.
 
         """
         found = sha256(self.file(checkpoint))
@@ -104,7 +105,7 @@ class ModelsFolder:
         return found
 
     def install(self, checkpoint: Checkpoint, file: Path, digest: str, source: str) -> None:
-        """Move a fetched, verified file to its place, from the same file system, and record its origin."""
+        """Move a downloaded, verified file from the same file system into place, and record its origin."""
         record = Record(source, digest, datetime.now(UTC).isoformat(timespec="seconds"))
         self._record(checkpoint).write_text(json.dumps(asdict(record), indent=2) + "\n")
         file.replace(self.file(checkpoint))

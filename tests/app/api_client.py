@@ -1,4 +1,4 @@
-"""A service with accounts to test with, and what a removal needs without one."""
+"""Test clients for a service with accounts, and the parts of a removal without one."""
 
 import uuid
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ from cutout.app.config import settings as app_settings
 from cutout.app.config.settings import Settings
 from cutout.app.db.session import Database
 from cutout.app.http.state import AppState, state_of
-from cutout.app.removals.executors import Here
-from cutout.app.removals.service import Workplace
+from cutout.app.removals.executors import LocalExecutor
+from cutout.app.removals.service import RemovalContext
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.engine import Engine
 from cutout.inference.limits import Limits
@@ -49,7 +49,7 @@ def state_of_client(client: TestClient) -> AppState:
 
 
 @dataclass
-class Shop:
+class ApiClient:
     """A service with accounts, on a fake network."""
 
     client: TestClient
@@ -77,25 +77,25 @@ class Shop:
 
     def fund(self, subject: str, amount: int) -> uuid.UUID:
         with self.database.begin() as session:
-            user = accounts.seen(session, Claims(subject))
+            user = accounts.get_or_create_user(session, Claims(subject))
             ledger.grant(session, user.id, amount, f"grant:{subject}:{uuid.uuid4()}")
             return user.id
 
 
 @pytest.fixture
-def shop(database: Database, tmp_path: Path) -> Iterator[Shop]:
+def shop(database: Database, tmp_path: Path) -> Iterator[ApiClient]:
     with opened_shop(database, tmp_path) as shop:
         yield shop
 
 
 @contextmanager
-def opened_shop(database: Database, folder: Path, **changes: object) -> Iterator[Shop]:
-    """Open a service with accounts, its settings changed as wanted."""
+def opened_shop(database: Database, folder: Path, **changes: object) -> Iterator[ApiClient]:
+    """Open a service with accounts; `changes` override its settings."""
     settings = settings_of(database, folder / "data", **changes)
     runner = FakeRunner()
     app = create_app(settings, make_engine=lambda _: fake_engine(runner))
     with TestClient(app, base_url="http://cutout.example", raise_server_exceptions=False) as client:
-        yield Shop(client, database, runner)
+        yield ApiClient(client, database, runner)
 
 
 def settings_of(database: Database, folder: Path, **others: object) -> Settings:
@@ -104,7 +104,7 @@ def settings_of(database: Database, folder: Path, **others: object) -> Settings:
 
 
 def service_settings(database_url: str, folder: Path, **others: object) -> Settings:
-    """Return them by the database's address."""
+    """Return the settings of a service with accounts, for a database URL."""
     return app_settings.load(
         **{
             "secret": SECRET,
@@ -119,13 +119,15 @@ def service_settings(database_url: str, folder: Path, **others: object) -> Setti
     )
 
 
-def place_of(database: Database, folder: Path, runner: FakeRunner, lease: float = 60) -> Workplace:
+def place_of(database: Database, folder: Path, runner: FakeRunner, lease: float = 60) -> RemovalContext:
     engine = fake_engine(runner, Limits(threads=4, waiting=1000))
     storage = LocalStorage(folder)
-    return Workplace(Here(engine, storage, database), storage, database, timedelta(seconds=lease))
+    return RemovalContext(
+        LocalExecutor(engine, storage, database), storage, database, timedelta(seconds=lease)
+    )
 
 
-def engine_of(place: Workplace) -> Engine:
-    """Return the engine of such a place."""
-    assert isinstance(place.hands, Here)
-    return place.hands.engine
+def engine_of(place: RemovalContext) -> Engine:
+    """Return the engine of this workplace."""
+    assert isinstance(place.executor, LocalExecutor)
+    return place.executor.engine

@@ -1,6 +1,6 @@
 """`python -m tests.app.api_process FOLDER DATABASE…`: one service for each database, on a fake network.
 
-Prints the address of each once it takes calls, a line each, and serves until it is ended.
+Prints the address of each service on a line once it accepts calls, and serves until it is stopped.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from tests.fakes import fake_engine
 
 
 async def main(folder: Path, databases: list[str]) -> None:
-    """Serve."""
+    """Run the services."""
     running = []
     for url in databases:
         listening = socket.create_server(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""A service with accounts and a queue of batches to test with, and who works on them."""
+"""A service with accounts and a batch queue, and its workers, for tests."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,33 +13,33 @@ from cutout.app.db.session import Database
 from cutout.app.jobs.leases import Line
 from cutout.app.storage.local import LocalStorage
 from cutout.worker import tasks as worker_jobs
-from tests.app.api_client import API, Shop, opened_shop
+from tests.app.api_client import API, ApiClient, opened_shop
 from tests.fakes import PATIENCE, FakeRunner, photo_bytes
-from tests.worker.worker_fixtures import bench_of, work_off
+from tests.worker.worker_fixtures import context_of, work_off
 
 BATCH = f"{API}/batch"
 File = tuple[str, bytes]
 
 
 def photos(count: int) -> list[File]:
-    """Return as many photos, each another."""
+    """Return `count` different photos."""
     return [(f"photo-{seed}.png", photo_bytes(8, 6, seed=seed)) for seed in range(count)]
 
 
-class Studio(Shop):
-    """A service with a queue, whose files lie in `storage`."""
+class BatchClient(ApiClient):
+    """A service with a queue, whose files are in `storage`."""
 
     storage: LocalStorage
 
     def hand_in(self, who: dict[str, str], files: Sequence[File], **fields: str) -> httpx2.Response:
-        """Hand a batch in."""
+        """Submit a batch; return the response."""
         sent: list[Any] = [("images", (name, data, "image/png")) for name, data in files]
         sent += [(name, (None, value)) for name, value in fields.items()]
         answer: httpx2.Response = self.client.post(BATCH, files=sent, headers=who)
         return answer
 
     def accepted(self, who: dict[str, str], files: Sequence[File], **fields: str) -> str:
-        """Hand a batch in that is good; its id."""
+        """Submit a valid batch; return its id."""
         answer = self.hand_in(who, files, **fields)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["batchId"])
@@ -49,20 +49,20 @@ class Studio(Shop):
         return shown
 
     def work_off(self, runner: FakeRunner | None = None) -> None:
-        """Do all that waits, as workers do."""
-        with bench_of(self.database, self.storage, runner=runner) as bench:
-            work_off(bench)
+        """Process all waiting work, as workers do."""
+        with context_of(self.database, self.storage, runner=runner) as context:
+            work_off(context)
 
     def kept(self, folder: str = "uploads") -> list[Path]:
-        """Return the files that are kept of what was sent."""
+        """Return the stored files in one of the folders."""
         return [path for path in (self.storage.root / folder).rglob("*") if path.is_file()]
 
 
 @contextmanager
 def opened_studio(
     database: Database, folder: Path, redis_url: str | None, **changes: object
-) -> Iterator[Studio]:
-    """Open one, its settings changed as wanted."""
+) -> Iterator[BatchClient]:
+    """Open a studio; `changes` override its settings."""
     chosen: dict[str, object] = {
         "redis_url": redis_url,
         "batch_per_hour": 0,
@@ -70,27 +70,27 @@ def opened_studio(
         **changes,
     }
     with opened_shop(database, folder, **chosen) as shop:
-        studio = Studio(shop.client, shop.database, shop.runner)
+        studio = BatchClient(shop.client, shop.database, shop.runner)
         studio.storage = LocalStorage(folder / "data")
         yield studio
 
 
 @pytest.fixture
-def studio(database: Database, tmp_path: Path, redis_url: str) -> Iterator[Studio]:
+def studio(database: Database, tmp_path: Path, redis_url: str) -> Iterator[BatchClient]:
     with opened_studio(database, tmp_path, redis_url) as studio:
         yield studio
 
 
 @contextmanager
 def at_work(database: Database, storage: LocalStorage, runner: FakeRunner | None = None) -> Iterator[None]:
-    """Have a worker look for batches, over and over, in a thread."""
+    """Run a worker in a thread that looks for batches repeatedly."""
     over = threading.Event()
 
     def work() -> None:
         while not over.wait(0.01):
-            worker_jobs.answer(bench, Line.BATCH)
+            worker_jobs.process_line(context, Line.BATCH)
 
-    with bench_of(database, storage, runner=runner) as bench:
+    with context_of(database, storage, runner=runner) as context:
         thread = threading.Thread(target=work)
         thread.start()
         try:

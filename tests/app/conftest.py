@@ -1,4 +1,4 @@
-"""The service on a fake network, and the real one in a process of its own."""
+"""The service on a fake network, and the real service in its own process."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
 
 @pytest.fixture(scope="session")
 def service(weights: ModelsFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run the real service on the real weights, as `make serve` does; the address it answers on."""
+    """Run the real service on the real weights, as `make serve` does; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("service")
@@ -59,7 +59,7 @@ def service(weights: ModelsFolder, tmp_path_factory: pytest.TempPathFactory) -> 
         "CUTOUT_DEVICE": "cpu",
         "CUTOUT_DATA_DIR": str(folder),
         "CUTOUT_MODELS_DIR": str(weights.path),
-        # A worker would load the models once more.
+        # A worker would load the models a second time.
         "CUTOUT_WORKERS": "0",
     }
     log = folder / "log"

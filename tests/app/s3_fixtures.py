@@ -14,7 +14,7 @@ KEY_ID, SECRET_KEY = "the-key", "not-to-be-told"
 
 
 class S3Server:
-    """Has one empty bucket whenever it is started, at the same address."""
+    """S3 server that has one empty bucket after each start, always at the same address."""
 
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -34,11 +34,11 @@ class S3Server:
         self._server.stop()
 
     def trust(self, calls: float) -> None:
-        """Say how many more calls are let in without asking whose key it is: 0 lets nobody in."""
+        """Set how many more calls are accepted without checking their key; 0 refuses all calls."""
         http.post(f"{self.address}/moto-api/reset-auth", content=str(calls)).raise_for_status()
 
     def unfinished_uploads(self) -> int:
-        """Count the uploads in parts that were neither completed nor aborted."""
+        """Count the multipart uploads that were neither completed nor aborted."""
         found = http.get(f"{self.address}/{BUCKET}?uploads").raise_for_status().text
         return found.count("<Upload>")
 

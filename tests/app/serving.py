@@ -1,4 +1,4 @@
-"""A service on a real socket, in a thread of the test's own process."""
+"""Run a service on a real socket, in a thread of the test process."""
 
 import socket
 import threading
@@ -14,7 +14,7 @@ from tests.fakes import PATIENCE, wait_until
 
 @contextmanager
 def served(service: FastAPI, settings: Settings) -> Iterator[str]:
-    """Serve as `cutout serve` does; the address it answers on."""
+    """Serve as `cutout serve` does; yield the address."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = server_of(service, settings)
     thread = threading.Thread(target=server.run, args=([listening],))

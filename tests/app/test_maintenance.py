@@ -1,4 +1,4 @@
-"""What is done by the clock goes on, whatever fails of it."""
+"""Periodic maintenance goes on, whichever part of it fails."""
 
 import asyncio
 import os
@@ -27,9 +27,9 @@ from cutout.app.db.tables import IdempotencyKey, Job, Status, now
 from cutout.app.jobs import leases
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue
-from cutout.app.net.safe_http import Outside
-from cutout.app.net.url_policy import Destinations
-from cutout.app.notifications.outbox import PostOffice
+from cutout.app.net.safe_http import SafeHttpClient
+from cutout.app.net.url_policy import UrlPolicy
+from cutout.app.notifications.outbox import Outbox
 from cutout.app.removals import service as removals
 from cutout.app.storage.base import StorageError
 from cutout.app.storage.local import LocalStorage
@@ -39,7 +39,7 @@ from tests.fakes import PATIENCE, FakeRunner, held_until, photo_bytes
 
 
 class FailsAtFirst(LocalStorage):
-    """Cannot be reached at first, then is broken in a way that nobody thought of, then works."""
+    """Storage that cannot be reached at first, then fails with an unexpected error, then works."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -64,7 +64,7 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
         os.utime(tmp_path / old, (0, 0))
     place = place_of(database, tmp_path, FakeRunner(), lease=-1)
     with database.begin() as session:
-        user = accounts.seen(session, Claims("anna"))
+        user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, 6, "grant:anna")
     for key in ("old", "new"):
         removals._begin(place, user.id, photo_bytes(), Options(), key)
@@ -78,13 +78,15 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
 
     async def sweep() -> None:
         day = timedelta(days=1)
-        office = PostOffice(database, Outside(Destinations()), "secret", day)
+        office = Outbox(database, SafeHttpClient(UrlPolicy()), "secret", day)
         queue = Queue(None)
-        async with maintenance.sweeping(database, storage, queue, office, kept=day, lease=day, deadline=day):
+        async with maintenance.running_maintenance(
+            database, storage, queue, office, kept=day, lease=day, deadline=day
+        ):
             async with asyncio.timeout(PATIENCE):
                 while any(
                     storage.list_older_than(timedelta(days=1), folder) for folder in ("results/", "uploads/")
-                ) or database.ask(left) != ({Status.FAILED}, ["new"]):
+                ) or database.run_read_only(left) != ({Status.FAILED}, ["new"]):
                     await asyncio.sleep(0.01)
 
     asyncio.run(sweep())
@@ -110,66 +112,66 @@ def bells(queue: Queue, line: Line = Line.BATCH) -> int:
 
 
 def batch_of(database: Database, photos: int) -> uuid.UUID:
-    """Hand a batch in; nobody is told."""
+    """Submit a batch without sending a wake-up signal."""
     with database.begin() as session:
-        user = accounts.seen(session, Claims("anna"))
+        user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, 1000, f"grant:{uuid.uuid4()}")
-    of_it = [batches.Photo(uuid.uuid4(), f"{number}.png", "0" * 64) for number in range(photos)]
-    batch, _ = batches.submit(database, user.id, uuid.uuid4(), of_it, batches.Order(Options()), now())
+    of_it = [batches.StoredPhoto(uuid.uuid4(), f"{number}.png", "0" * 64) for number in range(photos)]
+    batch, _ = batches.submit(database, user.id, uuid.uuid4(), of_it, batches.BatchRequest(Options()), now())
     return batch.id
 
 
 def test_a_bell_that_was_lost_is_rung_again(database: Database, queue: Queue) -> None:
-    assert maintenance.look_after(database, queue) == 0
+    assert maintenance.recover_lost_work(database, queue) == 0
     assert bells(queue) == 0
     batch_of(database, 10)
     for _ in range(2):
-        assert maintenance.look_after(database, queue) == 0
+        assert maintenance.recover_lost_work(database, queue) == 0
         assert bells(queue) == 1
     assert bells(queue, Line.INTERACTIVE) == 0
     assert queue.connection is not None
     queue.connection.flushdb()
-    maintenance.look_after(database, queue)
+    maintenance.recover_lost_work(database, queue)
     assert bells(queue) == 1
 
 
 def test_what_a_lost_worker_had_is_freed_and_rung_for(database: Database, queue: Queue) -> None:
     batch_of(database, 10)
     lease = timedelta(seconds=30)
-    lost = database.run(leases.claim, Line.BATCH, 10, lease, now() - 2 * lease)
+    lost = database.run_in_transaction(leases.claim, Line.BATCH, 10, lease, now() - 2 * lease)
     assert lost is not None
     assert len(lost.photos) == 10
-    assert not database.ask(leases.something_waits, Line.BATCH, now())
-    assert maintenance.look_after(database, queue) == 10
+    assert not database.run_read_only(leases.has_waiting_work, Line.BATCH, now())
+    assert maintenance.recover_lost_work(database, queue) == 10
     assert bells(queue) == 1
-    assert maintenance.look_after(database, queue) == 0
+    assert maintenance.recover_lost_work(database, queue) == 0
 
 
 def test_a_batch_that_only_has_to_be_ended_is_rung_for(database: Database, queue: Queue) -> None:
     batch_id = batch_of(database, 10)
     with database.begin() as session:
         session.execute(update(Job).where(Job.batch_id == batch_id).values(status=Status.FAILED))
-    maintenance.look_after(database, queue)
+    maintenance.recover_lost_work(database, queue)
     assert bells(queue) == 1
 
 
 def test_what_is_lost_is_freed_also_where_the_queue_is_away(database: Database, tmp_path: Path) -> None:
     batch_of(database, 10)
     lease = timedelta(seconds=30)
-    database.run(leases.claim, Line.BATCH, 10, lease, now() - 2 * lease)
-    assert maintenance.look_after(database, Queue(f"unix://{tmp_path}/nothing")) == 10
+    database.run_in_transaction(leases.claim, Line.BATCH, 10, lease, now() - 2 * lease)
+    assert maintenance.recover_lost_work(database, Queue(f"unix://{tmp_path}/nothing")) == 10
 
 
 def test_one_host_at_a_time_looks(database: Database, queue: Queue) -> None:
-    """On PostgreSQL; on SQLite the others wait for their turn."""
+    """Only one host at a time runs the task on PostgreSQL; on SQLite the others wait for their turn."""
     if database.engine.dialect.name == "sqlite":
         pytest.skip("SQLite has one writer")
     batch_of(database, 10)
     with ThreadPoolExecutor(1) as another, database.begin() as session:
         assert advisory_locks.try_take(session, advisory_locks.SWEEPER)
-        assert another.submit(maintenance.look_after, database, queue).result(60) == 0
+        assert another.submit(maintenance.recover_lost_work, database, queue).result(60) == 0
         assert bells(queue) == 0
-    maintenance.look_after(database, queue)
+    maintenance.recover_lost_work(database, queue)
     assert bells(queue) == 1
 
 

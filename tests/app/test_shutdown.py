@@ -1,4 +1,4 @@
-"""A service that is told to stop is gone in time, whatever its callers do, and leaves nothing half done."""
+"""A stopping service exits in time whatever its callers do, and leaves no work half done."""
 
 import asyncio
 import signal
@@ -17,7 +17,7 @@ from sqlalchemy import select
 from cutout.app.app import create_app
 from cutout.app.bootstrap import LOCAL_ADMIN_CREDITS
 from cutout.app.config import settings as app_settings
-from cutout.app.core.shutdown import Stopping, StopTimes
+from cutout.app.core.shutdown import Shutdown, StopTimes
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status, User
 from cutout.app.embedded import supervisor
@@ -56,7 +56,7 @@ def half_a_batch() -> bytes:
 
 
 def test_nobody_holds_up_the_end(tmp_path: Path, redis_url: str) -> None:
-    """Each of these callers would have kept the service for half a minute, two minutes, or for ever."""
+    """Each of these callers would have kept the service alive for half a minute, two minutes or for ever."""
     settings = app_settings.load(auth="off", data_dir=tmp_path, redis_url=redis_url, workers=0)
     over, at_work = threading.Event(), threading.Event()
 
@@ -66,14 +66,14 @@ def test_nobody_holds_up_the_end(tmp_path: Path, redis_url: str) -> None:
 
     runner = FakeRunner()
     service = create_app(settings, lambda _: fake_engine(runner))
-    state_of(service).get(Stopping).times = TIMES
+    state_of(service).get(Shutdown).times = TIMES
     answers: dict[str, bytes] = {}
 
     def hear_of_photo() -> None:
         try:
             answers["photo"] = read_to_end(photo)
         finally:
-            over.set()  # a device that hangs for good is the last resort's
+            over.set()  # A device that hangs forever is left to the last resort.
 
     with ExitStack() as stack:
         with served(service, settings) as address:
@@ -92,7 +92,7 @@ def test_nobody_holds_up_the_end(tmp_path: Path, redis_url: str) -> None:
             wait_until(lambda: bool(uploads(tmp_path)), 60)
             hearing = threading.Thread(target=hear_of_photo)
             hearing.start()
-        # It is gone.
+        # The service has exited.
         hearing.join(60)
         for name, connection in (("upload", upload_half), ("batch", batch_half)):
             answers[name] = read_to_end(connection)
@@ -121,8 +121,9 @@ def test_what_cannot_be_broken_off_is_left_by_the_process(tmp_path: Path) -> Non
         held_until(over, 120)
 
     service = FastAPI(lifespan=hanging)
+    service.state.parts = AppState()
     times = StopTimes(uploads=0, answers=0, give_back=0, workers=0, closing=0, queue=0)
-    state_of(service).put(Stopping, Stopping(times))
+    state_of(service).put(Shutdown, Shutdown(times))
     server = server_of(service, app_settings.load(auth="off", data_dir=tmp_path), left.set)
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listening],))
@@ -148,18 +149,18 @@ def test_a_start_that_hangs_is_left_by_the_process(tmp_path: Path) -> None:
     service = FastAPI(lifespan=hanging)
     service.state.parts = AppState()
     times = StopTimes(uploads=0, answers=0, give_back=0, workers=0, closing=0, queue=0)
-    state_of(service).put(Stopping, Stopping(times))
+    state_of(service).put(Shutdown, Shutdown(times))
     server = server_of(service, app_settings.load(auth="off", data_dir=tmp_path), left.set)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
             assert not server.started
-            server.handle_exit(signal.SIGTERM, None)  # what uvicorn has the signal call
+            server.handle_exit(signal.SIGTERM, None)  # What uvicorn registers as the signal handler.
             assert left.wait(60)
             assert not server.started
         finally:
-            server._captured_signals.clear()  # else it would be told to pytest
+            server._captured_signals.clear()  # Else uvicorn would raise the signal again, in pytest.
             over.set()
             thread.join(60)
 

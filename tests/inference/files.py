@@ -1,4 +1,4 @@
-"""Picture files made by hand or with Pillow: of every format, and with every oddity that the tests need."""
+"""Image files written by hand or with Pillow: all formats, with every oddity that the tests need."""
 
 import io
 import struct
@@ -20,15 +20,15 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x0112
 MAKE = 0x010F
 
-# Pixels of a stored picture that an upright one becomes with each EXIF orientation: how a camera held so
-# would have written it (EXIF 2.3, 4.6.4.A: which visual side row 0 and column 0 are).
+# How an upright image is stored for each EXIF orientation, as a camera held that way would write it (EXIF 2.3,
+# 4.6.4.A: which visual side row 0 and column 0 are).
 STORED = {
     1: lambda upright: upright,
     2: lambda upright: np.fliplr(upright),
     3: lambda upright: np.rot90(upright, 2),
     4: lambda upright: np.flipud(upright),
     5: lambda upright: np.swapaxes(upright, 0, 1),
-    6: lambda upright: np.rot90(upright),  # anticlockwise; to be shown turned clockwise
+    6: lambda upright: np.rot90(upright),  # Stored anticlockwise; a viewer turns it clockwise.
     7: lambda upright: np.swapaxes(np.rot90(upright, 2), 0, 1),
     8: lambda upright: np.rot90(upright, -1),
 }
@@ -42,7 +42,7 @@ BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.03
 
 
 def scene(width: int = 48, height: int = 32) -> Pixels:
-    """Make a smooth picture that no turn or flip leaves as it is."""
+    """Return a smooth image that every rotation or flip changes."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     red, green = 30 + 200 * x / width, 20 + 190 * y / height
     blue = 128 + 90 * np.sin(x / 7 + 1) * np.cos(y / 5)
@@ -50,8 +50,8 @@ def scene(width: int = 48, height: int = 32) -> Pixels:
 
 
 def encode(picture: Image.Image | npt.NDArray[Any], file_format: str, **options: Any) -> bytes:
-    """Encode with Pillow; "HEIC" with pillow-heif."""
-    # Copies, because Pillow leaves one format's settings on the picture for the next to stumble over.
+    """Encode with Pillow, or with pillow-heif for "HEIC"."""
+    # Copy the image, because Pillow keeps one format's settings on it, which would affect the next format.
     image = picture.copy() if isinstance(picture, Image.Image) else Image.fromarray(picture)
     if "append_images" in options:
         options["append_images"] = [page.copy() for page in options["append_images"]]
@@ -64,7 +64,7 @@ def encode(picture: Image.Image | npt.NDArray[Any], file_format: str, **options:
 
 
 def exif(orientation: int) -> bytes:
-    """Make an EXIF block with an orientation."""
+    """Return an EXIF block with an orientation."""
     block = Image.Exif()
     block[ORIENTATION] = orientation
     block[MAKE] = "Test"
@@ -82,12 +82,12 @@ def png_header(width: int, height: int, depth: int = 8, colour: int = 2, interla
 
 
 def png(samples: npt.NDArray[Any], *, interlaced: bool = False, extra: bytes = b"") -> bytes:
-    """Write a PNG of uint8 or uint16 samples, [H,W] grey or [H,W,1…4]; `extra` chunks before the pixels."""
+    """Return a PNG of uint8 or uint16 samples, [H,W] grey or [H,W,1…4]; `extra` chunks precede the pixels."""
     samples = samples.reshape(*samples.shape[:2], -1)
     height, width, channels = samples.shape
     depth = 8 * samples.dtype.itemsize
     steps = [(0, 0, 1, 1)]
-    if interlaced:  # Adam7: row and column of the first pixel of each pass, and the steps
+    if interlaced:  # Adam7: row and column of the first pixel of each pass, and the steps.
         steps = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)]
         steps.append((1, 0, 2, 1))
     rows = b""
@@ -102,7 +102,7 @@ def png(samples: npt.NDArray[Any], *, interlaced: bool = False, extra: bytes = b
 def tiff(
     samples: npt.NDArray[Any], photometric: int, tags: Mapping[int, tuple[int, Sequence[int]]] | None = None
 ) -> bytes:
-    """Write an uncompressed little-endian TIFF; `tags` as number → (type, values) replace or add entries."""
+    """Return an uncompressed little-endian TIFF; `tags`, as number → (type, values), replace or add entries."""
     samples = samples.reshape(*samples.shape[:2], -1)
     height, width, channels = samples.shape
     pixels = samples.astype("<u2" if samples.dtype.itemsize == 2 else "u1").tobytes()
@@ -112,7 +112,7 @@ def tiff(
         258: (3, [8 * samples.dtype.itemsize] * channels),
         259: (3, [1]),  # no compression
         262: (3, [photometric]),
-        273: (4, [8]),  # the pixels stand right behind the header
+        273: (4, [8]),  # The pixels follow the header.
         277: (3, [channels]),
         278: (4, [height]),
         279: (4, [len(pixels)]),
@@ -134,7 +134,7 @@ def tiff(
 
 
 def colorants(primaries: Sequence[tuple[float, float]]) -> Floats:
-    """RGB → XYZ matrix of a D65 colour space, adapted to D50 with Bradford, as profiles hold it."""
+    """Return the RGB → XYZ matrix of a D65 colour space, adapted to D50 with Bradford, as profiles store it."""
 
     def xyz(x: float, y: float) -> Floats:
         return np.array([x / y, 1, (1 - x - y) / y])
@@ -156,9 +156,9 @@ def linear_to_srgb(values: Floats) -> Floats:
 
 
 def icc_profile(curve: Sequence[int], matrix: Floats | None = None, space: bytes = b"RGB ") -> bytes:
-    """Write an ICC version 2 display profile: a tone curve, and RGB → XYZ columns (without them: grey).
+    """Return an ICC version 2 display profile of a tone curve and RGB → XYZ columns (without a matrix: grey).
 
-    One number as the curve is a gamma in 1/256; more are a table of 0…65535.
+    A curve of one number is a gamma in units of 1/256; more numbers are a table of values in 0…65535.
     """
 
     def xyz(values: Sequence[float] | Floats) -> bytes:
@@ -197,7 +197,7 @@ def scan_segment(jpeg: bytes) -> tuple[int, int]:
 
 
 def _planes(samples: npt.NDArray[Any], **options: Any) -> bytes:
-    """Write RGB, [H,W,3], each channel by itself, in a big-endian TIFF."""
+    """Return RGB, [H,W,3], with each channel in its own plane, in a big-endian TIFF."""
     out = io.BytesIO()
     planes = np.moveaxis(samples, -1, 0)
     tifffile.imwrite(out, planes, photometric="rgb", planarconfig=2, byteorder=">", metadata=None, **options)
@@ -206,7 +206,7 @@ def _planes(samples: npt.NDArray[Any], **options: Any) -> bytes:
 
 @cache
 def samples() -> dict[str, bytes]:
-    """Small valid files of every kind that is read."""
+    """Return small valid files of every supported kind."""
     rgb = scene()
     image = Image.fromarray(rgb)
     alpha = np.linspace(0, 255, rgb.shape[1]).astype(np.uint8)[None].repeat(len(rgb), 0)

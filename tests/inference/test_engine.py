@@ -1,4 +1,4 @@
-"""The engine on a fake network: options, overlap, one bad photo among good ones, limits."""
+"""The engine on a fake network: options, concurrency, one bad photo among good ones, limits."""
 
 import io
 import itertools

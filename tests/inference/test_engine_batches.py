@@ -1,4 +1,4 @@
-"""The engine on a fake device that takes batches, is slow, runs full, hangs or dies."""
+"""The engine on a fake device that takes batches, is slow, runs out of memory, hangs or dies."""
 
 import dataclasses
 import io
@@ -37,7 +37,7 @@ from tests.fakes import (
 
 
 class GreyRunner(FakeRunner):
-    """Finds in a plain grey photo a disc whose size is its tone; `check` is asked about each batch's tones."""
+    """Finds in a plain grey photo a disc whose size is its tone; `check` is called with each batch's tones."""
 
     def __init__(self, check: Callable[[list[int]], None] = lambda tones: None) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def area(cutout: Cutout) -> float:
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[[FakeRunner, Limits], Engine]]:
-    """Build engines that are closed after the test."""
+    """Return a function that builds engines; they are closed after the test."""
     made: list[Engine] = []
 
     def build(runner: FakeRunner, limits: Limits) -> Engine:
@@ -140,15 +140,15 @@ def test_a_photo_that_is_not_done_in_its_time_says_so(make: Make) -> None:
     go_on = threading.Event()
     runner = FakeRunner(before=lambda: held_until(go_on))
     engine = make(runner, Limits(threads=2, seconds=0.3))
-    # Two are carried, one of them by the device; the others wait for a thread.
+    # Two photos have a thread, and one of them is on the device; the others wait for a thread.
     futures = [engine.submit(photo_bytes(), Options()) for _ in range(6)]
     for future in futures:
         with pytest.raises(DeadlineExceeded, match="CUTOUT_DEADLINE_SECONDS"):
-            future.result(PATIENCE)  # while the device hangs
+            future.result(PATIENCE)  # The device hangs.
     go_on.set()
 
     def goes_on() -> bool:
-        with suppress(DeadlineExceeded):  # once more, on a host that is busy
+        with suppress(DeadlineExceeded):  # Retry: the host may be busy.
             return engine.remove(photo_bytes()).width == 40
         return False
 
@@ -179,7 +179,7 @@ def test_a_device_that_dies_fails_everyone_and_is_reported(make: Make) -> None:
 
 
 def test_a_device_that_dies_ends_a_long_run(make: Make) -> None:
-    """Rather than have each photo of a folder fail; what is not done is done the next time."""
+    """Otherwise each photo of the folder would fail; photos that are not done are done in the next run."""
 
     def check(tones: list[int]) -> None:
         if 120 in tones:
@@ -232,7 +232,7 @@ def test_a_caller_with_one_photo_does_not_wait_for_all_of_anothers(make: Make) -
 
 
 def test_photos_in_work_stay_within_the_pixel_budget(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four threads, but pixels for two photos: no third one is ever decoded beside two others."""
+    """There are four threads, but pixels for two photos: a third one is never decoded while two are in progress."""
     in_work: list[object] = []
     go_on = threading.Event()
     runner = GreyRunner(lambda tones: held_until(go_on))
@@ -244,14 +244,15 @@ def test_photos_in_work_stay_within_the_pixel_budget(make: Make, monkeypatch: py
 
     monkeypatch.setattr("cutout.inference.engine.upload", counted)
     futures = [engine.submit(grey(tone), Options()) for tone in range(60, 120, 10)]
-    wait_until(lambda: len(in_work) >= 2 and len(engine._budget._turns) == 2)  # two in work, two that wait
+    # Two photos are in progress and two are waiting.
+    wait_until(lambda: len(in_work) >= 2 and len(engine._budget._turns) == 2)
     assert len(in_work) == 2
     go_on.set()
     assert [future.result(PATIENCE).width for future in futures] == [40] * 6
 
 
 def test_the_mask_alone_costs_no_colours(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refinement, "clean_colours", None)  # it would be called in vain
+    monkeypatch.setattr(refinement, "clean_colours", None)  # A call would raise.
     cutout = make(FakeRunner(), Limits()).remove(photo_bytes(), Options(tier=Tier.STANDARD, mask_only=True))
     assert open_picture(cutout.data).mode == "L"
 
@@ -260,7 +261,7 @@ def test_the_mask_alone_costs_no_colours(make: Make, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("tier", Tier)
 @pytest.mark.parametrize("options", [Options(), Options(background=(0, 128, 0)), Options(mask_only=True)])
 def test_a_gpu_gives_the_cutouts_of_a_cpu(make: Make, tier: Tier, options: Options) -> None:
-    """In colours and alpha, but for a level here and there: resized in floats, not in bytes."""
+    """Colours and alpha differ by a few levels at most, because the GPU resizes in floats, not in bytes."""
     data = io.BytesIO()
     Image.fromarray(photo_with_disc(400, 600, 60)[0].rgb).save(data, "PNG")
     wanted = dataclasses.replace(options, tier=tier)

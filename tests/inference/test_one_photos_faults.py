@@ -1,4 +1,4 @@
-"""What a photo takes and breaks is its own: its rows count in the budget, and its faults leave its batch alone."""
+"""One photo's cost and errors are its own: its rows count in the budget, and its errors do not affect its batch."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -75,7 +75,7 @@ def test_memory_that_is_full_while_a_header_is_read_is_no_damage(monkeypatch: py
 
 
 def test_a_tiff_under_a_swapped_signature_is_not_read_unchecked() -> None:
-    """Pillow takes it, and wants two minutes for a million strips, of which 8 MB are enough."""
+    """Pillow accepts such a file and would take two minutes for a million strips, which need only 8 MB."""
     data = files.tiff(
         files.scene(), photometric=2, tags={273: (4, [8] * 9), 279: (4, [3] * 9), 278: (4, [4])}
     )

@@ -1,4 +1,4 @@
-"""The whole way on the real open weights, against the published graph, pre- and post-processing."""
+"""The complete pipeline on the real open weights, compared with the published graph, pre- and post-processing."""
 
 import dataclasses
 import io
@@ -33,7 +33,7 @@ def source(name: str) -> npt.NDArray[np.uint8]:
 
 
 def resize(plane: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArray[np.float64]:
-    """Bilinear, corners not aligned, no antialias, of [H,W,…]: written out, independent of torch."""
+    """Resize [H,W,…] bilinearly, without aligned corners or antialiasing; written without torch for comparison."""
 
     def axis(
         size: int, source: int
@@ -52,7 +52,7 @@ def resize(plane: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArr
 
 @pytest.fixture(scope="module")
 def published(weights: ModelsFolder) -> onnxruntime.InferenceSession:
-    """The graph exactly as its authors publish it, in half precision."""
+    """Return the graph exactly as its authors publish it, in half precision."""
     return onnxruntime.InferenceSession(weights.file(CHECKPOINT), providers=["CPUExecutionProvider"])
 
 
@@ -70,7 +70,8 @@ def test_alpha_is_the_published_one(
     difference = np.abs(alpha - expected)
     assert difference.mean() <= 1
     assert np.quantile(difference, 0.999) <= 8
-    assert 0.1 < (alpha > 127).mean() < 0.9  # a subject and a background: this compared something
+    # There are a subject and a background, so the comparison is meaningful.
+    assert 0.1 < (alpha > 127).mean() < 0.9
 
 
 @pytest.mark.parametrize("name", WITH_SUBJECT)
@@ -82,7 +83,7 @@ def test_solid_colours_come_back_bit_for_bit(name: str, cutouts: dict[str, Cutou
     shows, solid = rgba[..., 3] > 0, rgba[..., 3] == 255
     assert solid.mean() > 0.05
     np.testing.assert_array_equal(rgba[shows, :3], rgb[shows])
-    assert not rgba[~shows, :3].any()  # what was removed is not in the file
+    assert not rgba[~shows, :3].any()  # Removed pixels are not in the file.
 
 
 def test_torch_and_onnx_runtime_agree(weights: ModelsFolder, real_engine: Engine) -> None:
@@ -101,7 +102,7 @@ def test_torch_and_onnx_runtime_agree(weights: ModelsFolder, real_engine: Engine
     ("device", "size"), [("cpu", 384), pytest.param("cuda", 1024, marks=pytest.mark.gpu)]
 )
 def test_half_precision_gives_the_masks_of_float32(weights: ModelsFolder, device: str, size: int) -> None:
-    """At a smaller size on the CPU, where halves are slow."""
+    """At a smaller size on the CPU, where half precision is slow."""
     network = load_network(CHECKPOINT, weights)
     rgb = torch.from_numpy(source("chelsea").copy())
     pixels = matte.to_pixels(rgb, dataclasses.replace(CHECKPOINT, input_size=size))
@@ -109,7 +110,7 @@ def test_half_precision_gives_the_masks_of_float32(weights: ModelsFolder, device
     half = TorchRunner(network, torch.device(device), dtype=torch.float16)
     levels = 255 * (half.run(pixels.to(device)).cpu() - full).abs()
     assert 0 < levels.mean() < 0.2
-    assert 0.1 < full.mean() < 0.9  # a subject and a background
+    assert 0.1 < full.mean() < 0.9  # There are a subject and a background.
 
 
 def test_a_photo_without_a_subject_is_said_to_have_none(

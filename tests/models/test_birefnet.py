@@ -1,4 +1,4 @@
-"""BiRefNet against the published code: its keys, its output on stand-in weights, its rewrites."""
+"""BiRefNet compared with the published code: its keys, its output on stand-in weights, its optimisations."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -17,7 +17,7 @@ from tests.conftest import DATA
 from tests.parity import image, mask_levels, published_state, standin
 
 REFERENCE = np.load(DATA / "birefnet_reference.npz")
-# How far masks may be from float32's on the mean, in 255ths; float16 is well within 2.
+# Maximum mean difference of masks from float32's, in units of 1/255; float16 is well within 2.
 HALF = [(torch.float16, 0.5), (torch.bfloat16, 3.0)]
 LITE = {"lite": image(256, batch=2), "lite_rect": image(320)[:, :, :320, :224]}
 
@@ -116,7 +116,7 @@ def test_meets_the_reference_on_a_gpu(
 
 
 def test_rewrites_save_what_they_should() -> None:
-    """2,535 GFLOP as published at 1024²; 146 of them for padding, 76 for the head, 3 for joining."""
+    """The published network takes 2,535 GFLOP at 1024²; 146 of them are for padding, 76 for the head, 3 for joining."""
     with torch.device("meta"):
         network = BiRefNet("swin_v1_l", "wg hg c").eval().requires_grad_(False)
         pixels = torch.zeros(1, 3, 1024, 1024)
@@ -132,7 +132,7 @@ def test_rewrites_save_what_they_should() -> None:
 
 
 def count_gflop(network: nn.Module, pixels: torch.Tensor) -> float:
-    """Count the operations of one run, without running it: the tensors are on the meta device."""
+    """Count the operations of one run without running it, with tensors on the meta device."""
     with FlopCounterMode(display=False) as counter:
         network(pixels)
     return float(counter.get_total_flops()) / 1e9

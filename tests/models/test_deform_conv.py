@@ -1,4 +1,4 @@
-"""Deformable convolution against its definition, written out."""
+"""Deformable convolution compared with a direct implementation of its definition."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ Array = npt.NDArray[np.float64]
 
 
 def by_definition(x: Array, offsets: Array, modulation: Array, weight: Array) -> Array:
-    """Loop over places and taps; what lies outside counts as zero."""
+    """Loop over positions and taps; samples outside the input are zero."""
     inputs, height, width = x.shape
     kernel = weight.shape[-1]
     out = np.zeros((len(weight), height, width))
@@ -35,7 +35,7 @@ def by_definition(x: Array, offsets: Array, modulation: Array, weight: Array) ->
 
 
 def inputs(kernel: int, height: int, width: int, batch: int = 2) -> tuple[torch.Tensor, ...]:
-    """Return a map, offsets of some pixels, modulation and weights."""
+    """Return a feature map, offsets of some pixels, modulation and weights."""
     generator = torch.Generator().manual_seed(kernel)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -59,7 +59,7 @@ def test_is_what_the_definition_says(kernel: int, strip_places: int, monkeypatch
 
 
 def test_bfloat16_looks_at_the_right_pixel_far_from_the_corner() -> None:
-    """A ramp read at whole-pixel offsets: counted in bfloat16, places above 128 would be a pixel off."""
+    """A ramp is read at whole-pixel offsets; with bfloat16 coordinates, positions above 128 would be a pixel off."""
     width = 400
     ramp = (torch.arange(width) % 8).expand(1, 1, 3, width).to(torch.bfloat16)
     offsets = torch.zeros(1, 2, 3, width, dtype=torch.bfloat16)

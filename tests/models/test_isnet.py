@@ -1,4 +1,4 @@
-"""The network against the published one: its keys, and its output on stand-in weights."""
+"""IS-Net compared with the published network: its keys, and its output on stand-in weights."""
 
 from copy import deepcopy
 

@@ -1,4 +1,4 @@
-"""The transformers classes: folders as the hub lays them out, code in them never run, reasons in one line."""
+"""The transformers classes: repositories as on the hub, whose code is never run, and errors in one line."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from tests.stub_hub import Hub
 BIREFNET = np.load(DATA / "birefnet_reference.npz")["lite"]
 ISNET = np.load(DATA / "isnet_reference.npz")["rmbg14"]
 
-# As published: a type that is not theirs, and code to be run.
+# As published: a model type that transformers does not know, and remote code.
 BIREFNET_CONFIG = {
     "_name_or_path": "ZhengPeng7/BiRefNet",
     "architectures": ["BiRefNet"],
@@ -57,7 +57,7 @@ def patch_order(model: MatteModel) -> str:
 
 
 def published_folder(folder: Path, config: Mapping[str, object], keys: str) -> Path:
-    """Lay out a repository as the hub's, with stand-in weights and code that must not run."""
+    """Create a repository as on the hub, with stand-in weights and code that must not run."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     safetensors.torch.save_file(published_state(keys), folder / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Databases, a queue and stores to work on."""
+"""Databases, a queue and storages for the tests of workers."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""Batches while processes are killed, one after the other: what a night's work has to live through.
+"""Batches while processes are killed one after another, as a long-running deployment may see.
 
-`python -m benchmarks killing` does it at full length; `python -m tests.worker.killing api` is the service in it, on a
-fake network, its settings from the environment.
+`python -m benchmarks killing` runs it at full length; `python -m tests.worker.killing api` is the service for it, on a
+fake network, with its settings from the environment.
 """
 
 import hashlib
@@ -53,19 +53,19 @@ if TYPE_CHECKING:
 IMAGES = 60
 WORKERS = 2
 MILLISECONDS = 40
-# From hand-in to end, with all that is killed meanwhile.
+# From submission to end, including all kills in between.
 PATIENCE_SECONDS = 5 * PATIENCE
-# Of the workers here: what was in the hands of one that died waits so long.
+# Lease of the workers: photos of a worker that died wait this long.
 LEASE_SECONDS = 6.0
 
 
-class Unkept(AssertionError):
-    """A promise that was broken."""
+class BrokenPromise(AssertionError):
+    """A guarantee of the service was broken."""
 
 
 @dataclass
-class Supervised:
-    """A process that is started again whenever it dies, as a supervisor does."""
+class SupervisedProcess:
+    """A process that is restarted whenever it dies, as by a supervisor."""
 
     start: Callable[[], ModuleProcess]
     over: threading.Event = field(default_factory=threading.Event)
@@ -80,7 +80,7 @@ class Supervised:
         self.process.kill()
 
     def freeze(self, seconds: float) -> None:
-        """Stop it, and let it go on later, as if nothing had been."""
+        """Suspend the process, and resume it after `seconds`."""
         frozen = self.process
         frozen.send_signal(signal.SIGSTOP)
         threading.Timer(seconds, partial(frozen.send_signal, signal.SIGCONT)).start()
@@ -104,27 +104,27 @@ class Supervised:
 
 
 @dataclass
-class Site:
-    """A whole deployment: API, workers, Valkey, database, files."""
+class Deployment:
+    """A complete deployment: API, workers, Valkey, database, files."""
 
     database: Database
     storage: LocalStorage
     queue: Queue
-    api: Supervised
-    workers: list[Supervised]
+    api: SupervisedProcess
+    workers: list[SupervisedProcess]
     valkey: Callable[[], Valkey]
     postgresql: "PostgresServer | None"
     server: Valkey
     address: str
 
     def answers(self) -> bool:
-        """Tell whether the API can make pictures."""
+        """Return whether the API's health endpoint answers 200."""
         return answers_ok(self.address)
 
     def restart_valkey(self) -> None:
-        """Kill it with its connections, and start it on what it had written."""
+        """Kill Valkey with its connections, and restart it on its stored data."""
         os.kill(_pid_of(self.server), signal.SIGKILL)
-        # Its threads end one after the other, and the last one closes the socket.
+        # Its threads end one after another, and the last one closes the socket.
         wait_until(lambda: not _listens(self.server))
         self.server = self.valkey()
 
@@ -133,7 +133,7 @@ class Site:
             redis.flushall()
 
     def restart_postgresql(self) -> None:
-        """Have all its processes die at once, and start it on what it had written."""
+        """Kill all processes of PostgreSQL at once, and restart it on its stored data."""
         assert self.postgresql is not None
         pid = self.postgresql.get_pid()
         assert pid is not None
@@ -151,7 +151,7 @@ def site(
     milliseconds: float = MILLISECONDS,
     lease: float = LEASE_SECONDS,
     **settings: Any,
-) -> Iterator[Site]:
+) -> Iterator[Deployment]:
     """Run a deployment."""
     with ExitStack() as running:
         postgresql = None
@@ -183,15 +183,15 @@ def site(
         environment = worker_environment(
             url, folder, redis_url, milliseconds=milliseconds, port=port, lease_seconds=lease, **settings
         )
-        api = Supervised(partial(_process, folder, environment, "tests.worker.killing", "api"))
+        api = SupervisedProcess(partial(_process, folder, environment, "tests.worker.killing", "api"))
         running.callback(api.stop)
         pool = [
-            Supervised(partial(_process, folder, environment, "tests.worker.worker_fixtures"))
+            SupervisedProcess(partial(_process, folder, environment, "tests.worker.worker_fixtures"))
             for _ in range(workers)
         ]
         for worker in pool:
             running.callback(worker.stop)
-        place = Site(
+        place = Deployment(
             database,
             LocalStorage(folder),
             queue,
@@ -207,10 +207,10 @@ def site(
         yield place
 
 
-def all_kinds(place: Site) -> dict[str, Callable[[random.Random], None]]:
-    """What may happen to a deployment, by name."""
+def all_kinds(place: Deployment) -> dict[str, Callable[[random.Random], None]]:
+    """Return all kinds of failures of a deployment, by name."""
 
-    def some_worker(rng: random.Random) -> Supervised:
+    def some_worker(rng: random.Random) -> SupervisedProcess:
         return rng.choice(place.workers)
 
     kinds: dict[str, Callable[[random.Random], None]] = {
@@ -225,16 +225,17 @@ def all_kinds(place: Site) -> dict[str, Callable[[random.Random], None]]:
     return kinds
 
 
-def live_through(place: Site, rng: random.Random, kind: str) -> float:
-    """Hand a batch in, have a worker killed at some moment, and this kind of thing happen too: the seconds to its end.
+def live_through(place: Deployment, rng: random.Random, kind: str) -> float:
+    """Submit a batch, kill a worker at a random moment, and cause this failure too; return the seconds to the batch's
+    end.
 
     Raises:
-        Unkept: a promise was broken.
+        Unkept: a guarantee was broken.
 
     """
     batch = submitted(place.database, place.storage, small_photos(IMAGES))
     start = time.monotonic()
-    place.queue.ring(Line.BATCH)
+    place.queue.notify_workers(Line.BATCH)
     busy_seconds = IMAGES * MILLISECONDS / 1000 / WORKERS
     happenings = [("worker killed", rng.uniform(0, busy_seconds))]
     if kind != "worker killed":
@@ -245,22 +246,22 @@ def live_through(place: Site, rng: random.Random, kind: str) -> float:
         kinds[what](rng)
     while not _ended(place.database, batch.id):
         if time.monotonic() - start > PATIENCE_SECONDS:
-            raise Unkept(
+            raise BrokenPromise(
                 f"after {kind}: not ended in {PATIENCE_SECONDS} s: {_counts(place.database, batch.id)}"
             )
         time.sleep(0.05)
     seconds = time.monotonic() - start
-    # A frozen one wakes up, and what was killed is back, before the next.
+    # Before the next batch, frozen processes are resumed and killed ones restarted.
     wait_until(lambda: _all_back(place), PATIENCE_SECONDS)
     require_kept(place, batch.id)
     return seconds
 
 
-def require_kept(place: Site, batch_id: uuid.UUID) -> None:
-    """Check all that is promised of a batch that has ended and of whose photos none was broken.
+def require_kept(place: Deployment, batch_id: uuid.UUID) -> None:
+    """Check all guarantees for a batch that has ended and whose photos are all valid.
 
     Raises:
-        Unkept: a promise was broken.
+        Unkept: a guarantee was broken.
 
     """
     with place.database.begin() as session:
@@ -302,7 +303,7 @@ def require_kept(place: Site, batch_id: uuid.UUID) -> None:
 
 def _require(kept: bool, otherwise: str) -> None:
     if not kept:
-        raise Unkept(otherwise)
+        raise BrokenPromise(otherwise)
 
 
 def _ended(database: Database, batch_id: uuid.UUID) -> bool:
@@ -314,10 +315,10 @@ def _ended(database: Database, batch_id: uuid.UUID) -> bool:
 
 
 def _counts(database: Database, batch_id: uuid.UUID) -> object:
-    return dict(database.ask(batches.progress, batch_id).counts)
+    return dict(database.run_read_only(batches.progress, batch_id).counts)
 
 
-def _all_back(place: Site) -> bool:
+def _all_back(place: Deployment) -> bool:
     alive = {int(worker.name.rpartition("-")[2]) for worker in place.queue.workers()}
     return {worker.process.pid for worker in place.workers} <= alive and place.answers()
 
@@ -337,7 +338,7 @@ def _listens(server: Valkey) -> bool:
 
 
 def _lives(pid: int) -> bool:
-    """Tell whether a process goes on; one that is dead and was not waited for does not."""
+    """Return whether a process is running; a zombie does not count."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -345,7 +346,7 @@ def _lives(pid: int) -> bool:
 
 
 def api() -> None:
-    """Serve."""
+    """Run the service."""
     settings = app_settings.load()
     server_of(create_app(settings, lambda _: fake_engine()), settings).run()
 

@@ -1,4 +1,4 @@
-"""One photo that a worker makes while its caller waits: the same job, bill and errors as where the engine is here."""
+"""One photo that a worker processes while its caller waits: same job, bill and errors as with a local engine."""
 
 import asyncio
 import threading
@@ -21,30 +21,30 @@ from cutout.app.jobs.leases import Line
 from cutout.app.jobs.model_status import served_by
 from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
 from cutout.app.removals import service as removals
-from cutout.app.removals.executors import Elsewhere
-from cutout.app.removals.service import KeyUsed, Workplace
+from cutout.app.removals.executors import QueueExecutor
+from cutout.app.removals.service import KeyUsed, RemovalContext
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.errors import DeadlineExceeded, ModelUnavailable, Overloaded
 from cutout.inference.imaging.encode import Format
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 from cutout.worker import tasks as worker_jobs
-from cutout.worker.context import Bench
+from cutout.worker.context import WorkerContext
 from tests.app.databases import new_user
 from tests.fakes import PATIENCE, FakeRunner, open_picture, photo_bytes, wait_until
-from tests.worker.worker_fixtures import bench_of
+from tests.worker.worker_fixtures import context_of
 
 
 @contextmanager
-def working(bench: Bench) -> Iterator[None]:
-    """Have a worker answer what waits, and say that it is alive."""
+def working(context: WorkerContext) -> Iterator[None]:
+    """Run a worker that processes waiting photos and announces itself."""
     over = threading.Event()
 
     def work() -> None:
         while not over.wait(0.005):
-            worker_jobs.answer(bench, Line.INTERACTIVE)
+            worker_jobs.process_line(context, Line.INTERACTIVE)
 
-    bench.queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), served_by(bench.engine)))
+    context.queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), served_by(context.engine)))
     thread = threading.Thread(target=work)
     thread.start()
     try:
@@ -65,9 +65,9 @@ def queue(redis_url: str) -> Iterator[Queue]:
 
 def place_of(
     database: Database, storage: LocalStorage, queue: Queue, deadline: float = PATIENCE, most: int = 9
-) -> Workplace:
-    hands = Elsewhere(queue, storage, database, most, timedelta(seconds=deadline))
-    return Workplace(hands, storage, database, timedelta(seconds=60))
+) -> RemovalContext:
+    executor = QueueExecutor(queue, storage, database, most, timedelta(seconds=deadline))
+    return RemovalContext(executor, storage, database, timedelta(seconds=60))
 
 
 def funded(database: Database, amount: int = 100) -> User:
@@ -92,7 +92,7 @@ def test_a_worker_makes_it_and_its_caller_gets_it(
 ) -> None:
     user, place = funded(database), place_of(database, storage, queue)
     options = Options(Tier.STANDARD, Format.WEBP, quality=70)
-    with bench_of(database, storage, redis_url) as bench, working(bench):
+    with context_of(database, storage, redis_url) as context, working(context):
         job, picture = asyncio.run(removals.remove_one(place, user.id, photo_bytes(), options, "order-1"))
         again, same = asyncio.run(removals.remove_one(place, user.id, photo_bytes(), options, "order-1"))
         with pytest.raises(KeyUsed):
@@ -118,7 +118,7 @@ def test_many_at_once_are_each_done_once(
         calls = (removals.remove_one(place, user.id, photo_bytes(seed=seed), Options()) for seed in range(20))
         return list(await asyncio.gather(*calls))
 
-    with bench_of(database, storage, redis_url) as bench, working(bench):
+    with context_of(database, storage, redis_url) as context, working(context):
         done = asyncio.run(all_at_once())
     assert len({job.id for job, _ in done}) == len({picture for _, picture in done}) == 20
     assert balance(database, user) == 40
@@ -129,8 +129,8 @@ def test_what_is_no_photo_is_told_as_such_and_costs_nothing(
 ) -> None:
     user, place = funded(database), place_of(database, storage, queue)
     with (
-        bench_of(database, storage, redis_url) as bench,
-        working(bench),
+        context_of(database, storage, redis_url) as context,
+        working(context),
         pytest.raises(JobFailedError, match="JPEG") as told,
     ):
         asyncio.run(removals.remove_one(place, user.id, b"no photo", Options()))
@@ -152,21 +152,21 @@ def test_who_waits_too_long_or_hangs_up_pays_nothing_and_the_worker_comes_too_la
     async def hang_up() -> None:
         patient = place_of(database, storage, queue)
         call = asyncio.create_task(removals.remove_one(patient, user.id, photo_bytes(), Options()))
-        assert isinstance(patient.hands, Elsewhere)
-        while not patient.hands._waiting:  # for the photo that it has handed over
+        assert isinstance(patient.executor, QueueExecutor)
+        while not patient.executor._waiting:  # Wait until it has handed over the photo.
             await asyncio.sleep(0.01)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
 
-    with bench_of(database, storage, redis_url, FakeRunner(before=hold)) as bench, working(bench):
+    with context_of(database, storage, redis_url, FakeRunner(before=hold)) as context, working(context):
         with pytest.raises(DeadlineExceeded):
             asyncio.run(removals.remove_one(place, user.id, photo_bytes(), Options()))
         asyncio.run(hang_up())
         assert balance(database, user) == 100
         assert begun.is_set()
         go_on.set()
-        wait_until(lambda: bench.held.tokens() == [])
+        wait_until(lambda: context.held.tokens() == [])
     assert balance(database, user) == 100
     assert not any(file.is_file() for file in (storage.root / jobs.RESULTS).rglob("*"))
     assert uploads(storage) == []
@@ -191,7 +191,7 @@ def test_more_than_may_wait_are_refused(
     database: Database, storage: LocalStorage, queue: Queue, redis_url: str
 ) -> None:
     user, place = funded(database), place_of(database, storage, queue, most=0)
-    with bench_of(database, storage, redis_url) as bench, working(bench), pytest.raises(Overloaded):
+    with context_of(database, storage, redis_url) as context, working(context), pytest.raises(Overloaded):
         asyncio.run(removals.remove_one(place, user.id, photo_bytes(), Options()))
     assert balance(database, user) == 100
 
@@ -199,25 +199,28 @@ def test_more_than_may_wait_are_refused(
 def test_a_photo_whose_caller_is_gone_with_his_host_expires(
     database: Database, storage: LocalStorage, queue: Queue, redis_url: str
 ) -> None:
-    """The host died between writing the job and hearing of it, and no worker has taken it."""
+    """The host died after writing the job and before it got the result, and no worker has claimed the job."""
     user, place = funded(database), place_of(database, storage, queue)
-    with bench_of(database, storage, redis_url) as bench:
-        queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), served_by(bench.engine)))
+    with context_of(database, storage, redis_url) as context:
+        queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), served_by(context.engine)))
         job_id, _ = removals._begin(place, user.id, photo_bytes(), Options(), None, photo_bytes())
         assert balance(database, user) == 97
-        assert database.run(leases.expire, now() - timedelta(seconds=60)) == 0
-        assert database.run(leases.expire, now() + timedelta(seconds=1)) == 1
-        assert database.run(leases.claim, Line.INTERACTIVE, 1, timedelta(seconds=9), now()) is None
+        assert database.run_in_transaction(leases.expire, now() - timedelta(seconds=60)) == 0
+        assert database.run_in_transaction(leases.expire, now() + timedelta(seconds=1)) == 1
+        assert (
+            database.run_in_transaction(leases.claim, Line.INTERACTIVE, 1, timedelta(seconds=9), now())
+            is None
+        )
     with database.begin() as session:
         assert session.get_one(Job, job_id).error_code == "DEADLINE_EXCEEDED"
     assert balance(database, user) == 100
-    assert uuid.UUID(uploads(storage)[0].name) == job_id  # the sweeper's
+    assert uuid.UUID(uploads(storage)[0].name) == job_id  # The upload is left for the clean-up.
 
 
 def test_more_callers_at_once_than_connections_wait_for_nothing_but_their_turn(
     database: Database, storage: LocalStorage, queue: Queue, redis_url: str
 ) -> None:
-    """Each with a key. Whether there is room is asked of the database, over a connection of its own."""
+    """Each call has an idempotency key. The check for free capacity uses a separate database connection."""
     user, place = funded(database), place_of(database, storage, queue, most=100)
     threads = 24
     together = threading.Barrier(threads)
@@ -230,8 +233,8 @@ def test_more_callers_at_once_than_connections_wait_for_nothing_but_their_turn(
         assert mine
         return job_id
 
-    with bench_of(database, storage, redis_url) as bench, ThreadPoolExecutor(threads) as callers:
-        queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), served_by(bench.engine)))
+    with context_of(database, storage, redis_url) as context, ThreadPoolExecutor(threads) as callers:
+        queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), served_by(context.engine)))
         begun = list(callers.map(begin, range(threads), timeout=100))
     assert len(set(begun)) == threads
     assert balance(database, user) == 100 - 3 * threads

@@ -1,4 +1,4 @@
-"""Batches where networks run at Hugging Face: billed by what was done, and named for who did it."""
+"""Batches with networks at Hugging Face: billed for the completed photos, with the service named that ran them."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ from cutout.worker.rq_worker import info_of
 from tests.remote import engine_on, wait_shortly
 from tests.stub_huggingface import TOKEN, Stub, limited, loading, running, status
 from tests.worker.test_tasks import look, movements
-from tests.worker.worker_fixtures import bench_of, small_photos, submitted, work_off
+from tests.worker.worker_fixtures import context_of, small_photos, submitted, work_off
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
 def test_what_failed_there_is_given_back(database: Database, storage: LocalStorage, stub: Stub) -> None:
     scripts = [[loading(0.01)], [status(402)], [limited(0.01)], [status(413)], [], [status(500)] * 9]
     stub.scripts = iter(scripts)
-    batch = submitted(database, storage, small_photos(20))  # 60 credits less 5 %
-    with engine_on(stub) as engine, bench_of(database, storage, engine=engine) as bench:
-        work_off(bench)
+    batch = submitted(database, storage, small_photos(20))  # 60 credits with a discount of 5 %
+    with engine_on(stub) as engine, context_of(database, storage, engine=engine) as context:
+        work_off(context)
     ended, photos = look(database, batch)
     failed = [photo for photo in photos if photo.status is Status.FAILED]
     done = [photo for photo in photos if photo.status is Status.COMPLETED]
@@ -61,14 +61,14 @@ def test_a_worker_without_a_gpu_and_with_the_token_runs_through_it(
 ) -> None:
     batch = submitted(database, storage, small_photos(2), Options(tier=Tier.STANDARD))
     engine = engine_from(load_settings(hf_inference_token=TOKEN))
-    with bench_of(database, storage, engine=engine) as bench:
-        info = info_of(bench, "far-away-1", [Line.BATCH])
+    with context_of(database, storage, engine=engine) as context:
+        info = info_of(context, "far-away-1", [Line.BATCH])
         assert (info.device, info.breaker) == ("huggingface", "closed")
-        work_off(bench)
+        work_off(context)
         assert engine.breaker is not None
         for _ in range(5):
             engine.breaker.failed("no")
-        assert info_of(bench, "far-away-1", [Line.BATCH]).breaker == "open"
+        assert info_of(context, "far-away-1", [Line.BATCH]).breaker == "open"
     ended, photos = look(database, batch)
     assert (ended.status, ended.charged) == (Status.COMPLETED, 16)
     assert {(photo.model, photo.backend) for photo in photos} == {("rmbg-2.0", "huggingface:fal-ai")}

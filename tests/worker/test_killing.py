@@ -1,4 +1,4 @@
-"""A deployment of real processes, some of which are killed: `python -m benchmarks killing` does it a hundred times."""
+"""A deployment of real processes, some of which are killed; `python -m benchmarks killing` does it a hundred times."""
 
 import random
 from collections.abc import Iterator
@@ -9,29 +9,29 @@ from cutout.app.batches import service as batches
 from cutout.app.db.tables import Batch, Status
 from cutout.app.jobs.leases import Line
 from tests.fakes import photo_bytes, wait_until
-from tests.worker.killing import Site, live_through, site
+from tests.worker.killing import Deployment, live_through, site
 from tests.worker.worker_fixtures import small_photos, submitted
 
 DEADLY = b"this photo kills its worker"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     with site(tmp_path_factory.mktemp("site"), on_postgresql=True, killer=DEADLY.decode()) as place:
         yield place
 
 
-def test_a_batch_lives_through_kills(place: Site) -> None:
+def test_a_batch_lives_through_kills(place: Deployment) -> None:
     rng = random.Random(20261125)
     for kind in ("worker frozen", "PostgreSQL killed"):
         live_through(place, rng, kind)
 
 
-def test_a_photo_that_kills_its_worker_each_time_fails_alone(place: Site) -> None:
+def test_a_photo_that_kills_its_worker_each_time_fails_alone(place: Deployment) -> None:
     sent = [*small_photos(4), photo_bytes(seed=4) + DEADLY, *small_photos(4)]
     starts = sum(worker.starts for worker in place.workers)
     batch = submitted(place.database, place.storage, sent)
-    place.queue.ring(Line.BATCH)
+    place.queue.notify_workers(Line.BATCH)
 
     def ended() -> bool:
         with place.database.read() as session:

@@ -1,4 +1,4 @@
-"""Nothing of what users send, of what is made of it, and no secret stands in a log, a traceback or a `repr`."""
+"""No log, traceback or `repr` contains uploads, results or secrets."""
 
 import base64
 import dataclasses
@@ -26,12 +26,12 @@ from sqlalchemy.exc import DBAPIError
 
 from cutout import app, inference, worker
 from cutout.app.auth import accounts
-from cutout.app.batches.service import Order
+from cutout.app.batches.service import BatchRequest
 from cutout.app.core import log_config
 from cutout.app.db.session import Database
 from cutout.app.db.tables import User
 from cutout.app.http.multipart import Head, Part
-from cutout.app.removals.service import Remote
+from cutout.app.removals.service import RemotePhoto
 from cutout.app.storage.base import Storage, StorageError
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.engine import Cutout
@@ -45,11 +45,11 @@ from tests.app.databases import on_sqlite
 from tests.fakes import FakeRunner, photo_bytes
 from tests.remote import engine_on, wait_shortly
 from tests.stub_huggingface import GARBAGE, TOKEN, Fault, running, status
-from tests.worker.worker_fixtures import bench_of, small_photos, submitted, work_off
+from tests.worker.worker_fixtures import context_of, small_photos, submitted, work_off
 
 PASSWORD, MAIL = "correct horse battery staple", "anna.private@shop.example"
 SIGNED = "https://photos.example/a.png?signature=0123456789abcdef"
-# How a picture's first bytes look, written in every way there is: PNG and JPEG.
+# The first bytes of PNG and JPEG, in every form in which they may be printed.
 PICTURES = [
     form
     for head in (b"\x89PNG\r\n", b"\xff\xd8\xff\xe0")
@@ -84,10 +84,10 @@ def dataclasses_here() -> set[type]:
 
 
 def may_hold_a_payload(kind: object) -> bool:
-    """Tell whether a type has bytes or an array anywhere in it, or may have anything, as a generic's item."""
+    """Return whether a type contains bytes or an array anywhere, or may contain anything, such as a generic's item."""
     if isinstance(kind, typing.TypeVar):
         return True
-    if isinstance(kind, list):  # the arguments of a function
+    if isinstance(kind, list):  # The arguments of a function.
         return any(map(may_hold_a_payload, kind))
     origin = typing.get_origin(kind)
     if origin is not None and may_hold_a_payload(origin):
@@ -100,7 +100,7 @@ def may_hold_a_payload(kind: object) -> bool:
 def test_every_repr_leaves_payloads_and_secrets_out() -> None:
     shown, hidden = [], 0
     for kind in dataclasses_here():
-        # A TIFF's page comes from a module that only type checkers import.
+        # The page class of a TIFF comes from a module that is imported for type checking only.
         names = {"TiffPage": tifffile.TiffPage} | vars(importlib.import_module(kind.__module__))
         hints = typing.get_type_hints(kind, names)
         for field in dataclasses.fields(kind):
@@ -124,8 +124,8 @@ def test_what_holds_a_payload_is_shown_without_it() -> None:
         Photo(pixels, pixels[..., 0]),
         Matte(torch.from_numpy(pixels), torch.from_numpy(pixels[..., 0]), False),
         Part(Head("image", "photo.png"), photo_bytes()),
-        Order(Options(), SIGNED, MAIL),
-        Remote(SIGNED, fetch),
+        BatchRequest(Options(), SIGNED, MAIL),
+        RemotePhoto(SIGNED, fetch),
     ]
     told = repr(things)
     clean(told)
@@ -133,14 +133,14 @@ def test_what_holds_a_payload_is_shown_without_it() -> None:
 
 
 def clean(told: str, *secrets: str) -> None:
-    """Check that a text has no picture's bytes, and no secret."""
+    """Check that a text contains no image data and no secret."""
     for form in (*PICTURES, "\\x89PNG", SECRET, PLATFORM, TOKEN, PASSWORD, MAIL, SIGNED, "$argon2", *secrets):
         assert form not in told, told[max(0, told.index(form) - 300) : told.index(form) + 100]
 
 
 @contextmanager
 def logged(log_format: Literal["console", "json"]) -> Iterator[io.StringIO]:
-    """Collect what is logged, set up as a service does it."""
+    """Collect log output, with logging configured as in a service."""
     out = io.StringIO()
     root = logging.getLogger()
     before, level = root.handlers, root.level
@@ -162,7 +162,7 @@ def redirect(out: io.StringIO) -> None:
 
 @contextmanager
 def failing(database: Database, statement: str, times: int) -> Iterator[None]:
-    """Have a database fail at statements with these words, as often, as if it were away."""
+    """Make the next `times` database statements with these words fail, as if the database were away."""
     left = times
 
     def execute(cursor: Any, told: str, parameters: Any, context: Any) -> None:
@@ -190,33 +190,33 @@ def test_a_worker_in_trouble_logs_no_payload(
     wait_shortly(monkeypatch)
     hand_in = partial(submitted, database, storage, webhook_url=SIGNED, notify_email=MAIL)
     with logged(log_format) as out:
-        # The database is away when a picture is done.
+        # The database is away when a result is ready.
         hand_in(small_photos(2))
         with (
-            bench_of(database, storage) as bench,
+            context_of(database, storage) as context,
             failing(database, "stage_milliseconds=", 2),
         ):
-            work_off(bench)
-        # The engine meets what nobody has thought of.
+            work_off(context)
+        # The engine raises an unexpected error.
         hand_in(small_photos(2))
-        with bench_of(database, storage, runner=FakeRunner(before=stumble)) as bench:
-            work_off(bench)
-        # Pictures cannot be kept.
+        with context_of(database, storage, runner=FakeRunner(before=stumble)) as context:
+            work_off(context)
+        # Results cannot be stored.
         hand_in(small_photos(2))
-        with bench_of(database, storage) as bench, monkeypatch.context() as full:
+        with context_of(database, storage) as context, monkeypatch.context() as full:
             full.setattr(storage, "put", no_room)
             with pytest.raises(StorageError) as error:
-                work_off(bench)
+                work_off(context)
             logging.getLogger("rq.worker").error("[Job 1]: exception raised", exc_info=error.value)
-        # Hugging Face answers in every wrong way.
+        # Hugging Face gives every kind of wrong answer.
         with (
             running() as stub,
             engine_on(stub) as engine,
-            bench_of(database, storage, engine=engine) as bench,
+            context_of(database, storage, engine=engine) as context,
         ):
             stub.scripts = iter([[fault] * 9 for fault in (*GARBAGE, status(500), status(402), Fault("cut"))])
             hand_in(small_photos(12))
-            work_off(bench)
+            work_off(context)
     told = out.getvalue()
     assert told.count("tried again") == 2
     assert "surprise" in told or "photo failed" in told
@@ -260,7 +260,7 @@ def test_a_service_in_trouble_logs_no_payload(
         with monkeypatch.context() as full:
             full.setattr(shop.state.get(Storage), "put", no_room)
             assert shop.remove(ANNA).status_code == 503
-        # What no handler knows, with the row that the database refuses in its words.
+        # An unhandled error, whose message contains the row that the database refused.
         with monkeypatch.context() as broken:
             broken.setattr(accounts, "keys", insert_twice)
             answer = shop.client.get("/api/auth/keys", headers=ANNA)

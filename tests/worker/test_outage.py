@@ -1,4 +1,4 @@
-"""A worker that loses its queue goes on by itself, and finishes meanwhile what it has in hand."""
+"""A worker that loses its queue recovers by itself, and meanwhile finishes the photos it has claimed."""
 
 import signal
 import subprocess
@@ -16,11 +16,17 @@ from cutout.app.embedded import valkey
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue
 from cutout.app.storage.local import LocalStorage
-from cutout.worker.rq_worker import GpuWorker, listen
+from cutout.worker.rq_worker import RqWorker, listen
 from tests.app.databases import on_sqlite
 from tests.fakes import PATIENCE, wait_until
 from tests.worker.test_process import counts, has_ended, worker_log
-from tests.worker.worker_fixtures import bench_of, small_photos, submitted, worker_environment, worker_process
+from tests.worker.worker_fixtures import (
+    context_of,
+    small_photos,
+    submitted,
+    worker_environment,
+    worker_process,
+)
 
 
 def started(folder: Path) -> "subprocess.Popen[bytes]":
@@ -34,7 +40,7 @@ def started(folder: Path) -> "subprocess.Popen[bytes]":
 def test_a_queue_may_go_and_come_back_in_every_way(
     database: Database, storage: LocalStorage, tmp_path: Path
 ) -> None:
-    """One worker lives through all of it. Nobody rings but the test, at first, and the worker: there is no service."""
+    """One worker survives all these outages. Only the test and the worker send wake-up signals: there is no service."""
     folder = tmp_path / "valkey"
     folder.mkdir()
     queue = Queue(f"unix://{folder}/socket")
@@ -45,12 +51,12 @@ def test_a_queue_may_go_and_come_back_in_every_way(
     )
 
     def losses() -> int:
-        # The second line is RQ's, which waits for a bell.
+        # The second message is RQ's, while it waits for a wake-up signal.
         told = worker_log(tmp_path)
         return told.count("queue lost") + told.count("could not connect to Redis")
 
     def comes_true(what: str) -> None:
-        """Wait for what is said, in a worker that lives."""
+        """Wait for a condition while the worker is alive."""
 
         def is_true() -> bool:
             assert process.poll() is None, worker_log(tmp_path)
@@ -62,7 +68,7 @@ def test_a_queue_may_go_and_come_back_in_every_way(
     before = 0
     conditions: dict[str, Callable[[], object]] = {
         "a worker is alive": queue.workers,
-        # On a busy host a worker claims no more than one or two at a time.
+        # On a busy host a worker claims no more than one or two photos at a time.
         "photos are in hand": lambda: counts(database, batch).get(Status.PROCESSING, 0) > 0,
         "none is in hand": lambda: not counts(database, batch).get(Status.PROCESSING),
         "the queue is missed": lambda: losses() > before,
@@ -74,7 +80,7 @@ def test_a_queue_may_go_and_come_back_in_every_way(
         with worker_process(tmp_path, environment) as process:
             comes_true("a worker is alive")
             batch = submitted(database, storage, small_photos(30))
-            queue.ring(Line.BATCH)
+            queue.notify_workers(Line.BATCH)
             comes_true("photos are in hand")
             server.kill()
             server.wait()
@@ -86,25 +92,25 @@ def test_a_queue_may_go_and_come_back_in_every_way(
             comes_true("the batch has ended")
             assert counts(database, batch) == {Status.COMPLETED: 30}
 
-            # Empty: the bell is there, and who rings it is known to nobody.
+            # The queue is emptied: the wake-up signal works, but the worker's registration is lost.
             queue.connection.flushall()
             batch = submitted(database, storage, small_photos(2))
-            queue.ring(Line.BATCH)
+            queue.notify_workers(Line.BATCH)
             comes_true("the batch has ended")
             comes_true("a worker is alive")
 
-            # A replica lets nobody write; bells that nobody could ring are made up for.
+            # A replica refuses writes; the worker makes up for the lost wake-up signals.
             before = losses()
             queue.connection.replicaof("127.0.0.1", "1")
             batch = submitted(database, storage, small_photos(2))
-            assert not queue.ring(Line.BATCH)
+            assert not queue.notify_workers(Line.BATCH)
             comes_true("the queue is missed")
             queue.connection.replicaof("NO", "ONE")
             comes_true("the batch has ended")
 
-            # Hung.
+            # The queue hangs.
             batch = submitted(database, storage, small_photos(30))
-            queue.ring(Line.BATCH)
+            queue.notify_workers(Line.BATCH)
             comes_true("photos are in hand")
             server.send_signal(signal.SIGSTOP)
             comes_true("none is in hand")
@@ -139,8 +145,8 @@ def test_a_worker_that_is_told_to_stop_while_its_queue_hangs_does(
     try:
         with worker_process(tmp_path, environment) as process:
             batch = submitted(database, storage, small_photos(100))
-            queue.ring(Line.BATCH)
-            # In the middle of a go: its end is yet to be told.
+            queue.notify_workers(Line.BATCH)
+            # The worker is in the middle of a job, whose end it has yet to report to the queue.
             wait_until(lambda: counts(database, batch).get(Status.PROCESSING, 0) > 0, PATIENCE)
             server.send_signal(signal.SIGSTOP)
             process.terminate()
@@ -194,7 +200,7 @@ def test_a_signal_that_comes_while_a_worker_begins_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
     moment: dict[str, object],
 ) -> None:
-    """While it connects; and after it looked whether to stop, and before it waits for a bell."""
+    """The signal comes while the worker connects, or between its check for a stop and its wait for a wake-up signal."""
     waits: list[object] = []
 
     def wait(*args: object, **_: object) -> None:
@@ -203,12 +209,12 @@ def test_a_signal_that_comes_while_a_worker_begins_is_not_lost(
 
     monkeypatch.setattr(RqQueue, "dequeue_any", wait)
     for name, instead in moment.items():
-        monkeypatch.setattr(GpuWorker, name, instead)
+        monkeypatch.setattr(RqWorker, name, instead)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with bench_of(database, storage, redis_url) as bench:
-            listen(bench, [Line.BATCH], redis_url, f"worker-{next(iter(moment))}", lambda: None)
-            assert bench.stopping.is_set()
+        with context_of(database, storage, redis_url) as context:
+            listen(context, [Line.BATCH], redis_url, f"worker-{next(iter(moment))}", lambda: None)
+            assert context.stopping.is_set()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

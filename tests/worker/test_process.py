@@ -1,4 +1,4 @@
-"""Workers as processes: told to stop, killed, and beside a service that is told to stop or killed. On a fake network."""
+"""Workers as processes: stopped, killed, and with a service that is stopped or killed. On a fake network."""
 
 import socket
 import subprocess
@@ -42,7 +42,7 @@ def cutout_process(log: Path, environment: dict[str, str], *arguments: str) -> "
 
 @dataclass
 class House:
-    """A service with the queue and the worker that it brought along."""
+    """A service with its embedded queue and worker."""
 
     process: "ModuleProcess | subprocess.Popen[bytes]"
     address: str
@@ -58,7 +58,7 @@ class House:
             return []
 
     def others(self) -> dict[int, str]:
-        """Return the processes beside the service itself: the queue's two, and the worker."""
+        """Return the service's descendants: the two processes of the queue, and the worker."""
         return descendants(self.process.pid)
 
     def worker(self) -> int:
@@ -73,7 +73,7 @@ def house(
     milliseconds: float = 0,
     models: Path | None = None,
 ) -> Iterator[House]:
-    """Run a service as `cutout serve` does, or that itself where it is given models, until its worker is there."""
+    """Run a service like `cutout serve`, or the real command if `models` is given, and wait for its worker."""
     url = f"sqlite:///{folder / 'cutout.db'}"
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -105,7 +105,7 @@ def house(
 
 
 def counts(database: Database, batch: Batch) -> dict[Status, int]:
-    return dict(database.ask(batches.progress, batch.id).counts)
+    return dict(database.run_read_only(batches.progress, batch.id).counts)
 
 
 def has_ended(database: Database, batch: Batch) -> bool:
@@ -114,7 +114,7 @@ def has_ended(database: Database, batch: Batch) -> bool:
 
 
 def migrated(folder: Path) -> Path:
-    """Return a folder with an empty database of today's shape."""
+    """Return a folder with an empty database of the current schema."""
     database = Database(f"sqlite:///{folder / 'cutout.db'}")
     migrate.migrate(database)
     database.close()
@@ -124,7 +124,7 @@ def migrated(folder: Path) -> Path:
 def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_path: Path) -> None:
     with house(migrated(tmp_path)) as here:
         batch = submitted(here.database, here.storage, small_photos(5))
-        here.queue.ring(Line.BATCH)
+        here.queue.notify_workers(Line.BATCH)
         wait_until(lambda: has_ended(here.database, batch))
         assert counts(here.database, batch) == {Status.COMPLETED: 5}
 
@@ -134,7 +134,7 @@ def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_pa
         assert "worker ended by itself" in here.log.read_text()
         assert "exit_code=-9" in here.log.read_text()
         batch = submitted(here.database, here.storage, small_photos(5))
-        here.queue.ring(Line.BATCH)
+        here.queue.notify_workers(Line.BATCH)
         wait_until(lambda: has_ended(here.database, batch))
 
         others = here.others()
@@ -147,13 +147,13 @@ def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_pa
 def test_a_service_that_is_killed_leaves_nothing_behind_and_goes_on_where_it_was(tmp_path: Path) -> None:
     with house(migrated(tmp_path), milliseconds=300) as here:
         batch = submitted(here.database, here.storage, small_photos(20))
-        here.queue.ring(Line.BATCH)
+        here.queue.notify_workers(Line.BATCH)
         wait_until(lambda: counts(here.database, batch).get(Status.PROCESSING, 0) > 1)
         others = here.others()
         assert len(others) == 3
         kill(here.process.pid)
         wait_until(lambda: not any(lives(pid) for pid in others))
-        # It was not killed itself: what was in its hands is done, and the rest given back.
+        # The worker itself was not killed: its photos in progress are completed, and the others released.
         left = counts(here.database, batch)
         assert set(left) == {Status.COMPLETED, Status.PENDING}
     with house(tmp_path) as here:
@@ -172,15 +172,15 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand(
     url = database.engine.url.render_as_string(hide_password=False)
     environment = worker_environment(url, storage.root, redis_url, milliseconds=50, lease_seconds=60)
     with worker_process(tmp_path, environment) as process:
-        queue.ring(Line.BATCH)
-        # More than are in the engine at once.
+        queue.notify_workers(Line.BATCH)
+        # More photos than the engine processes at once.
         wait_until(lambda: counts(database, batch).get(Status.PROCESSING, 0) > 8)
         process.terminate()
         assert process.wait(PATIENCE) == 0
     with database.read() as session:
         photos = batches.photos_of(session, batch.id)
     assert set(Counter(photo.status for photo in photos)) == {Status.COMPLETED, Status.PENDING}
-    # Given back at once, and not by a lease that ran out: no attempt counts.
+    # Released at once and not by an expired lease, so no attempt counts.
     assert {photo.attempts for photo in photos if photo.status is Status.PENDING} == {0}
     assert {photo.claim for photo in photos if photo.status is Status.PENDING} == {None}
     assert queue.workers() == []
@@ -193,7 +193,8 @@ def test_a_worker_that_is_told_to_stop_while_it_starts_does(
 ) -> None:
     environment = worker_environment(str(database.engine.url), tmp_path, redis_url, milliseconds=100_000)
     with worker_process(tmp_path, environment) as process:
-        wait_until((tmp_path / "probes").exists)  # results can be kept: the models are next
+        # The storage has been probed, and the models are loaded next.
+        wait_until((tmp_path / "probes").exists)
         process.terminate()
         assert process.wait(PATIENCE) == 0
 
@@ -236,9 +237,9 @@ def test_the_real_service_does_a_batch(
         (worker,) = here.workers()
         assert worker.device == "cpu"
         batch = submitted(here.database, here.storage, [photo, b"no photo"])
-        here.queue.ring(Line.BATCH)
+        here.queue.notify_workers(Line.BATCH)
         wait_until(lambda: has_ended(here.database, batch))
-        done, broken = here.database.ask(batches.photos_of, batch.id)
+        done, broken = here.database.run_read_only(batches.photos_of, batch.id)
         assert (broken.status, broken.error_code) == (Status.FAILED, "UNSUPPORTED_FORMAT")
         assert done.backend == "onnxruntime-cpu"
         picture = here.storage.get(jobs.result_key(done.id, Format(done.format), done.attempts))

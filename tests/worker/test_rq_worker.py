@@ -1,4 +1,4 @@
-"""The RQ worker itself: what it makes of the jobs in its queue."""
+"""The RQ worker: how it runs the jobs in its queue."""
 
 import pytest
 from rq import Queue as RqQueue
@@ -9,9 +9,9 @@ from cutout.app.db.tables import Status
 from cutout.app.jobs.leases import Line
 from cutout.app.storage.local import LocalStorage
 from cutout.worker import tasks
-from cutout.worker.rq_worker import GpuWorker
+from cutout.worker.rq_worker import RqWorker
 from tests.app.databases import on_sqlite
-from tests.worker.worker_fixtures import bench_of, small_photos, submitted
+from tests.worker.worker_fixtures import context_of, small_photos, submitted
 
 
 @on_sqlite
@@ -20,10 +20,10 @@ def test_jobs_are_run_by_their_name_and_by_that_of_the_last_release(
     name: str, database: Database, storage: LocalStorage, redis_url: str
 ) -> None:
     batch = submitted(database, storage, small_photos(2))
-    with bench_of(database, storage, redis_url) as bench:
-        tasks.work_at(bench)
-        waiting = RqQueue(Line.BATCH.value, connection=bench.queue.connection)
-        GpuWorker(bench, [Line.BATCH], redis_url, name.replace(".", "-")).execute_job(
+    with context_of(database, storage, redis_url) as context:
+        tasks.set_context(context)
+        waiting = RqQueue(Line.BATCH.value, connection=context.queue.connection)
+        RqWorker(context, [Line.BATCH], redis_url, name.replace(".", "-")).execute_job(
             waiting.enqueue(name), waiting
         )
     with database.begin() as session:

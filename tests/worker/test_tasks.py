@@ -1,4 +1,4 @@
-"""Batches from their hand-in to their end, on a bench in this process."""
+"""Batches from submission to end, with a worker in this process."""
 
 import threading
 import zipfile
@@ -20,16 +20,16 @@ from cutout.app.storage.local import LocalStorage
 from cutout.inference.errors import Overloaded
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
-from cutout.worker.tasks import answer, carry_out
+from cutout.worker.tasks import process_claim, process_line
 from tests.app.databases import on_sqlite
 from tests.fakes import FakeRunner, photo_bytes, thin_picture
-from tests.worker.worker_fixtures import bench_of, small_photos, submitted, work_off
+from tests.worker.worker_fixtures import context_of, small_photos, submitted, work_off
 
 LEASE = timedelta(seconds=30)
 
 
 def look(database: Database, batch: Batch) -> tuple[Batch, list[Job]]:
-    """Return a batch and its photos as they are now, and see that nobody's balance differs from his ledger."""
+    """Return the current state of a batch and its photos, and check that all balances match the ledger."""
     with database.begin() as session:
         assert ledger.discrepancies(session) == {}
         return session.get_one(Batch, batch.id), list(batches.photos_of(session, batch.id))
@@ -39,8 +39,8 @@ def test_a_photo_too_thin_for_any_network_fails_at_its_first_attempt(
     database: Database, storage: LocalStorage
 ) -> None:
     batch = submitted(database, storage, [*small_photos(2), thin_picture(5_000_000, 2)])
-    with bench_of(database, storage) as bench:
-        work_off(bench)
+    with context_of(database, storage) as context:
+        work_off(context)
     ended, photos = look(database, batch)
     assert ended.status is Status.PARTIAL
     assert [(photo.status, photo.attempts) for photo in photos[:2]] == [(Status.COMPLETED, 1)] * 2
@@ -48,7 +48,7 @@ def test_a_photo_too_thin_for_any_network_fails_at_its_first_attempt(
 
 
 def movements(database: Database, batch: Batch) -> list[tuple[Movement, int]]:
-    """Return what the ledger has of a batch."""
+    """Return the ledger entries of a batch."""
     with database.begin() as session:
         rows = session.scalars(
             select(LedgerEntry).where(LedgerEntry.key.like(f"%{batch.id}")).order_by(LedgerEntry.id)
@@ -60,8 +60,8 @@ def test_a_batch_is_done_packed_and_charged(database: Database, storage: LocalSt
     batch = submitted(
         database, storage, small_photos(25), webhook_url="https://example.com/", notify_email="a@b.c"
     )
-    with bench_of(database, storage) as bench:
-        work_off(bench)
+    with context_of(database, storage) as context:
+        work_off(context)
     ended, photos = look(database, batch)
     assert (ended.status, ended.credits, ended.discount, ended.charged) == (Status.COMPLETED, 72, 3, 72)
     assert {photo.status for photo in photos} == {Status.COMPLETED}
@@ -82,8 +82,8 @@ def test_what_fails_is_named_and_its_share_comes_back(database: Database, storag
     broken = [b"", b"no picture", good[0][:60], good[1][:-30], b"GIF89a", b"\xff\xd8\xff\xe0", b"<svg/>"]
     sent = good[:30] + broken + good[30:]
     batch = submitted(database, storage, sent, Options(tier=Tier.STANDARD))
-    with bench_of(database, storage) as bench:
-        work_off(bench)
+    with context_of(database, storage) as context:
+        work_off(context)
     ended, photos = look(database, batch)
     failed = [photo for photo in photos if photo.status is Status.FAILED]
     assert [photo.position for photo in failed] == list(range(30, 37))
@@ -99,8 +99,8 @@ def test_where_all_fail_everything_comes_back_and_there_is_no_zip(
     database: Database, storage: LocalStorage
 ) -> None:
     batch = submitted(database, storage, [b"one", b"two"], notify_email="a@b.c")
-    with bench_of(database, storage) as bench:
-        work_off(bench)
+    with context_of(database, storage) as context:
+        work_off(context)
     ended, _ = look(database, batch)
     assert (ended.status, ended.charged, ended.zip_bytes) == (Status.FAILED, 0, None)
     assert movements(database, batch) == [(Movement.HOLD, -6), (Movement.RELEASE, 6)]
@@ -111,14 +111,14 @@ def test_a_lost_workers_photos_are_freed_and_its_late_answers_dropped(
     database: Database, storage: LocalStorage
 ) -> None:
     batch = submitted(database, storage, small_photos(3))
-    with bench_of(database, storage) as frozen, bench_of(database, storage) as other:
-        lost = database.run(leases.claim, Line.BATCH, 3, LEASE, now())
+    with context_of(database, storage) as frozen, context_of(database, storage) as other:
+        lost = database.run_in_transaction(leases.claim, Line.BATCH, 3, LEASE, now())
         assert lost is not None
-        assert database.run(leases.free_lost, now()) == 0
-        assert database.run(leases.free_lost, now() + 2 * LEASE) == 3
+        assert database.run_in_transaction(leases.release_expired, now()) == 0
+        assert database.run_in_transaction(leases.release_expired, now() + 2 * LEASE) == 3
         work_off(other)
         results = {file: file.read_bytes() for file in (storage.root / "results").iterdir()}
-        carry_out(frozen, lost)  # thawed: it finds nothing of its own
+        process_claim(frozen, lost)  # The frozen worker resumes, and finds that its claim is lost.
         assert {file: file.read_bytes() for file in (storage.root / "results").iterdir()} == results
     ended, photos = look(database, batch)
     assert ended.status is Status.COMPLETED
@@ -128,33 +128,33 @@ def test_a_lost_workers_photos_are_freed_and_its_late_answers_dropped(
 def test_what_a_worker_holds_is_renewed_and_nothing_else(database: Database, storage: LocalStorage) -> None:
     submitted(database, storage, small_photos(4))
     long_ago = now() - 3 * LEASE
-    with bench_of(database, storage, lease=LEASE.total_seconds()) as bench:
-        held = database.run(leases.claim, Line.BATCH, 2, LEASE, long_ago)
+    with context_of(database, storage, lease=LEASE.total_seconds()) as context:
+        held = database.run_in_transaction(leases.claim, Line.BATCH, 2, LEASE, long_ago)
         assert held is not None
-        assert database.run(leases.claim, Line.BATCH, 2, LEASE, long_ago) is not None
-        with bench.held.holding(held.token):
-            bench.renew()
-        assert database.run(leases.free_lost, now()) == 2
-        assert all(database.ask(leases.holds, photo.job_id, held.token) for photo in held.photos)
+        assert database.run_in_transaction(leases.claim, Line.BATCH, 2, LEASE, long_ago) is not None
+        with context.held.holding(held.token):
+            context.renew()
+        assert database.run_in_transaction(leases.release_expired, now()) == 2
+        assert all(database.run_read_only(leases.holds, photo.job_id, held.token) for photo in held.photos)
 
 
 def test_a_picture_made_too_late_leaves_no_file(database: Database, storage: LocalStorage) -> None:
-    """The worker is taken for lost between reading the photo and storing the picture."""
+    """The worker counts as lost between reading the photo and storing the result."""
     batch = submitted(database, storage, small_photos(2))
     lost_now = threading.Event()
 
     def lose() -> None:
         if not lost_now.is_set():
             lost_now.set()
-            database.run(leases.free_lost, now() + 2 * LEASE)
+            database.run_in_transaction(leases.release_expired, now() + 2 * LEASE)
 
-    with bench_of(database, storage, runner=FakeRunner(before=lose)) as bench:
-        claim = database.run(leases.claim, Line.BATCH, 2, LEASE, now())
+    with context_of(database, storage, runner=FakeRunner(before=lose)) as context:
+        claim = database.run_in_transaction(leases.claim, Line.BATCH, 2, LEASE, now())
         assert claim is not None
-        carry_out(bench, claim)
+        process_claim(context, claim)
         assert [photo.status for photo in look(database, batch)[1]] == [Status.PENDING] * 2
         assert list((storage.root / "results").glob("*")) == []
-        work_off(bench)
+        work_off(context)
     assert look(database, batch)[0].status is Status.COMPLETED
 
 
@@ -164,19 +164,19 @@ def test_a_photo_that_loses_its_worker_three_times_fails_alone(
     batch = submitted(database, storage, small_photos(5))
     killer = look(database, batch)[1][2].id
     at, deaths = now(), 0
-    while (claim := database.run(leases.claim, Line.BATCH, 5, LEASE, at)) is not None:
+    while (claim := database.run_in_transaction(leases.claim, Line.BATCH, 5, LEASE, at)) is not None:
         taken = [photo.job_id for photo in claim.photos]
         if killer in taken:
             assert taken == [killer] or deaths == 0
             deaths += 1
         else:
             assert len(taken) == 1
-            with bench_of(database, storage) as bench:
-                carry_out(bench, claim)
+            with context_of(database, storage) as context:
+                process_claim(context, claim)
         at += 2 * LEASE
-        database.run(leases.free_lost, at)
-    with bench_of(database, storage) as bench:
-        work_off(bench)
+        database.run_in_transaction(leases.release_expired, at)
+    with context_of(database, storage) as context:
+        work_off(context)
     ended, photos = look(database, batch)
     assert deaths == 3
     assert ended.status is Status.PARTIAL
@@ -187,7 +187,7 @@ def test_a_photo_that_loses_its_worker_three_times_fails_alone(
 def test_batches_take_turns(database: Database, storage: LocalStorage) -> None:
     first, second = (submitted(database, storage, small_photos(4)) for _ in range(2))
     at, order = now(), []
-    while (claim := database.run(leases.claim, Line.BATCH, 1, LEASE, at)) is not None:
+    while (claim := database.run_in_transaction(leases.claim, Line.BATCH, 1, LEASE, at)) is not None:
         order.append(claim.photos[0].batch_id)
         at += timedelta(seconds=1)
     assert order == [first.id, second.id] * 4
@@ -206,18 +206,18 @@ def test_a_cancelled_batch_stops_gives_back_and_keeps_what_is_done(
                 assert batches.cancel(session, session.get_one(Batch, batch.id), now())
 
     runner = FakeRunner(before=cancel_after_three)
-    with bench_of(database, storage, runner=runner) as bench:
-        claim = database.run(leases.claim, Line.BATCH, 20, LEASE, now())
+    with context_of(database, storage, runner=runner) as context:
+        claim = database.run_in_transaction(leases.claim, Line.BATCH, 20, LEASE, now())
         assert claim is not None
-        carry_out(bench, claim)
+        process_claim(context, claim)
         cancelled, photos = look(database, batch)
         made = [photo for photo in photos if photo.status is Status.COMPLETED]
-        # what was in the engine's threads at that moment, and nothing after it
+        # Photos in the engine's threads at that moment, and none after them.
         assert done._value <= 4 + 5
         assert cancelled.status is Status.CANCELLED
         assert cancelled.charged == sum(photo.credits for photo in made)
         assert {photo.status for photo in photos} <= {Status.COMPLETED, Status.CANCELLED}
-        work_off(bench)
+        work_off(context)
         with database.begin() as session:
             assert not batches.cancel(session, session.get_one(Batch, batch.id), now())
     ended, _ = look(database, batch)
@@ -234,21 +234,21 @@ def test_a_store_that_is_away_costs_no_attempt(
     def away(key: str, data: bytes) -> None:
         raise StorageError("The disk is full.")
 
-    with bench_of(database, storage) as bench:
-        claim = database.run(leases.claim, Line.BATCH, 3, LEASE, now())
+    with context_of(database, storage) as context:
+        claim = database.run_in_transaction(leases.claim, Line.BATCH, 3, LEASE, now())
         assert claim is not None
         with monkeypatch.context() as full:
             full.setattr(storage, "put", away)
             with pytest.raises(StorageError):
-                carry_out(bench, claim)
+                process_claim(context, claim)
         assert {(photo.status, photo.attempts) for photo in look(database, batch)[1]} == {(Status.PENDING, 0)}
-        assert not database.ask(leases.something_waits, Line.BATCH, now())
-        later = now() + bench.lease
-        assert database.ask(leases.something_waits, Line.BATCH, later)
-        again = database.run(leases.claim, Line.BATCH, 3, LEASE, later)
+        assert not database.run_read_only(leases.has_waiting_work, Line.BATCH, now())
+        later = now() + context.lease
+        assert database.run_read_only(leases.has_waiting_work, Line.BATCH, later)
+        again = database.run_in_transaction(leases.claim, Line.BATCH, 3, LEASE, later)
         assert again is not None
-        carry_out(bench, again)
-        work_off(bench)
+        process_claim(context, again)
+        work_off(context)
     assert look(database, batch)[0].status is Status.COMPLETED
 
 
@@ -261,17 +261,17 @@ def test_what_wants_a_pause_gets_it_and_fails_with_its_own_reason_at_last(
     def too_much() -> None:
         nonlocal calls
         calls += 1
-        if calls != 2:  # the second photo's first attempt
+        if calls != 2:  # The first attempt at the second photo.
             raise Overloaded("Too many requests just now.", 20)
 
     at, rounds = now(), 0
-    with bench_of(database, storage, runner=FakeRunner(before=too_much)) as bench:
-        while (claim := database.run(leases.claim, Line.BATCH, 2, LEASE, at)) is not None:
+    with context_of(database, storage, runner=FakeRunner(before=too_much)) as context:
+        while (claim := database.run_in_transaction(leases.claim, Line.BATCH, 2, LEASE, at)) is not None:
             rounds += 1
-            carry_out(bench, claim)
-            assert not database.ask(leases.something_waits, Line.BATCH, now()) or rounds == 3
+            process_claim(context, claim)
+            assert not database.run_read_only(leases.has_waiting_work, Line.BATCH, now()) or rounds == 3
             at += LEASE
-        work_off(bench)
+        work_off(context)
     ended, photos = look(database, batch)
     assert rounds == 3
     assert sorted(photo.status for photo in photos) == [Status.COMPLETED, Status.FAILED]
@@ -284,12 +284,12 @@ def test_a_worker_that_stops_lets_go_of_what_it_has_not_begun(
     database: Database, storage: LocalStorage
 ) -> None:
     batch = submitted(database, storage, small_photos(20))
-    with bench_of(database, storage) as bench:
-        bench.engine.remove(photo_bytes())
-        claim = database.run(leases.claim, Line.BATCH, 20, LEASE, now())
+    with context_of(database, storage) as context:
+        context.engine.remove(photo_bytes())
+        claim = database.run_in_transaction(leases.claim, Line.BATCH, 20, LEASE, now())
         assert claim is not None
-        bench.stopping.set()
-        carry_out(bench, claim)
+        context.stopping.set()
+        process_claim(context, claim)
     assert {(photo.status, photo.attempts) for photo in look(database, batch)[1]} == {(Status.PENDING, 0)}
 
 
@@ -297,13 +297,13 @@ def test_a_picture_that_was_lost_before_packing_is_not_charged(
     database: Database, storage: LocalStorage
 ) -> None:
     batch = submitted(database, storage, small_photos(3))
-    with bench_of(database, storage) as bench:
-        claim = database.run(leases.claim, Line.BATCH, 3, LEASE, now())
+    with context_of(database, storage) as context:
+        claim = database.run_in_transaction(leases.claim, Line.BATCH, 3, LEASE, now())
         assert claim is not None
-        carry_out(bench, claim)
+        process_claim(context, claim)
         gone = look(database, batch)[1][1]
         storage.delete(jobs.result_key(gone.id, Options().format, gone.attempts))
-        work_off(bench)
+        work_off(context)
     ended, photos = look(database, batch)
     assert ended.status is Status.PARTIAL
     assert [photo.status for photo in photos] == [Status.COMPLETED, Status.FAILED, Status.COMPLETED]
@@ -314,17 +314,17 @@ def test_a_picture_that_was_lost_before_packing_is_not_charged(
 def test_a_bell_that_could_not_be_rung_is_rung_after_the_photos_in_hand(
     database: Database, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The queue hung for a moment: without a service that rings by the clock nobody else would."""
+    """The queue hung for a moment; without a service that sends signals by the clock, nothing else wakes a worker."""
     batch = submitted(database, storage, small_photos(20))
     done: list[int] = []
 
-    def ring(line: Line) -> bool:
+    def notify_workers(line: Line) -> bool:
         done.append(sum(photo.status is Status.COMPLETED for photo in look(database, batch)[1]))
         return len(done) > 1
 
-    with bench_of(database, storage) as bench:
-        monkeypatch.setattr(bench.queue, "ring", ring)
-        answer(bench, Line.BATCH)
+    with context_of(database, storage) as context:
+        monkeypatch.setattr(context.queue, "notify_workers", notify_workers)
+        process_line(context, Line.BATCH)
         assert done[0] == 0 < done[1]
-        answer(bench, Line.BATCH)
+        process_line(context, Line.BATCH)
         assert len(done) == 3, "one that was rung is not rung again"

@@ -1,4 +1,4 @@
-"""A batch's ZIP: whole, true to its pictures, safe to unpack anywhere, and a manifest that leaves out nobody."""
+"""A batch's ZIP: complete, with unchanged images, safe to unpack anywhere, and with every photo in its manifest."""
 
 import hashlib
 import io
@@ -154,7 +154,7 @@ def test_a_batch_of_sixty_comes_out_whole_with_a_manifest_of_all(storage: Storag
 
 
 def unpacked_by_others(data: bytes, files: dict[str, bytes], tmp_path: Path) -> None:
-    """Unpack a ZIP with the programs there are, and see what comes out of it."""
+    """Unpack a ZIP with the available programs, and check the result."""
     file = tmp_path / "batch.zip"
     file.write_bytes(data)
     commands = {"python": [sys.executable, "-m", "zipfile", "-e", str(file), str(tmp_path / "python")]}
@@ -194,12 +194,12 @@ def test_the_same_batch_gives_the_same_bytes_wherever_it_is_made(
         time.tzset()
     assert len(made) == 1
     with zipfile.ZipFile(tmp_path / stored.archive_key(batch.id)) as opened:
-        # in steps of two seconds
+        # ZIP times have steps of two seconds.
         assert {entry.date_time for entry in opened.infolist()} == {(2026, 3, 29, 1, 30, 44)}
 
 
 def test_each_entry_tells_its_size_ahead_and_that_its_name_is_utf8(tmp_path: Path) -> None:
-    """What unpacks while it downloads has nothing but the entries' own headers to go by."""
+    """A program that unpacks during the download knows only the local headers of the entries."""
     storage = LocalStorage(tmp_path)
     batch, pictures = new_batch(), [photo_bytes(seed=seed) for seed in range(2)]
     jobs = [
@@ -220,7 +220,7 @@ def test_each_entry_tells_its_size_ahead_and_that_its_name_is_utf8(tmp_path: Pat
 
 
 def test_a_zip_of_more_than_four_gigabytes_is_one(tmp_path: Path) -> None:
-    """As if 5 GB of pictures had been written already; on disk they are a hole."""
+    """As if 5 GB of images had been written already; on disk they are a sparse file."""
     storage = LocalStorage(tmp_path)
     jobs = [with_picture(storage, new_job(n, "cat.jpg"), photo_bytes(seed=n)) for n in range(2)]
     end = zip_archive._End()
@@ -251,7 +251,7 @@ def test_a_picture_that_is_not_what_was_made_leaves_no_zip(storage: Storage, har
     assert storage.get(stored.archive_key(batch.id)) is None
     assert len(storage.list_older_than(timedelta(seconds=-2), "")) == (4 if harm == "gone" else 5)
 
-    # What another worker had built before stays as it was.
+    # An archive that another worker built earlier is unchanged.
     storage.put(stored.archive_key(batch.id), b"built before")
     with pytest.raises(ArchiveError):
         zip_archive.store(storage, batch, jobs)
@@ -339,7 +339,7 @@ def test_only_pictures_that_were_made_take_a_name() -> None:
     assert zip_names(jobs) == {jobs[1].id: "cat.png"}
 
 
-# Much of what is dangerous in a name, and anything else.
+# Dangerous parts of names, and other characters.
 PIECES = st.sampled_from(
     [
         *("/", "\\", ".", "..", " ", " (2)", ":", "?", "\0", "\x7f", "\u202e", "\u2066", "\u2028", "\ud83d"),

@@ -1,7 +1,7 @@
-"""Workers to test with, on a fake network: a bench in this process, and a real worker in one of its own.
+"""Workers on a fake network, for tests: one in this process, and real worker processes.
 
-`python -m tests.worker.worker_fixtures FOLDER` is such a worker: its settings come from the environment, as those of
-`python -m cutout.worker` do. Its network takes FAKE_MS a photo, and kills the process at a photo that contains FAKE_KILLER.
+`python -m tests.worker.worker_fixtures FOLDER` is such a process; like `python -m cutout.worker`, it takes its settings
+from the environment. Its network takes FAKE_MS per photo, and a photo that contains FAKE_KILLER kills the process.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cutout.app.batches import service as batches
-from cutout.app.batches.service import Order, Photo
+from cutout.app.batches.service import BatchRequest, StoredPhoto
 from cutout.app.billing import ledger
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, now
@@ -32,45 +32,45 @@ from cutout.inference.limits import Limits
 from cutout.inference.options import Options
 from cutout.worker import tasks as worker_jobs
 from cutout.worker.__main__ import main as worker_main
-from cutout.worker.context import Bench
+from cutout.worker.context import WorkerContext
 from tests.app.databases import new_user
 from tests.fakes import PATIENCE, FakeRunner, fake_engine, photo_bytes
 from tests.forked import ModuleProcess
 
-# So long that none runs out because the host is busy; who wants one to run out takes another.
+# So long that no lease expires on a busy host; a test that needs an expiry sets its own.
 LEASE_SECONDS = 20.0
-# While a file of this name is in the data folder, the network of a worker process is at its photo.
+# While a file with this name is in the data folder, the network of a worker process blocks on its photo.
 HOLD = "hold"
-# A bench in this process does not renew what it has claimed.
+# The lease of workers in this process, which do not renew their claims.
 UNRENEWED_SECONDS = 1000.0
 
 
 @contextmanager
-def bench_of(
+def context_of(
     database: Database,
     storage: Storage,
     url: str | None = None,
     runner: FakeRunner | None = None,
     lease: float = UNRENEWED_SECONDS,
     engine: Engine | None = None,
-) -> Iterator[Bench]:
-    """Set up a bench on a fake network, or on this engine."""
+) -> Iterator[WorkerContext]:
+    """Create a worker in this process, on a fake network or on the given engine."""
     engine = engine or fake_engine(runner, Limits(threads=4, waiting=1000))
-    bench = Bench(engine, storage, database, Queue(url), timedelta(seconds=lease))
+    context = WorkerContext(engine, storage, database, Queue(url), timedelta(seconds=lease))
     try:
-        yield bench
+        yield context
     finally:
-        bench.close()
+        context.close()
         engine.close()
-        bench.queue.close()
+        context.queue.close()
 
 
-def work_off(bench: Bench, line: Line = Line.BATCH, most: int = 1000) -> None:
-    """Answer bells until nothing waits, as a worker does that hears one after the other."""
+def work_off(context: WorkerContext, line: Line = Line.BATCH, most: int = 1000) -> None:
+    """Answer wake-up signals until no work waits, as a worker does."""
     for _ in range(most):
-        worker_jobs.answer(bench, line)
-        bench.packing.submit(lambda: None).result(PATIENCE)
-        if not bench.database.ask(leases.something_waits, line, now()):
+        worker_jobs.process_line(context, line)
+        context.packing.submit(lambda: None).result(PATIENCE)
+        if not context.database.run_read_only(leases.has_waiting_work, line, now()):
             return
     raise AssertionError("it never ends")
 
@@ -85,7 +85,7 @@ def submitted(
     funds: int = 100_000,
     **order: str,
 ) -> Batch:
-    """Hand a batch in, of a user of its own unless one is named."""
+    """Submit a batch, for a new user unless one is given."""
     if user_id is None:
         user_id = new_user(database, str(uuid.uuid4())).id
         with database.begin() as session:
@@ -95,13 +95,15 @@ def submitted(
         name, data = (f"photo-{number}.png", given) if isinstance(given, bytes) else given
         job_id = uuid.uuid4()
         storage.put(jobs.upload_key(job_id, batch_id), data)
-        sent.append(Photo(job_id, name, ""))
-    batch, _ = batches.submit(database, user_id, batch_id, sent, Order(options or Options(), **order), now())
+        sent.append(StoredPhoto(job_id, name, ""))
+    batch, _ = batches.submit(
+        database, user_id, batch_id, sent, BatchRequest(options or Options(), **order), now()
+    )
     return batch
 
 
 def small_photos(count: int) -> list[bytes]:
-    """Return as many photos, each another."""
+    """Return `count` different photos."""
     return [photo_bytes(seed=seed) for seed in range(count)]
 
 
@@ -114,7 +116,7 @@ def worker_environment(
     killer: str = "",
     **settings: Any,
 ) -> dict[str, str]:
-    """Return the environment of a worker on a fake network, and of a service beside it."""
+    """Return the environment for a worker on a fake network, and for a service next to it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CUTOUT_")}
     environment |= {
         "DATABASE_URL": database_url,
@@ -130,7 +132,7 @@ def worker_environment(
 
 @contextmanager
 def worker_process(folder: Path, environment: dict[str, str]) -> Iterator[ModuleProcess]:
-    """Run a worker; at the end it is told to stop, and killed if it does not."""
+    """Run a worker process; at the end it is told to stop, and killed if it does not."""
     log = folder / f"worker-{uuid.uuid4().hex[:6]}.log"
     process = ModuleProcess(log, environment, "tests.worker.worker_fixtures")
     try:
@@ -145,7 +147,7 @@ def worker_process(folder: Path, environment: dict[str, str]) -> Iterator[Module
 
 
 def main() -> int:
-    """Work: what runs here is the real worker but for its network."""
+    """Run the real worker on a fake network."""
     seconds, killer = float(os.environ["FAKE_MS"]) / 1000, os.environ["FAKE_KILLER"].encode()
     if killer:
         die_at(killer)
@@ -161,7 +163,7 @@ def main() -> int:
 
 
 def die_at(killer: bytes) -> None:
-    """Have a photo that contains these bytes kill the process, as a driver's crash would."""
+    """Make a photo that contains these bytes kill the process, as a driver's crash would."""
     decode = photo.decode
 
     def deadly(data: bytes, *args: Any, **kwargs: Any) -> photo.Photo:

@@ -1,1 +1,1 @@
-"""Alembic's environment, and the steps from one shape of the database to the next."""
+"""Alembic's environment and the migration steps."""

@@ -1,4 +1,4 @@
-"""How Alembic meets the database: over the connection it is handed by `cutout.app.db.migrate`, or by `DATABASE_URL`."""
+"""Alembic's environment. It uses the connection passed by `cutout.app.db.migrate`, or else opens `DATABASE_URL`."""
 
 import os
 from typing import Literal
@@ -11,8 +11,8 @@ from cutout.app.db.tables import Base, UtcDateTime
 
 
 def run(connection: Connection) -> None:
-    """Run the steps, in the transaction that is open or one of their own."""
-    # SQLite changes a column by copying the table.
+    """Run the migration steps, in the transaction that is already open or in a new one."""
+    # SQLite cannot alter a column in place, so Alembic copies the table.
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
@@ -24,7 +24,7 @@ def run(connection: Connection) -> None:
 
 
 def _as_sqlalchemys_own(kind: str, item: object, _: object) -> str | Literal[False]:
-    """Write a type of ours as what it is in the database: steps do not change with the code."""
+    """Render one of our column types as SQLAlchemy's own type, so that migration steps do not change with the code."""
     if kind == "type" and isinstance(item, UtcDateTime):
         return "sa.DateTime(timezone=True)"
     return False

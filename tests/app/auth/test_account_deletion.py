@@ -1,4 +1,4 @@
-"""Accounts that are closed, deleted, or have a new password; and how many keys one user may have."""
+"""Accounts that are disabled, deleted, or have a new password; and the limit on API keys per user."""
 
 import uuid
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ from cutout.app.storage.local import LocalStorage
 from cutout.app.user_deletion import DELETED, delete_user
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
-from tests.app.api_client import ADMIN, ANNA, API, BEN, SECRET, Shop, bearer, opened_shop
+from tests.app.api_client import ADMIN, ANNA, API, BEN, SECRET, ApiClient, bearer, opened_shop
 from tests.app.databases import on_sqlite
 from tests.app.http.test_api import problem
 
@@ -52,11 +52,11 @@ PASSWORD, NEW_PASSWORD = "correct horse", "battery staple"
 
 
 def user_of(database: Database, who: str) -> User:
-    (user,) = database.ask(accounts.matching, who)
+    (user,) = database.run_read_only(accounts.matching, who)
     return user
 
 
-def log_in(shop: Shop, password: str = PASSWORD) -> Any:
+def log_in(shop: ApiClient, password: str = PASSWORD) -> Any:
     return shop.client.post("/api/auth/login", json={"email": OWNER, "password": password})
 
 
@@ -64,7 +64,7 @@ def token_of(answer: Any) -> dict[str, str]:
     return {"Authorization": f"Bearer {answer.raise_for_status().json()['accessToken']}"}
 
 
-def test_all_doors_of_a_disabled_user_are_shut_at_once_and_open_again(shop: Shop) -> None:
+def test_all_doors_of_a_disabled_user_are_shut_at_once_and_open_again(shop: ApiClient) -> None:
     shop.fund("anna", 50)
     shop.fund("ben", 50)
     with shop.database.begin() as session:
@@ -80,7 +80,7 @@ def test_all_doors_of_a_disabled_user_are_shut_at_once_and_open_again(shop: Shop
     def statuses() -> list[int]:
         return [shop.get(path, who).status_code for path, who in doors]
 
-    assert statuses() == [200] * 4 + [404]  # of this batch there is no ZIP
+    assert statuses() == [200] * 4 + [404]  # This batch has no ZIP.
     for who in ("anna", OWNER):
         user_id = user_of(shop.database, who).id
         with shop.database.begin() as session:
@@ -100,7 +100,7 @@ def test_all_doors_of_a_disabled_user_are_shut_at_once_and_open_again(shop: Shop
 
 
 @on_sqlite
-def test_a_new_password_ends_logins_by_the_old_one(shop: Shop) -> None:
+def test_a_new_password_ends_logins_by_the_old_one(shop: ApiClient) -> None:
     with shop.database.begin() as session:
         made = accounts.create_local(session, OWNER, PASSWORD)
         key, _ = accounts.create_key(session, made, "laptop")
@@ -113,7 +113,7 @@ def test_a_new_password_ends_logins_by_the_old_one(shop: Shop) -> None:
     problem(log_in(shop), 401, "UNAUTHENTICATED")
     assert shop.get(f"{API}/credits", token_of(log_in(shop, NEW_PASSWORD))).status_code == 200
     assert shop.get(f"{API}/credits", {"X-Api-Key": key}).status_code == 200
-    # Also the same password again is another one: whoever had it before is out.
+    # Setting the same password again also counts as a change: logins with the old one end.
     with shop.database.begin() as session:
         accounts.set_password(session, session.get_one(User, made.id), PASSWORD)
     problem(shop.get(f"{API}/credits", old), 401, "UNAUTHENTICATED")
@@ -121,7 +121,7 @@ def test_a_new_password_ends_logins_by_the_old_one(shop: Shop) -> None:
 
 def test_who_has_no_password_here_is_given_none(database: Database) -> None:
     with database.begin() as session:
-        platforms = accounts.seen(session, Claims("u-1", OWNER))
+        platforms = accounts.get_or_create_user(session, Claims("u-1", OWNER))
         with pytest.raises(AccountError, match=r"u-1 has no password here"):
             accounts.set_password(session, platforms, NEW_PASSWORD)
         with pytest.raises(AccountError, match="too short"):
@@ -144,8 +144,8 @@ def finished_batch(database: Database, user_id: uuid.UUID) -> uuid.UUID:
     return batch.id
 
 
-def fill(shop: Shop, storage: LocalStorage, subject: str) -> uuid.UUID:
-    """Give a user something of everything; their id."""
+def fill(shop: ApiClient, storage: LocalStorage, subject: str) -> uuid.UUID:
+    """Give a user one of everything; return their id."""
     user_id = shop.fund(subject, 500)
     who = bearer(subject)
     shop.client.post("/api/auth/keys", json={"name": "laptop"}, headers=who).raise_for_status()
@@ -164,9 +164,9 @@ def fill(shop: Shop, storage: LocalStorage, subject: str) -> uuid.UUID:
             )
         )
         session.add(SubscriptionUsage(user_id=user_id, day=at.date(), used=1, professional=0))
-    photos = [batches.Photo(uuid.uuid4(), f"{n}.png", "0" * 64) for n in range(3)]
+    photos = [batches.StoredPhoto(uuid.uuid4(), f"{n}.png", "0" * 64) for n in range(3)]
     batch_id = uuid.uuid4()
-    batches.submit(shop.database, user_id, batch_id, photos, batches.Order(Options()), at)
+    batches.submit(shop.database, user_id, batch_id, photos, batches.BatchRequest(Options()), at)
     with shop.database.begin() as session:
         done = session.get_one(Job, photos[0].job_id)
         done.status, done.attempts = Status.COMPLETED, 2
@@ -190,7 +190,7 @@ def files_in(storage: LocalStorage) -> Sequence[str]:
     return [name for name in found if name.startswith(("results/", "uploads/"))]
 
 
-def test_a_deleted_user_leaves_only_a_ledger_without_a_name(shop: Shop, tmp_path: Path) -> None:
+def test_a_deleted_user_leaves_only_a_ledger_without_a_name(shop: ApiClient, tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path / "data")
     anna = fill(shop, storage, "anna")
     kept = set(files_in(storage))
@@ -214,13 +214,13 @@ def test_a_deleted_user_leaves_only_a_ledger_without_a_name(shop: Shop, tmp_path
         named = (row.subject, row.email, row.password_hash, row.role)
         assert named == (f"{DELETED}{anna}", None, None, Role.USER)
         entries = session.scalars(select(LedgerEntry).where(LedgerEntry.user_id == anna)).all()
-        # What was held for work that was not done is given back, and nothing is taken away.
+        # Credits held for unfinished work are released, and no ledger entry is removed.
         assert len(entries) > before
         assert ledger.discrepancies(session) == {}
-        assert row.balance == 500 - 3 - 3  # one photo, and one of the batch
+        assert row.balance == 500 - 3 - 3  # One photo, and one photo of the batch.
         with pytest.raises(AccountError, match="was deleted"):
             accounts.enable(session, row)
-    # A platform's user who comes back is a new one, with nothing.
+    # If the platform's user logs in again, they are a new user with nothing.
     assert shop.balance(ANNA) == 0
     assert shop.get(f"{API}/jobs", ANNA).json()["jobs"] == []
     assert user_of(shop.database, "anna").id != anna
@@ -228,11 +228,11 @@ def test_a_deleted_user_leaves_only_a_ledger_without_a_name(shop: Shop, tmp_path
     assert shop.get(f"{API}/admin/stats", ADMIN).status_code == 200
     with pytest.raises(LookupError):
         delete_user(shop.database, storage, anna)
-    assert shop.database.ask(accounts.matching, str(anna)) == []
+    assert shop.database.run_read_only(accounts.matching, str(anna)) == []
 
 
 def test_every_table_with_a_user_is_thought_of() -> None:
-    """A table that is added later is deleted from, or named here with its reason to stay."""
+    """A table that is added later must be handled by deletion, or listed here with the reason why its rows stay."""
     thought_of = {Job, Batch, ApiKey, IdempotencyKey, Subscription, SubscriptionUsage, Payment, LedgerEntry}
     with_user = {
         table.name
@@ -243,7 +243,7 @@ def test_every_table_with_a_user_is_thought_of() -> None:
 
 
 @on_sqlite
-def test_a_deletion_that_broke_off_is_taken_up_again(shop: Shop, tmp_path: Path) -> None:
+def test_a_deletion_that_broke_off_is_taken_up_again(shop: ApiClient, tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path / "data")
     anna = fill(shop, storage, "anna")
 
@@ -262,11 +262,11 @@ def test_a_deletion_that_broke_off_is_taken_up_again(shop: Shop, tmp_path: Path)
 
 
 @on_sqlite
-def test_a_removal_under_way_ends_with_its_user(shop: Shop, tmp_path: Path) -> None:
+def test_a_removal_under_way_ends_with_its_user(shop: ApiClient, tmp_path: Path) -> None:
     anna = shop.fund("anna", 50)
 
     def close() -> None:
-        shop.database.run(user_deletion._close, anna, now())
+        shop.database.run_in_transaction(user_deletion._close, anna, now())
 
     shop.runner.before = close
     problem(shop.remove(ANNA), 500, "INTERNAL")
@@ -276,7 +276,9 @@ def test_a_removal_under_way_ends_with_its_user(shop: Shop, tmp_path: Path) -> N
 
 
 @on_sqlite
-def test_a_photo_in_the_engine_leaves_no_picture_when_its_user_is_deleted(shop: Shop, tmp_path: Path) -> None:
+def test_a_photo_in_the_engine_leaves_no_picture_when_its_user_is_deleted(
+    shop: ApiClient, tmp_path: Path
+) -> None:
     anna, storage = shop.fund("anna", 50), LocalStorage(tmp_path / "data")
 
     def delete() -> None:
@@ -288,10 +290,10 @@ def test_a_photo_in_the_engine_leaves_no_picture_when_its_user_is_deleted(shop: 
 
 
 def test_what_comes_after_its_users_deletion_is_deleted_too(database: Database, tmp_path: Path) -> None:
-    """A call that was let in before may write a job after."""
+    """A call that was accepted before the deletion may write a job after it."""
     storage = LocalStorage(tmp_path)
     with database.begin() as session:
-        anna, ben = (accounts.seen(session, Claims(who)) for who in ("anna", "ben"))
+        anna, ben = (accounts.get_or_create_user(session, Claims(who)) for who in ("anna", "ben"))
         ledger.grant(session, anna.id, 50, "grant:anna")
     delete_user(database, storage, anna.id)
     with database.begin() as session:
@@ -309,17 +311,17 @@ def test_what_comes_after_its_users_deletion_is_deleted_too(database: Database, 
         ledger.hold(session, anna.id, 3, f"job:{in_work.id}")
     for job in (done, other):
         storage.put(jobs.result_key_of(job), b"picture")
-    assert user_deletion.delete_what_came_late(database, storage) == 2
+    assert user_deletion.delete_late_rows(database, storage) == 2
     assert files_in(storage) == [jobs.result_key_of(other)]
     with database.read() as session:
         assert session.scalars(select(Job.id)).all() == [other.id]
         assert session.get_one(User, anna.id).balance == 50
         assert ledger.discrepancies(session) == {}
-    assert user_deletion.delete_what_came_late(database, storage) == 0
+    assert user_deletion.delete_late_rows(database, storage) == 0
 
 
 @on_sqlite
-def test_a_deleted_account_made_again_is_another(shop: Shop, tmp_path: Path) -> None:
+def test_a_deleted_account_made_again_is_another(shop: ApiClient, tmp_path: Path) -> None:
     with shop.database.begin() as session:
         made = accounts.create_local(session, OWNER, PASSWORD)
     old = token_of(log_in(shop))
@@ -334,7 +336,7 @@ def test_a_deleted_account_made_again_is_another(shop: Shop, tmp_path: Path) -> 
 def test_the_admin_of_a_service_without_accounts_stays(database: Database, tmp_path: Path) -> None:
     admin = local_admin(database)
     closings: list[Callable[[], object]] = [
-        lambda: database.run(accounts.disable, admin),
+        lambda: database.run_in_transaction(accounts.disable, admin),
         lambda: delete_user(database, LocalStorage(tmp_path), admin.id),
     ]
     for close in closings:
@@ -344,11 +346,11 @@ def test_the_admin_of_a_service_without_accounts_stays(database: Database, tmp_p
 
 def test_a_user_has_so_many_keys_and_no_more_whatever_runs_at_once(database: Database) -> None:
     with database.begin() as session:
-        user = accounts.seen(session, Claims("u-1"))
+        user = accounts.get_or_create_user(session, Claims("u-1"))
 
     def make(_: int) -> bool:
         try:
-            database.run(accounts.create_key, user, "k", 3)
+            database.run_in_transaction(accounts.create_key, user, "k", 3)
         except TooManyKeys:
             return False
         return True
@@ -365,7 +367,7 @@ def test_a_user_has_so_many_keys_and_no_more_whatever_runs_at_once(database: Dat
 def test_revoked_keys_do_not_pile_up(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "REVOKED_KEYS_LISTED", 2)
     with database.begin() as session:
-        user = accounts.seen(session, Claims("u-1"))
+        user = accounts.get_or_create_user(session, Claims("u-1"))
         for number in range(6):
             _, row = accounts.create_key(session, user, str(number))
             accounts.revoke_key(session, user, row.id)
@@ -390,9 +392,9 @@ def test_a_key_too_many_is_a_conflict_that_names_the_setting(database: Database,
 def test_a_user_is_found_by_mail_sub_or_id(database: Database) -> None:
     with database.begin() as session:
         local = accounts.create_local(session, OWNER, PASSWORD)
-        one = accounts.seen(session, Claims("u-1", "Anna@shop.example"))
-        two = accounts.seen(session, Claims("u-2", "anna@shop.example"))
-        owner_there = accounts.seen(session, Claims("u-3", OWNER))
+        one = accounts.get_or_create_user(session, Claims("u-1", "Anna@shop.example"))
+        two = accounts.get_or_create_user(session, Claims("u-2", "anna@shop.example"))
+        owner_there = accounts.get_or_create_user(session, Claims("u-3", OWNER))
         for who, found in (
             ("u-1", [one]),
             (str(two.id), [two]),

@@ -1,4 +1,4 @@
-"""Who may call: tokens that prove it and those that do not, keys, passwords."""
+"""Authentication: valid and invalid tokens, API keys, passwords."""
 
 import json
 import threading
@@ -92,7 +92,7 @@ def test_without_a_platform_only_our_own_login_counts() -> None:
 
 @pytest.fixture
 def published() -> Iterator[tuple[str, rsa.RSAPrivateKey]]:
-    """Publish a key as a platform does: its address, and its private half."""
+    """Publish a key as a platform does; yield its URL and the private key."""
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     public = RSAAlgorithm.to_jwk(private.public_key(), as_dict=True) | {"kid": "k-1", "use": "sig"}
 
@@ -120,7 +120,7 @@ def test_published_keys_check_tokens(published: tuple[str, rsa.RSAPrivateKey]) -
     for forged in (
         jwt.encode(GOOD, others, "RS256", headers={"kid": "k-1"}),
         jwt.encode(GOOD, private, "RS256", headers={"kid": "k-2"}),
-        token(),  # by a secret, where only published keys count
+        token(),  # Signed with a secret, where only published keys are accepted.
     ):
         with pytest.raises(InvalidToken):
             reader.read(forged)
@@ -164,9 +164,9 @@ def test_a_key_set_without_an_end_is_left_and_not_asked_for_again_at_once(begin:
 
 def test_a_user_is_made_at_first_sight_and_kept_as_the_token_says(database: Database) -> None:
     with database.begin() as session:
-        first = accounts.seen(session, Claims("u-1", "a@b.example", Role.USER))
+        first = accounts.get_or_create_user(session, Claims("u-1", "a@b.example", Role.USER))
     with database.begin() as session:
-        again = accounts.seen(session, Claims("u-1", None, Role.ADMIN))
+        again = accounts.get_or_create_user(session, Claims("u-1", None, Role.ADMIN))
         assert (again.id, again.email, again.role) == (first.id, "a@b.example", Role.ADMIN)
 
 
@@ -186,7 +186,7 @@ def test_what_a_later_token_says_counts_at_once(database: Database) -> None:
 def test_many_at_first_sight_are_one_user(database: Database) -> None:
     def see(_: int) -> uuid.UUID:
         with database.begin() as session:
-            return accounts.seen(session, Claims("u-1")).id
+            return accounts.get_or_create_user(session, Claims("u-1")).id
 
     with ThreadPoolExecutor(16) as pool:
         assert len(set(pool.map(see, range(32)))) == 1
@@ -203,14 +203,14 @@ def test_a_password_is_checked_and_never_kept(database: Database) -> None:
     assert accounts.log_in(database, "nobody@shop.example", "nobody's password") is None
     with database.begin() as session:
         login = Claims(made.subject, password_mark=password_mark(made.password_hash))
-        assert accounts.seen(session, login).role is Role.ADMIN
+        assert accounts.get_or_create_user(session, login).role is Role.ADMIN
         with pytest.raises(InvalidToken, match="no such account"):
-            accounts.seen(session, Claims("local:gone@shop.example"))
+            accounts.get_or_create_user(session, Claims("local:gone@shop.example"))
 
 
 def test_a_platforms_user_has_no_password(database: Database) -> None:
     with database.begin() as session:
-        accounts.seen(session, Claims("u-1", "a@b.example"))
+        accounts.get_or_create_user(session, Claims("u-1", "a@b.example"))
         session.add(User(subject="local:x@b.example", balance=0))
     assert accounts.log_in(database, "x@b.example", "nobody's password") is None
 
@@ -234,8 +234,8 @@ def test_an_account_that_cannot_be_made_is_said(
 
 def test_an_api_key_works_until_it_is_revoked(database: Database) -> None:
     with database.begin() as session:
-        user = accounts.seen(session, Claims("u-1"))
-        other = accounts.seen(session, Claims("u-2"))
+        user = accounts.get_or_create_user(session, Claims("u-1"))
+        other = accounts.get_or_create_user(session, Claims("u-2"))
         key, row = accounts.create_key(session, user, "laptop")
     with database.begin() as session:
         assert accounts.by_key(session, key).id == user.id

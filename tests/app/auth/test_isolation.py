@@ -1,4 +1,4 @@
-"""Who may call what, walked over every route there is: nobody reaches what is another's."""
+"""Authorisation over every route: no caller can reach another user's resources."""
 
 import re
 import uuid
@@ -13,8 +13,8 @@ from fastapi.routing import iter_route_contexts
 
 from cutout.app.auth import accounts
 from cutout.app.auth.signed_urls import sign
-from tests.app.api_client import ADMIN, ANNA, API, BEN, SECRET, Shop
-from tests.app.batch_client import Studio, photos, studio
+from tests.app.api_client import ADMIN, ANNA, API, BEN, SECRET, ApiClient
+from tests.app.batch_client import BatchClient, photos, studio
 from tests.app.databases import on_sqlite
 from tests.app.http.test_api import problem
 from tests.fakes import photo_bytes
@@ -67,7 +67,7 @@ ROUTES = {
     f"POST {API}/admin/credits": ADMINS,
 }
 
-# What who proves who he is hears where a thing is not his.
+# Status and error code for an authenticated caller who may not access a resource.
 REFUSED = {
     OWNER: (404, "NOT_FOUND"),
     SIGNED: (404, "NOT_FOUND"),
@@ -75,7 +75,7 @@ REFUSED = {
     LOOPBACK: (401, "UNAUTHENTICATED"),
 }
 
-# Bodies that cannot be read, each as what it says it is.
+# Bodies that cannot be parsed as their content type.
 UNREADABLE = [
     ("application/json", b"{"),
     ("application/json", b'"\xff"'),
@@ -84,7 +84,7 @@ UNREADABLE = [
     ("multipart/form-data; boundary=b", b"--b\r\nnothing"),
 ]
 LOGIN = {"email": "owner@shop.example", "password": "correct horse"}
-# What a call has to send to be a good one.
+# What a valid call must send.
 SENT: dict[str, dict[str, Any]] = {
     "POST /api/auth/login": {"json": LOGIN},
     "POST /api/auth/keys": {"json": {"name": "laptop"}},
@@ -97,7 +97,7 @@ SENT: dict[str, dict[str, Any]] = {
 }
 
 
-# One of what is mounted whole.
+# One file of each mounted application.
 FILES = {
     "ANY /static": "GET /static/page.js",
     "ANY /static/swagger": "GET /static/swagger/swagger-ui.css",
@@ -105,7 +105,7 @@ FILES = {
 
 
 def calls_of(service: FastAPI) -> set[str]:
-    """Return every call that a service takes, as `METHOD path`; `ANY` for what is mounted whole."""
+    """Return every call of a service, as `METHOD path`; the method of a mounted application is `ANY`."""
     return {
         f"{method} {route.path}"
         for route in iter_route_contexts(service.routes)
@@ -118,9 +118,9 @@ def of(*kinds: str) -> Iterator[str]:
 
 
 def do(
-    shop: Shop, call: str, who: dict[str, str], ids: dict[str, str] | None = None, **sent: Any
+    shop: ApiClient, call: str, who: dict[str, str], ids: dict[str, str] | None = None, **sent: Any
 ) -> httpx2.Response:
-    """Make a good call, on a thing that does not exist where none is named."""
+    """Make a valid call, with ids that do not exist where none are given."""
     method, path = FILES.get(call, call).split()
     path = re.sub(r"{(\w+)}", lambda found: (ids or {}).get(found[1], str(uuid.uuid4())), path)
     answer: httpx2.Response = shop.client.request(method, path, headers=who, **SENT.get(call, {}) | sent)
@@ -128,24 +128,24 @@ def do(
 
 
 def told(answer: httpx2.Response) -> tuple[int, object, dict[str, str]]:
-    """Return all of an answer that is not new each time."""
+    """Return the parts of a response that are the same each time."""
     body = re.sub(r'"requestId":"[^"]*"|\?expires=\d+&signature=\w+', "", answer.text)
     return answer.status_code, body, {**answer.headers, "x-request-id": "", "content-length": ""}
 
 
-def seen_by(shop: Shop, who: dict[str, str]) -> dict[str, object]:
-    """Return all that a user sees of himself."""
+def seen_by(shop: ApiClient, who: dict[str, str]) -> dict[str, object]:
+    """Return everything that a user can see of their own resources."""
     return {call: told(do(shop, call, who)) for call in of(USER) if call.startswith("GET")}
 
 
 @pytest.fixture
-def shop(studio: Studio) -> Studio:
-    """Return a service that has all there is."""
+def shop(studio: BatchClient) -> BatchClient:
+    """Return a service with every feature enabled."""
     return studio
 
 
-def fill(shop: Studio) -> dict[str, str]:
-    """Give Anna one of everything, and return the ids by the names that paths have for them."""
+def fill(shop: BatchClient) -> dict[str, str]:
+    """Give Anna one of every resource; return the ids by the names of their path parameters."""
     shop.fund("anna", 40)
     batch_id = shop.accepted(ANNA, photos(2))
     shop.work_off()
@@ -159,7 +159,7 @@ def fill(shop: Studio) -> dict[str, str]:
     return {"job_id": job["jobId"], "key_id": key["id"], "purchase_id": bought["id"], "batch_id": batch_id}
 
 
-def confirm(shop: Shop, purchase_id: str) -> None:
+def confirm(shop: ApiClient, purchase_id: str) -> None:
     shop.client.post(f"{API}/admin/payments/{purchase_id}/confirm", headers=ADMIN).raise_for_status()
 
 
@@ -170,7 +170,7 @@ def check_every_route_is_here(calls: Iterable[str]) -> None:
 
 
 @on_sqlite
-def test_every_route_says_who_may_call_it(shop: Studio) -> None:
+def test_every_route_says_who_may_call_it(shop: BatchClient) -> None:
     service = shop.client.app
     assert isinstance(service, FastAPI)
     check_every_route_is_here(calls_of(service))
@@ -180,7 +180,7 @@ def test_every_route_says_who_may_call_it(shop: Studio) -> None:
 
 
 @on_sqlite
-def test_the_public_may_see_what_is_public_and_nothing_else(shop: Studio) -> None:
+def test_the_public_may_see_what_is_public_and_nothing_else(shop: BatchClient) -> None:
     with shop.database.begin() as session:
         accounts.create_local(session, LOGIN["email"], LOGIN["password"])
     ids = fill(shop)
@@ -202,7 +202,7 @@ def test_the_public_may_see_what_is_public_and_nothing_else(shop: Studio) -> Non
             assert told(other) == told(answer), f"{call} looks at what is sent before at who sends it"
 
 
-def test_nobody_sees_or_changes_what_is_anothers(shop: Studio) -> None:
+def test_nobody_sees_or_changes_what_is_anothers(shop: BatchClient) -> None:
     newcomer = seen_by(shop, BEN)
     ids = fill(shop)
     anna = seen_by(shop, ANNA)
@@ -214,7 +214,7 @@ def test_nobody_sees_or_changes_what_is_anothers(shop: Studio) -> None:
         answer = do(shop, call, BEN)
         assert answer.is_success, call
         if call == f"POST {API}/subscription":
-            confirm(shop, answer.json()["id"])  # or there would be nothing to cancel
+            confirm(shop, answer.json()["id"])  # Otherwise there is nothing to cancel.
     for call in of(*REFUSED):
         for who in (BEN, ADMIN) if ROUTES[call] in (OWNER, SIGNED) else (BEN,):
             answer = do(shop, call, who, ids)
@@ -224,11 +224,11 @@ def test_nobody_sees_or_changes_what_is_anothers(shop: Studio) -> None:
 
 
 @on_sqlite
-def test_whose_it_is_may(shop: Studio) -> None:
+def test_whose_it_is_may(shop: BatchClient) -> None:
     ids = fill(shop)
     gift = {"userId": str(shop.fund("anna", 1)), "credits": 1, "key": "gift"}
     for call in of(OWNER, SIGNED):
-        if call == CANCEL:  # one that has not finished
+        if call == CANCEL:  # A batch that is not finished.
             ids["batch_id"] = shop.accepted(ANNA, photos(2))
         assert do(shop, call, ANNA, ids).is_success, call
     for call in of(ADMINS):
@@ -238,7 +238,7 @@ def test_whose_it_is_may(shop: Studio) -> None:
 
 @on_sqlite
 @pytest.mark.parametrize("kind", ["picture", "zip"])
-def test_a_signed_address_is_good_for_one_thing_and_a_while(shop: Studio, kind: str) -> None:
+def test_a_signed_address_is_good_for_one_thing_and_a_while(shop: BatchClient, kind: str) -> None:
     shop.fund("anna", 40)
     if kind == "picture":
         mine, other = (shop.remove(ANNA).raise_for_status().json()["jobId"] for _ in range(2))

@@ -1,4 +1,4 @@
-"""Strangers at the door: what they can start is bounded, and takes nothing from anybody else."""
+"""Logins by strangers use bounded resources and do not slow down other calls."""
 
 import asyncio
 import threading
@@ -28,9 +28,9 @@ from cutout.app.db.tables import User
 from cutout.app.http.client_address import client_of
 from cutout.app.http.uvicorn_server import server_of
 from cutout.app.removals import router as removals_router
-from cutout.app.removals.executors import Hands
+from cutout.app.removals.executors import RemovalExecutor
 from cutout.inference.errors import Overloaded
-from tests.app.api_client import ANNA, API, Shop, opened_shop, settings_of
+from tests.app.api_client import ANNA, API, ApiClient, opened_shop, settings_of
 from tests.app.databases import on_sqlite
 from tests.app.http.test_api import problem
 from tests.fakes import fake_engine, wait_until
@@ -39,7 +39,7 @@ WAIT_SECONDS = 60
 
 
 class SlowHash:
-    """Stands in for argon2: each check waits until it is let go."""
+    """Stand-in for argon2: each check blocks until the test releases it."""
 
     def __init__(self) -> None:
         self.begun = threading.Semaphore(0)
@@ -67,7 +67,7 @@ def slow_hash(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowHash]:
     accounts._nobodys.cache_clear()
 
 
-def log_in(shop: Shop, email: str, password: str = "wrong password", **headers: str) -> Any:
+def log_in(shop: ApiClient, email: str, password: str = "wrong password", **headers: str) -> Any:
     return shop.client.post("/api/auth/login", json={"email": email, "password": password}, headers=headers)
 
 
@@ -75,20 +75,20 @@ def log_in(shop: Shop, email: str, password: str = "wrong password", **headers: 
 def test_fifty_logins_keep_nobody_else_waiting(
     database: Database, tmp_path: Path, slow_hash: SlowHash
 ) -> None:
-    """While two checks do not end and three logins wait, everything else is answered, and further logins refused."""
+    """While two checks hang and three logins wait, other calls are answered and further logins are refused."""
     with opened_shop(database, tmp_path, login_per_minute=0) as shop, ThreadPoolExecutor(50) as pool:
         shop.fund("anna", 50)
         logins = [pool.submit(log_in, shop, f"{n}@shop.example") for n in range(50)]
         for _ in range(2):
             assert slow_hash.begun.acquire(timeout=WAIT_SECONDS)
-        for _ in range(20):  # more than a shared pool has threads
+        for _ in range(20):  # More than the threads of a shared pool.
             assert shop.get(f"{API}/credits", ANNA).status_code == 200
             assert shop.get("/api/health", {}).status_code == 200
         shop.remove(ANNA).raise_for_status()
         try:
             wait_until(lambda: sum(login.done() for login in logins) == 45)
         except AssertionError:
-            slow_hash.go_on.set()  # else the end of the pool waits, too
+            slow_hash.go_on.set()  # Else shutting down the pool would wait too.
             raise
         assert len(slow_hash.checked) == 2
         refused = [login.result() for login in logins if login.done()]
@@ -98,24 +98,24 @@ def test_fifty_logins_keep_nobody_else_waiting(
         slow_hash.go_on.set()
         answers = [login.result() for login in logins]
         assert sorted(answer.status_code for answer in answers) == [401] * 5 + [503] * 45
-        # What was refused has freed its place.
+        # The refused logins take no place in the queue.
         problem(log_in(shop, "later@shop.example"), 401, "UNAUTHENTICATED")
 
 
 @on_sqlite
-def test_prices_that_hang_keep_nobody_else_waiting(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As while the queue of a host hangs whose pictures workers make."""
+def test_prices_that_hang_keep_nobody_else_waiting(shop: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This happens while the queue hangs on a host whose photos are processed by workers."""
     go_on = threading.Event()
     serving = BoundedExecutor("prices", threads=2, waiting=3, retry_after=2)
     monkeypatch.setattr(removals_router, "SERVING", serving)
-    hands = shop.state.get(Hands)
-    answer = hands.serving()
+    executor = shop.state.get(RemovalExecutor)
+    answer = executor.serving()
 
     def hang() -> Any:
         assert go_on.wait(WAIT_SECONDS)
         return answer
 
-    monkeypatch.setattr(hands, "serving", hang)
+    monkeypatch.setattr(executor, "serving", hang)
     with ThreadPoolExecutor(30) as pool:
         calls = [pool.submit(shop.get, f"{API}/pricing", {}) for _ in range(30)]
         try:
@@ -157,10 +157,11 @@ def test_logins_are_counted_by_client_address_and_in_all(
             return answer.status_code
 
         assert [from_address("203.0.113.7") for _ in range(5)] == [401] * 3 + [429] * 2
-        # What is written ahead of the proxy's own word counts for nothing, nor does another address of one's network.
+        # Entries that the client wrote before the proxy's own count for nothing, nor does another address of the
+        # client's network.
         assert from_address("198.51.100.1, 203.0.113.7") == 429
         assert [from_address(f"2001:db8:1:2::{n}") for n in range(1, 5)] == [401] * 3 + [429]
-        # Of the seven for all six are used; what was refused above used up none.
+        # Six of the seven logins for all addresses are used; the refused ones above used none.
         assert [from_address(f"198.51.100.{n}") for n in range(1, 4)] == [401, 429, 429]
 
 
@@ -178,7 +179,7 @@ def test_nobody_believes_x_forwarded_for_by_default(
 
 
 def test_the_server_believes_no_header_by_itself(tmp_path: Path) -> None:
-    """Uvicorn would, of whoever calls from this machine: a proxy there passes on what its callers write."""
+    """Uvicorn by itself would trust calls from this machine, where a proxy passes on headers that its clients write."""
     settings = load_settings(data_dir=tmp_path)
     server = server_of(create_app(settings, make_engine=lambda _: fake_engine()), settings)
     assert server.config.proxy_headers is False
@@ -232,7 +233,7 @@ def test_an_executor_gives_its_place_back_also_after_an_error() -> None:
 
 
 @on_sqlite
-def test_a_mistyped_key_asks_no_database(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistyped_key_asks_no_database(shop: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     by_key = accounts.by_key
 
@@ -252,7 +253,7 @@ KEY = jwt.PyJWK(RSAAlgorithm.to_jwk(PRIVATE.public_key(), as_dict=True) | {"kid"
 
 
 class Platform:
-    """Publishes keys: at once, when it is let go, or never."""
+    """Publishes keys: at once, when released, or never."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -314,7 +315,7 @@ def test_good_tokens_do_not_wait_while_a_bad_one_has_keys_fetched(monkeypatch: p
         waiting = [asyncio.create_task(reader.read_aside(bad)) for _ in range(80)]
         while platform.fetched < 2:
             await asyncio.sleep(0.01)
-        platform.now += 1000  # the kept keys are old by now, and being fetched
+        platform.now += 1000  # The cached keys have expired by now, and are being fetched.
         assert (await reader.read_aside(good)).subject == "u-1"
         done = [task for task in waiting if task.done()]
         assert len(done) == 80 - FETCHING._most
@@ -331,7 +332,7 @@ LOG = structlog.contextvars.merge_contextvars
 
 
 @on_sqlite
-def test_the_log_says_who_called_from_where_and_why_not(shop: Shop) -> None:
+def test_the_log_says_who_called_from_where_and_why_not(shop: ApiClient) -> None:
     user_id = shop.fund("anna", 50)
     expired = jwt.encode({"sub": "x", "exp": 1}, "k" * 32, "HS256")
     made_up = new_api_key()

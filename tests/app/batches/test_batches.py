@@ -1,4 +1,4 @@
-"""Batches as their owners have them: handed in, watched, cancelled, fetched."""
+"""The batch endpoints: submit, watch, cancel, download."""
 
 import asyncio
 import io
@@ -23,20 +23,20 @@ from starlette.types import Message
 from cutout.app.batches.form import Funds, read_batch
 from cutout.app.batches.schemas import ProgressInfo
 from cutout.app.batches.service import Progress
-from cutout.app.batches.upload import Intake
+from cutout.app.batches.upload import BatchUpload
 from cutout.app.billing.ledger import InsufficientCredits
-from cutout.app.core.errors import ServiceError
+from cutout.app.core.errors import InvalidInputError
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Job, LedgerEntry, Movement, Status, User, now
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue
-from cutout.app.notifications.outbox import PostOffice
+from cutout.app.notifications.outbox import Outbox
 from cutout.app.notifications.webhook import webhook_secret
 from cutout.app.ratelimit.limits import Kind, RateLimits
 from cutout.app.storage.base import Storage, StorageError
 from tests.app.api_client import ANNA, API, BEN, SECRET, bearer
-from tests.app.batch_client import BATCH, Studio, at_work, opened_studio, photos, studio
+from tests.app.batch_client import BATCH, BatchClient, at_work, opened_studio, photos, studio
 from tests.app.databases import on_sqlite, valkey_at
 from tests.app.http.test_api import problem
 from tests.fakes import PATIENCE, FakeRunner, held_until, wait_until
@@ -48,14 +48,14 @@ BROKEN = ("broken.png", b"no picture")
 
 
 @pytest.fixture
-def rich(studio: Studio) -> Studio:
-    """Return a studio in which Anna has credits."""
+def rich(studio: BatchClient) -> BatchClient:
+    """Return a service in which Anna has credits."""
     studio.fund("anna", 10_000)
     return studio
 
 
-def nothing_is_left(studio: Studio, balance: int = 10_000) -> None:
-    """See to it that what was refused has left nothing behind."""
+def nothing_is_left(studio: BatchClient, balance: int = 10_000) -> None:
+    """Check that a refused batch left nothing behind."""
     assert studio.kept() == []
     assert studio.balance(ANNA) == balance
     assert studio.get(BATCH, ANNA).json() == {"batches": []}
@@ -63,15 +63,15 @@ def nothing_is_left(studio: Studio, balance: int = 10_000) -> None:
         assert session.scalars(select(Job)).all() == []
 
 
-def send(studio: Studio, body: bytes, **headers: str) -> httpx2.Response:
-    """Hand in what may be no form at all."""
+def send(studio: BatchClient, body: bytes, **headers: str) -> httpx2.Response:
+    """Submit a body that may not be a form at all."""
     headers = {"Content-Type": "multipart/form-data; boundary=b"} | headers
     answer: httpx2.Response = studio.client.post(BATCH, content=body, headers=ANNA | headers)
     return answer
 
 
 def events_of(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Read server-sent events."""
+    """Parse server-sent events."""
     found = []
     for block in text.split("\n\n"):
         lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
@@ -80,7 +80,7 @@ def events_of(text: str) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def test_a_batch_from_hand_in_to_its_zip(studio: Studio) -> None:
+def test_a_batch_from_hand_in_to_its_zip(studio: BatchClient) -> None:
     user_id = studio.fund("anna", 100)
     answer = studio.hand_in(ANNA, photos(25), tier="basic", imageCount="25", format="webp")
     assert answer.status_code == 202
@@ -150,13 +150,13 @@ def test_a_batch_from_hand_in_to_its_zip(studio: Studio) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 501])
-def test_a_batch_of_another_size_is_refused(rich: Studio, count: int) -> None:
+def test_a_batch_of_another_size_is_refused(rich: BatchClient, count: int) -> None:
     answer = rich.hand_in(ANNA, [("same.png", b"x")] * count, tier="basic")
     assert f"2 to 500 photos, not {count}" in problem(answer, 400, "BATCH_SIZE")["detail"]
     nothing_is_left(rich)
 
 
-def test_the_largest_batch_is_taken_in_and_told_with_few_questions(rich: Studio) -> None:
+def test_the_largest_batch_is_taken_in_and_told_with_few_questions(rich: BatchClient) -> None:
     batch_id = rich.accepted(ANNA, [("same.png", b"x")] * 500, imageCount="500")
     assert len(rich.kept()) == 500
     assert rich.balance(ANNA) == 10_000 - 1200
@@ -165,19 +165,19 @@ def test_the_largest_batch_is_taken_in_and_told_with_few_questions(rich: Studio)
         rich.state.get(Database).engine, "before_cursor_execute", lambda *args: asked.append(args[2])
     )
     assert len(rich.batch(ANNA, batch_id)["photos"]) == 500
-    # Who calls, the batch, its photos, its deliveries.
+    # The caller, the batch, its photos, its deliveries.
     assert len([question for question in asked if question.startswith("SELECT")]) == 4
 
 
 @on_sqlite
-def test_the_number_of_photos_is_as_announced(rich: Studio) -> None:
+def test_the_number_of_photos_is_as_announced(rich: BatchClient) -> None:
     detail = problem(rich.hand_in(ANNA, photos(3), imageCount="4"), 400, "BATCH_SIZE")["detail"]
     assert "imageCount says 4 and 3 photos came" in detail
     nothing_is_left(rich)
 
 
 @on_sqlite
-def test_a_file_field_without_a_file_is_no_photo(rich: Studio) -> None:
+def test_a_file_field_without_a_file_is_no_photo(rich: BatchClient) -> None:
     problem(rich.hand_in(ANNA, [("", b""), *photos(1)]), 400, "BATCH_SIZE")
     assert [
         photo["name"]
@@ -186,7 +186,7 @@ def test_a_file_field_without_a_file_is_no_photo(rich: Studio) -> None:
 
 
 @on_sqlite
-def test_a_photo_that_is_too_large_is_named(rich: Studio) -> None:
+def test_a_photo_that_is_too_large_is_named(rich: BatchClient) -> None:
     answer = rich.hand_in(ANNA, [*photos(2), ("huge one.png", b"x" * (MB + 1)), *photos(1)])
     detail = problem(answer, 413, "IMAGE_TOO_LARGE")["detail"]
     assert detail == "'huge one.png' is larger than 1 MB. Send a smaller file."
@@ -233,7 +233,7 @@ def test_a_batch_that_is_too_large_is_refused(database: Database, tmp_path: Path
         ({"tier": "b" * 10_001}, "tier: send at most 10 kB"),
     ],
 )
-def test_a_wrong_field_is_named(rich: Studio, fields: dict[str, str], said: str) -> None:
+def test_a_wrong_field_is_named(rich: BatchClient, fields: dict[str, str], said: str) -> None:
     assert problem(rich.hand_in(ANNA, photos(2), **fields), 400, "INVALID_INPUT")["detail"].startswith(said)
     nothing_is_left(rich)
 
@@ -243,7 +243,7 @@ def part(head: str, data: str) -> bytes:
 
 
 @on_sqlite
-def test_fields_come_in_any_order_once(rich: Studio) -> None:
+def test_fields_come_in_any_order_once(rich: BatchClient) -> None:
     image = part('"images"; filename="a.png"', "x")
     tier, end = part('"tier"', "standard"), b"--b--\r\n"
     for body in (tier + image + image + end, image + tier + image + end, image + image + tier + end):
@@ -267,7 +267,7 @@ def test_fields_come_in_any_order_once(rich: Studio) -> None:
 
 
 @on_sqlite
-def test_parts_without_a_files_name_are_photos(rich: Studio) -> None:
+def test_parts_without_a_files_name_are_photos(rich: BatchClient) -> None:
     answer = send(
         rich, part('"images"', "x") + part('"images"\r\nContent-Type: image/jpeg', "y") + b"--b--\r\n"
     )
@@ -277,13 +277,13 @@ def test_parts_without_a_files_name_are_photos(rich: Studio) -> None:
 
 @on_sqlite
 @pytest.mark.parametrize("colour", ["#ff000080", "rgb(999,0,0)"])
-def test_a_batchs_colour_is_opaque_and_in_range(rich: Studio, colour: str) -> None:
+def test_a_batchs_colour_is_opaque_and_in_range(rich: BatchClient, colour: str) -> None:
     answer = rich.hand_in(ANNA, photos(2), background=colour)
     assert colour in problem(answer, 400, "INVALID_INPUT")["detail"]
     nothing_is_left(rich)
 
 
-def test_a_batch_that_cannot_be_paid_leaves_nothing(studio: Studio) -> None:
+def test_a_batch_that_cannot_be_paid_leaves_nothing(studio: BatchClient) -> None:
     studio.fund("anna", 15)
     refused = problem(studio.hand_in(ANNA, photos(2), tier="standard"), 402, "INSUFFICIENT_CREDITS")
     assert (refused["required"], refused["available"]) == (16, 15)
@@ -294,7 +294,7 @@ def test_a_batch_that_cannot_be_paid_leaves_nothing(studio: Studio) -> None:
 def test_without_a_queue_no_batch_is_read(database: Database, tmp_path: Path) -> None:
     with opened_studio(database, tmp_path, None, batch_per_hour=1) as studio:
         studio.fund("anna", 10_000)
-        for _ in range(3):  # it does not count as a batch
+        for _ in range(3):  # It does not count as a batch.
             answer = send(studio, b"x", **{"Content-Length": "2000000000"})
             assert "one by one" in problem(answer, 503, "QUEUE_UNAVAILABLE")["detail"]
             assert int(answer.headers["retry-after"]) > 0
@@ -311,7 +311,7 @@ def test_a_queue_that_is_away_takes_nothing_in(database: Database, tmp_path: Pat
     with opened_studio(database, tmp_path, f"unix://{server.unix_socket_path}") as studio:
         studio.fund("anna", 10_000)
         put = Puts(studio)
-        # It goes while the photos come.
+        # The server stops while the photos arrive.
         put.then(server.stop)
         problem(studio.hand_in(ANNA, photos(3)), 503, "QUEUE_UNAVAILABLE")
         assert put.count == 3
@@ -324,7 +324,7 @@ def test_a_queue_that_is_away_takes_nothing_in(database: Database, tmp_path: Pat
 
 
 @on_sqlite
-def test_a_photo_that_cannot_be_stored_leaves_nothing(rich: Studio) -> None:
+def test_a_photo_that_cannot_be_stored_leaves_nothing(rich: BatchClient) -> None:
     def full() -> None:
         raise StorageError("The file cannot be written (No space left on device).")
 
@@ -336,7 +336,7 @@ def test_a_photo_that_cannot_be_stored_leaves_nothing(rich: Studio) -> None:
 
 
 @on_sqlite
-def test_the_bell_rings_for_what_is_handed_in_and_what_is_cancelled(rich: Studio) -> None:
+def test_the_bell_rings_for_what_is_handed_in_and_what_is_cancelled(rich: BatchClient) -> None:
     bells = RqQueue(Line.BATCH.value, connection=rich.state.get(Queue).connection)
     bells.connection.delete(bells.key)
     batch_id = rich.accepted(ANNA, photos(2))
@@ -349,26 +349,26 @@ def test_the_bell_rings_for_what_is_handed_in_and_what_is_cancelled(rich: Studio
 class Puts:
     """Watches what a service stores."""
 
-    def __init__(self, studio: Studio) -> None:
+    def __init__(self, studio: BatchClient) -> None:
         self.count = 0
         self._then: Callable[[], None] = lambda: None
         self._put: Callable[[str, bytes], None] = studio.state.get(Storage).put
         studio.state.get(Storage).put = self.put  # type: ignore[method-assign]
 
     def then(self, do: Callable[[], None]) -> None:
-        """Do something after the next photo."""
+        """Call `do` after the next photo."""
         self._then = do
 
     def put(self, key: str, data: bytes) -> None:
         self._put(key, data)
-        if not key.startswith(jobs.UPLOADS):  # the service looks whether results can be kept
+        if not key.startswith(jobs.UPLOADS):  # The service probes whether results can be stored.
             return
         self.count += 1
         do, self._then = self._then, lambda: None
         do()
 
 
-def test_the_same_key_is_the_same_batch(rich: Studio) -> None:
+def test_the_same_key_is_the_same_batch(rich: BatchClient) -> None:
     keyed = {"Idempotency-Key": "order-1"}
     first, second = (rich.hand_in(ANNA | keyed, photos(3)) for _ in range(2))
     assert (first.status_code, second.status_code) == (202, 202)
@@ -389,7 +389,7 @@ def test_the_same_key_is_the_same_batch(rich: Studio) -> None:
     assert rich.hand_in(BEN | keyed, photos(3)).json()["batchId"] != first.json()["batchId"]
 
 
-def test_the_same_key_at_once_is_one_batch(rich: Studio) -> None:
+def test_the_same_key_at_once_is_one_batch(rich: BatchClient) -> None:
     answers: list[httpx2.Response] = []
     keyed = {"Idempotency-Key": "order-1"}
     calls = [
@@ -406,7 +406,7 @@ def test_the_same_key_at_once_is_one_batch(rich: Studio) -> None:
     assert rich.balance(ANNA) == 10_000 - 12
 
 
-def test_names_are_kept_as_they_were_sent(rich: Studio) -> None:
+def test_names_are_kept_as_they_were_sent(rich: BatchClient) -> None:
     names = [
         "../../etc/passwd",
         r"C:\con.png",
@@ -426,10 +426,10 @@ def test_names_are_kept_as_they_were_sent(rich: Studio) -> None:
     assert {path.parent.parent for path in rich.kept()} == {rich.storage.root / "uploads"}
 
 
-def test_a_batch_is_watched_while_it_is_worked_on(rich: Studio) -> None:
+def test_a_batch_is_watched_while_it_is_worked_on(rich: BatchClient) -> None:
     go_on = threading.Event()
     runner = FakeRunner(before=lambda: held_until(go_on))
-    runner.before, hold = (lambda: None), runner.before  # the engine warms up
+    runner.before, hold = (lambda: None), runner.before  # The engine warms up.
     batch_id = rich.accepted(ANNA, [*photos(5), BROKEN], tier="basic")
     seen: list[tuple[str, dict[str, Any]]] = []
     watching = threading.Thread(
@@ -469,13 +469,13 @@ def test_a_batch_is_watched_while_it_is_worked_on(rich: Studio) -> None:
     assert rich.balance(ANNA) == 10_000 - 15
 
 
-def test_a_batch_is_cancelled_before_and_after_its_beginning(rich: Studio) -> None:
+def test_a_batch_is_cancelled_before_and_after_its_beginning(rich: BatchClient) -> None:
     early = rich.accepted(ANNA, photos(3))
     shown = rich.client.delete(f"{BATCH}/{early}", headers=ANNA).raise_for_status().json()
     assert (shown["status"], shown["counts"]["cancelled"], shown["creditsCharged"]) == ("cancelled", 3, 0)
     assert {(photo["status"], photo["error"]) for photo in shown["photos"]} == {("cancelled", None)}
     assert rich.balance(ANNA) == 10_000
-    # It has not finished: a second time changes nothing.
+    # It has not finished; a second call changes nothing.
     assert rich.client.delete(f"{BATCH}/{early}", headers=ANNA).json()["status"] == "cancelled"
     rich.work_off()
     problem(rich.client.delete(f"{BATCH}/{early}", headers=ANNA), 409, "CONFLICT")
@@ -507,7 +507,7 @@ def test_a_batch_is_cancelled_before_and_after_its_beginning(rich: Studio) -> No
         assert len(archive.namelist()) == done + 1
 
 
-def test_where_there_is_no_zip_it_is_said_why(rich: Studio) -> None:
+def test_where_there_is_no_zip_it_is_said_why(rich: BatchClient) -> None:
     batch_id = rich.accepted(ANNA, photos(2))
     download = f"{BATCH}/{batch_id}/download"
     assert "has not finished" in problem(rich.get(download, ANNA), 404, "NOT_FOUND")["detail"]
@@ -531,7 +531,7 @@ def test_where_there_is_no_zip_it_is_said_why(rich: Studio) -> None:
 
 
 @on_sqlite
-def test_a_download_that_broke_off_goes_on(rich: Studio) -> None:
+def test_a_download_that_broke_off_goes_on(rich: BatchClient) -> None:
     batch_id = rich.accepted(ANNA, photos(2))
     rich.work_off()
     address = f"{BATCH}/{batch_id}/download"
@@ -557,7 +557,7 @@ def test_a_download_that_broke_off_goes_on(rich: Studio) -> None:
 
 
 @on_sqlite
-def test_batches_are_listed_in_pages(rich: Studio) -> None:
+def test_batches_are_listed_in_pages(rich: BatchClient) -> None:
     first, second, third = (rich.accepted(ANNA, photos(2)) for _ in range(3))
     rich.fund("ben", 6)
     rich.accepted(BEN, photos(2))
@@ -624,7 +624,7 @@ def test_only_accepted_batches_count_however_they_come(
             answers = list(callers.map(lambda _: studio.hand_in(ANNA, photos(3)).status_code, range(6)))
         assert sorted(answers) == [202, 429, 429, 429, 429, 429]
         assert studio.balance(ANNA) == 1000 - 6 - 9
-        # A repetition is no other batch, and a cancelled one was a batch.
+        # A repeated request is not another batch, and a cancelled batch still counts.
         assert studio.accepted(keyed, photos(2)) == first
         assert studio.client.delete(f"{BATCH}/{first}", headers=ANNA).status_code == 200
         problem(studio.hand_in(ANNA, photos(2)), 429, "RATE_LIMITED")
@@ -645,7 +645,7 @@ def test_attempts_are_counted_more_loosely(database: Database, tmp_path: Path, r
 
 
 @on_sqlite
-def test_who_cannot_pay_hears_it_before_anything_is_read(studio: Studio) -> None:
+def test_who_cannot_pay_hears_it_before_anything_is_read(studio: BatchClient) -> None:
     studio.fund("anna", 5)
     refused = problem(
         send(studio, b"no form", **{"Content-Length": "2000000000"}), 402, "INSUFFICIENT_CREDITS"
@@ -656,31 +656,31 @@ def test_who_cannot_pay_hears_it_before_anything_is_read(studio: Studio) -> None
     keyed = ANNA | {"Idempotency-Key": "order-1"}
     first = studio.accepted(keyed, photos(2))
     assert studio.balance(ANNA) == 0
-    # What was accepted is not to be paid again.
+    # A batch that was accepted is not charged again.
     assert studio.accepted(keyed, photos(2)) == first
 
 
-def read_in_pieces(studio: Studio, user_id: uuid.UUID, pieces: list[bytes], balance: int) -> Intake:
-    """Have a form read that comes in these pieces and then breaks off; what is stored of it."""
+def read_in_pieces(studio: BatchClient, user_id: uuid.UUID, pieces: list[bytes], balance: int) -> BatchUpload:
+    """Read a form that arrives in these pieces and then breaks off; return what was stored of it."""
     scope = {"type": "http", "headers": [(b"content-type", b"multipart/form-data; boundary=b")]}
     left = list(pieces)
 
     async def receive() -> Message:
         return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
 
-    intake = Intake(studio.storage)
+    intake = BatchUpload(studio.storage)
     funds = Funds(studio.database, user_id, balance)
-    office = studio.state.get(PostOffice)
-    with suppress(ServiceError):
+    office = studio.state.get(Outbox)
+    with suppress(InvalidInputError):
         asyncio.run(read_batch(Request(scope, receive), intake, office, MB, None, funds))
     return intake
 
 
 @on_sqlite
-def test_what_cannot_be_paid_is_refused_as_soon_as_that_is_known(studio: Studio) -> None:
+def test_what_cannot_be_paid_is_refused_as_soon_as_that_is_known(studio: BatchClient) -> None:
     user_id = studio.fund("anna", 50)
     image, tier = part('"images"; filename="a.png"', "x"), part('"tier"', "industry")
-    # A part's end is known by the next one's beginning.
+    # The end of a part is known when the next one begins.
     for pieces, required in (
         ([tier, image, image, image, image], 75),
         ([image, image, tier, image, image], 75),
@@ -690,7 +690,7 @@ def test_what_cannot_be_paid_is_refused_as_soon_as_that_is_known(studio: Studio)
         with pytest.raises(InsufficientCredits) as refused:
             read_in_pieces(studio, user_id, pieces, 50)
         assert refused.value.required == required
-    # What is bought meanwhile counts.
+    # Credits bought in the meantime count.
     assert len(read_in_pieces(studio, user_id, [tier, image, image], 6).photos) == 1
 
 

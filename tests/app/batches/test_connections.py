@@ -1,4 +1,4 @@
-"""Batches on real connections: callers who hang up, send too much or too slowly, and who watch for a long time."""
+"""Batches on real connections: clients that hang up, send too much or too slowly, or watch for a long time."""
 
 import asyncio
 import random
@@ -15,12 +15,12 @@ import pytest
 
 from cutout.app.app import create_app
 from cutout.app.batches import progress
-from cutout.app.batches.progress import Moment
+from cutout.app.batches.progress import BatchSnapshot
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
 from cutout.app.storage.local import LocalStorage
 from tests.app.api_client import ANNA, settings_of
-from tests.app.batch_client import BATCH, Studio, photos
+from tests.app.batch_client import BATCH, BatchClient, photos
 from tests.app.batches.test_batches import nothing_is_left, part
 from tests.app.http.test_slow_clients import connected, head, problem
 from tests.app.load import call, resident_bytes
@@ -38,7 +38,7 @@ class House:
     """A service on a socket, in which Anna has credits."""
 
     address: str
-    studio: Studio
+    studio: BatchClient
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def opened_house(folder: Path, redis_url: str, **changes: object) -> Iterator[Ho
     )
     service = create_app(settings, lambda _: fake_engine())
     with served(service, settings) as address, httpx2.Client(base_url=address, timeout=PATIENCE) as client:
-        studio = Studio(client, database, FakeRunner())  # type: ignore[arg-type]
+        studio = BatchClient(client, database, FakeRunner())  # type: ignore[arg-type]
         studio.storage = LocalStorage(folder / "data")
         studio.fund("anna", 10_000)
         yield House(address, studio)
@@ -68,7 +68,7 @@ def hand_in_head(length: int = 100 * MB) -> bytes:
 
 
 def read_until(connection: socket.socket, wanted: bytes) -> bytes:
-    """Read until something has come; a test that would hang fails at the connection's timeout."""
+    """Read until `wanted` has arrived; a test that would hang fails at the connection's timeout."""
     read = b""
     while wanted not in read:
         data = connection.recv(65536)
@@ -112,7 +112,7 @@ def test_who_stops_watching_is_not_looked_for(house: House, monkeypatch: pytest.
     ended = threading.Event()
     watch = progress.watch
 
-    async def seen_to_end(*args: object) -> AsyncIterator[Moment]:
+    async def seen_to_end(*args: object) -> AsyncIterator[BatchSnapshot]:
         try:
             async for moment in watch(*args):  # type: ignore[arg-type]
                 yield moment
@@ -137,7 +137,7 @@ def test_a_service_that_stops_waits_for_nobody_who_watches(tmp_path: Path, redis
         connection = socket.create_connection((host, int(port)), timeout=PATIENCE)
         connection.sendall(head(f"{BATCH}/{batch_id}/events", "GET", **ANNA))
         seen = read_until(connection, b"event: progress")
-    # `served` has seen the service's end.
+    # `served` has waited for the end of the service.
     with connection:
         while data := connection.recv(65536):
             seen += data

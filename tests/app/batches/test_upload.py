@@ -1,4 +1,4 @@
-"""Batches whose callers are gone while their photos are being stored, or while they are taken in."""
+"""Batches whose callers disconnect while their photos are being stored or the batch is being written."""
 
 import asyncio
 import threading
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cutout.app.batches import service as batches
-from cutout.app.batches.service import Order
-from cutout.app.batches.upload import Intake, taking_in
+from cutout.app.batches.service import BatchRequest
+from cutout.app.batches.upload import BatchUpload, receiving
 from cutout.app.billing import ledger
 from cutout.app.db.session import Database
 from cutout.app.jobs.queue import Queue
@@ -21,7 +21,7 @@ from tests.fakes import held_until
 
 
 class Slow(LocalStorage):
-    """Writes the second file when it is told to."""
+    """Storage that waits for the test before it writes the second file."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -42,14 +42,14 @@ def kept(storage: LocalStorage) -> int:
 
 def cancelled_while(
     storage: LocalStorage,
-    work: Callable[[Intake], Awaitable[object]],
+    work: Callable[[BatchUpload], Awaitable[object]],
     began: threading.Event,
     go_on: threading.Event,
 ) -> None:
-    """Take a batch in, and have the caller's task cancelled in the middle."""
+    """Take in a batch, and cancel the caller's task in the middle."""
 
     async def take_in() -> None:
-        async with taking_in(storage) as intake:
+        async with receiving(storage) as intake:
             await work(intake)
 
     async def cancel() -> None:
@@ -68,7 +68,7 @@ def cancelled_while(
 def test_what_is_still_being_stored_goes_too(tmp_path: Path) -> None:
     storage = Slow(tmp_path)
 
-    async def add_two(intake: Intake) -> None:
+    async def add_two(intake: BatchUpload) -> None:
         for name in ("a.png", "b.png"):
             await intake.add(name, b"x")
 
@@ -89,10 +89,10 @@ def test_what_is_taken_in_stays(
         held_until(go_on)
         return submit(*args)  # type: ignore[arg-type]
 
-    async def hand_in(intake: Intake) -> None:
+    async def hand_in(intake: BatchUpload) -> None:
         for name in ("a.png", "b.png"):
             await intake.add(name, b"x")
-        await intake.submit(database, queue, user.id, Order(Options()), None)
+        await intake.submit(database, queue, user.id, BatchRequest(Options()), None)
 
     monkeypatch.setattr(batches, "submit", slow_submit)
     with database.begin() as session:

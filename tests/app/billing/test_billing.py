@@ -1,4 +1,4 @@
-"""Removals that cost credits, over HTTP with accounts: who pays, what, and when nothing."""
+"""Billing of removals over HTTP: who pays, how much, and when nothing is charged."""
 
 import asyncio
 import threading
@@ -20,12 +20,12 @@ from cutout.app.removals import service as removals
 from cutout.inference.imaging.encode import Format
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
-from tests.app.api_client import ADMIN, ANNA, API, PLATFORM, SECRET, Shop, bearer, engine_of, place_of
+from tests.app.api_client import ADMIN, ANNA, API, PLATFORM, SECRET, ApiClient, bearer, engine_of, place_of
 from tests.app.http.test_api import problem
 from tests.fakes import PATIENCE, FakeRunner, held_until, photo_bytes, wait_until
 
 
-def test_a_removal_is_charged_once_it_is_done(shop: Shop) -> None:
+def test_a_removal_is_charged_once_it_is_done(shop: ApiClient) -> None:
     shop.fund("anna", 20)
     answer = shop.remove(ANNA, tier="professional").raise_for_status().json()
     assert (answer["credits"], answer["status"]) == (15, "completed")
@@ -46,7 +46,7 @@ def test_a_removal_is_charged_once_it_is_done(shop: Shop) -> None:
     ("data", "code"),
     [(b"", "INVALID_IMAGE"), (b"I am text", "UNSUPPORTED_FORMAT"), (photo_bytes()[:200], "INVALID_IMAGE")],
 )
-def test_what_fails_costs_nothing_and_says_why(shop: Shop, data: bytes, code: str) -> None:
+def test_what_fails_costs_nothing_and_says_why(shop: ApiClient, data: bytes, code: str) -> None:
     shop.fund("anna", 20)
     assert shop.remove(ANNA, data).json()["code"] == code
     assert shop.balance(ANNA) == 20
@@ -55,7 +55,7 @@ def test_what_fails_costs_nothing_and_says_why(shop: Shop, data: bytes, code: st
     assert job["resultUrl"] is None
 
 
-def test_a_network_that_breaks_costs_nothing(shop: Shop) -> None:
+def test_a_network_that_breaks_costs_nothing(shop: ApiClient) -> None:
     def broken() -> None:
         raise ValueError("surprise")
 
@@ -65,7 +65,7 @@ def test_a_network_that_breaks_costs_nothing(shop: Shop) -> None:
     assert shop.balance(ANNA) == 20
 
 
-def test_a_disk_that_is_full_costs_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_costs_nothing(shop: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.fund("anna", 20)
     monkeypatch.setattr("cutout.app.storage.local.write_whole", full)
     problem(shop.remove(ANNA), 503, "STORAGE_UNAVAILABLE")
@@ -76,7 +76,7 @@ def full(*_: object, **__: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_only_who_proves_it_gets_in(shop: Shop) -> None:
+def test_only_who_proves_it_gets_in(shop: ApiClient) -> None:
     for who in (
         {},
         {"Authorization": "Bearer nonsense"},
@@ -89,7 +89,7 @@ def test_only_who_proves_it_gets_in(shop: Shop) -> None:
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
-def test_a_signed_address_ends(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signed_address_ends(shop: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.fund("anna", 20)
     url = shop.remove(ANNA).raise_for_status().json()["resultUrl"]
     later = datetime.now(UTC) + timedelta(days=7, minutes=1)
@@ -97,7 +97,7 @@ def test_a_signed_address_ends(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> N
     problem(shop.get(url, {}), 404, "NOT_FOUND")
 
 
-def test_credits_are_granted_by_an_admin_once(shop: Shop) -> None:
+def test_credits_are_granted_by_an_admin_once(shop: ApiClient) -> None:
     user_id = shop.fund("anna", 1)
     wanted = {"userId": str(user_id), "credits": 100, "key": "invoice-7", "note": "bought"}
     for granted in (True, False):
@@ -109,7 +109,7 @@ def test_credits_are_granted_by_an_admin_once(shop: Shop) -> None:
     problem(shop.client.post(f"{API}/admin/credits", json=bad, headers=ADMIN), 400, "INVALID_INPUT")
 
 
-def test_a_price_is_calculated(shop: Shop) -> None:
+def test_a_price_is_calculated(shop: ApiClient) -> None:
     def ask(**wanted: object) -> httpx2.Response:
         answer: httpx2.Response = shop.client.post(f"{API}/pricing/calculate", json=wanted, headers=ANNA)
         return answer
@@ -132,7 +132,7 @@ def test_a_price_is_calculated(shop: Shop) -> None:
         problem(ask(**wanted), 400, "INVALID_INPUT")
 
 
-def test_jobs_are_filtered_and_paged(shop: Shop) -> None:
+def test_jobs_are_filtered_and_paged(shop: ApiClient) -> None:
     shop.fund("anna", 100)
     for tier in ("basic", "standard", "basic"):
         shop.remove(ANNA, tier=tier).raise_for_status()
@@ -150,7 +150,7 @@ def test_jobs_are_filtered_and_paged(shop: Shop) -> None:
     assert len(tiers(until=(now() + timedelta(minutes=1)).isoformat())) == 4
 
 
-def test_logging_in_and_keys(shop: Shop) -> None:
+def test_logging_in_and_keys(shop: ApiClient) -> None:
     with shop.database.begin() as session:
         accounts.create_local(session, "owner@shop.example", "correct horse")
     right = {"email": "Owner@shop.example", "password": "correct horse"}
@@ -174,7 +174,7 @@ def test_logging_in_and_keys(shop: Shop) -> None:
 
 def test_two_hundred_removals_at_once_with_credits_for_fifty(database: Database, tmp_path: Path) -> None:
     with database.begin() as session:
-        user = accounts.seen(session, Claims("anna"))
+        user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, 150, "grant:anna")
     place = place_of(database, tmp_path, FakeRunner())
 
@@ -201,7 +201,7 @@ def test_a_caller_who_hangs_up_pays_nothing(database: Database, tmp_path: Path) 
     runner = FakeRunner()
     place = place_of(database, tmp_path, runner)
     with database.begin() as session:
-        user = accounts.seen(session, Claims("anna"))
+        user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, 10, "grant:anna")
     started = threading.Event()
 
@@ -229,14 +229,14 @@ def test_a_caller_who_hangs_up_pays_nothing(database: Database, tmp_path: Path) 
 def test_what_a_crash_left_open_is_settled(database: Database, tmp_path: Path) -> None:
     place = place_of(database, tmp_path, FakeRunner(), lease=-1)
     with database.begin() as session:
-        user = accounts.seen(session, Claims("anna"))
+        user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, 50, "grant:anna")
     crashed = [removals._begin(place, user.id, b"", Options(tier=Tier.BASIC), None)[0] for _ in range(3)]
     in_work = removals._begin(
         place_of(database, tmp_path, FakeRunner()), user.id, b"", Options(tier=Tier.STANDARD), None
     )[0]
-    assert removals.settle_lost(database) == 3
-    assert removals.settle_lost(database) == 0
+    assert removals.fail_lost_jobs(database) == 3
+    assert removals.fail_lost_jobs(database) == 0
     with database.begin() as session:
         assert ledger.balance(session, user.id) == 50 - 8
         assert ledger.discrepancies(session) == {}
@@ -249,9 +249,9 @@ def test_what_a_crash_left_open_is_settled(database: Database, tmp_path: Path) -
 
 
 def test_a_database_that_goes_away_is_said_and_costs_nothing(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    shop: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The table that a charge needs is not there at the commit; health tells; then all is well again."""
+    """The database is away when the charge is to be committed; health reports it; then everything works again."""
     shop.fund("anna", 20)
     started, go_on = threading.Event(), threading.Event()
 
@@ -277,16 +277,16 @@ def test_a_database_that_goes_away_is_said_and_costs_nothing(
     problem(shop.get(f"{API}/credits", ANNA), 503, "DATABASE_UNAVAILABLE")
     monkeypatch.undo()
     assert own.begin == begin
-    # By itself, long before the lease ends.
+    # The service releases the credits by itself, long before the lease ends.
     wait_until(lambda: shop.balance(ANNA) == 20, 60)
     (job,) = shop.get(f"{API}/jobs", ANNA).json()["jobs"]
     assert job["error"]["code"] == "DATABASE_UNAVAILABLE"
     assert "UPDATE" not in job["error"]["detail"]
-    assert removals.settle_lost(shop.database) == 0
+    assert removals.fail_lost_jobs(shop.database) == 0
     assert shop.get("/api/health", {}).json()["status"] == "ok"
 
 
-def test_no_secret_reaches_the_log_or_an_answer(capsys: pytest.CaptureFixture[str], shop: Shop) -> None:
+def test_no_secret_reaches_the_log_or_an_answer(capsys: pytest.CaptureFixture[str], shop: ApiClient) -> None:
     def broken() -> None:
         raise ValueError("surprise")
 
@@ -317,7 +317,7 @@ def test_no_secret_reaches_the_log_or_an_answer(capsys: pytest.CaptureFixture[st
         assert secret not in told
 
 
-def test_pictures_of_every_format_are_found_again(shop: Shop) -> None:
+def test_pictures_of_every_format_are_found_again(shop: ApiClient) -> None:
     shop.fund("anna", 100)
     for file_format in Format:
         job = shop.remove(ANNA, format=file_format.value).raise_for_status().json()

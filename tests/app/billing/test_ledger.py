@@ -1,4 +1,4 @@
-"""Money: the ledger's sum is the balance and never negative, whatever runs at once, is repeated or breaks off."""
+"""The ledger: its sum is the balance and never negative, despite concurrency, repetition and crashes."""
 
 import random
 import uuid
@@ -26,7 +26,7 @@ def funded(database: Database, amount: int) -> uuid.UUID:
 
 
 def balance(database: Database, user_id: uuid.UUID) -> int:
-    """Return a user's balance, and check it against his ledger."""
+    """Return a user's balance, and check it against their ledger."""
     with database.begin() as session:
         assert ledger.discrepancies(session) == {}
         total = select(func.sum(LedgerEntry.credits)).where(LedgerEntry.user_id == user_id)
@@ -176,15 +176,15 @@ def test_many_grants_at_once_never_pass_what_fits(database: Database) -> None:
 
 
 class Crashed(Exception):
-    """The process died here: what its transaction did is undone."""
+    """A simulated crash of the process: its transaction is rolled back."""
 
 
 steps = st.lists(
     st.tuples(
         st.sampled_from(["grant", "hold", "charge", "release"]),
-        st.integers(0, 5),  # which one
+        st.integers(0, 5),  # index of the hold
         st.integers(1, 20),  # credits
-        st.booleans(),  # crashes before the commit
+        st.booleans(),  # whether it crashes before the commit
     ),
     max_size=30,
 )
@@ -195,7 +195,7 @@ steps = st.lists(
 def test_ledger_and_balance_agree_whatever_happens(
     database: Database, steps: list[tuple[str, int, int, bool]], seed: int
 ) -> None:
-    """Random movements, repeated at random, with crashes between any two steps; then everything open is settled."""
+    """Random movements, randomly repeated, with crashes between any two steps; then all open holds are settled."""
     user_id = funded(database, 30)
     run = uuid.uuid4().hex
     expected = 30

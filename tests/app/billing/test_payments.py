@@ -1,4 +1,4 @@
-"""Payments over HTTP: what counts as paid, once and for one user; and what it gives."""
+"""Payments over HTTP: which payments count, only once and for one user, and what they grant."""
 
 import hashlib
 import hmac
@@ -17,7 +17,7 @@ from cutout.app.billing import ledger, payments, pricing, subscriptions
 from cutout.app.billing.payments import Item, PaymentUsed
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Payment, PaymentStatus, now
-from tests.app.api_client import ADMIN, ANNA, API, BEN, Shop, opened_shop
+from tests.app.api_client import ADMIN, ANNA, API, BEN, ApiClient, opened_shop
 from tests.app.databases import new_user
 from tests.app.http.test_api import problem
 
@@ -25,37 +25,37 @@ PAYMENTS = "what the platform signs payments with"
 STARTER = {"plan": "starter", "paymentId": "pay-1"}
 
 
-def buy(shop: Shop, who: dict[str, str], **wanted: Any) -> httpx2.Response:
+def buy(shop: ApiClient, who: dict[str, str], **wanted: Any) -> httpx2.Response:
     path = "subscription" if "plan" in wanted else "credits"
     answer: httpx2.Response = shop.client.post(f"{API}/{path}", json=wanted, headers=who)
     return answer
 
 
 def confirm(
-    shop: Shop, who: dict[str, str], purchase: dict[str, Any], kind: str = "payments"
+    shop: ApiClient, who: dict[str, str], purchase: dict[str, Any], kind: str = "payments"
 ) -> httpx2.Response:
     path = f"{API}/admin/{kind}/{purchase['id']}/confirm"
     answer: httpx2.Response = shop.client.post(path, headers=who)
     return answer
 
 
-def standing(shop: Shop, who: dict[str, str]) -> dict[str, Any]:
+def standing(shop: ApiClient, who: dict[str, str]) -> dict[str, Any]:
     answer: dict[str, Any] = shop.get(f"{API}/subscription", who).raise_for_status().json()
     return answer
 
 
 def signature(*lines: object) -> str:
-    """Sign as the documentation says, without the service's own code."""
+    """Sign as the documentation describes, without the service's own code."""
     return hmac.new(PAYMENTS.encode(), "\n".join(map(str, lines)).encode(), hashlib.sha256).hexdigest()
 
 
 @pytest.fixture
-def signed(database: Database, tmp_path: Path) -> Iterator[Shop]:
+def signed(database: Database, tmp_path: Path) -> Iterator[ApiClient]:
     with opened_shop(database, tmp_path, payments="signed", payments_secret=PAYMENTS) as shop:
         yield shop
 
 
-def test_a_plan_begins_once_an_admin_says_that_it_is_paid(shop: Shop) -> None:
+def test_a_plan_begins_once_an_admin_says_that_it_is_paid(shop: ApiClient) -> None:
     assert standing(shop, ANNA)["status"] == "none"
     assert set(standing(shop, ANNA)["plans"]) == {"starter", "pro"}
     bought = buy(shop, ANNA, **STARTER).raise_for_status().json()
@@ -90,7 +90,7 @@ def test_a_plan_begins_once_an_admin_says_that_it_is_paid(shop: Shop) -> None:
     problem(confirm(shop, ADMIN, {"id": uuid.uuid4()}), 404, "NOT_FOUND")
 
 
-def test_credits_are_bought_as_plans_are(shop: Shop) -> None:
+def test_credits_are_bought_as_plans_are(shop: ApiClient) -> None:
     bought = buy(shop, ANNA, credits=500, paymentId="pay-2").raise_for_status().json()
     assert (bought["status"], bought["rupiah"]) == ("pending", 50_000)
     assert shop.balance(ANNA) == 0
@@ -99,7 +99,7 @@ def test_credits_are_bought_as_plans_are(shop: Shop) -> None:
         assert shop.balance(ANNA) == 500
 
 
-def test_a_payment_buys_once(shop: Shop) -> None:
+def test_a_payment_buys_once(shop: ApiClient) -> None:
     bought = buy(shop, ANNA, **STARTER).raise_for_status().json()
     assert buy(shop, ANNA, **STARTER).json() == bought
     for who, wanted in (
@@ -112,7 +112,7 @@ def test_a_payment_buys_once(shop: Shop) -> None:
     assert standing(shop, BEN)["status"] == "none"
 
 
-def test_another_plan_has_to_wait_also_one_that_was_paid_before(shop: Shop) -> None:
+def test_another_plan_has_to_wait_also_one_that_was_paid_before(shop: ApiClient) -> None:
     dear = buy(shop, ANNA, plan="pro", paymentId="pay-pro").raise_for_status().json()
     confirm(shop, ADMIN, buy(shop, ANNA, **STARTER).json()).raise_for_status()
     problem(confirm(shop, ADMIN, dear), 409, "CONFLICT")
@@ -122,7 +122,7 @@ def test_another_plan_has_to_wait_also_one_that_was_paid_before(shop: Shop) -> N
     assert [payment["paymentId"] for payment in standing(shop, ANNA)["pending"]] == ["pay-pro"]
 
 
-def test_a_plan_is_cancelled_to_the_end_of_its_month(shop: Shop) -> None:
+def test_a_plan_is_cancelled_to_the_end_of_its_month(shop: ApiClient) -> None:
     problem(shop.client.delete(f"{API}/subscription", headers=ANNA), 404, "NOT_FOUND")
     bought = confirm(shop, ADMIN, buy(shop, ANNA, **STARTER).json()).json()
     answers = [
@@ -137,7 +137,7 @@ def test_a_plan_is_cancelled_to_the_end_of_its_month(shop: Shop) -> None:
         problem(answer, 400, "INVALID_INPUT")
 
 
-def test_a_signature_counts_at_once_and_for_what_it_signs_only(signed: Shop) -> None:
+def test_a_signature_counts_at_once_and_for_what_it_signs_only(signed: ApiClient) -> None:
     right = signature("plan:starter", 99_000, "pay-1", "anna")
     wrong = {
         "": "none",
@@ -163,7 +163,7 @@ def test_a_signature_counts_at_once_and_for_what_it_signs_only(signed: Shop) -> 
 
 
 def test_a_purchase_repeated_after_a_change_of_prices_is_the_same(
-    signed: Shop, monkeypatch: pytest.MonkeyPatch
+    signed: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = STARTER | {"signature": signature("plan:starter", 99_000, "pay-1", "anna")}
     some = {"credits": 20, "paymentId": "pay-2", "signature": signature("credits:20", 2_000, "pay-2", "anna")}
@@ -172,7 +172,7 @@ def test_a_purchase_repeated_after_a_change_of_prices_is_the_same(
     monkeypatch.setattr(payments, "RUPIAH_PER_CREDIT", 150)
     assert [buy(signed, ANNA, **wanted).json() for wanted in (plan, some)] == before
     assert signed.balance(ANNA) == 20
-    # What is noted for one has no price of old for another user, or another thing.
+    # A recorded payment does not fix an old price for another user or another product.
     for who, credits_wanted, rupiah, status, code in (
         (BEN, 20, 2_000, 403, "FORBIDDEN"),
         (BEN, 20, 3_000, 409, "CONFLICT"),
@@ -187,7 +187,7 @@ def test_a_purchase_repeated_after_a_change_of_prices_is_the_same(
     problem(buy(signed, ANNA, plan="starter", paymentId="pay-3", signature=old), 403, "FORBIDDEN")
 
 
-def test_credits_with_a_signature(signed: Shop) -> None:
+def test_credits_with_a_signature(signed: ApiClient) -> None:
     wanted = {
         "credits": 20,
         "paymentId": "pay-1",
@@ -199,7 +199,7 @@ def test_credits_with_a_signature(signed: Shop) -> None:
     problem(buy(signed, BEN, **wanted | {"credits": 200}), 403, "FORBIDDEN")
 
 
-def test_what_cannot_be_bought_is_said(shop: Shop) -> None:
+def test_what_cannot_be_bought_is_said(shop: ApiClient) -> None:
     for wanted in (
         {"plan": "gold", "paymentId": "pay-1"},
         {"plan": "starter"},
@@ -213,7 +213,7 @@ def test_what_cannot_be_bought_is_said(shop: Shop) -> None:
         problem(buy(shop, ANNA, **wanted), 400, "INVALID_INPUT")
 
 
-def test_half_a_character_is_no_signature(signed: Shop) -> None:
+def test_half_a_character_is_no_signature(signed: ApiClient) -> None:
     body = b'{"plan": "starter", "paymentId": "pay-1", "signature": "\\ud800"}'
     headers = ANNA | {"Content-Type": "application/json"}
     problem(signed.client.post(f"{API}/subscription", content=body, headers=headers), 400, "INVALID_INPUT")
@@ -234,7 +234,7 @@ def test_one_payment_at_once_by_two_users_buys_once(database: Database) -> None:
     def pay(number: int) -> uuid.UUID | None:
         user = users[number % 2]
         try:
-            bought = database.run(payments.buy, user, item, "pay-1", settled=True, at=now())
+            bought = database.run_in_transaction(payments.buy, user, item, "pay-1", settled=True, at=now())
         except PaymentUsed:
             return None
         assert bought.payment.status is PaymentStatus.CONFIRMED
@@ -252,9 +252,13 @@ def test_one_payment_at_once_by_two_users_buys_once(database: Database) -> None:
 def test_a_payment_confirmed_by_many_at_once_gives_one_month(database: Database) -> None:
     user, admin = new_user(database, "anna"), new_user(database, "boss")
     at = now()
-    bought = database.run(payments.buy, user, Item(plan="pro"), "pay-1", settled=False, at=at).payment
+    bought = database.run_in_transaction(
+        payments.buy, user, Item(plan="pro"), "pay-1", settled=False, at=at
+    ).payment
     with ThreadPoolExecutor(12) as pool:
-        outcomes = list(pool.map(lambda _: database.run(payments.confirm, bought.id, admin, at), range(24)))
+        outcomes = list(
+            pool.map(lambda _: database.run_in_transaction(payments.confirm, bought.id, admin, at), range(24))
+        )
     months = {
         outcome.month.ends_at for outcome in outcomes if outcome is not None and outcome.month is not None
     }

@@ -1,4 +1,4 @@
-"""Prices: every row of the contract, the edges of the bands, shares that sum exactly."""
+"""Prices: every row of the contract, the edges of the bands, and shares that add up exactly."""
 
 import pytest
 from hypothesis import given

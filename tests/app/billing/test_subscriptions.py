@@ -1,4 +1,4 @@
-"""Daily quotas: never more than the plan allows, given back once where a removal fails, credits where they end."""
+"""Daily quotas: never exceed the plan, are given back once if a removal fails, and are followed by credits."""
 
 import asyncio
 import uuid
@@ -23,7 +23,7 @@ from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, PaidBy, Status, Subscription, SubscriptionUsage, User
 from cutout.app.jobs import completion
 from cutout.app.removals import service as removals
-from cutout.app.removals.service import Workplace
+from cutout.app.removals.service import RemovalContext
 from cutout.inference.engine import Cutout
 from cutout.inference.errors import UnsupportedFormat
 from cutout.inference.imaging.encode import Format
@@ -40,7 +40,7 @@ DONE = Cutout(b"", Format.PNG, 4, 3, False, Tier.BASIC, "isnet-general", True, "
 
 @dataclass
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     at: datetime = NOON
 
@@ -49,28 +49,30 @@ class Clock:
 
 
 def subscribe(database: Database, user: User, plan: str, at: datetime = NOON) -> Purchase:
-    return database.run(payments.buy, user, Item(plan=plan), f"pay-{uuid.uuid4()}", settled=True, at=at)
+    return database.run_in_transaction(
+        payments.buy, user, Item(plan=plan), f"pay-{uuid.uuid4()}", settled=True, at=at
+    )
 
 
 def subscriber(database: Database, plan: str, funds: int = 0) -> User:
-    """Add a user with a plan, and with credits where wanted."""
+    """Add a user with a plan, and optionally with credits."""
     user = new_user(database, f"user-{uuid.uuid4()}")
     subscribe(database, user, plan)
     if funds:
-        database.run(ledger.grant, user.id, funds, f"grant:{user.id}")
+        database.run_in_transaction(ledger.grant, user.id, funds, f"grant:{user.id}")
     return user
 
 
 def pay(database: Database, user: User, tier: Tier, at: datetime = NOON) -> PaidBy | None:
-    """Reserve a removal; of what, or None where neither has enough."""
+    """Reserve a removal; return what pays for it, or None if neither quota nor credits suffice."""
     try:
-        return database.run(job_charges.reserve, user.id, uuid.uuid4(), tier, at)[0]
+        return database.run_in_transaction(job_charges.reserve, user.id, uuid.uuid4(), tier, at)[0]
     except InsufficientCredits:
         return None
 
 
 def used(database: Database, user: User, day: date = TODAY) -> tuple[int, int]:
-    """Return how many removals of a day the quota has paid for, and how many of those were professional."""
+    """Return how many removals of a day the quota has paid for, and how many of those are professional."""
     with database.begin() as session:
         usage = session.get(SubscriptionUsage, (user.id, day))
         return (usage.used, usage.professional) if usage else (0, 0)
@@ -183,11 +185,11 @@ def test_what_a_crash_left_open_goes_back_to_the_quota_once(database: Database, 
     place = replace(place_of(database, tmp_path, FakeRunner(), lease=60), clock=clock)
     for _ in range(3):
         removals._begin(place, user.id, b"", Options(), None)
-    assert removals.settle_lost(database, clock) == 0
+    assert removals.fail_lost_jobs(database, clock) == 0
     clock.at += timedelta(days=1)
     removals._begin(place, user.id, b"", Options(), None)
     with ThreadPoolExecutor(4) as pool:
-        settled = pool.map(lambda _: removals.settle_lost(database, clock), range(4))
+        settled = pool.map(lambda _: removals.fail_lost_jobs(database, clock), range(4))
     assert sum(settled) == 3
     assert used(database, user) == (0, 0)
     assert used(database, user, clock.at.date()) == (1, 0)
@@ -198,7 +200,9 @@ def test_a_cancelled_plan_works_until_its_month_ends_and_credits_after(database:
     user = subscriber(database, "starter", funds=3)
     ends_at = datetime(2026, 12, 24, 12, tzinfo=UTC)
     for reason in ("too dear", "again"):
-        cancelled = database.run(subscriptions.cancel, user.id, reason, NOON + timedelta(hours=1))
+        cancelled = database.run_in_transaction(
+            subscriptions.cancel, user.id, reason, NOON + timedelta(hours=1)
+        )
         assert cancelled is not None
         assert (cancelled.ends_at, cancelled.cancel_reason) == (ends_at, "too dear")
         assert cancelled.cancelled_at == NOON + timedelta(hours=1)
@@ -206,21 +210,21 @@ def test_a_cancelled_plan_works_until_its_month_ends_and_credits_after(database:
     assert pay(database, user, Tier.BASIC, ends_at - moment) is PaidBy.QUOTA
     assert pay(database, user, Tier.BASIC, ends_at) is PaidBy.CREDITS
     assert pay(database, user, Tier.BASIC, ends_at) is None
-    assert database.run(subscriptions.cancel, user.id, None, ends_at) is None
+    assert database.run_in_transaction(subscriptions.cancel, user.id, None, ends_at) is None
     subscribe(database, user, "pro", ends_at)
     assert pay(database, user, Tier.PROFESSIONAL, ends_at) is PaidBy.QUOTA, "any plan can follow"
 
 
 def test_the_same_plan_extends_and_takes_a_cancelling_back_and_another_waits(database: Database) -> None:
     user = subscriber(database, "starter")
-    database.run(subscriptions.cancel, user.id, None, NOON)
+    database.run_in_transaction(subscriptions.cancel, user.id, None, NOON)
     extended = subscribe(database, user, "starter", NOON + timedelta(days=3)).month
     assert extended is not None
     assert (extended.starts_at, extended.ends_at) == (
         NOON.replace(month=12),
         NOON.replace(year=2027, month=1),
     )
-    present = database.run(subscriptions.present, user.id, NOON)
+    present = database.run_in_transaction(subscriptions.present, user.id, NOON)
     assert present is not None
     assert (present.id, present.cancelled_at) == (extended.id, None)
     with pytest.raises(AnotherPlan, match="starter is paid until 2027-01-24 12:00 UTC"):
@@ -266,7 +270,7 @@ def test_a_month_is_a_calendar_month_and_short_ones_do_not_shorten_the_next(
 
 def test_the_day_of_a_month_is_kept_from_its_first(database: Database) -> None:
     user = new_user(database)
-    east = datetime.fromisoformat("2027-02-01T03:00+07:00")  # still 31 January in UTC
+    east = datetime.fromisoformat("2027-02-01T03:00+07:00")  # This is still 31 January in UTC.
     ends = [subscribe(database, user, "pro", east + timedelta(days=5 * late)).month for late in range(3)]
     assert [f"{month.ends_at:%m-%d}" for month in ends if month] == ["02-28", "03-31", "04-30"]
 
@@ -277,14 +281,14 @@ STEPS = st.lists(
             ["begin", "begin", "complete", "fail", "crash", "sweep", "cancel", "renew", "next day"]
         ),
         st.sampled_from([Tier.BASIC, Tier.PROFESSIONAL]),
-        st.integers(0, 20),  # which job
+        st.integers(0, 20),  # index of the job
     ),
     max_size=30,
 )
 
 
 class Crashed(Exception):
-    """The process died here: what its transaction did is undone."""
+    """A simulated crash of the process: its transaction is rolled back."""
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
@@ -292,14 +296,14 @@ class Crashed(Exception):
 def test_what_was_used_is_what_was_kept_whatever_happens(
     database: Database, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Tier, int]]
 ) -> None:
-    """Random removals with failures, crashes and sweeps, over days and a plan that is cancelled and paid again."""
+    """Random removals with failures, crashes and sweeps, over days, with a plan that is cancelled and paid again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PLANS, "tiny", Plan(1, 3, (Tier.BASIC, Tier.PROFESSIONAL), professional_per_day=1))
         user, clock = subscriber(database, "tiny", funds=60), Clock()
-        place = Workplace(
-            hands=SimpleNamespace(
-                here=True, require_room=lambda: None, take_back=lambda _: None
-            ),  # nothing is worked on here
+        place = RemovalContext(
+            executor=SimpleNamespace(
+                here=True, require_capacity=lambda: None, withdraw=lambda _: None
+            ),  # No work is done here.
             storage=None,  # type: ignore[arg-type]
             database=database,
             lease=timedelta(hours=30),
@@ -314,7 +318,9 @@ def test_what_was_used_is_what_was_kept_whatever_happens(
                     jobs.append(removals._begin(place, user.id, b"", Options(tier=tier), None)[0])
                 except InsufficientCredits:
                     full = before[0] == 3 or (tier is Tier.PROFESSIONAL and before[1] == 1)
-                    assert full or database.run(subscriptions.present, user.id, clock.at) is None
+                    assert (
+                        full or database.run_in_transaction(subscriptions.present, user.id, clock.at) is None
+                    )
             elif step == "complete" and job_id:
                 end(database, job_id)
             elif step == "fail" and job_id:
@@ -323,16 +329,16 @@ def test_what_was_used_is_what_was_kept_whatever_happens(
                 with pytest.raises(Crashed):
                     crash(database, job_id)
             elif step == "sweep":
-                removals.settle_lost(database, clock)
+                removals.fail_lost_jobs(database, clock)
             elif step == "cancel":
-                database.run(subscriptions.cancel, user.id, None, clock.at)
+                database.run_in_transaction(subscriptions.cancel, user.id, None, clock.at)
             elif step == "renew":
                 subscribe(database, user, "tiny", clock.at)
             elif step == "next day":
                 clock.at += timedelta(days=1 + 12 * (number % 2))
         require_agreement(database, user)
         clock.at += timedelta(days=9)
-        removals.settle_lost(database, clock)
+        removals.fail_lost_jobs(database, clock)
         require_agreement(database, user)
         with database.begin() as session:
             mine = session.query(Job).filter(Job.user_id == user.id)
@@ -352,7 +358,7 @@ def end(database: Database, job_id: uuid.UUID) -> None:
 
 
 def require_agreement(database: Database, user: User) -> None:
-    """Check every day's counts against the jobs, and the limits; and the ledger beside them."""
+    """Check every day's counts against the jobs and the limits, and the balance against the ledger."""
     with database.begin() as session:
         kept = session.query(Job).filter(
             Job.user_id == user.id, Job.paid_by == PaidBy.QUOTA, Job.status != Status.FAILED

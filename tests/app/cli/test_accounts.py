@@ -1,4 +1,4 @@
-"""`cutout migrate | users | keys | credits`, and what other commands need not wait for."""
+"""`cutout migrate | users | keys | credits`, and imports that the other commands avoid."""
 
 import io
 import subprocess
@@ -30,7 +30,7 @@ def _own_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def cutout(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
 ) -> tuple[int, str, str]:
-    """Run a command; its exit code, and what it wrote to stdout and stderr."""
+    """Run a command; return its exit code, stdout and stderr."""
     monkeypatch.setattr("sys.argv", ["cutout", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -88,7 +88,7 @@ def test_what_cannot_be_done_is_said(
 def test_migrating(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A database of its own is brought up by itself; a shared one only by the command."""
+    """An embedded database is migrated automatically; a shared one only by the command."""
     server = Database(postgresql_url)
     with server.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("DROP DATABASE IF EXISTS migrating"))
@@ -141,7 +141,7 @@ def own_database(tmp_path: Path) -> Iterator[Database]:
 def test_lists_go_to_stdout_and_nothing_is_cut_off(run: Run, own_database: Database) -> None:
     long = f"{'a' * 150}@{'b' * 100}.example"
     with own_database.begin() as session:
-        user = accounts.seen(session, Claims("s" * 200, long))
+        user = accounts.get_or_create_user(session, Claims("s" * 200, long))
         _, key = accounts.create_key(session, user, "n" * 100)
     for arguments, whole in (
         (("users", "list"), [str(user.id), user.subject, long]),
@@ -172,7 +172,7 @@ def test_a_user_is_deleted_where_it_is_meant(
     run: Run, own_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with own_database.begin() as session:
-        user = accounts.seen(session, Claims("u-1", OWNER))
+        user = accounts.get_or_create_user(session, Claims("u-1", OWNER))
         job = Job(user_id=user.id, status=Status.COMPLETED, tier="basic", credits=3, format="png")
         session.add(job)
     picture = tmp_path / jobs.result_key(job.id, Format.PNG)
@@ -195,10 +195,10 @@ def test_a_user_is_deleted_where_it_is_meant(
 
 def test_a_platforms_user_gets_a_key_by_mail_and_several_are_listed(run: Run, own_database: Database) -> None:
     with own_database.begin() as session:
-        one = accounts.seen(session, Claims("u-1", "Anna@shop.example"))
+        one = accounts.get_or_create_user(session, Claims("u-1", "Anna@shop.example"))
     assert run("keys", "add", "anna@SHOP.example")[1].startswith("cutout_")
     with own_database.begin() as session:
-        two = accounts.seen(session, Claims("u-2", "anna@shop.example"))
+        two = accounts.get_or_create_user(session, Claims("u-2", "anna@shop.example"))
     code, out, err = run("keys", "add", "anna@shop.example")
     assert (code, out) == (1, "")
     assert "2 users are called" in err

@@ -1,4 +1,4 @@
-"""Nothing that the command prints controls the terminal: names of files, others' words, what was typed."""
+"""The command's output cannot control the terminal, whatever file names, messages or arguments contain."""
 
 import logging
 import sys
@@ -15,8 +15,8 @@ from cutout.inference.errors import ModelUnavailable
 from tests.fakes import fake_engine, photo_bytes
 
 Run = Callable[..., int]
-# Clears the screen; names the window; turns the rest of a line around; begins a line of its own; takes a line back;
-# C1's own way to begin a sequence; a byte that is no UTF-8; rich's markup.
+# Clear the screen; set the window title; reverse the text direction; start a new line; return to the line's start; a C1
+# control sequence; a byte that is not UTF-8; rich's markup.
 EVIL = "a\x1b[2J\x1b]0;owned\x07\u202egnp\nerror: forged\r\x9b31m\udcff[red]b[/red][/nothing]"
 CONTROLS = "\x1b[2J", "\x1b]", "\x07", "\u202e", "\nerror: forged", "\r", "\x9b"
 
@@ -83,7 +83,7 @@ def test_others_words(
         raise ModelUnavailable(EVIL)
 
     monkeypatch.setattr(bootstrap, "pull_missing", broken)
-    # As at a user's terminal, where nobody has set up to log.
+    # As in a user's terminal, where logging is not configured.
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     assert cutout("remove", "-", "-o", "-") == 1
     told = capfd.readouterr().err

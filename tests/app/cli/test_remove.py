@@ -1,4 +1,4 @@
-"""`cutout remove` on a fake network: what it makes, resumes, refuses and reports."""
+"""`cutout remove` on a fake network: its results, resuming, errors and reports."""
 
 import io
 import os
@@ -33,12 +33,12 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(bootstrap, "pull_missing", lambda *_: None)
     yield
     for engine in opened:
-        assert engine._pool._shutdown  # the command closed what it opened
+        assert engine._pool._shutdown  # The command closed the engine that it opened.
 
 
 @pytest.fixture
 def cutout(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the command line in this process; the exit code."""
+    """Run the command line in this process; return the exit code."""
 
     def run(*arguments: object) -> int:
         monkeypatch.setattr(sys, "argv", ["cutout", *map(str, arguments)])
@@ -85,24 +85,24 @@ def test_run_again_it_does_only_what_is_missing(
 
     runs = len(opened)
     assert cutout("remove", photos, "-o", out) == 0
-    assert len(opened) == runs  # nothing to do: no model was loaded
+    assert len(opened) == runs  # There was nothing to do, so no model was loaded.
 
     later = time.time() + 10
-    os.utime(photos / "b.png", (later, later))  # the photo was edited since
+    os.utime(photos / "b.png", (later, later))  # The photo has been edited since.
     assert cutout("remove", photos, "-o", out) == 0
     assert (out / "b.png").stat().st_mtime_ns != kept
 
     kept = (out / "b.png").stat().st_mtime_ns
-    (photos / "b.png").write_bytes(photo_bytes(30, 40))  # another photo, taken before the first one was done
+    (photos / "b.png").write_bytes(photo_bytes(30, 40))  # Another photo, with an earlier date.
     os.utime(photos / "b.png", (later - 1000, later - 1000))
     assert cutout("remove", photos, "-o", out) == 0
     assert open_picture((out / "b.png").read_bytes()).size == (30, 40)
     assert cutout("remove", photos, "-o", out) == 0
     assert "3 were done before" in capsys.readouterr().err
 
-    (out / NAME).write_text((out / NAME).read_text()[:-9] + "\n[1]\nnull\n{}\n")  # as a kill may leave it
+    (out / NAME).write_text((out / NAME).read_text()[:-9] + "\n[1]\nnull\n{}\n")  # As a kill may leave it.
     assert cutout("remove", photos, "-o", out) == 0
-    (out / NAME).unlink()  # as earlier versions left their results
+    (out / NAME).unlink()  # As earlier versions left their results.
     assert cutout("remove", photos, "-o", out) == 0
     assert "3 were done before" in capsys.readouterr().err
 
@@ -320,7 +320,7 @@ def test_linked_folders_are_followed_once(
     (disk / "more").mkdir(parents=True)
     for name in ("e.png", "more/f.png"):
         (disk / name).write_bytes(photo_bytes())
-    (photos / "aa").symlink_to(photos / "deep")  # is below under its own name
+    (photos / "aa").symlink_to(photos / "deep")  # The folder is also reached under its own name.
     (photos / "one").symlink_to(disk)
     (photos / "two").symlink_to(disk)
     (photos / "deep" / "up").symlink_to(photos)
@@ -363,7 +363,7 @@ def test_a_folder_that_cannot_be_read_is_said(
 
 
 def replace_by_older(photo: Path, *, days: int = 2) -> None:
-    """Put another photo in place of one, with a date before it."""
+    """Replace a photo by another one with an earlier date."""
     photo.write_bytes(photo_bytes(60, 20, seed=9))
     then = time.time() - days * 86_400
     os.utime(photo, (then, then))
@@ -383,7 +383,7 @@ def test_a_photo_replaced_by_an_older_one_is_done_again(
         (out / NAME).unlink()
         runs = len(opened)
         cutout("remove", photos, "-o", out)
-        assert len(opened) == runs  # the dates of photo and cut-out were enough
+        assert len(opened) == runs  # The dates of photo and cut-out were enough.
     replace_by_older(photos / "deep/er/c.png")
     capsys.readouterr()
     cutout("remove", photos, "-o", out)
@@ -432,7 +432,7 @@ def test_times_of_whole_seconds_may_differ_a_little() -> None:
     second = 1_000_000_000
     stamp = Seen(5, 7 * second + 1)
     assert stamp.is_same(Seen(5, 7 * second + 1))
-    assert stamp.is_same(Seen(5, 6 * second))  # as a FAT drive gives it back
+    assert stamp.is_same(Seen(5, 6 * second))  # As a FAT drive stores it.
     assert not stamp.is_same(Seen(5, 7 * second + 2))
     assert not stamp.is_same(Seen(5, 5 * second))
     assert not stamp.is_same(Seen(6, 7 * second + 1))

@@ -1,4 +1,4 @@
-"""`cutout serve`, when the device fails under it, and without one."""
+"""`cutout serve` when the device fails, and without a device."""
 
 import os
 import signal
@@ -22,14 +22,14 @@ from tests.http import answers_ok, http
 
 @pytest.fixture(autouse=True)
 def _no_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the service's last resort from these tests' own process, which goes on when the service has stopped."""
+    """Disable the service's last resort, which would kill the test process."""
     monkeypatch.setattr("cutout.app.http.uvicorn_server.leave", lambda: None)
 
 
 def test_a_service_whose_device_fails_ends_with_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """So that whoever supervises it starts another process, which may get the device back."""
+    """The supervisor can then start another process, which may get the device back."""
     monkeypatch.setenv("CUTOUT_AUTH", "off")
     monkeypatch.setenv("CUTOUT_DATA_DIR", str(tmp_path))
     runner = FakeRunner()
@@ -86,7 +86,7 @@ def test_a_service_that_leaves_photos_to_workers_loads_no_engine(
         address = f"http://127.0.0.1:{port}"
         try:
             wait_until(lambda: answers_ok(address))
-            queue.announce(worker)  # once more: what says nothing for long counts as gone
+            queue.announce(worker)  # Announce the worker again: one that is silent for long counts as gone.
             devices.append(http.get(f"{address}/api/health").json()["device"])
         finally:
             os.kill(os.getpid(), signal.SIGINT)

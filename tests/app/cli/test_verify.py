@@ -1,4 +1,4 @@
-"""`cutout verify`, against whole deployments that are well, that are broken in one place, and that lie."""
+"""`cutout verify` against complete deployments that work, that have one fault, and that give wrong answers."""
 
 import asyncio
 import io
@@ -42,7 +42,7 @@ from tests.app.serving import served
 from tests.fakes import PATIENCE, fake_engine, wait_until
 from tests.http import http
 from tests.web import answer, certificates, open_web, raw, send_on
-from tests.worker.killing import Site, Supervised, site
+from tests.worker.killing import Deployment, SupervisedProcess, site
 from tests.worker.worker_fixtures import LEASE_SECONDS
 
 API = "/api/background-remover"
@@ -54,7 +54,7 @@ NEED_MONEY = [*REMOVALS, "batch", "ledger", "quota", "an error"]
 
 @dataclass(frozen=True)
 class Told:
-    """What the command said, step by step."""
+    """The output of the command, step by step."""
 
     code: int
     lines: dict[str, dict[str, Any]]
@@ -72,7 +72,7 @@ Verify = Callable[..., Told]
 
 @pytest.fixture
 def verify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verify:
-    """Run the command, and read what it tells a machine."""
+    """Run the command, and parse its JSON output."""
 
     def run(*arguments: str) -> Told:
         code, out, _ = cutout(monkeypatch, capsys, "verify", *arguments, "--json")
@@ -84,7 +84,7 @@ def verify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.fixture(autouse=True)
 def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have no step count as slow because the host is busy."""
+    """Never report a step as slow, since the host may be busy."""
     monkeypatch.setattr(checks, "time", SimpleNamespace(perf_counter=lambda: time.perf_counter() / 100))
 
 
@@ -99,8 +99,8 @@ def cutout(
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Run a deployment: each test mends what it has broken."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Run a deployment; each test repairs what it breaks."""
     with site(
         tmp_path_factory.mktemp("site"), False, workers=1, milliseconds=0, lease=LEASE_SECONDS
     ) as place:
@@ -110,7 +110,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             worker.stop()
 
 
-def _health(place: Site) -> dict[str, Any]:
+def _health(place: Deployment) -> dict[str, Any]:
     try:
         health: dict[str, Any] = http.get(f"{place.address}/api/health").json()
     except httpx2.TransportError:
@@ -118,18 +118,18 @@ def _health(place: Site) -> dict[str, Any]:
     return health
 
 
-def is_well(place: Site) -> bool:
+def is_well(place: Deployment) -> bool:
     health = _health(place)
     return health["status"] == "ok" and health["queue"]["answers"] and len(health["workers"]) == 1
 
 
-def balance(place: Site) -> int:
+def balance(place: Deployment) -> int:
     with place.database.begin() as session:
         assert ledger.discrepancies(session) == {}
     return int(http.get(f"{place.address}{API}/credits").json()["balance"])
 
 
-def test_a_deployment_that_is_well(place: Site, verify: Verify) -> None:
+def test_a_deployment_that_is_well(place: Deployment, verify: Verify) -> None:
     before = balance(place)
     told = verify(place.address)
     assert (told.code, told.summary["ok"], told.named("failed"), told.named("skipped")) == (0, True, [], [])
@@ -144,12 +144,12 @@ def test_a_deployment_that_is_well(place: Site, verify: Verify) -> None:
     assert balance(place) == before - 60
     assert [told.lines[name]["targetSeconds"] for name in (*REMOVALS, "batch")] == [5, 10, 10, 10, 15]
     assert told.lines["batch"]["seconds"] > 0
-    # The fake network is served as isnet-general, which is no tier's own.
+    # The fake network is served as isnet-general, which is the model of no tier.
     assert "stands in for rmbg-1.4" in told.detail("prices")
 
 
 def test_for_people_each_step_is_a_line(
-    place: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = cutout(monkeypatch, capsys, "verify", f"{place.address}/", "--tier", "basic")
     lines = err.splitlines()
@@ -159,13 +159,13 @@ def test_for_people_each_step_is_a_line(
     assert lines[-1].startswith("All is well: 12 passed, 1 to look at in ")
 
 
-def test_strictly_a_substitute_fails_and_nothing_else_does(place: Site, verify: Verify) -> None:
+def test_strictly_a_substitute_fails_and_nothing_else_does(place: Deployment, verify: Verify) -> None:
     told = verify(place.address, "--tier", "basic", "--strict")
     assert (told.code, told.named("failed"), told.named("skipped")) == (1, ["prices"], [])
 
 
 def test_what_is_slow_is_said_and_fails_only_strictly(
-    place: Site, verify: Verify, monkeypatch: pytest.MonkeyPatch
+    place: Deployment, verify: Verify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(checks.TARGETS, Tier.BASIC, Target(0))
     told = verify(place.address, "--tier", "basic")
@@ -175,7 +175,7 @@ def test_what_is_slow_is_said_and_fails_only_strictly(
     assert "removal, basic" in verify(place.address, "--tier", "basic", "--strict").named("failed")
 
 
-def test_no_worker(place: Site, verify: Verify) -> None:
+def test_no_worker(place: Deployment, verify: Verify) -> None:
     with without_workers(place):
         told = verify(place.address, "--tier", "basic")
     assert (told.code, told.named("failed"), told.named("skipped")) == (1, ["workers"], ["batch"])
@@ -184,18 +184,18 @@ def test_no_worker(place: Site, verify: Verify) -> None:
 
 
 @contextmanager
-def without_workers(place: Site) -> Iterator[None]:
+def without_workers(place: Deployment) -> Iterator[None]:
     for worker in place.workers:
         worker.stop()
     try:
         wait_until(lambda: _health(place)["workers"] == [])
         yield
     finally:
-        place.workers[:] = [Supervised(worker.start) for worker in place.workers]
+        place.workers[:] = [SupervisedProcess(worker.start) for worker in place.workers]
         wait_until(lambda: is_well(place), 5 * PATIENCE)
 
 
-def test_a_worker_of_another_version(place: Site, verify: Verify) -> None:
+def test_a_worker_of_another_version(place: Deployment, verify: Verify) -> None:
     other = WorkerInfo("gpu-7", "0.0.9", "cuda", ("interactive", "batch"), {})
     place.queue.announce(other)
     try:
@@ -207,7 +207,7 @@ def test_a_worker_of_another_version(place: Site, verify: Verify) -> None:
 
 
 def test_a_worker_that_hangs_and_the_batch_that_waits_for_it_is_cancelled(
-    place: Site, verify: Verify
+    place: Deployment, verify: Verify
 ) -> None:
     before = balance(place)
     for worker in place.workers:
@@ -226,14 +226,14 @@ def test_a_worker_that_hangs_and_the_batch_that_waits_for_it_is_cancelled(
     wait_until(lambda: balance(place) == before - 3)
 
 
-def test_a_batch_is_cancelled_when_the_command_is(place: Site) -> None:
+def test_a_batch_is_cancelled_when_the_command_is(place: Deployment) -> None:
     before = balance(place)
     for worker in place.workers:
         worker.process.send_signal(signal.SIGSTOP)
     command = [sys.executable, "-c", "from cutout.app.cli import main; main()", "verify", place.address]
     process = subprocess.Popen([*command, "--tier", "basic"], stderr=subprocess.PIPE, text=True)
     try:
-        # For the removal, and for the batch that goes on.
+        # For the removal, and for the batch that is still running.
         wait_until(lambda: process.poll() is not None or balance(place) == before - 12, 5 * PATIENCE)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE)
@@ -249,7 +249,7 @@ def test_a_batch_is_cancelled_when_the_command_is(place: Site) -> None:
     wait_until(lambda: balance(place) == before - 3)
 
 
-def test_the_queue_is_gone(place: Site, verify: Verify) -> None:
+def test_the_queue_is_gone(place: Deployment, verify: Verify) -> None:
     place.server.stop()
     try:
         told = verify(place.address, "--tier", "basic")
@@ -260,7 +260,7 @@ def test_the_queue_is_gone(place: Site, verify: Verify) -> None:
     assert "REDIS_URL" in told.detail("queue")
 
 
-def test_a_database_of_another_shape(place: Site, verify: Verify) -> None:
+def test_a_database_of_another_shape(place: Deployment, verify: Verify) -> None:
     def set_to(revision: str) -> None:
         with place.database.begin() as session:
             session.execute(text("UPDATE alembic_version SET version_num = :it"), {"it": revision})
@@ -280,7 +280,7 @@ def test_a_database_of_another_shape(place: Site, verify: Verify) -> None:
     assert balance(place) == before
 
 
-def test_results_that_cannot_be_kept(place: Site, verify: Verify) -> None:
+def test_results_that_cannot_be_kept(place: Deployment, verify: Verify) -> None:
     before = balance(place)
     results = place.storage.root / "results"
     aside = results.with_name("aside")
@@ -298,12 +298,12 @@ def test_results_that_cannot_be_kept(place: Site, verify: Verify) -> None:
     wait_until(lambda: balance(place) == before)
 
 
-# A service that lies: what really stands behind it answers, and one answer is changed.
+# A service that gives wrong answers: the real service answers, and one of its responses is changed.
 Change = Callable[[httpx2.Response], httpx2.Response]
 
 
 class Lying(httpx2.AsyncHTTPTransport):
-    """Passes calls on, and changes the answers to those of one path."""
+    """Forward calls, and change the responses for one path."""
 
     def __init__(self, path: str, change: Change) -> None:
         super().__init__()
@@ -508,7 +508,7 @@ LIES: dict[str, tuple[str, Change, str, str]] = {
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_what_is_not_as_it_has_to_be_is_found(place: Site, name: str) -> None:
+def test_what_is_not_as_it_has_to_be_is_found(place: Deployment, name: str) -> None:
     path, change, step, words = LIES[name]
     results = asyncio.run(walked(place, Lying(path, change)))
     failed = {result.step.name: result.detail for result in results if result.outcome is Outcome.FAILED}
@@ -516,7 +516,7 @@ def test_what_is_not_as_it_has_to_be_is_found(place: Site, name: str) -> None:
     assert words in failed[step]
 
 
-def test_a_service_of_another_version(place: Site) -> None:
+def test_a_service_of_another_version(place: Deployment) -> None:
     older = Lying("/health", in_json(lambda told: told.update(version="0.0.9")))
     told = {result.step.name: result for result in asyncio.run(walked(place, older))}
     detail = told["version and schema"].detail
@@ -525,7 +525,7 @@ def test_a_service_of_another_version(place: Site) -> None:
     assert told["removal, basic"].outcome is Outcome.SKIPPED
 
 
-async def walked(place: Site, transport: httpx2.AsyncBaseTransport) -> list[Result]:
+async def walked(place: Deployment, transport: httpx2.AsyncBaseTransport) -> list[Result]:
     async with (
         Client(place.address, None, transport) as client,
         Visit(client, [Tier.BASIC]) as visit,
@@ -548,9 +548,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Databa
 
 
 def key_of(database: Database, subject: str, funds: int) -> str:
-    """Make a user with so many credits: a key of his."""
+    """Create a user with credits; return an API key of theirs."""
     with database.begin() as session:
-        user = accounts.seen(session, Claims(subject))
+        user = accounts.get_or_create_user(session, Claims(subject))
         if funds:
             ledger.grant(session, user.id, funds, f"grant:{subject}")
         key, _ = accounts.create_key(session, user, "verify")
@@ -605,7 +605,7 @@ def test_what_a_plan_pays_needs_no_credits(shop: tuple[str, Database], verify: V
     key = key_of(database, "carla", 34)
     with database.read() as session:
         carla = accounts.by_key(session, key)
-    database.run(payments.buy, carla, Item(plan="pro"), "invoice-1", settled=True, at=now())
+    database.run_in_transaction(payments.buy, carla, Item(plan="pro"), "invoice-1", settled=True, at=now())
     told = verify(address, "--key", key)
     assert told.named("failed") == ["queue"]
     assert told.detail("credits") == "34 of 34 needed"
@@ -613,7 +613,7 @@ def test_what_a_plan_pays_needs_no_credits(shop: tuple[str, Database], verify: V
     assert told.detail("quota") == "pro, 197 of 200 left today"
 
 
-# What is no Cutout, or nobody.
+# Servers that are not Cutout, or do not answer.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`cutout worker`: what it says before it becomes one."""
+"""`cutout worker`: what it prints before it starts the worker."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ def _own_host(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 class Became(Exception):
-    """The process would be another now."""
+    """Raised where the process would be replaced by another program."""
 
 
 def test_it_becomes_a_worker(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

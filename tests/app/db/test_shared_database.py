@@ -1,4 +1,4 @@
-"""A database that several API processes share, and one that dies at the worst moment: the money stays right."""
+"""A database that several API processes share, and one that dies at the worst moment: balances stay correct."""
 
 import asyncio
 import os
@@ -32,13 +32,13 @@ PROCESSES, CALLS, ENOUGH_FOR = 4, 200, 50
 
 def funded(database: Database, credits_: int) -> None:
     with database.begin() as session:
-        user = accounts.seen(session, Claims("anna"))
+        user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, credits_, "grant:anna")
 
 
 @contextmanager
 def processes(databases: list[Database], folder: Path) -> Iterator[list[list[str]]]:
-    """Start API processes, each serving every database at an address of its own; those, by process."""
+    """Start API processes, each serving every database at its own address; yield the addresses by process."""
     urls = [database.engine.url.render_as_string(hide_password=False) for database in databases]
     with ExitStack() as opened:
         started = []
@@ -52,7 +52,7 @@ def processes(databases: list[Database], folder: Path) -> Iterator[list[list[str
 
 
 def addresses(log: Path, process: ModuleProcess, count: int) -> list[str]:
-    """Return what a process has printed, once it is all there."""
+    """Return the addresses that a process has printed, once all are there."""
 
     def printed() -> list[str]:
         return re.findall(r"^http://\S+$", log.read_text() if log.exists() else "", re.MULTILINE)
@@ -91,7 +91,7 @@ def test_removals_at_once_over_four_processes_cost_what_they_cost(
             statuses = asyncio.run(buy_at_once([of_one[number] for of_one in addresses]))
             assert statuses == {200: ENOUGH_FOR, 402: CALLS - ENOUGH_FOR}
             with database.begin() as session:
-                user = accounts.seen(session, Claims("anna"))
+                user = accounts.get_or_create_user(session, Claims("anna"))
                 assert ledger.balance(session, user.id) == 0
                 assert ledger.discrepancies(session) == {}
     sqlite.close()
@@ -108,13 +108,13 @@ def test_postgresql_killed_at_the_commit_is_said_and_costs_nothing(tmp_path: Pat
             at_commit: list[Any] = []
             runner.before = lambda: at_commit.append(server.get_pid())
 
-            # Called before the driver is told to commit: with a photo's network done, what is committed is its charge.
+            # Called before the driver commits: when a photo's network has run, the transaction is its charge.
             @event.listens_for(own.engine, "commit")
             def kill(_: Connection) -> None:
                 if at_commit:
                     pid = at_commit.pop()
                     runner.before = lambda: None
-                    os.kill(pid, signal.SIGQUIT)  # dies at once, its children too
+                    os.kill(pid, signal.SIGQUIT)  # It dies at once, with its children.
                     with suppress(ProcessLookupError):
                         while True:
                             os.kill(pid, 0)
@@ -126,11 +126,11 @@ def test_postgresql_killed_at_the_commit_is_said_and_costs_nothing(tmp_path: Pat
 
             server.ensure_postgres_running()
             assert client.get("/api/health").status_code == 200
-            # By itself: what was held for the commit that was none is given back.
+            # Credits held for the commit that failed are released automatically.
             wait_until(lambda: shop.balance(ANNA) == 6, 60)
             (job,) = shop.get(f"{API}/jobs", ANNA).json()["jobs"]
             assert (job["status"], job["resultUrl"]) == ("failed", None)
-            assert removals.settle_lost(database) == 0
+            assert removals.fail_lost_jobs(database) == 0
 
             again = shop.remove(ANNA | {"Idempotency-Key": "order-1"}).raise_for_status().json()
             assert again["status"] == "completed"

@@ -1,4 +1,4 @@
-"""The queue that a bare machine gets, through stops and kills; and how processes beside the service are kept going."""
+"""The embedded queue, through stops and kills, and the supervision of processes next to the service."""
 
 import asyncio
 import fcntl
@@ -16,7 +16,13 @@ from rq import Queue as RqQueue
 from cutout.app.config import settings as app_settings
 from cutout.app.core import log_config
 from cutout.app.embedded import supervisor, valkey
-from cutout.app.embedded.supervisor import Embedded, Lifeline, NoPlaceForQueue, Supervised, socket_path
+from cutout.app.embedded.supervisor import (
+    EmbeddedProcesses,
+    NoPlaceForQueue,
+    ParentWatch,
+    SupervisedProcess,
+    socket_path,
+)
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue
 from tests.fakes import PATIENCE, wait_until
@@ -25,7 +31,7 @@ from tests.processes import descendants, kill, lives
 
 @pytest.fixture(autouse=True)
 def _nothing_goes_on(tmp_path: Path) -> Iterator[None]:
-    """Stop what a test that fails has left."""
+    """Stop processes that a failed test has left."""
     yield
     valkey.stop(None, tmp_path / "valkey/socket")
 
@@ -36,8 +42,8 @@ def settings_in(folder: Path, **others: object) -> app_settings.Settings:
 
 @asynccontextmanager
 async def queue_in(folder: Path) -> AsyncIterator[Queue]:
-    """Run the queue of a service whose data are in `folder`; it answers."""
-    household = Embedded(settings_in(folder))
+    """Run the queue of a service whose data are in `folder`, and wait until it answers."""
+    household = EmbeddedProcesses(settings_in(folder))
     queue = Queue(household.queue_url)
     async with household.queue(10):
         await asyncio.to_thread(wait_until, lambda: answers(queue))
@@ -63,7 +69,7 @@ def process_of(queue: Queue) -> int:
 
 
 def is_kept(folder: Path) -> bool:
-    """Tell whether some keeper has the folder."""
+    """Return whether a keeper process holds the folder."""
     with (folder / "valkey/lock").open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -88,7 +94,7 @@ def keeper_of(folder: Path) -> int:
 def test_a_bell_is_there_after_a_stop(tmp_path: Path) -> None:
     async def run() -> None:
         async with queue_in(tmp_path) as queue:
-            assert queue.ring(Line.BATCH)
+            assert queue.notify_workers(Line.BATCH)
             server, keeper = process_of(queue), keeper_of(tmp_path)
         assert not lives(server)
         assert not lives(keeper)
@@ -100,11 +106,11 @@ def test_a_bell_is_there_after_a_stop(tmp_path: Path) -> None:
 
 
 def test_a_bell_is_there_after_all_was_killed(tmp_path: Path) -> None:
-    """A socket that nobody listens on is left then."""
+    """A kill leaves a socket that no process listens on."""
 
     async def run() -> None:
         async with queue_in(tmp_path) as queue:
-            assert queue.ring(Line.BATCH)
+            assert queue.notify_workers(Line.BATCH)
             server = process_of(queue)
             kill(keeper_of(tmp_path))
             kill(server)
@@ -121,7 +127,7 @@ def test_a_valkey_whose_keeper_was_killed_is_taken_over(tmp_path: Path) -> None:
         async with queue_in(tmp_path) as queue:
             server, keeper = process_of(queue), keeper_of(tmp_path)
             kill(keeper)
-        assert lives(server)  # the next keeper was not started any more
+        assert lives(server)  # The next keeper was not started.
         async with queue_in(tmp_path) as queue:
             assert process_of(queue) == server
             assert keeper_of(tmp_path) != keeper
@@ -138,14 +144,14 @@ def test_a_keeper_and_a_valkey_that_die_are_started_again(
 
     async def run() -> None:
         async with queue_in(tmp_path) as queue:
-            queue.ring(Line.BATCH)
+            queue.notify_workers(Line.BATCH)
             server, keeper = process_of(queue), keeper_of(tmp_path)
             kill(server)
             await asyncio.to_thread(wait_until, lambda: not lives(server) and answers(queue))
             assert bells(queue) == 1
             assert keeper_of(tmp_path) == keeper
             server = process_of(queue)
-            (tmp_path / "valkey/socket").unlink()  # whoever may have done that
+            (tmp_path / "valkey/socket").unlink()  # As any other program might do.
             await asyncio.to_thread(wait_until, lambda: not lives(server) and answers(queue))
             assert bells(queue) == 1
             kill(keeper)
@@ -160,7 +166,7 @@ def test_two_services_in_one_folder_share_a_queue_and_either_goes_on_alone(tmp_p
         async with queue_in(tmp_path) as other:
             async with queue_in(tmp_path) as queue:
                 assert process_of(queue) == process_of(other)
-                queue.ring(Line.BATCH)
+                queue.notify_workers(Line.BATCH)
             assert bells(other) == 1
         first = queue_in(tmp_path)
         await first.__aenter__()
@@ -179,7 +185,7 @@ def test_a_folder_that_no_socket_can_have_gets_another_place(tmp_path: Path, nam
 
     async def run() -> None:
         async with queue_in(folder) as queue:
-            queue.ring(Line.BATCH)
+            queue.notify_workers(Line.BATCH)
         async with queue_in(folder) as queue:
             assert bells(queue) == 1
             assert queue.connection is not None
@@ -203,7 +209,7 @@ def test_a_place_that_others_may_enter_is_refused(tmp_path: Path, monkeypatch: p
 
 
 def test_what_is_asked_for_is_what_there_is(tmp_path: Path) -> None:
-    own = Embedded(settings_in(tmp_path, device="cpu", port=8123))
+    own = EmbeddedProcesses(settings_in(tmp_path, device="cpu", port=8123))
     assert own.queue_url == f"unix://{tmp_path}/valkey/socket"
     assert own._own_settings() == {
         "CUTOUT_HOST": "127.0.0.1",
@@ -212,16 +218,16 @@ def test_what_is_asked_for_is_what_there_is(tmp_path: Path) -> None:
         "REDIS_URL": own.queue_url,
     }
     other = settings_in(tmp_path, redis_url="redis://elsewhere")
-    assert (Embedded(other).queue_url, other.workers_here) == ("redis://elsewhere", 0)
+    assert (EmbeddedProcesses(other).queue_url, other.workers_here) == ("redis://elsewhere", 0)
     assert settings_in(tmp_path, redis_url="redis://elsewhere", workers=2).workers_here == 2
-    none = Embedded(settings_in(tmp_path / "none", workers=0))
+    none = EmbeddedProcesses(settings_in(tmp_path / "none", workers=0))
     assert none.queue_url is None
     assert not (tmp_path / "none").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_said() -> None:
     with pytest.raises(NoPlaceForQueue, match="/proc/nowhere"):
-        Embedded(settings_in(Path("/proc/nowhere")))
+        EmbeddedProcesses(settings_in(Path("/proc/nowhere")))
 
 
 def test_why_a_valkey_does_not_start_is_said(
@@ -257,9 +263,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
 
 
 def run_supervised(code: str, until: Callable[[], bool], patience: float = 20) -> None:
-    """Keep a process going that runs `code`, until something is so; then stop it."""
-    life = Lifeline()
-    process = Supervised("it", [sys.executable, "-c", code], os.environ, life.end)
+    """Supervise a process that runs `code` until a condition is true; then stop it."""
+    life = ParentWatch()
+    process = SupervisedProcess("it", [sys.executable, "-c", code], os.environ, life.end)
     process.start()
     try:
         wait_until(until)
@@ -286,8 +292,8 @@ def test_what_cannot_be_started_is_tried_again(
     told: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_WAIT_SECONDS", 0.01)
-    life = Lifeline()
-    process = Supervised("it", ["/nowhere/to/be/found"], os.environ, life.end)
+    life = ParentWatch()
+    process = SupervisedProcess("it", ["/nowhere/to/be/found"], os.environ, life.end)
     process.start()
     wait_until(lambda: len(told) >= 2)
     process.ask_to_stop()

@@ -1,4 +1,4 @@
-"""The HTTP API on a fake network: what it takes, gives and refuses."""
+"""The HTTP API on a fake network: valid requests, responses and errors."""
 
 import io
 import re
@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from cutout.app.app import create_app
 from cutout.app.config import settings as app_settings
-from cutout.app.removals.executors import Hands
+from cutout.app.removals.executors import RemovalExecutor
 from cutout.app.storage.base import Storage, StorageError
 from cutout.inference.errors import DeviceLost, ModelUnavailable
 from cutout.inference.limits import Limits
@@ -35,7 +35,7 @@ def send(
 
 
 def problem(answer: httpx2.Response, status: int, code: str) -> dict[str, Any]:
-    """Check that an answer is a well-formed problem, and return it."""
+    """Check that a response is a well-formed problem, and return it."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = answer.json()
@@ -104,7 +104,7 @@ def test_output_options(client: TestClient) -> None:
         (b"", 400, "INVALID_IMAGE"),
         (b"I am text", 415, "UNSUPPORTED_FORMAT"),
         (photo_bytes()[:200], 400, "INVALID_IMAGE"),
-        (photo_bytes(1000, 900, "BMP"), 413, "IMAGE_TOO_LARGE"),  # 2.7 MB, and 1 MB is the limit here
+        (photo_bytes(1000, 900, "BMP"), 413, "IMAGE_TOO_LARGE"),  # 2.7 MB, over this service's limit of 1 MB.
     ],
 )
 def test_bad_photos_are_refused(client: TestClient, data: bytes, status: int, code: str) -> None:
@@ -120,7 +120,7 @@ def test_too_many_pixels_are_refused(tmp_path: Path) -> None:
 
 
 def multipart(head: str, data: bytes) -> dict[str, Any]:
-    """Return a form of one part, with these lines as its head."""
+    """Return a form of one part with these header lines."""
     body = f"--x\r\n{head}\r\n\r\n".encode() + data + b"\r\n--x--\r\n"
     return {
         "content": body,
@@ -179,7 +179,7 @@ def test_a_missing_photo_is_explained(client: TestClient) -> None:
 
 
 def form_of(*parts: tuple[str, bytes]) -> dict[str, Any]:
-    """Make a form of parts, each what follows `form-data; ` and its data."""
+    """Return a form; each part is the text after `form-data; ` and its data."""
     body = b"".join(
         b"--b\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + data + b"\r\n"
         for head, data in parts
@@ -199,7 +199,7 @@ def form_of(*parts: tuple[str, bytes]) -> dict[str, Any]:
 )
 def test_a_part_without_a_files_name_is_a_photo(client: TestClient, head: str) -> None:
     photo = noise_png()
-    assert len(photo) > 50_000  # which is more than a field may have
+    assert len(photo) > 50_000  # More than a form field may hold.
     answer = client.post(REMOVE, **form_of((head, photo), ('name="tier"', b"standard")))
     assert answer.status_code == 200, answer.text
     assert answer.json()["tier"] == "standard"
@@ -264,7 +264,7 @@ def test_a_body_past_the_limit_is_not_read_to_its_end(client: TestClient) -> Non
     )
 
 
-# Starlette leaves the spooled file of a half-sent part to the garbage collector, which removes it.
+# Starlette leaves the spooled file of an incomplete part to the garbage collector, which removes it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "body",
@@ -348,7 +348,7 @@ def test_health_names_version_device_and_models(client: TestClient) -> None:
 
 
 def test_health_is_503_until_the_engine_is_there(client: TestClient) -> None:
-    state_of_client(client).put(Hands, None)
+    state_of_client(client).put(RemovalExecutor, None)
     problem(client.get("/api/health"), 503, "MODEL_UNAVAILABLE")
     problem(send(client), 503, "MODEL_UNAVAILABLE")
 
@@ -362,7 +362,7 @@ def test_a_network_that_breaks_is_not_the_callers_fault(tmp_path: Path) -> None:
     runner = FakeRunner()
     service = create_app(settings, make_engine=lambda _: fake_engine(runner))
     with TestClient(service, base_url="http://localhost", raise_server_exceptions=False) as client:
-        runner.before = before  # it worked when the service started
+        runner.before = before  # The warm-up at the start of the service succeeds.
         problem(send(client), 503, "MODEL_UNAVAILABLE")
         body = problem(send(client), 500, "INTERNAL")
     assert "surprise" not in str(body)

@@ -1,4 +1,4 @@
-"""What browsers are told with every answer, what other origins may do, HEAD, and bodies that mean what they say."""
+"""Security headers on every response, CORS, HEAD requests, and bodies that must match their content type."""
 
 import socket
 import uuid
@@ -19,9 +19,9 @@ from cutout.app.db import migrate
 from cutout.app.db.session import Database
 from cutout.app.http import security_headers
 from cutout.app.http.schemas import Body
-from cutout.app.removals.executors import Hands
-from tests.app.api_client import ADMIN, ANNA, API, Shop, opened_shop, state_of_client
-from tests.app.batch_client import BATCH, Studio, opened_studio, photos
+from cutout.app.removals.executors import RemovalExecutor
+from tests.app.api_client import ADMIN, ANNA, API, ApiClient, opened_shop, state_of_client
+from tests.app.batch_client import BATCH, BatchClient, opened_studio, photos
 from tests.app.databases import on_sqlite
 from tests.app.http.test_api import problem
 from tests.app.serving import served
@@ -33,7 +33,7 @@ PREFLIGHT = {"Origin": SHOP, "Access-Control-Request-Method": "POST"}
 
 
 def assert_told(answer: httpx2.Response) -> None:
-    """Check that an answer tells browsers what they may do with it."""
+    """Check the security headers of a response."""
     told, where = answer.headers, f"{answer.request.method} {answer.request.url}: {answer.status_code}"
     policy = told["content-security-policy"]
     for part in ("default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'"):
@@ -49,7 +49,7 @@ def assert_told(answer: httpx2.Response) -> None:
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """Run a service without accounts, which these tests leave as it is."""
+    """Run a service without accounts, which these tests do not change."""
     settings = app_settings.load(auth="off", data_dir=tmp_path_factory.mktemp("data"), max_upload_mb=1)
     service = create_app(settings, lambda _: fake_engine())
     with TestClient(service, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as client:
@@ -89,7 +89,7 @@ def test_every_error_tells_browsers(quiet: TestClient, monkeypatch: pytest.Monke
     def stumble() -> None:
         raise ValueError("surprise")
 
-    monkeypatch.setattr(state_of_client(quiet).get(Hands), "serving", stumble)
+    monkeypatch.setattr(state_of_client(quiet).get(RemovalExecutor), "serving", stumble)
     unexpected = quiet.get("/api/health")
     problem(unexpected, 500, "INTERNAL")
     assert_told(unexpected)
@@ -152,7 +152,7 @@ def test_what_is_no_request_is_told_so_too(tmp_path: Path) -> None:
         head = {line.partition(": ")[0].lower(): line.partition(": ")[2] for line in answer.split("\r\n")}
         for name, value in security_headers.OF_EVERY_ANSWER.items():
             assert head[name.lower()] == value
-        # The server itself sends no body for HEAD, and says how long it would be.
+        # The server itself sends no body for HEAD, but its length.
         whole = http.get(f"{address}/static/page.js")
         bare = http.head(f"{address}/static/page.js")
         assert (bare.status_code, bare.content) == (200, b"")
@@ -166,7 +166,7 @@ def test_what_is_no_request_is_told_so_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/docs/", "/api/health/", f"{API}/jobs/", "/static", "/api/auth/login/"])
-def test_no_redirect_repeats_a_host(shop_of: Shop, path: str) -> None:
+def test_no_redirect_repeats_a_host(shop_of: ApiClient, path: str) -> None:
     for method in ("GET", "POST"):
         answer = shop_of.client.request(
             method, path, headers=ANNA | {"Host": "evil.example"}, follow_redirects=False
@@ -177,8 +177,8 @@ def test_no_redirect_repeats_a_host(shop_of: Shop, path: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def shop_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """Open a service with accounts that a page of another origin may call, and that few calls are allowed of."""
+def shop_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
+    """Open a service with accounts and low rate limits, which a page of another origin may call."""
     folder = tmp_path_factory.mktemp("shop")
     database = Database(f"sqlite:///{folder / 'cutout.db'}")
     migrate.migrate(database)
@@ -188,7 +188,7 @@ def shop_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     database.close()
 
 
-def test_another_origin_may_call_where_a_setting_names_it(shop_of: Shop) -> None:
+def test_another_origin_may_call_where_a_setting_names_it(shop_of: ApiClient) -> None:
     answer = shop_of.remove(ANNA | {"Origin": SHOP, "Accept": "image/png"})
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == SHOP
@@ -199,7 +199,7 @@ def test_another_origin_may_call_where_a_setting_names_it(shop_of: Shop) -> None
     assert {name for name in answer.headers if name.startswith("x-cutout-")} <= {
         name.lower() for name in shown
     }
-    # It can read why something was refused, too.
+    # The page can also read why a call was refused.
     for refused in (
         shop_of.client.get(f"{API}/credits", headers={"Origin": SHOP}),
         shop_of.client.get("/nothing", headers={"Origin": SHOP}),
@@ -210,7 +210,7 @@ def test_another_origin_may_call_where_a_setting_names_it(shop_of: Shop) -> None
         assert "access-control-allow-origin" not in other.headers
 
 
-def test_another_origin_hears_of_our_own_fault(shop_of: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_origin_hears_of_our_own_fault(shop_of: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def stumble() -> None:
         raise ValueError("surprise")
 
@@ -218,7 +218,7 @@ def test_another_origin_hears_of_our_own_fault(shop_of: Shop, monkeypatch: pytes
     answer = shop_of.remove(ANNA | {"Origin": SHOP})
     shop_of.runner.before = lambda: None
     problem(answer, 500, "INTERNAL")
-    monkeypatch.setattr(shop_of.state.get(Hands), "serving", stumble)
+    monkeypatch.setattr(shop_of.state.get(RemovalExecutor), "serving", stumble)
     unknown = shop_of.client.get("/api/health", headers={"Origin": SHOP})
     problem(unknown, 500, "INTERNAL")
     for failed in (answer, unknown):
@@ -226,7 +226,7 @@ def test_another_origin_hears_of_our_own_fault(shop_of: Shop, monkeypatch: pytes
         assert_told(failed)
 
 
-def test_preflights(shop_of: Shop) -> None:
+def test_preflights(shop_of: ApiClient) -> None:
     asked = PREFLIGHT | {"Access-Control-Request-Headers": "x-api-key, idempotency-key, content-type"}
     answer = shop_of.client.options(f"{API}/remove", headers=asked)
     assert answer.status_code == 200
@@ -300,7 +300,7 @@ def test_head_tells_of_a_zip_without_sending_it(database: Database, tmp_path: Pa
         heads_are_right(studio, batch_id, download)
 
 
-def heads_are_right(studio: Studio, batch_id: str, download: str) -> None:
+def heads_are_right(studio: BatchClient, batch_id: str, download: str) -> None:
     whole = studio.client.get(download, headers=ANNA)
     zip_url = studio.batch(ANNA, batch_id)["zipUrl"]
     for address, who in ((download, ANNA), (zip_url, {}), (download, ANNA | {"Range": "bytes=10-"})):
@@ -330,7 +330,7 @@ STRICT: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("path", "body"), STRICT, ids=[path for path, _ in STRICT])
-def test_json_means_what_it_says(shop_of: Shop, path: str, body: dict[str, Any]) -> None:
+def test_json_means_what_it_says(shop_of: ApiClient, path: str, body: dict[str, Any]) -> None:
     def refusal(changes: dict[str, Any]) -> str:
         answer = shop_of.client.post(path, json=body | changes, headers=ADMIN)
         return str(problem(answer, 400, "INVALID_INPUT")["detail"])
@@ -346,7 +346,9 @@ def test_json_means_what_it_says(shop_of: Shop, path: str, body: dict[str, Any])
             odd += [1, True]
         for wrong in odd:
             assert refusal({name: wrong}).startswith(f"{name}: "), (name, wrong)
-        snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
+        snake = "".join(
+            f"_{render_email.lower()}" if render_email.isupper() else render_email for render_email in name
+        )
         if snake != name:
             assert f"{snake}: there is no such field" in refusal({snake: value})
     good = shop_of.client.post(path, json=body, headers=ADMIN)
@@ -366,9 +368,9 @@ def test_every_body_is_strict(quiet: TestClient) -> None:
     }
     strict = {body for body in bodies if isinstance(body, type) and issubclass(body, Body)}
     assert len(strict) >= 6
-    assert bodies == strict  # forms are read by their routes
+    assert bodies == strict  # Forms are parsed by their routes.
 
 
-def test_forms_are_text(shop_of: Shop) -> None:
+def test_forms_are_text(shop_of: ApiClient) -> None:
     fields = {"quality": "80", "maskOnly": "true", "format": "jpg"}
     assert shop_of.remove(ANNA, None, **fields).status_code == 200

@@ -1,4 +1,4 @@
-"""Every `curl` of the documentation is run as it stands there, against a service that answers."""
+"""Every `curl` command of the documentation is run as written, against a running service."""
 
 import asyncio
 import os
@@ -31,20 +31,20 @@ from cutout.app.storage.base import Storage
 from tests.app.api_client import ADMIN, API, bearer, service_settings
 from tests.fakes import PATIENCE, fake_engine, photo_bytes
 from tests.web import PUBLIC, answer, open_web
-from tests.worker.worker_fixtures import bench_of, work_off
+from tests.worker.worker_fixtures import context_of, work_off
 
 ROOT = Path(__file__).parents[3]
 API_PAGE, README = ROOT / "docs/api.md", ROOT / "README.md"
-# Where the documentation sends to other hosts than the reader's own.
+# Hosts in the documentation that are replaced by the test's own.
 PHOTO_URL, MADE_SERVE = "https://example.com/photo.jpg", "http://127.0.0.1:8000"
-# Who logs in there.
+# The login used in the documentation.
 EMAIL, PASSWORD = "anna@shop.example", "correct horse battery"
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this host")
 
 
 def shell_lines(page: Path) -> list[str]:
-    """Return a page's shell commands, continued lines joined."""
+    """Return a page's shell commands, with continued lines joined."""
     blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     return "".join(blocks).replace("\\\n", " ").splitlines()
 
@@ -55,7 +55,7 @@ def curls(page: Path) -> list[str]:
 
 @dataclass
 class Seen:
-    """A service that keeps in mind which of its calls were made."""
+    """ASGI wrapper that records which calls were made."""
 
     service: ASGIApp
     calls: set[str] = field(default_factory=set)
@@ -68,7 +68,7 @@ class Seen:
 
 @contextmanager
 def served(service: ASGIApp) -> Iterator[str]:
-    """Serve in a thread; the address."""
+    """Serve in a thread; yield the address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(service, log_config=None, log_level="error", ws="none"))
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
@@ -83,7 +83,7 @@ def served(service: ASGIApp) -> Iterator[str]:
 
 
 def run(line: str, folder: Path, variables: dict[str, str]) -> None:
-    """Run a line of the documentation in a shell: it has the status that is behind it, or 200."""
+    """Run a line of the documentation in a shell, and check its status: the one in the line's comment, else 200."""
     script = "set -eu\ncurl() { command curl -sS -w '%{stderr}%{http_code}' \"$@\"; }\n" + line
     done = subprocess.run(
         ["bash", "-c", script],
@@ -101,7 +101,7 @@ def run(line: str, folder: Path, variables: dict[str, str]) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with the photos that the documentation sends."""
+    """Return a folder with the photos that the documentation uploads."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in ("photo.jpg", "another.jpg"):
@@ -110,7 +110,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def shop_service(folder: Path, redis_url: str | None = None) -> FastAPI:
-    """Build a service with accounts, one of them kept in it, and batches where it has a queue."""
+    """Build a service with accounts, one of them local, and with batches if it has a queue."""
     url = f"sqlite:///{folder / 'cutout.db'}"
     database = Database(url)
     migrate.migrate(database)
@@ -124,8 +124,8 @@ def shop_service(folder: Path, redis_url: str | None = None) -> FastAPI:
 
 
 def variables_of(address: str, work_off: Callable[[], None]) -> dict[str, str]:
-    """Make what the documentation's calls name: keys of a user and an admin, and a thing for each id. `work_off` does the
-    batches that wait.
+    """Create what the documented calls refer to: API keys of a user and an admin, and a resource for each id.
+    `work_off` processes the waiting batches.
     """
     with httpx2.Client(base_url=address, timeout=PATIENCE) as client:
 
@@ -164,8 +164,8 @@ def test_every_call_in_the_documentation_works(folder: Path, tmp_path: Path, red
     database: Database = state_of(service).get(Database)
 
     def work() -> None:
-        with bench_of(database, state_of(service).get(Storage)) as bench:
-            work_off(bench)
+        with context_of(database, state_of(service).get(Storage)) as context:
+            work_off(context)
 
     seen = Seen(service)
     with served(seen) as address, open_web() as web:

@@ -1,4 +1,4 @@
-"""What no honest caller sends: each a 4xx that says what to do, on either database; nothing charged, no job left."""
+"""Hostile input gets a 4xx that says what to do, on either database; nothing is charged and no job remains."""
 
 import json
 import uuid
@@ -10,7 +10,7 @@ import pytest
 
 from cutout.app.billing.ledger import LARGEST_BALANCE
 from cutout.app.http.middleware import SMALL_BODY_BYTES
-from tests.app.api_client import ADMIN, ANNA, API, Shop, bearer
+from tests.app.api_client import ADMIN, ANNA, API, ApiClient, bearer
 from tests.app.databases import on_sqlite
 from tests.fakes import photo_bytes
 
@@ -30,7 +30,7 @@ END = b"\r\n--b--\r\n"
 
 
 def refused(answer: httpx2.Response, *statuses: int) -> str:
-    """Check that an answer is a problem that says what is wrong, in few words; the sentence."""
+    """Check that a response is a problem with a short explanation; return the explanation."""
     assert answer.status_code in (statuses or (400,)), (answer.request.url, answer.text[:500])
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
@@ -41,7 +41,7 @@ def refused(answer: httpx2.Response, *statuses: int) -> str:
 
 
 def with_raw(who: dict[str, str], name: str, value: bytes) -> list[tuple[bytes, bytes]]:
-    """Return headers of which one is as it would be on the wire."""
+    """Return headers, one of which has a raw value as it would be on the wire."""
     return [*((name.encode(), value.encode()) for name, value in who.items()), (name.encode(), value)]
 
 
@@ -51,8 +51,8 @@ def part(name: str, data: bytes, file_name: bytes | None = None) -> bytes:
 
 
 @contextmanager
-def untouched(shop: Shop) -> Iterator[None]:
-    """See that Anna's credits and jobs are as they were."""
+def untouched(shop: ApiClient) -> Iterator[None]:
+    """Check that Anna's credits and jobs do not change."""
     shop.fund("anna", 1000)
     before = (shop.balance(ANNA), shop.get(f"{API}/jobs?limit=200", ANNA).json())
     yield
@@ -60,7 +60,7 @@ def untouched(shop: Shop) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("text", [NUL, HALF], ids=["nul", "half a character"])
-def test_text_that_no_database_takes(shop: Shop, text: str) -> None:
+def test_text_that_no_database_takes(shop: ApiClient, text: str) -> None:
     user = str(shop.fund("anna", 1000))
     bodies = [
         ("/api/auth/login", {"email": text, "password": "x"}),
@@ -76,12 +76,12 @@ def test_text_that_no_database_takes(shop: Shop, text: str) -> None:
         for path, body in bodies:
             refused(shop.client.post(path, content=json.dumps(body), headers=ADMIN | JSON))
         refused(shop.get(f"{API}/credits", bearer(f"anna{text}")), 401)
-        # An address that cannot be kept is not: it says nothing of who calls.
+        # An e-mail address that cannot be stored is ignored, because it does not identify the caller.
         assert shop.get(f"{API}/credits", bearer("anna", email=f"{text}@shop.example")).status_code == 200
         assert shop.get(f"{API}/credits", bearer("anna", email=400 * "a")).status_code == 200
 
 
-def test_headers_that_prove_nothing(shop: Shop) -> None:
+def test_headers_that_prove_nothing(shop: ApiClient) -> None:
     values = [
         b"a\0b",
         b"\xff\xfe",
@@ -110,7 +110,7 @@ def test_headers_that_prove_nothing(shop: Shop) -> None:
             refused(shop.client.post(f"{API}/remove", files={"image": photo_bytes()}, headers=headers))
 
 
-def test_numbers_dates_and_ids_at_their_edges(shop: Shop) -> None:
+def test_numbers_dates_and_ids_at_their_edges(shop: ApiClient) -> None:
     queries = [
         *(f"since={time}" for time in ("0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00")),
         *(f"until={time}" for time in ("2026-01-01", "1e999", "NaN", "%00", "99999999999999999999")),
@@ -149,7 +149,7 @@ def test_numbers_dates_and_ids_at_their_edges(shop: Shop) -> None:
             refused(shop.get(path, {}), 404)
 
 
-def test_json_that_is_none_or_too_much(shop: Shop) -> None:
+def test_json_that_is_none_or_too_much(shop: ApiClient) -> None:
     bodies = [
         10_000 * b"[" + 10_000 * b"]",
         10_000 * b'{"a":' + b"1" + 10_000 * b"}",
@@ -173,7 +173,7 @@ def test_json_that_is_none_or_too_much(shop: Shop) -> None:
 
 
 @on_sqlite
-def test_forms_that_are_none_or_too_much(shop: Shop) -> None:
+def test_forms_that_are_none_or_too_much(shop: ApiClient) -> None:
     photo = part("image", photo_bytes(), b"x")
     thousands = range(5000)
     bodies = {
@@ -219,7 +219,7 @@ def test_forms_that_are_none_or_too_much(shop: Shop) -> None:
 
 
 @on_sqlite
-def test_no_file_name_leads_anywhere(shop: Shop) -> None:
+def test_no_file_name_leads_anywhere(shop: ApiClient) -> None:
     names = [
         "../../etc/passwd",
         "a/b.jpg",
@@ -242,7 +242,7 @@ def test_no_file_name_leads_anywhere(shop: Shop) -> None:
     assert shop.balance(ANNA) == 1000 - 3 * len(names)
 
 
-def test_nobody_gets_more_credits_than_can_be_kept(shop: Shop) -> None:
+def test_nobody_gets_more_credits_than_can_be_kept(shop: ApiClient) -> None:
     user = str(shop.fund("anna", LARGEST_BALANCE - 1))
     for credits, status in ((1, 200), (1, 409), (1_000_000_000, 409)):
         body = {"userId": user, "credits": credits, "key": str(uuid.uuid4())}

@@ -1,4 +1,4 @@
-"""Forms as they come in, whole, broken and hostile."""
+"""Parsing of multipart forms: complete, broken and hostile."""
 
 import asyncio
 import itertools
@@ -25,7 +25,7 @@ ENOUGH = settings(max_examples=300, deadline=None, derandomize=True, database=No
 
 
 def form_of(parts: Iterable[tuple[str, bytes]], boundary: str = "cut") -> bytes:
-    """Write a form as a caller does; each part with what comes behind `form-data`."""
+    """Encode a form as a client does; each part is the text after `form-data` and its data."""
     body = b"".join(
         f"--{boundary}\r\nContent-Disposition: form-data{head}\r\n\r\n".encode() + data + b"\r\n"
         for head, data in parts
@@ -34,7 +34,7 @@ def form_of(parts: Iterable[tuple[str, bytes]], boundary: str = "cut") -> bytes:
 
 
 def read(body: bytes, cuts: Iterable[int] = (), content_type: str = TYPE) -> list[Part]:
-    """Read a form that comes in pieces."""
+    """Parse a form that arrives in pieces."""
     edges = [0, *sorted({min(cut, len(body)) for cut in cuts}), len(body)]
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -85,7 +85,7 @@ def test_no_name_of_a_file_breaks_the_reading(value: bytes) -> None:
         except BrokenForm:
             continue
         for text in (head.name, head.file_name or ""):
-            text.encode()  # no halves of surrogate pairs
+            text.encode()  # It contains no lone surrogates.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The API's own description: whole, valid, and true."""
+"""The OpenAPI description is complete, valid and correct."""
 
 import json
 import re
@@ -70,7 +70,7 @@ def test_every_example_of_an_error_is_one(described: dict[str, Any]) -> None:
                 validator.validate(example["value"])
                 assert (example["value"]["code"], example["value"]["status"]) == (code, int(status))
                 seen.add(code)
-    # Of a method that there is not, no call tells.
+    # No operation describes a call with a method that does not exist.
     assert seen == set(kinds_by_code()) - {"METHOD_NOT_ALLOWED"}
 
 

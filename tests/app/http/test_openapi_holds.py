@@ -1,6 +1,6 @@
-"""Whatever a caller makes of the API's own description, it answers as it says there. Schemathesis makes the calls.
+"""Schemathesis calls every operation of the OpenAPI description; all responses must match it.
 
-`API_EXAMPLES=60` makes it more of them; that takes minutes.
+`API_EXAMPLES=60` makes more calls, which takes minutes.
 """
 
 import os
@@ -21,7 +21,7 @@ from schemathesis.schemas import APIOperation
 from cutout.app.app import create_app
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
-from tests.app.api_client import ADMIN, ANNA, Shop, settings_of
+from tests.app.api_client import ADMIN, ANNA, ApiClient, settings_of
 from tests.app.serving import served
 from tests.fakes import PATIENCE, FakeRunner, fake_engine
 
@@ -34,15 +34,15 @@ CHECKED = [
     "content_type_conformance",
 ]
 UNDOCUMENTED = (UndefinedContentType, UndefinedStatusCode)
-# Of each operation, caller and kind, beside those at the edges of what is allowed.
+# Number of examples for each operation, caller and kind, in addition to those at the limits of the schema.
 EXAMPLES = int(os.environ.get("API_EXAMPLES", "1"))
 pytestmark = pytest.mark.timeout(900 + 60 * EXAMPLES)
-# Each call takes a password's 50 ms, so these are not made at random.
+# Each of these calls takes 50 ms for the password hash, so they are not made at random.
 SLOW = {"POST /api/auth/login"}
 
 
 class Prober:
-    """Calls a service by its own description and collects what does not hold, and what is not in it."""
+    """Calls a service by its OpenAPI description; collects responses that break it or are missing from it."""
 
     def __init__(self, address: str) -> None:
         load_all_checks()
@@ -55,7 +55,7 @@ class Prober:
         self.undocumented: dict[str, str] = {}
 
     def probe(self) -> None:
-        """Call every operation: at its edges as who may do it, and at random as everybody."""
+        """Call every operation: at the limits of its schema as a permitted caller, and at random as every caller."""
         for found in self.schema.get_all_operations():
             assert isinstance(found, Ok), found
             operation = found.ok()
@@ -86,7 +86,7 @@ class Prober:
         call()
 
     def call(self, case: Case[Any], who: str) -> None:
-        if CALLERS[who]:  # in place of what was made up
+        if CALLERS[who]:  # Replace the generated credentials.
             for name in [name for name in case.headers if name.lower() in ("authorization", "x-api-key")]:
                 del case.headers[name]
         answer = case.call(
@@ -103,7 +103,7 @@ class Prober:
 
 
 def can_be_wrong(operation: APIOperation[Any, Any, Any, Any]) -> bool:
-    """Tell whether a call has anything beside who makes it."""
+    """Return whether a call has any input besides its caller."""
     return bool(operation.body or operation.query or operation.path_parameters)
 
 
@@ -119,7 +119,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Prober:
     service = create_app(chosen, make_engine=lambda _: fake_engine(runner))
     with served(service, chosen) as address:
         prober = Prober(address)
-        Shop.fund(Shop(None, database, runner), "anna", 1_000_000)  # type: ignore[arg-type]
+        ApiClient.fund(ApiClient(None, database, runner), "anna", 1_000_000)  # type: ignore[arg-type]
         prober.probe()
         prober.session.close()
     database.close()
@@ -128,7 +128,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Prober:
 
 def test_the_api_answers_as_it_says(probed: Prober) -> None:
     assert not probed.broken, told(probed.broken)
-    # It got as far as where something can go wrong.
+    # The calls reached code in which errors can occur.
     assert {200, 201, 202, 400, 401, 403, 404} <= probed.statuses.keys()
 
 

@@ -1,4 +1,4 @@
-"""What a job's row says of an error is what its caller was answered."""
+"""The error in a job's row is the same as in the response to its caller."""
 
 import asyncio
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status
 from cutout.app.jobs.queue import QueueUnavailable
 from cutout.app.removals import service as removals
-from cutout.app.removals.executors import Hands
+from cutout.app.removals.executors import RemovalExecutor
 from cutout.app.storage.base import StorageError
 from cutout.inference import errors as engine
 from cutout.inference.options import Options
-from tests.app.api_client import ANNA, API, Shop, place_of
+from tests.app.api_client import ANNA, API, ApiClient, place_of
 from tests.app.databases import on_sqlite
 from tests.fakes import FakeRunner, photo_bytes
 
@@ -52,12 +52,12 @@ ERRORS: list[Exception] = [
 
 @on_sqlite
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_each_error_is_told_alike(shop: Shop, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_each_error_is_told_alike(shop: ApiClient, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     async def fail(*_: Any) -> None:
         raise error
 
     shop.fund("anna", 50)
-    monkeypatch.setattr(shop.state.get(Hands), "make", fail)
+    monkeypatch.setattr(shop.state.get(RemovalExecutor), "make", fail)
     answer = shop.remove(ANNA)
     told = answer.json()
     (job,) = shop.get(f"{API}/jobs", ANNA).json()["jobs"]
@@ -76,7 +76,7 @@ def test_each_error_is_told_alike(shop: Shop, monkeypatch: pytest.MonkeyPatch, e
 def test_who_hangs_up_finds_it_in_the_job(database: Database, tmp_path: Any) -> None:
     place = place_of(database, tmp_path, FakeRunner())
     with database.begin() as session:
-        user = accounts.seen(session, Claims("anna"))
+        user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, 50, "grant:anna")
 
     async def hang_up() -> None:
@@ -86,7 +86,7 @@ def test_who_hangs_up_finds_it_in_the_job(database: Database, tmp_path: Any) -> 
             begun.set()
             await asyncio.sleep(60)
 
-        place.hands.make = make  # type: ignore[method-assign, assignment]
+        place.executor.make = make  # type: ignore[method-assign, assignment]
         call = asyncio.create_task(removals.remove_one(place, user.id, photo_bytes(), Options()))
         await begun.wait()
         call.cancel()

@@ -1,4 +1,4 @@
-"""Callers who send a byte at a time, or nothing, or never read the answer: each is left in time, nobody waits for them."""
+"""Clients that send a byte at a time or nothing, or never read the response: each is cut off and delays no other."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from cutout.app.core.errors import ServiceError
 from cutout.app.db.session import Database
 from cutout.app.http import middleware, uvicorn_server
 from cutout.app.http.middleware import BodyTime
-from cutout.app.http.uvicorn_server import LONGEST_HEAD_BYTES, Patient
+from cutout.app.http.uvicorn_server import LONGEST_HEAD_BYTES, TimedHttpProtocol
 from tests.app.api_client import settings_of
 from tests.app.databases import on_sqlite
 from tests.app.serving import served
@@ -31,7 +31,7 @@ from tests.http import http
 from tests.instant import InstantLoop
 
 REMOVE = "/api/background-remover/remove"
-# What a slow caller is given, and what is far more than anybody needs on a host that is busy.
+# The timeout for a slow client, and a time that is far longer than any client needs on a busy host.
 SECONDS, AGES = 0.5, 10 * PATIENCE
 PICTURE_BYTES = 8_000_000
 PART = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
@@ -44,21 +44,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    """Serve with little patience for bodies, and for who does not read: who is slow is left."""
+    """Serve with short timeouts for bodies and for clients that do not read."""
     with patient(folder, upload=SECONDS, rest=SECONDS, reading=SECONDS) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def hasty_address(folder: Path) -> Iterator[str]:
-    """Serve with little patience for heads."""
+    """Serve with a short timeout for request heads."""
     with patient(folder, head=SECONDS) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def patient_address(folder: Path) -> Iterator[str]:
-    """Serve with more patience than a test has: who is slow is there to the end."""
+    """Serve with timeouts longer than any test, so that slow clients are never cut off."""
     with patient(folder) as address:
         yield address
 
@@ -67,13 +67,13 @@ def patient_address(folder: Path) -> Iterator[str]:
 def patient(
     folder: Path, *, head: float = AGES, upload: float = AGES, rest: float = AGES, reading: float = AGES
 ) -> Iterator[str]:
-    """Serve what is in `folder` with so many seconds for each."""
+    """Serve the data in `folder` with these timeouts in seconds."""
     settings = app_settings.load(
         auth="off", data_dir=folder, upload_seconds=upload, max_upload_mb=20, uploads_at_once_mb=20
     )
     seconds = {"head_seconds": head, "rest_seconds": rest, "reading_seconds": reading}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(uvicorn_server, "Patient", type("OfSoLong", (Patient,), seconds))
+        patch.setattr(uvicorn_server, "TimedHttpProtocol", type("OfSoLong", (TimedHttpProtocol,), seconds))
         with served(create_app(settings, lambda _: fake_engine()), settings) as address:
             yield address
 
@@ -87,7 +87,7 @@ def connected(address: str) -> Iterator[socket.socket]:
 
 @contextmanager
 def small_window(address: str) -> Iterator[socket.socket]:
-    """Connect with little room for what has come and is not read."""
+    """Connect with a small receive buffer."""
     host, port = address.removeprefix("http://").split(":")
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 50_000)
@@ -98,14 +98,14 @@ def small_window(address: str) -> Iterator[socket.socket]:
 
 @pytest.fixture(scope="module")
 def picture(patient_address: str, folder: Path) -> str:
-    """Keep a picture that is larger than what the system itself keeps for a slow reader; its path at each service."""
+    """Store a result larger than the system's socket buffers; return its path, which is the same at each service."""
     job = http.post(f"{patient_address}{REMOVE}", files={"image": photo_bytes()}).json()
     (folder / "results" / f"{job['jobId']}.png").write_bytes(bytes(PICTURE_BYTES))
     return str(job["resultUrl"])
 
 
 def head(path: str = REMOVE, method: str = "POST", **headers: str) -> bytes:
-    """Write the head of a request; a header's name has _ for -."""
+    """Build the head of a request; header names have _ for -."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode()
@@ -121,7 +121,7 @@ def jobs(address: str) -> list[object]:
 
 
 def read_to_end(connection: socket.socket) -> bytes:
-    """Read until the service ends the connection."""
+    """Read until the service closes the connection."""
     read = b""
     try:
         while data := connection.recv(65536):
@@ -132,7 +132,7 @@ def read_to_end(connection: socket.socket) -> bytes:
 
 
 def read_answer(connection: socket.socket) -> bytes:
-    """Read one answer: its head and its body may come one after the other."""
+    """Read one response; its head and its body may arrive separately."""
     read = connection.recv(65536)
     while (told := re.search(rb"\r\ncontent-length: (\d+)\r\n", read.lower())) is not None:
         if len(read.partition(b"\r\n\r\n")[2]) >= int(told[1]):
@@ -157,7 +157,7 @@ def problem(answer: bytes, status: int, code: str) -> dict[str, object]:
 
 
 def drip(connection: socket.socket, data: bytes, stop: threading.Event) -> None:
-    """Send a byte at a time, until told to stop or hung up on."""
+    """Send a byte at a time until told to stop or disconnected."""
     for byte in data:
         try:
             connection.sendall(bytes([byte]))
@@ -209,7 +209,7 @@ def test_a_body_that_does_not_come_in_time(address: str, dripping: bool) -> None
 
 
 def test_a_large_body_has_so_much_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of a second for each two bytes, and each byte takes a third of that; then for each hundred."""
+    """0.1 s is allowed per two bytes, and each byte takes 0.03 s; then 0.1 s is allowed per hundred bytes."""
     statuses = []
     for each in (2, 100):
         with asyncio.Runner(loop_factory=InstantLoop) as runner:
@@ -219,7 +219,7 @@ def test_a_large_body_has_so_much_more_time(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def body_in_time(pieces: int, pause: float, bytes_each: int) -> int:
-    """Send a body in single bytes to a service that only reads; the status."""
+    """Send a body in single bytes to a service that only reads it; return the status."""
     answer = 200
 
     async def read(scope: Scope, receive: Receive, send: Send) -> None:
@@ -244,13 +244,13 @@ async def body_in_time(pieces: int, pause: float, bytes_each: int) -> int:
 
 def test_an_answer_that_is_not_read(address: str, picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[int] = []
-    lost = Patient.connection_lost
+    lost = TimedHttpProtocol.connection_lost
 
-    def note(self: Patient, error: Exception | None) -> None:
+    def note(self: TimedHttpProtocol, error: Exception | None) -> None:
         left.append(self.transport.get_extra_info("peername")[1])
         lost(self, error)
 
-    monkeypatch.setattr(Patient, "connection_lost", note)
+    monkeypatch.setattr(TimedHttpProtocol, "connection_lost", note)
     with small_window(address) as connection:
         connection.sendall(head(picture, "GET"))
         port = connection.getsockname()[1]
@@ -272,7 +272,7 @@ def test_an_answer_that_is_read_slowly_comes_whole(patient_address: str, picture
 
 
 class Reader:
-    """The system's side of a connection, whose other end reads a byte every so often, and so many."""
+    """Stand-in for a transport whose client makes `reads` reads of one byte, one every `seconds_each` seconds."""
 
     def __init__(self, loop: InstantLoop, unread: int, reads: int, seconds_each: float) -> None:
         self._loop, self._unread, self._reads, self._each = loop, unread, reads, seconds_each
@@ -289,9 +289,9 @@ class Reader:
     ("reads", "seconds_each", "left_at"),
     [
         (0, 1, 30),
-        (4, 40, 30),  # too slowly
+        (4, 40, 30),  # The client reads too slowly.
         (100, 20, None),
-        (5, 20, 150),  # then no more
+        (5, 20, 150),  # Then the client stops reading.
     ],
 )
 def test_who_reads_slowly_is_left_only_once_he_has_stopped(
@@ -300,7 +300,7 @@ def test_who_reads_slowly_is_left_only_once_he_has_stopped(
     loop = InstantLoop()
     reader = Reader(loop, 100, reads, seconds_each)
     config = uvicorn.Config(lambda *_: None, lifespan="off", log_config=None)
-    protocol = Patient(config=config, server_state=ServerState(), app_state={}, _loop=loop)
+    protocol = TimedHttpProtocol(config=config, server_state=ServerState(), app_state={}, _loop=loop)
     protocol.transport = reader  # type: ignore[assignment]  # it has what is asked of one
     assert protocol.reading_seconds == 30
     protocol._watch_reader()
@@ -311,7 +311,7 @@ def test_who_reads_slowly_is_left_only_once_he_has_stopped(
 
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 def test_who_is_refused_before_he_has_sent_all_hears_it(patient_address: str, connection: str) -> None:
-    """He may listen only after the last byte; what he sends meanwhile is thrown away."""
+    """The client may start to read only after its last byte; what it sends after the refusal is discarded."""
     with connected(patient_address) as talker:
         talker.sendall(upload(25_000_000, Connection=connection))
         for _ in range(25):
@@ -362,7 +362,7 @@ def go_on_sending(connection: socket.socket) -> None:
         b"GET / HTTP/1.1\r\n" + (LONGEST_HEAD_BYTES + 1) * b"a",
         b"GET /" + (LONGEST_HEAD_BYTES + 1) * b"a",
         b"GET / HTTP/1.1\r\n" + 30_000 * b"X: a\r\n",
-        # What comes in one piece with the request's head, 256 kB at most, is not counted.
+        # Data in one piece with the request's head, at most 256 kB, is not counted.
         head(Transfer_Encoding="chunked") + b"0\r\n" + 60_000 * b"X: a\r\n",
     ],
 )
@@ -386,22 +386,22 @@ def test_nobody_waits_for_what_a_stranger_sends(database: Database, tmp_path: Pa
 def test_uploads_beyond_the_memory_are_overloaded(
     patient_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has come counts until its request has ended, however little each caller sends at a time."""
+    """Received data counts until its request has ended, however little each client sends at a time."""
     half = PART + bytes(11_000_000)
     chunked = head(Content_Type="multipart/form-data; boundary=b", Transfer_Encoding="chunked")
     come = [0]
-    on_body = Patient.on_body
+    on_body = TimedHttpProtocol.on_body
 
-    def note(self: Patient, body: bytes) -> None:
+    def note(self: TimedHttpProtocol, body: bytes) -> None:
         on_body(self, body)
         come[0] += len(body)
 
-    monkeypatch.setattr(Patient, "on_body", note)
+    monkeypatch.setattr(TimedHttpProtocol, "on_body", note)
     with connected(patient_address) as second, connected(patient_address) as third:
         with connected(patient_address) as first:
             first.sendall(upload(15_000_000) + half)
             wait_until(lambda: come[0] == len(half))
-            # It is counted once the service has read it, which it goes on to do.
+            # It counts once the service has read it.
             wait_until(lambda: is_refused(patient_address))
             second.sendall(chunked + f"{len(half):x}\r\n".encode() + half)
             answer = read_answer(second)
@@ -409,25 +409,25 @@ def test_uploads_beyond_the_memory_are_overloaded(
             assert b"\r\nretry-after: " in answer.lower()
             third.sendall(upload(15_000_000))
             problem(read_answer(third), 503, "OVERLOADED")
-        # The first has hung up.
+        # The first client has disconnected.
         wait_until(lambda: not is_refused(patient_address))
 
 
 def is_refused(address: str) -> bool:
-    """Tell whether a file of 15 MB is one too many, or none that can be taken."""
+    """Return whether a file of 15 MB is refused as overload, and not for its format."""
     status = http.post(f"{address}{REMOVE}", files={"image": bytes(15_000_000)}).status_code
     assert status in (503, 415)
     return status == 503
 
 
 def test_one_request_has_one_answer_however_its_body_ends(patient_address: str) -> None:
-    """The service answers a call without a photo before its body has come; then the body turns out to be none."""
+    """The service answers a call without a photo before its body has arrived; then the body turns out to be invalid."""
     with connected(patient_address) as connection:
         connection.sendall(head(Transfer_Encoding="chunked") + b"1\r\na\r\n")
         read = read_answer(connection)
         connection.sendall(b"zz\r\n")
         problem(read + read_to_end(connection), 400, "INVALID_INPUT")
-    with connected(patient_address) as connection:  # what follows an answer is a request of its own
+    with connected(patient_address) as connection:  # Input that follows a response is a new request.
         connection.sendall(head("/api/health", "GET"))
         assert read_answer(connection).startswith(b"HTTP/1.1 200 ")
         connection.sendall(b"GET / HTTP/9.9\r\n\r\n")

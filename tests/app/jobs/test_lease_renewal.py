@@ -1,4 +1,4 @@
-"""The leases of photos whose callers wait: renewed while the process lives, short when it does not."""
+"""Leases of photos whose callers wait: renewed while the process lives, and short enough when it dies."""
 
 import asyncio
 import threading
@@ -18,10 +18,10 @@ from cutout.app.db.tables import Job, Status, User, now
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.lease_renewal import renewing
 from cutout.app.removals import service as removals
-from cutout.app.removals.service import KeyInWork, Workplace
+from cutout.app.removals.service import KeyInWork, RemovalContext
 from cutout.inference.errors import NetworkFailed
 from cutout.inference.options import Options
-from tests.app.api_client import ANNA, Shop, engine_of, place_of
+from tests.app.api_client import ANNA, ApiClient, engine_of, place_of
 from tests.app.databases import new_user, on_sqlite
 from tests.app.http.test_api import problem
 from tests.fakes import FakeRunner, held_until, photo_bytes, wait_until
@@ -37,8 +37,8 @@ def funded(database: Database) -> User:
     return user
 
 
-def begun(place: Workplace, user: User) -> uuid.UUID:
-    """Write a job, and do nothing more: its process dies then."""
+def begun(place: RemovalContext, user: User) -> uuid.UUID:
+    """Write a job and do nothing more, as if its process had died."""
     job_id, mine = removals._begin(place, user.id, photo_bytes(), Options(), "order-1")
     assert mine
     return job_id
@@ -58,7 +58,7 @@ def balance(database: Database, user: User) -> int:
 
 
 def test_a_repetition_while_the_first_is_in_work_is_told_so(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    shop: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(removals, "PATIENCE", NO_WAIT)
     shop.fund("anna", 50)
@@ -86,8 +86,8 @@ def test_after_a_crash_a_key_is_taken_for_a_lease_and_no_longer(database: Databa
     user, later = funded(database), timedelta(0)
     lost = begun(place_of(database, tmp_path, FakeRunner(), lease=30), user)
     crashed = place_of(database, tmp_path, FakeRunner(), lease=30)
-    place = Workplace(
-        crashed.hands,
+    place = RemovalContext(
+        crashed.executor,
         crashed.storage,
         database,
         crashed.lease,
@@ -116,12 +116,12 @@ def test_what_is_in_work_here_is_renewed_and_never_lost(database: Database, tmp_
     place = place_of(database, tmp_path, FakeRunner(), lease=-1)
     job_id = begun(place, user)
     with place.leases.holding(job_id):
-        # Its lease has run out, as after an outage of the database: this process knows better.
-        assert removals.settle_lost(database, leases=place.leases) == 0
+        # Its lease has expired, as after an outage of the database, but this process knows that the job is running.
+        assert removals.fail_lost_jobs(database, leases=place.leases) == 0
         assert removals._begin(place, user.id, photo_bytes(), Options(), "order-1") == (job_id, False)
         place.leases.renew(database, LEASE, now())
-        assert removals.settle_lost(database) == 0
-    assert removals.settle_lost(database, lambda: now() + LEASE, place.leases) == 1
+        assert removals.fail_lost_jobs(database) == 0
+    assert removals.fail_lost_jobs(database, lambda: now() + LEASE, place.leases) == 1
     assert balance(database, user) == 50
     engine_of(place).close()
 
@@ -182,7 +182,7 @@ def test_after_an_outage_the_living_renew_before_anybody_is_taken_for_lost(
 
     def look() -> int:
         looked.append("looked")
-        return database.run(lambda _: 3)
+        return database.run_in_transaction(lambda _: 3)
 
     work = maintenance.AfterOutages(look, database)
 

@@ -1,4 +1,4 @@
-"""The queue: what is said of one that cannot be rung, and workers of another version."""
+"""The queue: reports when a wake-up signal cannot be sent, and about workers of another version."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ WORKER = WorkerInfo("one", "0.1", "cpu", ("batch",), {})
 
 
 def test_a_queue_that_answers_but_takes_nothing_is_away(tmp_path: Path) -> None:
-    """As one is that is full, a replica, or has no room on its disk: it answers a PING."""
+    """A queue that is full, is a replica, or has no disk space still answers a PING."""
     with valkey_at(tmp_path) as server:
         queue = Queue(f"unix://{server.unix_socket_path}")
         queue.require()

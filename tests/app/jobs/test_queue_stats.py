@@ -1,4 +1,4 @@
-"""What health and `/metrics` say of the queue and the workers; and that a queue that is away costs them little."""
+"""Queue and workers in health and `/metrics`; a queue that is away hardly delays them."""
 
 import socket
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from cutout.app.jobs.queue import Queue, WorkerInfo
 from cutout.app.storage.local import LocalStorage
 from cutout.app.system.readiness import Readiness
 from cutout.inference.tiers import Recipe, Tier
-from tests.app.api_client import Shop, opened_shop
+from tests.app.api_client import ApiClient, opened_shop
 from tests.app.databases import on_sqlite
 from tests.app.http.test_api import problem
 from tests.app.observability.test_metrics import figures
@@ -32,7 +32,7 @@ FIGURES = (
 )
 
 
-def told(shop: Shop) -> tuple[dict[str, object] | None, list[dict[str, object]]]:
+def told(shop: ApiClient) -> tuple[dict[str, object] | None, list[dict[str, object]]]:
     answer = shop.client.get("/api/health").raise_for_status().json()
     assert answer["status"] == "ok"
     return answer["queue"], answer["workers"]
@@ -86,7 +86,7 @@ def test_a_worker_that_says_nothing_more_is_gone(queue: Queue) -> None:
 
 
 @on_sqlite
-def test_without_a_queue_nothing_is_told_of_one(shop: Shop) -> None:
+def test_without_a_queue_nothing_is_told_of_one(shop: ApiClient) -> None:
     assert told(shop) == (None, [])
     assert not set(FIGURES) & figures(shop).keys()
 
@@ -99,7 +99,7 @@ def test_a_queue_that_hangs_is_asked_once_and_not_by_everybody(
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         url = f"redis://127.0.0.1:{hanging.getsockname()[1]}"
         with opened_shop(database, tmp_path, redis_url=url) as shop:
-            # It says so while the queue hangs, and who comes next does not wait for it at all.
+            # The first call reports that the queue hangs; later calls do not wait for it at all.
             assert told(shop) == ({"answers": False, "waiting": 0, "batches": 0}, [])
             assert callers(hanging) > 0
             for _ in range(10):
@@ -110,7 +110,7 @@ def test_a_queue_that_hangs_is_asked_once_and_not_by_everybody(
             assert "cutout_workers_alive" not in seen
 
 
-def problems_of(shop: Shop) -> list[str]:
+def problems_of(shop: ApiClient) -> list[str]:
     answer = shop.client.get("/api/health")
     return [one["code"] for one in answer.json()["problems"]]
 

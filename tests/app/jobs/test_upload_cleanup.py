@@ -1,4 +1,4 @@
-"""Uploads go once nobody will work on them, and not a moment before."""
+"""Uploads are deleted when no job needs them any more, and not before."""
 
 import os
 import uuid
@@ -77,7 +77,7 @@ def test_uploads_of_ended_jobs_and_of_none_go_when_they_are_old(
         kept.add(upload(new_job(database, user.id, status).id, None, 2 * HOURS))
     gone.add(upload(uuid.uuid4(), uuid.uuid4(), 4 * HOURS))
     kept.add(upload(uuid.uuid4(), uuid.uuid4(), 2 * HOURS))
-    # what a process left that died while it wrote
+    # Left by a process that died while it was writing.
     broken_off = f"uploads/{uuid.uuid4()}/.cutout-1"
     storage.put(broken_off, b"pho")
     os.utime(place / broken_off, (0, 0))
@@ -88,7 +88,7 @@ def test_uploads_of_ended_jobs_and_of_none_go_when_they_are_old(
     assert set(storage.list_older_than(timedelta(0), "uploads/")) == kept
     assert storage.get("results/old.png") == b"no upload"
     assert upload_cleanup.forget_uploads(database, storage, AGE) == 0
-    # Nothing is left of the batches that broke off.
+    # No empty folders of incomplete batches remain.
     assert all(any(folder.iterdir()) for folder in (place / "uploads").iterdir())
 
 
@@ -102,7 +102,7 @@ def test_uploads_in_a_bucket_go_too(database: Database, s3: S3Server) -> None:
         keys[status] = jobs.upload_key(job.id, None)
         storage.put(keys[status], b"photo")
     assert upload_cleanup.forget_uploads(database, storage, AGE) == 0
-    # Older than a moment to come: S3 tells times in whole seconds.
+    # The cut-off is in the future, because S3 has times in whole seconds.
     assert upload_cleanup.forget_uploads(database, storage, timedelta(seconds=-2)) == 1
     assert storage.get(keys[Status.PENDING]) == b"photo"
     assert storage.get(keys[Status.COMPLETED]) is None

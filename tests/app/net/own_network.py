@@ -1,8 +1,8 @@
-"""`python -m tests.app.net.own_network`: fetches by this system's own resolver, which asks a name server of ours.
+"""`python -m tests.app.net.own_network`: fetches with this system's own resolver, which asks the test's name server.
 
-It needs a network of its own that has ADDRESSES beside localhost. A web server answers on each of them, so what is not
-refused is reached. The last line it prints says as JSON what became of each name, and which addresses
-were asked for which path.
+It must run in its own network namespace, which has ADDRESSES besides localhost. A web server answers on each of them,
+so every address that is not refused is reached. The last line of output is JSON: the result for each name, and which
+addresses received a request for which path.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from typing import Any
 from dnslib import AAAA, CNAME, QTYPE, RCODE, RR, A, DNSRecord
 from dnslib.server import BaseResolver, DNSLogger, DNSServer
 
-from cutout.app.net.image_fetcher import Fetcher, NotFetched
-from cutout.app.net.safe_http import Outside
-from cutout.app.net.url_policy import Destinations, Network, system_lookup
+from cutout.app.net.image_fetcher import ImageFetcher, NotFetched
+from cutout.app.net.safe_http import SafeHttpClient
+from cutout.app.net.url_policy import Network, UrlPolicy, system_lookup
 from tests.web import Web, answer, open_web, send_on
 
 PUBLIC, PUBLIC_6 = "93.184.215.14", "2606:2800:21f:cb07::14"
 PRIVATE, PRIVATE_6, METADATA, NAT64 = "10.0.0.1", "fd00::1", "169.254.169.254", "64:ff9b::7f00:1"
 ADDRESSES = [PUBLIC, PUBLIC_6, PRIVATE, PRIVATE_6, METADATA, NAT64]
 
-# Each name's answers, one a question, the last one for good.
+# Each name has a list of answers, one per query; the last one is repeated.
 NAMES = {
     "public.example": [[PUBLIC]],
     "public-6.example": [[PUBLIC_6]],
@@ -42,13 +42,13 @@ NAMES = {
     "turns.example": [[PUBLIC], [PRIVATE]],
     "turns-on-the-way.example": [[PUBLIC], [PRIVATE]],
 }
-# Where the web server's pages send on to.
+# Targets of the web server's redirects.
 ONWARDS = ["private.example", "metadata.example", "nat64.example", "alias.example", PRIVATE, "localhost"]
 EVERYWHERE = [ip_network("0.0.0.0/0"), ip_network("::/0")]
 
 
 class Hostile(BaseResolver):  # type: ignore[misc]
-    """Answers as NAMES says, for no time at all; who asks again is answered anew."""
+    """Name server that answers from NAMES with a TTL of 0, so that each lookup asks again."""
 
     def __init__(self) -> None:
         self.asked: Counter[tuple[str, str]] = Counter()
@@ -73,9 +73,11 @@ class Hostile(BaseResolver):  # type: ignore[misc]
 
 
 def fetch(web: Web, host: str, path: str, allowed: Iterable[Network] = ()) -> dict[str, Any]:
-    """Fetch by the default lookup: what was said, and who was asked for what."""
+    """Fetch with the default lookup; return the outcome and the requests that arrived."""
     web.seen.clear()
-    fetcher = Fetcher(Outside(Destinations(allowed), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)), 1_000_000, 5)
+    fetcher = ImageFetcher(
+        SafeHttpClient(UrlPolicy(allowed), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)), 1_000_000, 5
+    )
     try:
         said = asyncio.run(fetcher.fetch(f"http://{host}:{web.port}{path}")).decode()
     except NotFetched as error:
@@ -84,7 +86,7 @@ def fetch(web: Web, host: str, path: str, allowed: Iterable[Network] = ()) -> di
 
 
 def main() -> None:
-    """Fetch from each name, and by each redirect."""
+    """Fetch from each name, and through each redirect."""
     resolver = Hostile()
     server = DNSServer(resolver, "127.0.0.1", 53, logger=DNSLogger("-request,-reply"))
     server.start_thread()

@@ -1,4 +1,4 @@
-"""Photos from the web: what is given, and what a hostile server gains."""
+"""Fetching photos from URLs: valid responses, and hostile servers."""
 
 import asyncio
 import gzip
@@ -14,9 +14,9 @@ import h11
 import pytest
 
 from cutout.app.net import image_fetcher as room
-from cutout.app.net.image_fetcher import FetchedTooLarge, Fetcher, NotFetched
-from cutout.app.net.safe_http import Outside, default_tls
-from cutout.app.net.url_policy import Destinations
+from cutout.app.net.image_fetcher import FetchedTooLarge, ImageFetcher, NotFetched
+from cutout.app.net.safe_http import SafeHttpClient, default_tls
+from cutout.app.net.url_policy import UrlPolicy
 from cutout.inference.errors import Overloaded
 from tests.app.net.test_url_policy import MALFORMED, NOT_PUBLIC
 from tests.fakes import PATIENCE, photo_bytes, wait_until
@@ -24,7 +24,7 @@ from tests.web import PRIVATE, PUBLIC, Names, Visit, Web, after, answer, certifi
 
 LIMIT = 1_000_000
 PHOTO = photo_bytes()
-# Certificates that count: none. The system's take a while to read.
+# A TLS context that trusts no CA; loading the system's takes a while.
 NOBODYS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -41,9 +41,9 @@ def web(opened: Web) -> Web:
     return opened
 
 
-def fetcher(names: Names, seconds: float = PATIENCE, tls: ssl.SSLContext | None = NOBODYS) -> Fetcher:
-    """Make one for which PUBLIC is all there is of the internet."""
-    return Fetcher(Outside(Destinations([ip_network(PUBLIC)], names), tls), LIMIT, seconds)
+def fetcher(names: Names, seconds: float = PATIENCE, tls: ssl.SSLContext | None = NOBODYS) -> ImageFetcher:
+    """Create a fetcher for which PUBLIC is the only public address."""
+    return ImageFetcher(SafeHttpClient(UrlPolicy([ip_network(PUBLIC)], names), tls), LIMIT, seconds)
 
 
 def get(web: Web, path: str, names: Names | None = None, seconds: float = PATIENCE) -> bytes:
@@ -80,7 +80,7 @@ def test_a_photo_is_fetched_and_nothing_told_but_what_has_to_be(
 )
 def test_a_server_on_this_host_is_not_asked(web: Web, host: str) -> None:
     web.pages["/"] = answer(PHOTO)
-    closed = Fetcher(Outside(Destinations()), LIMIT, PATIENCE)
+    closed = ImageFetcher(SafeHttpClient(UrlPolicy()), LIMIT, PATIENCE)
     with pytest.raises(NotFetched, match="as a file"):
         asyncio.run(closed.fetch(f"http://{host}:{web.port}/"))
     assert web.seen == []
@@ -115,7 +115,7 @@ def test_a_redirect_leads_nowhere_that_the_first_address_could_not(web: Web) -> 
         "//pictures.example/photo.jpg",
         "http://",
         "http:///photo.jpg",
-    }  # fine where there is a base
+    }  # Valid relative to a base.
     onwards = [f"http://{host}:{web.port}/inside" for host in [*literals, "inside.example", "localhost"]]
     onwards += [url for url in MALFORMED if url not in relative and url.isascii() and url.isprintable()]
     web.pages["/inside"] = answer(PHOTO)
@@ -130,7 +130,8 @@ def test_a_name_that_turns_private_gains_nothing(web: Web) -> None:
     web.pages |= {"/": answer(PHOTO), "/again": send_on("/")}
     names = Names(pictures_example=[[PUBLIC], [PRIVATE]])
     assert get(web, "/", names) == PHOTO
-    assert names.asked == ["pictures.example"]  # looked up once: what was checked is what was called
+    # The name is looked up only once: the checked address is the one that is called.
+    assert names.asked == ["pictures.example"]
     refused(web, "/", "not on the public internet", names)
     refused(web, "/again", "not on the public internet", Names(pictures_example=[[PUBLIC], [PRIVATE]]))
     refused(web, "/", "not on the public internet", Names(pictures_example=[[PUBLIC, PRIVATE]]))
@@ -140,9 +141,10 @@ def test_a_name_that_turns_private_gains_nothing(web: Web) -> None:
 def test_the_next_address_is_tried(web: Web) -> None:
     web.pages["/"] = answer(PHOTO)
     names = Names(pictures_example=[["127.0.0.3", PUBLIC]])
-    outside = Outside(Destinations([ip_network("127.0.0.2/31")], names))
+    http_client = SafeHttpClient(UrlPolicy([ip_network("127.0.0.2/31")], names))
     assert (
-        asyncio.run(Fetcher(outside, LIMIT, PATIENCE).fetch(f"http://pictures.example:{web.port}/")) == PHOTO
+        asyncio.run(ImageFetcher(http_client, LIMIT, PATIENCE).fetch(f"http://pictures.example:{web.port}/"))
+        == PHOTO
     )
 
 
@@ -174,7 +176,7 @@ def test_what_is_larger_than_an_upload_is_not_read_to_its_end(web: Web) -> None:
         with pytest.raises(FetchedTooLarge, match="larger than 1 MB"):
             get(web, path)
         if path != "/announced":
-            wait_until(lambda: sent[-1:] == [0])  # the connection was closed upon the server
+            wait_until(lambda: sent[-1:] == [0])  # The client closed the connection.
             assert sum(sent) < 20 * LIMIT
 
 
@@ -197,13 +199,13 @@ def test_time_is_bounded_however_it_is_spent(web: Web) -> None:
     }
     try:
         for path in ("/silent", "/headers", "/body", "/hops"):
-            refused(web, path, "within 0.25 s", seconds=0.25)  # while the server goes on
+            refused(web, path, "within 0.25 s", seconds=0.25)  # The server is still sending.
     finally:
         over.set()
 
 
 def flood(begin: bytes, again: bytes, sent: list[int], visit: Visit) -> None:
-    """Send `again` without an end, until hung up on; `sent` counts the bytes, and ends with 0."""
+    """Send `again` without end until disconnected; `sent` counts the bytes, and ends with 0."""
     try:
         visit.wfile.write(begin)
         while True:
@@ -233,12 +235,12 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 def test_what_a_server_sends_without_end_is_cut_off_by_its_amount(
     web: Web, begin: bytes, again: bytes
 ) -> None:
-    """Not by time, of which there is plenty."""
+    """The limit that applies is one of amount, since the time limit is long."""
     sent: list[int] = []
     web.pages["/"] = partial(flood, begin, again, sent)
     refused(web, "/", "does not answer, or broke off", seconds=60)
     wait_until(lambda: sent[-1:] == [0])
-    # Sockets themselves hold some megabytes.
+    # Sockets themselves buffer some megabytes.
     assert sum(sent) < 20_000_000
 
 
@@ -251,7 +253,7 @@ def test_a_few_interim_responses_are_passed_over(web: Web) -> None:
 
 
 def test_lines_of_a_body_are_none_of_a_head(web: Web) -> None:
-    """What is received together with the end of a head is not counted against it."""
+    """Data received together with the end of the head does not count towards the limits of the head."""
     body = 300_000 * b"\n" + 50_000 * b"\nHTTP/1.1 "
     web.pages["/"] = answer(body)
     assert get(web, "/") == body
@@ -262,7 +264,7 @@ def test_lines_of_a_body_are_none_of_a_head(web: Web) -> None:
 @pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("kind", ["continue", "chunks"])
 def test_others_get_their_turn_while_a_server_floods(kind: str, encrypted: bool, tmp_path: Path) -> None:
-    """Between two turns of another task no more of the flood is parsed than a small piece of it."""
+    """Between two turns of another task, only a small piece of the flood is parsed."""
     server, trusting = certificates(tmp_path, "pictures.example") if encrypted else (None, NOBODYS)
     begin, again = (b"", CONTINUE) if kind == "continue" else (CHUNKED, b"1\r\nx\r\n")
     turns: list[int] = []
@@ -305,7 +307,7 @@ def test_a_slow_name_server_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    slow = Fetcher(Outside(Destinations()), LIMIT, 0.2)
+    slow = ImageFetcher(SafeHttpClient(UrlPolicy()), LIMIT, 0.2)
 
     async def both() -> None:
         fetching = asyncio.create_task(slow.fetch("http://pictures.example/"))
@@ -313,7 +315,7 @@ def test_a_slow_name_server_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch
             await asyncio.sleep(0.001)
         with pytest.raises(NotFetched, match=r"within 0\.2 s"):
             await fetching
-        # Neither this loop nor who fetched has waited for the name server.
+        # Neither the event loop nor the fetch has waited for the name server.
         assert not answered.is_set()
         over.set()
 
@@ -329,7 +331,7 @@ def test_packed_content_is_not_unpacked(web: Web) -> None:
     web.pages["/bomb"] = answer(bomb, Transfer_Encoding="gzip")
     refused(web, "/bomb", "does not answer, or broke off")
     web.pages["/bomb"] = answer(bomb)
-    assert get(web, "/bomb") == bomb  # bytes as they are; the decoder judges them
+    assert get(web, "/bomb") == bomb  # The fetcher returns the bytes; the decoder checks them.
 
 
 def test_servers_that_fail_are_told_and_never_quoted(web: Web) -> None:

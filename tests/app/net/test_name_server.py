@@ -1,4 +1,4 @@
-"""Photos from the web by a real resolver, a real name server and real private addresses: what a hostile name gains."""
+"""Fetching photos with a real resolver, a real name server and real private addresses: hostile names gain nothing."""
 
 import json
 import os
@@ -25,13 +25,13 @@ from tests.fakes import PATIENCE
 ROOT = Path(__file__).parents[3]
 OWN_NETWORK = ["unshare", "--map-root-user", "--mount", "--net", "sh", "-ec"]
 TRIAL = "ip link set lo up; ip addr add fd00::1/128 dev lo; mount --bind /etc/hosts /etc/hosts"
-# How the system looks names up: by its files, then by the name server.
+# Configuration of the system's resolver: files first, then the name server.
 LOOKUP = {
     "resolv.conf": "nameserver 127.0.0.1\noptions timeout:2 attempts:2\n",
     "nsswitch.conf": "hosts: files dns\n",
     "hosts": "127.0.0.1 localhost\n::1 localhost\n",
 }
-# Where each name leads to that must not be followed.
+# Addresses of hostile names, which must not be called.
 HOSTILE = {
     "loopback.example": {"127.0.0.1"},
     "private.example": {PRIVATE},
@@ -49,7 +49,7 @@ TURNING = {"turns.example", "turns-on-the-way.example"}
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Fetch in a network of its own, where this may be made."""
+    """Run `own_network` in its own network namespace, if the host allows one."""
     try:
         trial = subprocess.run(
             [*OWN_NETWORK, TRIAL], check=False, capture_output=True, text=True, timeout=PATIENCE
@@ -79,7 +79,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])  # after the log
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])  # The log comes before the last line.
     return found
 
 
@@ -104,7 +104,7 @@ def test_a_name_that_leads_inside_is_refused(told: dict[str, Any], name: str) ->
     for outcome in (told[name], told[name]["later"]):
         assert refused(outcome)
         assert outcome["asked"] == []
-    # Nothing else kept it from there.
+    # Only the SSRF check prevented the call: it succeeds when all networks are allowed.
     assert told[name]["allowed"]["said"] == "photo"
     assert told[name]["allowed"]["asked"]
 

@@ -1,15 +1,15 @@
-"""Where a stranger may send the service, and by which spellings not."""
+"""The URL policy: which destinations and spellings are refused."""
 
 import asyncio
 from ipaddress import ip_address, ip_network
 
 import pytest
 
-from cutout.app.net.url_policy import Destinations, NotAllowed, is_public
+from cutout.app.net.url_policy import NotAllowed, UrlPolicy, is_public
 from tests.web import Names
 
 NOT_PUBLIC = [
-    # this host, and its neighbours
+    # this host and its neighbours
     "0.0.0.0",
     "0.1.2.3",
     "127.0.0.1",
@@ -33,7 +33,7 @@ NOT_PUBLIC = [
     "100.100.100.200",
     "192.0.0.192",
     "168.63.129.16",
-    # nobody's, everybody's
+    # unassigned, documentation, multicast and broadcast addresses
     "192.0.2.1",
     "198.51.100.1",
     "203.0.113.1",
@@ -51,7 +51,7 @@ NOT_PUBLIC = [
     "2001:20::1",
     "5f00::1",
     "4000::1",
-    # IPv6 that stands for IPv4: mapped, compatible, translated, NAT64, its local form, 6to4, Teredo
+    # IPv6 that embeds IPv4: mapped, compatible, translated, NAT64, its local form, 6to4, Teredo
     "::ffff:127.0.0.1",
     "::ffff:8.8.8.8",
     "::127.0.0.1",
@@ -92,7 +92,7 @@ MALFORMED = [
     "http://[::1/",
     "http://[pictures.example]/",
     "http://[fe80::1%25eth0]/",
-    # an address in disguise
+    # disguised addresses
     "http://2130706433/",
     "http://0x7f000001/",
     "http://017700000001/",
@@ -120,7 +120,7 @@ MALFORMED = [
 ]
 
 
-def look_up(destinations: Destinations, url: str) -> list[str]:
+def look_up(destinations: UrlPolicy, url: str) -> list[str]:
     read = destinations.read(url)
     found = asyncio.run(destinations.addresses(read.raw_host.decode(), read.port or 80))
     return [str(address) for address in found]
@@ -131,17 +131,17 @@ def test_an_address_that_is_not_one_public_machines_is_refused(address: str) -> 
     assert not is_public(ip_address(address))
     for answers in ([address], ["1.1.1.1", address], [address, "2606:4700:4700::1111"]):
         with pytest.raises(NotAllowed, match="not on the public internet"):
-            look_up(Destinations(lookup=Names(pictures_example=[answers])), "http://pictures.example/")
+            look_up(UrlPolicy(lookup=Names(pictures_example=[answers])), "http://pictures.example/")
     literal = f"[{address}]" if ":" in address else address
     with pytest.raises(NotAllowed):
-        look_up(Destinations(), f"https://{literal}:8443/photo.jpg")
+        look_up(UrlPolicy(), f"https://{literal}:8443/photo.jpg")
 
 
 @pytest.mark.parametrize(
     "address", ["1.1.1.1", "93.184.215.14", "2606:4700:4700::1111", "2a00:1450:4001::5e"]
 )
 def test_public_addresses_are_called(address: str) -> None:
-    destinations = Destinations(lookup=Names(pictures_example=[[address, address]]))
+    destinations = UrlPolicy(lookup=Names(pictures_example=[[address, address]]))
     assert look_up(destinations, "https://pictures.example/") == [address]
     assert look_up(destinations, f"http://[{address}]/" if ":" in address else f"http://{address}/") == [
         address
@@ -152,7 +152,7 @@ def test_public_addresses_are_called(address: str) -> None:
 def test_a_malformed_or_disguised_address_is_refused_unasked(url: str) -> None:
     names = Names()
     with pytest.raises(NotAllowed):
-        look_up(Destinations([ip_network("0.0.0.0/0"), ip_network("::/0")], names), url)
+        look_up(UrlPolicy([ip_network("0.0.0.0/0"), ip_network("::/0")], names), url)
     assert names.asked == []
 
 
@@ -163,34 +163,34 @@ def test_what_looks_like_an_address_after_reading_is_judged_as_one() -> None:
         "http://127.0.0.1?@pictures.example",
     ):
         with pytest.raises(NotAllowed, match=r"^127\.0\.0\.1 cannot be found"):
-            look_up(Destinations(), url)
+            look_up(UrlPolicy(), url)
 
 
 def test_international_names_are_looked_up_in_ascii() -> None:
     names = Names()
     with pytest.raises(NotAllowed):
-        look_up(Destinations(lookup=names), "https://bücher.example/")
+        look_up(UrlPolicy(lookup=names), "https://bücher.example/")
     assert names.asked == ["xn--bcher-kva.example"]
 
 
 def test_this_hosts_own_names_lead_nowhere_unless_allowed() -> None:
     with pytest.raises(NotAllowed):
-        look_up(Destinations(), "http://localhost/")
+        look_up(UrlPolicy(), "http://localhost/")
     own = [ip_network("127.0.0.0/8"), ip_network("::1")]
-    assert set(look_up(Destinations(own), "http://localhost/")) & {"127.0.0.1", "::1"}
+    assert set(look_up(UrlPolicy(own), "http://localhost/")) & {"127.0.0.1", "::1"}
 
 
 def test_a_name_that_is_private_and_one_that_is_not_there_are_told_alike() -> None:
     said = []
     for names in (Names(pictures_example=[["10.0.0.1"]]), Names(pictures_example=[[]]), Names()):
         with pytest.raises(NotAllowed) as refused:
-            look_up(Destinations(lookup=names), "http://pictures.example/")
+            look_up(UrlPolicy(lookup=names), "http://pictures.example/")
         said.append(str(refused.value))
     assert len(set(said)) == 1
 
 
 def test_an_allowed_network_is_that_network_and_no_other() -> None:
-    destinations = Destinations([ip_network("10.1.2.0/24")])
+    destinations = UrlPolicy([ip_network("10.1.2.0/24")])
     assert look_up(destinations, "http://10.1.2.3/") == ["10.1.2.3"]
     for other in ("10.1.3.1", "[::ffff:10.1.2.3]", "[64:ff9b::a01:203]", "127.0.0.1"):
         with pytest.raises(NotAllowed):

@@ -1,4 +1,4 @@
-"""Word of a batch's end by mail: what is in it, whom it is given to, and that the password stays where it belongs."""
+"""E-mail notifications of batches: their content, their recipients, and where the SMTP password is sent."""
 
 import logging
 import smtplib
@@ -29,7 +29,7 @@ from cutout.app.db.tables import Channel, Delivery
 from cutout.app.notifications import email
 from cutout.app.notifications.email import Mailer, check_email
 from cutout.app.notifications.errors import CannotNotify
-from cutout.app.notifications.outbox import MOST_AT_ONCE, NO_MAIL, WAITS, PostOffice
+from cutout.app.notifications.outbox import MOST_AT_ONCE, NO_MAIL, WAITS, Outbox
 from tests.app.api_client import opened_shop
 from tests.app.databases import new_user, on_sqlite
 from tests.app.notifications.test_outbox import deliver, deliveries, end_batch, later, office_of, only
@@ -42,7 +42,7 @@ ANNA = "anna@example.com"
 
 
 class PostBox:
-    """A mail server's side: what it took, and how it answers."""
+    """Handler of a mail server: records messages and sets the replies."""
 
     def __init__(self) -> None:
         self.taken: list[Envelope] = []
@@ -69,7 +69,7 @@ class PostBox:
         assert isinstance(data, LoginPassword)
         self.passwords.append(data.password.decode())
         right = data == LoginPassword(USER.encode(), PASSWORD.encode())
-        return AuthResult(success=right, handled=False)  # not answered here
+        return AuthResult(success=right, handled=False)  # Let the server send the reply.
 
     @property
     def mails(self) -> list[EmailMessage]:
@@ -91,13 +91,13 @@ def mail_server(
     starttls: ssl.SSLContext | None = None,
     port: int = 0,
 ) -> Iterator[int]:
-    """Run one on this host; its port."""
+    """Run a mail server on this host; yield its port."""
     port = port or free_port()
     own: dict[str, Any] = {"tls_context": starttls}
     if login:
-        # What is TLS from the start does not count as TLS with this server.
+        # This server does not count implicit TLS as TLS.
         own |= {"authenticator": box.check, "auth_required": True, "auth_require_tls": tls is None}
-    logging.getLogger("mail.log").disabled = True  # its own log says everything
+    logging.getLogger("mail.log").disabled = True  # The server's own log contains every message.
     server = Controller(box, "127.0.0.1", port, ssl_context=tls, **own)
     server.start()
     try:
@@ -115,8 +115,8 @@ def mailer(url: str, tls: ssl.SSLContext | None = None) -> Mailer:
     return Mailer(read_server(url), read_sender("Cutout <cutout@shop.example>"), tls)
 
 
-def send_one(database: Database, by: Mailer | None, **batch: Any) -> tuple[PostOffice, Delivery]:
-    """End a batch and try to tell Anna."""
+def send_one(database: Database, by: Mailer | None, **batch: Any) -> tuple[Outbox, Delivery]:
+    """End a batch and try to notify Anna."""
     end_batch(database, new_user(database), notify_email=ANNA, **batch)
     office = office_of(database, mailer=by, public_url="https://cutout.example")
     assert deliver(office) == 1
@@ -190,7 +190,7 @@ def test_the_password_is_given_over_tls(database: Database, tmp_path: Path, sche
 
 
 def failed(database: Database, by: Mailer, capsys: pytest.CaptureFixture[str], *, final: bool = False) -> str:
-    """Try to tell Anna in vain; return why it was, the password being nowhere."""
+    """Try to notify Anna, which fails; return the reason, and check that the password appears nowhere."""
     log_config.configure("console")
     _, delivery = send_one(database, by)
     assert delivery.delivered_at is None
@@ -293,7 +293,7 @@ def test_a_server_that_was_away_gets_the_same_mail(database: Database) -> None:
 
 @contextmanager
 def answering(says: bytes, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """Run a server that says its lines one by one, each to a line it hears after the first; then it is silent."""
+    """Run a server that replies with its lines one by one, the first on connection; then it stays silent."""
     over = threading.Event()
 
     def serve(listening: socket.socket) -> None:
@@ -322,14 +322,14 @@ def test_a_server_that_hangs_is_waited_for_no_longer_than_a_while(
     database: Database, monkeypatch: pytest.MonkeyPatch, says: bytes
 ) -> None:
     monkeypatch.setattr(email, "SECONDS", 0.2)
-    with answering(says) as port:  # until the mail has been given up
+    with answering(says) as port:  # The server waits until the e-mail has been given up.
         _, delivery = send_one(database, mailer(f"smtp://127.0.0.1:{port}"))
     assert delivery.error == email.NO_ANSWER
 
 
 @contextmanager
 def flooding(begin: bytes, again: bytes, pause: float, sent: list[int]) -> Iterator[int]:
-    """Run a server that says `again` without an end, until hung up on; `sent` counts its bytes, and ends with 0."""
+    """Run a server that sends `again` without end until disconnected; `sent` counts its bytes, and ends with 0."""
     over = threading.Event()
 
     def serve(listening: socket.socket) -> None:
@@ -358,7 +358,7 @@ def flooding(begin: bytes, again: bytes, pause: float, sent: list[int]) -> Itera
     [
         (b"", 1000 * b"220-hello\r\n", 0),
         (b"220 hello\r\n", 1000 * b"250-X\r\n", 0),
-        (b"220-", b"x", 0.01),  # each step would have begun anew with each byte
+        (b"220-", b"x", 0.01),  # A timeout per step would restart with each byte.
     ],
     ids=["banner", "features", "drip"],
 )
@@ -379,7 +379,7 @@ def test_a_mail_that_was_taken_is_not_sent_again_for_want_of_a_good_bye(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(email, "SECONDS", 0.2)
-    # To the caller itself, EHLO, MAIL, RCPT, DATA and the mail; not to QUIT.
+    # The server answers the connection, EHLO, MAIL, RCPT, DATA and the message; not QUIT.
     with answering(b"220 hello\r\n" + b"250 ok\r\n" * 3 + b"354 go on\r\n250 taken\r\n") as port:
         _, delivery = send_one(database, mailer(f"smtp://127.0.0.1:{port}"))
     assert (delivery.error, delivery.delivered_at is None) == (None, False)
@@ -421,7 +421,7 @@ def test_nobody_is_promised_mail_where_none_is_sent(database: Database) -> None:
         office_of(database).check_email(ANNA, ANNA)
     by = mailer("smtp://127.0.0.1:25")
     assert office_of(database, mailer=by).check_email(ANNA, ANNA) == ANNA
-    # Of a batch that was sent in while there was a server.
+    # The batch was submitted while a mail server was configured.
     _, delivery = send_one(database, None)
     assert (delivery.error, delivery.due_at is None) == (NO_MAIL, False)
 
@@ -499,7 +499,8 @@ def test_the_settings_of_a_mail_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUTOUT_MAIL_FROM")
     with pytest.raises(SettingsError, match="go together"):
         settings.load()
-    assert smtplib.SMTP_PORT == 25  # which is for servers among each other, and not the one we default to
+    # Port 25 is for transfer between servers; the default must be another port.
+    assert smtplib.SMTP_PORT == 25
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Word of a batch's end, by webhook: signed, told until it has arrived, by one host at a time, and nowhere it may not go."""
+"""Webhook notifications of batches: signed, retried until delivered, sent by one host at a time, with SSRF protection."""
 
 import asyncio
 import json
@@ -33,12 +33,13 @@ from cutout.app.core import log_config
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Channel, Delivery, Job, Status, User
 from cutout.app.http import problem_details
-from cutout.app.net.safe_http import Outside
-from cutout.app.net.url_policy import Destinations
+from cutout.app.http.state import AppState
+from cutout.app.net.safe_http import SafeHttpClient
+from cutout.app.net.url_policy import UrlPolicy
 from cutout.app.notifications import outbox, webhook
 from cutout.app.notifications.errors import CannotNotify, NotDelivered
 from cutout.app.notifications.messages import MOST_LISTED
-from cutout.app.notifications.outbox import WAITS, PostOffice, announce, archive_path, deliver_due
+from cutout.app.notifications.outbox import WAITS, Outbox, announce, archive_path, deliver_due
 from cutout.app.notifications.webhook import check_webhook_url, verify, webhook_secret
 from cutout.inference.tiers import Tier
 from tests.app.api_client import SECRET, opened_shop
@@ -50,9 +51,9 @@ from tests.web import PRIVATE, PUBLIC, Names, Visit, Web, answer, certificates, 
 
 DOCS = Path(__file__).parents[3] / "docs/notifications.md"
 KEPT = timedelta(days=7)
-# Past, so that what is due then is due by any clock.
+# In the past, so that a delivery due then is due by any clock.
 START = datetime(2025, 11, 25, 10, 0, tzinfo=UTC)
-# Certificates that count: none. The system's take a while to read.
+# A TLS context that trusts no CA; loading the system's takes a while.
 NOBODYS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -71,7 +72,7 @@ def web(opened: Web) -> Web:
 
 
 class Clock:
-    """Shows the time that a test says it is."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.at = START
@@ -80,16 +81,16 @@ class Clock:
         return self.at
 
 
-def office_of(database: Database, **changes: Any) -> PostOffice:
-    """Open one for which PUBLIC is all there is of the internet, and each wait as short as it can be."""
+def office_of(database: Database, **changes: Any) -> Outbox:
+    """Open an outbox for which PUBLIC is the only public address, with back-off times as short as possible."""
     names = changes.pop("names", None) or Names(shop_example=[[PUBLIC]])
     tls = changes.pop("tls", NOBODYS)
-    outside = Outside(Destinations([ip_network(PUBLIC)], names), tls)
+    http_client = SafeHttpClient(UrlPolicy([ip_network(PUBLIC)], names), tls)
     usual: dict[str, Any] = {"clock": Clock(), "chance": lambda: 0.0}
-    return PostOffice(database, outside, SECRET, KEPT, **(usual | changes))
+    return Outbox(database, http_client, SECRET, KEPT, **(usual | changes))
 
 
-def deliver(office: PostOffice) -> int:
+def deliver(office: Outbox) -> int:
     async def both() -> list[int]:
         async with asyncio.timeout(PATIENCE):
             return await asyncio.gather(*(deliver_due(office, channel) for channel in Channel))
@@ -97,7 +98,7 @@ def deliver(office: PostOffice) -> int:
     return sum(asyncio.run(both()))
 
 
-def later(office: PostOffice, wait: timedelta) -> None:
+def later(office: Outbox, wait: timedelta) -> None:
     assert isinstance(office.clock, Clock)
     office.clock.at += wait
 
@@ -112,7 +113,7 @@ def end_batch(
     cancelled: int = 0,
     zip_bytes: int | None = 1000,
 ) -> Batch:
-    """Write a batch of three credits a photo that has ended, and have it told."""
+    """Write a finished batch of three credits per photo, and queue its notification."""
     images = completed + len(failed) + cancelled
     batch = Batch(
         id=uuid.uuid4(),
@@ -254,7 +255,7 @@ def test_nothing_is_told_that_was_not_asked_for_or_did_not_happen(database: Data
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        database.run(end_in_vain)
+        database.run_in_transaction(end_in_vain)
     assert deliveries(database) == []
     assert deliver(office_of(database)) == 0
 
@@ -293,7 +294,7 @@ def test_what_failed_together_is_not_tried_again_together(database: Database, we
     [
         (answer(), 200, False),
         (answer(status=204), 204, False),
-        (answer(Content_Length="1000000"), 200, False),  # the rest does not come
+        (answer(Content_Length="1000000"), 200, False),  # The rest never arrives.
         (send_on("/elsewhere", 307), 307, True),
         (answer(status=400), 400, True),
         (answer(status=404), 404, True),
@@ -328,7 +329,7 @@ def test_what_an_answer_means(
         (format_datetime(START + timedelta(minutes=3), usegmt=True), 180),
         (format_datetime(START - timedelta(days=3), usegmt=True), 10),
         ("9999999", 86400),
-        ("9" * 20, 10),  # not to be meant
+        ("9" * 20, 10),  # Too long a wait to be taken literally.
         ("9" * 5000, 10),
         ("soon", 10),
         ("-1", 10),
@@ -346,10 +347,10 @@ def test_who_asks_to_be_left_alone_is_within_bounds(
 def test_a_server_that_was_away_is_told_when_it_is_back(database: Database, web: Web) -> None:
     web.pages["/hook"] = answer()
     end_batch(database, new_user(database), hook(web))
-    # Nobody listens at the first address; then the name is gone; then it leads to the server.
+    # The first address refuses connections; then the name does not exist; then it leads to the server.
     names = Names(shop_example=[["127.0.0.3"], [], [PUBLIC]])
-    outside = Outside(Destinations([ip_network("127.0.0.2/31")], names), NOBODYS)
-    office = PostOffice(database, outside, SECRET, KEPT, clock=Clock(), chance=lambda: 0.0)
+    http_client = SafeHttpClient(UrlPolicy([ip_network("127.0.0.2/31")], names), NOBODYS)
+    office = Outbox(database, http_client, SECRET, KEPT, clock=Clock(), chance=lambda: 0.0)
     for says in ("does not answer", "cannot be found"):
         assert deliver(office) == 1
         assert says in str(only(database).error)
@@ -402,7 +403,7 @@ def test_what_another_is_claiming_is_not_waited_for(database: Database) -> None:
         end_batch(database, user, "https://shop.example/")
     with ThreadPoolExecutor(1) as other, database.begin() as session:
         first = session.scalars(select(Delivery).limit(1).with_for_update()).one()
-        claim = other.submit(database.run, outbox._claim, Channel.WEBHOOK, START, 8)
+        claim = other.submit(database.run_in_transaction, outbox._claim, Channel.WEBHOOK, START, 8)
         [claimed] = claim.result(PATIENCE)
         assert claimed.id != first.id
 
@@ -457,7 +458,8 @@ def test_the_next_one_is_sent_as_soon_as_one_is_done(
     with ThreadPoolExecutor(1) as pool:
         all_of_them = pool.submit(deliver, office_of(database))
         wait_until(lambda: len(web.seen) == 17)
-        assert not any(delivery.error for delivery in deliveries(database))  # the slow one is still under way
+        # The slow delivery is still in progress.
+        assert not any(delivery.error for delivery in deliveries(database))
         over.set()
         assert all_of_them.result(PATIENCE) == 17
 
@@ -510,13 +512,13 @@ def test_a_crash_before_the_record_only_delays(
 
 def test_who_comes_late_changes_nothing(database: Database) -> None:
     end_batch(database, new_user(database), "https://shop.example/")
-    [slow] = database.run(outbox._claim, Channel.WEBHOOK, START, 8)
-    [fast] = database.run(outbox._claim, Channel.WEBHOOK, START + outbox.LEASE, 8)
+    [slow] = database.run_in_transaction(outbox._claim, Channel.WEBHOOK, START, 8)
+    [fast] = database.run_in_transaction(outbox._claim, Channel.WEBHOOK, START + outbox.LEASE, 8)
     failure = NotDelivered("too slow")
-    database.run(outbox._record_failed, slow, failure, None)
-    assert only(database).due_at == START + 2 * outbox.LEASE  # still the other one's
-    database.run(outbox._record_delivered, slow, 200, START)
-    database.run(outbox._record_failed, fast, failure, START)
+    database.run_in_transaction(outbox._record_failed, slow, failure, None)
+    assert only(database).due_at == START + 2 * outbox.LEASE  # The other claim is still valid.
+    database.run_in_transaction(outbox._record_delivered, slow, 200, START)
+    database.run_in_transaction(outbox._record_failed, fast, failure, START)
     delivery = only(database)
     assert (delivery.status, delivery.error, delivery.due_at, delivery.delivered_at) == (
         200,
@@ -536,7 +538,7 @@ def test_a_fault_of_our_own_is_recorded_and_holds_up_nothing_else(
     end_batch(database, user, hook(web))
     real = outbox._zip_url
 
-    def broken(office: PostOffice, batch: Batch, at: datetime) -> str | None:
+    def broken(office: Outbox, batch: Batch, at: datetime) -> str | None:
         if batch.id == bad.id:
             raise ValueError("surprise")
         return real(office, batch, at)
@@ -555,7 +557,7 @@ def test_a_fault_of_our_own_is_recorded_and_holds_up_nothing_else(
 )
 def test_a_webhook_leads_nowhere_private(database: Database, web: Web, host: str) -> None:
     url = f"http://{host}:{web.port}/hook"
-    assert check_webhook_url(url, Destinations()) == url  # where it leads to is seen only when it is called
+    assert check_webhook_url(url, UrlPolicy()) == url  # The URL's addresses are checked only at the call.
     web.pages["/hook"] = answer()
     end_batch(database, new_user(database), url)
     names = Names(inside_example=[[PUBLIC, PRIVATE]], localhost=[[PRIVATE]])
@@ -606,7 +608,7 @@ def test_time_is_bounded_however_it_is_spent(
     for path in web.pages:
         end_batch(database, user, hook(web, path))
     try:
-        deliver(office_of(database))  # while the servers go on
+        deliver(office_of(database))  # The servers are still sending.
     finally:
         over.set()
     found = {httpx2.URL(delivery.target).path: delivery for delivery in deliveries(database)}
@@ -633,8 +635,8 @@ def test_a_receiver_that_answers_without_end_is_left(database: Database, web: We
     assert hung_up.wait(60)
 
 
-class ClosesBadly(Outside):
-    """Fails once the answer's head is there."""
+class ClosesBadly(SafeHttpClient):
+    """Client that fails once the head of the response has arrived."""
 
     @asynccontextmanager
     async def call(self, *args: Any) -> AsyncIterator[httpcore2.Response]:
@@ -649,8 +651,8 @@ def test_what_goes_wrong_after_the_answer_is_nothing_to_us(database: Database, w
     user = new_user(database)
     for path in web.pages:
         end_batch(database, user, hook(web, path))
-    outside = ClosesBadly(office_of(database).outside.destinations, NOBODYS)
-    deliver(PostOffice(database, outside, SECRET, KEPT, clock=Clock()))
+    http_client = ClosesBadly(office_of(database).http_client.destinations, NOBODYS)
+    deliver(Outbox(database, http_client, SECRET, KEPT, clock=Clock()))
     assert {delivery.status for delivery in deliveries(database)} == {200, 410}
     assert all(delivery.due_at is None for delivery in deliveries(database))
 
@@ -697,13 +699,13 @@ def test_the_log_says_who_and_where_and_no_more(
 
 def test_an_address_is_read_when_a_batch_is_sent_in() -> None:
     for url in ("https://shop.example/hook?token=abc", "http://shop.example:8080", "https://hööks.example/"):
-        assert check_webhook_url(url, Destinations()) == url
+        assert check_webhook_url(url, UrlPolicy()) == url
     for url in [*MALFORMED, "javascript:alert(1)", "https://user:password@shop.example/"]:
         with pytest.raises(CannotNotify, match=r"^webhookUrl: "):
-            check_webhook_url(url, Destinations())
+            check_webhook_url(url, UrlPolicy())
     with pytest.raises(CannotNotify, match="longer than 2048"):
-        check_webhook_url("https://shop.example/" + "x" * 2048, Destinations())
-    assert NOT_PUBLIC  # those are refused when they are called, as above
+        check_webhook_url("https://shop.example/" + "x" * 2048, UrlPolicy())
+    assert NOT_PUBLIC  # Such URLs are refused when they are called, as tested above.
 
 
 def test_each_user_has_a_secret_of_his_own() -> None:
@@ -807,11 +809,12 @@ def test_the_service_delivers_by_itself_and_counts(
 
 def test_a_bad_address_is_a_problem_of_the_caller() -> None:
     service = FastAPI()
+    service.state.parts = AppState()
     problem_details.install(service)
 
     @service.get("/")
     async def refuse() -> None:
-        check_webhook_url("ftp://shop.example/", Destinations())
+        check_webhook_url("ftp://shop.example/", UrlPolicy())
 
     told = TestClient(service).get("/")
     assert (told.status_code, told.json()["code"]) == (400, "INVALID_INPUT")

@@ -1,4 +1,4 @@
-"""`/metrics`: what it counts, that strange calls do not make it grow, and who may read it."""
+"""`/metrics`: its counts, that unknown calls add no series, and who may read it."""
 
 import asyncio
 import threading
@@ -26,7 +26,7 @@ from cutout.app.observability.metrics import Metrics
 from cutout.app.removals import service as removals
 from cutout.inference.engine import Engine
 from cutout.inference.options import Options
-from tests.app.api_client import ANNA, API, BEN, Shop, engine_of, place_of
+from tests.app.api_client import ANNA, API, BEN, ApiClient, engine_of, place_of
 from tests.app.databases import on_sqlite
 from tests.fakes import FakeRunner, fake_engine, held_until, photo_bytes, wait_until
 
@@ -35,15 +35,15 @@ HERE = "http://127.0.0.1:8000"
 
 
 def scrape(
-    shop: Shop, client: str = "127.0.0.1", address: str = HERE, headers: Mapping[str, str] = NOBODY
+    shop: ApiClient, client: str = "127.0.0.1", address: str = HERE, headers: Mapping[str, str] = NOBODY
 ) -> httpx2.Response:
     caller = TestClient(shop.client.app, base_url=address, client=(client, 5000))
     answer: httpx2.Response = caller.get("/metrics", headers=headers)
     return answer
 
 
-def figures(shop: Shop) -> dict[str, float]:
-    """Return each sample's value by its name and labels, as in `name{label=value}`."""
+def figures(shop: ApiClient) -> dict[str, float]:
+    """Return the value of each sample by its name and labels, as `name{label=value}`."""
     text = scrape(shop).raise_for_status().text
     found = {}
     for family in text_string_to_metric_families(text):
@@ -54,14 +54,15 @@ def figures(shop: Shop) -> dict[str, float]:
     return found
 
 
-def test_what_happened_is_counted(shop: Shop) -> None:
+def test_what_happened_is_counted(shop: ApiClient) -> None:
     def broken() -> None:
         raise ValueError("surprise")
 
     shop.fund("anna", 100)
     assert shop.remove(ANNA, tier="standard").status_code == 200
     assert shop.remove(ANNA | {"Idempotency-Key": "k"}).status_code == 200
-    assert shop.remove(ANNA | {"Idempotency-Key": "k"}).status_code == 200  # the same one
+    # The repeated request is the same removal.
+    assert shop.remove(ANNA | {"Idempotency-Key": "k"}).status_code == 200
     assert shop.remove(ANNA, b"no picture").status_code == 415
     assert shop.remove(BEN).status_code == 402
     shop.runner.before = broken
@@ -93,7 +94,7 @@ def test_who_hangs_up_is_no_error_of_ours(database: Database, tmp_path: Path) ->
     go_on = threading.Event()
     place = place_of(database, tmp_path, FakeRunner(before=lambda: held_until(go_on)))
     with database.begin() as session:
-        user = accounts.seen(session, Claims("anna"))
+        user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, 10, "grant:anna")
 
     async def run() -> None:
@@ -112,14 +113,14 @@ def test_who_hangs_up_is_no_error_of_ours(database: Database, tmp_path: Path) ->
 
 
 @on_sqlite
-def test_photos_waiting_and_in_work_are_told(shop: Shop) -> None:
+def test_photos_waiting_and_in_work_are_told(shop: ApiClient) -> None:
     go_on = threading.Event()
     shop.runner.before = lambda: held_until(go_on)
     shop.fund("anna", 100)
     with ThreadPoolExecutor(5) as pool:
         calls = [pool.submit(shop.remove, ANNA) for _ in range(5)]
         engine = shop.state.get(Engine)
-        wait_until(lambda: engine.waiting == 2)  # of three threads
+        wait_until(lambda: engine.waiting == 2)  # There are three threads.
         seen = figures(shop)
         go_on.set()
         assert {call.result().status_code for call in calls} == {200}
@@ -129,7 +130,7 @@ def test_photos_waiting_and_in_work_are_told(shop: Shop) -> None:
 
 
 @on_sqlite
-def test_strange_calls_do_not_make_it_grow(shop: Shop) -> None:
+def test_strange_calls_do_not_make_it_grow(shop: ApiClient) -> None:
     def call(n: int) -> None:
         shop.get(f"/strange/{n}", {})
         shop.get(f"{API}/jobs/{n}", ANNA)
@@ -140,7 +141,7 @@ def test_strange_calls_do_not_make_it_grow(shop: Shop) -> None:
         shop.client.get(f"{API}/pricing?n={n}")
         shop.client.get("/metrics", headers={"Host": f"host{n}"})
 
-    figures(shop)  # counted itself
+    figures(shop)  # This scrape counts itself.
     for n in range(2):
         call(n)
     first = figures(shop)
@@ -154,7 +155,7 @@ def test_strange_calls_do_not_make_it_grow(shop: Shop) -> None:
 
 
 @on_sqlite
-def test_refused_calls_are_counted_by_kind(shop: Shop) -> None:
+def test_refused_calls_are_counted_by_kind(shop: ApiClient) -> None:
     for _ in range(7):
         shop.client.post("/api/auth/login", json={"email": "a@b.example", "password": "wrong"})
     seen = figures(shop)
@@ -172,13 +173,14 @@ def test_refused_calls_are_counted_by_kind(shop: Shop) -> None:
 
 
 @on_sqlite
-def test_this_machine_may_read_them_and_nobody_else(shop: Shop) -> None:
+def test_this_machine_may_read_them_and_nobody_else(shop: ApiClient) -> None:
     assert scrape(shop).status_code == 200
     assert scrape(shop, "::1", "http://localhost:8000").status_code == 200
     for answer in (
         scrape(shop, "192.0.2.1"),
         scrape(shop, "192.0.2.1", headers=ANNA),
-        scrape(shop, address="http://elsewhere.example"),  # a name that a page pointed here
+        # A name that a malicious page has pointed at this address.
+        scrape(shop, address="http://elsewhere.example"),
         scrape(shop, headers={"X-Forwarded-For": "127.0.0.1"}),
         scrape(shop, headers={"Forwarded": "for=192.0.2.1"}),
         scrape(shop, headers={"X-Real-Ip": "192.0.2.1"}),
@@ -190,7 +192,7 @@ def test_this_machine_may_read_them_and_nobody_else(shop: Shop) -> None:
 
 
 @on_sqlite
-def test_with_its_own_token_they_are_read_from_elsewhere(shop: Shop) -> None:
+def test_with_its_own_token_they_are_read_from_elsewhere(shop: ApiClient) -> None:
     token = "the scraper's own, of thirty-two bytes or more"
 
     settings = shop.state.get(Settings)

@@ -1,4 +1,4 @@
-"""How often a user may call: over several hosts, without Redis, and while it is away."""
+"""Rate limits: over several hosts, without Redis, and while Redis is away."""
 
 import asyncio
 import hashlib
@@ -34,7 +34,7 @@ from cutout.app.ratelimit.limits import (
     SharedWindows,
     Windows,
 )
-from tests.app.api_client import ANNA, API, BEN, PLATFORM, SECRET, Shop
+from tests.app.api_client import ANNA, API, BEN, PLATFORM, SECRET, ApiClient
 from tests.app.databases import on_sqlite, valkey_at
 from tests.fakes import PATIENCE, FakeRunner, fake_engine, held_until, photo_bytes
 from tests.web import callers
@@ -46,13 +46,13 @@ SOMEBODY = User(id=uuid.uuid4(), subject="local:x", password_hash="hash")
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for Redis longer where all hosts and all their callers are one process, and the host has other work."""
+    """Use a longer timeout for Redis, because all hosts and clients are one process on a busy host."""
     monkeypatch.setattr(rate_limits, "PATIENCE_SECONDS", PATIENCE)
 
 
 @contextmanager
-def shop_with(database: Database, folder: Path, **changes: object) -> Iterator[Shop]:
-    """Run a service with limits of its own."""
+def shop_with(database: Database, folder: Path, **changes: object) -> Iterator[ApiClient]:
+    """Run a service with its own limits."""
     url = database.engine.url.render_as_string(hide_password=False)
     settings = app_settings.load(
         secret=SECRET, jwt_secret=PLATFORM, database_url=url, data_dir=folder, **changes
@@ -60,11 +60,11 @@ def shop_with(database: Database, folder: Path, **changes: object) -> Iterator[S
     runner = FakeRunner()
     service = create_app(settings, make_engine=lambda _: fake_engine(runner))
     with TestClient(service, base_url="http://cutout.example", raise_server_exceptions=False) as client:
-        yield Shop(client, database, runner)
+        yield ApiClient(client, database, runner)
 
 
 def refused(answer: httpx2.Response) -> int:
-    """Return the seconds to wait of an answer that is a refusal."""
+    """Check that a response is a refusal; return its seconds to wait."""
     assert (answer.status_code, answer.json()["code"]) == (429, "RATE_LIMITED")
     wait = int(answer.headers["retry-after"])
     assert f"Try again in {wait} s" in answer.json()["detail"]
@@ -72,7 +72,7 @@ def refused(answer: httpx2.Response) -> int:
 
 
 async def passes(limits: RateLimits, calls: int, who: str = "anna") -> int:
-    """Call so many times, one after the other; return how many passed."""
+    """Make `calls` calls one after another; return how many passed."""
     passed = 0
     for _ in range(calls):
         try:
@@ -88,7 +88,7 @@ async def passes(limits: RateLimits, calls: int, who: str = "anna") -> int:
 def test_many_at_once_over_two_hosts_are_as_many_as_may(
     shared: bool, database: Database, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Of an hour, which ends in none of these calls.
+    # A limit per hour, so that no window ends during the calls.
     monkeypatch.setattr("cutout.app.app.limits_of", lambda _: {Kind.READS: Limit(7, HOUR)})
     url = redis_url if shared else None
     with ExitStack() as stack:
@@ -96,7 +96,7 @@ def test_many_at_once_over_two_hosts_are_as_many_as_may(
             stack.enter_context(shop_with(database, tmp_path / host, redis_url=url))
             for host in ("one", "two")
         ]
-        for one in shops:  # routes are completed at their first call, and two services here share them
+        for one in shops:  # Routes are built at their first call, and the two services share them.
             assert one.get(f"{API}/credits", BEN).status_code == 200
         with ThreadPoolExecutor(50) as pool:
             answers = list(pool.map(lambda n: shops[n % 2].get(f"{API}/credits", ANNA), range(60)))
@@ -141,11 +141,11 @@ def test_wrong_passwords_are_counted_over_all_hosts(
     database: Database, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     email = f"{uuid.uuid4()}@shop.example"
-    # The real check takes the processor's time, on purpose.
+    # The real check is slow on purpose.
     right = "correct horse"
     monkeypatch.setattr(accounts, "log_in", lambda _, __, word: SOMEBODY if word == right else None)
 
-    def log_in(shop: Shop, password: str, address: str = email) -> httpx2.Response:
+    def log_in(shop: ApiClient, password: str, address: str = email) -> httpx2.Response:
         answer: httpx2.Response = shop.client.post(
             "/api/auth/login", json={"email": address, "password": password}
         )
@@ -172,7 +172,7 @@ def test_of_many_passwords_at_once_a_late_right_one_does_not_pass(
         checked, wrong_are_told = threading.Barrier(7), threading.Event()
 
         def log_in(_: Database, email: str, password: str) -> User | None:
-            checked.wait(PATIENCE)  # all of them have passed the first look
+            checked.wait(PATIENCE)  # All logins have passed the first check.
             if password == "right":
                 held_until(wrong_are_told)
             return SOMEBODY if password == "right" else None
@@ -199,7 +199,7 @@ def test_after_so_long_a_call_passes_and_not_before(
     shared: bool, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now)  # which is what Redis is told
+    monkeypatch.setattr(time, "time", lambda: now)  # The clock that is passed to Redis.
     limit = Limit(3, HOUR)
 
     async def run(windows: Windows, who: str) -> None:
@@ -208,7 +208,7 @@ def test_after_so_long_a_call_passes_and_not_before(
         for _ in range(3):
             assert await windows.take(limit, Kind.READS, who) == 0
             now += 10
-        for _ in range(5):  # what is refused does not prolong the wait
+        for _ in range(5):  # A refused call does not prolong the wait.
             wait = await windows.take(limit, Kind.READS, who)
         assert now + wait == pytest.approx(first + HOUR, abs=0.01)
         assert await windows.wait(limit, Kind.READS, who) == pytest.approx(wait, abs=0.01)
@@ -216,7 +216,7 @@ def test_after_so_long_a_call_passes_and_not_before(
         assert await windows.take(limit, Kind.READS, who) > 0
         now += 1.01
         assert await windows.take(limit, Kind.READS, who) == 0
-        # The second call of the three is due next.
+        # The second of the three calls is the next to expire.
         assert await windows.take(limit, Kind.READS, who) == pytest.approx(9.99, abs=0.02)
 
     async def in_redis() -> None:
@@ -323,7 +323,7 @@ def test_a_redis_that_hangs_slows_one_call_and_no_more(monkeypatch: pytest.Monke
     monkeypatch.setattr(rate_limits, "PAUSE_SECONDS", 10 * PATIENCE)
 
     async def run(limits: RateLimits, hanging: socket.socket) -> None:
-        assert await passes(limits, 1) == 1  # while Redis hangs
+        assert await passes(limits, 1) == 1  # Redis hangs during this call.
         assert callers(hanging) > 0
         assert await passes(limits, 49) == 2
         assert callers(hanging) == 0

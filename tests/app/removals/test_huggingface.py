@@ -1,4 +1,4 @@
-"""The service where networks run at Hugging Face: answers, bills and health, over real HTTP to the stub."""
+"""The service with networks at Hugging Face: responses, billing and health, over HTTP to the stub."""
 
 import logging
 import random
@@ -18,8 +18,8 @@ from cutout.app.core import log_config
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status
 from cutout.inference.engine import Engine
-from cutout.inference.scheduling.circuit_breaker import Breaker
-from tests.app.api_client import ANNA, API, Shop, settings_of
+from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
+from tests.app.api_client import ANNA, API, ApiClient, settings_of
 from tests.app.databases import on_sqlite
 from tests.fakes import PATIENCE, FakeRunner, open_picture, photo_bytes
 from tests.remote import engine_on, wait_shortly
@@ -28,7 +28,7 @@ from tests.stub_huggingface import GARBAGE, TOKEN, Stub, loading, random_script,
 SEQUENCES = 200
 FUNDS = 10_000
 METRICS_TOKEN = "the token of whoever reads the figures"
-# What a fault may end in.
+# Errors that a fault may end in.
 ENDS = {
     "MODEL_UNAVAILABLE": 503,
     "OVERLOADED": 503,
@@ -50,13 +50,13 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
 @contextmanager
 def shop_on(
     database: Database, folder: Path, engine: Engine | None = None, **changes: object
-) -> Iterator[Shop]:
-    """Open a service on an engine, or on the one that its settings ask for."""
+) -> Iterator[ApiClient]:
+    """Open a service on an engine, or on the engine that its settings select."""
     make_engine = None if engine is None else lambda _: engine
     settings = settings_of(database, folder / "data", metrics_token=METRICS_TOKEN, **changes)
     service = create_app(settings, make_engine)
     with TestClient(service, base_url="http://cutout.example", raise_server_exceptions=False) as client:
-        yield Shop(client, database, FakeRunner())
+        yield ApiClient(client, database, FakeRunner())
 
 
 @on_sqlite
@@ -107,7 +107,7 @@ def test_no_sequence_of_faults_hangs_or_charges_a_failure(
     database: Database, tmp_path: Path, stub: Stub
 ) -> None:
     chance = random.Random(10)
-    seconds = 2.0  # so long that most are done in it by a host that is busy
+    seconds = 2.0  # Long enough for most removals on a busy host.
     with (
         engine_on(stub, seconds=seconds, concurrency=16) as engine,
         shop_on(database, tmp_path, engine) as shop,
@@ -145,7 +145,7 @@ def test_after_repeated_failures_requests_fail_at_once_and_recover(
 ) -> None:
     at = [0.0]
     with (
-        engine_on(stub, breaker=Breaker(3, 30, lambda: at[0])) as engine,
+        engine_on(stub, breaker=CircuitBreaker(3, 30, lambda: at[0])) as engine,
         shop_on(database, tmp_path, engine) as shop,
     ):
         shop.fund("anna", 100)
@@ -177,7 +177,7 @@ def test_the_token_is_in_no_answer_figure_or_log(
     handlers, level = root.handlers, root.level
     try:
         with (
-            engine_on(stub, breaker=Breaker(1000)) as engine,
+            engine_on(stub, breaker=CircuitBreaker(1000)) as engine,
             shop_on(database, tmp_path, engine, log_format="json") as shop,
         ):
             root.setLevel(logging.DEBUG)
@@ -197,7 +197,7 @@ def test_the_token_is_in_no_answer_figure_or_log(
     assert TOKEN not in shown.err + shown.out + "".join(told)
 
 
-def figures(shop: Shop) -> str:
+def figures(shop: ApiClient) -> str:
     answer = shop.client.get("/metrics", headers={"Authorization": f"Bearer {METRICS_TOKEN}"})
     text: str = answer.raise_for_status().text
     return text

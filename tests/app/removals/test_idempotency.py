@@ -1,4 +1,4 @@
-"""An `Idempotency-Key` is one removal, whatever happens to the first call with it."""
+"""Requests with the same `Idempotency-Key` are one removal, whatever happens to the first request."""
 
 import asyncio
 from pathlib import Path
@@ -10,12 +10,12 @@ from cutout.app.db.session import Database
 from cutout.app.db.tables import Job
 from cutout.app.removals import service as removals
 from cutout.inference.options import Options
-from tests.app.api_client import ANNA, BEN, Shop, bearer, engine_of, place_of
+from tests.app.api_client import ANNA, BEN, ApiClient, bearer, engine_of, place_of
 from tests.app.http.test_api import problem
 from tests.fakes import FakeRunner, photo_bytes
 
 
-def test_the_same_key_is_one_removal(shop: Shop) -> None:
+def test_the_same_key_is_one_removal(shop: ApiClient) -> None:
     shop.fund("anna", 50)
     shop.fund("ben", 50)
     keyed = ANNA | {"Idempotency-Key": "order-1"}
@@ -33,7 +33,7 @@ def test_the_same_key_is_one_removal(shop: Shop) -> None:
     problem(shop.remove(ANNA | {"Idempotency-Key": "k" * 256}), 400, "INVALID_INPUT")
 
 
-def test_a_picture_that_is_gone_is_said_and_not_sold_again(shop: Shop, tmp_path: Path) -> None:
+def test_a_picture_that_is_gone_is_said_and_not_sold_again(shop: ApiClient, tmp_path: Path) -> None:
     shop.fund("anna", 50)
     keyed = ANNA | {"Idempotency-Key": "order-1"}
     shop.remove(keyed).raise_for_status()
@@ -44,7 +44,7 @@ def test_a_picture_that_is_gone_is_said_and_not_sold_again(shop: Shop, tmp_path:
     assert shop.balance(ANNA) == 47
 
 
-def test_the_same_key_after_a_failure_is_a_new_try(shop: Shop) -> None:
+def test_the_same_key_after_a_failure_is_a_new_try(shop: ApiClient) -> None:
     def broken() -> None:
         raise ValueError("surprise")
 
@@ -65,7 +65,7 @@ def test_the_same_key_after_a_failure_is_a_new_try(shop: Shop) -> None:
 def test_the_same_key_at_once_is_one_removal(database: Database, tmp_path: Path) -> None:
     place = place_of(database, tmp_path, FakeRunner())
     with database.begin() as session:
-        user = accounts.seen(session, Claims("anna"))
+        user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, 50, "grant:anna")
 
     async def all_at_once() -> list[tuple[Job, bytes]]:
@@ -85,7 +85,7 @@ def test_the_same_key_at_once_for_a_photo_elsewhere_is_one_removal(
 ) -> None:
     place = place_of(database, tmp_path, FakeRunner())
     with database.begin() as session:
-        user = accounts.seen(session, Claims("anna"))
+        user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, 50, "grant:anna")
     versions = iter(range(100))
 
@@ -93,7 +93,7 @@ def test_the_same_key_at_once_for_a_photo_elsewhere_is_one_removal(
         return photo_bytes(seed=next(versions))
 
     async def all_at_once() -> list[tuple[Job, bytes]]:
-        photo = removals.Remote("https://pictures.example/photo.png", fetch)
+        photo = removals.RemotePhoto("https://pictures.example/photo.png", fetch)
         calls = (removals.remove_one(place, user.id, photo, Options(), "order-1") for _ in range(6))
         return await asyncio.gather(*calls)
 
@@ -106,7 +106,7 @@ def test_the_same_key_at_once_for_a_photo_elsewhere_is_one_removal(
 
 def test_the_same_key_after_a_crash_is_done_and_charged_once(database: Database, tmp_path: Path) -> None:
     with database.begin() as session:
-        user = accounts.seen(session, Claims("anna"))
+        user = accounts.get_or_create_user(session, Claims("anna"))
         ledger.grant(session, user.id, 50, "grant:anna")
     crashed, mine = removals._begin(
         place_of(database, tmp_path, FakeRunner(), lease=-1), user.id, photo_bytes(), Options(), "order-1"
@@ -119,4 +119,4 @@ def test_the_same_key_after_a_crash_is_done_and_charged_once(database: Database,
     with database.begin() as session:
         assert ledger.balance(session, user.id) == 47
         assert ledger.discrepancies(session) == {}
-    assert removals.settle_lost(database) == 0
+    assert removals.fail_lost_jobs(database) == 0

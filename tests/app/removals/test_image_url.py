@@ -1,4 +1,4 @@
-"""`POST /remove` with a photo's web address: fetched first, charged once, and never for what could not be had."""
+"""`POST /remove` with a photo's URL: the photo is fetched first, charged once, and not charged if the fetch fails."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import pytest
 from cutout.app.config import settings as app_settings
 from cutout.app.config.settings import SettingsError
 from cutout.app.db.session import Database
-from tests.app.api_client import ANNA, API, Shop, opened_shop
+from tests.app.api_client import ANNA, API, ApiClient, opened_shop
 from tests.app.http.test_api import problem
 from tests.fakes import open_picture, photo_bytes, thin_picture
 from tests.web import PUBLIC, Web, after, answer, open_web, send_on
@@ -27,33 +27,33 @@ def web() -> Iterator[Web]:
 
 
 @pytest.fixture
-def shop(database: Database, tmp_path: Path) -> Iterator[Shop]:
-    """Open one whose owner allows one of this machine's addresses."""
+def shop(database: Database, tmp_path: Path) -> Iterator[ApiClient]:
+    """Open a service that allows one of this machine's addresses."""
     networks = f"{PUBLIC}/32, 10.0.0.0/8"
     with opened_shop(database, tmp_path, fetch_seconds=1.5, fetch_allow_networks=networks) as shop:
         shop.fund("anna", 50)
         yield shop
 
 
-def send(shop: Shop, body: Any, **headers: str) -> httpx2.Response:
+def send(shop: ApiClient, body: Any, **headers: str) -> httpx2.Response:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     answer: httpx2.Response = shop.client.post(REMOVE, json=body, headers=ANNA | names)
     return answer
 
 
-def jobs(shop: Shop) -> list[dict[str, Any]]:
+def jobs(shop: ApiClient) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = shop.get(f"{API}/jobs", ANNA).raise_for_status().json()["jobs"]
     return found
 
 
-def test_a_strip_from_the_web_is_refused_and_not_charged(shop: Shop, web: Web) -> None:
+def test_a_strip_from_the_web_is_refused_and_not_charged(shop: ApiClient, web: Web) -> None:
     web.pages["/strip.png"] = answer(thin_picture(5_000_000, 2))
     answered = send(shop, {"imageUrl": f"http://{PUBLIC}:{web.port}/strip.png"})
     problem(answered, 413, "IMAGE_TOO_LARGE")
     assert shop.balance(ANNA) == 50
 
 
-def test_a_photo_from_the_web_is_done_and_charged_once(shop: Shop, web: Web) -> None:
+def test_a_photo_from_the_web_is_done_and_charged_once(shop: ApiClient, web: Web) -> None:
     url = f"http://{PUBLIC}:{web.port}/photo.png"
     job = send(shop, {"imageUrl": url, "tier": "standard", "maskOnly": True}).raise_for_status().json()
     assert (job["status"], job["tier"], job["width"], job["height"]) == ("completed", "standard", 40, 30)
@@ -66,7 +66,7 @@ def test_a_photo_from_the_web_is_done_and_charged_once(shop: Shop, web: Web) -> 
     assert len(jobs(shop)) == len(web.seen) == 3
 
 
-def test_what_cannot_be_had_costs_nothing_and_leaves_no_job(shop: Shop, web: Web) -> None:
+def test_what_cannot_be_had_costs_nothing_and_leaves_no_job(shop: ApiClient, web: Web) -> None:
     web.pages |= {
         "/large": answer(bytes(1_000_001)),
         "/silent": after(3, answer()),
@@ -96,14 +96,14 @@ def test_what_cannot_be_had_costs_nothing_and_leaves_no_job(shop: Shop, web: Web
     assert jobs(shop) == []
 
 
-def test_what_is_no_photo_is_a_failed_job_as_if_uploaded(shop: Shop, web: Web) -> None:
+def test_what_is_no_photo_is_a_failed_job_as_if_uploaded(shop: ApiClient, web: Web) -> None:
     web.pages["/page"] = answer(b"<html>", Content_Type="image/png")
     problem(send(shop, {"imageUrl": f"http://{PUBLIC}:{web.port}/page"}), 415, "UNSUPPORTED_FORMAT")
     assert [job["error"]["code"] for job in jobs(shop)] == ["UNSUPPORTED_FORMAT"]
     assert shop.balance(ANNA) == 50
 
 
-def test_a_key_stands_for_the_address_and_is_fetched_once(shop: Shop, web: Web) -> None:
+def test_a_key_stands_for_the_address_and_is_fetched_once(shop: ApiClient, web: Web) -> None:
     body = {"imageUrl": f"http://{PUBLIC}:{web.port}/photo.png"}
     photo = web.pages.pop("/photo.png")
     problem(send(shop, body, Idempotency_Key="order-1"), 400, "INVALID_INPUT")
@@ -112,7 +112,8 @@ def test_a_key_stands_for_the_address_and_is_fetched_once(shop: Shop, web: Web) 
     web.pages.clear()
     asked = len(web.seen)
     again = send(shop, body, Idempotency_Key="order-1").raise_for_status().json()
-    assert {**again, "resultUrl": None} == {**first, "resultUrl": None}  # its end is counted from now
+    # The result's expiry is relative to the current time.
+    assert {**again, "resultUrl": None} == {**first, "resultUrl": None}
     for other in ({**body, "quality": 80}, {"imageUrl": body["imageUrl"] + "?2"}):
         problem(send(shop, other, Idempotency_Key="order-1"), 409, "CONFLICT")
     problem(shop.remove(ANNA | {"Idempotency-Key": "order-1"}), 409, "CONFLICT")
@@ -121,7 +122,7 @@ def test_a_key_stands_for_the_address_and_is_fetched_once(shop: Shop, web: Web) 
     assert len(jobs(shop)) == 1
 
 
-def test_a_key_whose_photo_failed_is_fetched_anew(shop: Shop, web: Web) -> None:
+def test_a_key_whose_photo_failed_is_fetched_anew(shop: ApiClient, web: Web) -> None:
     body = {"imageUrl": f"http://{PUBLIC}:{web.port}/photo.png"}
     photo = web.pages["/photo.png"]
     web.pages["/photo.png"] = answer(b"no photo")
@@ -131,7 +132,7 @@ def test_a_key_whose_photo_failed_is_fetched_anew(shop: Shop, web: Web) -> None:
     assert shop.balance(ANNA) == 47
 
 
-def test_it_is_one_photo_or_one_address(shop: Shop, web: Web) -> None:
+def test_it_is_one_photo_or_one_address(shop: ApiClient, web: Web) -> None:
     url = f"http://{PUBLIC}:{web.port}/photo.png"
     both = shop.remove(ANNA, imageUrl=url)
     for answered in (both, shop.remove(ANNA, b"", imageUrl=url), send(shop, {}), send(shop, {"image": "x"})):
@@ -153,7 +154,7 @@ def test_it_is_one_photo_or_one_address(shop: Shop, web: Web) -> None:
     assert web.seen == []
 
 
-def test_both_bodies_are_in_openapi(shop: Shop) -> None:
+def test_both_bodies_are_in_openapi(shop: ApiClient) -> None:
     described = shop.client.get("/openapi.json").json()
     bodies = described["paths"][REMOVE]["post"]["requestBody"]["content"]
     form = bodies["multipart/form-data"]["schema"]

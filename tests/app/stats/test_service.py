@@ -1,4 +1,4 @@
-"""Statistics, against a history that was written by hand."""
+"""Statistics on a history written by hand."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,9 +38,9 @@ def paid(user: User, name: str, day: int | None, **item: Any) -> Payment:
 
 @pytest.fixture
 def history(database: Database) -> Database:
-    """A week: Anna with a plan, Ben with credits, from Monday (0) to Sunday (6)."""
+    """Write the history of a week, from Monday (0) to Sunday (6): Anna has a plan, Ben has credits."""
     with database.begin() as session:
-        anna, ben = (accounts.seen(session, Claims(name)) for name in ("anna", "ben"))
+        anna, ben = (accounts.get_or_create_user(session, Claims(name)) for name in ("anna", "ben"))
         by_credits = {"paid_by": PaidBy.CREDITS}
         session.add_all(
             [
@@ -158,5 +158,5 @@ def test_percentiles_are_of_the_nearest_rank(database: Database) -> None:
     with database.begin() as session:
         session.add_all(job(user, Tier.BASIC, 0, milliseconds=number) for number in range(100, 0, -1))
         session.add(job(user, Tier.STANDARD, 0, milliseconds=7))
-    business = database.run(stats.business, Span(), now())
+    business = database.run_in_transaction(stats.business, Span(), now())
     assert business.times == {Tier.BASIC: Times(50, 95), Tier.STANDARD: Times(7, 7)}

@@ -1,4 +1,4 @@
-"""Files of results, on disk and in S3: kept whole, deleted in time and nothing else with them, and failures explained."""
+"""Result storage on disk and in S3: atomic writes, deletion in time of old files only, and clear errors."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ from tests.fakes import PATIENCE, fake_engine, open_picture
 
 MB = 1 << 20
 
-# Older than a moment to come: S3 tells times in whole seconds.
+# A cut-off in the future, because S3 has times in whole seconds.
 NOW = timedelta(seconds=-2)
 
 
@@ -82,7 +82,7 @@ def test_more_files_than_a_list_of_s3_has_at_once_are_deleted(s3: S3Server) -> N
 
 
 def megabytes(count: int, first: int = 0) -> Iterator[bytes]:
-    """Make `count` MB of which no two are the same."""
+    """Generate `count` different blocks of 1 MB."""
     return (number.to_bytes(4, "big") * (MB // 4) for number in range(first, first + count))
 
 
@@ -92,7 +92,7 @@ def broken(error: BaseException, after: int) -> Iterator[bytes]:
 
 
 def read(storage: Storage, key: str) -> bytes | None:
-    """Read a stream to its end, and see that it is as long as it said and in small chunks."""
+    """Read a stream to its end, and check its length and that its chunks are small."""
     found = storage.stream(key)
     if found is None:
         return None
@@ -139,7 +139,7 @@ def test_a_stream_is_made_of_files_of_the_same_storage(storage: Storage) -> None
 
 
 class Surprise(BaseException):
-    """What nobody catches."""
+    """An exception that no code catches."""
 
 
 @pytest.mark.parametrize("after", [0, 1, 12])

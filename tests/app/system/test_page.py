@@ -1,4 +1,4 @@
-"""The page with many photos: a real browser, a real service, queue and worker, on a fake network."""
+"""The page with many photos: a real browser, service, queue and worker, on a fake network."""
 
 import json
 import uuid
@@ -21,7 +21,7 @@ from tests.app.serving import served
 from tests.app.system.test_readiness import CHROMIUM, PATIENCE_MS, QUIET
 from tests.fakes import fake_engine, photo_bytes, wait_until
 from tests.http import http
-from tests.worker.killing import Site, site
+from tests.worker.killing import Deployment, site
 from tests.worker.worker_fixtures import HOLD, LEASE_SECONDS, small_photos
 
 pytestmark = [
@@ -30,12 +30,12 @@ pytestmark = [
 ]
 
 MOST_MB = 1
-# Of a batch that is to go on while the page is reloaded, or until it is cancelled.
+# Number of photos of a batch that must still be running while the page is reloaded or the batch is cancelled.
 MANY = 60
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("site")
     with site(
         folder, False, workers=1, milliseconds=200, lease=LEASE_SECONDS, max_upload_mb=MOST_MB
@@ -54,8 +54,8 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def opened(browser: Browser, address: str, refusals: int = 0, shows: str = ".tier") -> Iterator[Page]:
-    """Open a page; at the end nothing has gone wrong in it, but for as many calls that were refused: its policy was kept,
-    and nothing was asked of another host.
+    """Open a page. At the end, check that it had no errors besides `refusals` refused calls, kept its content security
+    policy, and called no other host.
     """
     page = browser.new_page()
     page.set_default_timeout(PATIENCE_MS)
@@ -82,14 +82,14 @@ def opened(browser: Browser, address: str, refusals: int = 0, shows: str = ".tie
 
 
 @pytest.fixture
-def page(browser: Browser, place: Site) -> Iterator[Page]:
+def page(browser: Browser, place: Deployment) -> Iterator[Page]:
     with opened(browser, place.address) as page:
         yield page
 
 
 @pytest.fixture
 def shoes(tmp_path: Path) -> Path:
-    """Return a folder of six photos, one of them broken, one in a folder below; and of what is none."""
+    """Return a folder with six photos (one broken, one in a subfolder) and a file that is no photo."""
     folder = tmp_path / "shoes"
     (folder / "red").mkdir(parents=True)
     for number, data in enumerate(small_photos(4)):
@@ -109,17 +109,17 @@ def files(photos: list[bytes]) -> list[Any]:
 
 
 def until(page: Page, holds: str) -> None:
-    """Wait until this holds in the page, whose policy forbids what `wait_for_function` does."""
+    """Wait until a condition is true in the page; its policy forbids what `wait_for_function` does."""
     wait_until(lambda: bool(page.evaluate(holds)), PATIENCE_MS / 1000)
 
 
 def told(page: Page, text: str) -> None:
-    """Wait until the page says this of its batch."""
+    """Wait until the page shows this text about its batch."""
     page.locator("#batch-told", has_text=text).wait_for()
 
 
 def refused(page: Page, text: str) -> None:
-    """Wait until the page says what is wrong."""
+    """Wait until the page shows this error."""
     page.locator("#status.error", has_text=text).wait_for()
 
 
@@ -128,13 +128,13 @@ def start(page: Page, photos: list[bytes]) -> None:
     page.click("#batch-start")
 
 
-def listed(place: Site) -> list[dict[str, Any]]:
-    """Return the batches that the service has, the newest first."""
+def listed(place: Deployment) -> list[dict[str, Any]]:
+    """Return the service's batches, newest first."""
     found: list[dict[str, Any]] = http.get(place.address + BATCH).raise_for_status().json()["batches"]
     return found
 
 
-def test_a_folder_becomes_a_zip(page: Page, place: Site, shoes: Path) -> None:
+def test_a_folder_becomes_a_zip(page: Page, place: Deployment, shoes: Path) -> None:
     page.evaluate(
         """() => {
             window.seen = [];
@@ -174,7 +174,7 @@ def test_a_folder_becomes_a_zip(page: Page, place: Site, shoes: Path) -> None:
 
 
 def test_a_folder_is_dropped(page: Page, shoes: Path) -> None:
-    for number in range(120):  # more than a browser tells of at once
+    for number in range(120):  # More entries than a browser returns at once.
         (shoes / f"more-{number}.webp").write_bytes(photo_bytes(8, 6, "WEBP"))
     box = page.locator("#drop").bounding_box()
     assert box is not None
@@ -187,7 +187,7 @@ def test_a_folder_is_dropped(page: Page, shoes: Path) -> None:
 
 
 def test_a_batch_is_found_again_after_a_reload_and_cancelled(
-    page: Page, place: Site, request: pytest.FixtureRequest
+    page: Page, place: Deployment, request: pytest.FixtureRequest
 ) -> None:
     start(page, small_photos(MANY))
     page.locator("#batch-count", has_text="left").wait_for()
@@ -200,7 +200,7 @@ def test_a_batch_is_found_again_after_a_reload_and_cancelled(
     page.reload()
     told(page, "Removing the backgrounds")
     assert page.inner_text("#batch-title") == f"{MANY} photos"
-    # Another one meanwhile would hide it.
+    # A new batch now would replace the one in progress.
     page.set_input_files("#file", files(small_photos(2)))
     refused(page, "A batch is in work.")
 
@@ -220,7 +220,7 @@ def test_a_batch_is_found_again_after_a_reload_and_cancelled(
     told(page, "Cancelled: ")
 
 
-def test_an_upload_is_cancelled_and_begun_again(page: Page, place: Site) -> None:
+def test_an_upload_is_cancelled_and_begun_again(page: Page, place: Deployment) -> None:
     before = len(listed(place))
     hand = page.context.new_cdp_session(page)
     hand.send("Network.enable")
@@ -256,7 +256,7 @@ def test_what_cannot_be_a_batch_is_said_before_anything_is_sent(page: Page, tmp_
     assert sent == []
 
 
-def test_progress_goes_on_after_an_answer_that_is_none(browser: Browser, place: Site) -> None:
+def test_progress_goes_on_after_an_answer_that_is_none(browser: Browser, place: Deployment) -> None:
     with opened(browser, place.address, refusals=1) as page:
         page.route("**/events", lambda route: route.fulfill(status=502), times=1)
         start(page, small_photos(2))
@@ -264,7 +264,7 @@ def test_progress_goes_on_after_an_answer_that_is_none(browser: Browser, place: 
         told(page, "All pictures are made.")
 
 
-def test_too_few_credits_are_said(browser: Browser, place: Site) -> None:
+def test_too_few_credits_are_said(browser: Browser, place: Deployment) -> None:
     key = str(uuid.uuid4())
     with place.database.begin() as session:
         user = accounts.by_subject(session, accounts.LOCAL_ADMIN)
@@ -274,7 +274,7 @@ def test_too_few_credits_are_said(browser: Browser, place: Site) -> None:
         with opened(browser, place.address, refusals=1) as page:
             start(page, small_photos(2))
             refused(page, "This costs at least 6 credits and 5 are left.")
-            # It can be tried again.
+            # The user can try again.
             told(page, "2 × 3 = 6 credits.")
             with place.database.begin() as session:
                 ledger.release(session, key)
@@ -286,7 +286,7 @@ def test_too_few_credits_are_said(browser: Browser, place: Site) -> None:
             ledger.release(session, key)
 
 
-def test_a_batch_that_is_not_there_is_said(browser: Browser, place: Site) -> None:
+def test_a_batch_that_is_not_there_is_said(browser: Browser, place: Deployment) -> None:
     with opened(browser, f"{place.address}/#batch={uuid.uuid4()}", refusals=1) as page:
         refused(page, "You have no batch by this id.")
         assert page.is_hidden("#batch")
@@ -303,7 +303,7 @@ def test_without_a_queue_it_says_so_and_one_photo_is_done(browser: Browser, tmp_
         assert page.is_hidden("#batch")
 
 
-def test_the_api_is_described_and_tried_without_another_host(browser: Browser, place: Site) -> None:
+def test_the_api_is_described_and_tried_without_another_host(browser: Browser, place: Deployment) -> None:
     with opened(browser, f"{place.address}/docs", shows=".opblock") as page:
         assert page.locator(".opblock").count() > 25
         call = page.locator(".opblock", has_text="/pricing/calculate")
@@ -315,7 +315,7 @@ def test_the_api_is_described_and_tried_without_another_host(browser: Browser, p
         page.locator(".auth-container", has_text="X-Api-Key").wait_for()
 
 
-def test_a_script_within_a_page_does_not_run(browser: Browser, place: Site) -> None:
+def test_a_script_within_a_page_does_not_run(browser: Browser, place: Deployment) -> None:
     page = browser.new_page()
     page.route(
         f"{place.address}/",

@@ -1,4 +1,4 @@
-"""The service as its user meets it: the real command, the real weights, curl, and a real browser."""
+"""The service as a user sees it: the real command, the real weights, curl and a real browser."""
 
 import shutil
 import subprocess
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.weights
 PHOTO = DATA / "coffee.jpg"
 README = Path(__file__).parents[3] / "README.md"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-# What keeps a browser from calling home, and lets it run as root in a container.
+# Options that prevent the browser's background requests, and let it run as root in a container.
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 PATIENCE_MS = 1000 * PATIENCE
 
 
 def same_alpha(data: bytes, expected: Cutout) -> None:
-    """Check that a picture has the alpha that the engine itself gives for the photo."""
+    """Check that an image has the alpha that the engine returns for the photo."""
     alphas = [
         np.asarray(open_picture(encoded).getchannel("A"), np.int16) for encoded in (data, expected.data)
     ]
@@ -80,8 +80,8 @@ class TestPage:
             drop(page, PHOTO)
             page.wait_for_selector("#result:not([hidden])")
             assert "600 × 400" in page.locator("#facts").inner_text()
-            page.locator("#slider").fill("0")  # all of the cut-out, nothing of the photo
-            # By hand: the page's policy forbids what `wait_for_function` does.
+            page.locator("#slider").fill("0")  # Only the cut-out is visible.
+            # Polled, because the page's policy forbids what `wait_for_function` does.
             shown = "getComputedStyle(document.querySelector('#before')).clipPath"
             wait_until(lambda: "100%" in page.evaluate(shown))
 
@@ -90,7 +90,7 @@ class TestPage:
             assert download.value.suggested_filename == "coffee-cutout.png"
             same_alpha(download.value.path().read_bytes(), cutouts["coffee"])
 
-            # What is no photo is said, and the page goes on working.
+            # A file that is no photo gives an error, and the page goes on working.
             drop(page, README)
             page.wait_for_selector("#status.error")
             assert "Send a JPEG, PNG" in page.locator("#status").inner_text()
@@ -100,7 +100,7 @@ class TestPage:
 
 
 def drop(page: Page, file: Path) -> None:
-    """Drop a file onto the page, as a hand would."""
+    """Drop a file onto the page, as a user would."""
     transfer = page.evaluate_handle(
         """([name, bytes]) => {
             const transfer = new DataTransfer();

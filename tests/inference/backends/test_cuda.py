@@ -1,4 +1,4 @@
-"""What a GPU needs, on the CPU in small and, where there is one, on the GPU."""
+"""The CUDA backend: on the CPU with small networks and, if there is one, on the GPU."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 class Small(nn.Module):
-    """A network whose masks differ from photo to photo; it remembers the batches it was given."""
+    """A network whose masks differ from photo to photo; it records the batches that it was given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def test_batches_of_any_size_are_filled_up_to_a_captured_one(device: str) -> Non
     for count in (11, 4, 3, 2, 1):
         masks = runner.run(photos(11, device)[:count])
         torch.testing.assert_close(masks.cpu(), expected[:count], atol=1e-3, rtol=0)
-    # 11 = 4 + 4 + 3; a replayed graph calls no Python.
+    # 11 = 4 + 4 + 3, padded to 4; a replayed CUDA graph calls no Python code.
     assert network.batches == ([4, 4, 4, 4, 4, 2, 1] if device == "cpu" else [])
 
 
@@ -112,7 +112,7 @@ def test_on_a_cpu_nothing_is_copied() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_many_threads_beside_a_network_get_their_own_results(device: str) -> None:
-    """As the engine does it: photos in lanes of their own, the network in its lane, memory going round."""
+    """As in the engine: photos in their own CUDA streams, the network in another, with memory reused."""
     target = torch.device(device)
     streams = Streams(target)
     network_turn = threading.Lock()

@@ -1,4 +1,4 @@
-"""A long run holds no more memory at its end than near its beginning."""
+"""A long run uses no more memory at its end than near its beginning."""
 
 import gc
 import random
@@ -13,7 +13,7 @@ from cutout.inference.engine import Cutout
 from cutout.inference.options import Options
 from tests.fakes import fake_engine, photo_bytes
 
-SETTLE, COUNT = 200, 1000  # after the first, every pool has its threads and every cache its size
+SETTLE, COUNT = 200, 1000  # After SETTLE photos, all threads have started and all caches are full.
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux tells it")
@@ -35,10 +35,10 @@ def test_a_thousand_photos_of_mixed_size_do_not_grow_the_process() -> None:
             outcomes = engine.remove_many(photos(count), Options())
             assert sum(isinstance(outcome, Cutout) for _, outcome in outcomes) == count
             gc.collect()
-            give_back_freed()  # as the engine does itself every few seconds
+            give_back_freed()  # The engine itself does this every few seconds.
             held.append(resident_mb())
     finally:
         engine.close()
-    # A fifth of what they would take if each left its pixels behind.
+    # A fifth of the growth if each photo's pixels were leaked.
     mean_mb = sum(width * height * 3 for width, height in shapes) / len(shapes) / 1e6
     assert held[1] - held[0] < (COUNT - SETTLE) * mean_mb / 5, held

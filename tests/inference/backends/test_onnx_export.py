@@ -1,4 +1,4 @@
-"""A network as an ONNX graph: what ONNX Runtime makes of it is what torch does."""
+"""A network exported to ONNX gives the same results in ONNX Runtime as in torch."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.parity import fill, image
 
 
 def test_a_birefnet_runs_in_onnx_runtime_as_in_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small one, with all its parts: padded and shifted windows, strips, both scales; a batch and half of one."""
+    """A small BiRefNet with all its parts: padded and shifted windows, strips, both scales; a full and a half batch."""
     tiny = swin.SwinSize(width=8, depths=(2, 1, 1, 1), heads=(1, 2, 2, 4), window=3)
     monkeypatch.setitem(swin.SIZES, "tiny", tiny)
     monkeypatch.setattr("cutout.models.deform_conv.STRIP_PLACES", 2**12)

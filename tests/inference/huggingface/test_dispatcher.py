@@ -1,4 +1,4 @@
-"""Networks at Hugging Face, against a stub over real HTTP: each fault ends in the right picture or the right error."""
+"""Networks at Hugging Face, against a stub over real HTTP: each fault ends in the right image or the right error."""
 
 import email.utils
 import io
@@ -36,10 +36,10 @@ from cutout.inference.errors import (
     RemoteRefused,
 )
 from cutout.inference.huggingface import client, dispatcher
-from cutout.inference.huggingface.config import Access
-from cutout.inference.huggingface.dispatcher import Patience, Remote
+from cutout.inference.huggingface.config import HuggingFaceConfig
+from cutout.inference.huggingface.dispatcher import HuggingFaceDispatcher, RetryPolicy
 from cutout.inference.options import Options
-from cutout.inference.scheduling.circuit_breaker import Breaker
+from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.tiers import Tier
 from tests.fakes import open_picture, photo_bytes, photo_with_disc, wait_until
 from tests.remote import PROMISED, QUICK, SMALL, engine_on, local_engine, wait_shortly
@@ -89,7 +89,7 @@ def difference(first: bytes, second: bytes) -> int:
     return int(abs(one - other).max())
 
 
-# What each fault ends in.
+# The outcome of each fault.
 
 
 @pytest.mark.parametrize(
@@ -156,10 +156,10 @@ def test_what_does_not_end_is_broken_off_at_the_deadline(stub: Stub, fault: Faul
     with engine_on(stub, seconds=0.3) as engine:
         stub.meets(*[fault] * 1000)
         began = time.monotonic()
-        # The last pause may not fit any more.
+        # The last retry delay may exceed the remaining time.
         with pytest.raises((DeadlineExceeded, Overloaded)) as caught:
             engine.remove(PHOTO)
-        assert time.monotonic() - began > 0.2  # and the stub would go on
+        assert time.monotonic() - began > 0.2  # The stub would go on.
         if fault in ENDLESS:
             assert caught.type is DeadlineExceeded
             assert "CUTOUT_HF_DEADLINE_SECONDS" in str(caught.value)
@@ -206,7 +206,7 @@ def test_both_looks_of_a_photo_have_one_deadline(stub: Stub) -> None:
     stub.look = lambda picture: disc(64, 0.1)
     stub.meets()
     stub.scripts = iter([[loading(3)], [loading(3)]])
-    # The second pause would fit into a deadline of its own.
+    # The second delay would fit into a new deadline.
     with engine_on(stub, seconds=5.5) as engine, pytest.raises(Overloaded):
         engine.remove(data.getvalue(), Options(tier=Tier.INDUSTRY))
     assert len(stub.asked()) == 3
@@ -222,7 +222,7 @@ def test_no_more_calls_are_out_than_may_be(stub: Stub) -> None:
             now += 1
             most = max(most, now)
         wait_until(lambda: most >= 3)
-        stub.stopping.wait(0.02)  # for one too many
+        stub.stopping.wait(0.02)  # Time for one call too many to arrive.
         with lock:
             now -= 1
         return disc(64)
@@ -235,7 +235,7 @@ def test_no_more_calls_are_out_than_may_be(stub: Stub) -> None:
     assert most == 3
 
 
-# The same picture as a network of this host makes.
+# The same result as with a local network.
 
 
 @pytest.mark.parametrize("tier", Tier)
@@ -244,7 +244,7 @@ def test_a_tier_is_the_same_picture_wherever_it_ran(stub: Stub, tier: Tier) -> N
     data = io.BytesIO()
     Image.fromarray(photo.rgb).save(data, "PNG")
     axis = np.linspace(-0.5, 0.5, 1024)
-    # Of the whole photo, 400 × 300 and soft, and of the part around the subject.
+    # The first mask is of the whole photo, 400 × 300 and soft; the second is of the crop around the subject.
     ellipse = np.hypot(axis[:, None] * 300, axis * 400)
     first = np.clip(255 * (0.5 + (35 - ellipse) / 6), 0, 255).astype(np.uint8)
     looks = [first, disc(1024, 0.385)]
@@ -283,7 +283,8 @@ def test_what_is_sent_is_upright_as_large_as_the_network_sees_and_nothing_else(
     engine: Engine, stub: Stub
 ) -> None:
     picture = Image.new("RGB", (300, 200), (0, 0, 200))
-    picture.paste((200, 0, 0), (0, 0, 60, 40))  # top left as stored: top right once it is turned
+    # Stored at the top left; at the top right once the image is turned.
+    picture.paste((200, 0, 0), (0, 0, 60, 40))
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "The maker's name"
     data = io.BytesIO()
@@ -312,12 +313,12 @@ def test_a_remote_network_runs_like_any_other(engine: Engine, stub: Stub) -> Non
     assert (masks[1] * 255 - torch.from_numpy(disc(64))).abs().max() < 0.01
 
 
-# Who serves what.
+# Which service serves a model.
 
 
 def test_each_tier_is_served_by_who_serves_its_model(stub: Stub, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        engine = dispatcher.open_remote(Access(TOKEN))
+        engine = dispatcher.open_remote(HuggingFaceConfig(TOKEN))
     told = [
         record.getMessage() for record in caplog.records if "Images leave this host" in record.getMessage()
     ]
@@ -337,7 +338,7 @@ def test_each_tier_is_served_by_who_serves_its_model(stub: Stub, caplog: pytest.
 
 def test_another_model_stands_in_where_the_promised_one_is_not_served(stub: Stub) -> None:
     stub.mappings = {"ZhengPeng7/BiRefNet": FAL}
-    [(choice, offer)] = dispatcher.choose_remote(Access(TOKEN), [Tier.STANDARD])
+    [(choice, offer)] = dispatcher.choose_remote(HuggingFaceConfig(TOKEN), [Tier.STANDARD])
     assert (choice.checkpoint.name, choice.substitute) == ("birefnet-general", True)
     assert offer.provider == "fal-ai"
 
@@ -357,7 +358,7 @@ def test_where_nobody_serves_a_tier_it_is_said_why(
 ) -> None:
     stub.mappings = {"briaai/RMBG-2.0": mapping}
     with pytest.raises(ModelUnavailable, match="Nobody serves tier standard") as caught:
-        dispatcher.choose_remote(Access(TOKEN, provider), [Tier.STANDARD])
+        dispatcher.choose_remote(HuggingFaceConfig(TOKEN, provider), [Tier.STANDARD])
     assert says in str(caught.value)
 
 
@@ -369,17 +370,19 @@ def test_a_hub_that_does_not_say_who_serves_is_an_error(
 ) -> None:
     stub.hub_status = code
     with pytest.raises(kind):
-        dispatcher.open_remote(Access(TOKEN))
+        dispatcher.open_remote(HuggingFaceConfig(TOKEN))
 
 
 def test_a_hub_that_cannot_be_reached_is_an_error(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(RemoteFailed, match="ConnectError"):
-        dispatcher.open_remote(Access(TOKEN))
+        dispatcher.open_remote(HuggingFaceConfig(TOKEN))
 
 
 def test_a_provider_with_a_queue_is_waited_for(stub: Stub) -> None:
-    engine = dispatcher.open_remote(Access(TOKEN), make_remote=lambda access: Remote(access, QUICK))
+    engine = dispatcher.open_remote(
+        HuggingFaceConfig(TOKEN), make_remote=lambda access: HuggingFaceDispatcher(access, QUICK)
+    )
     stub.look = lambda picture: disc(1024)
     stub.meets(status(500))
     local = local_engine([disc(1024)])
@@ -394,10 +397,10 @@ def test_a_provider_with_a_queue_is_waited_for(stub: Stub) -> None:
 
 def test_a_provider_that_polls_for_ever_is_broken_off(stub: Stub) -> None:
     stub.polls = 1_000_000
-    engine = dispatcher.open_remote(Access(TOKEN, seconds=0.3))
+    engine = dispatcher.open_remote(HuggingFaceConfig(TOKEN, seconds=0.3))
     with pytest.raises(DeadlineExceeded):
         engine.remove(PHOTO)
-    # Nor does anything go on behind the caller's back.
+    # No polling continues in the background either.
     asked = len(stub.calls)
     time.sleep(5 * client.POLL_SECONDS)
     assert len(stub.calls) <= asked + 1
@@ -419,7 +422,8 @@ def test_a_provider_that_polls_for_ever_is_broken_off(stub: Stub) -> None:
 def test_a_queue_that_gives_no_picture_is_an_error(stub: Stub, result: object) -> None:
     stub.result = result
     engine = dispatcher.open_remote(
-        Access(TOKEN), make_remote=lambda access: Remote(access, Patience(attempts=1))
+        HuggingFaceConfig(TOKEN),
+        make_remote=lambda access: HuggingFaceDispatcher(access, RetryPolicy(attempts=1)),
     )
     with pytest.raises(RemoteFailed, match="no mask"):
         engine.remove(PHOTO)
@@ -434,7 +438,7 @@ def test_the_own_service_of_hugging_face_is_sent_the_picture_itself(
     )
     live = {"status": "live", "providerId": "briaai/RMBG-1.4", "task": "image-segmentation"}
     stub.mappings = {"briaai/RMBG-1.4": {"hf-inference": live}}
-    engine = dispatcher.open_remote(Access(TOKEN), [Tier.BASIC])
+    engine = dispatcher.open_remote(HuggingFaceConfig(TOKEN), [Tier.BASIC])
     done = engine.remove(PHOTO, Options(tier=Tier.BASIC))
     assert (done.checkpoint, done.backend, done.substitute) == ("rmbg-1.4", "huggingface:hf-inference", False)
     [call] = stub.asked()
@@ -450,7 +454,7 @@ def test_an_endpoint_gets_the_inference_token_or_none(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_ThisOneOnlyDownloadsWeights")
     engine = dispatcher.open_remote(
-        Access(token, endpoint=f"{stub.url}/own", endpoint_model="birefnet-general")
+        HuggingFaceConfig(token, endpoint=f"{stub.url}/own", endpoint_model="birefnet-general")
     )
     done = engine.remove(PHOTO)
     assert (done.checkpoint, done.substitute, done.backend) == (
@@ -533,12 +537,12 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, str], says: s
     assert "secret@" not in str(caught.value)
 
 
-# The breaker.
+# The circuit breaker.
 
 
 def test_the_breaker_opens_tries_and_closes() -> None:
     at = [0.0]
-    breaker = Breaker(failures=3, seconds=30, clock=lambda: at[0])
+    breaker = CircuitBreaker(failures=3, seconds=30, clock=lambda: at[0])
     for _ in range(2):
         assert breaker.admit()
         breaker.failed("no")
@@ -551,7 +555,7 @@ def test_the_breaker_opens_tries_and_closes() -> None:
     at[0] = 30
     assert breaker.state == "half-open"
     assert breaker.admit()
-    assert not breaker.admit()  # one is enough to know
+    assert not breaker.admit()  # One trial call is enough.
     breaker.failed("still not", 100)
     assert (breaker.state, breaker.wait) == ("open", 100)
     at[0] = 130
@@ -566,7 +570,7 @@ def test_the_breaker_opens_tries_and_closes() -> None:
 
 def test_after_failures_nothing_is_asked_for_a_while_and_then_all_is_well_again(stub: Stub) -> None:
     at = [0.0]
-    with engine_on(stub, breaker=Breaker(2, 30, lambda: at[0])) as engine:
+    with engine_on(stub, breaker=CircuitBreaker(2, 30, lambda: at[0])) as engine:
         for _ in range(2):
             stub.meets(status(401))
             with pytest.raises(RemoteRefused):
@@ -583,7 +587,7 @@ def test_after_failures_nothing_is_asked_for_a_while_and_then_all_is_well_again(
 
 def test_photos_of_a_batch_wait_while_the_service_is_left_alone(stub: Stub) -> None:
     at = [0.0]
-    breaker = Breaker(1, 30, lambda: at[0])
+    breaker = CircuitBreaker(1, 30, lambda: at[0])
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -598,21 +602,21 @@ def test_photos_of_a_batch_wait_while_the_service_is_left_alone(stub: Stub) -> N
 
 
 def test_a_picture_that_is_too_large_says_nothing_of_the_service(stub: Stub) -> None:
-    with engine_on(stub, breaker=Breaker(1)) as engine:
+    with engine_on(stub, breaker=CircuitBreaker(1)) as engine:
         stub.meets(status(413))
         with pytest.raises(PhotoTooLarge):
             engine.remove(PHOTO)
         assert engine.remove(PHOTO).data
 
 
-# The token.
+# The access token.
 
 
 def test_the_token_is_in_no_log_error_or_traceback(stub: Stub, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     for name in log_config.NOISY:
         caplog.set_level(logging.WARNING, name)
-    told = [repr(Access(TOKEN))]
+    told = [repr(HuggingFaceConfig(TOKEN))]
     for fault in (
         *map(status, (400, 401, 402, 403, 404, 413, 500)),
         loading(30),
@@ -630,7 +634,7 @@ def test_the_token_is_in_no_log_error_or_traceback(stub: Stub, caplog: pytest.Lo
         stub.hub_status = code
         for ask in (dispatcher.open_remote, client.whoami):
             with pytest.raises(ModelUnavailable) as refused:
-                ask(Access(TOKEN))
+                ask(HuggingFaceConfig(TOKEN))
             told += [repr(refused.value), "".join(traceback.format_exception(refused.value))]
     assert stub.calls
     assert TOKEN not in "".join(told)

@@ -1,4 +1,4 @@
-"""Bytes to pixels: what is taken, and how what is not taken is refused."""
+"""Decoding: accepted files, and the errors for others."""
 
 import pytest
 

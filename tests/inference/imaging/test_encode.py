@@ -1,4 +1,4 @@
-"""Pixels to files: the PNG writer against Pillow, and what each format does to colours and alpha."""
+"""Encoding: the PNG writer compared with Pillow, and each format's colours and alpha."""
 
 import io
 import zlib
@@ -32,7 +32,7 @@ SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
 )
 @settings(deadline=None, max_examples=300)
 def test_png_round_trips_for_any_size_channels_and_content(pixels: Pixels, strip: int) -> None:
-    whole, png.STRIP_BYTES = png.STRIP_BYTES, strip  # small pictures, but the seams of strips among them
+    whole, png.STRIP_BYTES = png.STRIP_BYTES, strip  # Small strips, so that small images have several.
     try:
         data = encode_png(pixels)
     finally:
@@ -59,7 +59,7 @@ def test_png_is_marked_as_srgb_and_its_checksums_hold() -> None:
         kinds.append(body[:4])
         place += 12 + length
     assert kinds == [b"IHDR", b"sRGB", b"IDAT", b"IEND"]
-    assert b"sRGB" not in encode_png(np.zeros((3, 5), np.uint8))  # a mask holds no colour
+    assert b"sRGB" not in encode_png(np.zeros((3, 5), np.uint8))  # A mask has no colour space.
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0), (4, 4, 5), (4,), (2, 2, 2, 2)])
@@ -69,7 +69,7 @@ def test_what_no_png_holds_is_refused(shape: tuple[int, ...]) -> None:
 
 
 def subject() -> tuple[Pixels, Pixels]:
-    """Return a smooth red subject before a blue background, and the alpha of a soft-edged disc."""
+    """Return a smooth red subject on a blue background, and the alpha of a soft-edged disc."""
     y, x = np.mgrid[-1:1:96j, -1:1:128j]
     radius = np.hypot(x, y)
     alpha = np.clip((0.7 - radius) * 2000 + 127, 0, 255).astype(np.uint8)
@@ -90,7 +90,7 @@ def test_alpha_comes_back(file_format: Format) -> None:
     assert picture.mode == "RGBA"
     rgba = np.asarray(picture, np.int16)
     difference = np.abs(rgba[..., 3] - alpha)
-    if file_format is Format.AVIF:  # its alpha is lossy too
+    if file_format is Format.AVIF:  # AVIF's alpha is lossy too.
         assert difference.mean() < 0.5
         assert difference.max() <= 16
     else:
@@ -123,7 +123,7 @@ def test_jpeg_on_a_background_has_no_fringe(colour: Colour) -> None:
     error = np.abs(np.asarray(picture, float) - ideal)
     edge = (alpha > 0) & (alpha < 255)
     assert edge.sum() > 50
-    assert error[edge].mean() < 6  # neither the old background nor black shines through
+    assert error[edge].mean() < 6  # Neither the old background nor black shows through.
     assert error.mean() < 2
 
 

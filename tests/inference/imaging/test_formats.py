@@ -1,4 +1,4 @@
-"""Right on every file: each kind of picture, against arithmetic of the test's own."""
+"""Decoded pixels are correct for every kind of image, compared with the test's own arithmetic."""
 
 import dataclasses
 import io
@@ -19,7 +19,7 @@ from tests.fakes import fake_engine, open_picture
 from tests.inference import files
 from tests.inference.files import Floats, Pixels, encode, scene
 
-GREY16 = scene()[..., 0].astype(np.uint16) * 200 + 77  # tones that no 8 bits hold
+GREY16 = scene()[..., 0].astype(np.uint16) * 200 + 77  # Tones that 8 bits cannot represent.
 RGB16 = scene().astype(np.uint16) * 200 + 77
 
 
@@ -34,14 +34,14 @@ def as_rgb(grey: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 # --- Orientation ------------------------------------------------------------------------------------
 
-EXACT: dict[str, dict[str, Any]] = {  # how to write each format as near as it can
+EXACT: dict[str, dict[str, Any]] = {  # Options for writing each format as exactly as possible.
     "JPEG": {"quality": 100, "subsampling": 0},
     "PNG": {},
     "WEBP": {"lossless": True, "exact": True},
     "AVIF": {"quality": 100, "subsampling": "4:4:4"},
     "HEIC": {"quality": -1, "chroma": 444},
 }
-NEAR = {"JPEG": 3, "AVIF": 4, "HEIC": 2}  # levels; the others are exact
+NEAR = {"JPEG": 3, "AVIF": 4, "HEIC": 2}  # Tolerance in levels; the other formats are exact.
 
 
 @pytest.mark.parametrize("file_format", EXACT)
@@ -70,7 +70,7 @@ def test_transparency_turns_with_the_colours() -> None:
     np.testing.assert_array_equal(photo.alpha, alpha)
 
 
-# In production Pillow only warns of such a block.
+# The warning is an error only in tests; in production Pillow only warns.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("block", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0" + b"\xff" * 90])
@@ -152,7 +152,7 @@ def test_a_palette_with_transparency(file_format: str) -> None:
     image.putpalette(palette.tobytes())
     levels = np.array([255, 255, 255, 0, 255], np.uint8)
     transparency: int | bytes = 3
-    if file_format == "PNG":  # each of its colours may have an alpha of its own
+    if file_format == "PNG":  # In PNG, each palette colour may have its own alpha.
         levels = np.array([0, 40, 255, 99, 200], np.uint8)
         transparency = levels.tobytes()
     photo = decode(encode(image, file_format, transparency=transparency))
@@ -236,7 +236,8 @@ def test_the_photos_own_alpha_is_multiplied_into_the_mask() -> None:
 def test_of_several_pictures_the_first_is_taken_with_a_note(
     file_format: str, options: dict[str, Any]
 ) -> None:
-    first = Image.fromarray(scene()).quantize(64).convert("RGB")  # so that a GIF holds it exactly
+    # Few enough colours for a GIF to store exactly.
+    first = Image.fromarray(scene()).quantize(64).convert("RGB")
     other = Image.fromarray(255 - scene())
     photo = decode(encode(first, file_format, save_all=True, append_images=[other], **options))
     np.testing.assert_array_equal(photo.rgb, np.asarray(first))
@@ -267,13 +268,13 @@ WIDE: dict[str, tuple[bytes, Any, Callable[[Floats], Floats]]] = {
 
 
 def to_srgb(linear: Floats, primaries: Any) -> Floats:
-    """Bring linear RGB of other primaries to sRGB, 0…255."""
+    """Convert linear RGB of other primaries to sRGB, 0…255."""
     xyz = linear @ files.colorants(primaries).T
     return 255 * files.linear_to_srgb(xyz @ XYZ_TO_SRGB.T)
 
 
 def soft() -> Pixels:
-    """Make colours that stay inside sRGB whichever way they are read."""
+    """Return colours that stay inside sRGB in every tested colour space."""
     return (scene() // 2 + 60).astype(np.uint8)
 
 
@@ -282,7 +283,7 @@ def soft() -> Pixels:
 def test_a_wide_gamut_becomes_srgb(file_format: str, space: str) -> None:
     profile, primaries, curve = WIDE[space]
     options = EXACT.get(file_format, {})
-    plain = decode(encode(soft(), file_format, **options)).rgb  # as the codec gives it
+    plain = decode(encode(soft(), file_format, **options)).rgb  # As decoded without the profile.
     photo = decode(encode(soft(), file_format, icc_profile=profile, **options))
     expected = to_srgb(curve(plain / 255), primaries)
     assert furthest(photo.rgb, expected) <= 2
@@ -310,7 +311,8 @@ def test_an_srgb_profile_leaves_every_pixel_as_it_is(file_format: str, profile: 
 
 
 def test_a_profile_that_is_nearly_srgb_leaves_every_pixel_as_it_is() -> None:
-    colorants = files.colorants(files.SRGB_PRIMARIES) * 0.995  # converted, some colours would move by a level
+    # A conversion would change some colours by a level.
+    colorants = files.colorants(files.SRGB_PRIMARIES) * 0.995
     data = encode(scene(), "PNG", icc_profile=files.icc_profile(SRGB_CURVE, colorants))
     np.testing.assert_array_equal(decode(data).rgb, scene())
 
@@ -325,7 +327,7 @@ def test_a_profile_that_differs_from_srgb_in_the_shadows_only_is_followed() -> N
 
 def test_a_grey_profile_is_followed() -> None:
     data = encode(scene()[..., 0], "PNG", icc_profile=files.icc_profile([0x0100], space=b"GRAY"))
-    expected = 255 * files.linear_to_srgb(scene()[..., 0] / 255)  # its gamma is 1
+    expected = 255 * files.linear_to_srgb(scene()[..., 0] / 255)  # The gamma is 1.
     assert furthest(decode(data).rgb, as_rgb(expected)) <= 2
 
 
@@ -349,7 +351,7 @@ def test_an_rgb_profile_fits_no_other_mode(mode: str) -> None:
     np.testing.assert_array_equal(photo.rgb, decode(encode(image, "TIFF")).rgb)
 
 
-# In production Pillow only warns of such a block.
+# The warning is an error only in tests; in production Pillow only warns.
 @pytest.mark.filterwarnings("ignore")
 def test_a_profile_of_numbers_in_a_tiff_leaves_a_note() -> None:
     photo = decode(files.tiff(scene(), photometric=2, tags={34675: (3, [7, 8, 9])}))
@@ -359,7 +361,7 @@ def test_a_profile_of_numbers_in_a_tiff_leaves_a_note() -> None:
 
 def test_a_lab_tiff_becomes_srgb() -> None:
     y, x = np.mgrid[0:24, 0:32]
-    lab = np.dstack([90 + 3 * y, x - 14, 10 - y]).astype(np.int16)  # L of 0…255, a and b signed
+    lab = np.dstack([90 + 3 * y, x - 14, 10 - y]).astype(np.int16)  # L in 0…255; a and b are signed.
     data = files.tiff((lab & 255).astype(np.uint8), photometric=8)
     light = (lab[..., 0] / 2.55 + 16) / 116
     roots = np.dstack([light + lab[..., 1] / 500, light, light - lab[..., 2] / 200])

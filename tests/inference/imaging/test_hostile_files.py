@@ -1,4 +1,4 @@
-"""Files made to hurt: each is refused with a sentence, or decoded; nothing crashes, hangs or fills the memory."""
+"""Hostile files: each is refused with a clear message or decoded; none crashes, hangs or exhausts memory."""
 
 import random
 import struct
@@ -25,7 +25,7 @@ from tests.inference import files
 SAMPLES = sorted(files.samples())
 FUZZ_SEED, FUZZ_FILES = 2024, 2000
 FUZZ_PIXELS = 2_000_000
-# Files whose first picture is whole although their end is missing.
+# Truncated files of these kinds may still contain a whole first image.
 WHOLE_BEFORE_THEIR_END = {"mpo", "apng", "gif-animated", "webp-animated", "tiff-pages"}
 
 
@@ -38,7 +38,7 @@ def flip_bytes(data: bytearray, rng: random.Random) -> None:
 
 
 def overwrite_header(data: bytearray, rng: random.Random) -> None:
-    """Set a field of 1, 2 or 4 bytes near the start, where sizes, counts and offsets stand."""
+    """Overwrite a field of 1, 2 or 4 bytes near the start, where sizes, counts and offsets are stored."""
     size = rng.choice((1, 2, 4))
     place = rng.randrange(min(len(data), rng.choice((32, 128, 1024))))
     data[place : place + size] = rng.choice((b"\0", b"\xff", b"\x7f", b"\x01")) * size
@@ -65,7 +65,7 @@ def repeat_block(data: bytearray, rng: random.Random) -> None:
 
 
 def splice(data: bytearray, rng: random.Random) -> None:
-    """Go on with the second part of another file."""
+    """Continue with the second part of another file."""
     other = files.samples()[rng.choice(SAMPLES)]
     data[rng.randrange(len(data)) :] = other[rng.randrange(len(other)) :]
 
@@ -83,7 +83,7 @@ MUTATIONS: list[Callable[[bytearray, random.Random], None]] = [
 
 
 def mutated(seed: int, number: int) -> tuple[str, bytes]:
-    """Make one damaged file, always the same for the same two numbers."""
+    """Return a damaged file, the same for the same arguments."""
     rng = random.Random(f"{seed}-{number}")
     name = SAMPLES[number % len(SAMPLES)]
     data = bytearray(files.samples()[name])
@@ -94,7 +94,7 @@ def mutated(seed: int, number: int) -> tuple[str, bytes]:
 
 
 def ends_well(data: bytes) -> str:
-    """Decode; give "" when it ends in a photo or a refusal after ten seconds of work at most, else what happened."""
+    """Decode a file; return "" if it gives a photo or a refusal within ten seconds of CPU time, else what happened."""
     start = time.thread_time()
     try:
         photo = decode(data, SizeLimits(FUZZ_PIXELS))
@@ -112,7 +112,7 @@ def ends_well(data: bytes) -> str:
     return f"{seconds:.0f} seconds" if seconds > 10 else ""
 
 
-@pytest.mark.filterwarnings("ignore")  # in production a codec's warning is logged at most
+@pytest.mark.filterwarnings("ignore")  # In production a codec's warning is at most logged.
 def test_mutated_files_end_in_a_photo_or_a_refusal() -> None:
     bad = []
     for number in range(FUZZ_FILES):
@@ -132,7 +132,7 @@ def test_mutated_files_end_in_a_photo_or_a_refusal() -> None:
 def test_a_cut_off_file_is_refused(name: str, tenths: int) -> None:
     data = files.samples()[name]
     cut = data[: len(data) * tenths // 10]
-    if name in WHOLE_BEFORE_THEIR_END:  # later frames are cut first
+    if name in WHOLE_BEFORE_THEIR_END:  # Truncation removes later frames first.
         assert ends_well(cut) == ""
         return
     with pytest.raises(InvalidPhoto):
@@ -149,14 +149,14 @@ def test_what_is_no_picture_is_refused(data: bytes) -> None:
 
 
 def resized(name: str, place: int, layout: str, *sizes: int) -> bytes:
-    """Overwrite the sizes in a sample's header."""
+    """Overwrite the sizes in the header of a sample."""
     data = bytearray(files.samples()[name])
     struct.pack_into(layout, data, place, *sizes)
     return bytes(data)
 
 
 def jpeg_frame(name: str) -> int:
-    """Find where height and width stand in a JPEG."""
+    """Return the position of height and width in a JPEG."""
     data = files.samples()[name]
     return max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2")) + 5
 
@@ -174,7 +174,7 @@ NO_PIXELS = {
 @pytest.mark.parametrize("name", NO_PIXELS)
 def test_a_picture_without_pixels_is_refused_or_read_from_what_is_there(name: str) -> None:
     assert ends_well(NO_PIXELS[name]) == ""
-    if name != "gif":  # a GIF's first frame has a size of its own
+    if name != "gif":  # A GIF's first frame has its own size.
         with pytest.raises(InvalidPhoto):
             decode(NO_PIXELS[name])
 
@@ -193,7 +193,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_before_its_pixels_are_made(name: str) -> None:
-    decode(files.samples()["png"])  # what is imported at first use does not count
+    decode(files.samples()["png"])  # Imports at first use do not count.
     tracemalloc.start()
     with pytest.raises(PhotoTooLarge):
         decode(BOMBS[name])
@@ -203,7 +203,7 @@ def test_a_bomb_is_refused_before_its_pixels_are_made(name: str) -> None:
 
 
 def test_the_large_png_is_refused_from_its_header_in_time_and_memory() -> None:
-    """60,000 × 60,000 pixels in a few kilobytes, which decoded take 10 GB and half a minute."""
+    """60,000 × 60,000 pixels in a few kilobytes; decoding would take 10 GB and half a minute."""
     script = """
 import resource, sys, time
 from cutout.inference.errors import PhotoTooLarge
@@ -230,7 +230,7 @@ print(len(times), min(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def test_a_thin_picture_takes_memory_by_its_pixels_in_every_tier() -> None:
-    """Two million pixels in two gigabytes: whole rows of the one, or columns of the other, would take three."""
+    """Two million pixels within 2 GB of memory; processing whole rows or columns at once would take 3 GB."""
     script = """
 import io, resource
 import numpy as np
@@ -287,7 +287,7 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
 
 
 def padded(name: str, marker: bytes, padding: bytes) -> bytes:
-    """Put a lot in front of the first `marker` of a sample."""
+    """Insert padding before the first `marker` of a sample."""
     place = files.samples()[name].index(marker)
     return files.samples()[name][:place] + padding + files.samples()[name][place:]
 
@@ -304,13 +304,13 @@ MANY_PARTS = {
 
 @pytest.mark.parametrize("name", MANY_PARTS)
 def test_a_file_of_endless_parts_is_refused(name: str) -> None:
-    """Pillow would walk over 30 MB of such for up to a quarter of a minute."""
+    """Pillow would walk over 30 MB of such parts for up to 15 s."""
     with pytest.raises(PhotoTooLarge, match="parts"):
         decode(MANY_PARTS[name])
 
 
 def lying(place: bytes, field: bytes, name: str, shift: int = 0) -> bytes:
-    """Replace the bytes `shift` from a marker in a sample."""
+    """Replace bytes at a distance of `shift` from a marker in a sample."""
     data = bytearray(files.samples()[name])
     at = data.index(place) + shift
     data[at : at + len(field)] = field
@@ -337,5 +337,5 @@ def test_a_tiff_whose_pages_go_in_a_circle_ends() -> None:
     data = bytearray(files.tiff(files.scene(), photometric=2))
     first = struct.unpack_from("<I", data, 4)[0]
     entries = struct.unpack_from("<H", data, first)[0]
-    struct.pack_into("<I", data, first + 2 + 12 * entries, first)  # the next page is this page
+    struct.pack_into("<I", data, first + 2 + 12 * entries, first)  # The next page is this page.
     assert ends_well(bytes(data)) == ""

@@ -1,4 +1,4 @@
-"""JPEGs that viewers show although they deviate from the standard; and those of which a part is missing."""
+"""JPEGs that viewers display although they deviate from the standard, and truncated JPEGs."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def odd_scan(data: bytes, parameters: bytes) -> bytes:
 
 
 PLAIN = jpeg()
-ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"  # as it should be; the last byte of its body follows
+ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"  # A valid segment; the last byte of its body follows.
 DEVIATIONS = {
     "scan of 0 to 0": odd_scan(PLAIN, b"\0\0\0"),
     "scan of 0 to 63, approximated": odd_scan(PLAIN, b"\0\x3f\x11"),
@@ -76,7 +76,7 @@ def test_no_cut_off_jpeg_comes_out(mode: str, progressive: bool, deviation: byte
             continue
         np.testing.assert_array_equal(
             photo.rgb, whole
-        )  # only what the padding of the last byte held is missing
+        )  # Nothing is missing except the padding of the last byte.
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])

@@ -1,4 +1,4 @@
-"""Resizing: the same numbers however it is done, and never more in between than there is at either end."""
+"""Resizing: the same values by every method, and no intermediate tensor much larger than input and output."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ THIN = [(2, 60_000), (60_000, 2), (1, 60_000), (60_000, 1), (120, 8000), (8000, 
 
 
 class Largest(TorchDispatchMode):
-    """Remembers how many bytes the largest tensor took that an operation made."""
+    """Records the size in bytes of the largest tensor that an operation creates."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -31,7 +31,8 @@ class Largest(TorchDispatchMode):
         for one in result if isinstance(result, tuple | list) else [result]:
             if isinstance(one, Tensor):
                 self.bytes = max(self.bytes, one.untyped_storage().nbytes())
-        if "_upsample_bilinear2d_aa" in func.__name__:  # across first, in a tensor of its own
+        # This operation resizes the width first, into a temporary tensor.
+        if "_upsample_bilinear2d_aa" in func.__name__:
             image, (_, width) = args[0], args[1]
             self.bytes = max(self.bytes, image[..., 0].numel() * width * image.element_size())
         return result
@@ -53,7 +54,7 @@ def test_a_thin_photo_is_resized_as_published(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", THIN)
 def test_a_thin_photo_is_antialiased_as_any(size: tuple[int, int]) -> None:
-    """Of a lively photo within two levels, in bytes as on a CPU and in floats as on a GPU."""
+    """Within two levels for a photo with much detail, in bytes as on a CPU and in floats as on a GPU."""
     rgb = picture(*size)
     planes = rgb.permute(2, 0, 1)[None].float()
     expected = F.interpolate(planes, size=(64, 48), mode="bilinear", antialias=True)
@@ -72,7 +73,7 @@ def test_a_column_that_stays_one_is_resized() -> None:
 def test_no_scale_is_more_than_a_gpus_kernel_takes(
     size: tuple[int, int], target: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """48 KiB of shared memory hold the kernel's weights up to a scale of 95 on both axes."""
+    """The kernel's 48 KiB of shared memory hold the weights up to a scale of 95 on both axes."""
     asked: list[tuple[int, ...]] = []
 
     def interpolate(planes: Tensor, size: tuple[int, int], **_: object) -> Tensor:
@@ -108,7 +109,7 @@ def test_nothing_between_a_thin_photo_and_the_networks_input_is_larger_than_both
 
 @pytest.mark.parametrize("size", [(2, 1_500_000), (1_500_000, 2)])
 def test_nothing_between_a_thin_mask_and_the_cutout_is_large(size: tuple[int, int]) -> None:
-    """Rows longer than a strip are worked on in parts: float32 of what a strip needs, not of a row."""
+    """Rows longer than a strip are processed in parts, so the float32 data is for a strip and not for a row."""
     rgb, alpha = picture(*size), torch.full(size, 128, dtype=torch.uint8)
     mask = torch.full((1, 1, 64, 64), 0.5)
     with Largest() as largest:

@@ -1,4 +1,4 @@
-"""A photo's resolution goes with it, in every format; its other metadata do not."""
+"""A photo's resolution is kept in every format; its other metadata are not."""
 
 import dataclasses
 import io
@@ -58,7 +58,7 @@ TOLD = {
 
 def assert_near(dpi: Dpi | None, expected: Dpi = (ACROSS, DOWN)) -> None:
     assert dpi is not None
-    np.testing.assert_allclose(dpi, expected, rtol=0.01)  # JPEG tells whole numbers
+    np.testing.assert_allclose(dpi, expected, rtol=0.01)  # JPEG stores whole numbers.
 
 
 @pytest.mark.parametrize("name", TOLD)
@@ -83,7 +83,7 @@ def test_a_tiff_that_is_turned_turns_its_resolution(compression: str | None) -> 
     "data",
     [
         encode(scene(), "JPEG"),
-        encode(scene(), "JPEG", exif=files.exif(1)),  # Pillow would say 72
+        encode(scene(), "JPEG", exif=files.exif(1)),  # Pillow would report 72.
         encode(scene(), "PNG"),
         encode(scene(), "GIF"),
         encode(scene(), "WEBP", exif=exif(0, 0)),

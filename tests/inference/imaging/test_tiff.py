@@ -1,4 +1,4 @@
-"""TIFF of every make, written by tifffile, against the pixels it was made of."""
+"""TIFF files of every kind, written by tifffile and compared with the original pixels."""
 
 import io
 import tracemalloc
@@ -30,14 +30,14 @@ COMPRESSIONS = [
 
 
 def picture(channels: int) -> Pixels:
-    """Make grey, grey with alpha, RGB or RGBA: uint8 [H,W,C]."""
+    """Return grey, grey with alpha, RGB or RGBA: uint8 [H,W,C]."""
     rgb = scene(WIDTH, HEIGHT)
     colours = rgb if channels >= 3 else rgb[..., :1]
     return np.dstack([colours, ALPHA]) if channels in (2, 4) else colours
 
 
 def write(pixels: npt.NDArray[Any], *, planar: bool = False, **options: Any) -> bytes:
-    """Write [H,W,C] with tifffile."""
+    """Encode [H,W,C] with tifffile."""
     channels = pixels.shape[2]
     if channels in (2, 4) and options.get("photometric") != "separated":
         options.setdefault("extrasamples", ["unassalpha"])
@@ -53,7 +53,7 @@ def write(pixels: npt.NDArray[Any], *, planar: bool = False, **options: Any) -> 
 
 
 def assert_shows(data: bytes, expected: Pixels, *, within: int = 0) -> None:
-    """Check colours, and alpha where there is one."""
+    """Check colours, and alpha if there is one."""
     photo = decode(data)
     channels = expected.shape[2]
     colours = expected[..., :3] if channels >= 3 else expected[..., :1].repeat(3, -1)
@@ -100,7 +100,7 @@ def test_premultiplied_colours_are_divided_by_their_alpha(channels: int, bits: i
     stored = (exact * highest).round().astype(np.uint8 if bits == 8 else np.uint16)
     photo = decode(write(stored, planar=planar, extrasamples=["assocalpha"]))
     np.testing.assert_array_equal(photo.alpha, ALPHA)
-    solid = ALPHA > 100  # below, eight bits say little of a colour
+    solid = ALPHA > 100  # With less alpha, eight bits are too coarse to compare colours.
     colours = expected[..., :-1] if channels == 4 else expected[..., :1].repeat(3, -1)
     assert np.abs(photo.rgb.astype(int) - colours)[solid].max() <= 2
 
@@ -135,7 +135,7 @@ def test_a_palette(scale: int, compression: str | None) -> None:
 @pytest.mark.parametrize("compression", [None, "packbits", "ccitt_t6"])
 def test_black_and_white(compression: str | None, photometric: str) -> None:
     grey = scene(WIDTH, HEIGHT)[..., 0] > 128
-    if compression == "ccitt_t6":  # which tifffile does not write
+    if compression == "ccitt_t6":  # tifffile cannot write this compression.
         data = files.encode(Image.fromarray(grey), "TIFF", compression="group4")
         expected = grey
     else:

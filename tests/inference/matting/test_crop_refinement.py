@@ -1,4 +1,4 @@
-"""Where the second look is taken, and what of it is believed."""
+"""The second pass: the crop it uses, and which parts of its mask are accepted."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ HEIGHT, WIDTH = 600, 900
 
 
 def disc(size: int, row: float, column: float, radius: float, softness: float = 1.0) -> Tensor:
-    """Draw a disc in a mask [1,1,size,size]; all in its pixels."""
+    """Return a disc as a mask [1,1,size,size]; all lengths are in its pixels."""
     rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     distance = ((rows + 0.5 - row) ** 2 + (columns + 0.5 - column) ** 2).sqrt()
     return torch.sigmoid((radius - distance) * 2 / softness)[None, None]
@@ -21,7 +21,7 @@ FIRST = disc(SIZE, 64, 64, 16)
 
 
 def second(mask: Tensor = FIRST) -> Tensor:
-    """See the box as a network would that sees it perfectly: the first mask's disc, at the box's scale."""
+    """Return the mask of the crop from a perfect network: the first mask's disc, at the crop's scale."""
     box = box_around(mask, HEIGHT, WIDTH)
     assert box is not None
     rows = torch.linspace(box.top, box.bottom, 2 * SIZE + 1)[1::2] * SIZE / HEIGHT
@@ -75,7 +75,8 @@ def test_a_second_look_that_takes_the_background_in_is_not_believed() -> None:
 
 
 def test_a_second_look_that_is_less_sure_is_not_believed() -> None:
-    blurred = F.avg_pool2d(second(), 11, 1, 5, count_include_pad=False)  # of the same subject, to 97 %
+    # Blurred; 97 % of it is the same subject.
+    blurred = F.avg_pool2d(second(), 11, 1, 5, count_include_pad=False)
     assert merged(blurred) is None
 
 

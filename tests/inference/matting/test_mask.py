@@ -1,4 +1,4 @@
-"""Photo to network input, mask to alpha."""
+"""Photo to network input, and mask to alpha."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_a_thin_picture_is_resized_like_any_other(height: int, width: int) -> No
     thin = (127 + 60 * torch.sin(columns) + 60 * torch.cos(rows)).to(torch.uint8)[..., None].expand(-1, -1, 3)
     planes = thin.permute(2, 0, 1)[None].double()
     for resize, antialias in ((resize_bilinear, False), (resize_antialiased, True)):
-        # By what is there for pictures with few pixels, and for those with many.
+        # Two sizes, to test both methods: for images with few pixels and with many.
         for size in (1024, 96):
             expected = F.interpolate(planes, size=(size, size), mode="bilinear", antialias=antialias)[0]
             found = resize(thin.contiguous(), size, size).permute(2, 0, 1)
@@ -69,7 +69,7 @@ def test_faint_specks_far_from_the_subject_become_nothing() -> None:
     axis = torch.linspace(-1, 1, 1024)
     disc = torch.sigmoid((0.3 - (axis[:, None] ** 2 + axis**2).sqrt()) * 110)[None, None]
     specks = torch.zeros_like(disc)
-    specks[..., 40, 40] = 0.2  # of one pixel
+    specks[..., 40, 40] = 0.2  # a single pixel
     specks[..., 900:, :100] = 3 / 255  # a haze
     found = without_specks(disc + specks)
     assert not found[..., :100, :].any()
@@ -81,9 +81,9 @@ def test_faint_specks_far_from_the_subject_become_nothing() -> None:
 def test_faint_parts_of_a_subject_stay() -> None:
     mask = torch.zeros(1, 1, 1024, 1024)
     mask[..., 500:, 400:600] = 1
-    mask[..., 100:500, 480] = 0.34  # a hair, a pixel wide
+    mask[..., 100:500, 480] = 0.34  # a hair, one pixel wide
     mask[..., 700:900, 700:900] = 0.1  # a glass
-    mask[..., 650:690, 610:640] = torch.linspace(0.3, 0.002, 30)  # an edge out of focus
+    mask[..., 650:690, 610:640] = torch.linspace(0.3, 0.002, 30)  # an out-of-focus edge
     assert torch.equal(without_specks(mask), mask)
 
 

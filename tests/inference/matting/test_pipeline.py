@@ -1,4 +1,4 @@
-"""The recipes, each on a network that is told what to see."""
+"""The pipelines of all tiers, each with a fake network."""
 
 from collections.abc import Callable
 from functools import cache
@@ -16,9 +16,9 @@ HEIGHT, WIDTH, RADIUS = 600, 800, 70.0
 
 
 class Network:
-    """Sees the disc of `photo_with_disc`, whatever part of the photo it is shown, at 160², as soft as a quarter of the size.
+    """Fake network that returns the disc of `photo_with_disc` at 160², for whichever part of the photo it gets.
 
-    `again` may spoil every look after the first.
+    `again` may change the mask of every call after the first.
     """
 
     def __init__(self, again: Callable[[Tensor], Tensor | None] = lambda mask: mask) -> None:
@@ -28,7 +28,7 @@ class Network:
     def look(self, part: Tensor) -> Tensor | None:
         height, width = part.shape[:2]
         self.shown.append((height, width))
-        # Where the part was cut from: it is centred on the disc.
+        # Origin of the crop, which is centred on the disc.
         top, left = (HEIGHT - height) // 2, (WIDTH - width) // 2
         alpha = torch.from_numpy(ALPHA)[top : top + height, left : left + width]
         mask = torch.nn.functional.interpolate(alpha[None, None], size=(160, 160), mode="area")

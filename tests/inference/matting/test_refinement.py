@@ -1,4 +1,4 @@
-"""Clean colours and the alpha along the photo's own detail, on mixtures whose truth is known."""
+"""Foreground colours and alpha refinement, on composites with known ground truth."""
 
 import numpy as np
 import numpy.typing as npt
@@ -18,20 +18,20 @@ SIDE = 1024
 
 
 def mixture(alpha: Tensor, foreground: Tensor, background: Tensor, noise: float = 2.0) -> Tensor:
-    """Lay colours, float [3] or [H,W,3] of 0…255, over each other as a camera would see them: uint8 [H,W,3]."""
+    """Composite colours, float [3] or [H,W,3] in 0…255, with grain as from a camera; return uint8 [H,W,3]."""
     grain = torch.randn(*alpha.shape, 3, generator=torch.Generator().manual_seed(0)) * noise
     mixed = alpha[..., None] * foreground + (1 - alpha[..., None]) * background
     return (mixed + grain).round().clamp(0, 255).to(torch.uint8)
 
 
 def soft_mask(alpha: Tensor, size: int = 256) -> Tensor:
-    """Return what a good network would say: the alpha at a quarter of the width, blurred by about a pixel."""
+    """Return the mask of a good network: the alpha resized to `size`, blurred by about a pixel."""
     small = F.interpolate(alpha[None, None], size=(size, size), mode="area")
     return F.avg_pool2d(F.pad(small, (1, 1, 1, 1), mode="replicate"), 3, 1)
 
 
 def strands(height: int = 192, width: int = SIDE, thick: int = 3, apart: int = 13) -> Tensor:
-    """Draw the upper part solid, with strands hanging from it; `apart` is from one to the next, in pixels."""
+    """Return an alpha that is solid at the top, with strands hanging down; `apart` is their distance in pixels."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     sway = columns + 6 * torch.sin(rows / 20)
     hair = ((sway % apart) < thick).float() * (rows < height * 0.8)
@@ -40,7 +40,7 @@ def strands(height: int = 192, width: int = SIDE, thick: int = 3, apart: int = 1
 
 
 def ramp(width: float, height: int = 96, side: int = SIDE) -> Tensor:
-    """Draw a vertical edge out of focus, so many pixels wide."""
+    """Return an alpha with a vertical out-of-focus edge, `width` pixels wide."""
     columns = torch.arange(side, dtype=torch.float32)
     return ((columns - side / 2) / width + 0.5).clamp(0, 1).expand(height, side).contiguous()
 
@@ -184,7 +184,7 @@ def test_a_gpu_gives_what_a_cpu_gives() -> None:
     photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE))
     mask = soft_mask(alpha)
     on_cpu, on_gpu = refine_alpha(photo, mask), refine_alpha(photo.cuda(), mask.cuda()).cpu()
-    # A photo resized in floats is within a level of one resized in bytes.
+    # Resizing in floats and in bytes differs by at most one level.
     assert (on_gpu - on_cpu).abs().mean() < 2e-3
     levels = to_levels(alpha)
     cleaned = clean_colours(photo.cuda(), levels.cuda()).cpu().float()

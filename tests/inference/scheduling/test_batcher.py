@@ -1,4 +1,4 @@
-"""The batcher on a fake device: every call gets its own answer or error, in time, whatever the device does."""
+"""The batcher on a fake device: every call gets its own result or error in time, whatever the device does."""
 
 import math
 import threading
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cutout.inference.errors import CutoutError, DeviceLost, NetworkFailed, OutOfMemory, Overloaded
 from cutout.inference.scheduling.batcher import Batcher
-from cutout.inference.scheduling.timers import Deadlines
+from cutout.inference.scheduling.timers import Timers
 from tests.fakes import PATIENCE, wait_until
 
 Ask = tuple[str, int]  # kind of network, number of the photo
@@ -23,12 +23,12 @@ FakeBatcher = Batcher[str, int, tuple[str, int]]
 
 @dataclass
 class Device:
-    """Answers each item with itself. `broken` items fail the batches they are in; more than `room` do not fit."""
+    """Returns each item as its result. A batch with a `broken` item fails; more than `room` items do not fit."""
 
     seconds: float = 0.0
     broken: frozenset[int] = frozenset()
     room: int = 1000
-    fails_late: bool = False  # when its answer is waited for, not when it is started
+    fails_late: bool = False  # Raise when the result is awaited, not at the launch.
     go_on: threading.Event = field(default_factory=threading.Event)
     batches: list[tuple[str, list[int]]] = field(default_factory=list)
 
@@ -56,14 +56,14 @@ class Device:
 
 
 @pytest.fixture
-def deadlines() -> Iterator[Deadlines]:
-    deadlines = Deadlines()
+def deadlines() -> Iterator[Timers]:
+    deadlines = Timers()
     yield deadlines
     deadlines.close()
 
 
 def outcome(future: Future[tuple[str, int]]) -> tuple[str, int] | str:
-    """Wait for what became of a call: its answer, or its error's name."""
+    """Wait for a call; return its result, or the name of its error."""
     try:
         return future.result(PATIENCE)
     except FutureTimeout:
@@ -91,10 +91,10 @@ calls = st.lists(
 def test_every_call_gets_its_own_answer_or_error(
     calls: list[tuple[str, str, bool, bool]], max_batch: int, max_wait: float, room: int, fails_late: bool
 ) -> None:
-    """Two networks, three callers; some photos are broken, some calls are taken back, memory may be short."""
+    """Two networks, three callers; some photos are broken, some calls are cancelled, memory may be short."""
     broken = frozenset(number for number, (_, _, is_broken, _) in enumerate(calls) if is_broken)
     device = Device(broken=broken, room=room, fails_late=fails_late)
-    deadlines = Deadlines()
+    deadlines = Timers()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=max_batch, max_wait=max_wait)
     answered: list[int] = []
     futures = []
@@ -124,7 +124,7 @@ def test_every_call_gets_its_own_answer_or_error(
 
 
 def assert_in_order(calls: list[tuple[str, str, bool, bool]], device: Device) -> None:
-    """Check that each caller's photos met the device first in the order they came."""
+    """Check that each caller's photos first reached the device in the order in which they were submitted."""
     seen: dict[int, None] = dict.fromkeys(item for _, items in device.batches for item in items)
     for caller in "xyz":
         mine = [item for item in seen if calls[item][1] == caller]
@@ -137,11 +137,11 @@ def assert_in_order(calls: list[tuple[str, str, bool, bool]], device: Device) ->
     seconds=st.sampled_from([0.0, 0.004, 0.02, None]),
 )
 def test_no_call_outlasts_its_deadline(delays: list[float], seconds: float | None) -> None:
-    """However long the device takes for each, or for ever."""
+    """However long the device takes for each item, even forever."""
     device = Device(seconds=seconds or 0.0)
     if seconds is None:
         device.go_on.clear()
-    deadlines = Deadlines()
+    deadlines = Timers()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=2)
     futures = [
         batcher.submit("a", number, deadline=time.monotonic() + delay) for number, delay in enumerate(delays)
@@ -155,7 +155,7 @@ def test_no_call_outlasts_its_deadline(delays: list[float], seconds: float | Non
     deadlines.close()
 
 
-def test_a_photo_alone_does_not_wait_for_company(deadlines: Deadlines) -> None:
+def test_a_photo_alone_does_not_wait_for_company(deadlines: Timers) -> None:
     device = Device()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=8)
     assert outcome(batcher.submit("a", 1)) == ("a", 1)
@@ -163,7 +163,7 @@ def test_a_photo_alone_does_not_wait_for_company(deadlines: Deadlines) -> None:
     batcher.close()
 
 
-def test_those_who_come_while_a_batch_runs_go_together(deadlines: Deadlines) -> None:
+def test_those_who_come_while_a_batch_runs_go_together(deadlines: Timers) -> None:
     device = Device()
     device.go_on.clear()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=4)
@@ -178,7 +178,7 @@ def test_those_who_come_while_a_batch_runs_go_together(deadlines: Deadlines) -> 
     batcher.close()
 
 
-def test_a_full_batch_is_started_behind_the_one_that_runs(deadlines: Deadlines) -> None:
+def test_a_full_batch_is_started_behind_the_one_that_runs(deadlines: Timers) -> None:
     device = Device()
     device.go_on.clear()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=2, max_wait=PATIENCE)
@@ -191,7 +191,7 @@ def test_a_full_batch_is_started_behind_the_one_that_runs(deadlines: Deadlines) 
     batcher.close()
 
 
-def test_a_batch_waits_for_others_only_so_long(deadlines: Deadlines) -> None:
+def test_a_batch_waits_for_others_only_so_long(deadlines: Timers) -> None:
     device = Device()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=3, max_wait=1.0)
     start = time.monotonic()
@@ -202,7 +202,7 @@ def test_a_batch_waits_for_others_only_so_long(deadlines: Deadlines) -> None:
     batcher.close()
 
 
-def test_what_is_cancelled_never_meets_the_device_and_frees_its_place(deadlines: Deadlines) -> None:
+def test_what_is_cancelled_never_meets_the_device_and_frees_its_place(deadlines: Timers) -> None:
     device = Device()
     device.go_on.clear()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_started=1, max_waiting=2)
@@ -219,12 +219,12 @@ def test_what_is_cancelled_never_meets_the_device_and_frees_its_place(deadlines:
     batcher.close()
 
 
-def test_callers_take_turns(deadlines: Deadlines) -> None:
+def test_callers_take_turns(deadlines: Timers) -> None:
     device = Device()
     device.go_on.clear()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=1)
     futures = [batcher.submit("a", number, caller="studio") for number in range(20)]
-    wait_until(lambda: len(device.batches) == 2)  # one runs, one is ready
+    wait_until(lambda: len(device.batches) == 2)  # One batch is running and one is ready.
     futures.append(batcher.submit("a", 100, caller="shop"))
     device.go_on.set()
     for future in futures:
@@ -234,8 +234,8 @@ def test_callers_take_turns(deadlines: Deadlines) -> None:
     batcher.close()
 
 
-def test_four_hundred_at_once_end_in_answers_and_overloaded(deadlines: Deadlines) -> None:
-    """As many threads as calls, and a device that is slow at first; what waits never is more than the limit."""
+def test_four_hundred_at_once_end_in_answers_and_overloaded(deadlines: Timers) -> None:
+    """As many threads as calls, and a device that is slow at first; waiting calls stay within the limit."""
     device = Device()
     device.go_on.clear()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=4, max_waiting=64)
@@ -270,7 +270,7 @@ def test_four_hundred_at_once_end_in_answers_and_overloaded(deadlines: Deadlines
 
 
 @pytest.mark.parametrize("fails_late", [False, True])
-def test_one_bad_photo_fails_alone(deadlines: Deadlines, fails_late: bool) -> None:
+def test_one_bad_photo_fails_alone(deadlines: Timers, fails_late: bool) -> None:
     device = Device(broken=frozenset({2}), fails_late=fails_late)
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=4, max_wait=PATIENCE)
     futures = [batcher.submit("a", number) for number in range(4)]
@@ -284,7 +284,7 @@ def test_one_bad_photo_fails_alone(deadlines: Deadlines, fails_late: bool) -> No
 
 
 @pytest.mark.parametrize("fails_late", [False, True])
-def test_a_batch_too_large_for_the_memory_is_halved_for_good(deadlines: Deadlines, fails_late: bool) -> None:
+def test_a_batch_too_large_for_the_memory_is_halved_for_good(deadlines: Timers, fails_late: bool) -> None:
     device = Device(room=2, fails_late=fails_late)
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=8, max_wait=PATIENCE)
     first = [batcher.submit("a", number) for number in range(8)]
@@ -298,8 +298,8 @@ def test_a_batch_too_large_for_the_memory_is_halved_for_good(deadlines: Deadline
     batcher.close()
 
 
-def test_a_memory_that_holds_one_batch_gets_one_at_a_time(deadlines: Deadlines) -> None:
-    """A second batch beside the first does not fit; that says nothing of a batch alone."""
+def test_a_memory_that_holds_one_batch_gets_one_at_a_time(deadlines: Timers) -> None:
+    """A second batch does not fit next to the first, but each batch fits alone."""
     on_device: list[int] = []
     started: list[int] = []
 
@@ -319,11 +319,11 @@ def test_a_memory_that_holds_one_batch_gets_one_at_a_time(deadlines: Deadlines) 
     batcher: FakeBatcher = Batcher(launch, deadlines, max_batch=4, max_wait=PATIENCE)
     futures = [batcher.submit("a", number) for number in range(16)]
     assert [outcome(future) for future in futures] == [("a", number) for number in range(16)]
-    assert started == [4, 4, 4, 4, 4]  # one of them twice
+    assert started == [4, 4, 4, 4, 4]  # One of the batches is launched twice.
     batcher.close()
 
 
-def test_a_device_that_hangs_leaves_nobody_waiting(deadlines: Deadlines) -> None:
+def test_a_device_that_hangs_leaves_nobody_waiting(deadlines: Timers) -> None:
     device = Device()
     device.go_on.clear()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=2, stuck_after=0.5)
@@ -336,11 +336,11 @@ def test_a_device_that_hangs_leaves_nobody_waiting(deadlines: Deadlines) -> None
     assert [outcome(future) for future in patient] == ["DeviceLost"] * 5
     with pytest.raises(DeviceLost, match=r"not answered for 0.5 s"):
         batcher.submit("a", 7)
-    batcher.close()  # does not wait for it
+    batcher.close()  # It does not wait for the device.
     device.go_on.set()
 
 
-def test_a_dead_device_fails_all_at_once(deadlines: Deadlines) -> None:
+def test_a_dead_device_fails_all_at_once(deadlines: Timers) -> None:
     started = threading.Event()
     go_on = threading.Event()
 
@@ -364,14 +364,14 @@ def test_a_dead_device_fails_all_at_once(deadlines: Deadlines) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_error_of_the_batcher_itself_leaves_nobody_waiting(deadlines: Deadlines) -> None:
-    """A device that gives back fewer answers than it was asked for breaks the contract."""
+def test_an_error_of_the_batcher_itself_leaves_nobody_waiting(deadlines: Timers) -> None:
+    """A device that returns fewer results than it was given items breaks the contract."""
     batcher: FakeBatcher = Batcher(lambda kind, items: list, deadlines)
     assert outcome(batcher.submit("a", 1)) == "DeviceLost"
     batcher.close()
 
 
-def test_what_was_handed_in_is_finished_at_closing(deadlines: Deadlines) -> None:
+def test_what_was_handed_in_is_finished_at_closing(deadlines: Timers) -> None:
     device = Device(seconds=0.002)
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=2, max_wait=PATIENCE)
     futures = [batcher.submit("a", number) for number in range(9)]
@@ -382,7 +382,7 @@ def test_what_was_handed_in_is_finished_at_closing(deadlines: Deadlines) -> None
         batcher.submit("a", 1)
 
 
-def test_busy_time_counts_what_overlaps_once(deadlines: Deadlines) -> None:
+def test_busy_time_counts_what_overlaps_once(deadlines: Timers) -> None:
     device = Device(seconds=0.02)
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=2)
     start = time.monotonic()

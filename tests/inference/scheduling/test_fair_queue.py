@@ -1,4 +1,4 @@
-"""Turns, deadlines and the pixel budget: what keeps photos from waiting for others longer than is fair."""
+"""The fair queue, deadlines and the pixel budget, which limit how long photos wait for others."""
 
 import itertools
 import threading
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cutout.inference.errors import DeadlineExceeded
 from cutout.inference.scheduling.fair_queue import FairQueue
 from cutout.inference.scheduling.pixel_budget import PixelBudget
-from cutout.inference.scheduling.timers import Deadlines
+from cutout.inference.scheduling.timers import Timers
 from tests.fakes import PATIENCE
 
 
@@ -36,7 +36,7 @@ def test_callers_take_turns_and_keep_their_order(callers: list[str]) -> None:
         places = [place for place, (who, _) in enumerate(taken) if who == caller]
         numbers = [number for who, number in taken if who == caller]
         assert numbers == sorted(numbers)
-        # Between two of one caller's, each other caller that has some left comes exactly once.
+        # Between two items of a caller, each other caller that has items left is served exactly once.
         for before, after in itertools.pairwise(places):
             between = [who for who, _ in taken[before + 1 : after]]
             left = {who for who, _ in taken[before + 1 :]} - {caller}
@@ -74,10 +74,10 @@ def test_what_is_discarded_is_gone() -> None:
 
 
 def test_deadlines_are_called_in_their_order_unless_called_off() -> None:
-    deadlines = Deadlines()
+    deadlines = Timers()
     called: list[str] = []
     done = threading.Event()
-    with deadlines._changed:  # none is called before all are there
+    with deadlines._changed:  # Hold the lock so that no deadline fires before all are set.
         now = time.monotonic()
         deadlines.call_at(now + 0.08, done.set)
         deadlines.call_at(now + 0.06, lambda: called.append("second"))
@@ -91,7 +91,7 @@ def test_deadlines_are_called_in_their_order_unless_called_off() -> None:
 
 
 def test_an_earlier_deadline_than_the_one_slept_for_is_not_missed() -> None:
-    deadlines = Deadlines()
+    deadlines = Timers()
     deadlines.call_at(time.monotonic() + PATIENCE, lambda: None)
     time.sleep(0.02)
     done = threading.Event()
@@ -101,7 +101,7 @@ def test_an_earlier_deadline_than_the_one_slept_for_is_not_missed() -> None:
 
 
 def test_what_is_called_off_takes_no_memory() -> None:
-    deadlines = Deadlines()
+    deadlines = Timers()
     later = time.monotonic() + 1000
     for _ in range(5000):
         deadlines.call_off(deadlines.call_at(later, lambda: None))

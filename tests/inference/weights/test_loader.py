@@ -1,4 +1,4 @@
-"""The models folder and what is loaded from it: licences, damage, the wrong architecture, the choice by tier."""
+"""The models folder and loading from it: licences, damaged files, wrong architectures, the choice by tier."""
 
 import hashlib
 from dataclasses import replace

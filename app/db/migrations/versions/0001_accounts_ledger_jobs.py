@@ -1,4 +1,4 @@
-"""Accounts, the ledger, jobs."""
+"""Add accounts, the credit ledger and jobs."""
 
 import sqlalchemy as sa
 from alembic import op

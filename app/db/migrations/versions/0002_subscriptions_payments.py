@@ -1,4 +1,4 @@
-"""Subscriptions and their daily quotas, payments; a job says what it was paid of."""
+"""Add subscriptions with their daily quotas, and payments; a job records whether a quota or credits paid for it."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -84,7 +84,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_id", "day", name=op.f("pk_background_remover_subscription_usage")),
     )
 
-    # Added as it is, not by copying the table, which SQLite does not allow while rows elsewhere point at its own.
+    # Add the column in place: SQLite does not allow copying a table while rows in other tables reference it.
     op.add_column(
         "background_removal_jobs",
         sa.Column(

@@ -1,4 +1,4 @@
-"""Batches, whose photos are jobs that workers do under leases; word of their end; a key may stand for a batch."""
+"""Add batches, whose photos are jobs that workers lease; batch notifications; idempotency keys for batches."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -94,7 +94,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_webhook_deliveries_batch_id"), "webhook_deliveries", ["batch_id"])
     op.create_index(op.f("ix_webhook_deliveries_due_at"), "webhook_deliveries", ["due_at"])
 
-    # Added as they are, not by copying the table, which SQLite does not allow while rows elsewhere point at its own.
+    # Add the columns in place: SQLite does not allow copying a table while rows in other tables reference it.
     on_sqlite = op.get_bind().dialect.name == "sqlite"
     to_batches = [sa.ForeignKey("background_removal_batches.id")] if on_sqlite else []
     for column in (

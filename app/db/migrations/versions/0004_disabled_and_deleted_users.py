@@ -1,4 +1,4 @@
-"""Users can be disabled, and deleted."""
+"""Allow users to be disabled and deleted."""
 
 import sqlalchemy as sa
 from alembic import op
