@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from PIL import ImageColor
 
 from cutout.inference.errors import InvalidOptions
-from cutout.inference.imaging.compositing import Colour
 from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging.types import Colour
 from cutout.inference.tiers import Tier
 
 PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")

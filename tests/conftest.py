@@ -29,6 +29,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from cutout.app.config import settings as app_settings
+from cutout.app.config.base import PREFIX, environment_name
 from cutout.inference.engine import Cutout, Engine, open_engine
 from cutout.inference.errors import WeightsUnavailable
 from cutout.inference.options import Options
@@ -71,8 +72,8 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = map(app_settings.environment_name, app_settings.Settings.model_fields)
-    for name in {*known, *(name for name in os.environ if name.startswith(app_settings.PREFIX))}:
+    known = (environment_name(app_settings.Settings, name) for name in app_settings.Settings.model_fields)
+    for name in {*known, *(name for name in os.environ if name.startswith(PREFIX))}:
         monkeypatch.delenv(name, raising=False)
 
 

@@ -19,12 +19,13 @@ import yaml  # type: ignore[import-untyped]
 from cutout.app.app import create_app
 from cutout.app.cli import cli
 from cutout.app.config import settings
+from cutout.app.config.base import PREFIX
 from cutout.app.core.shutdown import StopTimes
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile.gpu").read_text()
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
-ENVIRONMENT = dict(re.findall(rf"\b({settings.PREFIX}[A-Z_]+)=(\S+)", DOCKERFILE))
+ENVIRONMENT = dict(re.findall(rf"\b({PREFIX}[A-Z_]+)=(\S+)", DOCKERFILE))
 
 
 @pytest.fixture

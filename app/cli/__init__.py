@@ -8,7 +8,7 @@ import typer
 from cutout import __version__
 from cutout.app.cli import accounts, doctor, models, remove, serve, verify, worker
 from cutout.app.cli.console import escape, say
-from cutout.app.config.settings import SettingsError
+from cutout.app.config.base import SettingsError
 from cutout.app.core.errors import OperatorError
 from cutout.app.core.printable import PrintableFormatter
 from cutout.inference.errors import CutoutError

@@ -21,7 +21,9 @@ from urllib.parse import quote
 
 import structlog
 
-from cutout.app.config.settings import REDIS_URL, Settings, environment_name
+from cutout.app.config.base import environment_name
+from cutout.app.config.queue import REDIS_URL
+from cutout.app.config.settings import Settings
 from cutout.app.core.atomic_write import make_private_folder
 from cutout.app.core.errors import OperatorError
 
@@ -109,7 +111,7 @@ class EmbeddedProcesses:
     def _own_settings(self) -> dict[str, str]:
         """Return settings that a worker cannot get from the environment: command-line options and the queue's URL."""
         said = {name: getattr(self._settings, name) for name in ("host", "port", "device")}
-        own = {environment_name(name): str(value) for name, value in said.items()}
+        own = {environment_name(Settings, name): str(value) for name, value in said.items()}
         return own | ({} if self.queue_url is None else {REDIS_URL: self.queue_url})
 
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cutout.app.config.settings import is_loopback
+from cutout.app.config.base import is_loopback
 from cutout.app.core.errors import ForbiddenError, ServiceError
 from cutout.app.core.shutdown import Shutdown
 from cutout.app.http.problem_details import (

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from cutout.app.config.settings import Settings, is_loopback
+from cutout.app.config.base import is_loopback
+from cutout.app.config.settings import Settings
 from cutout.app.core.errors import UnauthenticatedError
 from cutout.app.http.dependencies import MetricsDep, SettingsDep
 from cutout.app.http.openapi import error_responses

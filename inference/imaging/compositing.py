@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-# Red, green and blue, 0…255 each.
-Colour = tuple[int, int, int]
+from cutout.inference.imaging.types import Colour
+
 # Pictures are blended in strips of this many pixels, so that the float copies need little memory, whatever the shape.
 STRIP_PIXELS = 1 << 19
 

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from cutout.app.cli.serve import serve
-from cutout.app.config.settings import SettingsError
+from cutout.app.config.base import SettingsError
 from cutout.app.jobs.model_status import Served
 from cutout.app.jobs.queue import Queue, WorkerInfo
 from cutout.inference.errors import DeviceLost

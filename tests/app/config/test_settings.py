@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cutout.app.config import settings
-from cutout.app.config.settings import SettingsError
+from cutout.app.config.base import SettingsError
 from cutout.inference.tiers import Tier
 
 

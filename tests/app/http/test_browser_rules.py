@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from cutout.app.app import create_app
 from cutout.app.config import settings as app_settings
-from cutout.app.config.settings import SettingsError
+from cutout.app.config.base import SettingsError
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
 from cutout.app.http import security_headers

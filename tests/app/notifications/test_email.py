@@ -21,8 +21,8 @@ from aiosmtpd.smtp import Session as Caller
 from cutout.app import maintenance
 from cutout.app.bootstrap import mailer_from
 from cutout.app.config import settings
+from cutout.app.config.base import SettingsError
 from cutout.app.config.mail import MailServer, read_sender, read_server
-from cutout.app.config.settings import SettingsError
 from cutout.app.core import log_config
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Channel, Delivery

@@ -19,6 +19,7 @@ from cutout.app.auth import accounts
 from cutout.app.auth.tokens import Claims
 from cutout.app.billing import ledger
 from cutout.app.config import settings as app_settings
+from cutout.app.config.base import SettingsError
 from cutout.app.config.settings import Settings
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
@@ -213,7 +214,7 @@ def test_with_its_own_token_they_are_read_from_elsewhere(shop: ApiClient) -> Non
 
 def test_a_short_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUTOUT_METRICS_TOKEN", "x" * 31)
-    with pytest.raises(app_settings.SettingsError, match=r"CUTOUT_METRICS_TOKEN: .*fewer than 32 bytes"):
+    with pytest.raises(SettingsError, match=r"CUTOUT_METRICS_TOKEN: .*fewer than 32 bytes"):
         app_settings.load()
 
 

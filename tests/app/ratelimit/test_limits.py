@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from cutout.app.app import create_app, limits_of
 from cutout.app.auth import accounts
 from cutout.app.config import settings as app_settings
-from cutout.app.config.settings import SettingsError
+from cutout.app.config.base import SettingsError
 from cutout.app.core.bounded_executor import BoundedExecutor
 from cutout.app.db.session import Database
 from cutout.app.db.tables import User

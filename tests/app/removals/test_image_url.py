@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from cutout.app.config import settings as app_settings
-from cutout.app.config.settings import SettingsError
+from cutout.app.config.base import SettingsError
 from cutout.app.db.session import Database
 from tests.app.api_client import ANNA, API, ApiClient, opened_shop
 from tests.app.http.test_api import problem

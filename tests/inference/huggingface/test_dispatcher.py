@@ -22,7 +22,7 @@ from PIL import Image
 
 from cutout.app.bootstrap import device_of, engine_from, pull_missing
 from cutout.app.cli.doctor import doctor
-from cutout.app.config.settings import SettingsError
+from cutout.app.config.base import SettingsError
 from cutout.app.config.settings import load as load_settings
 from cutout.app.core import log_config
 from cutout.inference.engine import Engine

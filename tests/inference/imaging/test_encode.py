@@ -14,9 +14,9 @@ from PIL import Image, ImageCms
 
 from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging import compositing, png
-from cutout.inference.imaging.compositing import Colour
 from cutout.inference.imaging.encode import Format, encode
 from cutout.inference.imaging.png import encode_png
+from cutout.inference.imaging.types import Colour
 from tests.fakes import open_picture
 
 Pixels = npt.NDArray[np.uint8]

@@ -1,0 +1,87 @@
+"""The engine: its device, its models, and its limits."""
+
+import os
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from cutout.app.config.base import CommaSeparated, SettingsGroup
+from cutout.inference.limits import Limits, SizeLimits
+from cutout.inference.weights.store import ModelsFolder
+
+
+class EngineSettings(SettingsGroup):
+    """The engine: its device, its models, and its limits."""
+
+    title: ClassVar[str] = "Engine"
+
+    device: Literal["auto", "cuda", "cpu", "huggingface"] = Field(
+        "auto",
+        description="where networks run: `cuda`, `cpu`, or `huggingface`, to which photos are sent then; `auto`: "
+        "a CUDA GPU if there is one, else Hugging Face if `CUTOUT_HF_INFERENCE_TOKEN` is set, else "
+        "the CPU",
+    )
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="the precision of the networks; `auto`: float16 on a GPU, float32 on a CPU"
+    )
+    batch_size: int | None = Field(
+        None, ge=1, le=64, description="photos in one run of a network; default: 8 on a GPU, 1 on a CPU"
+    )
+    batch_wait_ms: float = Field(
+        2, ge=0, le=1000, description="how long an idle device waits for more photos to join a batch"
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="photos in work at once; default: one more than there are cores, and on a GPU two batches "
+        "more",
+    )
+    megapixels_in_work: float = Field(
+        200,
+        gt=0,
+        description="the limit for all photos in work together; each megapixel takes up to 35 MB of memory",
+    )
+    max_waiting: int = Field(
+        64, ge=1, description="photos that may wait for the engine before 503 `OVERLOADED`"
+    )
+    deadline_seconds: float = Field(
+        300,
+        gt=0,
+        description="the longest time that a photo may take, waiting included, before 504 `DEADLINE_EXCEEDED`",
+    )
+    max_megapixels: float = Field(50, gt=0, description="the largest picture, in megapixels")
+    max_side: int = Field(32_768, ge=1, description="the longest side of a picture, in pixels")
+    max_ratio: float = Field(
+        100,
+        ge=1,
+        description="the largest ratio of a picture's longer side to its shorter one; a network sees nothing in a"
+        " thinner picture",
+    )
+    models_dir: Path = Field(
+        default_factory=lambda: (
+            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cutout/models"
+        ),
+        description="the folder of the weights; default: the user's cache folder, `~/.cache/cutout/models`",
+    )
+    models_from: Path | None = Field(None, description="a folder to look for weights in before any download")
+    accept_licences: CommaSeparated[str] = Field(
+        (), description="checkpoints, comma-separated, whose licence you accept, such as `rmbg-1.4`"
+    )
+    strict_models: bool = Field(False, description="refuse to start if a substitute serves a tier")
+
+    @property
+    def models_folder(self) -> ModelsFolder:
+        return ModelsFolder(self.models_dir.expanduser(), self.accept_licences)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            threads=self.threads,
+            waiting=self.max_waiting,
+            seconds=self.deadline_seconds,
+            sizes=SizeLimits(int(self.max_megapixels * 1_000_000), self.max_side, self.max_ratio),
+            pixels_in_work=int(self.megapixels_in_work * 1_000_000),
+            batch=self.batch_size,
+            batch_wait=self.batch_wait_ms / 1000,
+        )

@@ -1,0 +1,85 @@
+"""Where the service listens, what it logs, and the bodies that it reads."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, IPvAnyNetwork, field_validator
+
+from cutout.app.config import url_checks
+from cutout.app.config.base import CommaSeparated, Secret, SettingsGroup
+
+
+class ServerSettings(SettingsGroup):
+    """Where the service listens, what it logs, and the bodies that it reads."""
+
+    title: ClassVar[str] = "Server"
+
+    host: str = Field("127.0.0.1", description="the address to listen on")
+    port: int = Field(8000, ge=1, le=65535, description="the port to listen on")
+    public_url: str | None = Field(
+        None,
+        description="`https://…` where users reach this service, for links in mail and webhooks; default: links "
+        "without a host",
+    )
+    cors_origins: CommaSeparated[str] = Field(
+        (),
+        description="origins, comma-separated, such as `https://shop.example`, whose web pages may call the API; "
+        "default: none. With `CUTOUT_AUTH=off` none may",
+    )
+    trusted_proxies: CommaSeparated[IPvAnyNetwork] = Field(
+        (),
+        description="addresses or networks, comma-separated, such as `10.0.0.0/8`, of proxies whose "
+        "`X-Forwarded-For` and `X-Forwarded-Proto` are believed; default: none",
+    )
+    max_upload_mb: int = Field(30, ge=1, description="the largest upload, in MB")
+    max_batch_mb: int = Field(2000, ge=1, description="the largest batch, all its photos together, in MB")
+    upload_seconds: float = Field(
+        120, gt=0, description="the longest time that sending an upload may take, before 408 `BODY_TOO_SLOW`"
+    )
+    uploads_at_once_mb: int = Field(
+        1000,
+        ge=1,
+        description="the limit for all uploads being received or worked on, before 503 `OVERLOADED`; one upload "
+        "always fits",
+    )
+    fetch_seconds: float = Field(
+        20, gt=0, description="the longest time that fetching a photo from its `imageUrl` may take"
+    )
+    fetch_allow_networks: CommaSeparated[IPvAnyNetwork] = Field(
+        (),
+        description="private networks, comma-separated, such as `10.1.2.0/24`, that an `imageUrl` or a "
+        "`webhookUrl` may lead to",
+    )
+    metrics_token: Secret | None = Field(
+        None,
+        description="a bearer token of 32 bytes or more with which `/metrics` may be read from other hosts",
+    )
+    log_format: Literal["console", "json"] = Field("console", description="the format of log lines")
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        url = url_checks.read_web_address(value, what_instead="it is shown to users")
+        if url.query is not None or url.fragment is not None:
+            raise ValueError("write https://host, and a path where there is one, and no more")
+        return value.rstrip("/")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            url_checks.check_origin(origin)
+        return value
+
+    @property
+    def max_upload_bytes(self) -> int:
+        return self.max_upload_mb * 1_000_000
+
+    @property
+    def max_batch_bytes(self) -> int:
+        return self.max_batch_mb * 1_000_000
+
+    @property
+    def uploads_at_once_bytes(self) -> int:
+        return self.uploads_at_once_mb * 1_000_000

@@ -1,0 +1,74 @@
+"""Where results are kept, and for how long."""
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from cutout.app.config import url_checks
+from cutout.app.config.base import SettingsGroup, environment_name
+
+
+class StorageSettings(SettingsGroup):
+    """Where results are kept, and for how long."""
+
+    title: ClassVar[str] = "Storage of results"
+
+    data_dir: Path = Field(
+        Path("var"), description="the folder of results, and of the database and the queue where none is set"
+    )
+    result_days: int = Field(7, ge=1, description="days that results are kept")
+    storage_check_seconds: float = Field(
+        30,
+        gt=0,
+        description="how often a small file is written, read and deleted in the storage of results; `/api/health`"
+        " is 503 while that fails",
+    )
+    s3_bucket: str | None = Field(
+        None,
+        validation_alias="S3_BUCKET",
+        description="the S3 bucket for results; default: files in `CUTOUT_DATA_DIR`",
+    )
+    s3_prefix: str = Field(
+        "",
+        validation_alias="S3_PREFIX",
+        description="the prefix of all names in the bucket, such as `cutout/`",
+    )
+    s3_endpoint: str | None = Field(
+        None,
+        validation_alias="S3_ENDPOINT",
+        description="`https://…` of a server that speaks S3; default: Amazon's",
+    )
+    s3_region: str | None = Field(
+        None,
+        validation_alias="S3_REGION",
+        description="the region of the bucket; default: `AWS_REGION`, or us-east-1",
+    )
+    s3_access_key_id: str | None = Field(
+        None,
+        validation_alias="S3_ACCESS_KEY_ID",
+        description="default: the credentials of the host, as AWS tools find them",
+    )
+    s3_secret_access_key: SecretStr | None = Field(
+        None, validation_alias="S3_SECRET_ACCESS_KEY", description="goes with `S3_ACCESS_KEY_ID`"
+    )
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _check_s3_endpoint(cls, value: str | None) -> str | None:
+        if value is not None:
+            url_checks.read_web_address(value, what_instead="set S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY")
+        return value
+
+    @model_validator(mode="after")
+    def _check_s3(self) -> Self:
+        if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
+            raise ValueError("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY go together; set both or neither")
+        alone = [
+            environment_name(StorageSettings, name)
+            for name in sorted(self.model_fields_set)
+            if name.startswith("s3_")
+        ]
+        if alone and self.s3_bucket is None:
+            raise ValueError(f"{alone[0]} is set and S3_BUCKET is not, so results would stay on this host")
+        return self
