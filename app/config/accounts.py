@@ -52,7 +52,10 @@ class AccountSettings(SettingsGroup):
         120, ge=0, description="all other calls of one user before 429 `RATE_LIMITED`"
     )
     login_per_minute: int = Field(
-        20, ge=0, description="login attempts from one client address before 429 `RATE_LIMITED`"
+        20,
+        ge=0,
+        description="login attempts from one client address (of IPv6: from one /64 network) before 429 "
+        "`RATE_LIMITED`",
     )
     all_logins_per_minute: int = Field(
         300, ge=0, description="login attempts from all addresses together before 429 `RATE_LIMITED`"

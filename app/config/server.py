@@ -22,13 +22,15 @@ class ServerSettings(SettingsGroup):
     )
     cors_origins: CommaSeparated[str] = Field(
         (),
-        description="origins, comma-separated, such as `https://shop.example`, whose web pages may call the API; "
-        "default: none. With `CUTOUT_AUTH=off` none may",
+        description="origins, comma-separated, such as `https://shop.example`, whose [web "
+        "pages](api.md#in-a-browser) may call the API; default: none. With `CUTOUT_AUTH=off` none "
+        "may",
     )
     trusted_proxies: CommaSeparated[IPvAnyNetwork] = Field(
         (),
         description="addresses or networks, comma-separated, such as `10.0.0.0/8`, of proxies whose "
-        "`X-Forwarded-For` and `X-Forwarded-Proto` are believed; default: none",
+        "`X-Forwarded-For` and `X-Forwarded-Proto` are believed; default: none, and all callers "
+        "behind a proxy count as one",
     )
     max_upload_mb: int = Field(30, ge=1, description="the largest upload, in MB")
     max_batch_mb: int = Field(2000, ge=1, description="the largest batch, all its photos together, in MB")
@@ -47,13 +49,16 @@ class ServerSettings(SettingsGroup):
     fetch_allow_networks: CommaSeparated[IPvAnyNetwork] = Field(
         (),
         description="private networks, comma-separated, such as `10.1.2.0/24`, that an `imageUrl` or a "
-        "`webhookUrl` may lead to",
+        "`webhookUrl` may lead to. Any user can then call any port there, and learn which ones "
+        "answer",
     )
     metrics_token: Secret | None = Field(
         None,
         description="a bearer token of 32 bytes or more with which `/metrics` may be read from other hosts",
     )
-    log_format: Literal["console", "json"] = Field("console", description="the format of log lines")
+    log_format: Literal["console", "json"] = Field(
+        "console", description="the format of log lines: `console` or `json`"
+    )
 
     @field_validator("public_url")
     @classmethod

@@ -15,7 +15,9 @@ class StorageSettings(SettingsGroup):
     title: ClassVar[str] = "Storage of results"
 
     data_dir: Path = Field(
-        Path("var"), description="the folder of results, and of the database and the queue where none is set"
+        Path("var"),
+        description="the folder of results, and of the database and the queue where none is set; only the "
+        "service's user can read it",
     )
     result_days: int = Field(7, ge=1, description="days that results are kept")
     storage_check_seconds: float = Field(

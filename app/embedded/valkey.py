@@ -120,7 +120,7 @@ def _send(address: Path, command: bytes) -> bool:
         try:
             connection.connect(str(address))
             connection.sendall(command)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):  # its backlog is full
             return True
         except OSError:
             return False

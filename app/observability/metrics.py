@@ -14,26 +14,31 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._build = Info("cutout_build", "What runs", registry=self.registry)
+        self._build = Info(
+            "cutout_build", "The version and the schema revision that run", registry=self.registry
+        )
         self._requests = Counter(
-            "cutout_http_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
+            "cutout_http_requests",
+            "Requests, by the template of their route; `other` is a path without one",
+            ["method", "route", "status"],
+            registry=self.registry,
         )
         self._request_seconds = Histogram(
             "cutout_http_request_duration_seconds",
-            "From a request's first byte to its answer's last",
+            "Seconds from the first byte of a request to the last byte of its response",
             ["method", "route"],
             buckets=HTTP_SECONDS,
             registry=self.registry,
         )
         self._removals = Counter(
             "cutout_removals",
-            "Removals by how they ended: completed, cancelled by who hung up, or an error's code",
+            "Removals, by outcome: `completed`, `cancelled` (the client hung up), or the code of an error",
             ["tier", "outcome", "backend"],
             registry=self.registry,
         )
         self._removal_seconds = Histogram(
             "cutout_removal_duration_seconds",
-            "Of completed removals, waiting included",
+            "Seconds that completed removals took, waiting included",
             ["tier"],
             buckets=REMOVAL_SECONDS,
             registry=self.registry,
@@ -42,7 +47,7 @@ class Metrics:
 
         self._notifications = Counter(
             "cutout_notifications",
-            "Attempts to tell a batch's end: delivered, failed and to be tried again, or given_up",
+            "Attempts to send a notification: `delivered`, `failed` (another attempt follows), or `given_up`",
             ["channel", "outcome"],
             registry=self.registry,
         )

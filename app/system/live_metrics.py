@@ -24,14 +24,14 @@ class LiveMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         engine = self._engine()
         ready = engine is not None and engine.lost is None
-        yield GaugeMetricFamily("cutout_engine_ready", "1 where pictures can be made", float(ready))
+        yield GaugeMetricFamily("cutout_engine_ready", "1 if pictures can be made", float(ready))
         if engine is not None:
             yield GaugeMetricFamily("cutout_photos_waiting", "Photos waiting for their turn", engine.waiting)
-            yield GaugeMetricFamily("cutout_photos_in_work", "Photos being worked on", engine.in_work)
-            busy = "Seconds that the device was at work on networks"
+            yield GaugeMetricFamily("cutout_photos_in_work", "Photos in work", engine.in_work)
+            busy = "Seconds that the device ran networks; the rate is its utilisation"
             yield CounterMetricFamily("cutout_device_busy_seconds", busy, engine.network_seconds)
         limited = CounterMetricFamily(
-            "cutout_rate_limited", "Calls refused as too many, by kind", labels=["kind"]
+            "cutout_rate_limited", "Calls refused with 429, by kind", labels=["kind"]
         )
         for kind in Kind:
             limited.add_metric([kind.value], self._refused.get(kind, 0))
@@ -43,12 +43,20 @@ class LiveMetrics(Collector):
 def _queue_metrics(queue_stats: QueueStats) -> Iterator[Metric]:
     """Tell what waits for workers; a figure that cannot be had is left out."""
     workers = queue_stats.workers()
-    yield GaugeMetricFamily("cutout_queue_answers", "1 where the queue answers", float(workers is not None))
+    yield GaugeMetricFamily(
+        "cutout_queue_answers",
+        "1 if the queue answers; only where there is a queue",
+        float(workers is not None),
+    )
     if workers is not None:
-        yield GaugeMetricFamily("cutout_workers_alive", "Workers that said so lately", len(workers))
+        yield GaugeMetricFamily("cutout_workers_alive", "Workers of all hosts that are alive", len(workers))
     try:
         waiting = queue_stats.waiting()
     except OperationalError:
         return
-    yield GaugeMetricFamily("cutout_batch_photos_waiting", "Photos of batches that wait", waiting.photos)
-    yield GaugeMetricFamily("cutout_batches_unfinished", "Batches that have not ended", waiting.batches)
+    yield GaugeMetricFamily(
+        "cutout_batch_photos_waiting", "Photos of batches that wait, of all hosts", waiting.photos
+    )
+    yield GaugeMetricFamily(
+        "cutout_batches_unfinished", "Batches that have not ended, of all hosts", waiting.batches
+    )

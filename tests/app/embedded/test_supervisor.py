@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -248,8 +248,15 @@ def test_a_valkey_that_is_busy_is_there(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(address))
         assert not valkey.listens(address)
-        listening.listen(1)
+        listening.listen(0)
         assert valkey.listens(address)
+        with ExitStack() as waiting:  # It accepts none of them, so its backlog is full.
+            for _ in range(3):
+                client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                with suppress(BlockingIOError):
+                    client.connect(str(address))
+            assert valkey.listens(address)
     assert not valkey.listens(address)
 
 

@@ -1,0 +1,103 @@
+"""`python -m tools.reference`: write the pages of the documentation that follow from the code.
+
+A test compares the pages with the code, so they never go out of date unnoticed.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from prometheus_client.core import Metric
+from pydantic.fields import FieldInfo
+
+from cutout.app.config.base import SettingsGroup, environment_name
+from cutout.app.config.settings import GROUPS
+from cutout.app.jobs.queue_stats import Waiting
+from cutout.app.observability.metrics import Metrics
+from cutout.app.system.live_metrics import LiveMetrics
+from cutout.inference.tiers import Tier
+
+DOCS = Path(__file__).parents[1] / "docs"
+WRITTEN = "<!-- Written by `make docs` from the code. -->"
+SETTINGS_INTRO = """
+All settings come from the environment and are read once at the start. A setting that is unknown, malformed or unsafe stops
+the start with a line that says why.
+"""
+METRICS_INTRO = """
+The metrics of `/metrics`, in the text format of Prometheus. They are about one process since its start, except where they
+say that they are about all hosts. `process_…` are the memory, the processor time and the open files of the process.
+"""
+
+
+def main() -> None:
+    """Write all pages."""
+    for path, text in pages().items():
+        path.write_text(text)
+
+
+def pages() -> dict[Path, str]:
+    """Return the text of each generated page."""
+    return {DOCS / "settings.md": settings_page(), DOCS / "metrics.md": metrics_page()}
+
+
+def settings_page() -> str:
+    """Return the page of all settings, group by group."""
+    lines = ["# Settings", "", WRITTEN, SETTINGS_INTRO.rstrip()]
+    for group in GROUPS:
+        lines += ["", f"## {group.title}", "", "| name | default | |", "|---|---|---|"]
+        lines += [_setting(group, name) for name in group.__annotations__ if name in group.model_fields]
+    return "\n".join(lines) + "\n"
+
+
+def metrics_page() -> str:
+    """Return the page of all metrics."""
+    lines = [
+        "# Metrics",
+        "",
+        WRITTEN,
+        METRICS_INTRO.rstrip(),
+        "",
+        "| metric | type | labels | |",
+        "|---|---|---|---|",
+    ]
+    lines += [_metric(metric) for metric in _metrics() if metric.name.startswith("cutout_")]
+    return "\n".join(lines) + "\n"
+
+
+def _setting(group: type[SettingsGroup], name: str) -> str:
+    field = group.model_fields[name]
+    default = _default(field)
+    shown = f"`{default}`" if default else ""
+    return f"| `{environment_name(group, name)}` | {shown} | {field.description} |"
+
+
+def _default(field: FieldInfo) -> str:
+    """Return a default as it is written in the environment; nothing where there is none."""
+    if field.default_factory is not None or field.default in (None, ()):
+        return ""
+    return str(int(field.default)) if isinstance(field.default, bool) else str(field.default)
+
+
+def _metric(metric: Metric) -> str:
+    name = {"counter": f"{metric.name}_total", "info": f"{metric.name}_info"}.get(metric.type, metric.name)
+    labels = dict.fromkeys(label for sample in metric.samples for label in sample.labels if label != "le")
+    shown = ", ".join(f"`{label}`" for label in labels)
+    return f"| `{name}` | {metric.type} | {shown} | {metric.documentation} |"
+
+
+def _metrics() -> Iterable[Metric]:
+    """Return each metric once, with a sample of each label."""
+    metrics = Metrics()
+    metrics.about("", "")
+    metrics.answered("GET", "/", 200, 0.0)
+    metrics.completed(Tier.BASIC, "", 0.0, 0)
+    metrics.notified("webhook", "delivered")
+    engine: Any = SimpleNamespace(lost=None, waiting=0, in_work=0, network_seconds=0.0)
+    queue: Any = SimpleNamespace(is_kept=True, workers=list, waiting=lambda: Waiting(0, 0))
+    metrics.registry.register(LiveMetrics(lambda: engine, {}, queue))
+    return metrics.registry.collect()
+
+
+if __name__ == "__main__":
+    main()
