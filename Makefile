@@ -58,7 +58,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The page is tested in a real browser. Installs Debian's Chromium if there is none and we are root.
+# The page is tested in a real browser. As root, Debian's Chromium is installed if there is none.
 browser:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q && apt-get install -y -q --no-install-recommends chromium; } || \
