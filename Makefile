@@ -24,7 +24,7 @@ PORT ?= 8000
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
-install: $(VENV)/.installed-$(BACKEND) ## put Cutout and what it needs into .venv
+install: $(VENV)/.installed-$(BACKEND) ## install Cutout and its dependencies into .venv
 
 # The pip bundled with Python may be years old; a current one resolves in less than half the time. --no-compile saves a
 # minute: modules are compiled when they are first imported.
@@ -41,11 +41,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt -e '.[$(BACKEND)$(NPM),dev]'
 	touch $@ $(VENV)/.installed-$(BACKEND)
 
-serve: install ## run the service on http://127.0.0.1:8000, everyone on this machine is its admin
+serve: install ## run the service on http://127.0.0.1:8000 without authentication: every local user is its admin
 	CUTOUT_AUTH=off $(BIN)/cutout serve --host $(HOST) --port $(PORT)
 
 # mypy keeps one core busy for a minute, so the tests run in parallel with it.
-test: $(VENV)/.installed-dev browser ## everything CI runs: linters, types, floors, tests
+test: $(VENV)/.installed-dev browser ## run everything that CI runs: linters, type checks, import contracts, tests
 	$(BIN)/cutout models pull isnet-general
 	$(MAKE) --no-print-directory --jobs=2 lint pytest
 
@@ -64,11 +64,11 @@ browser:
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q && apt-get install -y -q --no-install-recommends chromium; } || \
 	echo 'No Chromium here and no right to install one: the browser tests will be skipped.'
 
-bench: $(VENV)/.installed-dev ## measure; tables come out on the terminal and in benchmarks/results
+bench: $(VENV)/.installed-dev ## run the benchmarks; prints tables and writes them to benchmarks/results
 	$(BIN)/python -m benchmarks
 
 # --no-deps: pysodmetrics pins an older numpy than it needs, and requires a second OpenCV package.
-quality: $(VENV)/.installed-dev ## measure how good the cut-outs are; takes half an hour
+quality: $(VENV)/.installed-dev ## measure the quality of the cut-outs; takes half an hour
 	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt -e '.[quality]'
 	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt --no-deps pysodmetrics
 	$(BIN)/python -m benchmarks quality
