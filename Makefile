@@ -8,8 +8,9 @@ BACKEND ?= $(if $(shell sh -c 'command -v nvidia-smi'),gpu,cpu)
 comma := ,
 NPM := $(if $(shell sh -c 'command -v npm'),,$(comma)npm)
 
-# Parallel test processes, each with its own servers; with an external database or queue, which all would share, there is
-# only one. Each process runs its networks on one core, since networks that use all cores would slow each other down.
+# Parallel test processes, each with its own servers; with an external database or queue, which all would share, there
+# is only one. Each process runs its networks on one core, since networks that use all cores would slow each other
+# down.
 WORKERS ?= $(if $(DATABASE_URL)$(REDIS_URL),0,3)
 
 # If this is set, every test process compiles torch, SQLAlchemy and the other packages again, which doubles its start-up

@@ -53,9 +53,10 @@ async def running_maintenance(
 ) -> AsyncIterator[None]:
     """Run the periodic tasks within the block.
 
-    They settle lost jobs, except those running in this process (`leases`); release photos whose worker has not renewed
-    its `lease`; fail photos that no worker has claimed by their `deadline`; delete results and idempotency keys older than
-    `kept`, unneeded uploads, and late rows of deleted users; and deliver the notifications of the outbox.
+    They settle lost jobs, except those running in this process (`leases`); release photos whose worker has not
+    renewed its `lease`; fail photos that no worker has claimed by their `deadline`; delete results and idempotency
+    keys older than `kept`, unneeded uploads, and late rows of deleted users; and deliver the notifications of the
+    outbox.
     """
     lost_jobs = AfterOutages(partial(removals.fail_lost_jobs, database, leases=leases), database)
     lost_workers = AfterOutages(partial(recover_lost_work, database, queue), database)
@@ -114,8 +115,8 @@ def _answers(session: Session) -> None:
 
 
 def recover_lost_work(database: Database, queue: Queue) -> int:
-    """Release the photos of lost workers, and send wake-up signals for all waiting work, because signals or the contents
-    of the queue may have been lost. Return the number of photos released.
+    """Release the photos of lost workers, and send wake-up signals for all waiting work, because signals or the
+    contents of the queue may have been lost. Return the number of photos released.
     """
     at = now()
     with database.begin() as session:

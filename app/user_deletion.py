@@ -47,11 +47,13 @@ class Deleted:
 def delete_user(
     database: Database, storage: Storage, user_id: uuid.UUID, at: datetime | None = None
 ) -> Deleted:
-    """Delete a user with their photos, results, ZIPs, jobs, batches, keys and subscriptions. Safe to repeat after a failure.
+    """Delete a user and all their data. Safe to repeat after a failure.
 
-    First the account is disabled and running work is ended without charge; then files are deleted, then rows. The ledger
-    and confirmed payments stay: they reference a user row without name, e-mail or password, which cannot be used again.
-    Rows that concurrent requests still write are deleted by `delete_late_rows`.
+    The data are photos, results, ZIPs, jobs, batches, keys and subscriptions.
+
+    First the account is disabled and running work is ended without charge; then files are deleted, then rows. The
+    ledger and confirmed payments stay: they reference a user row without name, e-mail or password, which cannot be
+    used again. Rows that concurrent requests still write are deleted by `delete_late_rows`.
 
     Raises:
         LookupError: there is no such user.

@@ -63,7 +63,7 @@ KNOWN = {field.alias for field in BatchForm.model_fields.values()}
 
 
 class Fields:
-    """The fields received so far. Each is validated on arrival, so that an error is reported before the rest is sent."""
+    """The fields received so far. Each is validated on arrival, so an error is reported before the rest is sent."""
 
     def __init__(self, office: Outbox, own_email: str | None) -> None:
         self.form = BatchForm()
@@ -126,7 +126,8 @@ class Funds:
     async def require(self, tier: Tier | None, images: int) -> None:
         """Return if the balance covers a batch of at least `images` photos.
 
-        The volume discount can make a larger batch cheaper than a smaller one, so the check is against the lowest price.
+        The volume discount can make a larger batch cheaper than a smaller one, so the check is against the lowest
+        price.
 
         Raises:
             InsufficientCredits: the balance is too low.
@@ -152,8 +153,8 @@ async def read_batch(
 ) -> BatchForm:
     """Read the request body to its end and store its photos.
 
-    `largest_bytes` is the maximum size of one photo, `own_email` the user's e-mail address. Reading stops as soon as the
-    user cannot pay for the photos received; without `funds` the balance is not checked.
+    `largest_bytes` is the maximum size of one photo, `own_email` the user's e-mail address. Reading stops as soon as
+    the user cannot pay for the photos received; without `funds` the balance is not checked.
 
     Raises:
         InvalidInputError: the body is not a valid form.

@@ -161,9 +161,9 @@ async def get_batch_events(
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream the progress of a batch as server-sent events.
 
-    A `progress` event is sent immediately and at each change, and an `end` event when the batch has finished. Both carry
-    the same JSON. The stream closes after `end`, or when the service shuts down. A client that reconnects receives the
-    current state first.
+    A `progress` event is sent immediately and at each change, and an `end` event when the batch has finished. Both
+    carry the same JSON. The stream closes after `end`, or when the service shuts down. A client that reconnects
+    receives the current state first.
     """
     async for moment in watching.watch(database, batch.id, stopping):
         told = ProgressInfo.told(moment.status, moment.progress, moment.started_at, now())
@@ -198,8 +198,8 @@ async def download_batch(
 ) -> Response:
     """Download the results of a batch as a ZIP archive.
 
-    Accessible to the owner of the batch, or to anyone with its signed URL (`zipUrl`). To resume an interrupted download,
-    send a `Range` header with the first byte that is missing.
+    Accessible to the owner of the batch, or to anyone with its signed URL (`zipUrl`). To resume an interrupted
+    download, send a `Range` header with the first byte that is missing.
     """
     if request.method == "HEAD":
         wanted = None  # RFC 9110 defines Range for GET only

@@ -18,9 +18,9 @@ from cutout.inference.tiers import Tier
 class BatchAccepted(Schema):
     """An accepted batch.
 
-    `estimatedSeconds` is based on recent batches of the same tier, and null if there are none yet. `webhookSecret` is the
-    key that webhooks to your `webhookUrl` are signed with; it is the same for all your batches, and null if the request
-    has no `webhookUrl`.
+    `estimatedSeconds` is based on recent batches of the same tier, and null if there are none yet. `webhookSecret` is
+    the key that webhooks to your `webhookUrl` are signed with; it is the same for all your batches, and null if the
+    request has no `webhookUrl`.
     """
 
     batch_id: uuid.UUID
@@ -43,7 +43,7 @@ class Counts(Schema):
 
 
 class ProgressInfo(Schema):
-    """The progress of a batch. `secondsLeft` is estimated from the photos processed so far, and null before the first."""
+    """The progress of a batch. `secondsLeft` is estimated from the photos done so far, and null before the first."""
 
     status: Status
     images: int
@@ -72,9 +72,9 @@ class ProgressInfo(Schema):
 class BatchSummary(ProgressInfo):
     """A batch without its photos.
 
-    `creditsCharged` is the final charge for the photos that succeeded; it is null until it is settled, and until then the
-    full `price` is held. `zipUrl` is a signed URL of the results that works without authentication, as long as the ZIP is
-    kept; it is null if there is no ZIP.
+    `creditsCharged` is the final charge for the photos that succeeded; it is null until it is settled, and until then
+    the full `price` is held. `zipUrl` is a signed URL of the results that works without authentication, as long as
+    the ZIP is kept; it is null if there is no ZIP.
     """
 
     batch_id: uuid.UUID

@@ -100,8 +100,8 @@ def submit(
 ) -> tuple[Batch, bool]:
     """Create a batch whose photos are stored, and hold its price, in one transaction.
 
-    `key` is the idempotency key of the caller. Returns the batch and whether it is new: if `key` was used before with the
-    same photos and the same order, the result is the existing batch and False.
+    `key` is the idempotency key of the caller. Returns the batch and whether it is new: if `key` was used before with
+    the same photos and the same order, the result is the existing batch and False.
 
     Raises:
         WrongBatchSize: there are too few photos or too many.
@@ -232,8 +232,8 @@ def seconds_each(session: Session, tier: str, last: int = 20) -> float | None:
 def cancel(session: Session, batch: Batch, at: datetime) -> bool:
     """Cancel a batch and its unfinished photos, and return their credits at once.
 
-    Returns False if the batch has ended or is cancelled already. A worker that is processing one of the photos finds that
-    its lease is gone. The finished photos are still packed into a ZIP.
+    Returns False if the batch has ended or is cancelled already. A worker that is processing one of the photos finds
+    that its lease is gone. The finished photos are still packed into a ZIP.
     """
     cancelled = update(Batch).where(
         Batch.id == batch.id, Batch.finished_at.is_(None), Batch.status.in_(IN_WORK)
@@ -255,8 +255,8 @@ def end(
 ) -> Batch | None:
     """End a batch whose photos have all ended and whose ZIP, if any photo succeeded, is stored.
 
-    Settles its credits and queues its notifications. Returns None if another worker has claimed or ended the batch in the
-    meantime.
+    Settles its credits and queues its notifications. Returns None if another worker has claimed or ended the batch in
+    the meantime.
     """
     mine = Batch.id == batch_id, Batch.claim == token, Batch.finished_at.is_(None)
     ended = (

@@ -61,7 +61,7 @@ class BatchUpload:
         return await to_the_end(self._submit, database, queue, user_id, order, key, limit)
 
     def discard(self) -> None:
-        """Delete the stored photos. Those that cannot be deleted now are deleted later by the clean-up of old uploads."""
+        """Delete the stored photos. The clean-up of old uploads deletes those that cannot be deleted now."""
         for photo in self.photos:
             try:
                 self._storage.delete(jobs.upload_key(photo.job_id, self.batch_id))

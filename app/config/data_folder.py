@@ -40,9 +40,9 @@ def open_data_folder(settings: Settings) -> None:
 def keep_others_out(folder: Path) -> None:
     """Create the service's data folder, or make one private that an earlier version has created.
 
-    The service's files in it become accessible to this user only. The folder's own mode is left alone if it seems to be
-    shared on purpose: it belongs to another user, has the set-group-ID or sticky bit, or contains other folders or other
-    users' files.
+    The service's files in it become accessible to this user only. The folder's own mode is left alone if it seems to
+    be shared on purpose: it belongs to another user, has the set-group-ID or sticky bit, or contains other folders or
+    other users' files.
 
     Raises:
         OSError: the folder cannot be created or read.

@@ -11,7 +11,8 @@ from urllib.parse import unquote, urlsplit
 import idna
 
 LONGEST_ADDRESS, LONGEST_LOCAL_PART = 254, 64
-# The characters of local parts. "!" and "%" are excluded, because old servers interpret them as routes to other servers.
+# The characters of local parts. "!" and "%" are excluded, because old servers interpret them as routes to other
+# servers.
 ATOM = r"[A-Za-z0-9#$&'*+/=?^_`{|}~-]+"
 LOCAL_PART = re.compile(rf"{ATOM}(?:\.{ATOM})*")
 PORTS = {"smtp": 587, "smtps": 465}

@@ -12,8 +12,8 @@ class CannotNotify(InvalidInputError):
 class NotDelivered(Exception):
     """A delivery attempt failed. The message says why, and contains nothing that the remote server sent.
 
-    `status` is the HTTP status code of a webhook's response. `final` means that a retry is useless. `retry_after` is how
-    long the server asks to wait before the next attempt.
+    `status` is the HTTP status code of a webhook's response. `final` means that a retry is useless. `retry_after` is
+    how long the server asks to wait before the next attempt.
     """
 
     def __init__(

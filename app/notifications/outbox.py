@@ -62,7 +62,7 @@ _mails = ThreadPoolExecutor(MOST_AT_ONCE, "mail")
 
 @dataclass(frozen=True)
 class Outbox:
-    """Everything that deliveries need. `kept` is how long results are kept; `public_url` is the service's URL, if set."""
+    """Everything that deliveries need. `kept` is how long results are kept; `public_url` the service's URL, if set."""
 
     database: Database
     http_client: SafeHttpClient
@@ -90,7 +90,7 @@ class Outbox:
         `own` is the address of the user's account.
 
         Raises:
-            CannotNotify: it is not an e-mail address, not the user's where that is required, or this service sends no mail.
+            CannotNotify: it is not an e-mail address, not the user's where required, or this service sends no mail.
 
         """
         if self.mailer is None:

@@ -20,11 +20,11 @@ async def health(
 ) -> Health:
     """Return the health of the service: 200 if it can process photos and store results, else 503.
 
-    The status is 503 while the models are loading, while the database or the storage fails, and while the circuit breaker
-    for remote networks is open. The response arrives within two seconds, even if a dependency hangs.
+    The status is 503 while the models are loading, while the database or the storage fails, and while the circuit
+    breaker for remote networks is open. The response arrives within two seconds, even if a dependency hangs.
 
-    If the service processes single photos itself, `queue` and `workers` concern batches only and do not affect the status.
-    `problems` lists everything that is wrong, for example that photos are waiting while no worker is alive.
+    If the service processes single photos itself, `queue` and `workers` concern batches only and do not affect the
+    status. `problems` lists everything that is wrong, for example that photos are waiting while no worker is alive.
     """
     found = await readiness.look()
     device, tiers = executor.serving_by(found.workers)

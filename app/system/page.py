@@ -27,7 +27,7 @@ SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 @cache
 def swagger_folder() -> Path:
-    """Return the folder of Swagger UI's files. The wheel's code, which would serve them differently, is not imported."""
+    """Return the folder of Swagger UI's files. The wheel's code, which serves them differently, is not imported."""
     found = find_spec(SWAGGER)
     assert found is not None
     assert found.origin is not None

@@ -1,5 +1,5 @@
-// Batches: price, upload, progress and ZIP. The batch's id is kept in the fragment of the page's URL, so that the batch is
-// shown again after a reload.
+// Batches: price, upload, progress and ZIP. The batch's id is kept in the fragment of the page's URL, so that the
+// batch is shown again after a reload.
 
 import { $, API, Refusal, call, say, sayNothing, several } from "./common.js";
 import { bytesOf } from "./files.js";
