@@ -1,4 +1,4 @@
-"""Deletion of a user and all their data. Accounting records stay, without personal data."""
+"""Deletion of a user and their data. Accounting records stay, without personal data."""
 
 import uuid
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Deleted:
 def delete_user(
     database: Database, storage: Storage, user_id: uuid.UUID, at: datetime | None = None
 ) -> Deleted:
-    """Delete a user and all their data. Safe to repeat after a failure.
+    """Delete a user and their data. Safe to repeat after a failure.
 
     The data are photos, results, ZIPs, jobs, batches, keys and subscriptions.
 
