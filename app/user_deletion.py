@@ -1,4 +1,4 @@
-"""Deleting a user: all that is theirs goes, and of what the books need only what names nobody stays."""
+"""Deletion of a user and their data. Accounting records stay, without personal data."""
 
 import uuid
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ from cutout.app.storage.base import Storage
 from cutout.inference.imaging.encode import Format
 
 DELETED = "deleted:"
-# What a removal says whose user is deleted meanwhile.
+# Error detail of a removal whose user is deleted while it runs.
 GONE = "The account was deleted. Nothing was charged."
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """How much was deleted."""
+    """The number of deleted jobs, batches and files."""
 
     jobs: int
     batches: int
@@ -47,16 +47,18 @@ class Deleted:
 def delete_user(
     database: Database, storage: Storage, user_id: uuid.UUID, at: datetime | None = None
 ) -> Deleted:
-    """Delete a user, their photos, pictures, ZIPs, jobs, batches, keys and plans. May be repeated where it broke off.
+    """Delete a user and their data. Safe to repeat after a failure.
 
-    The account is closed first and what is in work is ended, unpaid; then files are deleted, then rows. The ledger and
-    confirmed payments stay: they point at a row without name, address or password, which nobody can be again. What a
-    call writes that is under way, `delete_late_rows` deletes.
+    The data are photos, results, ZIPs, jobs, batches, keys and subscriptions.
+
+    First the account is disabled and running work is ended without charge; then files are deleted, then rows. The
+    ledger and confirmed payments stay: they reference a user row without name, e-mail or password, which cannot be
+    used again. Rows that concurrent requests still write are deleted by `delete_late_rows`.
 
     Raises:
         LookupError: there is no such user.
-        AccountError: it is the one user of a service without accounts.
-        StorageError: a file cannot be deleted. The account is closed, and the rows are still there.
+        AccountError: this is the only user of a service without authentication.
+        StorageError: a file cannot be deleted. The account is disabled, and the rows still exist.
 
     """
     at = at or now()
@@ -70,10 +72,10 @@ def delete_user(
 
 
 def delete_late_rows(database: Database, storage: Storage) -> int:
-    """Delete what calls wrote that were under way when their user was deleted; return how many jobs and batches.
+    """Delete what requests wrote that were running when their user was deleted; return the number of jobs and batches.
 
     Raises:
-        StorageError: a file cannot be deleted. Its row is still there.
+        StorageError: a file cannot be deleted. Its row still exists.
 
     """
     has_some = or_(exists().where(Job.user_id == User.id), exists().where(Batch.user_id == User.id))
@@ -91,7 +93,7 @@ def delete_late_rows(database: Database, storage: Storage) -> int:
 
 
 def _close(session: Session, user_id: uuid.UUID, at: datetime) -> User:
-    """Disable a user, and end what is in work for them."""
+    """Disable a user, and end their unfinished jobs and batches."""
     user = session.scalars(select(User).where(User.id == user_id).with_for_update()).one_or_none()
     if user is None or user.deleted_at is not None:
         raise LookupError(f"there is no user {user_id}")
@@ -111,7 +113,7 @@ def _end_work(session: Session, user_id: uuid.UUID, at: datetime) -> None:
 
 
 def _files_of(session: Session, user_id: uuid.UUID) -> list[str]:
-    """Return where everything may be stored that is a user's: photos, the pictures of each attempt, ZIPs."""
+    """Return the storage keys that a user's files may have: photos, results of each attempt, ZIPs."""
     mine = select(Job.id, Job.batch_id, Job.format, Job.attempts, Job.status).where(Job.user_id == user_id)
     found = []
     for job_id, batch_id, file_format, attempts, status in session.execute(mine):
@@ -123,7 +125,7 @@ def _files_of(session: Session, user_id: uuid.UUID) -> list[str]:
 
 
 def _delete_rows(session: Session, user: User, at: datetime, files: int) -> Deleted:
-    # Plans point at payments. One that waits for confirmation must not give anything to nobody.
+    # Subscriptions reference payments, so they go first. A pending payment must not be confirmed for a deleted user.
     session.execute(delete(Subscription).where(Subscription.user_id == user.id))
     waiting = Payment.user_id == user.id, Payment.status == PaymentStatus.PENDING
     session.execute(delete(Payment).where(*waiting))

@@ -1,1 +1,1 @@
-"""Batches of photos: from the upload to the progress that a client follows."""
+"""Batches of photos: upload, billing, progress, cancellation and download."""

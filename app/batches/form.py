@@ -1,4 +1,4 @@
-"""The form of `POST /batch`: read as it comes, each photo stored before the next is read."""
+"""The multipart form of `POST /batch`, parsed as a stream: each photo is stored before the next one is read."""
 
 import asyncio
 import uuid
@@ -38,17 +38,24 @@ FORM_WANTED = f"Send a form with each photo as {PHOTOS}, as `curl -F {PHOTOS}=@p
 
 
 class BatchForm(OptionsForm):
-    """The fields of `POST /batch` beside its photos."""
+    """The fields of `POST /batch`, without the photos."""
 
-    format: Annotated[Format, Field(description="of the pictures")] = Format.PNG
-    image_count: Annotated[int | None, Field(description="how many photos these are, to be sure of it")] = (
-        None
-    )
-    webhook_url: Annotated[str | None, Field(description="is told of the batch's end")] = None
-    notify_email: Annotated[str | None, Field(description="is told of the batch's end")] = None
+    format: Annotated[Format, Field(description="image format of the results")] = Format.PNG
+    image_count: Annotated[
+        int | None,
+        Field(
+            description="number of photos in the form; the batch is rejected if it differs from the photos received"
+        ),
+    ] = None
+    webhook_url: Annotated[
+        str | None, Field(description="URL that receives a POST request when the batch finishes")
+    ] = None
+    notify_email: Annotated[
+        str | None, Field(description="e-mail address that is notified when the batch finishes")
+    ] = None
 
     def order(self) -> BatchRequest:
-        """Return what is asked for."""
+        """Return the batch request that the fields describe."""
         return BatchRequest(self.options(), self.webhook_url, self.notify_email)
 
 
@@ -56,7 +63,7 @@ KNOWN = {field.alias for field in BatchForm.model_fields.values()}
 
 
 class Fields:
-    """The fields that have come so far, each looked at as it comes: what is wrong is said before the rest is sent."""
+    """The fields received so far. Each is validated on arrival, so an error is reported before the rest is sent."""
 
     def __init__(self, office: Outbox, own_email: str | None) -> None:
         self.form = BatchForm()
@@ -69,10 +76,10 @@ class Fields:
         self._values: dict[str, str] = {}
 
     def expect(self, name: str) -> None:
-        """Return if a field of this name may come.
+        """Return if a field of this name is acceptable.
 
         Raises:
-            InvalidInputError: it came before, or there is no room for it.
+            InvalidInputError: the field was sent before, or the form has too many fields.
 
         """
         if name in self._names:
@@ -83,16 +90,16 @@ class Fields:
 
     @property
     def tier(self) -> Tier | None:
-        """The tier that is asked for; None while its field may still come."""
+        """The requested tier; None until its field has been received."""
         return self.form.tier if "tier" in self._values else None
 
     def take(self, name: str, data: bytes) -> None:
-        """Take a field in; an empty one stands for its default.
+        """Validate and store a field; an empty value selects the field's default.
 
         Raises:
-            InvalidInputError: it is no text.
-            RequestValidationError: there is no such field, or it cannot have this value.
-            CannotNotify: nobody can be told there.
+            InvalidInputError: the value is not UTF-8 text.
+            RequestValidationError: there is no such field, or the value is invalid.
+            CannotNotify: no notification can be sent to this address.
 
         """
         try:
@@ -109,7 +116,7 @@ class Fields:
 
 
 class Funds:
-    """What a user can pay of a batch while it comes in."""
+    """Check of a user's balance while a batch is being uploaded."""
 
     def __init__(self, database: Database, user_id: uuid.UUID, balance: int) -> None:
         self._database = database
@@ -117,15 +124,18 @@ class Funds:
         self._balance = balance
 
     async def require(self, tier: Tier | None, images: int) -> None:
-        """Return if the balance covers a batch of so many images, or of some number greater than that.
+        """Return if the balance covers a batch of at least `images` photos.
+
+        The volume discount can make a larger batch cheaper than a smaller one, so the check is against the lowest
+        price.
 
         Raises:
-            InsufficientCredits: it does not.
+            InsufficientCredits: the balance is too low.
 
         """
         least = pricing.least_price(tier, images)
         if least > self._balance:
-            # Credits may have been bought since.
+            # The user may have bought credits in the meantime.
             self._balance = await asyncio.to_thread(
                 self._database.run_read_only, ledger.balance, self._user_id
             )
@@ -141,17 +151,18 @@ async def read_batch(
     own_email: str | None,
     funds: Funds | None,
 ) -> BatchForm:
-    """Read the body to its end and store its photos; `largest_bytes` is what one may have.
+    """Read the request body to its end and store its photos.
 
-    `own_email` is the user's. A batch that the user cannot pay is not read on; without `funds` nothing is looked at.
+    `largest_bytes` is the maximum size of one photo, `own_email` the user's e-mail address. Reading stops as soon as
+    the user cannot pay for the photos received; without `funds` the balance is not checked.
 
     Raises:
-        InvalidInputError: the body is no such form.
+        InvalidInputError: the body is not a valid form.
         ImageTooLargeError: a photo is too large.
-        RequestValidationError: a field is wrong.
-        CannotNotify: nobody can be told where a field says.
-        WrongBatchSize: these are too few photos or too many, or not as many as the form says.
-        InsufficientCredits: the photos that have come cost more than the user has.
+        RequestValidationError: a field is invalid.
+        CannotNotify: no notification can be sent to the address in a field.
+        WrongBatchSize: there are too few photos or too many, or not as many as `imageCount` says.
+        InsufficientCredits: the photos received cost more credits than the user has.
         StorageError: a photo cannot be stored.
 
     """
@@ -174,14 +185,14 @@ async def read_batch(
                 fields.take(part.head.name, part.data)
             elif (
                 not part.data and not part.head.file_name
-            ):  # a browser's for a field in which no file was chosen
+            ):  # browsers send this for a file field without a file
                 photos -= 1
                 is_photo = False
             if funds is not None:
                 await funds.require(fields.tier, max(photos, fields.form.image_count or 0))
             if is_photo:
                 await intake.add(name_of(part.head), part.data)
-            del part  # it would stay while the next one comes
+            del part  # else it would stay in memory while the next one is read
     except BrokenForm as error:
         raise InvalidInputError(f"{error} {FORM_WANTED}") from None
     except PartTooLarge as error:
@@ -193,19 +204,19 @@ async def read_batch(
 
 
 def name_of(head: Head) -> str:
-    """Return the name of a photo's file as it is kept: as it was sent, but for what PostgreSQL keeps not."""
+    """Return the file name to store for a photo: as sent, with NUL replaced, which PostgreSQL cannot store."""
     return (head.file_name or "").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def describe_form() -> dict[str, Any]:
-    """Describe the form for OpenAPI."""
+    """Return the OpenAPI schema of the form."""
     schema = BatchForm.model_json_schema(ref_template="#/components/schemas/{model}")
     photos = {
         "type": "array",
         "items": {"type": "string", "format": "binary"},
         "minItems": SMALLEST_BATCH,
         "maxItems": LARGEST_BATCH,
-        "description": "the photos' files",
+        "description": "the photo files",
     }
     return {
         "type": "object",

@@ -1,4 +1,4 @@
-"""Batches as their owners watch them: how far one is, photo by photo, and every change of that as it comes."""
+"""Progress of a batch: the state of each photo, and a stream of changes."""
 
 import asyncio
 import uuid
@@ -22,7 +22,7 @@ LOOK_AGAIN_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class PhotoState:
-    """How far a photo is, and why it failed."""
+    """The status of a photo, with the error if it failed."""
 
     position: int
     name: str
@@ -34,7 +34,7 @@ class PhotoState:
 
 @dataclass(frozen=True)
 class BatchView:
-    """A batch, its photos as they were sent, and who was told of its end."""
+    """A batch with its photos in upload order and its notifications."""
 
     batch: Batch
     photos: Sequence[PhotoState]
@@ -47,7 +47,7 @@ class BatchView:
 
 @dataclass(frozen=True)
 class BatchSnapshot:
-    """How far a batch is, in short."""
+    """The status and progress of a batch at one moment, without its photos."""
 
     status: Status
     started_at: datetime | None
@@ -56,11 +56,11 @@ class BatchSnapshot:
 
 
 def view(session: Session, user_id: uuid.UUID, batch_id: uuid.UUID) -> BatchView | None:
-    """Return all of a user's batch; another one's is not there for him."""
+    """Return a user's batch with photos and notifications; None if it does not exist or belongs to another user."""
     batch = batches.find(session, user_id, batch_id)
     if batch is None:
         return None
-    # Columns alone: 500 objects of the ORM's take ten times as long.
+    # Columns only: loading 500 ORM objects takes ten times as long.
     photos = session.execute(
         select(Job.position, Job.name, Job.id, Job.status, Job.error_code, Job.error_detail)
         .where(Job.batch_id == batch_id)
@@ -78,7 +78,7 @@ def view(session: Session, user_id: uuid.UUID, batch_id: uuid.UUID) -> BatchView
 
 
 def moment(session: Session, batch_id: uuid.UUID) -> BatchSnapshot:
-    """Tell how far a batch is now."""
+    """Return the current status and progress of a batch."""
     rows = session.execute(
         select(Batch.status, Batch.started_at, Batch.finished_at, Job.status, func.count())
         .join(Job, Job.batch_id == Batch.id)
@@ -94,11 +94,11 @@ def moment(session: Session, batch_id: uuid.UUID) -> BatchSnapshot:
 async def watch(
     database: Database, batch_id: uuid.UUID, stopping: asyncio.Event
 ) -> AsyncIterator[BatchSnapshot]:
-    """Tell how far a batch is, now and at each change, until it has finished or the service stops."""
+    """Yield the progress of a batch, now and at each change, until it has finished or the service stops."""
     told: BatchSnapshot | None = None
     while not stopping.is_set():
         seen = told
-        with suppress(OperationalError):  # it is asked again
+        with suppress(OperationalError):  # the next poll tries again
             seen = await asyncio.to_thread(database.run_read_only, moment, batch_id)
         if seen is not None and seen != told:
             told = seen

@@ -1,4 +1,4 @@
-"""`/api/background-remover/batch`: many photos at once, handed in, watched, cancelled, fetched as a ZIP."""
+"""`/api/background-remover/batch`: submit, follow, cancel and download batches of photos."""
 
 import asyncio
 import re
@@ -48,7 +48,7 @@ from cutout.app.removals.router import result_url
 
 router = APIRouter(prefix="/api/background-remover", tags=["batches"])
 
-# What a browser waits before it asks for events again, in milliseconds.
+# Reconnection delay of a browser's EventSource, in milliseconds.
 RECONNECT_MS = 2000
 RANGE = re.compile("bytes=([0-9]{1,18})-([0-9]{1,18})?")
 NO_BATCH = "You have no batch by this id."
@@ -57,7 +57,7 @@ NO_BATCH = "You have no batch by this id."
 @router.post(
     "/batch",
     status_code=202,
-    # Ahead of the body, and of counting the call: it can come to nothing.
+    # Checked before the body is read and before the call counts towards the rate limit.
     dependencies=[Depends(get_caller), Depends(require_queue)],
     responses=error_responses(
         InvalidInputError,
@@ -85,11 +85,12 @@ async def submit_batch(
     rate_limits: RateLimitsDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=NO_NUL)] = None,
 ) -> BatchAccepted:
-    """Take in a batch of photos, to be worked on in the background.
+    """Submit a batch of photos for processing in the background.
 
-    Its price is held at once, the volume discount taken off; photos that fail are given back at its end. What goes wrong
-    here costs nothing, leaves nothing and does not count as a batch of the hour. Whether the balance covers the cheapest
-    batch is looked at before the photos are read, and what these cost as they come. The same `Idempotency-Key` with the same photos is the same batch.
+    The price, with the volume discount subtracted, is held immediately; when the batch ends, the credits of photos that
+    failed are returned. A rejected request costs nothing, stores nothing and does not count towards the hourly limit of
+    batches. The balance is checked before the photos are read, against the price of the cheapest batch, and again while
+    they arrive. A request with the same `Idempotency-Key`, photos and options returns the existing batch.
     """
     limit = rate_limits.limit_of(Kind.BATCH)
     with rate_limits.counting_refusals():
@@ -99,7 +100,7 @@ async def submit_batch(
     funds = None if balance is None else Funds(database, user.id, balance)
     async with receiving(storage) as intake:
         form = await read_batch(request, intake, office, settings.max_upload_bytes, user.email, funds)
-        # Before the batch is taken in: after it nothing shall fail.
+        # Read before the batch is submitted: nothing may fail after that.
         each = await asyncio.to_thread(database.run_read_only, batches.seconds_each, form.tier)
         with rate_limits.counting_refusals():
             batch = await intake.submit(database, queue, user.id, form.order(), idempotency_key, limit)
@@ -124,7 +125,7 @@ async def get_batches(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> Batches:
-    """List one's own batches, the newest first."""
+    """List your batches, newest first."""
     at = now()
     found = await asyncio.to_thread(database.run_read_only, batches.page, user.id, limit, offset)
     return Batches(
@@ -139,13 +140,13 @@ async def get_batches(
 async def get_batch(
     batch_id: uuid.UUID, user: UserDep, database: DatabaseDep, settings: SettingsDep, secret: SecretDep
 ) -> BatchInfo:
-    """Return one of one's own batches, with each of its photos."""
+    """Return one of your batches, with all of its photos."""
     view = await asyncio.to_thread(database.run_read_only, watching.view, user.id, batch_id)
     return describe(view, secret, settings)
 
 
 async def own_batch(batch_id: uuid.UUID, user: UserDep, database: DatabaseDep) -> Batch:
-    """Return one of one's own batches."""
+    """Return one of the user's batches."""
     batch = await asyncio.to_thread(database.run_read_only, batches.find, user.id, batch_id)
     if batch is None:
         raise NotFoundError(NO_BATCH)
@@ -158,10 +159,11 @@ async def own_batch(batch_id: uuid.UUID, user: UserDep, database: DatabaseDep) -
 async def get_batch_events(
     batch: Annotated[Batch, Depends(own_batch)], database: DatabaseDep, stopping: ShutdownDep
 ) -> AsyncIterator[ServerSentEvent]:
-    """Tell how far a batch is, as server-sent events: `progress` at once and at each change, `end` when it has finished.
+    """Stream the progress of a batch as server-sent events.
 
-    Both carry the same JSON. After `end`, or when the service stops, the stream ends; asked for again, it tells the
-    present state anew.
+    A `progress` event is sent immediately and at each change, and an `end` event when the batch has finished. Both
+    carry the same JSON. The stream closes after `end`, or when the service shuts down. A client that reconnects
+    receives the current state first.
     """
     async for moment in watching.watch(database, batch.id, stopping):
         told = ProgressInfo.told(moment.status, moment.progress, moment.started_at, now())
@@ -176,8 +178,11 @@ async def get_batch_events(
     "/batch/{batch_id}/download",
     response_class=StreamingResponse,
     responses={
-        200: {"content": {"application/zip": {}}, "description": "The ZIP"},
-        206: {"content": {"application/zip": {}}, "description": "The part of it that `Range` asks for"},
+        200: {"content": {"application/zip": {}}, "description": "The ZIP archive"},
+        206: {
+            "content": {"application/zip": {}},
+            "description": "The part of the archive that `Range` requests",
+        },
         **error_responses(NotFoundError),
     },
     openapi_extra={"security": [{}]},
@@ -191,12 +196,13 @@ async def download_batch(
     wanted: Annotated[str | None, Header(alias="Range")] = None,
     if_range: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Return a batch's pictures in a ZIP: to its owner, or by the signed address that the batch names.
+    """Download the results of a batch as a ZIP archive.
 
-    A `Range` with a beginning goes on from there, where a download has broken off.
+    Accessible to the owner of the batch, or to anyone with its signed URL (`zipUrl`). To resume an interrupted
+    download, send a `Range` header with the first byte that is missing.
     """
     if request.method == "HEAD":
-        wanted = None  # it asks for no part
+        wanted = None  # RFC 9110 defines Range for GET only
     batch = await asyncio.to_thread(database.run_read_only, batches.find, owner, batch_id)
     if batch is None:
         raise NotFoundError(NO_BATCH)
@@ -204,7 +210,7 @@ async def download_batch(
         raise NotFoundError("This batch has not finished. Its ZIP is there when it has.")
     if batch.zip_bytes is None:
         raise NotFoundError("Of this batch no picture was made, so there is no ZIP. The batch says why.")
-    # A batch is packed once.
+    # The archive is written once and never changes, so the id identifies its content.
     tag = f'"{batch_id}"'
     start = read_range(wanted, batch.zip_bytes) if if_range in (None, tag) else 0
     found = await to_storage_thread(storage.stream, jobs.archive_key(batch_id), start)
@@ -234,9 +240,9 @@ async def cancel_batch(
     settings: SettingsDep,
     secret: SecretDep,
 ) -> BatchInfo:
-    """Stop a batch: what is not done is not done any more and costs nothing, what is done is packed.
+    """Cancel a batch. Photos that are not done are dropped at no charge; finished ones are packed into the ZIP.
 
-    A second time changes nothing, until it has finished.
+    Cancelling again changes nothing; once the batch has finished, the response is 409.
     """
 
     def cancel() -> watching.BatchView | None:
@@ -247,7 +253,7 @@ async def cancel_batch(
             if not batches.cancel(session, batch, now()) and batch.finished_at is not None:
                 raise ConflictError("This batch has finished, so nothing of it can be cancelled.")
             view = watching.view(session, user.id, batch_id)
-        # What is done is to be packed.
+        # A worker packs the finished photos.
         queue.notify_workers(Line.BATCH)
         return view
 
@@ -255,10 +261,10 @@ async def cancel_batch(
 
 
 def describe(view: watching.BatchView | None, secret: str, settings: Settings) -> BatchInfo:
-    """Describe a batch as its owner sees it.
+    """Return the response for a batch with all of its photos.
 
     Raises:
-        NotFoundError: the user has none.
+        NotFoundError: `view` is None, as the user has no such batch.
 
     """
     if view is None:
@@ -269,7 +275,7 @@ def describe(view: watching.BatchView | None, secret: str, settings: Settings) -
 
 
 def zip_url(batch: Batch, secret: str, settings: Settings, at: datetime) -> str | None:
-    """Return the address of a batch's ZIP that works for as long as it is kept; None where there is none, or no longer."""
+    """Return the signed URL of a batch's ZIP, valid as long as the ZIP is kept; None if there is none, or no longer."""
     if batch.zip_bytes is None or batch.finished_at is None:
         return None
     left = batch.finished_at + timedelta(days=settings.result_days) - at
@@ -277,9 +283,10 @@ def zip_url(batch: Batch, secret: str, settings: Settings, at: datetime) -> str 
 
 
 def read_range(wanted: str | None, size: int) -> int:
-    """Return from where on a `Range` asks for a file, if that is to its end, as a download does that broke off.
+    """Return the first byte that a `Range` header requests, if it asks for the rest of the file from there.
 
-    Any other is answered with the whole, as HTTP allows: several parts, the last bytes, what is not there.
+    Every other range returns 0, which means the whole file, as HTTP allows: several parts, suffix ranges, or a range
+    that ends early or starts past the end.
     """
     found = RANGE.fullmatch(wanted or "")
     if found is None:

@@ -1,4 +1,4 @@
-"""What the API gives of batches."""
+"""Response schemas of the batch endpoints."""
 
 import math
 import uuid
@@ -16,9 +16,11 @@ from cutout.inference.tiers import Tier
 
 
 class BatchAccepted(Schema):
-    """A batch that was taken in. `estimatedSeconds` goes by how long others of its tier took, and is null before any.
+    """An accepted batch.
 
-    With a `webhookUrl`, what is sent there is signed with `webhookSecret`, which is the same for all batches of a user.
+    `estimatedSeconds` is based on recent batches of the same tier, and null if there are none yet. `webhookSecret` is
+    the key that webhooks to your `webhookUrl` are signed with; it is the same for all your batches, and null if the
+    request has no `webhookUrl`.
     """
 
     batch_id: uuid.UUID
@@ -31,7 +33,7 @@ class BatchAccepted(Schema):
 
 
 class Counts(Schema):
-    """How many photos of a batch are in which status."""
+    """The number of photos of a batch in each status."""
 
     completed: int
     failed: int
@@ -41,7 +43,7 @@ class Counts(Schema):
 
 
 class ProgressInfo(Schema):
-    """How far a batch is. `secondsLeft` goes by how long what is done took, and is null before anything is."""
+    """The progress of a batch. `secondsLeft` is estimated from the photos done so far, and null before the first."""
 
     status: Status
     images: int
@@ -53,7 +55,7 @@ class ProgressInfo(Schema):
     def told(
         cls, status: Status, progress: Progress, started_at: datetime | None, at: datetime
     ) -> "ProgressInfo":
-        """Tell it as it is `at` a time."""
+        """Return the progress at the time `at`."""
         left = progress.total - progress.ended
         seconds_left = 0 if left == 0 else None
         if left and progress.ended and started_at is not None:
@@ -68,9 +70,11 @@ class ProgressInfo(Schema):
 
 
 class BatchSummary(ProgressInfo):
-    """A batch. `creditsCharged` is what its pictures cost, once that is settled; until then all of `price` is held.
+    """A batch without its photos.
 
-    `zipUrl` gives the ZIP, as long as it is kept, to whoever has it; it is null where there is none.
+    `creditsCharged` is the final charge for the photos that succeeded; it is null until it is settled, and until then
+    the full `price` is held. `zipUrl` is a signed URL of the results that works without authentication, as long as
+    the ZIP is kept; it is null if there is no ZIP.
     """
 
     batch_id: uuid.UUID
@@ -84,7 +88,7 @@ class BatchSummary(ProgressInfo):
 
     @classmethod
     def of(cls, batch: Batch, progress: Progress, zip_url: str | None, at: datetime) -> "BatchSummary":
-        """Describe a batch as it is `at` a time."""
+        """Return the summary of a batch at the time `at`."""
         return cls(
             **dict(ProgressInfo.told(batch.status, progress, batch.started_at, at)),
             batch_id=batch.id,
@@ -99,13 +103,13 @@ class BatchSummary(ProgressInfo):
 
 
 class Batches(Schema):
-    """A page of batches, the newest first."""
+    """A page of batches, newest first."""
 
     batches: list[BatchSummary]
 
 
 class BatchPhoto(Schema):
-    """A photo of a batch, which is a job too; `position` is from 0, and `name` its file's, as it was sent."""
+    """A photo of a batch, which is also a job. `position` counts from 0; `name` is the file name as it was sent."""
 
     position: int
     name: str
@@ -116,7 +120,7 @@ class BatchPhoto(Schema):
 
     @classmethod
     def of(cls, photo: PhotoState, url_of: Callable[[uuid.UUID], str]) -> "BatchPhoto":
-        """Describe a photo; `url_of` makes the address of its picture, where there is one."""
+        """Return the schema of a photo; `url_of` returns the URL of a job's result."""
         failed = photo.status is Status.FAILED
         return cls(
             position=photo.position,
@@ -129,7 +133,10 @@ class BatchPhoto(Schema):
 
 
 class DeliveryInfo(Schema):
-    """Word of a batch's end: `status` is what a web address answered last, `error` why the last attempt was in vain."""
+    """A notification about a finished batch.
+
+    `status` is the HTTP status code of the webhook's last response, `error` the reason why the last attempt failed.
+    """
 
     channel: Channel
     attempts: int
@@ -149,7 +156,7 @@ class DeliveryInfo(Schema):
 
 
 class BatchInfo(BatchSummary):
-    """A batch with its photos, in the order in which they were sent, and who was told of its end."""
+    """A batch with its photos, in the order in which they were sent, and its notifications."""
 
     photos: list[BatchPhoto]
     deliveries: list[DeliveryInfo]
@@ -158,7 +165,7 @@ class BatchInfo(BatchSummary):
     def of_view(
         cls, view: BatchView, zip_url: str | None, at: datetime, url_of: Callable[[uuid.UUID], str]
     ) -> "BatchInfo":
-        """Describe all of a batch."""
+        """Return the schema of a batch with photos and notifications."""
         return cls(
             **dict(BatchSummary.of(view.batch, view.progress, zip_url, at)),
             photos=[BatchPhoto.of(photo, url_of) for photo in view.photos],
@@ -167,6 +174,6 @@ class BatchInfo(BatchSummary):
 
 
 def price_of(batch: Batch) -> PriceInfo:
-    """Describe what a batch costs, as it was priced when it was taken in."""
+    """Return the price of a batch as it was when the batch was accepted."""
     each = (batch.credits + batch.discount) // batch.images
     return PriceInfo.of(batch.tier, Price(each, batch.images, batch.discount_percent))

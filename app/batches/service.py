@@ -1,6 +1,6 @@
-"""Batches, as their owners know them: handed in whole and paid ahead, watched, cancelled, ended.
+"""Business logic of batches: submit and pay in advance, query, cancel, end.
 
-The photos of a batch are jobs. Workers do them, see `claims`; nothing here waits for one.
+The photos of a batch are jobs. Workers process them, see `jobs.leases`; nothing here waits for a worker.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ IN_WORK = (Status.PENDING, Status.PROCESSING)
 
 
 class WrongBatchSize(ServiceError):
-    """A batch has too few photos, too many, or not as many as it says."""
+    """A batch has too few photos, too many, or not as many as `imageCount` says."""
 
     code, status = "BATCH_SIZE", 400
     example = "A batch has 2 to 500 photos, not 501."
@@ -38,7 +38,7 @@ class WrongBatchSize(ServiceError):
 
 @dataclass(frozen=True)
 class StoredPhoto:
-    """A photo of a batch, stored at `jobs.upload_key`; `name` is its file's, as it was sent."""
+    """A photo of a batch, stored at `jobs.upload_key`; `name` is the file name as it was sent."""
 
     job_id: uuid.UUID
     name: str
@@ -47,7 +47,7 @@ class StoredPhoto:
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """What a batch asks for: of its photos, and whom to tell of its end."""
+    """The options of a batch, and where to send notifications when it ends."""
 
     options: Options
     webhook_url: str | None = field(default=None, repr=False)
@@ -56,7 +56,7 @@ class BatchRequest:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a batch is: how many of its photos are in which status."""
+    """The number of photos of a batch in each status."""
 
     counts: Mapping[Status, int]
 
@@ -70,10 +70,10 @@ class Progress:
 
 
 def require_size(photos: int, announced: int | None = None) -> None:
-    """Return if a batch may have so many photos.
+    """Return if a batch may have this number of photos.
 
     Raises:
-        WrongBatchSize: it may not, or said another number.
+        WrongBatchSize: the number is out of range, or differs from `announced`.
 
     """
     if not SMALLEST_BATCH <= photos <= LARGEST_BATCH:
@@ -97,15 +97,16 @@ def submit(
     key: str | None = None,
     limit: Limit | None = None,
 ) -> tuple[Batch, bool]:
-    """Take in a batch whose photos are stored, and hold its price, in one transaction: the batch, and True.
+    """Create a batch whose photos are stored, and hold its price, in one transaction.
 
-    Where `key`, the caller's own, stands for the same photos and the same order already: that batch, and False.
+    `key` is the idempotency key of the caller. Returns the batch and whether it is new: if `key` was used before with
+    the same photos and the same order, the result is the existing batch and False.
 
     Raises:
-        WrongBatchSize: it has too few photos or too many.
-        InsufficientCredits: the user has too few; there is no batch then.
-        KeyUsed: the key was used for something else.
-        RateLimited: the user has had as many batches accepted as `limit` allows.
+        WrongBatchSize: there are too few photos or too many.
+        InsufficientCredits: the user has too few credits; no batch is created.
+        KeyUsed: the key was used for a different request.
+        RateLimited: the user has reached `limit` for accepted batches.
 
     """
     require_size(len(photos))
@@ -124,10 +125,10 @@ def submit(
 
 
 def require_turn(session: Session, user_id: uuid.UUID, limit: Limit, at: datetime) -> None:
-    """Return if a user may have one more batch accepted. Only accepted ones count, cancelled ones among them.
+    """Return if a user may submit another batch. Only accepted batches count, including cancelled ones.
 
     Raises:
-        RateLimited: within the limit's time as many have been as it allows.
+        RateLimited: the number of batches accepted within the limit's window has reached the limit.
 
     """
     window = timedelta(seconds=limit.seconds)
@@ -141,11 +142,13 @@ def require_turn(session: Session, user_id: uuid.UUID, limit: Limit, at: datetim
 def check_ahead(
     session: Session, user_id: uuid.UUID, key: str | None, limit: Limit | None, at: datetime
 ) -> int | None:
-    """Return a user's balance if a batch could be accepted now; None where `key` stands for one that was.
+    """Check before the upload whether a batch could be accepted now.
+
+    Returns the user's balance, or None if `key` was used before, in which case nothing is checked.
 
     Raises:
-        RateLimited: no batch would be accepted now.
-        InsufficientCredits: the user cannot pay even the cheapest one.
+        RateLimited: the user has reached `limit` for accepted batches.
+        InsufficientCredits: the user cannot pay for even the cheapest batch.
 
     """
     if key is not None and find_key(session, user_id, key) is not None:
@@ -160,10 +163,12 @@ def check_ahead(
 
 
 def find(session: Session, user_id: uuid.UUID | None, batch_id: uuid.UUID) -> Batch | None:
-    """Return a user's batch; another one's is not there for him. None as the user: anybody's, by a signed address.
+    """Return a user's batch; None if it does not exist or belongs to another user.
+
+    With `user_id` None, for requests with a signed URL, return the batch whoever owns it.
 
     Raises:
-        AccountDisabled: it is anybody's, and its user is disabled.
+        AccountDisabled: `user_id` is None, and the owner's account is disabled.
 
     """
     batch = session.get(Batch, batch_id)
@@ -173,7 +178,7 @@ def find(session: Session, user_id: uuid.UUID | None, batch_id: uuid.UUID) -> Ba
 
 
 def page(session: Session, user_id: uuid.UUID, limit: int, offset: int) -> list[tuple[Batch, Progress]]:
-    """Return some of a user's batches, the newest first, and how far each is."""
+    """Return a page of a user's batches with their progress, newest first."""
     rows = select(Batch).where(Batch.user_id == user_id).order_by(Batch.created_at.desc(), Batch.id)
     found = session.scalars(rows.limit(limit).offset(offset)).all()
     far = _progress(session, [batch.id for batch in found])
@@ -181,7 +186,7 @@ def page(session: Session, user_id: uuid.UUID, limit: int, offset: int) -> list[
 
 
 def progress(session: Session, batch_id: uuid.UUID) -> Progress:
-    """Tell how far a batch is."""
+    """Return the progress of a batch."""
     return _progress(session, [batch_id])[batch_id]
 
 
@@ -191,7 +196,7 @@ def photos_of(session: Session, batch_id: uuid.UUID) -> Sequence[Job]:
 
 
 def seconds_each(session: Session, tier: str, last: int = 20) -> float | None:
-    """Say how long photos of a tier took lately, each beside others, by the batches that ended last; None if none did."""
+    """Return the average wall-clock seconds per photo in the last batches of a tier; None if there are none."""
     took = session.execute(
         select(Batch.started_at, Batch.finished_at, Batch.images)
         .where(
@@ -209,9 +214,10 @@ def seconds_each(session: Session, tier: str, last: int = 20) -> float | None:
 
 
 def cancel(session: Session, batch: Batch, at: datetime) -> bool:
-    """Stop a batch: what is not done is not done any more, and its credits come back at once; False if it has ended.
+    """Cancel a batch and its unfinished photos, and return their credits at once.
 
-    A worker that is at one of its photos finds that it is no longer its own. What is done is put into a ZIP.
+    Returns False if the batch has ended or is cancelled already. A worker that is processing one of the photos finds
+    that its lease is gone. The finished photos are still packed into a ZIP.
     """
     cancelled = update(Batch).where(
         Batch.id == batch.id, Batch.finished_at.is_(None), Batch.status.in_(IN_WORK)
@@ -231,9 +237,10 @@ def cancel(session: Session, batch: Batch, at: datetime) -> bool:
 def end(
     session: Session, batch_id: uuid.UUID, token: uuid.UUID, zip_bytes: int | None, at: datetime
 ) -> Batch | None:
-    """End a batch whose photos have ended and whose ZIP, if it has any pictures, is stored.
+    """End a batch whose photos have all ended and whose ZIP, if any photo succeeded, is stored.
 
-    Settles its credits and has its end told. None if another has claimed it meanwhile, or ended it.
+    Settles its credits and queues its notifications. Returns None if another worker has claimed or ended the batch in
+    the meantime.
     """
     mine = Batch.id == batch_id, Batch.claim == token, Batch.finished_at.is_(None)
     ended = (
@@ -249,7 +256,7 @@ def end(
 
 
 def end_status(batch: Batch, counts: Mapping[Status, int]) -> Status:
-    """Return the status in which a batch ends whose photos have all ended."""
+    """Return the final status of a batch whose photos have all ended."""
     if batch.status is Status.CANCELLED:
         return Status.CANCELLED
     done, failed = counts.get(Status.COMPLETED, 0), counts.get(Status.FAILED, 0)
@@ -259,18 +266,18 @@ def end_status(batch: Batch, counts: Mapping[Status, int]) -> Status:
 
 
 def credits_of_unfinished(photos: Sequence[Job]) -> int:
-    """Return the credits that come back of what was held for a batch."""
+    """Return how many of the held credits are returned for photos that did not complete."""
     return sum(photo.credits for photo in photos if photo.status is not Status.COMPLETED)
 
 
 def postpone(session: Session, batch_id: uuid.UUID, token: uuid.UUID, until: datetime) -> None:
-    """Let go of a batch that could not be ended, to be tried again from `until` on."""
+    """Release the claim on a batch that could not be ended; it can be claimed again from `until` on."""
     mine = update(Batch).where(Batch.id == batch_id, Batch.claim == token)
     session.execute(mine.values(claim=None, lease_until=until))
 
 
 def _settle(session: Session, batch: Batch) -> None:
-    """Charge what was done and give the rest back, once."""
+    """Charge for the completed photos and return the other held credits; repeated calls have no effect."""
     back = credits_of_unfinished(photos_of(session, batch.id))
     batch.charged = batch.credits - back
     ledger.charge_part(
@@ -294,7 +301,7 @@ def _write(
     if cost.discount:
         note += f" less {cost.percent} % = {cost.discount}"
     ledger.hold(session, user_id, cost.final, _key(batch_id), note)
-    # The hold has locked the user's row: of several batches at once, each counts those before it.
+    # The hold has locked the user's row, so concurrent submissions are counted one after the other.
     if limit is not None:
         require_turn(session, user_id, limit, at)
     batch = Batch(

@@ -1,4 +1,4 @@
-"""A batch as it is handed in: its photos are stored as they come, and stay only if all of it is taken in."""
+"""Upload of a batch: photos are stored as they arrive, and deleted again unless the batch is accepted."""
 
 import hashlib
 import uuid
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 class BatchUpload:
-    """The photos of a batch that have come so far."""
+    """The photos of a batch that have been received so far."""
 
     def __init__(self, storage: Storage) -> None:
         self.batch_id = uuid.uuid4()
@@ -34,7 +34,7 @@ class BatchUpload:
         """Store a photo.
 
         Raises:
-            StorageError: it cannot be.
+            StorageError: the photo cannot be stored.
 
         """
         await finished(to_storage_thread(self._add, name, data))
@@ -48,20 +48,20 @@ class BatchUpload:
         key: str | None,
         limit: Limit | None = None,
     ) -> Batch:
-        """Take in the batch, hold its price and tell the workers; or return the one that `key` stands for already.
+        """Create the batch, hold its price and notify the workers; or return the batch created with `key` before.
 
         Raises:
-            QueueUnavailable: nothing would tell the workers of it.
-            WrongBatchSize: it has too few photos or too many.
-            InsufficientCredits: the user has too few.
-            KeyUsed: the key was used for something else.
-            RateLimited: the user has had as many batches accepted as `limit` allows.
+            QueueUnavailable: the workers cannot be notified.
+            WrongBatchSize: there are too few photos or too many.
+            InsufficientCredits: the user has too few credits.
+            KeyUsed: the key was used for a different request.
+            RateLimited: the user has reached `limit` for accepted batches.
 
         """
         return await to_the_end(self._submit, database, queue, user_id, order, key, limit)
 
     def discard(self) -> None:
-        """Delete what was stored. What cannot be deleted now is when it is old."""
+        """Delete the stored photos. The clean-up of old uploads deletes those that cannot be deleted now."""
         for photo in self.photos:
             try:
                 self._storage.delete(jobs.upload_key(photo.job_id, self.batch_id))
@@ -93,7 +93,7 @@ class BatchUpload:
 
 @asynccontextmanager
 async def receiving(storage: Storage) -> AsyncIterator[BatchUpload]:
-    """Have a batch come in until the end of the block. Where it was not taken in by then, nothing of it stays."""
+    """Receive a batch within the block; on exit, delete its photos unless the batch was accepted."""
     intake = BatchUpload(storage)
     try:
         yield intake

@@ -1,4 +1,4 @@
-"""The folder of what a host keeps, and who gets at it: the user that the service runs as, and nobody else."""
+"""The data folder, accessible only to the user that the service runs as."""
 
 import logging
 import os
@@ -16,10 +16,10 @@ OWN_FOLDERS = ("results", "uploads", "probes", "valkey")
 
 
 def open_data_folder(settings: Settings) -> None:
-    """Make the folder of what this host keeps, if it keeps anything, and keep others out of it.
+    """Create the data folder, if this host stores anything, and make it private.
 
     Raises:
-        StorageUnusable: it cannot be made, or not be looked at.
+        StorageUnusable: the folder cannot be created or read.
 
     """
     folder = settings.data_dir.expanduser()
@@ -27,7 +27,7 @@ def open_data_folder(settings: Settings) -> None:
         if settings.embedded or settings.s3_bucket is None:
             keep_others_out(folder)
         if settings.embedded:
-            # SQLite gives its other files the mode of this one.
+            # SQLite creates its other files with the mode of this one.
             make_private_file(folder / DATABASE_FILE)
     except OSError as error:
         if is_full(error):
@@ -38,14 +38,14 @@ def open_data_folder(settings: Settings) -> None:
 
 
 def keep_others_out(folder: Path) -> None:
-    """Make the service's data folder, or keep others out of one that an earlier version has made.
+    """Create the service's data folder, or make one private that an earlier version has created.
 
-    All that is the service's own in it is for this user alone afterwards. The folder itself is left as it is where somebody
-    shares it on purpose: where other folders or other users' files lie in it too, it is another user's, or its mode has
-    the set-group-ID or the sticky bit.
+    The service's files in it become accessible to this user only. The folder's own mode is left alone if it seems to
+    be shared on purpose: it belongs to another user, has the set-group-ID or sticky bit, or contains other folders or
+    other users' files.
 
     Raises:
-        OSError: it cannot be made, or not be looked at.
+        OSError: the folder cannot be created or read.
 
     """
     make_private_folder(folder)
@@ -58,7 +58,7 @@ def keep_others_out(folder: Path) -> None:
     for name in OWN_FILES:
         _keep_others_out(folder / name)
     for name in OWN_FOLDERS:
-        # Once it is closed nobody else gets at what lies deeper, and all that is new there is made private.
+        # A folder that was private already is skipped: others cannot reach its contents, and new files are private.
         if _keep_others_out(folder / name):
             for deeper in (folder / name).rglob("*"):
                 _keep_others_out(deeper)
@@ -72,7 +72,7 @@ def _is_of_somebody_else(entry: Path) -> bool:
 
 
 def _keep_others_out(path: Path) -> bool:
-    """Take from others what they may do with a file or folder of this user's; tell whether they could do anything."""
+    """Remove the permissions of other users on this user's file or folder; return whether they had any."""
     try:
         found = path.lstat()
         if found.st_uid != os.geteuid() or not found.st_mode & 0o077 or stat.S_ISLNK(found.st_mode):

@@ -1,4 +1,4 @@
-"""The mail server of CUTOUT_SMTP_URL, the sender of CUTOUT_MAIL_FROM, and e-mail addresses in general."""
+"""Parsing of CUTOUT_SMTP_URL, CUTOUT_MAIL_FROM and e-mail addresses."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,7 +11,8 @@ from urllib.parse import unquote, urlsplit
 import idna
 
 LONGEST_ADDRESS, LONGEST_LOCAL_PART = 254, 64
-# The characters of mailbox names. Neither "!" nor "%": old servers take them for a route to other servers.
+# The characters of local parts. "!" and "%" are excluded, because old servers interpret them as routes to other
+# servers.
 ATOM = r"[A-Za-z0-9#$&'*+/=?^_`{|}~-]+"
 LOCAL_PART = re.compile(rf"{ATOM}(?:\.{ATOM})*")
 PORTS = {"smtp": 587, "smtps": 465}
@@ -19,7 +20,7 @@ PORTS = {"smtp": 587, "smtps": 465}
 
 @dataclass(frozen=True)
 class MailServer:
-    """Where mail is given, as CUTOUT_SMTP_URL says it."""
+    """The SMTP server that CUTOUT_SMTP_URL describes."""
 
     host: str
     port: int
@@ -29,10 +30,10 @@ class MailServer:
 
 
 def read_server(url: str) -> MailServer:
-    """Read `smtp://user:password@host:587`, or `smtps://…` for TLS from the first byte.
+    """Parse `smtp://user:password@host:587`, or `smtps://…` for TLS from the first byte.
 
     Raises:
-        ValueError: it is malformed; the message has nothing of it.
+        ValueError: the URL is malformed; the message does not repeat it.
 
     """
     form = "write smtp://user:password@host:587, or smtps://… for TLS from the start"
@@ -56,7 +57,7 @@ def read_server(url: str) -> MailServer:
 
 
 def read_address(address: str) -> str:
-    """Return an e-mail address as mail is sent to it, an international domain in ASCII.
+    """Return an e-mail address in the form used for sending, with an international domain in ASCII.
 
     Raises:
         ValueError: it is not one plain address, as in `anna@example.com`.
@@ -71,7 +72,7 @@ def read_address(address: str) -> str:
         ascii_domain = idna.encode(domain, uts46=True, std3_rules=True).decode("ascii")
     except UnicodeError:
         ascii_domain = ""
-    # One label is a host of the owner's own network; a number at the end makes an IPv4 address of it.
+    # A single label is a host in a local network; a domain that ends in a digit may be an IPv4 address.
     if "." not in ascii_domain.strip(".") or ascii_domain.endswith(".") or ascii_domain[-1].isdigit():
         raise ValueError("What is behind the @ is no domain of the internet, as example.com is.")
     if len(local) + 1 + len(ascii_domain) > LONGEST_ADDRESS:
@@ -80,10 +81,10 @@ def read_address(address: str) -> str:
 
 
 def read_sender(value: str) -> Address:
-    """Read who mail comes from: `cutout@example.com`, or `Cutout <cutout@example.com>`.
+    """Parse the sender of e-mails: `cutout@example.com`, or `Cutout <cutout@example.com>`.
 
     Raises:
-        ValueError: it is not one address.
+        ValueError: the value is not exactly one address.
 
     """
     message = EmailMessage(policy=SMTP)

@@ -1,4 +1,4 @@
-"""Addresses that settings name, which may hold a password: what is wrong with one is said without a word of it."""
+"""Checks of URLs in settings. They may contain passwords, so error messages never repeat any part of them."""
 
 import re
 from urllib.parse import urlsplit
@@ -6,22 +6,22 @@ from urllib.parse import urlsplit
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
 HOST = re.compile(r"[A-Za-z0-9.,_-]*|\[?[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?\]?")
-# By which SQLAlchemy knows what is taken; `postgres` is what many hosts write.
+# SQLAlchemy's names for the supported databases; many hosting providers write `postgres`.
 POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 DATABASES = (*POSTGRESQL, "sqlite", "sqlite+pysqlite")
-# Only these are repeated: what stands in this place of a broken address may be part of a password.
+# Only these names are repeated in messages: the scheme of a malformed URL may be part of a password.
 OTHER_DATABASES = ("mysql", "mariadb", "oracle", "mssql", "mongodb", "cockroachdb", "clickhouse")
 ESCAPED = "In user and password, @ is written as %40, / as %2F, : as %3A, ? as %3F and # as %23"
 
 
 def check_database(url: str) -> None:
-    """Return if this is the address of a database that is supported.
+    """Return if this is the URL of a supported database.
 
     Raises:
-        ValueError: it is none; the message has nothing of it.
+        ValueError: it is not; the message does not repeat the URL.
 
     """
-    from sqlalchemy import make_url  # half a second that most commands need not wait
+    from sqlalchemy import make_url  # takes half a second, which most commands need not spend
     from sqlalchemy.exc import ArgumentError
 
     form = "write postgresql://user:password@host:5432/name, or leave it unset for SQLite in CUTOUT_DATA_DIR"
@@ -34,7 +34,7 @@ def check_database(url: str) -> None:
         raise ValueError(f"{named}: PostgreSQL and SQLite are; {form}")
     try:
         parsed = make_url(url)
-        # What is no name of a host would be repeated by whoever looks for it.
+        # Reject invalid host names, which would appear in the error message of a failed look-up.
         has_nobody = parsed.host is None and parsed.username is None and parsed.password is None
         whole = bool(HOST.fullmatch(parsed.host or "")) if scheme in POSTGRESQL else has_nobody
     except (ArgumentError, ValueError):
@@ -44,10 +44,10 @@ def check_database(url: str) -> None:
 
 
 def check_redis(url: str) -> None:
-    """Return if this is the address of a Redis or Valkey.
+    """Return if this is the URL of a Redis or Valkey server.
 
     Raises:
-        ValueError: it is none; the message has nothing of it.
+        ValueError: it is not; the message does not repeat the URL.
 
     """
     form = "an address begins with redis://, rediss:// or unix://, as in redis://:password@host:6379/0"
@@ -68,10 +68,10 @@ def check_redis(url: str) -> None:
 
 
 def read_web_address(value: str, *, what_instead: str = "set its own setting") -> HttpUrl:
-    """Read a web address, which must hold no user or password.
+    """Parse an HTTP(S) URL that must not contain a user or password.
 
     Raises:
-        ValueError: it is none, or holds one; the message has nothing of it.
+        ValueError: it is not an HTTP(S) URL, or contains one of them; the message does not repeat the URL.
 
     """
     try:
@@ -86,10 +86,10 @@ def read_web_address(value: str, *, what_instead: str = "set its own setting") -
 
 
 def check_origin(origin: str) -> None:
-    """Return if this is an origin exactly as browsers send it: scheme, host, and a port that is not the scheme's own.
+    """Return if this is an origin exactly as browsers send it: scheme, host, and port if it is not the default.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
 
     """
     form = "write each origin as browsers send it, as in https://shop.example or http://localhost:5173"

@@ -1,1 +1,1 @@
-"""Mail and webhooks about finished batches."""
+"""E-mail and webhook notifications about finished batches."""

@@ -1,4 +1,4 @@
-"""The outbox, as endpoints take it."""
+"""The outbox as a FastAPI dependency."""
 
 from typing import Annotated
 

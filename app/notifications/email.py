@@ -1,4 +1,4 @@
-"""Mail: which addresses it is sent to, and the server of the host's owner that takes it."""
+"""E-mail notifications: address checks, and delivery by the configured SMTP server."""
 
 import io
 import smtplib
@@ -14,18 +14,18 @@ from typing import Any
 from cutout.app.config.mail import MailServer, read_address
 from cutout.app.notifications.errors import CannotNotify, NotDelivered
 
-# For each step of the conversation, and for all of it.
+# Timeouts of one SMTP command, and of the whole SMTP session.
 SECONDS, SECONDS_IN_ALL = 15.0, 60.0
-# All that a server answers in a conversation; a usual one has a thousand bytes.
+# Limit for all replies of a server in one session; a usual session has a thousand bytes.
 MOST_ANSWER_BYTES = 64 * 1024
 NO_ANSWER = "The mail server does not answer, or broke off."
 
 
 def check_email(address: str) -> str:
-    """Return an e-mail address as mail is sent to it, an international domain in ASCII.
+    """Return an e-mail address in the form used for sending, with an international domain in ASCII.
 
     Raises:
-        CannotNotify: it is not one plain address, as in `anna@example.com`.
+        CannotNotify: this is not one plain address, as in `anna@example.com`.
 
     """
     try:
@@ -35,7 +35,7 @@ def check_email(address: str) -> str:
 
 
 class Mailer:
-    """Sends mail as `sender` by one server. `tls` says whose certificates count."""
+    """Sends mail as `sender` by one SMTP server. `tls` replaces the default TLS context."""
 
     def __init__(self, server: MailServer, sender: Address, tls: ssl.SSLContext | None = None) -> None:
         self._server = server
@@ -47,10 +47,10 @@ class Mailer:
         return self._own_tls or _default_tls()
 
     def send(self, message: EmailMessage, to: str) -> None:
-        """Give a mail to the server. This waits, for `SECONDS_IN_ALL` at most.
+        """Send a mail. Blocks for at most `SECONDS_IN_ALL`.
 
         Raises:
-            NotDelivered: the server is not there, is not to be trusted with the password, or does not take it.
+            NotDelivered: the server cannot be reached, cannot be trusted with the password, or refuses the mail.
 
         """
         try:
@@ -88,14 +88,14 @@ class Mailer:
 
     def _send(self, message: EmailMessage, to: str) -> None:
         server = self._server
-        # Its own name for itself, or a name server would be asked for it.
+        # Sent as the host name in EHLO; without it, smtplib looks the host's own name up in the DNS.
         named = self.sender.domain
         connection = (
             _BoundedSSL(local_hostname=named, timeout=SECONDS, context=self._tls)
             if server.tls
             else _Bounded(local_hostname=named, timeout=SECONDS)
         )
-        # Where no host is given to connect to at once, the library does not remember it for TLS.
+        # smtplib sets this, which STARTTLS needs, only if the host is passed to the constructor.
         connection._host = server.host
         try:
             code, said = connection.connect(server.host, server.port)
@@ -106,7 +106,7 @@ class Mailer:
             if server.password:
                 connection.login(server.user, server.password)
             connection.send_message(message, self.sender.addr_spec, to)
-            with suppress(OSError):  # it has the mail: how it says good-bye does not matter
+            with suppress(OSError):  # the mail is accepted already, so an error here does not matter
                 connection.quit()
         finally:
             connection.close()
@@ -123,7 +123,7 @@ class Mailer:
 
 
 class _Answers(io.RawIOBase):
-    """What a server answers, as it comes; it ends with an error after so many bytes, or at a time."""
+    """Byte stream of a server's replies that raises TimeoutError after `most_bytes` bytes or at the time `end`."""
 
     def __init__(self, connection: socket.socket, most_bytes: int, end: float) -> None:
         self._connection = connection
@@ -144,7 +144,7 @@ class _Answers(io.RawIOBase):
 
 
 class _Bounded(smtplib.SMTP):
-    """A conversation whose length is bounded in all; the library's timeout is for each read, and its replies never end."""
+    """An SMTP session with a limit for its total time and size; smtplib limits only the time of each read."""
 
     file: io.BufferedReader | None
     _host: str
@@ -155,7 +155,7 @@ class _Bounded(smtplib.SMTP):
         super().__init__(*args, **kwargs)
 
     def getreply(self) -> tuple[int, bytes]:
-        # None at the beginning, and again once there is TLS.
+        # None at the beginning of the session, and again after STARTTLS.
         if self.file is None and self.sock is not None:
             self._answers = _Answers(self.sock, self._left, self._end)
             self.file = io.BufferedReader(self._answers)
@@ -166,17 +166,21 @@ class _Bounded(smtplib.SMTP):
 
 
 class _BoundedSSL(_Bounded, smtplib.SMTP_SSL):
-    """The same, over TLS from the first byte."""
+    """`_Bounded` over TLS from the first byte."""
 
 
 @cache
 def _default_tls() -> ssl.SSLContext:
-    """Return the certificates that count on this host; reading them takes a while, so that it is done once."""
+    """Return a TLS context with this host's certificates. Cached, because loading them takes a while."""
     return ssl.create_default_context()
 
 
 def _unverified() -> ssl.SSLContext:
-    """Encrypt with whoever is there: without a password nothing at all would do, and many a local server has no better."""
+    """Return a TLS context that accepts every certificate.
+
+    Used only without a password, where unencrypted mail is acceptable too: many local servers have a self-signed
+    certificate.
+    """
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

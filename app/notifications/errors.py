@@ -1,4 +1,4 @@
-"""What web addresses and mail have in common, by which a batch's end is told: how they refuse, and how they fail."""
+"""Errors shared by the notification channels, webhook and e-mail."""
 
 from datetime import timedelta
 
@@ -6,14 +6,14 @@ from cutout.app.core.errors import InvalidInputError
 
 
 class CannotNotify(InvalidInputError):
-    """Nobody can be told at an address that a caller gives; the message says why."""
+    """No notification can be sent to the address in the request; the message says why."""
 
 
 class NotDelivered(Exception):
-    """Word did not arrive; the message says why, and repeats nothing that a server said.
+    """A delivery attempt failed. The message says why, and contains nothing that the remote server sent.
 
-    `status` is what a web address answered. `final`: another attempt is no use. `retry_after`: how long it asks to be
-    left alone.
+    `status` is the HTTP status code of a webhook's response. `final` means that a retry is useless. `retry_after` is
+    how long the server asks to wait before the next attempt.
     """
 
     def __init__(

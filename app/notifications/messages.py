@@ -1,4 +1,4 @@
-"""What is told of a batch's end: JSON for a program, a letter for a person."""
+"""Content of the notifications about a finished batch: JSON for webhooks, and an e-mail."""
 
 import json
 import uuid
@@ -16,14 +16,14 @@ from sqlalchemy.orm import Session
 from cutout.app.db.tables import Batch, Job, Status
 from cutout.app.notifications.webhook import EVENT
 
-# Of the photos that failed.
+# Limits for the list of failed photos.
 MOST_LISTED = 50
 LONGEST_NAME, LONGEST_DETAIL = 100, 300
 
 
 @dataclass(frozen=True)
 class BatchReport:
-    """A batch that has ended; `failed` are the first of its photos that did."""
+    """A batch that has ended; `failed` holds its first `MOST_LISTED` failed photos."""
 
     batch: Batch
     counts: dict[Status, int]
@@ -46,7 +46,7 @@ class BatchReport:
 
 
 def report_of(session: Session, batch_id: uuid.UUID) -> BatchReport:
-    """Read what became of a batch and its photos."""
+    """Load the outcome of a batch and its photos."""
     photos = select(Job.status, func.count()).where(Job.batch_id == batch_id).group_by(Job.status)
     failed = select(Job).where(Job.batch_id == batch_id, Job.status == Status.FAILED).order_by(Job.position)
     return BatchReport(
@@ -57,7 +57,7 @@ def report_of(session: Session, batch_id: uuid.UUID) -> BatchReport:
 
 
 def payload(report: BatchReport, delivery_id: uuid.UUID, zip_url: str | None) -> bytes:
-    """Tell it to a program."""
+    """Return the JSON body of the webhook."""
     batch = report.batch
     told = {
         "event": EVENT,
@@ -86,7 +86,7 @@ def payload(report: BatchReport, delivery_id: uuid.UUID, zip_url: str | None) ->
 def render_email(
     report: BatchReport, delivery_id: uuid.UUID, zip_url: str | None, sender: Address, to: str, at: datetime
 ) -> EmailMessage:
-    """Tell it to a person. Nothing in its head is of the user's own making but his address."""
+    """Return the e-mail. The recipient's address is the only user input in its headers."""
     batch = report.batch
     done, images = report.count(Status.COMPLETED), batch.images
     message = EmailMessage(policy=SMTP)
@@ -94,7 +94,7 @@ def render_email(
     message["To"] = to
     message["Subject"] = f"Cutout: your batch has ended, {done} of {images} photos are done"
     message["Date"] = format_datetime(at)
-    # The same whenever it is sent again, so that mailboxes can drop a repetition.
+    # The same for every attempt, so that mailboxes can drop duplicates.
     message["Message-ID"] = f"<{delivery_id}@{sender.domain}>"
     message["Auto-Submitted"] = "auto-generated"
     lines = [
@@ -123,7 +123,7 @@ def render_email(
 
 
 def _plain(text: str | None, longest: int) -> str:
-    """Return a user's text for a line of a letter: nothing that breaks the line, or turns what follows around."""
+    """Return a user's text for one line of the e-mail, without line breaks and bidirectional control characters."""
     shown = "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text or ""
     )

@@ -1,8 +1,9 @@
-"""Word of a batch's end, by web address and by mail: an outbox.
+"""Transactional outbox of the notifications about finished batches, by webhook and e-mail.
 
-What is to be told is written in the transaction that ends the batch, so it is told if and only if the batch has ended.
-Any number of hosts deliver it: each row is claimed for a while before it is sent, and the outcome recorded after it. A
-host that dies in between delays it; then it is sent again, with the same id, by which a receiver knows a repetition.
+Deliveries are written in the transaction that ends the batch, so a notification is sent if and only if the batch has
+ended. Any number of hosts deliver them: a host claims a row with a lease before it sends, and records the outcome
+afterwards. If a host dies in between, the notification is sent again after the lease, with the same id, by which
+receivers recognise duplicates.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ from cutout.app.observability.metrics import Metrics
 
 log = structlog.get_logger()
 
-# After each attempt in vain; after the last of them there is one more, and then it is given up.
+# Back-off after each failed attempt. After the last wait one more attempt follows, then the delivery is given up.
 WAITS = (
     timedelta(seconds=10),
     timedelta(minutes=1),
@@ -43,25 +44,25 @@ WAITS = (
     timedelta(hours=24),
 )
 LONGEST_RETRY_AFTER = WAITS[-1]
-# Each wait is longer by up to this share of it, so that what failed together is not tried again together.
+# Each wait is extended by a random share of up to this much, so that deliveries that failed together are spread.
 JITTER = 0.2
-# How often it is looked whether something is due.
+# Polling interval for due deliveries.
 EVERY = timedelta(seconds=3)
-# Of each channel: a mail server that hangs keeps no webhook waiting.
+# Concurrent deliveries per channel, so that a mail server that hangs does not delay webhooks.
 MOST_AT_ONCE = 8
-# Longer than the slowest attempt at either takes.
+# Longer than the slowest attempt on either channel.
 LEASE = timedelta(minutes=5)
 LONGEST_ERROR = 500
 OUR_FAULT = "The service failed before it could send this."
 NO_MAIL = "This service sends no mail: its owner has set no mail server."
 
-# Threads of their own: a mail server that hangs holds up mail, and not the database's work.
+# A thread pool of its own, so that a mail server that hangs does not block database work.
 _mails = ThreadPoolExecutor(MOST_AT_ONCE, "mail")
 
 
 @dataclass(frozen=True)
 class Outbox:
-    """What deliveries need. `kept` is how long results are; `public_url` is where the service is reached, if it is set."""
+    """Everything that deliveries need. `kept` is how long results are kept; `public_url` the service's URL, if set."""
 
     database: Database
     http_client: SafeHttpClient
@@ -75,19 +76,21 @@ class Outbox:
     chance: Callable[[], float] = random.random
 
     def check_webhook_url(self, url: str) -> str:
-        """Return a web address that can be told of a batch's end.
+        """Return a URL if it is acceptable as a webhook.
 
         Raises:
-            CannotNotify: it cannot be; the message says why.
+            CannotNotify: it is not; the message says why.
 
         """
         return webhook.check_webhook_url(url, self.http_client.destinations)
 
     def check_email(self, address: str, own: str | None) -> str:
-        """Return a mail address that can be told of a batch's end, as it is kept; `own` is the user's.
+        """Return an e-mail address, normalised for storage, if notifications may be sent to it.
+
+        `own` is the address of the user's account.
 
         Raises:
-            CannotNotify: it is none, not the user's own where it has to be, or this service sends no mail.
+            CannotNotify: it is not an e-mail address, not the user's where required, or this service sends no mail.
 
         """
         if self.mailer is None:
@@ -103,7 +106,7 @@ class Outbox:
 
 
 def _is_same_address(checked: str, own: str | None) -> bool:
-    """Compare an address that was checked with a user's own, which may be written otherwise, or be no address at all."""
+    """Compare a normalised address with the account's, which may be written differently or be no valid address."""
     try:
         return own is not None and checked.casefold() == email.check_email(own).casefold()
     except CannotNotify:
@@ -111,21 +114,22 @@ def _is_same_address(checked: str, own: str | None) -> bool:
 
 
 def announce(session: Session, batch: Batch) -> None:
-    """Have a batch's end told as it was asked for. To be called once, in the transaction that ends it."""
+    """Queue the requested notifications of a batch. Call this once, in the transaction that ends the batch."""
     for channel, target in ((Channel.WEBHOOK, batch.webhook_url), (Channel.MAIL, batch.notify_email)):
         if target is not None:
             session.add(Delivery(batch_id=batch.id, channel=channel, target=target))
 
 
 def archive_path(batch_id: uuid.UUID) -> str:
-    """Say where a batch's ZIP is had."""
+    """Return the URL path of a batch's ZIP."""
     return f"/api/background-remover/batch/{batch_id}/download"
 
 
 async def deliver_due(office: Outbox, channel: Channel) -> int:
-    """Try to deliver what is due by one channel, also what comes to be due meanwhile; return how many were tried.
+    """Attempt all deliveries of a channel that are due or become due meanwhile; return the number of attempts.
 
-    One that is slow keeps only its own place of `MOST_AT_ONCE`. What is cut off is sent again after its lease.
+    A slow delivery occupies only its own slot of `MOST_AT_ONCE`. On cancellation, running deliveries are cancelled too,
+    and attempted again after their lease.
     """
     tried = 0
     running: set[asyncio.Task[None]] = set()
@@ -149,7 +153,7 @@ async def deliver_due(office: Outbox, channel: Channel) -> int:
 
 
 def _claim(session: Session, channel: Channel, at: datetime, most: int) -> list[Delivery]:
-    """Take some of what is due, those waiting longest first; nobody else takes them before the lease ends."""
+    """Claim up to `most` due deliveries, longest overdue first; no other host claims them before the lease ends."""
     due = select(Delivery).where(Delivery.channel == channel, Delivery.due_at <= at)
     due = due.order_by(Delivery.due_at).limit(most)
     claimed = list(session.scalars(due.with_for_update(skip_locked=True)))
@@ -160,7 +164,7 @@ def _claim(session: Session, channel: Channel, at: datetime, most: int) -> list[
 
 
 async def _deliver(office: Outbox, delivery: Delivery) -> None:
-    """Send one, and record what came of it. Where that cannot be recorded, it is tried again after its lease."""
+    """Attempt a delivery and record the outcome. If recording fails, it is attempted again after its lease."""
     try:
         report = await to_the_end(office.database.run_read_only, messages.report_of, delivery.batch_id)
         about = log.bind(
@@ -206,10 +210,10 @@ async def _failed(
 
 
 async def _send(office: Outbox, delivery: Delivery, report: BatchReport) -> int | None:
-    """Send one by its channel; return the status that a web address took it with.
+    """Send a notification by its channel; return the status code of a webhook's response, None for e-mail.
 
     Raises:
-        NotDelivered: it did not arrive.
+        NotDelivered: the attempt failed.
 
     """
     at = office.clock()
@@ -227,7 +231,7 @@ async def _send(office: Outbox, delivery: Delivery, report: BatchReport) -> int 
 
 
 def _zip_url(office: Outbox, batch: Batch, at: datetime) -> str | None:
-    """Return the address of a batch's ZIP, which works as long as the ZIP is kept; None if it has none, or no longer."""
+    """Return the signed URL of a batch's ZIP, valid as long as the ZIP is kept; None if there is none, or no longer."""
     left = (batch.finished_at or at) + office.kept - at
     if batch.zip_bytes is None or left <= timedelta(0):
         return None
@@ -242,7 +246,7 @@ def _next_attempt(office: Outbox, delivery: Delivery, failure: NotDelivered) -> 
 
 
 def _record_delivered(session: Session, delivery: Delivery, status: int | None, at: datetime) -> None:
-    # Also where the lease ran out and another has claimed it since: what has arrived need not be sent again.
+    # Recorded even if the lease expired and another host claimed the row since: it need not be sent again.
     mine = update(Delivery).where(Delivery.id == delivery.id, Delivery.delivered_at.is_(None))
     session.execute(mine.values(status=status, error=None, delivered_at=at, due_at=None))
 
@@ -252,14 +256,14 @@ def _record_failed(
 ) -> None:
     mine = update(Delivery).where(
         Delivery.id == delivery.id,
-        Delivery.attempts == delivery.attempts,  # else another has claimed it since
+        Delivery.attempts == delivery.attempts,  # else another host has claimed it since
         Delivery.delivered_at.is_(None),
     )
     session.execute(mine.values(status=failure.status, error=str(failure)[:LONGEST_ERROR], due_at=due_at))
 
 
 def _host(delivery: Delivery) -> str:
-    """Return where it goes, for the log: the rest of an address may be secret."""
+    """Return the host of a delivery's target for the log; the rest of the address may be secret."""
     if delivery.channel is Channel.MAIL:
         return delivery.target.rpartition("@")[2]
     return httpx2.URL(delivery.target).host

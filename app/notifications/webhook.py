@@ -1,4 +1,4 @@
-"""Webhooks: JSON to a web address that a user names, signed with a secret of his own."""
+"""Webhooks: JSON sent to a URL that a user provides, signed with a secret per user."""
 
 import asyncio
 import hashlib
@@ -16,19 +16,19 @@ from cutout.app.net.url_policy import NotAllowed, UrlPolicy
 from cutout.app.notifications.errors import CannotNotify, NotDelivered
 
 EVENT = "batch.finished"
-# For one attempt, looking the host up included.
+# Timeout of one attempt, including DNS resolution.
 SECONDS = 10.0
 LONGEST_URL = 2048
-# The receiver has taken it away for good.
+# 410: the receiver has removed the endpoint permanently.
 GONE = 410
 TOLERANCE_SECONDS = 300
 
 
 def check_webhook_url(url: str, destinations: UrlPolicy) -> str:
-    """Return an address to call later, if it can be one; where it leads to is looked up then.
+    """Return a webhook URL if its form is valid. Its host is resolved and checked only when it is called.
 
     Raises:
-        CannotNotify: it is malformed, not of the web, or has a password in it.
+        CannotNotify: the URL is malformed, not http(s), or contains a password.
 
     """
     if len(url) > LONGEST_URL:
@@ -41,20 +41,20 @@ def check_webhook_url(url: str, destinations: UrlPolicy) -> str:
 
 
 def webhook_secret(service_secret: str, user_id: uuid.UUID) -> str:
-    """Return what a user's webhooks are signed with: made of the service's secret, and kept nowhere."""
+    """Return the key that a user's webhooks are signed with, derived from the service's secret and never stored."""
     own = hmac.new(service_secret.encode(), f"webhook\n{user_id}".encode(), hashlib.sha256).digest()
     return f"whsec_{urlsafe_b64encode(own).rstrip(b'=').decode()}"
 
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
-    """Return the signature of a body sent at a time."""
+    """Return the signature of a timestamp and a body: `v1=` and a hexadecimal HMAC-SHA256."""
     return "v1=" + hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
 def verify(
     secret: str, timestamp: str, body: bytes, signature: str, now: float, tolerance: float = TOLERANCE_SECONDS
 ) -> bool:
-    """Tell, as a receiver does, whether a body was signed with this secret, and not long ago."""
+    """Return whether a body was signed with this secret less than `tolerance` seconds ago, as a receiver checks it."""
     right = sign(secret, timestamp, body)
     return (
         hmac.compare_digest(right.encode(), signature.encode())
@@ -66,10 +66,10 @@ def verify(
 async def post(
     http_client: SafeHttpClient, url: str, secret: str, delivery_id: uuid.UUID, body: bytes, at: datetime
 ) -> int:
-    """Send a body to a web address; return the status that it was taken with. The rest of the answer is not read.
+    """Post a signed body to a URL and return the status code. The response body is not read.
 
     Raises:
-        NotDelivered: the address may not be called, does not answer in time, or answers no 2xx.
+        NotDelivered: the URL is not allowed, the server does not respond in time, or it responds without a 2xx status.
 
     """
     timestamp = str(int(at.timestamp()))
@@ -97,7 +97,7 @@ async def post(
         httpcore2.ProtocolError,
         OSError,
     ) as error:
-        # What goes wrong after the answer's head is nothing to us.
+        # Errors after the response headers do not matter.
         if answered is None:
             raise NotDelivered(_reason(error)) from None
     assert answered is not None
@@ -115,7 +115,9 @@ async def post(
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError | httpcore2.TimeoutException):
         return f"The server did not answer within {SECONDS:g} s."
-    if isinstance(error.__context__, ssl.SSLError):  # httpcore2 takes the cause away
+    if isinstance(
+        error.__context__, ssl.SSLError
+    ):  # httpcore2 re-raises `from None`, which clears the cause and keeps the context
         return "No secure connection: the server's certificate cannot be verified."
     return "The server does not answer, or broke off."
 
@@ -127,7 +129,7 @@ def _header(answer: httpcore2.Response, wanted: bytes) -> str:
 
 
 def _duration(retry_after: str, at: datetime) -> timedelta:
-    """Read a `Retry-After`: seconds or a date; nothing where it is neither."""
+    """Parse a `Retry-After` header, in seconds or as a date; zero if it is neither."""
     try:
         if retry_after.isdecimal():
             return timedelta(seconds=int(retry_after))

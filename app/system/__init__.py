@@ -1,1 +1,1 @@
-"""Health, metrics and the page."""
+"""Health check, metrics and web pages."""

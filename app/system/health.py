@@ -1,4 +1,4 @@
-"""Whether pictures can be made here, and with what."""
+"""`/api/health`: whether the service is ready, and which models it uses."""
 
 from typing import Annotated
 
@@ -18,12 +18,13 @@ router = APIRouter(prefix="/api", tags=["health"])
 async def health(
     executor: ExecutorDep, readiness: Annotated[Readiness, Depends(provided(Readiness))], response: Response
 ) -> Health:
-    """Answer 200 once a picture can really be made and kept, 503 until then, and while the database or the storage fails,
-    or networks elsewhere have failed so often that they are left alone. The answer comes within two seconds, whatever
-    hangs.
+    """Return the health of the service: 200 if it can process photos and store results, else 503.
 
-    What `queue` and `workers` say changes nothing of that where the service itself makes single photos: they are for
-    batches then. `problems` names all that is wrong, also that photos wait and no worker is alive.
+    The status is 503 while the models are loading, while the database or the storage fails, and while the circuit
+    breaker for remote networks is open. The response arrives within two seconds, even if a dependency hangs.
+
+    If the service processes single photos itself, `queue` and `workers` concern batches only and do not affect the
+    status. `problems` lists everything that is wrong, for example that photos are waiting while no worker is alive.
     """
     found = await readiness.look()
     device, tiers = executor.serving_by(found.workers)

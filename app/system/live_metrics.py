@@ -1,4 +1,4 @@
-"""Metrics that other parts count already, read when Prometheus asks."""
+"""Metrics that are read from other components at each scrape."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -12,7 +12,7 @@ from cutout.inference.engine import Engine
 
 
 class LiveMetrics(Collector):
-    """The state of the engine, of the rate limits by kind of call, and of the queue."""
+    """Collector for the state of the engine, the rate limits per kind of call, and the queue."""
 
     def __init__(
         self, engine: Callable[[], Engine | None], refused: Mapping[Kind, int], queue_stats: QueueStats | None
@@ -41,7 +41,7 @@ class LiveMetrics(Collector):
 
 
 def _queue_metrics(queue_stats: QueueStats) -> Iterator[Metric]:
-    """Tell what waits for workers; a figure that cannot be had is left out."""
+    """Yield the metrics of the queue; those that cannot be read are left out."""
     workers = queue_stats.workers()
     yield GaugeMetricFamily(
         "cutout_queue_answers",

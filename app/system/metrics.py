@@ -1,4 +1,4 @@
-"""`/metrics`: the service's figures, for its operator."""
+"""`/metrics`: the service's metrics for Prometheus."""
 
 import asyncio
 import hmac
@@ -16,7 +16,7 @@ from cutout.app.http.openapi import error_responses
 
 router = APIRouter(tags=["metrics"])
 
-# A proxy on this host calls from a loopback address too; what it calls for comes from elsewhere.
+# A proxy on this host calls from a loopback address too, but its requests come from other machines.
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 
 
@@ -35,9 +35,12 @@ async def get_metrics(
     settings: SettingsDep,
     token: Annotated[HTTPAuthorizationCredentials | None, Security(METRICS_TOKEN)],
 ) -> Response:
-    """Return the figures in Prometheus' text format: to this machine, or by `CUTOUT_METRICS_TOKEN`."""
+    """Return the metrics in the Prometheus text format.
+
+    Accessible from the service's own machine, or with `CUTOUT_METRICS_TOKEN` as a bearer token.
+    """
     if not (is_from_here(request) or is_known(token, settings)):
-        # No 404: where it is stands in the documentation, and a scraper with a wrong token should say so.
+        # Not 404: the path is documented, and a scraper with a wrong token should report that.
         raise UnauthenticatedError(
             "Ask from the service's own machine, or send CUTOUT_METRICS_TOKEN as a bearer token.",
         )
@@ -46,7 +49,7 @@ async def get_metrics(
 
 
 def is_from_here(request: Request) -> bool:
-    """Tell whether a call comes from this machine, as far as can be told: straight, and by a name of its own."""
+    """Return whether a request comes from this machine: loopback client, loopback host name, no proxy headers."""
     return (
         request.client is not None
         and is_loopback(request.client.host)
@@ -56,7 +59,7 @@ def is_from_here(request: Request) -> bool:
 
 
 def is_known(token: HTTPAuthorizationCredentials | None, settings: Settings) -> bool:
-    """Tell whether a call brings the metrics' token."""
+    """Return whether a request carries the configured metrics token."""
     return (
         token is not None
         and settings.metrics_token is not None

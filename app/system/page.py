@@ -1,4 +1,4 @@
-"""The pages: the one at `/`, and the API's description at `/docs`; and their files."""
+"""The web page at `/`, the API documentation at `/docs`, and their static files."""
 
 from functools import cache
 from importlib.metadata import version
@@ -17,17 +17,17 @@ from cutout.app.http.static_files import PageFiles
 from cutout.inference.imaging.decode import SUFFIXES
 
 STATIC = Path(web.__file__).parent / "static"
-# By their types, too: what has another extension, or none.
+# Accepted by media type too, for files with another extension or none.
 TYPES = [f"image/{kind}" for kind in ("jpeg", "png", "webp", "avif", "heic", "heif", "tiff", "bmp", "gif")]
 
-# Swagger UI, as a wheel: a page of the API loads nothing from elsewhere.
+# Swagger UI comes from a wheel, so that the page loads nothing from other hosts.
 SWAGGER = "fastapi_swagger"
 SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 
 @cache
 def swagger_folder() -> Path:
-    """Return where Swagger UI's files are. The wheel's own code, which serves them otherwise, is not imported."""
+    """Return the folder of Swagger UI's files. The wheel's code, which serves them differently, is not imported."""
     found = find_spec(SWAGGER)
     assert found is not None
     assert found.origin is not None
@@ -47,7 +47,7 @@ router = APIRouter(include_in_schema=False)
 
 
 def page_of(name: str, **values: object) -> HTMLResponse:
-    """Return a page of its file, with these values in it."""
+    """Return a static HTML file with `values` substituted."""
     text = Template((STATIC / name).read_text()).substitute(values)
     return HTMLResponse(text, headers={"Content-Security-Policy": PAGE, **KEPT_WHILE_UNCHANGED})
 
@@ -55,7 +55,7 @@ def page_of(name: str, **values: object) -> HTMLResponse:
 @router.head("/")
 @router.get("/")
 async def index(settings: SettingsDep) -> HTMLResponse:
-    """Return the page: drop a photo, see before and after; or many, as a batch. It knows what may be sent."""
+    """Return the web page, with the accepted file types and size limits filled in."""
     return page_of(
         "index.html",
         accept=",".join([*TYPES, *sorted(SUFFIXES)]),
@@ -68,5 +68,5 @@ async def index(settings: SettingsDep) -> HTMLResponse:
 @router.head("/docs")
 @router.get("/docs")
 async def docs() -> HTMLResponse:
-    """Return the page that describes the API, by Swagger UI."""
+    """Return the API documentation page, which uses Swagger UI."""
     return page_of("docs.html", version=version("fastapi-swagger"))

@@ -1,4 +1,4 @@
-"""Whether pictures can be made and kept here: what database, queue and storage say, asked beside the calls."""
+"""Readiness of the service: database, queue and storage, checked by background probes."""
 
 import asyncio
 import time
@@ -20,19 +20,19 @@ from cutout.app.storage.probe import STORAGE_HANGS, StorageProbe
 
 log = structlog.get_logger()
 
-# How long `/api/health` waits for an answer; and without being asked, how often database and queue are looked at.
+# How long `/api/health` waits for an answer, and how often database and queue are checked without a request.
 PATIENCE_SECONDS = 1.5
 LOOK_EVERY = timedelta(seconds=10)
-# After so long without an answer a database or a queue counts as hanging.
+# A database or queue that has not answered for this long counts as hanging.
 HANGING = timedelta(seconds=3)
-# For how long photos wait without a worker before the log says so, and how often it repeats that.
+# How long photos may wait without a worker before an error is logged, and how often it is repeated.
 UNATTENDED_SECONDS, REPEAT_SECONDS = 30.0, 300.0
 CANNOT_KEEP = "Results cannot be kept. The log says why."
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that keeps pictures from being made, or photos of batches from being taken: a code, and what to do."""
+    """A problem that prevents removals, or the processing of batches: an error code, and a message with the fix."""
 
     code: str
     detail: str
@@ -40,8 +40,8 @@ class Fault:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found. `revision` is None while the database does not answer; `waiting` and `workers` are None where that
-    is not known. `faults` are of single photos here, `of_batches` of what workers do.
+    """Result of the checks. `revision` is None while the database does not answer; `waiting` and `workers` are None if
+    unknown. `faults` affect the service itself, `of_batches` only the processing by workers.
     """
 
     revision: str | None
@@ -52,7 +52,7 @@ class Findings:
 
 
 class Readiness:
-    """Looks after database, queue and storage for as long as the service runs."""
+    """Monitors database, queue and storage while the service runs."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Readiness:
 
     @asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:
-        """Look until the end of the block."""
+        """Run the probes within the block."""
         probes = (self.database, self.storage, *((self.queue,) if self._queue_stats.is_kept else ()))
         for probe in probes:
             probe.start()
@@ -82,7 +82,7 @@ class Readiness:
             await asyncio.gather(*(asyncio.to_thread(probe.stop) for probe in probes))
 
     async def look(self) -> Findings:
-        """Tell how all is now, within two seconds."""
+        """Return the current state of all dependencies, within two seconds."""
         (revision, waiting), workers = await asyncio.gather(self._of_database(), self._of_queue())
         faults, of_batches = [], []
         if revision is None:
@@ -130,7 +130,7 @@ class Readiness:
         return self._queue_stats.workers()
 
     def _warn_of_unattended(self, waiting: Waiting | None) -> None:
-        """Say in the log that photos wait and nobody takes them, where that lasts."""
+        """Log an error if photos have been waiting without a worker for `UNATTENDED_SECONDS`."""
         try:
             workers = self.queue.last()
         except NoAnswer:
@@ -147,5 +147,5 @@ class Readiness:
 
 
 def say_unattended(photos: int) -> str:
-    """Say that photos wait for nobody."""
+    """Return the message that photos are waiting and no worker is alive."""
     return f"{photos} photos of batches wait and no worker is alive. Start one with: cutout worker"

@@ -1,4 +1,4 @@
-"""The response document of `/api/health`."""
+"""Response schema of `/api/health`."""
 
 import math
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from cutout.inference.tiers import Recipe, Tier
 
 
 class QueueState(Schema):
-    """Of the queue of batches: whether it answers, how many of their photos wait, and how many batches have not ended."""
+    """The state of the batch queue: whether it answers, and the number of waiting photos and unfinished batches."""
 
     answers: bool
     waiting: int
@@ -20,7 +20,7 @@ class QueueState(Schema):
 
 
 class WorkerTier(Schema):
-    """What serves a tier on a worker."""
+    """The model that serves a tier on a worker. `wanted` differs from `model` if a substitute is used."""
 
     model: str
     backend: str
@@ -30,7 +30,7 @@ class WorkerTier(Schema):
 
 
 class Worker(Schema):
-    """A worker that is alive. `breaker` is of its calls to networks elsewhere, null where they are there."""
+    """A live worker. `breaker` is the state of its circuit breaker for remote networks, null if it runs them itself."""
 
     name: str
     version: str
@@ -52,8 +52,8 @@ class Worker(Schema):
 
 
 class RemoteState(Schema):
-    """Of networks elsewhere: whether calls go there (`closed`), none does for `retryAfter` seconds (`open`), or one is
-    tried (`half-open`).
+    """The circuit breaker for remote networks: `closed` (calls are made), `open` (no calls for `retryAfter` seconds) or
+    `half-open` (one trial call is made).
     """
 
     breaker: State
@@ -66,15 +66,15 @@ class RemoteState(Schema):
 
 
 class HealthProblem(Schema):
-    """Something that is wrong: a code as errors have them, or `NO_WORKER`, and what to do."""
+    """A problem: an error code of the API or `NO_WORKER`, and a message that says what to do."""
 
     code: str
     detail: str
 
 
 class Health(Schema):
-    """Whether pictures can be made here, and with what. `queue` is null where there is none, or the database is away;
-    `remote` where networks run on this host. `problems` is empty where all is well.
+    """The health of the service and the models it uses. `queue` is null if there is no queue or the database does not
+    answer; `remote` is null if networks run on this host. `problems` is empty if everything works.
     """
 
     status: Literal["ok", "degraded"]

@@ -1,1 +1,1 @@
-"""The page at `/`."""
+"""Static files of the web page at `/`."""

@@ -1,5 +1,5 @@
-// Many photos at once: their price, their upload, how far the service is, the ZIP. A batch's id is in the page's
-// address, so that it is found again after a reload.
+// Batches: price, upload, progress and ZIP. The batch's id is kept in the fragment of the page's URL, so that the
+// batch is shown again after a reload.
 
 import { $, API, Refusal, call, say, sayNothing, several } from "./common.js";
 import { bytesOf } from "./files.js";
@@ -8,9 +8,9 @@ const MOST_THUMBNAILS = 60;
 const AGAIN_MS = 2000;
 const HASH = /^#batch=([0-9a-f-]{36})$/;
 
-let order = null; // what is offered, or being sent: { photos, others, tier, key }
-let upload = null; // the request that sends it
-let watched = null; // the id of the batch that is shown, until it has finished
+let order = null; // the batch on offer or being uploaded: { photos, others, tier, key }
+let upload = null; // the XMLHttpRequest of the upload
+let watched = null; // the id of the batch being followed, until it has finished
 
 export const busy = () => upload !== null || watched !== null;
 
@@ -19,10 +19,10 @@ export function hide() {
   $("batch").hidden = true;
 }
 
-// Show what these photos cost by the tier that is chosen.
+// Show the price of these photos in the selected tier.
 export async function offer(photos, others) {
   const tier = new FormData($("form")).get("tier") ?? "basic";
-  // What is tried again, after an upload that broke off, is the same batch, and is paid once.
+  // A retry after a failed upload keeps its idempotency key, so that the batch is created and paid only once.
   const again = order?.photos === photos && order.tier === tier;
   const mine = { photos, others, tier, key: again ? order.key : newKey() };
   order = mine;
@@ -73,7 +73,7 @@ async function send() {
   await follow(accepted.batchId);
 }
 
-// By XMLHttpRequest: fetch does not tell how much has been sent.
+// XMLHttpRequest, because fetch does not report upload progress.
 function post({ photos, tier, key }) {
   const form = new FormData();
   form.set("tier", tier);
@@ -104,7 +104,7 @@ function post({ photos, tier, key }) {
 
 const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 
-// Show a batch until it has finished, and then what became of it.
+// Follow a batch until it has finished, then show its results.
 async function follow(id) {
   watched = id;
   let batch;
@@ -142,7 +142,7 @@ async function follow(id) {
       return;
     }
     $("batch-count").textContent = "The connection broke off. Asking again …";
-    // A connection that is lost the browser opens again by itself, but not after an answer that is no stream.
+    // The browser reconnects by itself after a lost connection, but not after a response that is no event stream.
     if (events.readyState === EventSource.CLOSED) setTimeout(() => watched === id && follow(id), AGAIN_MS);
   });
 }
@@ -169,13 +169,13 @@ async function cancel() {
     upload.abort();
     return;
   }
-  $("batch").focus(); // which a button that is disabled would lose
+  $("batch").focus(); // a disabled button would lose the focus
   $("batch-cancel").disabled = true;
   tell("Cancelling …");
   try {
     await call(`${API}/batch/${watched}`, { method: "DELETE" });
   } catch (error) {
-    // It may have finished meanwhile, which its events tell.
+    // 409: the batch has finished meanwhile; its events report that.
     if (error.status !== 409) say(error.message, "error");
     $("batch-cancel").disabled = false;
   }
@@ -226,7 +226,7 @@ function thumbnail({ name, resultUrl }) {
   return item;
 }
 
-// Show the batch's part of the page with these of its elements, and the others empty.
+// Show the batch section with only these parts, and clear the others.
 function show(title, parts) {
   const held = $("batch").contains(document.activeElement);
   $("batch-title").textContent = title;
@@ -237,11 +237,11 @@ function show(title, parts) {
   $("batch-failed").replaceChildren();
   $("batch-strip").replaceChildren();
   $("batch").hidden = false;
-  // The button that was pressed may be gone: who uses the keyboard stays here.
+  // The focused button may be hidden now: keep the keyboard focus in this section.
   if (held) $("batch").focus();
 }
 
-// Said aloud by screen readers, so only what matters; how far it is stands beside it.
+// Announced by screen readers, so it holds only essential messages; the progress has an element of its own.
 function tell(text) {
   $("batch-told").textContent = text;
 }

@@ -1,4 +1,4 @@
-// What the page's parts share: its elements, its one line of words, and how the service is asked.
+// Shared helpers: element look-up, the status line and API calls.
 
 export const API = "api/background-remover";
 
@@ -14,7 +14,7 @@ export function sayNothing() {
   $("status").hidden = true;
 }
 
-// What the service has against a call, or 0 where it did not answer.
+// An error response of the service; `status` is 0 if it did not respond.
 export class Refusal extends Error {
   constructor(message, status = 0) {
     super(message);

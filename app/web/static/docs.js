@@ -1,4 +1,4 @@
-// The API's description, from this service alone: no validator elsewhere is asked.
+// The API documentation; validatorUrl is null so that no external validator is called.
 
 SwaggerUIBundle({
   url: "openapi.json",

@@ -1,4 +1,4 @@
-// Files that were chosen or dropped, as { file, name }: the name tells the folder, too.
+// Files that were chosen or dropped, as { file, name }. The name includes the path within a folder.
 
 import { $, several } from "./common.js";
 
@@ -10,7 +10,7 @@ export function chosen(files) {
 }
 
 export async function dropped(transfer) {
-  // All of them at once: after a pause the browser has forgotten them.
+  // Read all items synchronously: the browser clears the list after the event.
   const items = [...transfer.items]
     .filter((item) => item.kind === "file")
     .map((item) => item.webkitGetAsEntry() ?? item.getAsFile());
@@ -29,16 +29,16 @@ async function* below(entry) {
     return;
   }
   const reader = entry.createReader();
-  // A folder is told piece by piece, a hundred files each in Chromium.
+  // readEntries returns a folder in chunks, of 100 entries in Chromium.
   for (let some; (some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject))).length; ) {
     for (const one of some) yield* below(one);
   }
 }
 
-// The pictures, in the order of their names, and how many others there were. Hidden files are not even counted.
+// Return the images, sorted by name, and the number of other files. Hidden files are ignored.
 export function pictures(found) {
   const seen = found.filter(({ name }) => !name.split("/").pop().startsWith("."));
-  // A file on its own is looked into by the service, whatever its name says.
+  // A single file is sent whatever its type: the service inspects its contents.
   const photos = seen.length === 1 ? seen : seen.filter(isPicture);
   photos.sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
   return { photos, others: seen.length - photos.length };
@@ -49,7 +49,7 @@ function isPicture({ file, name }) {
   return TAKEN.has(file.type) || TAKEN.has(extension.toLowerCase());
 }
 
-// Why these photos need not be sent, in a sentence; null if they may be.
+// Return a sentence that says why these photos cannot be sent, or null if they can.
 export function objection(photos) {
   if (!photos.length) return "There is no picture in what you chose.";
   if (photos.length > mostImages) {

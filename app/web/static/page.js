@@ -1,4 +1,4 @@
-// The page: choose a tier, drop a photo, see before and after, download; or many of them, as a batch.
+// The page: choose a tier, drop a photo, compare before and after, download; several photos become a batch.
 
 import { busy, hide, offer, startBatches } from "./batch.js";
 import { $, API, call, say, sayNothing } from "./common.js";
@@ -46,7 +46,7 @@ function showBackdrops() {
   }
 }
 
-// One photo is done at once, more of them are a batch.
+// A single photo is processed immediately; several become a batch.
 async function take(found) {
   const { photos, others } = pictures(found);
   const reason = objection(photos);
@@ -65,7 +65,7 @@ async function take(found) {
   }
 }
 
-let current = 0; // the newest removal: an older one that ends late is not shown
+let current = 0; // number of the newest removal; the result of an older one is not shown
 
 async function remove(photo) {
   const mine = ++current;
@@ -92,7 +92,7 @@ async function show(photo, job) {
   URL.revokeObjectURL(before.src);
   before.src = URL.createObjectURL(photo);
   after.src = job.resultUrl;
-  // Some formats are read by the service and not by the browser: the slider then shows the result only.
+  // The browser cannot decode some formats that the service reads; then only the result is shown.
   before.hidden = $("handle").hidden = $("slider").hidden = !(await decodes(before));
   await decodes(after);
   download.href = job.resultUrl;
@@ -113,7 +113,7 @@ function start() {
   for (const input of [$("file"), $("folder")]) {
     input.addEventListener("change", () => {
       const found = chosen(input.files);
-      input.value = ""; // so that the same can be chosen again
+      input.value = ""; // so that choosing the same file again triggers the event
       if (found.length) take(found);
     });
   }
