@@ -1,1 +1,1 @@
-"""Users, API keys and the tokens of another platform."""
+"""Authentication: users, API keys, and tokens of this service or of an external platform."""

@@ -1,4 +1,4 @@
-"""Users, their passwords and their API keys. What takes a session works in a transaction of the caller's."""
+"""Users, their passwords and their API keys. Functions that take a session run in the caller's transaction."""
 
 import os
 import uuid
@@ -30,26 +30,26 @@ REVOKED_KEYS_LISTED = 100
 LOCAL_ADMIN = "local:admin"
 
 _passwords = PasswordHash.recommended()  # argon2id
-# Checking takes all of some cores, on purpose, and anybody can start it: it gives way to everything else, and what would
-# have to wait for more than some seconds is refused.
+# Checking a password is expensive by design and open to anybody, so it runs at low priority, and calls that would have
+# to wait for more than a few seconds are refused.
 PASSWORDS = BoundedExecutor(
     "logins", threads=max(1, min(4, (os.cpu_count() or 1) // 2)), waiting=24, retry_after=3, low_priority=True
 )
 
 
 class AccountError(OperatorError):
-    """An account or a key cannot be made or changed as asked; the message says why."""
+    """An account or a key cannot be created or changed as requested; the message says why."""
 
 
 class AccountDisabled(ForbiddenError):
-    """An account is closed to whoever proves to be its user."""
+    """The credentials are valid, but the account is disabled."""
 
     def __init__(self) -> None:
         super().__init__("This account is disabled. Ask whoever runs this service to enable it again.")
 
 
 class TooManyKeys(ConflictError):
-    """A user has as many API keys as one may."""
+    """A user already has the maximum number of API keys."""
 
     def __init__(self, most: int) -> None:
         super().__init__(
@@ -58,11 +58,11 @@ class TooManyKeys(ConflictError):
 
 
 def get_or_create_user(session: Session, claims: Claims) -> User:
-    """Return the user whom a token speaks for: made at first sight, and kept as the last token says.
+    """Return the user of a token. Create a platform's user on first login; sync email and role from the token.
 
     Raises:
-        InvalidToken: an account kept here is gone, or has another password by now.
-        AccountDisabled: the user may not call.
+        InvalidToken: the local account no longer exists, or its password has changed.
+        AccountDisabled: the account is disabled.
 
     """
     user = by_subject(session, claims.subject)
@@ -78,11 +78,13 @@ def get_or_create_user(session: Session, claims: Claims) -> User:
 
 
 def identify(database: Database, claims: Claims) -> User:
-    """Do what `seen` does, in a transaction of its own: one that only reads, where the user is as the token says.
+    """Return the user of a token, like `get_or_create_user`, in a separate transaction.
+
+    The transaction is read-only if the stored user already matches the token.
 
     Raises:
-        InvalidToken: an account kept here is gone, or has another password by now.
-        AccountDisabled: the user may not call.
+        InvalidToken: the local account no longer exists, or its password has changed.
+        AccountDisabled: the account is disabled.
 
     """
     with database.read() as session:
@@ -96,7 +98,7 @@ def identify(database: Database, claims: Claims) -> User:
 
 
 def get_or_create_local_admin(session: Session) -> User:
-    """Return the one user of a service without accounts, an admin."""
+    """Return the only user of a service whose authentication is off, who is an admin."""
     user = by_subject(session, LOCAL_ADMIN)
     return user or _add(session, User(subject=LOCAL_ADMIN, role=Role.ADMIN, balance=0))
 
@@ -107,10 +109,10 @@ def by_subject(session: Session, subject: str) -> User | None:
 
 
 def create_local(session: Session, email: str, password: str, role: Role = Role.USER) -> User:
-    """Make an account that is kept here, with a password.
+    """Create a local account with a password.
 
     Raises:
-        AccountError: the address is taken or none, or the password is too short.
+        AccountError: the e-mail address is taken or invalid, or the password is too short.
 
     """
     subject = local_subject(email)
@@ -124,19 +126,19 @@ def create_local(session: Session, email: str, password: str, role: Role = Role.
 
 
 def log_in(database: Database, email: str, password: str) -> User | None:
-    """Return the account with this address, if the password is its own; None otherwise. Run it in `PASSWORDS`.
+    """Return the account with this e-mail address if the password is correct, else None. Run it in `PASSWORDS`.
 
-    In a transaction of its own, over before the password is checked: that takes some 50 ms of processor and 64 MiB of
-    memory, whatever the answer.
+    Its database transaction ends before the password is checked. The check takes about 50 ms of CPU time and 64 MiB of
+    memory, whatever its result.
 
     Raises:
-        AccountDisabled: the password is right, and the user may not call.
+        AccountDisabled: the password is correct, but the account is disabled.
 
     """
     with database.read() as session:
         user = by_subject(session, local_subject(email))
-    # Where there is no such account, a password is checked all the same: the time of an answer tells nothing. It is made
-    # also where it is not needed, so that the first answers of a process tell nothing either.
+    # If there is no such account, check the password against a dummy hash, so that the response time does not reveal
+    # that. Compute the dummy hash in any case, so that the first responses of a process do not reveal it either.
     nobodys = _nobodys()
     if user is None or user.password_hash is None:
         _passwords.verify(password, nobodys)
@@ -145,10 +147,10 @@ def log_in(database: Database, email: str, password: str) -> User | None:
 
 
 def set_password(session: Session, user: User, password: str) -> None:
-    """Give an account kept here a new password. Logins by the old one end.
+    """Set a new password for a local account. Logins with the old password end.
 
     Raises:
-        AccountError: the user has none here, or it is too short.
+        AccountError: the user has no local password, or the new one is too short.
 
     """
     if not user.subject.startswith(LOCAL) or user.subject == LOCAL_ADMIN:
@@ -158,10 +160,10 @@ def set_password(session: Session, user: User, password: str) -> None:
 
 
 def disable(session: Session, user: User) -> None:
-    """Close an account: keys, tokens, logins and signed addresses of the user stop at once, until it is enabled.
+    """Disable an account. The user's keys, tokens, logins and signed URLs stop working until it is enabled again.
 
     Raises:
-        AccountError: it is the one user of a service without accounts.
+        AccountError: it is the only user of a service whose authentication is off.
 
     """
     require_not_local_admin(user)
@@ -169,7 +171,7 @@ def disable(session: Session, user: User) -> None:
 
 
 def enable(session: Session, user: User) -> None:
-    """Open an account again. What was signed before works again as long as it would have.
+    """Enable an account again. Tokens and signed URLs issued earlier work again until they expire.
 
     Raises:
         AccountError: the user was deleted.
@@ -181,7 +183,7 @@ def enable(session: Session, user: User) -> None:
 
 
 def require_not_local_admin(user: User) -> None:
-    """Raise AccountError for the one user of a service without accounts, who needs no key, token or password."""
+    """Raise AccountError for the only user of a service whose authentication is off: they need no credentials."""
     if user.subject == LOCAL_ADMIN:
         raise AccountError(
             f"{LOCAL_ADMIN} is everyone on this machine while CUTOUT_AUTH=off. Set CUTOUT_AUTH=on."
@@ -189,10 +191,10 @@ def require_not_local_admin(user: User) -> None:
 
 
 def require_enabled(session: Session, user_id: uuid.UUID) -> None:
-    """Return if a user may call.
+    """Check that a user's account is not disabled. A user who does not exist passes.
 
     Raises:
-        AccountDisabled: they may not.
+        AccountDisabled: the account is disabled.
 
     """
     user = session.get(User, user_id)
@@ -201,9 +203,7 @@ def require_enabled(session: Session, user_id: uuid.UUID) -> None:
 
 
 def matching(session: Session, who: str) -> Sequence[User]:
-    """Return the users whom a text may mean: by their id, their `sub` or their e-mail address, in any case of letters.
-    Deleted ones are none of them.
-    """
+    """Return the users that match `who` by id, `sub` or e-mail address (case-insensitive), except deleted users."""
     names = [User.subject.in_((who, local_subject(who))), func.lower(User.email) == who.strip().lower()]
     with suppress(ValueError):
         names.append(User.id == uuid.UUID(who))
@@ -217,18 +217,18 @@ def _nobodys() -> str:
 
 
 def local_subject(email: str) -> str:
-    """Name an account kept here, as tokens do."""
+    """Return the subject (`sub`) of the local account with this e-mail address."""
     return LOCAL + email.strip().lower()
 
 
 def create_key(session: Session, user: User, name: str, most: int | None = None) -> tuple[str, ApiKey]:
-    """Make an API key for a user, who may have so many at most: the key itself, to be shown once, and its row.
+    """Create an API key for a user who may have at most `most`. Return the key, to be shown once, and its row.
 
     Raises:
-        TooManyKeys: the user has as many already.
+        TooManyKeys: the user already has the maximum number of keys.
 
     """
-    # Another transaction that makes one for the same user waits.
+    # Lock the user's row, so that concurrent transactions cannot exceed the maximum.
     session.execute(select(User.id).where(User.id == user.id).with_for_update())
     valid = ApiKey.user_id == user.id, ApiKey.revoked_at.is_(None)
     if most is not None and (session.scalar(select(func.count()).where(*valid)) or 0) >= most:
@@ -242,11 +242,11 @@ def create_key(session: Session, user: User, name: str, most: int | None = None)
 
 
 def by_key(session: Session, key: str) -> User:
-    """Return the user whom an API key belongs to.
+    """Return the user to whom an API key belongs.
 
     Raises:
-        InvalidToken: it is none, or revoked.
-        AccountDisabled: the user may not call.
+        InvalidToken: the key is unknown, malformed or revoked.
+        AccountDisabled: the account is disabled.
 
     """
     found = session.execute(
@@ -262,13 +262,13 @@ def by_key(session: Session, key: str) -> User:
 
 
 def keys(session: Session, user: User) -> Sequence[ApiKey]:
-    """Return a user's API keys, the revoked ones too, the newest first."""
+    """Return a user's API keys, including revoked ones, newest first."""
     rows = select(ApiKey).where(ApiKey.user_id == user.id).order_by(ApiKey.created_at.desc(), ApiKey.id)
     return session.scalars(rows).all()
 
 
 def revoke_key(session: Session, user: User, key_id: uuid.UUID) -> bool:
-    """Make a key of a user's worthless; False if he has none by this id."""
+    """Revoke a user's API key. Return False if the user has no key with this id."""
     row = session.get(ApiKey, key_id)
     if row is None or row.user_id != user.id:
         return False
@@ -301,7 +301,7 @@ def _require_password(password: str) -> None:
 
 
 def _forget_revoked_keys(session: Session, user: User) -> None:
-    """Delete the oldest revoked keys beyond those that are listed: making and revoking fills no table."""
+    """Keep a user's latest `REVOKED_KEYS_LISTED` revoked keys only, so that they cannot fill the table."""
     revoked = select(ApiKey.id).where(ApiKey.user_id == user.id, ApiKey.revoked_at.is_not(None))
     oldest = revoked.order_by(ApiKey.revoked_at.desc()).offset(REVOKED_KEYS_LISTED)
     for key_id in session.scalars(oldest).all():
@@ -309,7 +309,7 @@ def _forget_revoked_keys(session: Session, user: User) -> None:
 
 
 def _add(session: Session, user: User) -> User:
-    """Add a user, or return the one whom another transaction has added meanwhile."""
+    """Add a user, or return the one that another transaction has added in the meantime."""
     try:
         with session.begin_nested():
             session.add(user)

@@ -1,4 +1,4 @@
-"""Routes that know who calls before they read what is sent."""
+"""Route class that authenticates the caller before it reads the request body."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -13,7 +13,10 @@ from cutout.app.http.state import state_of
 
 
 class AuthFirstRoute(APIRoute):
-    """Says who calls, where that matters, ahead of the body: FastAPI would read it first, and tell a stranger of it."""
+    """Authenticates the caller, if the endpoint requires it, before the request body is read.
+
+    FastAPI reads the body first and would return its validation errors to callers who are not authenticated.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

@@ -1,4 +1,4 @@
-"""Who calls: the user of a bearer token or an API key, or the holder of a signed address."""
+"""FastAPI dependencies that authenticate the caller by a bearer token, an API key or a signed URL."""
 
 import asyncio
 import uuid
@@ -24,7 +24,7 @@ from cutout.app.ratelimit.limits import Kind, RateLimits
 
 @dataclass(frozen=True)
 class LocalAdmin:
-    """The one user of a service without accounts, an admin."""
+    """The only user of a service whose authentication is off; an admin."""
 
     user: User
 
@@ -45,7 +45,7 @@ ApiKeyDep = Annotated[str | None, Security(API_KEY)]
 
 @raises(UnauthenticatedError, ForbiddenError, DatabaseUnavailableError, OverloadedError)
 async def get_caller(request: Request, database: DatabaseDep, token: TokenDep, api_key: ApiKeyDep) -> User:
-    """Say who calls, by a bearer token or an API key; without accounts everyone is the local admin."""
+    """Return the caller, identified by a bearer token or an API key. With authentication off, it is the local admin."""
     known: User | None = getattr(request.state, "caller", None)
     if known is not None:
         return known
@@ -55,7 +55,7 @@ async def get_caller(request: Request, database: DatabaseDep, token: TokenDep, a
         structlog.contextvars.bind_contextvars(user=str(local_admin.user.id))
         return local_admin.user
     if api_key:
-        # What is mistyped, or made up, takes no thread and no connection to the database.
+        # Reject mistyped and invented keys here, without using a thread or a database connection.
         require_api_key(api_key)
         user = await asyncio.to_thread(database.run_read_only, accounts.by_key, api_key)
     elif token is None:
@@ -71,7 +71,7 @@ CallerDep = Annotated[User, Depends(get_caller)]
 
 
 def counted(kind: Kind) -> Callable[[User, RateLimits], Awaitable[User]]:
-    """Say who calls, and count the call; refused, it has cost nothing but the reading of its body."""
+    """Return a dependency that returns the caller and counts the call against the rate limit of its kind."""
 
     async def get_counted(caller: CallerDep, rate_limits: RateLimitsDep) -> User:
         await rate_limits.take(kind, str(caller.id))
@@ -97,7 +97,7 @@ async def get_reader(
     expires: int | None = None,
     signature: str | None = None,
 ) -> uuid.UUID | None:
-    """Say whose things a call may read: the caller's, or by an address that we signed what is there, whoever's it is."""
+    """Return the id of the user whose data may be read. None means any user's data at this path: the URL is signed."""
     if expires is None or signature is None:
         caller = await get_caller(request, database, token, api_key)
         return (await get_user(caller, rate_limits)).id
@@ -111,7 +111,7 @@ ReaderDep = Annotated[uuid.UUID | None, Depends(get_reader)]
 
 @raises(ForbiddenError)
 async def get_admin(user: UserDep) -> User:
-    """Say who calls, if it is an admin."""
+    """Return the caller if they are an admin."""
     if user.role is not Role.ADMIN:
         raise ForbiddenError("Only an admin may do this.")
     return user

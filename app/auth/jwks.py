@@ -1,7 +1,7 @@
-"""The keys that a platform publishes to check its users' tokens with (JWKS).
+"""Public keys that a platform publishes for verifying its users' tokens (JWKS).
 
-Anybody can send a token that names an unknown key. So keys are fetched by one thread at a time, seldom, and whoever brings
-a token of a known key never waits for that.
+Anybody can send a token that names an unknown key. Therefore only one thread at a time fetches keys, with a pause
+between attempts, and calls with a token of a known key do not wait for it.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ import structlog
 
 log = structlog.get_logger()
 
-# How long keys are taken as they were fetched; how long at most, while they cannot be fetched again.
+# How long fetched keys are used before they are fetched again; how long at most, if fetching fails.
 FRESH_SECONDS, KEPT_SECONDS = 300.0, 3600.0
-# Between two attempts to fetch.
+# Pause between two attempts to fetch.
 PAUSE_SECONDS = 10.0
-# For one fetch, from the connection to the last byte.
+# Timeout of one fetch, from the connection to the last byte.
 FETCH_SECONDS = 10.0
 LARGEST_KEY_SET_BYTES = 1_000_000
 
@@ -31,7 +31,7 @@ Keys = Mapping[str, jwt.PyJWK]
 
 
 class PublishedKeys:
-    """Keys by their ids (`kid`). Safe to use from any number of threads."""
+    """Cache of published keys by key id (`kid`). Thread-safe."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class PublishedKeys:
         clock: Callable[[], float] = time.monotonic,
         seconds: float = FETCH_SECONDS,
     ) -> None:
-        """Prepare to fetch from `url` within so many seconds, or by `fetch`."""
+        """Prepare to fetch keys from `url` within `seconds`, or by calling `fetch`."""
         self._client = _BoundedClient(url, cache_jwk_set=False, timeout=seconds)
         self._fetch = fetch or self._fetch_from_url
         self._clock = clock
@@ -51,18 +51,18 @@ class PublishedKeys:
         self._lock = threading.Lock()
 
     def is_at_hand(self, kid: str | None) -> bool:
-        """Tell whether `find` answers at once."""
+        """Return whether `find` returns without waiting."""
         at = self._clock()
         if kid in self._keys and (self._is_fetching or at - self._fetched_at < FRESH_SECONDS):
             return True
         return not self._is_fetching and at - self._tried_at < PAUSE_SECONDS
 
     def find(self, kid: str | None) -> jwt.PyJWK:
-        """Return a key. It may wait for all keys to be fetched.
+        """Return the key with this id. The call may wait until all keys are fetched.
 
         Raises:
-            jwt.PyJWKClientConnectionError: it is not known, and keys cannot be fetched.
-            jwt.PyJWKClientError: there is no such key.
+            jwt.PyJWKClientConnectionError: the key is not known, and keys cannot be fetched.
+            jwt.PyJWKClientError: there is no key with this id.
 
         """
         if not self.is_at_hand(kid):
@@ -76,7 +76,7 @@ class PublishedKeys:
 
     def _refresh(self, kid: str | None) -> None:
         with self._lock:
-            if self.is_at_hand(kid):  # another thread has fetched them meanwhile
+            if self.is_at_hand(kid):  # another thread has fetched them in the meantime
                 return
             self._is_fetching = True
             try:
@@ -86,7 +86,7 @@ class PublishedKeys:
                 self._failed = True
                 log.warning("published keys not fetched", setting="CUTOUT_JWKS_URL", detail=str(error))
             finally:
-                # From the end on: one that is slow to answer is not asked all the time.
+                # The pause starts when the attempt ends, so that a slow server is not asked all the time.
                 self._tried_at, self._is_fetching = self._clock(), False
 
     def _fetch_from_url(self) -> Keys:
@@ -94,13 +94,13 @@ class PublishedKeys:
 
 
 class _BoundedClient(jwt.PyJWKClient):
-    """A client for a key set, whose time and size are bounded in all; PyJWT's own timeout is for each read."""
+    """Client for a key set with limits on total time and size; PyJWT's own timeout applies to each read."""
 
     def fetch_data(self) -> Any:
-        """Fetch the key set. This waits, in a thread without an event loop.
+        """Fetch the key set. This blocks; call it from a thread without an event loop.
 
         Raises:
-            PyJWKClientConnectionError: it cannot be had, or is too large.
+            PyJWKClientConnectionError: the key set cannot be fetched, or is too large.
 
         """
         try:
@@ -113,7 +113,7 @@ class _BoundedClient(jwt.PyJWKClient):
 
     async def _fetch(self) -> bytes:
         body = bytearray()
-        # Packed content is not asked for: unpacked it may be a thousand times as large.
+        # Ask for no compression: decompressed content may be a thousand times as large.
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         async with (
             asyncio.timeout(self.timeout),

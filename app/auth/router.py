@@ -1,4 +1,4 @@
-"""`/api/auth`: logging in, and one's own API keys."""
+"""`/api/auth`: login, and the caller's API keys."""
 
 import asyncio
 import hashlib
@@ -41,27 +41,27 @@ class Login(
     Body,
     json_schema_extra={"examples": [{"email": "anna@shop.example", "password": "correct horse battery"}]},
 ):
-    """An account kept here."""
+    """E-mail address and password of a local account."""
 
     email: Annotated[str, Field(max_length=320, pattern=NO_NUL)]
     password: Annotated[str, Field(max_length=1000)]
 
 
 class Token(Schema):
-    """To be sent as `Authorization: Bearer`, for `expiresIn` seconds."""
+    """An access token, to be sent as `Authorization: Bearer`. It expires after `expiresIn` seconds."""
 
     access_token: str
     expires_in: int
 
 
 class KeyName(Body, json_schema_extra={"examples": [{"name": "laptop"}]}):
-    """What an API key is for."""
+    """A name for a new API key, such as the program or device that will use it."""
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=NO_NUL)]
 
 
 class KeyInfo(Schema):
-    """An API key, without the key."""
+    """An API key. `shown` is only the beginning of the key; `revokedAt` is null while the key is valid."""
 
     id: uuid.UUID
     name: str
@@ -77,13 +77,13 @@ class KeyInfo(Schema):
 
 
 class NewKey(KeyInfo):
-    """An API key, shown this once."""
+    """A new API key. `key` is returned only in this response, so store it now."""
 
     key: str
 
 
 class Keys(Schema):
-    """One's API keys, the newest first."""
+    """The caller's API keys, newest first."""
 
     keys: list[KeyInfo]
 
@@ -102,19 +102,19 @@ async def log_in(
     secret: SecretDep,
     settings: SettingsDep,
 ) -> Token:
-    """Log in to an account that is kept here.
+    """Log in to a local account and return an access token.
 
-    Five wrong passwords in a minute make an account's address of mail wait. Logins from one client address, and from
-    all together, are limited too.
+    After five wrong passwords within a minute, further logins with the same e-mail address are refused for a while
+    (429). Logins from one client address, and from all addresses together, are limited too.
     """
     account = hashlib.sha256(accounts.local_subject(login.email).encode()).hexdigest()
     await rate_limits.check(Kind.LOGIN, account)
-    # What one address may not does not count for all.
+    # A login refused for its client address does not count towards the limit for all addresses.
     try:
         await rate_limits.take(Kind.LOGIN_ADDRESS, _hidden(secret, client_of(request)))
     except RateLimited:
         if "x-forwarded-for" in request.headers and not settings.trusted_proxies:
-            # It may be a caller's own invention; behind a proxy all its callers count as one.
+            # Either a client forged the header, or the service is behind a proxy and all its clients count as one.
             log.warning(
                 "logins refused; if the client is a proxy of yours, name it in CUTOUT_TRUSTED_PROXIES"
             )
@@ -129,7 +129,7 @@ async def log_in(
             "The e-mail address or the password is wrong.",
             reason="login: no such account, or a wrong password",
         )
-    # Of many passwords tried at once the right one passes only where few wrong ones came before it.
+    # Check again: of many passwords tried at once, the right one must not pass after too many wrong ones.
     await rate_limits.check(Kind.LOGIN, account)
     structlog.contextvars.bind_contextvars(user=str(user.id))
     token, seconds = reader.sign_login(user.subject, user.password_hash or "")
@@ -137,20 +137,20 @@ async def log_in(
 
 
 def _hidden(secret: str, client: str) -> str:
-    """Return what stands for a client's address in Redis, which is not to learn it."""
+    """Return a keyed hash of a client's address, so that the address itself is not stored in Redis."""
     return hmac.new(secret.encode(), client.encode(), hashlib.sha256).hexdigest()
 
 
 @router.get("/keys")
 async def get_keys(user: UserDep, database: DatabaseDep) -> Keys:
-    """List one's API keys."""
+    """List the caller's API keys, including revoked ones, newest first."""
     found = await asyncio.to_thread(database.run_read_only, accounts.keys, user)
     return Keys(keys=[KeyInfo.of(key) for key in found])
 
 
 @router.post("/keys", status_code=201, responses=error_responses(ConflictError))
 async def make_key(wanted: KeyName, user: UserDep, database: DatabaseDep, settings: SettingsDep) -> NewKey:
-    """Make an API key. It is shown this once."""
+    """Create an API key. The key is returned only in this response."""
     most = settings.max_api_keys
     key, row = await asyncio.to_thread(
         database.run_in_transaction, accounts.create_key, user, wanted.name, most
@@ -160,6 +160,6 @@ async def make_key(wanted: KeyName, user: UserDep, database: DatabaseDep, settin
 
 @router.delete("/keys/{key_id}", status_code=204, responses=error_responses(NotFoundError))
 async def revoke_key(key_id: uuid.UUID, user: UserDep, database: DatabaseDep) -> None:
-    """Make an API key worthless, at once."""
+    """Revoke an API key. It stops working at once."""
     if not await asyncio.to_thread(database.run_in_transaction, accounts.revoke_key, user, key_id):
         raise NotFoundError("You have no key by this id.")

@@ -1,4 +1,4 @@
-"""Addresses that work without a key for a while: in a mail, in an `<img>`."""
+"""Signed URLs, which work without credentials for a limited time, for use in e-mails and in `<img>` elements."""
 
 import hashlib
 import hmac
@@ -7,19 +7,19 @@ from datetime import timedelta
 
 
 class ServiceSecret(str):
-    """The secret by which the service signs addresses and logins."""
+    """The secret with which the service signs URLs and login tokens."""
 
     __slots__ = ()
 
 
 def sign(secret: str, path: str, lasts: timedelta) -> str:
-    """Return `path` with the time it works until and our signature over both."""
+    """Return `path` with its expiry time and a signature over both as query parameters."""
     expires = int(time.time() + lasts.total_seconds())
     return f"{path}?expires={expires}&signature={_signature(secret, path, expires)}"
 
 
 def is_signed(secret: str, path: str, expires: int, signature: str) -> bool:
-    """Tell whether we signed this very path and time, and the time has not come."""
+    """Return whether the signature is valid for this path and expiry time, and the URL has not expired."""
     right = _signature(secret, path, expires)
     return hmac.compare_digest(right.encode(), signature.encode()) and time.time() < expires
 

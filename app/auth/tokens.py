@@ -1,7 +1,7 @@
-"""What callers prove themselves with: API keys, tokens of the platform in front, tokens of our own login.
+"""Credentials of callers: API keys, tokens of an external platform, and tokens of this service's own login.
 
-An API key is `cutout_`, 40 random letters and digits, and a checksum of six: so it is found where it was leaked, and one
-that was mistyped is told apart without a look into the database (after GitHub's tokens).
+An API key consists of `cutout_`, 40 random letters and digits, and a checksum of six characters, like GitHub's tokens.
+The prefix lets secret scanners find leaked keys, and the checksum reveals mistyped keys without a database query.
 """
 
 import hashlib
@@ -25,22 +25,22 @@ KEY_PREFIX = "cutout_"
 KEY_RANDOM, KEY_CHECKSUM = 40, 6
 KEY_SHOWN = len(KEY_PREFIX) + 4
 ALPHABET = string.digits + string.ascii_letters
-# Of a platform's tokens: a shared secret's, or those of its published keys. "none" is no algorithm.
+# Accepted algorithms of a platform's tokens: with a shared secret, or with published keys. Never accept "none".
 SECRET_ALGORITHMS = ["HS256"]
 PUBLISHED_ALGORITHMS = ["RS256", "RS384", "RS512", "ES256", "ES384", "PS256", "EdDSA"]
 OWN_ISSUER = "cutout"
 REQUIRED: Options = {"require": ["exp", "sub"]}
-# What the subjects of accounts kept here begin with.
+# Prefix of the subjects of local accounts.
 LOCAL = "local:"
 LOGIN_LASTS = timedelta(hours=12)
-# One thread fetches the platform's keys, others wait for it.
+# One thread fetches the platform's keys; the others wait for it.
 FETCHING = BoundedExecutor("published keys", threads=4, waiting=60, retry_after=10)
-# What another machine's clock may be off.
+# Tolerated clock difference to the machine that issued a token.
 LEEWAY = timedelta(seconds=30)
 
 
 class InvalidToken(UnauthenticatedError):
-    """A token or key proves nothing; the message says what to do. `reason` is for the operator alone."""
+    """A token or key is invalid. The message tells the client what to do; `reason` is only logged."""
 
     def __init__(self, message: str, reason: str | None = None) -> None:
         super().__init__(message, reason=reason or message)
@@ -48,8 +48,8 @@ class InvalidToken(UnauthenticatedError):
 
 @dataclass(frozen=True)
 class Claims:
-    """Who a token speaks for. Of a `local` account, one kept here, it says no more than the name, and by which password
-    they logged in.
+    """The verified claims of a token. Tokens of local accounts carry no email or role, but a mark of the password that
+    was used for the login.
     """
 
     subject: str
@@ -63,35 +63,35 @@ class Claims:
 
 
 def password_mark(password_hash: str) -> str:
-    """Return what a login's token has of the account's password: with another password, that token ends.
+    """Return the mark of an account's password that login tokens contain; changing the password invalidates the tokens.
 
-    The hash has a random salt, so the mark is another also where the same password is set again, or the account is made
-    again. It tells nothing of either.
+    The password hash has a random salt, so the mark also changes when the same password is set again or the account is
+    created again. It reveals nothing about the password or its hash.
     """
     return hashlib.sha256(password_hash.encode()).hexdigest()[:32]
 
 
 def new_api_key() -> str:
-    """Make an API key; it is shown once, and only its hash is kept."""
+    """Generate an API key. It is shown once, and only its hash is stored."""
     body = "".join(secrets.choice(ALPHABET) for _ in range(KEY_RANDOM))
     return f"{KEY_PREFIX}{body}{_checksum(body)}"
 
 
 def require_api_key(key: str) -> None:
-    """Return if this may be an API key.
+    """Check the format and checksum of an API key.
 
     Raises:
-        InvalidToken: it is none: mistyped, or cut off.
+        InvalidToken: the key is malformed, for example mistyped or truncated.
 
     """
     api_key_sha256(key)
 
 
 def api_key_sha256(key: str) -> str:
-    """Return what of an API key is kept.
+    """Return the SHA-256 hash of an API key, which is what the database stores.
 
     Raises:
-        InvalidToken: it is none: mistyped, or cut off.
+        InvalidToken: the key is malformed, for example mistyped or truncated.
 
     """
     body, checksum = key.removeprefix(KEY_PREFIX)[:KEY_RANDOM], key[len(KEY_PREFIX) + KEY_RANDOM :]
@@ -110,12 +110,12 @@ def _checksum(body: str) -> str:
 
 
 def _can_be_kept(text: str) -> bool:
-    """Tell whether a database takes a text: JSON can also have NUL and halves of characters."""
+    """Return whether a database can store a text: JSON text may also contain NUL and lone surrogates."""
     return not any(render_email == "\0" or "\ud800" <= render_email <= "\udfff" for render_email in text)
 
 
 def _kid(token: str) -> str | None:
-    """Return which key a token says it is signed with; None where it says nothing."""
+    """Return the unverified key id (`kid`) of a token, or None if it has none."""
     try:
         kid = jwt.get_unverified_header(token).get("kid")
     except jwt.PyJWTError:
@@ -124,7 +124,10 @@ def _kid(token: str) -> str | None:
 
 
 class TokenReader:
-    """Checks bearer tokens: our own login's, and those of the platform in front, by a shared secret or published keys."""
+    """Verifies bearer tokens: those of this service's login, and those of an external platform.
+
+    A platform's tokens are verified with a shared secret or with its published keys.
+    """
 
     def __init__(
         self,
@@ -142,7 +145,7 @@ class TokenReader:
         self._issuer = issuer
 
     def sign_login(self, subject: str, password_hash: str) -> tuple[str, int]:
-        """Make a token of our own for an account kept here; the token and the seconds that it lasts."""
+        """Create a login token for a local account. Return the token and its lifetime in seconds."""
         claims = {
             "iss": OWN_ISSUER,
             "sub": subject,
@@ -153,11 +156,11 @@ class TokenReader:
         return token, round(LOGIN_LASTS.total_seconds())
 
     async def read_aside(self, token: str) -> Claims:
-        """Do what `read` does: at once, or in a thread where keys have to be fetched.
+        """Verify a token like `read`, in a thread if keys may have to be fetched.
 
         Raises:
-            InvalidToken: as `read`.
-            Overloaded: too many wait for keys.
+            InvalidToken: as in `read`.
+            Overloaded: too many calls are waiting for keys.
 
         """
         if self._published is None or self._published.is_at_hand(_kid(token)) or _kid(token) == OWN_ISSUER:
@@ -165,10 +168,10 @@ class TokenReader:
         return await FETCHING.run(self.read, token)
 
     def read(self, token: str) -> Claims:
-        """Check a token and say who it speaks for. It may fetch published keys, and take a while.
+        """Verify a token and return its claims. This may fetch published keys, which takes a while.
 
         Raises:
-            InvalidToken: it is expired, forged, for somebody else, or of an algorithm that is not taken.
+            InvalidToken: the token is expired, forged, for another audience, or uses an algorithm that is not accepted.
 
         """
         try:

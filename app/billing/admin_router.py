@@ -1,4 +1,4 @@
-"""`/api/background-remover/admin`: granting credits, and saying that payments have come. For admins."""
+"""`/api/background-remover/admin`: granting credits and confirming payments. For admins."""
 
 import asyncio
 import uuid
@@ -24,20 +24,20 @@ router = APIRouter(prefix="/api/background-remover/admin", tags=["admin"], route
 
 
 class PaymentInfo(PurchaseInfo):
-    """A purchase, and the `sub` of whose it is."""
+    """A purchase with the `sub` of its user in `user`."""
 
     user: str
 
 
 class Payments(Schema):
-    """A page of payments, the newest first."""
+    """A page of payments, newest first."""
 
     payments: list[PaymentInfo]
 
 
 @router.post("/credits", responses=error_responses(NotFoundError))
 async def grant_credits(wanted: Grant, _: AdminDep, database: DatabaseDep) -> Granted:
-    """Give credits to a user, once by the same key."""
+    """Grant credits to a user. A repeated request with the same `key` grants nothing."""
     outcome = await asyncio.to_thread(
         database.run_in_transaction,
         ledger.grant_to,
@@ -59,7 +59,7 @@ async def get_payments(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> Payments:
-    """List payments, the newest first: with `status=pending` those that wait for a confirmation."""
+    """List payments, newest first. Use `status=pending` for those that wait for confirmation."""
     found = await asyncio.to_thread(database.run_read_only, payments.page, status, limit, offset)
     return Payments(
         payments=[
@@ -71,7 +71,7 @@ async def get_payments(
 @router.post("/payments/{purchase_id}/confirm", responses=error_responses(NotFoundError, ConflictError))
 @router.post("/subscriptions/{purchase_id}/confirm", responses=error_responses(NotFoundError, ConflictError))
 async def confirm_payment(purchase_id: uuid.UUID, admin: AdminDep, database: DatabaseDep) -> PurchaseInfo:
-    """Say that a payment has come: the plan begins, or the credits are given. A second time changes nothing."""
+    """Confirm that a payment was received. The plan begins, or the credits are added. Repeating it has no effect."""
     purchase = await asyncio.to_thread(
         database.run_in_transaction, payments.confirm, purchase_id, admin, now()
     )

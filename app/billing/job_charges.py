@@ -1,6 +1,7 @@
-"""How a removal is paid: of the subscription's quota while that lasts, else of credits.
+"""Charges for single removals: from the subscription's daily quota while it lasts, else from credits.
 
-Taken in the transaction that writes the job, kept or given back in the one that ends it, which happens once.
+A charge is reserved in the transaction that creates the job, and kept or given back in the transaction that ends it. A
+job ends only once.
 """
 
 import uuid
@@ -17,10 +18,10 @@ from cutout.inference.tiers import Tier
 def reserve(
     session: Session, user_id: uuid.UUID, job_id: uuid.UUID, tier: Tier, at: datetime
 ) -> tuple[PaidBy, int]:
-    """Take what a job costs before its work begins: of what, and how many credits.
+    """Reserve the price of a job before its work begins. Return how it is paid, and the number of credits held.
 
     Raises:
-        InsufficientCredits: the quota does not pay for it, and the user has too few credits.
+        InsufficientCredits: the quota does not cover the job, and the user has too few credits.
 
     """
     if subscriptions.reserve(session, user_id, tier, at):
@@ -30,13 +31,13 @@ def reserve(
 
 
 def keep(session: Session, job: Job) -> None:
-    """Make final what was taken for a job: the work was done. What is of the quota is so already."""
+    """Make the charge for a completed job final. A charge to the quota is final already."""
     if job.paid_by is PaidBy.CREDITS:
         ledger.charge(session, _key(job.id))
 
 
 def give_back(session: Session, job: Job) -> None:
-    """Give back what was taken for a job: the work was not done."""
+    """Give back what was reserved for a job that was not completed."""
     if job.paid_by is PaidBy.CREDITS:
         ledger.release(session, _key(job.id))
     else:

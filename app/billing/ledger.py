@@ -1,8 +1,8 @@
-"""Credits: every movement a row of the ledger, every balance guarded, every repetition harmless.
+"""The credit ledger: every movement of credits is a row, and no balance becomes negative or too large.
 
-All of these work in a transaction of the caller's, who commits it. A movement and the balance change together or not at
-all. `key` names what a movement is for; the same key never moves credits twice, whoever asks and however often, at once
-or one after the other.
+All functions run in the caller's transaction, which the caller commits. A movement and the balance change together or
+not at all. `key` is the idempotency key of a movement: the same key never moves credits twice, even in concurrent
+transactions.
 """
 
 import uuid
@@ -16,11 +16,11 @@ from sqlalchemy.orm import Session
 from cutout.app.core.errors import ConflictError, ServiceError
 from cutout.app.db.tables import LedgerEntry, Movement, User, plain
 
-# More does not fit its column; what is held and may come back has room beside it.
+# A larger balance does not fit its column; this leaves room for held credits that may be released.
 LARGEST_BALANCE = 2_000_000_000
 
 USERS, LEDGER = plain(User), plain(LedgerEntry)
-# Made once, as every removal runs them: to make a statement takes longer than to run it.
+# Statements are built only once, because every removal runs them and building one takes longer than running it.
 HELD = select(LEDGER).where(LEDGER.c.key == bindparam("key"))
 WRITE = {
     name: dialect.insert(LEDGER).on_conflict_do_nothing(index_elements=[LEDGER.c.key]).returning(LEDGER.c.id)
@@ -38,14 +38,14 @@ TAKE = (
 
 
 class Hold(NamedTuple):
-    """What was taken of whom."""
+    """The credits held, and the user from whom they were taken."""
 
     user_id: uuid.UUID
     credits: int
 
 
 class TooManyCredits(ConflictError):
-    """A user would have more credits than can be kept."""
+    """A user would have more credits than a balance can store."""
 
     def __init__(self) -> None:
         super().__init__(f"Nobody can have more than {LARGEST_BALANCE:,} credits. Give fewer.")
@@ -70,11 +70,11 @@ class InsufficientCredits(ServiceError):
 
 
 def grant(session: Session, user_id: uuid.UUID, credits: int, key: str, note: str = "") -> bool:
-    """Give credits to a user; False if it was done before, by this key.
+    """Grant credits to a user. Return False if a grant with this key exists already.
 
     Raises:
-        ValueError: the number is not positive.
-        TooManyCredits: the user would have too many; nothing is given.
+        ValueError: the number of credits is not positive.
+        TooManyCredits: the user would have too many; nothing is granted.
 
     """
     if credits <= 0:
@@ -88,10 +88,12 @@ def grant(session: Session, user_id: uuid.UUID, credits: int, key: str, note: st
 
 
 def hold(session: Session, user_id: uuid.UUID, credits: int, key: str, note: str = "") -> bool:
-    """Take credits for work that is about to begin, to be charged or released later; False if it was done before.
+    """Hold credits for work that is about to begin, to be charged or released later.
+
+    Return False if a hold with this key exists already.
 
     Raises:
-        InsufficientCredits: the user has not so many; nothing is taken.
+        InsufficientCredits: the user has fewer credits; nothing is held.
 
     """
     if not _write(session, user_id, Movement.HOLD, -credits, _hold(key), note):
@@ -103,20 +105,22 @@ def hold(session: Session, user_id: uuid.UUID, credits: int, key: str, note: str
 
 
 def charge(session: Session, key: str) -> bool:
-    """Make a hold final: the work was done. False if it is settled already."""
+    """Charge a hold, because the work was done. Return False if the hold is settled already."""
     return _settle(session, key, Movement.CHARGE)
 
 
 def release(session: Session, key: str) -> bool:
-    """Give a hold back: the work was not done. False if it is settled already."""
+    """Release a hold, because the work was not done. Return False if the hold is settled already."""
     return _settle(session, key, Movement.RELEASE)
 
 
 def charge_part(session: Session, key: str, given_back: int, note: str = "") -> bool:
-    """Make a hold final but for `given_back` credits: that part of the work was not done. False if it is settled already.
+    """Charge a hold except for `given_back` credits, which are returned because that part of the work was not done.
+
+    Return False if the hold is settled already.
 
     Raises:
-        ValueError: that is not a part of what is held.
+        ValueError: `given_back` is negative or larger than the hold.
 
     """
     held = _held(session, key)
@@ -133,7 +137,7 @@ def charge_part(session: Session, key: str, given_back: int, note: str = "") -> 
 
 
 def balance(session: Session, user_id: uuid.UUID) -> int:
-    """Return what a user has."""
+    """Return a user's balance, in credits."""
     found = session.scalar(select(User.balance).where(User.id == user_id))
     if found is None:
         raise LookupError(f"there is no user {user_id}")
@@ -143,7 +147,7 @@ def balance(session: Session, user_id: uuid.UUID) -> int:
 def ledger(
     session: Session, user_id: uuid.UUID, limit: int = 50, before: int | None = None
 ) -> Sequence[LedgerEntry]:
-    """Return a user's movements, the newest first; `before` is the id of the last one of the page before."""
+    """Return a user's movements, newest first. `before` is the id of the last one on the previous page."""
     rows = (
         select(LedgerEntry).where(LedgerEntry.user_id == user_id).order_by(LedgerEntry.id.desc()).limit(limit)
     )
@@ -155,14 +159,14 @@ def ledger(
 def statement(
     session: Session, user_id: uuid.UUID, limit: int, before: int | None
 ) -> tuple[int, Sequence[LedgerEntry]]:
-    """Return a user's balance and a page of his ledger, of one moment."""
+    """Return a user's balance and a page of their ledger, read in one transaction."""
     return balance(session, user_id), ledger(session, user_id, limit, before)
 
 
 def grant_to(
     session: Session, user_id: uuid.UUID, credits: int, key: str, note: str
 ) -> tuple[bool, int] | None:
-    """Give credits to a user: whether that was now, and what he has then; None if there is no such user."""
+    """Grant credits to a user. Return whether they were granted now, and the balance; None if there is no such user."""
     if session.get(User, user_id) is None:
         return None
     granted = grant(session, user_id, credits, key, note)
@@ -170,7 +174,7 @@ def grant_to(
 
 
 def discrepancies(session: Session) -> dict[uuid.UUID, tuple[int, int]]:
-    """Compare each balance with its ledger: users whose two differ, with both. Empty, always."""
+    """Return the users whose balance differs from the sum of their ledger, with both numbers. It should be empty."""
     total = func.coalesce(func.sum(LedgerEntry.credits), 0)
     rows = session.execute(
         select(User.id, User.balance, total)
@@ -184,7 +188,7 @@ def discrepancies(session: Session) -> dict[uuid.UUID, tuple[int, int]]:
 def _settle(session: Session, key: str, movement: Movement) -> bool:
     held = _held(session, key)
     given_back = held.credits if movement is Movement.RELEASE else 0
-    # One key for both: a hold is charged or released, never both.
+    # Charge and release share one key, so a hold cannot be both charged and released.
     if not _write(session, held.user_id, movement, given_back, f"settle:{key}"):
         return False
     if given_back:
@@ -202,13 +206,13 @@ def _held(session: Session, key: str) -> Hold:
 def _write(
     session: Session, user_id: uuid.UUID, movement: Movement, credits: int, key: str, note: str = ""
 ) -> bool:
-    """Add a row, or leave all as it is where its key is there. A transaction that is adding it now is waited for."""
+    """Insert a row; return False if its key exists already. This waits for a transaction that is inserting the key."""
     row = {"user_id": user_id, "movement": movement, "credits": credits, "key": key, "note": note}
     return session.scalar(WRITE[session.get_bind().dialect.name], row) is not None
 
 
 def _undo(session: Session, key: str) -> None:
-    """Take back a row that this transaction has written: what it stood for cannot be done."""
+    """Delete a row that this transaction has written, because its movement is not possible."""
     session.execute(delete(LedgerEntry).where(LedgerEntry.key == key))
 
 

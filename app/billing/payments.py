@@ -1,6 +1,6 @@
-"""Payments: what is bought, a month of a plan or credits, and by whose word it is paid. One `paymentId` buys once.
+"""Payments: purchases of plans and credits, and their confirmation. Each `paymentId` buys only once.
 
-What takes a session works in a transaction of the caller's, who commits it; `at` is the time it is.
+Functions that take a session run in the caller's transaction, which the caller commits; `at` is the current time.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ Mode = Literal["off", "manual", "signed"]
 
 
 class PaymentUsed(ConflictError):
-    """A `paymentId` has bought something else, or for somebody else."""
+    """The `paymentId` was used for another item or by another user."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -33,7 +33,7 @@ class PaymentUsed(ConflictError):
 
 
 class WrongSignature(ForbiddenError):
-    """A payment is not signed by the platform, or something else is."""
+    """The platform's signature of a payment is missing, or is for another purchase."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -44,7 +44,7 @@ class WrongSignature(ForbiddenError):
 
 @dataclass(frozen=True)
 class Item:
-    """What is bought: a month of a plan, or else credits."""
+    """The item of a purchase: a month of a plan, or credits if `plan` is None."""
 
     plan: str | None = None
     credits: int = 0
@@ -59,16 +59,18 @@ class Item:
 
 @dataclass(frozen=True)
 class Terms:
-    """By whose word a payment counts: nobody's (`off`), an admin's later (`manual`), the platform's (`signed`)."""
+    """How payments are confirmed: without a check (`off`), later by an admin (`manual`), or by the platform's signature
+    (`signed`).
+    """
 
     mode: Mode
     secret: str = field(default="", repr=False)
 
     def settled(self, item: Item, rupiah: int, payment_id: str, subject: str, signature: str) -> bool:
-        """Tell whether a payment of so much counts at once; if not, an admin has to confirm it.
+        """Return whether a payment counts at once; if not, an admin has to confirm it.
 
         Raises:
-            WrongSignature: it has to be signed, and is not.
+            WrongSignature: a signature is required, and this one is missing or wrong.
 
         """
         if self.mode == "signed":
@@ -80,23 +82,23 @@ class Terms:
 
 @dataclass(frozen=True)
 class Purchase:
-    """A payment, and the month it has bought, if it is for one and confirmed."""
+    """A payment, and the month that it has bought; None unless it is a confirmed payment for a plan."""
 
     payment: Payment
     month: Subscription | None
 
 
 def sign(secret: str, item: Item, rupiah: int, payment_id: str, subject: str) -> str:
-    """Return the platform's word that a user has paid: HMAC-SHA256, in hexadecimal.
+    """Return the platform's signature that a user has paid: an HMAC-SHA256 in hexadecimal.
 
-    The user's `sub` comes last: it alone may have any characters, so no two purchases are the same text.
+    The user's `sub` comes last because only it may contain line breaks, so no two purchases yield the same text.
     """
     text = f"{item}\n{rupiah}\n{payment_id}\n{subject}"
     return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
 def price(session: Session, user: User, item: Item, payment_id: str) -> int:
-    """Return what a purchase costs, in rupiah: today's price, and for one that is noted already what it was then."""
+    """Return the price of a purchase in rupiah: the current price, or the original price if it is recorded already."""
     noted = session.scalars(select(Payment).where(Payment.payment_id == payment_id)).one_or_none()
     return noted.rupiah if noted is not None and _is_of(noted, user, item) else item.rupiah
 
@@ -104,11 +106,11 @@ def price(session: Session, user: User, item: Item, payment_id: str) -> int:
 def buy(
     session: Session, user: User, item: Item, payment_id: str, *, settled: bool, at: datetime
 ) -> Purchase:
-    """Note a purchase, and give what is bought if the payment counts already. Repeated, it gives nothing twice.
+    """Record a purchase, and deliver it if the payment is `settled`. Repeating a purchase delivers nothing twice.
 
     Raises:
-        PaymentUsed: this payment is for something or somebody else.
-        AnotherPlan: a plan is bought, and the user has another.
+        PaymentUsed: the payment id was used for another item or by another user.
+        AnotherPlan: the purchase is for a plan, and the user has another one.
 
     """
     payment = Payment(
@@ -134,10 +136,10 @@ def buy(
 
 
 def confirm(session: Session, purchase_id: uuid.UUID, admin: User, at: datetime) -> Purchase | None:
-    """Say as an admin that a payment has come, and give what it buys, once; None if there is no such payment.
+    """Confirm a payment as an admin, and deliver its purchase once. Return None if there is no such payment.
 
     Raises:
-        AnotherPlan: it is for a plan, and the user has another.
+        AnotherPlan: the payment is for a plan, and the user has another one.
 
     """
     payment = session.get(Payment, purchase_id)
@@ -147,7 +149,7 @@ def confirm(session: Session, purchase_id: uuid.UUID, admin: User, at: datetime)
 def page(
     session: Session, status: PaymentStatus | None, limit: int, offset: int
 ) -> Sequence[tuple[Purchase, str]]:
-    """Return payments, the newest first, each with its user's `sub`."""
+    """Return payments, newest first, each with its user's `sub`."""
     rows = (
         select(Payment, Subscription, User.subject)
         .join(User, User.id == Payment.user_id)

@@ -1,4 +1,4 @@
-"""What a removal costs, and the plans on offer."""
+"""Prices of removals, and the available plans."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ CREDITS: dict[Tier, int] = {Tier.BASIC: 3, Tier.STANDARD: 8, Tier.PROFESSIONAL: 
 
 @dataclass(frozen=True)
 class Discount:
-    """Percent off a batch of `first` to `last` images."""
+    """Discount in percent for a batch of `first` to `last` images."""
 
     first: int
     last: int
@@ -24,7 +24,7 @@ DISCOUNTS = (Discount(20, 50, 5), Discount(51, 100, 10), Discount(101, 200, 15),
 
 @dataclass(frozen=True)
 class Plan:
-    """A subscription: what it costs a month, and what it allows a day (days are UTC)."""
+    """A subscription plan: its price per month, and its quota per day (in UTC)."""
 
     price_rupiah: int
     removals_per_day: int
@@ -40,7 +40,7 @@ PLANS: dict[str, Plan] = {
 
 @dataclass(frozen=True)
 class Price:
-    """Of a batch, in credits. The discount is rounded down to whole credits."""
+    """Price of one image or a batch, in credits. The discount is rounded down to whole credits."""
 
     per_image: int
     images: int
@@ -59,14 +59,14 @@ class Price:
         return self.total - self.discount
 
     def share(self, index: int) -> int:
-        """Return what image `index`, from 0, pays of the final price; the shares of all sum to it exactly."""
+        """Return the share of image `index`, from 0, in the final price; the shares of all images sum to it exactly."""
         return (index + 1) * self.final // self.images - index * self.final // self.images
 
 
 def least_price(tier: Tier | None, images: int) -> int:
-    """Return the least that a batch of `images` or more can cost, in credits; without a tier, in the cheapest.
+    """Return the lowest possible price of a batch of at least `images`, in credits, in any tier if `tier` is None.
 
-    More images may cost less, where a greater discount begins.
+    More images may cost less, because a greater discount may begin there.
     """
     first = min(max(images, SMALLEST_BATCH), LARGEST_BATCH)
     counts = [first, *(discount.first for discount in DISCOUNTS if discount.first > first)]
@@ -75,10 +75,10 @@ def least_price(tier: Tier | None, images: int) -> int:
 
 
 def price(tier: Tier, images: int) -> Price:
-    """Price one image, or a batch.
+    """Return the price of one image or a batch.
 
     Raises:
-        ValueError: there is no such batch.
+        ValueError: the number of images is out of range.
 
     """
     if not 1 <= images <= LARGEST_BATCH:

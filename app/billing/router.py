@@ -1,4 +1,4 @@
-"""`/api/background-remover`: a plan and its daily quota, and buying plans and credits."""
+"""`/api/background-remover`: subscription, daily quota, and purchases of plans and credits."""
 
 import asyncio
 import uuid
@@ -32,26 +32,28 @@ def _known(plan: str) -> str:
 
 
 class Paid(Body):
-    """What proves a payment: its id at the payer's, used once, and the platform's signature where that is asked for."""
+    """The id of a payment, which is valid for one purchase only, and the platform's signature where it is required."""
 
     payment_id: Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[!-~]+$")]
     signature: Annotated[str, Field(max_length=128)] = ""
 
 
 class PlanWanted(Paid, json_schema_extra={"examples": [{"plan": "pro", "paymentId": "inv-42"}]}):
-    """A month of a plan."""
+    """A purchase of one month of a plan."""
 
     plan: Annotated[str, Field(max_length=LONGEST_WORD), AfterValidator(_known)]
 
 
 class CreditsWanted(Paid, json_schema_extra={"examples": [{"credits": 500, "paymentId": "inv-43"}]}):
-    """Credits."""
+    """A purchase of credits."""
 
     credits: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class PurchaseInfo(Schema):
-    """A purchase. It gives nothing while it is `pending`; `startsAt` and `endsAt` are of the month it bought."""
+    """A purchase. While its status is `pending`, nothing is delivered yet. For a confirmed purchase of a plan,
+    `startsAt` and `endsAt` are the start and end of the month.
+    """
 
     id: uuid.UUID
     payment_id: str
@@ -82,7 +84,7 @@ class PurchaseInfo(Schema):
 
 
 class Quota(Schema):
-    """What a plan has paid for on a day (UTC), removals in work included, and what is left of it."""
+    """Removals used and left in a plan's quota on a day (UTC). Removals in progress count as used."""
 
     day: date
     used: int
@@ -92,7 +94,9 @@ class Quota(Schema):
 
 
 class SubscriptionInfo(Schema):
-    """A plan and today's quota; without a plan, `plans` are on offer. `pending` wait for an admin's confirmation."""
+    """The user's plan and today's quota; without a plan, `plans` lists the available plans. Purchases in `pending` wait
+    for an admin's confirmation.
+    """
 
     plan: str | None
     status: Literal["none", "pending", "active", "cancelled"]
@@ -143,7 +147,7 @@ TermsDep = Annotated[Terms, Depends(get_terms)]
 
 @router.get("/subscription")
 async def get_subscription(user: UserDep, database: DatabaseDep) -> SubscriptionInfo:
-    """Return one's plan and today's quota, or the plans on offer."""
+    """Return the caller's plan and today's quota, or the available plans if they have none."""
     standing = await asyncio.to_thread(database.run_read_only, subscriptions.standing, user.id, now())
     return SubscriptionInfo.of(standing)
 
@@ -152,7 +156,7 @@ async def get_subscription(user: UserDep, database: DatabaseDep) -> Subscription
 async def subscribe(
     wanted: PlanWanted, user: UserDep, database: DatabaseDep, terms: TermsDep
 ) -> PurchaseInfo:
-    """Buy a month of a plan, or one more of the present one. The same `paymentId` buys once."""
+    """Buy a month of a plan, or extend the current plan by a month. Repeating a `paymentId` does not buy again."""
     return await _buy(database, user, Item(plan=wanted.plan), wanted, terms)
 
 
@@ -162,7 +166,7 @@ async def cancel_subscription(
     database: DatabaseDep,
     reason: Annotated[str | None, Query(max_length=500, pattern=NO_NUL)] = None,
 ) -> SubscriptionInfo:
-    """Cancel one's plan: it ends with what is paid. A second time changes nothing."""
+    """Cancel the caller's plan. It stays active until the end of the paid time. Repeating it has no effect."""
     at = now()
     if (
         await asyncio.to_thread(database.run_in_transaction, subscriptions.cancel, user.id, reason, at)
@@ -178,7 +182,7 @@ async def cancel_subscription(
 async def buy_credits(
     wanted: CreditsWanted, user: UserDep, database: DatabaseDep, terms: TermsDep
 ) -> PurchaseInfo:
-    """Buy credits. The same `paymentId` buys once."""
+    """Buy credits. Repeating a `paymentId` does not buy again."""
     return await _buy(database, user, Item(credits=wanted.credits), wanted, terms)
 
 

@@ -1,4 +1,4 @@
-"""The request and response documents about prices and credits."""
+"""Request and response schemas for prices and credits."""
 
 from datetime import datetime
 from typing import Annotated
@@ -11,12 +11,12 @@ from cutout.app.db.tables import LedgerEntry, Movement
 from cutout.app.http.schemas import NO_NUL, Body, IdBody
 from cutout.inference.tiers import Tier
 
-# JSON has it as text.
+# Not strict, because JSON can represent a tier only as text.
 TierBody = Annotated[Tier, Strict(False)]
 
 
 class DiscountInfo(Schema):
-    """Percent off a batch of `first` to `last` images."""
+    """Discount in percent for a batch of `first` to `last` images."""
 
     first: int
     last: int
@@ -28,7 +28,7 @@ class DiscountInfo(Schema):
 
 
 class PlanInfo(Schema):
-    """A subscription on offer."""
+    """An available subscription plan, with its price per month and its quota per day (in UTC)."""
 
     price_rupiah: int
     removals_per_day: int
@@ -46,7 +46,7 @@ class PlanInfo(Schema):
 
 
 class PriceRequest(Body, json_schema_extra={"examples": [{"tier": "standard", "imageCount": 100}]}):
-    """What to price."""
+    """The tier and the number of images to price."""
 
     tier: TierBody
     image_count: int = Field(ge=1, le=LARGEST_BATCH)
@@ -79,7 +79,9 @@ class PriceInfo(Schema):
 
 
 class Entry(Schema):
-    """A movement of credits: a hold takes them, a charge makes that final, a release gives them back."""
+    """A movement of credits in the ledger. A grant adds credits, a hold takes them before work begins, a charge makes
+    the hold final, and a release returns credits.
+    """
 
     id: int
     movement: Movement
@@ -101,7 +103,7 @@ class Entry(Schema):
 
 
 class Credits(Schema):
-    """What a user has, and a page of what became of it; `before` of the next page is the last entry's `id`."""
+    """The user's balance and a page of their ledger. For the next page, set `before` to the `id` of the last entry."""
 
     balance: int
     entries: list[Entry]
@@ -120,7 +122,7 @@ class Grant(
         ]
     },
 ):
-    """Credits for a user, once by `key`: the payment they were bought with, say."""
+    """Credits to grant to a user. Each `key`, for example an invoice number, grants credits only once."""
 
     user_id: IdBody
     credits: int = Field(gt=0, le=1_000_000_000)
@@ -129,7 +131,7 @@ class Grant(
 
 
 class Granted(Schema):
-    """Whether credits were given now, or had been by the same key; and what the user has."""
+    """Result of a grant. `granted` is false if the same key was used before; `balance` is the user's balance."""
 
     granted: bool
     balance: int

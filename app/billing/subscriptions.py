@@ -1,6 +1,6 @@
-"""Subscriptions: months of a plan that are paid, and the removals a day that they pay for. Days are UTC.
+"""Subscriptions: paid months of a plan, and the daily quota of removals that they include. Days are in UTC.
 
-All of these work in a transaction of the caller's, who commits it; `at` is the time it is.
+All functions run in the caller's transaction, which the caller commits; `at` is the current time.
 """
 
 import uuid
@@ -17,7 +17,7 @@ from cutout.app.core.errors import ConflictError
 from cutout.app.db.tables import Payment, PaymentStatus, Subscription, SubscriptionUsage, User
 from cutout.inference.tiers import Tier
 
-# Made once, as every removal asks for it.
+# Built only once, because every removal runs it.
 PRESENT = (
     select(Subscription)
     .where(Subscription.user_id == bindparam("who"), Subscription.ends_at > bindparam("at"))
@@ -27,7 +27,7 @@ PRESENT = (
 
 
 class AnotherPlan(ConflictError):
-    """A user has a plan, and wants another before it ends."""
+    """A user who has a plan tries to buy another one before it ends."""
 
     def __init__(self, present: Subscription) -> None:
         super().__init__(
@@ -38,7 +38,7 @@ class AnotherPlan(ConflictError):
 
 @dataclass(frozen=True)
 class SubscriptionStatus:
-    """A user's plan, if he has one, what it has paid for today, and the months that wait for a confirmation."""
+    """A user's plan, if any, its use today, and the plan purchases that wait for confirmation."""
 
     present: Subscription | None
     day: date
@@ -52,7 +52,7 @@ class SubscriptionStatus:
 
     @property
     def professional_left(self) -> int:
-        """How many of what is left may be professional."""
+        """How many of the removals left today may use the professional tier."""
         plan = PLANS[self.present.plan] if self.present else None
         if plan is None or Tier.PROFESSIONAL not in plan.tiers:
             return 0
@@ -61,15 +61,15 @@ class SubscriptionStatus:
 
 
 def present(session: Session, user_id: uuid.UUID, at: datetime) -> Subscription | None:
-    """Return the last paid month of a plan that has not ended; None without one."""
+    """Return the user's last paid month that has not ended, or None if there is none."""
     return session.scalars(PRESENT, {"who": user_id, "at": at}).one_or_none()
 
 
 def require_no_other(session: Session, user_id: uuid.UUID, plan: str, at: datetime) -> Subscription | None:
-    """Return what `present` does, if that is of this very plan, or nothing.
+    """Return the same as `present`, after checking that it belongs to this plan.
 
     Raises:
-        AnotherPlan: it is of another.
+        AnotherPlan: the user has another plan.
 
     """
     paid = present(session, user_id, at)
@@ -79,13 +79,13 @@ def require_no_other(session: Session, user_id: uuid.UUID, plan: str, at: dateti
 
 
 def add_month(session: Session, payment: Payment, plan: str, at: datetime) -> Subscription:
-    """Begin a plan that is paid for, or extend it by a month.
+    """Begin a plan that was paid for, or extend it by a month.
 
     Raises:
-        AnotherPlan: the user has another.
+        AnotherPlan: the user has another plan.
 
     """
-    # Two payments at once come one after the other: neither month is lost, and there are never two plans.
+    # Lock the user's row to serialize concurrent payments, so that no month is lost and there are never two plans.
     user = select(User.id).where(User.id == payment.user_id).with_for_update(key_share=True)
     session.execute(user)
     paid = require_no_other(session, payment.user_id, plan, at)
@@ -105,14 +105,14 @@ def add_month(session: Session, payment: Payment, plan: str, at: datetime) -> Su
 
 
 def month_later(start: datetime, day: int) -> datetime:
-    """Return the same time on `day` of the next calendar month, or on its last day where it is shorter."""
+    """Return the same time on `day` of the next calendar month, or on its last day if the month is shorter."""
     start = start.astimezone(UTC)
     year, month = start.year + start.month // 12, start.month % 12 + 1
     return start.replace(year=year, month=month, day=min(day, monthrange(year, month)[1]))
 
 
 def cancel(session: Session, user_id: uuid.UUID, reason: str | None, at: datetime) -> Subscription | None:
-    """Say that a plan ends with what is paid; None without a plan. Repeated, it changes nothing."""
+    """Cancel a plan at the end of its paid time. Return None if there is no plan. Repeating it has no effect."""
     paid = present(session, user_id, at)
     if paid is not None and paid.cancelled_at is None:
         paid.cancelled_at, paid.cancel_reason = at, reason
@@ -120,7 +120,7 @@ def cancel(session: Session, user_id: uuid.UUID, reason: str | None, at: datetim
 
 
 def standing(session: Session, user_id: uuid.UUID, at: datetime) -> SubscriptionStatus:
-    """Return a user's plan and what became of today's quota."""
+    """Return a user's plan and the use of today's quota."""
     day = at.astimezone(UTC).date()
     usage = session.get(SubscriptionUsage, (user_id, day))
     pending = select(Payment).where(
@@ -136,7 +136,7 @@ def standing(session: Session, user_id: uuid.UUID, at: datetime) -> Subscription
 
 
 def reserve(session: Session, user_id: uuid.UUID, tier: Tier, at: datetime) -> bool:
-    """Take one removal of the day's quota; False if the plan, or what is left of it today, has none."""
+    """Take one removal from today's quota. Return False without a plan for this tier, or if its quota is used up."""
     paid = present(session, user_id, at)
     plan = None if paid is None else PLANS[paid.plan]
     if plan is None or tier not in plan.tiers:
@@ -152,7 +152,7 @@ def reserve(session: Session, user_id: uuid.UUID, tier: Tier, at: datetime) -> b
 
 
 def give_back(session: Session, user_id: uuid.UUID, tier: Tier, at: datetime) -> None:
-    """Give a removal back to the quota of the day at which it was reserved."""
+    """Return a removal to the quota of the day on which it was reserved."""
     if not _count(session, user_id, at.astimezone(UTC).date(), -1, -_professional(tier)):
         raise LookupError(f"user {user_id} has used nothing of {at:%Y-%m-%d}")
 
@@ -182,7 +182,7 @@ def _write_day(session: Session, user_id: uuid.UUID, day: date) -> None:
         with session.begin_nested():
             session.add(SubscriptionUsage(user_id=user_id, day=day, used=0, professional=0))
     except IntegrityError:
-        pass  # another transaction was a moment faster
+        pass  # another transaction has just added the row
 
 
 def _professional(tier: Tier) -> int:

@@ -1,7 +1,7 @@
-"""The base of the errors that the API tells its callers, and the errors of the engine as the API tells them.
+"""Base classes of the errors that the API returns to clients, and the mapping of engine errors to them.
 
-A new kind of error is one subclass of `ServiceError`, or of one of the kinds here, in the module that raises it. Its
-response, its place in OpenAPI and what a worker writes into a job's row all follow from the class.
+To add a kind of error, define a subclass of `ServiceError`, or of a class in this module, in the module that raises it.
+Its response, its entry in OpenAPI and what a worker writes into a job's row all follow from the class.
 """
 
 import asyncio
@@ -10,22 +10,23 @@ from typing import Any, ClassVar
 
 from cutout.inference import errors as engine
 
-# A detail may repeat a field of the request, which may be long.
+# A detail may quote a field of the request, which may be long.
 LONGEST_DETAIL = 1000
 UNEXPECTED = "Something went wrong on our side. Try again, and name the requestId if it persists."
-# Kept in the job's row; the client that hung up gets no response.
+# Stored in the job's row; the client closed the connection and gets no response.
 HUNG_UP = "The connection was closed before the picture was there. Nothing was charged; send the photo again."
 
 
 class OperatorError(Exception):
-    """An error for the operator of the host: the message says what is wrong and what to do."""
+    """An error for the operator of the host; the message says what is wrong and what to do."""
 
 
 class ServiceError(Exception):
-    """An error for the caller: a stable code, an HTTP status, and a sentence that says what to do.
+    """An error for the client: a stable code, an HTTP status code, and a detail that says what to do.
 
-    A subclass sets `code` and `status`, and `example`, a detail that OpenAPI shows. `retry_after`, in seconds, and
-    `headers` are sent with the response. `extra` are more fields of the response, of which `example_extra` is an example.
+    A subclass sets `code`, `status` and `example`, a detail that OpenAPI shows. `retry_after`, in seconds, and
+    `headers` are sent with the response. `extra` holds additional fields of the response; `example_extra` is an example
+    of them.
     """
 
     code: str
@@ -38,7 +39,7 @@ class ServiceError(Exception):
     def __init__(
         self, detail: str, *, retry_after: float | None = None, reason: str | None = None, **extra: Any
     ) -> None:
-        """Describe an error. `reason` is for the log alone, `extra` are fields of the response."""
+        """Create an error. `reason` is only logged; `extra` are additional fields of the response."""
         super().__init__(detail)
         self.detail = detail
         self.reason = reason
@@ -55,14 +56,14 @@ class InvalidInputError(ServiceError):
 
 
 class InvalidImageError(ServiceError):
-    """The bytes are not a whole picture."""
+    """The bytes are not a complete image."""
 
     code, status = "INVALID_IMAGE", 400
     example = "The file is empty. Send the picture's bytes."
 
 
 class UnauthenticatedError(ServiceError):
-    """The request does not prove who calls."""
+    """The request has no valid credentials."""
 
     code, status = "UNAUTHENTICATED", 401
     example = "Send an API key (X-Api-Key) or a token (Authorization: Bearer)."
@@ -70,21 +71,21 @@ class UnauthenticatedError(ServiceError):
 
 
 class ForbiddenError(ServiceError):
-    """The caller is known and may not do this."""
+    """The caller is authenticated but may not do this."""
 
     code, status = "FORBIDDEN", 403
     example = "Only an admin may do this."
 
 
 class NotFoundError(ServiceError):
-    """There is no such thing, or it belongs to another user."""
+    """The resource does not exist, or it belongs to another user."""
 
     code, status = "NOT_FOUND", 404
     example = "You have no job by this id."
 
 
 class MethodNotAllowedError(ServiceError):
-    """The path exists and does not take this method."""
+    """The path exists but does not support this method."""
 
     code, status = "METHOD_NOT_ALLOWED", 405
     example = "Method Not Allowed"
@@ -98,14 +99,14 @@ class BodyTooSlowError(ServiceError):
 
 
 class ConflictError(ServiceError):
-    """The request contradicts what is there already."""
+    """The request conflicts with the current state."""
 
     code, status = "CONFLICT", 409
     example = "This paymentId was used for another purchase. A payment buys once; take its own id."
 
 
 class ImageTooLargeError(ServiceError):
-    """A picture has too many bytes or too many pixels."""
+    """An image has too many bytes or too many pixels."""
 
     code, status = "IMAGE_TOO_LARGE", 413
     example = "The upload is larger than 30 MB. Send a smaller file."
@@ -119,7 +120,7 @@ class BodyTooLargeError(ServiceError):
 
 
 class UnsupportedFormatError(ServiceError):
-    """The file is of a kind that is not read."""
+    """The file format is not supported."""
 
     code, status = "UNSUPPORTED_FORMAT", 415
     example = "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF."
@@ -133,14 +134,14 @@ class InternalError(ServiceError):
 
 
 class ModelUnavailableError(ServiceError):
-    """No picture can be made on this host as it is."""
+    """The models are not available on this host, so it cannot process photos."""
 
     code, status = "MODEL_UNAVAILABLE", 503
     example = "The models are still loading. Try again in a moment."
 
 
 class OverloadedError(ServiceError):
-    """The service has as much in work as it takes."""
+    """The service is at its capacity limit."""
 
     code, status = "OVERLOADED", 503
     example = "64 photos are waiting already. Try again in a moment."
@@ -148,14 +149,14 @@ class OverloadedError(ServiceError):
 
 
 class DeadlineExceededError(ServiceError):
-    """A photo was not done in its time."""
+    """A photo was not processed in time."""
 
     code, status = "DEADLINE_EXCEEDED", 504
     example = "The photo was not done in its time. Try again in a moment."
 
 
 class JobFailedError(ServiceError):
-    """A job failed in another process; the code and the detail are those of its row."""
+    """A job failed in another process; the code and the detail come from its row."""
 
     def __init__(self, code: str, detail: str) -> None:
         kind = kinds_by_code().get(code, InternalError)
@@ -165,7 +166,7 @@ class JobFailedError(ServiceError):
         self.headers = kind.headers
 
 
-# The nearest class in the error's own ancestry decides, so that a more special one can have its own code.
+# The first class in the error's MRO that is listed here decides, so a subclass can have its own code.
 ENGINE_ERRORS: dict[type[BaseException], type[ServiceError]] = {
     engine.UnsupportedFormat: UnsupportedFormatError,
     engine.PhotoTooLarge: ImageTooLargeError,
@@ -179,22 +180,22 @@ ENGINE_ERRORS: dict[type[BaseException], type[ServiceError]] = {
 
 
 def kinds_by_code() -> dict[str, type[ServiceError]]:
-    """Return the class that introduces each code, ordered by status."""
+    """Return the class that defines each code, ordered by status code."""
     kinds = {kind.code: kind for kind in _subclasses(ServiceError) if "code" in vars(kind)}
     return dict(sorted(kinds.items(), key=lambda item: item[1].status))
 
 
 def from_engine(error: engine.CutoutError) -> ServiceError:
-    """Translate an error of the engine."""
+    """Translate an error of the engine into a `ServiceError`."""
     kind = next((ENGINE_ERRORS[kind] for kind in type(error).__mro__ if kind in ENGINE_ERRORS), InternalError)
     retry_after = error.retry_after if isinstance(error, engine.Overloaded) else None
     return kind(str(error), retry_after=retry_after)
 
 
 def describe(error: BaseException) -> tuple[str, str]:
-    """Return the code and the detail of an error, as the response and the job's row have them.
+    """Return the code and the detail of an error, as used in the response and in the job's row.
 
-    The message of an unexpected error is for the log alone.
+    The message of an unexpected error is not included; it is only for the log.
     """
     if isinstance(error, engine.CutoutError):
         error = from_engine(error)
@@ -206,7 +207,7 @@ def describe(error: BaseException) -> tuple[str, str]:
 
 
 def shorten(text: str) -> str:
-    """Return a text, or the beginning of one that is longer than a job's row keeps."""
+    """Return a text, truncated with "…" to `LONGEST_DETAIL` characters if it is longer."""
     return text if len(text) <= LONGEST_DETAIL else text[: LONGEST_DETAIL - 1] + "…"
 
 

@@ -1,1 +1,1 @@
-"""What all routes share: forms, errors, middleware, the OpenAPI document and the server."""
+"""HTTP code shared by all routes: form parsing, errors, middleware, the OpenAPI document and the server."""

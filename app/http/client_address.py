@@ -1,18 +1,18 @@
-"""Where a call comes from, as far as that can be known."""
+"""Client addresses, used as keys of rate limits."""
 
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from fastapi import Request
 
-# What one customer of a provider has at least, so that an address more costs them nothing.
+# Providers give each customer at least a /64, so a new address within it costs the client nothing.
 IPV6_PREFIX = 64
 
 
 def client_of(request: Request) -> str:
-    """Name whoever calls for counting their calls: an IPv4 address, or the /64 network of an IPv6 address.
+    """Return the key for counting a client's calls: its IPv4 address, or the /64 network of its IPv6 address.
 
-    Behind a proxy that `CUTOUT_TRUSTED_PROXIES` does not name, all its callers are one: what they say of themselves in
-    `X-Forwarded-For` anybody can write.
+    All clients behind a proxy that `CUTOUT_TRUSTED_PROXIES` does not name count as one, because anybody can forge
+    `X-Forwarded-For`.
     """
     host = request.client.host if request.client is not None else ""
     try:

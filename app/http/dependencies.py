@@ -1,4 +1,4 @@
-"""The parts of the service that endpoints of every domain take as parameters."""
+"""FastAPI dependencies shared by the endpoints of all domains."""
 
 from typing import Annotated
 
@@ -20,5 +20,5 @@ StorageDep = Annotated[Storage, Depends(raises(StorageError)(provided(Storage)))
 RateLimitsDep = Annotated[RateLimits, Depends(raises(RateLimited)(provided(RateLimits)))]
 ImageFetcherDep = Annotated[ImageFetcher, Depends(provided(ImageFetcher))]
 MetricsDep = Annotated[Metrics, Depends(provided(Metrics))]
-# Set when the server is told to stop, so that responses without an end of their own end then.
+# Set when the server is told to stop; responses that would otherwise never end, such as event streams, end then.
 ShutdownDep = Annotated[Shutdown, Depends(provided(Shutdown))]

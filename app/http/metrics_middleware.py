@@ -1,4 +1,4 @@
-"""Counts and times every request, by its route's template."""
+"""Middleware that counts and times every request by its route template."""
 
 import time
 
@@ -7,12 +7,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cutout.app.observability.metrics import Metrics
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# Of what a caller made up: a path that leads nowhere, a method that there is not.
+# Label for unknown paths and methods, so that clients cannot create new time series.
 OTHER = "other"
 
 
 class MetricsMiddleware:
-    """Tell the metrics how each request ended, and after how long."""
+    """Record the status code and the duration of each request."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
@@ -23,7 +23,7 @@ class MetricsMiddleware:
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        status = 500  # where an exception leaves the service, the answer is made outside of it
+        status = 500  # if an exception propagates, the response is built outside this middleware
 
         async def send_and_see(message: Message) -> None:
             nonlocal status

@@ -1,4 +1,4 @@
-"""What every request passes before a route: an id, a host and origin check, limits on the body."""
+"""Middleware for every request: request id, host and origin check, and limits on the body."""
 
 import asyncio
 import re
@@ -28,18 +28,21 @@ from cutout.app.http.security_headers import OF_EVERY_ANSWER
 log = structlog.get_logger()
 
 SANE_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-# What a path may name, and as what a log line does.
+# Keys of a log line and the path parameters that they are taken from.
 THINGS = {"job": "job_id", "batch": "batch_id"}
-# Room for a multipart body's part headers and small fields around the picture itself.
+# Allowance for part headers and small fields of a multipart body, in addition to its files.
 FORM_OVERHEAD_BYTES = 100_000
-# Of JSON and forms without a file.
+# Limit for JSON bodies and forms without a file.
 SMALL_BODY_BYTES = 100_000
-# How often a body that does not come is looked at.
+# While waiting for a body, how often to check whether the service is being stopped.
 LOOK_SECONDS = 0.5
 
 
 class RequestId:
-    """Give each request an id (the caller's own, where it sent a sane one), and log how it ended."""
+    """Give each request an id, and log its status code and duration.
+
+    A valid `X-Request-Id` header of the client is used as the id; otherwise a new one is generated.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -75,7 +78,7 @@ class RequestId:
 
 
 class BrowserHeaders:
-    """Tell browsers with every answer what they may do with it, as far as it does not say so itself."""
+    """Add the security headers for browsers to every response that does not set them itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -92,9 +95,10 @@ class BrowserHeaders:
 
 
 class UnexpectedErrors:
-    """Answer errors that no handler knows, as near to the routes as can be.
+    """Turn exceptions without a handler into a 500 response, as close to the routes as possible.
 
-    Starlette would do so outside all that an answer passes: a page of another origin could not read it.
+    Starlette's own handler runs outside all other middleware, so its response would have no CORS headers and pages of
+    other origins could not read it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -117,10 +121,10 @@ class UnexpectedErrors:
 
 
 class LocalOnly:
-    """Without accounts, answer only this machine's own programs and pages.
+    """Accept only requests from programs and pages on this machine. Used when authentication is off.
 
-    A page elsewhere could otherwise make the user's browser call the service: straight (its `Origin`
-    tells) or by a DNS name that it points at 127.0.0.1 (the `Host` tells).
+    Otherwise a foreign web page could make the user's browser call the service, either directly (detected by `Origin`)
+    or through a DNS name that resolves to 127.0.0.1 (detected by `Host`).
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -142,10 +146,11 @@ class LocalOnly:
 
 
 class BodyLimit:
-    """Stop reading a body past its limit, or before it where its length was announced. What nobody reads is not refused.
+    """Reject a body that exceeds its size limit: before reading it if `Content-Length` says so, else once it does.
 
-    `uploads` has the limits of those paths that take files, and what is said past them; of all others, and as JSON, a
-    body is small.
+    The check happens when the body is read, so a body that no endpoint reads is never rejected. `uploads` maps each
+    path that accepts files to its limit in bytes and to a function that builds the error. All other bodies, and JSON
+    bodies on any path, are limited to `SMALL_BODY_BYTES`.
     """
 
     def __init__(
@@ -179,12 +184,12 @@ class BodyLimit:
 
 
 class BodyTime:
-    """Give each body a time to come in: `seconds` for every `bytes_each` of it, and for what is less."""
+    """Limit the time that a body takes to arrive: `seconds`, and as much again per `bytes_each` bytes received."""
 
     def __init__(
         self, app: ASGIApp, seconds: float, bytes_each: int, stopping: Shutdown | None = None
     ) -> None:
-        """Wrap `app`. Once the service is `stopping`, bodies have only the time that it gives them."""
+        """Wrap `app`. Once `stopping` is set, bodies that are still arriving are cut off at its `uploads_end`."""
         self.app = app
         self.seconds = seconds
         self.bytes_each = bytes_each
@@ -198,7 +203,7 @@ class BodyTime:
 
         async def receive_in_time() -> Message:
             nonlocal received, whole
-            if whole:  # then the wait is for the caller to hang up
+            if whole:  # the application now waits for the client to disconnect
                 return await receive()
             seconds = self.seconds * (1 + received // self.bytes_each)
             while True:
@@ -207,7 +212,7 @@ class BodyTime:
                 if min(left, until_cut) <= 0:
                     raise body_too_slow(seconds) if left <= until_cut else service_stops()
                 try:
-                    # By turns, to see whether the service is being stopped.
+                    # Wake up regularly to check whether the service is being stopped.
                     async with asyncio.timeout(min(left, until_cut, LOOK_SECONDS)):
                         message = await receive()
                     break
@@ -221,7 +226,7 @@ class BodyTime:
 
 
 class ShutdownMiddleware:
-    """Answer those requests that are cancelled because the service is being stopped."""
+    """Respond to requests that are cancelled because the service is being stopped."""
 
     def __init__(self, app: ASGIApp, stopping: Shutdown) -> None:
         self.app = app
@@ -246,9 +251,10 @@ class ShutdownMiddleware:
 
 
 class BodyMemory:
-    """Bound the bytes of all uploads together, from when they come in until their requests are answered.
+    """Limit the total memory of all uploads, from their first byte until their requests are answered.
 
-    One counts for `most_bytes` at most: what is longer is not kept whole, and a batch photo by photo. Who sends no photo is not kept waiting.
+    Each upload counts for at most `most_bytes`, because longer bodies are never in memory as a whole: a batch is read
+    photo by photo. Requests to paths other than `paths` are not affected.
     """
 
     def __init__(self, app: ASGIApp, paths: Collection[str], total_bytes: int, most_bytes: int) -> None:
@@ -273,7 +279,7 @@ class BodyMemory:
             self.left -= more
             return message
 
-        # Refused before it is sent, where its length is announced; only what has come is counted.
+        # A request whose announced length does not fit is refused at once; only bytes received are counted.
         if min(announced_bytes(scope), self.most_bytes) > self.left:
             await _response(scope, too_many_uploads())(scope, receive, send)
             return
@@ -284,14 +290,14 @@ class BodyMemory:
 
 
 def announced_bytes(scope: Scope) -> int:
-    """Return how long a body is said to be; 0 where nothing is said."""
+    """Return the `Content-Length` of a request; 0 if it is missing or invalid."""
     announced = Headers(scope=scope).get("content-length", "")
-    # A longer number is refused by the server, and takes long to read.
+    # The server refuses longer numbers, and parsing them takes long.
     return int(announced) if re.fullmatch("[0-9]{1,18}", announced) else 0
 
 
 def _name_of(host: str) -> str:
-    """Return a `Host` without its port; nothing where it is none."""
+    """Return a `Host` header without its port; the empty string if it is invalid."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -1,4 +1,4 @@
-"""A form as it comes in: one part after another, of which only one is in memory."""
+"""Streaming parser for multipart forms: yields one part after another and keeps only one in memory."""
 
 import io
 from collections.abc import AsyncIterable, AsyncIterator, Callable
@@ -9,27 +9,27 @@ from typing import Any
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-# Of the small fields beside the files of a form.
+# Limits for a form's fields that are not files.
 MOST_FIELDS, LARGEST_FIELD_BYTES = 50, 10_000
 MOST_HEADERS = 8
-# Of one header: a file name of a thousand characters may take twelve bytes for each.
+# Limit for one header: a file name of 1000 characters may take 12 bytes per character.
 LONGEST_HEADER_BYTES = 16_000
 
 
 class BrokenForm(Exception):
-    """A body is no form, or breaks off; the message says what is wrong."""
+    """A body is not a valid form, or is incomplete; the message says what is wrong."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """What comes ahead of a part: its field's name, and its file's where it has one, as it was sent."""
+    """Head of a part: the name of its field and, if it has one, its file name as sent."""
 
     name: str
     file_name: str | None
 
 
 class PartTooLarge(Exception):
-    """A part is larger than it may be."""
+    """A part exceeds its size limit."""
 
     def __init__(self, head: Head, most_bytes: int) -> None:
         super().__init__(f"{head.name} is larger than {most_bytes} bytes")
@@ -39,7 +39,7 @@ class PartTooLarge(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """A part that has come whole."""
+    """A complete part."""
 
     head: Head
     data: bytes = field(repr=False)
@@ -48,11 +48,11 @@ class Part:
 async def read_parts(
     chunks: AsyncIterable[bytes], content_type: str, limit: Callable[[Head], int]
 ) -> AsyncIterator[Part]:
-    """Read a form, a part at a time. `limit` says how many bytes a part may have, when its head has come; or raises.
+    """Read a form part by part. `limit` returns the size limit in bytes of the part with this head; it may raise.
 
     Raises:
-        BrokenForm: this is no form, or not all of one.
-        PartTooLarge: a part has more bytes than it may.
+        BrokenForm: the body is not a valid form, or is incomplete.
+        PartTooLarge: a part exceeds its size limit.
 
     """
     kind, options = parse_options_header(content_type)
@@ -87,7 +87,7 @@ async def read_parts(
 
 
 class _Form:
-    """What the parser has told of a form so far; `whole` are the parts that have come whole."""
+    """Parser callbacks that collect a form; `whole` holds the parts that are complete."""
 
     def __init__(self, limit: Callable[[Head], int]) -> None:
         self.whole: list[Part] = []
@@ -100,7 +100,7 @@ class _Form:
         self._header_name, self._header_value = b"", b""
         self._head = Head("", None)
         self._most_bytes = 0
-        # Gives its bytes without a copy of them.
+        # `getvalue` returns the bytes without copying them.
         self._data = io.BytesIO()
 
     def take_header_name(self, data: bytes, start: int, end: int) -> None:
@@ -132,16 +132,16 @@ class _Form:
 
 
 def read_disposition(value: bytes) -> Head:
-    """Read a part's `Content-Disposition`. What is no UTF-8 in it is replaced.
+    """Parse a part's `Content-Disposition`. Bytes that are not valid UTF-8 are replaced.
 
     Raises:
-        BrokenForm: it names no field.
+        BrokenForm: the header names no field.
 
     """
     message = Message()
     message["Content-Disposition"] = value.decode("latin-1")
-    # The parser's own reading takes the folders off a file's name, and knows no `filename*`, which is told here as three:
-    # the character set, the language, the text.
+    # python-multipart strips folders from file names and does not support `filename*`. `email.message` returns the
+    # latter as a tuple: character set, language, text.
     told: list[tuple[str, Any]] = message.get_params([], "Content-Disposition")
     plain = {name: text for name, text in told if isinstance(text, str)}
     exact = {name: text for name, text in told if isinstance(text, tuple)}

@@ -1,4 +1,4 @@
-"""What OpenAPI says of errors: which of them a call answers with, one schema for all, and an example of each."""
+"""Errors in the OpenAPI document: the errors of each operation, their common schema, and an example of each."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from cutout.app.http.problem_details import MEDIA_TYPE, document
 
 Dependency = TypeVar("Dependency", bound=Callable[..., Any])
 
-# In the order in which they are read.
+# In the order in which the documentation shows them.
 TAGS = [
     {"name": "background remover", "description": "Prices, one photo, its job, and the credits it costs."},
     {"name": "batches", "description": "Many photos at once: handed in, watched, fetched as a ZIP."},
@@ -35,7 +35,7 @@ TAGS = [
 ]
 
 SOME_REQUEST = "5b2f9f0e-3c55-4c12-9d0c-0a4f6f6c1a52"
-# Where a status may say how long to wait.
+# Status codes whose responses may have a `Retry-After` header.
 WAITS = {429, 503}
 
 OF_BODIES = (InvalidInputError, BodyTooSlowError, BodyTooLargeError)
@@ -43,7 +43,11 @@ OF_PARAMETERS = (InvalidInputError,)
 
 
 class ProblemDetails(Schema):
-    """An error (RFC 9457). `code` is stable, `detail` says what to do. A 402 also has `required` and `available` credits."""
+    """Problem details of an error (RFC 9457).
+
+    `code` is a stable identifier of the error, and `detail` tells a person what to do. A 402 response also has the
+    `required` and the `available` credits.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -56,7 +60,7 @@ class ProblemDetails(Schema):
 
 
 def raises(*kinds: type[ServiceError]) -> Callable[[Dependency], Dependency]:
-    """Mark a dependency with the errors that it may raise, so that OpenAPI names them at each endpoint that has it."""
+    """Mark a dependency with the errors that it may raise; OpenAPI then lists them for each endpoint that uses it."""
 
     def mark(dependency: Dependency) -> Dependency:
         dependency.raises = kinds  # type: ignore[attr-defined]
@@ -66,7 +70,7 @@ def raises(*kinds: type[ServiceError]) -> Callable[[Dependency], Dependency]:
 
 
 def error_responses(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
-    """Describe the responses of these errors, as an endpoint's `responses`."""
+    """Return the OpenAPI descriptions of these errors, for an endpoint's `responses`."""
     answers: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         introduced = kinds_by_code()[kind.code]
@@ -79,7 +83,10 @@ def error_responses(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any
 
 
 def describe(service: FastAPI, everywhere: Iterable[type[ServiceError]]) -> None:
-    """Let the service's OpenAPI say of each call which errors it answers with; `everywhere` are codes of all calls."""
+    """Add the error responses of each operation to the service's OpenAPI document.
+
+    The errors in `everywhere` are added to all operations.
+    """
     plain = service.openapi
 
     def openapi() -> dict[str, Any]:
@@ -94,7 +101,7 @@ def describe(service: FastAPI, everywhere: Iterable[type[ServiceError]]) -> None
                         _add(responses, told)
                         _plain_events(responses)
             schemas = described["components"]["schemas"]
-            # FastAPI's own errors, which are told as ours.
+            # FastAPI's own validation errors are returned as `ProblemDetails` instead.
             del schemas["HTTPValidationError"], schemas["ValidationError"]
             problem = schemas["ProblemDetails"] = ProblemDetails.model_json_schema()
             problem["properties"]["code"]["enum"] = list(kinds_by_code())
@@ -108,7 +115,9 @@ def _answer(status: int, title: str) -> dict[str, Any]:
     answer = {"description": title, "content": {MEDIA_TYPE: {"schema": schema, "examples": {}}}}
     if status in WAITS:
         seconds = {"type": "integer", "minimum": 0}
-        answer["headers"] = {"Retry-After": {"description": "in seconds", "schema": seconds}}
+        answer["headers"] = {
+            "Retry-After": {"description": "Seconds to wait before trying again.", "schema": seconds}
+        }
     return answer
 
 
@@ -120,7 +129,7 @@ def _add(responses: dict[str, Any], told: dict[int | str, dict[str, Any]]) -> No
 
 
 def _plain_events(responses: dict[str, Any]) -> None:
-    """Describe server-sent events as OpenAPI 3.1 can, which is what this is: FastAPI does so as 3.2 would."""
+    """Describe server-sent events as plain strings: FastAPI uses OpenAPI 3.2 syntax, but the document is 3.1."""
     for answer in responses.values():
         events = answer.get("content", {}).get(EventSourceResponse.media_type)
         if events is not None:
@@ -129,7 +138,7 @@ def _plain_events(responses: dict[str, Any]) -> None:
 
 
 def dependencies_of(dependant: Dependant) -> Iterator[Dependant]:
-    """Return the dependant of a route and all that it depends on."""
+    """Yield a dependant and, recursively, all of its dependencies."""
     yield dependant
     for one in dependant.dependencies:
         yield from dependencies_of(one)

@@ -46,7 +46,7 @@ PHOTO_WANTED = (
     " as imageUrl."
 )
 
-# What Starlette raises by itself.
+# Errors for the status codes of exceptions that Starlette raises itself.
 HTTP_ERRORS: dict[int, type[ServiceError]] = {
     404: NotFoundError,
     405: MethodNotAllowedError,
@@ -55,7 +55,7 @@ HTTP_ERRORS: dict[int, type[ServiceError]] = {
 
 
 def response(error: ServiceError, request_id: str) -> JSONResponse:
-    """Return the response that tells a caller of an error."""
+    """Return the problem+json response of an error."""
     headers = dict(error.headers)
     if error.retry_after is not None:
         headers["Retry-After"] = f"{error.retry_after:.0f}"
@@ -76,42 +76,42 @@ def document(status: int, code: str, detail: str, request_id: str) -> dict[str, 
 
 
 def upload_too_large(limit_bytes: int) -> ServiceError:
-    """Return the error of a body past the upload limit."""
+    """Return the error for an upload that exceeds the size limit."""
     return ImageTooLargeError(
         f"The upload is larger than {limit_bytes // 1_000_000} MB. Send a smaller file."
     )
 
 
 def batch_too_large(limit_bytes: int) -> ServiceError:
-    """Return the error of a batch past the limit for all its photos together."""
+    """Return the error for a batch whose photos together exceed the size limit."""
     return BodyTooLargeError(
         f"The batch is larger than {limit_bytes // 1_000_000} MB. Send its photos in several batches."
     )
 
 
 def body_too_large(limit_bytes: int) -> ServiceError:
-    """Return the error of a body past the limit for requests without files."""
+    """Return the error for a body that exceeds the size limit of requests without files."""
     return BodyTooLargeError(f"The body is larger than {limit_bytes // 1000} kB. Send less.")
 
 
 def body_too_slow(seconds: float) -> ServiceError:
-    """Return the error of a body that did not arrive in its time."""
+    """Return the error for a body that did not arrive in time."""
     return BodyTooSlowError(f"The body did not come within {seconds:g} s. Send it again.")
 
 
 def too_many_uploads() -> ServiceError:
-    """Return the error of an upload for which there is no memory beside the others."""
+    """Return the error for an upload that exceeds the memory limit for all uploads together."""
     return OverloadedError("Too many uploads are being received or worked on. Try again in a moment.")
 
 
 def service_stops() -> ServiceError:
-    """Return the error of a request that ends because the service is being stopped."""
+    """Return the error for a request that ends because the service is being stopped."""
     detail = "The service is being stopped. Nothing was charged; send it again in a moment."
     return OverloadedError(detail, retry_after=10)
 
 
 def unexpected(error: Exception) -> ServiceError:
-    """Log an unexpected error and return the one that its caller is told, which says nothing of it."""
+    """Log an unexpected error and return a generic one for the client, which reveals no details."""
     log.error("unexpected error", exc_info=error)
     return InternalError(UNEXPECTED)
 
@@ -126,14 +126,14 @@ def not_http(detail: str) -> bytes:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception with a problem document."""
+    """Install exception handlers that respond to every exception with a problem document."""
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
         told = translate(error, request.url.path, state_of(request.app))
         if isinstance(told, ModelUnavailableError):
             log.warning("Model loading", detail=told.detail)
         if isinstance(told, UnauthenticatedError):
-            # The caller learns no more than that it is none.
+            # The exact reason is only logged; the client is not told why its credentials were rejected.
             log.warning("not authenticated", reason=told.reason or told.detail)
         return response(told, getattr(request.state, "request_id", ""))
 
@@ -150,7 +150,7 @@ def install(app: FastAPI) -> None:
 
 
 def translate(error: Exception, path: str, state: AppState) -> ServiceError:
-    """Return the error that a caller is told, and log what only the operator is told."""
+    """Return the error to send to the client, and log the details that only the operator may see."""
     if isinstance(error, HTTPException):
         return _from_http(error, path)
     if isinstance(error, RequestValidationError):
@@ -177,7 +177,7 @@ def _from_database(error: OperationalError, state: AppState) -> ServiceError:
 
 
 def _from_http(error: HTTPException, path: str) -> ServiceError:
-    # FastAPI wraps what it meets while it reads a body.
+    # FastAPI wraps exceptions that are raised while it reads a body.
     if isinstance(error.__cause__, ServiceError):
         return error.__cause__
     if isinstance(error.__cause__, OSError):

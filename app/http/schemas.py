@@ -1,4 +1,4 @@
-"""What the API takes and gives. JSON is camelCase."""
+"""Base classes and types of request and response schemas. Field names in JSON are camelCase."""
 
 import uuid
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from cutout.inference.imaging.encode import Format
 from cutout.inference.options import Options, parse_colour
 from cutout.inference.tiers import Tier
 
-# PostgreSQL keeps no NUL.
+# PostgreSQL cannot store NUL characters in text.
 NO_NUL = "^[^\0]*$"
 LONGEST_WORD = 50
 
@@ -25,34 +25,38 @@ def _in_utc(time: datetime) -> datetime:
         raise ValueError("give a time between the years 1 and 9999 in UTC") from None
 
 
-# As a caller writes one.
+# A time with an offset, as sent by clients; converted to UTC.
 UtcTime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Body(Schema):
-    """Base of what callers send as JSON: a number is a number, and a field of another name is an error."""
+    """Base of JSON request bodies. Types are strict (a number cannot be sent as text); unknown fields are errors."""
 
     model_config = ConfigDict(strict=True, extra="forbid", validate_by_name=False, validate_by_alias=True)
 
 
-# Which JSON has as text.
+# Not strict, because JSON can represent a UUID only as text.
 IdBody = Annotated[uuid.UUID, Strict(False)]
 
 
 class OptionsForm(BaseModel):
-    """The fields that say what to make of a photo. A field of another name is an error, not a silent default."""
+    """Options of a removal. An unknown field is an error; it is not ignored."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
     tier: Tier = Tier.BASIC
-    format: Annotated[Format | None, Field(description="default: what `Accept` names, else `png`")] = None
-    mask_only: Annotated[bool, Field(description="the alpha itself, as a grey picture")] = False
-    # An error repeats it, and shall not repeat a picture that was sent in its place.
+    format: Annotated[
+        Format | None, Field(description="Output format. Default: the format named by `Accept`, else `png`.")
+    ] = None
+    mask_only: Annotated[bool, Field(description="Return only the alpha matte, as a greyscale image.")] = (
+        False
+    )
+    # Error messages repeat the value, so its length is limited in case an image is sent in this field by mistake.
     background: Annotated[
         str | None,
-        Field(max_length=LONGEST_WORD, description="an opaque colour, such as `white` or `#ffffff`"),
+        Field(max_length=LONGEST_WORD, description="Opaque background colour, such as `white` or `#ffffff`."),
     ] = None
-    quality: Annotated[int, Field(ge=1, le=100, description="of WebP, AVIF and JPEG")] = 90
+    quality: Annotated[int, Field(ge=1, le=100, description="Encoder quality for WebP, AVIF and JPEG.")] = 90
 
     @field_validator("background")
     @classmethod
@@ -64,7 +68,7 @@ class OptionsForm(BaseModel):
         return value
 
     def options(self, accepted: Format | None = None) -> Options:
-        """Return what is asked for; `accepted` is the format where none is named."""
+        """Return the options; `accepted` is the output format if `format` is not given."""
         return Options(
             tier=self.tier,
             format=self.format or accepted or Format.PNG,

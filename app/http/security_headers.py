@@ -1,30 +1,30 @@
-"""Headers that tell browsers what they may do with an answer, and who may keep it."""
+"""Response headers for browsers: content security, caching and CORS."""
 
-# Of what is no page: data, pictures, errors. Shown in a window, it does nothing and loads nothing.
+# For responses that are not pages (data, images, errors): opened in a browser, they run and load nothing.
 NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-# Of the pages: scripts and styles from this service's own files alone, none within the page; calls to this service alone.
+# For pages: scripts and styles only from files of this service, none inline; requests only to this service.
 PAGE = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self';"
     " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-# Every answer has these, unless it says something else itself.
+# Added to every response that does not set them itself.
 OF_EVERY_ANSWER = {
     "Content-Security-Policy": NOTHING,
     "X-Content-Type-Options": "nosniff",
-    # A signed address is as good as a key.
+    # A signed URL gives access like a key, so it must not leak to other sites.
     "Referrer-Policy": "no-referrer",
     # For browsers that do not know frame-ancestors.
     "X-Frame-Options": "DENY",
     "Cache-Control": "no-store",
 }
-# Pictures and ZIPs, which never change: the user's own browser may keep them for a while, nobody on the way may.
+# For images and ZIPs, which never change: the browser may cache them for a while, shared caches may not.
 KEPT_BY_ITS_USER = {"Cache-Control": "private, max-age=3600", "Vary": "Authorization, X-Api-Key"}
-# Files of a page, which another version of the service may have changed: kept, and asked for anew each time.
+# For files of a page, which may change with the version of the service: cached, but revalidated each time.
 KEPT_WHILE_UNCHANGED = {"Cache-Control": "no-cache"}
-# Files whose address names their version.
+# For files whose URL contains their version.
 KEPT_FOR_GOOD = {"Cache-Control": "public, max-age=31536000, immutable"}
 
-# What a page of another origin may send and read, where CUTOUT_CORS_ORIGINS names it.
+# Methods and headers that pages of the origins in CUTOUT_CORS_ORIGINS may send and read.
 CORS_METHODS = ("GET", "HEAD", "POST", "DELETE")
 CORS_SENT = (
     "Authorization",

@@ -1,4 +1,4 @@
-"""The objects that all endpoints share, found by their type."""
+"""Registry of the objects that all endpoints share, looked up by type."""
 
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -10,13 +10,13 @@ Part = TypeVar("Part")
 
 
 class AppState:
-    """Holds one object of each type for as long as the service runs. Each domain takes what it needs, by its type."""
+    """Holds one object of each type for as long as the service runs. Each domain looks up the objects that it needs."""
 
     def __init__(self) -> None:
         self._parts: dict[type, Any] = {}
 
     def put(self, kind: type[Part], part: Part) -> Part:
-        """Keep an object under its type, or a base of it, in place of an earlier one; returns it."""
+        """Register an object under its type or a base class, replacing an earlier one, and return it."""
         self._parts[kind] = part
         return part
 
@@ -33,7 +33,7 @@ class AppState:
         return part
 
     def find(self, kind: type[Part]) -> Part | None:
-        """Return the object of a type; None where there is none."""
+        """Return the object of a type, or None if there is none."""
         return cast(Part | None, self._parts.get(kind))
 
 
@@ -45,9 +45,9 @@ def state_of(service: FastAPI) -> AppState:
 
 @cache
 def provided(kind: type[Part]) -> Callable[[Request], Awaitable[Part]]:
-    """Return the dependency that hands an endpoint the object of this type.
+    """Return the FastAPI dependency that provides the object of this type.
 
-    It is async although it waits for nothing: FastAPI runs a plain function in its thread pool, which would add a thread
+    It is async although it awaits nothing: FastAPI runs a plain function in its thread pool, which would add a thread
     switch for each dependency of each request.
     """
 

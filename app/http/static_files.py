@@ -1,4 +1,4 @@
-"""Files of the pages, as browsers may keep them."""
+"""Static files of the web pages, with their cache headers."""
 
 import os
 from collections.abc import Collection, Mapping
@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 
 class PageFiles(StaticFiles):
-    """Serves some files of a folder, and nothing else in it, each with these headers."""
+    """Serves only the named files of a folder, each with the given headers."""
 
     def __init__(self, folder: Path, names: Collection[str], headers: Mapping[str, str]) -> None:
         super().__init__(directory=folder)

@@ -1,4 +1,4 @@
-"""The HTTP server, and its patience: callers who send or read too slowly, or never, are left."""
+"""The HTTP server, with timeouts for clients that send or read too slowly."""
 
 import asyncio
 import math
@@ -22,7 +22,8 @@ from cutout.app.http.state import state_of
 
 log = structlog.get_logger()
 
-# Of a request's line and headers, of what ends a chunked body, and of all between two pieces of one.
+# Limit for the request line and headers together, for the trailer of a chunked body, and for the bytes between two of
+# its chunks.
 LONGEST_HEAD_BYTES = 64 * 1024
 MOST_FILES = 8192
 
@@ -30,7 +31,7 @@ MOST_FILES = 8192
 def server_of(
     service: FastAPI, settings: Settings, last_resort: Callable[[], None] | None = None
 ) -> uvicorn.Server:
-    """Return the server of a service, which does not run yet. `last_resort` is called where its stop takes too long."""
+    """Return the server of a service, not started yet. `last_resort` is called if stopping it takes too long."""
     config = uvicorn.Config(
         service,
         host=settings.host,
@@ -38,14 +39,14 @@ def server_of(
         http=TimedHttpProtocol,
         ws="none",
         log_config=None,
-        # It would believe whoever calls from 127.0.0.1; the service has its own setting.
+        # Uvicorn would trust proxy headers from 127.0.0.1; the service has its own setting for trusted proxies.
         proxy_headers=False,
     )
     return Server(config, state_of(service).get(Shutdown), last_resort)
 
 
 def allow_many_connections() -> None:
-    """Let this process have more open files than a shell allows: each connection is one, each upload another."""
+    """Raise this process's limit on open files: each connection needs one, and each upload another."""
     if sys.platform != "win32":
         import resource
 
@@ -56,13 +57,13 @@ def allow_many_connections() -> None:
 
 
 def leave() -> None:
-    """End this process at once: something hangs that nobody can break off."""
+    """Exit this process at once, because something hangs that cannot be cancelled."""
     log.error("service killed, as it did not stop in time")
     os._exit(1)
 
 
 class Server(uvicorn.Server):
-    """Waits at its end for answers that are on their way, and for each part of it no longer than `stopping` says."""
+    """Uvicorn server that shuts down in stages, each with a time limit taken from `stopping`."""
 
     def __init__(
         self, config: uvicorn.Config, stopping: Shutdown, last_resort: Callable[[], None] | None
@@ -84,19 +85,19 @@ class Server(uvicorn.Server):
             cutting.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # A start that hangs has to end as well, and comes to no shutdown.
+        # Start the watchdog here too, because a startup that hangs never reaches `shutdown`.
         self._watch_stop()
         super().handle_exit(sig, frame)
 
     def _watch_stop(self) -> None:
         if self._last_resort is not None and self._watchdog is None:
-            # Goes on beside the end of the interpreter, which waits for every thread.
+            # A daemon thread keeps running while the interpreter waits for all other threads at exit.
             self._watchdog = threading.Timer(self._stopping.times.whole, self._last_resort)
             self._watchdog.daemon = True
             self._watchdog.start()
 
     async def _cut(self, times: StopTimes) -> None:
-        """End what goes on too long, first by asking it to."""
+        """Cancel requests that take too long, then close the connections that remain."""
         await asyncio.sleep(times.answers)
         for task in list(self.server_state.tasks):
             task.cancel()
@@ -106,15 +107,15 @@ class Server(uvicorn.Server):
 
 
 class TimedHttpProtocol(HttpToolsProtocol):
-    """One connection. A body's own time and size are the service's to bound, and so is a request's work."""
+    """One connection, with timeouts. Middleware limits the time and size of bodies and the work of a request."""
 
-    # From the connection, or a request's first byte, to the end of its headers.
+    # Time from the connection, or from a request's first byte, to the end of its headers.
     head_seconds = 20.0
-    # For the rest of a body that was answered before it had come: an answer to who hears only after he has spoken.
+    # Time to receive the rest of a body after an early response: some clients read it only after sending everything.
     rest_seconds = 60.0
-    # The same, once the service is being stopped.
+    # The same while the service is being stopped.
     rest_seconds_at_end = 1.0
-    # For any progress of an answer that is not read.
+    # Time within which a client must read at least some of a pending response.
     reading_seconds = 30.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -143,7 +144,7 @@ class TimedHttpProtocol(HttpToolsProtocol):
             self.send_400_response(f"The head of the request is longer than {LONGEST_HEAD_BYTES // 1024} kB.")
 
     def send_400_response(self, msg: str) -> None:
-        # One request has one answer: where the service gave its own before the rest of the body went wrong, that is it.
+        # Send only one response per request: the service may have responded before the rest of the body was invalid.
         if not self._is_in_body or not self.cycle.response_started:
             self.transport.write(not_http(msg))
         self.transport.close()
@@ -158,7 +159,7 @@ class TimedHttpProtocol(HttpToolsProtocol):
         self._wait(None)
         super().on_headers_complete()
         self._is_in_body = True
-        # Closed with unread bytes of a body, a connection is reset, and its answer lost: see `_close_if_done`.
+        # Closing a connection with unread bytes of a body resets it and loses the response: see `_close_if_done`.
         self._is_last = not self.cycle.keep_alive
         self.cycle.keep_alive = True
 
@@ -186,7 +187,7 @@ class TimedHttpProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._look is not None:  # he reads; the time begins anew
+        if self._look is not None:  # the client reads, so the timeout restarts
             self._look.cancel()
             self._look = None
         self._watch_reader()
@@ -196,23 +197,23 @@ class TimedHttpProtocol(HttpToolsProtocol):
         if cycle is None or cycle.response_complete:
             super().shutdown()
             return
-        # Closed by `_close_if_done`: closed with bytes that nobody has read, the answer might be lost.
+        # `_close_if_done` closes the connection later: closing it with unread bytes might lose the response.
         self._is_last = True
         self.rest_seconds = self.rest_seconds_at_end
 
     def _close_if_done(self) -> None:
-        """Close where the caller wants no more, once his request has come whole and is answered."""
+        """Close the connection after its last request has been received completely and answered."""
         if self._is_last and self._is_whole and self.cycle.response_complete:
             self.transport.close()
 
     def _wait(self, seconds: float | None) -> None:
-        """End the connection after so many seconds, or no longer do."""
+        """Abort the connection after this many seconds; None cancels the timeout."""
         if self._end is not None:
             self._end.cancel()
         self._end = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
 
     def _watch_reader(self) -> None:
-        """While there is something to read, see to it that it is being read."""
+        """Start checking that the client reads the response, if that is not running already."""
         if self._look is None:
             self._look_again(0)
 

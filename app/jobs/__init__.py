@@ -1,1 +1,1 @@
-"""Jobs of one photo each: their rows, leases and queue."""
+"""Jobs, each for one photo: their rows, leases and queue."""

@@ -1,7 +1,7 @@
-"""How a job ends: once, and what was taken for it is kept or given back in the same transaction.
+"""Ending of jobs. A job ends only once, and its charge is kept or given back in the same transaction.
 
-A job that a worker has is ended by its `claim` alone: whoever was taken for lost and comes late ends nothing. What the
-photos of a batch cost is settled when the batch ends.
+A job claimed by a worker can only be ended with its `claim`, so a worker whose lease expired cannot end it late. The
+charges for the photos of a batch are settled when the batch ends.
 """
 
 import uuid
@@ -24,7 +24,7 @@ def complete(
     claim: uuid.UUID | None = None,
     sha256: str | None = None,
 ) -> Job | None:
-    """End a job whose picture is stored; None if it has ended, or is another's."""
+    """End a job whose result is stored. Return None if it has ended already, or has another claim."""
     job = _end(
         session,
         job_id,
@@ -49,7 +49,7 @@ def complete(
 def fail(
     session: Session, job_id: uuid.UUID, code: str, detail: str, *, claim: uuid.UUID | None = None
 ) -> bool:
-    """End a job without a result; False if it has ended, or is another's."""
+    """End a job without a result. Return False if it has ended already, or has another claim."""
     job = _end(
         session,
         job_id,
@@ -64,7 +64,10 @@ def fail(
 
 
 def lose(session: Session, job_id: uuid.UUID, detail: str) -> None:
-    """Take back that a photo of a batch was done: its picture is no longer there. Not for one that is charged already."""
+    """Mark a completed photo of a batch as failed, because its result no longer exists.
+
+    Use it only before the batch is charged.
+    """
     lost = update(Job).where(Job.id == job_id, Job.batch_id.is_not(None), Job.status == Status.COMPLETED)
     session.execute(
         lost.values(status=Status.FAILED, error_code="INTERNAL", error_detail=shorten(detail), sha256=None)

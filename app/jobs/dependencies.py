@@ -1,4 +1,4 @@
-"""The queue, as endpoints take it."""
+"""FastAPI dependencies for the queue."""
 
 import asyncio
 from typing import Annotated
@@ -14,6 +14,6 @@ QueueDep = Annotated[Queue, Depends(provided(Queue))]
 
 @raises(QueueUnavailable)
 async def require_queue(queue: QueueDep) -> None:
-    """Return if the queue answers."""
-    # In a thread, since it waits for the answer.
+    """Check that the queue responds."""
+    # In a thread, because the check blocks.
     await asyncio.to_thread(queue.require)

@@ -1,7 +1,7 @@
-"""The jobs that this process works on for callers who wait.
+"""Leases of the jobs that this process works on while their callers wait.
 
-Each has a lease of some seconds, renewed while the process lives: after a crash nobody waits longer for it than that. A
-job that came to nothing while the database was away is ended as soon as it answers again.
+Each job has a lease of some seconds, which is renewed while the process lives, so that after a crash nobody waits
+longer for the job. A job that failed while the database was not reachable is ended as soon as the database responds.
 """
 
 import threading
@@ -20,15 +20,15 @@ from cutout.app.jobs import completion
 
 log = structlog.get_logger()
 
-# Of a lease, how often it is renewed; and how soon again where that failed.
+# How often a lease is renewed before it would expire, and the pause after a failed renewal.
 RENEWALS_PER_LEASE = 3
 TRY_AGAIN_SECONDS = 1.0
-# How long the end of the process waits for what is being renewed.
+# How long `renewing` waits at its end for a renewal in progress.
 STOP_SECONDS = 5.0
 
 
 class LeaseRenewer:
-    """What is held now, and what is to be ended. Safe to use from any number of threads."""
+    """Keeps the jobs whose leases have to be renewed, and the failed jobs that have to be ended. Thread-safe."""
 
     def __init__(self) -> None:
         self.wanted = threading.Event()
@@ -38,7 +38,7 @@ class LeaseRenewer:
 
     @contextmanager
     def holding(self, job_id: uuid.UUID) -> Iterator[None]:
-        """Have a job in work for as long as the block lasts."""
+        """Keep renewing a job's lease for as long as the block runs."""
         with self._lock:
             self._held.add(job_id)
         try:
@@ -48,21 +48,21 @@ class LeaseRenewer:
                 self._held.discard(job_id)
 
     def held(self) -> list[uuid.UUID]:
-        """Return the jobs that this process has in work."""
+        """Return the ids of the jobs that this process is working on."""
         with self._lock:
             return list(self._held)
 
     def end_later(self, job_id: uuid.UUID, code: str, detail: str) -> None:
-        """Have a failed job ended when the database answers again. Lost with the process; then its lease ends it."""
+        """End a failed job once the database responds again. If the process exits first, the job's lease expires."""
         with self._lock:
             self._to_end[job_id] = code, detail
         self.wanted.set()
 
     def renew(self, database: Database, lease: timedelta, at: datetime) -> None:
-        """Renew what is held, and end what is to be ended.
+        """Renew the leases of all held jobs, and end the failed jobs.
 
         Raises:
-            OperationalError: the database is away; what is not done is done the next time.
+            OperationalError: the database does not respond; the next call does what is left.
 
         """
         held = self.held()
@@ -83,7 +83,7 @@ class LeaseRenewer:
 def renewing(
     leases: LeaseRenewer, database: Database, lease: timedelta, clock: Callable[[], datetime] = now
 ) -> Iterator[None]:
-    """Until the end of the block, renew leases on a thread of its own: work on all others keeps none waiting."""
+    """Renew leases until the end of the block, on a separate thread that no other work can delay."""
     over = threading.Event()
     again = min(TRY_AGAIN_SECONDS, lease.total_seconds() / (2 * RENEWALS_PER_LEASE))
 

@@ -1,10 +1,10 @@
-"""Who works on what: a worker claims photos for a while, and whoever claims them last is the only one that can end them.
+"""Claims and leases: a worker claims photos for a limited time, and only the latest claim on a photo can end it.
 
-A claim is a token, and a lease that its worker keeps renewing. When the lease runs out the worker counts as lost and
-others take what it had; its own answer, should it come after all, changes nothing. A photo that was in work when its
-worker was lost is taken alone the next times, so that one that kills its worker takes no other with it.
+A claim is a token with a lease that its worker keeps renewing. When the lease expires, the worker counts as lost and
+other workers take its photos; a late result of the lost worker changes nothing. A photo whose worker was lost is
+claimed alone from then on, so that a photo that crashes its worker affects no other photo.
 
-All of these work in a transaction of the caller's, who commits it.
+All functions run in the caller's transaction, which the caller commits.
 """
 
 import math
@@ -24,7 +24,7 @@ from cutout.app.jobs import queries as jobs
 from cutout.inference.options import Options
 
 MOST_ATTEMPTS = 3
-# Of the batches that waited longest, how many are looked at for photos that nobody is claiming just now.
+# How many of the batches that have waited longest are searched for photos that no other worker is claiming.
 BATCHES_LOOKED_AT = 10
 OPTIONS: TypeAdapter[Options] = TypeAdapter(Options)
 LOST = (
@@ -37,7 +37,7 @@ EXPIRED = "No worker took this photo in time. It was not charged; send it again.
 
 
 class Line(StrEnum):
-    """What waits for workers: photos whose callers wait, and batches."""
+    """The two lines of waiting work: photos whose callers wait for the response, and batches."""
 
     INTERACTIVE = "interactive"
     BATCH = "batch"
@@ -55,18 +55,18 @@ class Claimed:
 
     @property
     def upload(self) -> str:
-        """Where the photo is stored."""
+        """Storage key of the photo."""
         return jobs.upload_key(self.job_id, self.batch_id)
 
     @property
     def result(self) -> str:
-        """Where its picture goes."""
+        """Storage key of the result."""
         return jobs.result_key(self.job_id, self.options.format, self.attempt)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Some photos that one worker has. `begins` is the batch whose first ones they are."""
+    """Photos claimed by one worker. `begins` is the id of the batch that begins with this claim, if one does."""
 
     token: uuid.UUID
     photos: tuple[Claimed, ...]
@@ -74,7 +74,7 @@ class Claim:
 
 
 def write_options(options: Options) -> dict[str, object]:
-    """Return options as a job's row keeps them."""
+    """Return options in the form in which a job's row stores them."""
     written: dict[str, object] = OPTIONS.dump_python(options, mode="json")
     return written
 
@@ -82,9 +82,9 @@ def write_options(options: Options) -> dict[str, object]:
 def claim(
     session: Session, line: Line, most: int, lease: timedelta, at: datetime, shares: int = 1
 ) -> Claim | None:
-    """Claim up to `most` photos that wait; None if none does. Batches take turns.
+    """Claim up to `most` waiting photos; return None if no photo waits. Batches take turns.
 
-    Of a batch at most one of so many `shares` of what waits, so that several workers come to its end together.
+    A claim takes at most 1/`shares` of the waiting photos of a batch, so that several workers finish it together.
     """
     if line is Line.INTERACTIVE:
         return _take(session, Job.batch_id.is_(None), most, lease, at)
@@ -108,7 +108,7 @@ def claim(
 
 
 def claim_ending(session: Session, lease: timedelta, at: datetime) -> tuple[uuid.UUID, Batch] | None:
-    """Claim a batch whose photos have all ended, to end it too: the token, and the batch. None if there is none."""
+    """Claim a batch whose photos have all ended, in order to end it. Return the token and the batch, or None."""
     batch = session.scalars(
         select(Batch)
         .where(*_ready_to_end(at))
@@ -125,7 +125,7 @@ def claim_ending(session: Session, lease: timedelta, at: datetime) -> tuple[uuid
 
 
 def has_waiting_work(session: Session, line: Line, at: datetime) -> bool:
-    """Tell whether a worker would find something to claim."""
+    """Return whether a worker would find something to claim."""
     in_line = Job.batch_id.is_(None) if line is Line.INTERACTIVE else Job.batch_id.is_not(None)
     if session.scalar(select(exists().where(in_line, *_free(at)))):
         return True
@@ -140,7 +140,7 @@ def waiting(session: Session, line: Line) -> int:
 
 
 def expire(session: Session, before: datetime) -> int:
-    """End the photos whose callers have long stopped to wait, handed over before then and never done; return how many."""
+    """End photos created before `before` that no worker took; their callers no longer wait. Return their number."""
     late = select(Job.id).where(Job.batch_id.is_(None), Job.status == Status.PENDING, Job.created_at < before)
     return sum(
         completion.fail(session, job_id, "DEADLINE_EXCEEDED", EXPIRED)
@@ -149,13 +149,13 @@ def expire(session: Session, before: datetime) -> int:
 
 
 def renew(session: Session, token: uuid.UUID, lease: timedelta, at: datetime) -> None:
-    """Keep what is claimed by this token for another lease."""
+    """Extend the lease of everything claimed with this token."""
     for table in (Job, Batch):
         session.execute(update(table).where(table.claim == token).values(lease_until=at + lease))
 
 
 def holds(session: Session, job_id: uuid.UUID, token: uuid.UUID) -> bool:
-    """Tell whether a photo is still claimed by this token: it was not cancelled, nor its worker taken for lost."""
+    """Return whether a photo is still claimed with this token: it was neither cancelled nor released."""
     mine = exists().where(Job.id == job_id, Job.claim == token, Job.status == Status.PROCESSING)
     return bool(session.scalar(select(mine)))
 
@@ -168,10 +168,10 @@ def release_photos(
     not_before: datetime | None = None,
     tried: bool = False,
 ) -> None:
-    """Give photos back that were claimed and not ended, to be taken again from `not_before` on.
+    """Release photos that were claimed and not ended; they can be claimed again from `not_before` on.
 
-    `tried` says that their attempt counts: it may be their own fault that it came to nothing. Then those fail that have
-    had `MOST_ATTEMPTS`.
+    If `tried`, the attempt counts, because the photo itself may have caused its failure, and photos that have had
+    `MOST_ATTEMPTS` fail.
     """
     mine = Job.id.in_(job_ids), Job.claim == token, Job.status == Status.PROCESSING
     given_back: dict[str, object] = {"status": Status.PENDING, "claim": None, "lease_until": not_before}
@@ -184,7 +184,7 @@ def release_photos(
 
 
 def release_expired(session: Session, at: datetime) -> int:
-    """Free the photos whose worker counts as lost; those that lost `MOST_ATTEMPTS` of them fail. Return how many."""
+    """Release photos with expired leases, and fail those that have had `MOST_ATTEMPTS`. Return how many expired."""
     lost = session.execute(
         select(Job.id, Job.claim)
         .where(Job.status == Status.PROCESSING, Job.claim.is_not(None), Job.lease_until < at)
@@ -197,7 +197,7 @@ def release_expired(session: Session, at: datetime) -> int:
 
 
 def _free(at: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions that a photo waits for a worker."""
+    """Return the SQL conditions for a photo that waits for a worker."""
     not_before = or_(Job.lease_until.is_(None), Job.lease_until <= at)
     return Job.status == Status.PENDING, not_before
 
@@ -215,7 +215,7 @@ def _take(
     found = session.scalars(
         select(Job)
         .where(which, *_free(at))
-        # What has been tried before comes last, and alone.
+        # Photos that have been tried before come last, and are claimed alone.
         .order_by(Job.attempts, Job.created_at, Job.position)
         .limit(most)
         .with_for_update(skip_locked=True)

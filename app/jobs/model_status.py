@@ -1,4 +1,4 @@
-"""What serves a tier: here, or on a worker."""
+"""The model that serves each tier, on this host or on a worker."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from cutout.inference.tiers import Recipe, Tier
 
 @dataclass(frozen=True)
 class Served:
-    """What serves a tier. `wanted` differs from `model` for a substitute."""
+    """The model, backend and recipe that serve a tier. If `model` is a substitute, it differs from `wanted`."""
 
     model: str
     backend: str
@@ -19,7 +19,7 @@ class Served:
 
 
 def served_by(engine: Engine) -> Mapping[Tier, Served]:
-    """Say what serves each tier of an engine."""
+    """Return the model that serves each tier of an engine."""
     return {
         tier: Served(
             serving.choice.checkpoint.name,

@@ -1,4 +1,4 @@
-"""Jobs as they are read: one's own, and their pictures."""
+"""Queries for a user's jobs and their results, and the storage keys of photos and results."""
 
 import uuid
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ RESULTS, UPLOADS = "results/", "uploads/"
 
 
 def find(database: Database, user_id: uuid.UUID, job_id: uuid.UUID) -> Job | None:
-    """Return a user's job; another one's is not there for him."""
+    """Return a user's job, or None if it does not exist or belongs to another user."""
     with database.read() as session:
         job = session.get(Job, job_id)
         return job if job is not None and job.user_id == user_id else None
@@ -36,7 +36,7 @@ def page(
     limit: int = 50,
     offset: int = 0,
 ) -> Sequence[Job]:
-    """Return some of a user's jobs, the newest first."""
+    """Return a page of a user's jobs, newest first, filtered by the given values."""
     rows = select(Job).where(Job.user_id == user_id)
     if status is not None:
         rows = rows.where(Job.status == status)
@@ -57,11 +57,12 @@ def page(
 async def stored_picture(
     database: Database, storage: Storage, job_id: uuid.UUID, owner: uuid.UUID | None
 ) -> tuple[bytes, Format] | None:
-    """Return a job's picture and its format; None where there is none, or not for this owner (None: for anybody, by a
-    signed address).
+    """Return the result of a job and its format, or None if there is none or the job does not belong to `owner`.
+
+    `owner` is None for a request with a signed URL, which may read the result of any user.
 
     Raises:
-        AccountDisabled: it is for anybody, and its user is disabled.
+        AccountDisabled: the URL is signed, and the user's account is disabled.
 
     """
 
@@ -70,7 +71,7 @@ async def stored_picture(
             job = session.get(Job, job_id)
             if job is None or owner not in (None, job.user_id):
                 return None
-            if owner is None:  # by a signed address
+            if owner is None:  # by a signed URL
                 accounts.require_enabled(session, job.user_id)
         data = storage.get(result_key_of(job))
         return None if data is None else (data, Format(job.format))
@@ -79,27 +80,28 @@ async def stored_picture(
 
 
 def result_key(job_id: uuid.UUID, file_format: Format, attempt: int = 0) -> str:
-    """Say where a job's picture is stored. Each of a worker's attempts has a place of its own: what one writes that was
-    taken for lost never replaces what another has made.
+    """Return the storage key of a job's result.
+
+    Each attempt has a separate key, so a late result of a lost worker never replaces the result of another worker.
     """
     return f"{RESULTS}{job_id}{f'-{attempt}' if attempt else ''}.{file_format.value}"
 
 
 def result_key_of(job: Job) -> str:
-    """Say where the picture of a completed job is stored."""
+    """Return the storage key of the result of a completed job."""
     return result_key(job.id, Format(job.format), job.attempts)
 
 
 def upload_key(job_id: uuid.UUID, batch_id: uuid.UUID | None) -> str:
-    """Say where the photo is stored that a worker is to work on."""
+    """Return the storage key of a photo that waits for a worker."""
     return f"{uploads_of(batch_id or job_id)}{job_id}"
 
 
 def uploads_of(batch_or_job_id: uuid.UUID) -> str:
-    """Say under what the photos are stored of a batch, or of a job that is of none."""
+    """Return the storage prefix of the photos of a batch, or of a job that belongs to no batch."""
     return f"{UPLOADS}{batch_or_job_id}/"
 
 
 def archive_key(batch_id: uuid.UUID) -> str:
-    """Say where a batch's ZIP is stored."""
+    """Return the storage key of a batch's ZIP."""
     return f"{RESULTS}{batch_id}.zip"

@@ -1,8 +1,8 @@
-"""The doorbell of the workers, on a Redis or Valkey.
+"""Wake-up signals for workers, on a Redis or Valkey; the database holds the work.
 
-What is to be done stands in the database. The queue only says that something is, so that a worker looks: a bell that is
-lost is rung again, and one that rings in vain costs a glance. One waiting bell is enough: the worker that hears it
-claims some photos and rings for the next worker if more are left.
+A signal only tells a worker to look for work in the database. A lost signal is sent again, and a spurious one costs one
+query. One waiting signal per line is enough: the worker that receives it claims some photos and sends a signal to the
+next worker if more are left.
 """
 
 import time
@@ -26,30 +26,32 @@ from cutout.inference.tiers import Tier
 
 log = structlog.get_logger()
 
-# How long an answer is waited for.
+# Timeout of a call to the queue.
 PATIENCE_SECONDS = 2.0
-# A bell that takes longer hangs; what was claimed is freed with its lease.
+# The handling of one signal that takes longer is stuck; its photos are released when their lease expires.
 LONGEST_JOB_SECONDS = 3600
-# How long a worker that says nothing still counts as alive.
+# How long a worker counts as alive after its last announcement.
 ALIVE_SECONDS = 30
 WORKERS, WORKER_KEY, PROBE = "cutout:workers", "cutout:worker:", "cutout:probe"
-# Between two attempts of a worker that starts before its queue: at first, and at most.
+# First and longest pause between two attempts of a worker that waits for its queue.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
 
 
 class QueueUnavailable(ServiceError):
-    """No batch can be taken in: nothing would tell the workers of it."""
+    """The queue does not respond, so no batch can be accepted: workers would not be notified of it."""
 
     code, status = "QUEUE_UNAVAILABLE", 503
     example = "The queue of batches does not answer. Nothing was kept or charged; try again in a minute."
     retry_after = 30
-    # The body of a batch is not read then, so the connection cannot be used again.
+    # The body of the batch is not read in this case, so the connection cannot be reused.
     headers: Mapping[str, str] = {"Connection": "close"}
 
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """A worker that is alive, and what each tier is served by there. `breaker` is of calls to networks elsewhere."""
+    """A worker that is alive, and the models that serve its tiers. `breaker` is the state of the circuit breaker for
+    calls to a remote model server, if there is one.
+    """
 
     name: str
     version: str
@@ -63,17 +65,17 @@ WORKER: TypeAdapter[WorkerInfo] = TypeAdapter(WorkerInfo)
 
 
 class Queue:
-    """Rings for workers, and knows which are alive. Safe to use from any number of threads."""
+    """Sends wake-up signals to workers, and knows which workers are alive. Thread-safe."""
 
     def __init__(self, url: str | None, patience: float = PATIENCE_SECONDS) -> None:
-        """Prepare to connect to `url`, as in "rediss://…" or "unix://…"; nothing is opened yet. None: there is none."""
+        """Prepare to connect to `url`, such as "rediss://…" or "unix://…", without connecting. None means no queue."""
         self.connection = None if url is None else connect(url, patience)
 
     def require(self) -> None:
-        """Return if the queue can be rung.
+        """Check that signals can be sent.
 
         Raises:
-            QueueUnavailable: there is none, or it does not answer.
+            QueueUnavailable: there is no queue, or it does not respond.
 
         """
         if self.connection is None:
@@ -87,10 +89,10 @@ class Queue:
             raise _away(error) from error
 
     def wait(self) -> None:
-        """Return once the queue can be rung, however long that takes; meanwhile the log says why it cannot.
+        """Wait without a time limit until signals can be sent, and log why they cannot.
 
         Raises:
-            QueueUnavailable: there is none.
+            QueueUnavailable: there is no queue.
 
         """
         if self.connection is None:
@@ -111,12 +113,12 @@ class Queue:
             time.sleep(pause)
 
     def _probe(self) -> None:
-        """Write something: a server that is read-only, or full, answers a PING all the same."""
+        """Write a key, because a server that is read-only or full still responds to PING."""
         assert self.connection is not None
         self.connection.set(PROBE, "", ex=ALIVE_SECONDS)
 
     def notify_workers(self, line: Line) -> bool:
-        """Tell the workers of this line that something waits; False if that cannot be, and has to be done later."""
+        """Send a wake-up signal to the workers of a line. Return False if it failed and has to be sent again later."""
         if self.connection is None:
             return False
         try:
@@ -131,21 +133,21 @@ class Queue:
         return True
 
     def announce(self, worker: WorkerInfo) -> None:
-        """Say that a worker is alive; often enough, or it counts as gone.
+        """Announce that a worker is alive. It has to be repeated within `ALIVE_SECONDS`, or the worker counts as gone.
 
         Raises:
-            RedisError, OSError: the queue does not answer.
+            RedisError, OSError: the queue does not respond.
 
         """
         assert self.connection is not None
         with self.connection.pipeline() as together:
             together.set(WORKER_KEY + worker.name, WORKER.dump_json(worker), ex=ALIVE_SECONDS)
-            # A name is found here, and not by a walk through all that the server keeps.
+            # Keep the names in a set, so that they can be listed without a scan over all keys of the server.
             together.sadd(WORKERS, worker.name)
             together.execute()
 
     def forget(self, worker: WorkerInfo) -> None:
-        """Say that a worker is gone."""
+        """Remove a worker that stops."""
         assert self.connection is not None
         with self.connection.pipeline() as together:
             together.delete(WORKER_KEY + worker.name)
@@ -153,10 +155,10 @@ class Queue:
             together.execute()
 
     def workers(self) -> list[WorkerInfo]:
-        """Return the workers that are alive, by name.
+        """Return the workers that are alive, sorted by name.
 
         Raises:
-            QueueUnavailable: there is no queue, or it does not answer.
+            QueueUnavailable: there is no queue, or it does not respond.
 
         """
         if self.connection is None:
@@ -180,9 +182,9 @@ class Queue:
 
 
 def connect(url: str, patience: float | None) -> "Redis":
-    """Prepare a connection; a call waits `patience` seconds at most, or for ever.
+    """Prepare a connection whose calls time out after `patience` seconds; None means never.
 
-    One that died with its server is replaced at once; a server that hangs is not asked a second time.
+    A broken connection is replaced and the call retried once at once; a call that timed out is not retried.
     """
     return Redis.from_url(
         url,
@@ -193,7 +195,7 @@ def connect(url: str, patience: float | None) -> "Redis":
 
 
 def _read(worker: str | bytes) -> WorkerInfo | None:
-    """Read what a worker says of itself; None where one of another version says it in another way."""
+    """Parse a worker's announcement. Return None for a worker of another version with another format."""
     try:
         return WORKER.validate_json(worker)
     except ValidationError as error:

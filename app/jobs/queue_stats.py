@@ -1,4 +1,4 @@
-"""What waits for workers, and which of them are alive: for whoever watches the service."""
+"""Statistics on the queue for monitoring: waiting work, and workers that are alive."""
 
 import time
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
 
 log = structlog.get_logger()
 
-# Who asks whether all is well shall not wait for what is not.
+# Timeout of a call to the queue; short, so that a queue that hangs does not delay monitoring.
 PATIENCE_SECONDS = 1.0
-# A queue that did not answer is not asked again for so long.
+# How long the queue is not tried again after a failure.
 PAUSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """How many photos of batches wait, and how many batches have not ended."""
+    """Number of batch photos that wait, and number of batches that have not ended."""
 
     photos: int
     batches: int
 
 
 class QueueStats:
-    """Looks at the queue and at what waits. Safe to use from any number of threads."""
+    """Reads the waiting work from the database and the live workers from the queue. Thread-safe."""
 
     def __init__(self, database: Database, queue_url: str | None) -> None:
         self._database = database
@@ -41,16 +41,16 @@ class QueueStats:
         return self._queue is not None
 
     def waiting(self) -> Waiting:
-        """Count what waits.
+        """Count the waiting photos and the batches that have not ended.
 
         Raises:
-            OperationalError: the database does not answer.
+            OperationalError: the database does not respond.
 
         """
         return self._database.run_read_only(_count)
 
     def workers(self) -> list[WorkerInfo] | None:
-        """Return the workers that are alive; None where the queue does not answer."""
+        """Return the workers that are alive; None if there is no queue or it does not respond."""
         if self._queue is None or time.monotonic() < self._ask_again:
             return None
         try:

@@ -1,4 +1,4 @@
-"""The response documents about jobs, and about what serves each tier."""
+"""Response schemas for jobs and for the models that serve each tier."""
 
 import uuid
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from cutout.inference.tiers import Recipe, Tier
 
 
 class TierInfo(Schema):
-    """A tier, its price, and what serves it on this host. `wanted` differs from `model` for a substitute."""
+    """A tier, its price, and the model that serves it. If `substitute` is true, `model` stands in for `wanted`."""
 
     name: str
     credits: int
@@ -26,7 +26,7 @@ class TierInfo(Schema):
 
     @classmethod
     def by_tier(cls, tiers: Mapping[Tier, Served]) -> "dict[Tier, TierInfo]":
-        """Describe each tier as it is served."""
+        """Describe each tier and the model that serves it."""
         return {
             tier: cls(name=tier.value.capitalize(), credits=CREDITS[tier], **asdict(served))
             for tier, served in tiers.items()
@@ -34,11 +34,11 @@ class TierInfo(Schema):
 
 
 class JobInfo(Schema):
-    """A removal, paid of the subscription's quota (with 0 `credits`) or of credits.
+    """A background removal of one photo, paid from the subscription's quota (then `credits` is 0) or with credits.
 
-    `resultUrl` gives the picture, for a while, to whoever has it; `processingMs` is the whole time. A failed job has
-    `error` instead, and cost nothing. One of a batch has its `batchId`, and there a `position`, from 0, and the `name`
-    of its photo's file.
+    A completed job has a `resultUrl`: a signed URL that gives the image to anybody who has it, until it expires.
+    `processingMs` is the total processing time. A failed job has an `error` instead and costs nothing. A job of a batch
+    has the batch's `batchId`, its `position` in the batch, from 0, and the file name of its photo in `name`.
     """
 
     job_id: uuid.UUID
@@ -66,7 +66,7 @@ class JobInfo(Schema):
 
     @classmethod
     def of(cls, job: Job, result_url: str | None) -> "JobInfo":
-        """Describe a job; its picture's address counts only where there is one."""
+        """Describe a job; `result_url` is used only if the job is completed."""
         failed = job.status is Status.FAILED
         return cls(
             job_id=job.id,
@@ -95,13 +95,13 @@ class JobInfo(Schema):
 
 
 class JobError(Schema):
-    """Why a job failed."""
+    """The reason why a job failed: a stable `code`, and a `detail` that tells a person what to do."""
 
     code: str
     detail: str
 
 
 class Jobs(Schema):
-    """A page of jobs, the newest first."""
+    """A page of jobs, newest first."""
 
     jobs: list[JobInfo]

@@ -1,4 +1,4 @@
-"""Photos that lie in storage for a worker."""
+"""Cleanup of stored uploads that no job needs any more."""
 
 import uuid
 from datetime import timedelta
@@ -10,15 +10,15 @@ from cutout.app.db.tables import Job, Status
 from cutout.app.jobs import queries as jobs
 from cutout.app.storage.base import Storage
 
-# Of one question to the database.
+# Maximum number of jobs in one database query.
 JOBS_AT_ONCE = 1000
 
 
 def forget_uploads(database: Database, storage: Storage, age: timedelta) -> int:
-    """Delete the uploads older than `age` that nobody will work on; return how many.
+    """Delete uploads older than `age` that no worker will process; return their number.
 
-    Their job has ended, and what should have deleted them did not; or there is none, as after a batch that broke off
-    while it was sent.
+    Either their job has ended without deleting them, or they have no job, for example because the upload of their batch
+    was interrupted.
     """
     old = storage.list_older_than(age, jobs.UPLOADS)
     deleted = 0
@@ -37,7 +37,7 @@ def forget_uploads(database: Database, storage: Storage, age: timedelta) -> int:
 
 
 def _job_id(key: str) -> uuid.UUID | None:
-    """Tell whose upload this is: nobody's where it was never written to its end."""
+    """Return the id of the job to which an upload belongs; None for the remains of an incomplete write."""
     try:
         return uuid.UUID(key.rpartition("/")[2])
     except ValueError:
