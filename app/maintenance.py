@@ -24,14 +24,13 @@ from cutout.app.jobs import upload_cleanup
 from cutout.app.jobs.lease_renewal import LeaseRenewer
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue
-from cutout.app.notifications import outbox
-from cutout.app.notifications.outbox import Outbox
+from cutout.app.notifications.outbox import EVERY as DELIVER_EVERY
+from cutout.app.notifications.outbox import Outbox, deliver_due
 from cutout.app.removals import idempotency, lost_jobs
 from cutout.app.storage.base import Storage, StorageError
 
 log = structlog.get_logger()
 
-DELIVER_EVERY = outbox.EVERY
 SETTLE_EVERY = timedelta(seconds=30)
 DELETE_EVERY = timedelta(hours=1)
 # A batch has no jobs before its last photo has arrived, and an upload of 2 GB may take this long.
@@ -44,7 +43,7 @@ async def running_maintenance(
     database: Database,
     storage: Storage,
     queue: Queue,
-    office: Outbox,
+    outbox: Outbox,
     leases: LeaseRenewer | None = None,
     *,
     kept: timedelta,
@@ -67,8 +66,8 @@ async def running_maintenance(
     old_uploads = partial(to_the_end, upload_cleanup.forget_uploads, database, storage, UPLOADS_KEPT)
     old_keys = partial(to_the_end, idempotency.forget_keys, database, kept)
     deleted_users = partial(to_the_end, user_deletion.delete_late_rows, database, storage)
-    webhooks = partial(outbox.deliver_due, office, Channel.WEBHOOK)
-    mails = partial(outbox.deliver_due, office, Channel.MAIL)
+    webhooks = partial(deliver_due, outbox, Channel.WEBHOOK)
+    mails = partial(deliver_due, outbox, Channel.MAIL)
     works: list[tuple[timedelta, str, Callable[[], Awaitable[int]]]] = [
         (min(SETTLE_EVERY, _look_every(lease)), "lost jobs settled", jobs_of_dead_processes),
         (_look_every(lease), "photos of lost workers freed", lost_workers),

@@ -4,7 +4,7 @@ Tests must pass on a busy host, in any order, and in parallel:
 
 - Wait with `wait_until` for what another thread or process is about to do; never sleep. The time limit is `PATIENCE`.
   Wait with `wait_ready` for a process to start; it waits as long as the process lives. Make HTTP calls with
-      `tests.http`.
+  `tests.http`.
 - Do not assert that something took less time or less memory than a limit close to the measured value. Pass in a clock,
   count, compare the order of events, compare two figures that are far apart, or block the code that must not be waited
   for until after the response.
@@ -37,6 +37,8 @@ from cutout.inference.weights.store import ModelsFolder
 from cutout.models.catalog import find
 from tests.fakes import fake_engine
 from tests.stub_hub import Hub
+
+pytest_plugins = ["tests.app.databases", "tests.app.s3_fixtures", "tests.app.api_client"]
 
 DATA = Path(__file__).parent / "data"
 EXIT_SECONDS = 300

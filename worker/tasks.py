@@ -38,7 +38,7 @@ UPLOAD_GONE = "The photo is no longer here. It was not charged; send it again."
 # The database may be restarted after a result was stored and before it is committed.
 commits = stamina.retry(on=OperationalError, attempts=None, timeout=20.0, wait_max=1.0)
 
-_bench: WorkerContext | None = None
+_worker_context: WorkerContext | None = None
 
 
 class _NotOurs(CutoutError):
@@ -47,8 +47,8 @@ class _NotOurs(CutoutError):
 
 def set_context(context: WorkerContext) -> None:
     """Set the `WorkerContext` of this process."""
-    global _bench
-    _bench = context
+    global _worker_context
+    _worker_context = context
 
 
 def interactive() -> None:
@@ -266,6 +266,6 @@ def _release_photos(
 
 
 def _context() -> WorkerContext:
-    if _bench is None:
+    if _worker_context is None:
         raise RuntimeError("this process is no worker; start one with: cutout worker")
-    return _bench
+    return _worker_context

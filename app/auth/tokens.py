@@ -111,7 +111,7 @@ def _checksum(body: str) -> str:
 
 def _can_be_kept(text: str) -> bool:
     """Return whether a database can store a text: JSON text may also contain NUL and lone surrogates."""
-    return not any(render_email == "\0" or "\ud800" <= render_email <= "\udfff" for render_email in text)
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
 
 
 def _kid(token: str) -> str | None:

@@ -54,7 +54,7 @@ class BatchForm(OptionsForm):
         str | None, Field(description="e-mail address that is notified when the batch finishes")
     ] = None
 
-    def order(self) -> BatchRequest:
+    def to_request(self) -> BatchRequest:
         """Return the batch request that the fields describe."""
         return BatchRequest(self.options(), self.webhook_url, self.notify_email)
 
@@ -65,11 +65,11 @@ KNOWN = {field.alias for field in BatchForm.model_fields.values()}
 class Fields:
     """The fields received so far. Each is validated on arrival, so an error is reported before the rest is sent."""
 
-    def __init__(self, office: Outbox, own_email: str | None) -> None:
+    def __init__(self, outbox: Outbox, own_email: str | None) -> None:
         self.form = BatchForm()
-        check_email = partial(office.check_email, own=own_email)
+        check_email = partial(outbox.check_email, own=own_email)
         self._checks: dict[str, Callable[[str], str]] = {
-            "webhookUrl": office.check_webhook_url,
+            "webhookUrl": outbox.check_webhook_url,
             "notifyEmail": check_email,
         }
         self._names: set[str] = set()
@@ -145,8 +145,8 @@ class Funds:
 
 async def read_batch(
     request: Request,
-    intake: BatchUpload,
-    office: Outbox,
+    upload: BatchUpload,
+    outbox: Outbox,
     largest_bytes: int,
     own_email: str | None,
     funds: Funds | None,
@@ -166,7 +166,7 @@ async def read_batch(
         StorageError: a photo cannot be stored.
 
     """
-    fields, photos = Fields(office, own_email), 0
+    fields, photos = Fields(outbox, own_email), 0
 
     def limit(head: Head) -> int:
         nonlocal photos
@@ -191,7 +191,7 @@ async def read_batch(
             if funds is not None:
                 await funds.require(fields.tier, max(photos, fields.form.image_count or 0))
             if is_photo:
-                await intake.add(name_of(part.head), part.data)
+                await upload.add(name_of(part.head), part.data)
             del part  # else it would stay in memory while the next one is read
     except BrokenForm as error:
         raise InvalidInputError(f"{error} {FORM_WANTED}") from None

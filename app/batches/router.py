@@ -79,7 +79,7 @@ async def submit_batch(
     database: DatabaseDep,
     storage: StorageDep,
     queue: QueueDep,
-    office: OutboxDep,
+    outbox: OutboxDep,
     settings: SettingsDep,
     secret: SecretDep,
     rate_limits: RateLimitsDep,
@@ -98,12 +98,12 @@ async def submit_batch(
             database.run_read_only, batches.check_ahead, user.id, idempotency_key, limit, now()
         )
     funds = None if balance is None else Funds(database, user.id, balance)
-    async with receiving(storage) as intake:
-        form = await read_batch(request, intake, office, settings.max_upload_bytes, user.email, funds)
+    async with receiving(storage) as upload:
+        form = await read_batch(request, upload, outbox, settings.max_upload_bytes, user.email, funds)
         # Read before the batch is submitted: nothing may fail after that.
         each = await asyncio.to_thread(database.run_read_only, batches.seconds_each, form.tier)
         with rate_limits.counting_refusals():
-            batch = await intake.submit(database, queue, user.id, form.order(), idempotency_key, limit)
+            batch = await upload.submit(database, queue, user.id, form.to_request(), idempotency_key, limit)
     status_url = f"{router.prefix}/batch/{batch.id}"
     return BatchAccepted(
         batch_id=batch.id,

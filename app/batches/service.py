@@ -92,7 +92,7 @@ def submit(
     user_id: uuid.UUID,
     batch_id: uuid.UUID,
     photos: Sequence[StoredPhoto],
-    order: BatchRequest,
+    request: BatchRequest,
     at: datetime,
     key: str | None = None,
     limit: Limit | None = None,
@@ -110,14 +110,14 @@ def submit(
 
     """
     require_size(len(photos))
-    fingerprint = _fingerprint(photos, order)
+    fingerprint = _fingerprint(photos, request)
 
     def write(session: Session, known: IdempotencyKey | None) -> tuple[Batch, bool]:
         if known is not None:
             if known.batch_id is None or known.fingerprint != fingerprint:
                 raise KeyUsed
             return session.get_one(Batch, known.batch_id), False
-        batch = _write(session, user_id, batch_id, photos, order, at, limit)
+        batch = _write(session, user_id, batch_id, photos, request, at, limit)
         add_key(session, user_id, key, fingerprint, batch_id=batch_id, at=at)
         return batch, True
 
@@ -291,11 +291,11 @@ def _write(
     user_id: uuid.UUID,
     batch_id: uuid.UUID,
     photos: Sequence[StoredPhoto],
-    order: BatchRequest,
+    request: BatchRequest,
     at: datetime,
     limit: Limit | None,
 ) -> Batch:
-    tier = order.options.tier
+    tier = request.options.tier
     cost = price(tier, len(photos))
     note = f"{len(photos)} {tier.value} images, {cost.total} credits"
     if cost.discount:
@@ -313,13 +313,13 @@ def _write(
         credits=cost.final,
         discount=cost.discount,
         discount_percent=cost.percent,
-        webhook_url=order.webhook_url,
-        notify_email=order.notify_email,
+        webhook_url=request.webhook_url,
+        notify_email=request.notify_email,
         created_at=at,
     )
     session.add(batch)
     session.flush()
-    options = leases.write_options(order.options)
+    options = leases.write_options(request.options)
     rows = [
         {
             "id": photo.job_id,
@@ -331,7 +331,7 @@ def _write(
             "tier": tier,
             "credits": cost.share(position),
             "paid_by": PaidBy.CREDITS,
-            "format": order.options.format.value,
+            "format": request.options.format.value,
             "options": options,
             "attempts": 0,
             "created_at": at,
@@ -355,9 +355,9 @@ def _progress(session: Session, batch_ids: Sequence[uuid.UUID]) -> dict[uuid.UUI
     return {batch_id: Progress(counted) for batch_id, counted in counts.items()}
 
 
-def _fingerprint(photos: Sequence[StoredPhoto], order: BatchRequest) -> str:
+def _fingerprint(photos: Sequence[StoredPhoto], request: BatchRequest) -> str:
     sent = "\n".join(f"{photo.sha256} {photo.name}" for photo in photos)
-    return hashlib.sha256(f"{order!r}\n{sent}".encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(f"{request!r}\n{sent}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _key(batch_id: uuid.UUID) -> str:

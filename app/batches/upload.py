@@ -94,9 +94,9 @@ class BatchUpload:
 @asynccontextmanager
 async def receiving(storage: Storage) -> AsyncIterator[BatchUpload]:
     """Receive a batch within the block; on exit, delete its photos unless the batch was accepted."""
-    intake = BatchUpload(storage)
+    upload = BatchUpload(storage)
     try:
-        yield intake
+        yield upload
     finally:
-        if not intake.is_taken_in:
-            await to_the_end(intake.discard)
+        if not upload.is_taken_in:
+            await to_the_end(upload.discard)

@@ -107,9 +107,9 @@ class SubscriptionInfo(Schema):
     plans: dict[str, PlanInfo] | None
 
     @classmethod
-    def of(cls, standing: SubscriptionStatus) -> "SubscriptionInfo":
-        present = standing.present
-        pending = [PurchaseInfo.of(Purchase(payment, None)) for payment in standing.pending]
+    def of(cls, subscription_status: SubscriptionStatus) -> "SubscriptionInfo":
+        present = subscription_status.present
+        pending = [PurchaseInfo.of(Purchase(payment, None)) for payment in subscription_status.pending]
         if present is None:
             return cls(
                 plan=None,
@@ -126,11 +126,11 @@ class SubscriptionInfo(Schema):
             ends_at=present.ends_at,
             cancelled_at=present.cancelled_at,
             today=Quota(
-                day=standing.day,
-                used=standing.used,
-                left=standing.left,
-                professional_used=standing.professional,
-                professional_left=standing.professional_left,
+                day=subscription_status.day,
+                used=subscription_status.used,
+                left=subscription_status.left,
+                professional_used=subscription_status.professional,
+                professional_left=subscription_status.professional_left,
             ),
             pending=pending,
             plans=None,
@@ -148,8 +148,10 @@ TermsDep = Annotated[Terms, Depends(get_terms)]
 @router.get("/subscription")
 async def get_subscription(user: UserDep, database: DatabaseDep) -> SubscriptionInfo:
     """Return the caller's plan and today's quota, or the available plans if they have none."""
-    standing = await asyncio.to_thread(database.run_read_only, subscriptions.standing, user.id, now())
-    return SubscriptionInfo.of(standing)
+    subscription_status = await asyncio.to_thread(
+        database.run_read_only, subscriptions.subscription_status, user.id, now()
+    )
+    return SubscriptionInfo.of(subscription_status)
 
 
 @router.post("/subscription", responses=error_responses(ForbiddenError, ConflictError))
@@ -174,7 +176,7 @@ async def cancel_subscription(
     ):
         raise NotFoundError("You have no subscription.")
     return SubscriptionInfo.of(
-        await asyncio.to_thread(database.run_read_only, subscriptions.standing, user.id, at)
+        await asyncio.to_thread(database.run_read_only, subscriptions.subscription_status, user.id, at)
     )
 
 

@@ -119,7 +119,7 @@ def cancel(session: Session, user_id: uuid.UUID, reason: str | None, at: datetim
     return paid
 
 
-def standing(session: Session, user_id: uuid.UUID, at: datetime) -> SubscriptionStatus:
+def subscription_status(session: Session, user_id: uuid.UUID, at: datetime) -> SubscriptionStatus:
     """Return a user's plan and the use of today's quota."""
     day = at.astimezone(UTC).date()
     usage = session.get(SubscriptionUsage, (user_id, day))

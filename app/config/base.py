@@ -1,7 +1,7 @@
 """What all groups of settings share."""
 
 import ipaddress
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -18,6 +18,8 @@ class SettingsError(OperatorError):
 
 class SettingsGroup(BaseSettings):
     """Settings about one part of the service. A field's name, in capitals after `CUTOUT_`, is that of the environment."""
+
+    title: ClassVar[str] = "Settings"
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,

@@ -122,9 +122,9 @@ class Queue:
         if self.connection is None:
             return False
         try:
-            bells = RqQueue(line.value, connection=self.connection)
-            if bells.count == 0:
-                bells.enqueue(
+            wake_ups = RqQueue(line.value, connection=self.connection)
+            if wake_ups.count == 0:
+                wake_ups.enqueue(
                     f"cutout.worker.tasks.{line.value}", job_timeout=LONGEST_JOB_SECONDS, result_ttl=0
                 )
         except (RedisError, OSError) as error:

@@ -125,7 +125,7 @@ def archive_path(batch_id: uuid.UUID) -> str:
     return f"/api/background-remover/batch/{batch_id}/download"
 
 
-async def deliver_due(office: Outbox, channel: Channel) -> int:
+async def deliver_due(outbox: Outbox, channel: Channel) -> int:
     """Attempt all deliveries of a channel that are due or become due meanwhile; return the number of attempts.
 
     A slow delivery occupies only its own slot of `MOST_AT_ONCE`. On cancellation, running deliveries are cancelled too,
@@ -137,10 +137,10 @@ async def deliver_due(office: Outbox, channel: Channel) -> int:
         while True:
             room = MOST_AT_ONCE - len(running)
             claimed = await to_the_end(
-                office.database.run_in_transaction, _claim, channel, office.clock(), room
+                outbox.database.run_in_transaction, _claim, channel, outbox.clock(), room
             )
             tried += len(claimed)
-            running |= {asyncio.create_task(_deliver(office, one)) for one in claimed}
+            running |= {asyncio.create_task(_deliver(outbox, one)) for one in claimed}
             if not running:
                 return tried
             _, running = await asyncio.wait(
@@ -163,10 +163,10 @@ def _claim(session: Session, channel: Channel, at: datetime, most: int) -> list[
     return claimed
 
 
-async def _deliver(office: Outbox, delivery: Delivery) -> None:
+async def _deliver(outbox: Outbox, delivery: Delivery) -> None:
     """Attempt a delivery and record the outcome. If recording fails, it is attempted again after its lease."""
     try:
-        report = await to_the_end(office.database.run_read_only, messages.report_of, delivery.batch_id)
+        report = await to_the_end(outbox.database.run_read_only, messages.report_of, delivery.batch_id)
         about = log.bind(
             delivery=str(delivery.id),
             batch=str(delivery.batch_id),
@@ -176,31 +176,31 @@ async def _deliver(office: Outbox, delivery: Delivery) -> None:
             attempt=delivery.attempts,
         )
         try:
-            status = await _send(office, delivery, report)
+            status = await _send(outbox, delivery, report)
         except NotDelivered as error:
-            await _failed(office, delivery, error, about)
+            await _failed(outbox, delivery, error, about)
         except Exception:
             log.exception("batch's end not sent", delivery=str(delivery.id))
-            await _failed(office, delivery, NotDelivered(OUR_FAULT), about)
+            await _failed(outbox, delivery, NotDelivered(OUR_FAULT), about)
         else:
             await to_the_end(
-                office.database.run_in_transaction, _record_delivered, delivery, status, office.clock()
+                outbox.database.run_in_transaction, _record_delivered, delivery, status, outbox.clock()
             )
-            office.metrics.notified(delivery.channel, "delivered")
+            outbox.metrics.notified(delivery.channel, "delivered")
             about.info("batch's end told", status=status)
     except Exception:
         log.exception("what came of a delivery is not recorded", delivery=str(delivery.id))
 
 
 async def _failed(
-    office: Outbox,
+    outbox: Outbox,
     delivery: Delivery,
     failure: NotDelivered,
     about: structlog.typing.FilteringBoundLogger,
 ) -> None:
-    due_at = _next_attempt(office, delivery, failure)
-    await to_the_end(office.database.run_in_transaction, _record_failed, delivery, failure, due_at)
-    office.metrics.notified(delivery.channel, "given_up" if due_at is None else "failed")
+    due_at = _next_attempt(outbox, delivery, failure)
+    await to_the_end(outbox.database.run_in_transaction, _record_failed, delivery, failure, due_at)
+    outbox.metrics.notified(delivery.channel, "given_up" if due_at is None else "failed")
     about.warning(
         "batch's end not told",
         reason=str(failure),
@@ -209,40 +209,40 @@ async def _failed(
     )
 
 
-async def _send(office: Outbox, delivery: Delivery, report: BatchReport) -> int | None:
+async def _send(outbox: Outbox, delivery: Delivery, report: BatchReport) -> int | None:
     """Send a notification by its channel; return the status code of a webhook's response, None for e-mail.
 
     Raises:
         NotDelivered: the attempt failed.
 
     """
-    at = office.clock()
-    zip_url = _zip_url(office, report.batch, at)
+    at = outbox.clock()
+    zip_url = _zip_url(outbox, report.batch, at)
     if delivery.channel is Channel.WEBHOOK:
-        secret = webhook.webhook_secret(office.secret, report.batch.user_id)
+        secret = webhook.webhook_secret(outbox.secret, report.batch.user_id)
         body = messages.payload(report, delivery.id, zip_url)
-        return await webhook.post(office.http_client, delivery.target, secret, delivery.id, body, at)
-    if office.mailer is None:
+        return await webhook.post(outbox.http_client, delivery.target, secret, delivery.id, body, at)
+    if outbox.mailer is None:
         raise NotDelivered(NO_MAIL)
-    message = messages.render_email(report, delivery.id, zip_url, office.mailer.sender, delivery.target, at)
-    send = partial(office.mailer.send, message, delivery.target)
+    message = messages.render_email(report, delivery.id, zip_url, outbox.mailer.sender, delivery.target, at)
+    send = partial(outbox.mailer.send, message, delivery.target)
     await asyncio.get_running_loop().run_in_executor(_mails, send)
     return None
 
 
-def _zip_url(office: Outbox, batch: Batch, at: datetime) -> str | None:
+def _zip_url(outbox: Outbox, batch: Batch, at: datetime) -> str | None:
     """Return the signed URL of a batch's ZIP, valid as long as the ZIP is kept; None if there is none, or no longer."""
-    left = (batch.finished_at or at) + office.kept - at
+    left = (batch.finished_at or at) + outbox.kept - at
     if batch.zip_bytes is None or left <= timedelta(0):
         return None
-    return office.public_url + sign(office.secret, archive_path(batch.id), left)
+    return outbox.public_url + sign(outbox.secret, archive_path(batch.id), left)
 
 
-def _next_attempt(office: Outbox, delivery: Delivery, failure: NotDelivered) -> datetime | None:
+def _next_attempt(outbox: Outbox, delivery: Delivery, failure: NotDelivered) -> datetime | None:
     if failure.final or delivery.attempts > len(WAITS):
         return None
-    wait = WAITS[delivery.attempts - 1] * (1 + JITTER * office.chance())
-    return office.clock() + max(wait, min(failure.retry_after, LONGEST_RETRY_AFTER))
+    wait = WAITS[delivery.attempts - 1] * (1 + JITTER * outbox.chance())
+    return outbox.clock() + max(wait, min(failure.retry_after, LONGEST_RETRY_AFTER))
 
 
 def _record_delivered(session: Session, delivery: Delivery, status: int | None, at: datetime) -> None:

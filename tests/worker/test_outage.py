@@ -17,7 +17,6 @@ from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue
 from cutout.app.storage.local import LocalStorage
 from cutout.worker.rq_worker import RqWorker, listen
-from tests.app.databases import on_sqlite
 from tests.fakes import PATIENCE, wait_until
 from tests.worker.test_process import counts, has_ended, worker_log
 from tests.worker.worker_fixtures import (
@@ -35,7 +34,6 @@ def started(folder: Path) -> "subprocess.Popen[bytes]":
     return server
 
 
-@on_sqlite
 @pytest.mark.timeout(300)
 def test_a_queue_may_go_and_come_back_in_every_way(
     database: Database, storage: LocalStorage, tmp_path: Path
@@ -129,7 +127,6 @@ def test_a_queue_may_go_and_come_back_in_every_way(
         queue.close()
 
 
-@on_sqlite
 @pytest.mark.timeout(300)
 def test_a_worker_that_is_told_to_stop_while_its_queue_hangs_does(
     database: Database, storage: LocalStorage, tmp_path: Path
@@ -161,7 +158,6 @@ def test_a_worker_that_is_told_to_stop_while_its_queue_hangs_does(
         queue.close()
 
 
-@on_sqlite
 def test_a_worker_that_starts_before_its_queue_waits_for_it_and_says_so(
     database: Database, storage: LocalStorage, tmp_path: Path
 ) -> None:
@@ -191,7 +187,6 @@ def tell(_: object) -> int:
     return 1
 
 
-@on_sqlite
 @pytest.mark.parametrize("moment", [{"subscribe": tell}, {"dequeue_timeout": property(tell)}])
 def test_a_signal_that_comes_while_a_worker_begins_is_not_lost(
     database: Database,

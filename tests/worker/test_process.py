@@ -23,7 +23,6 @@ from cutout.inference.engine import Cutout
 from cutout.inference.imaging.encode import Format
 from cutout.inference.weights.store import ModelsFolder
 from cutout.worker.__main__ import main as worker_main
-from tests.app.databases import on_sqlite
 from tests.app.system.test_readiness import same_alpha
 from tests.conftest import DATA
 from tests.fakes import PATIENCE, fake_engine, wait_until
@@ -161,7 +160,6 @@ def test_a_service_that_is_killed_leaves_nothing_behind_and_goes_on_where_it_was
         assert counts(here.database, batch) == {Status.COMPLETED: 20}
 
 
-@on_sqlite
 def test_a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand(
     database: Database, storage: LocalStorage, redis_url: str, tmp_path: Path
 ) -> None:
@@ -187,7 +185,6 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand(
     queue.close()
 
 
-@on_sqlite
 def test_a_worker_that_is_told_to_stop_while_it_starts_does(
     database: Database, redis_url: str, tmp_path: Path
 ) -> None:
@@ -199,7 +196,6 @@ def test_a_worker_that_is_told_to_stop_while_it_starts_does(
         assert process.wait(PATIENCE) == 0
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -251,7 +247,6 @@ def test_the_real_service_does_a_batch(
         assert [command for pid, command in others.items() if lives(pid)] == []
 
 
-@on_sqlite
 @pytest.mark.weights
 def test_the_command_for_a_worker_starts_a_real_one(
     database: Database, redis_url: str, weights: ModelsFolder, tmp_path: Path

@@ -10,11 +10,9 @@ from cutout.app.jobs.leases import Line
 from cutout.app.storage.local import LocalStorage
 from cutout.worker import tasks
 from cutout.worker.rq_worker import RqWorker
-from tests.app.databases import on_sqlite
 from tests.worker.worker_fixtures import context_of, small_photos, submitted
 
 
-@on_sqlite
 @pytest.mark.parametrize("name", ["cutout.worker.tasks.batch", "worker.jobs.batch"])
 def test_jobs_are_run_by_their_name_and_by_that_of_the_last_release(
     name: str, database: Database, storage: LocalStorage, redis_url: str

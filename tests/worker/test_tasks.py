@@ -21,7 +21,7 @@ from cutout.inference.errors import Overloaded
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 from cutout.worker.tasks import process_claim, process_line
-from tests.app.databases import on_sqlite
+from tests.app.databases import on_both
 from tests.fakes import FakeRunner, photo_bytes, thin_picture
 from tests.worker.worker_fixtures import context_of, small_photos, submitted, work_off
 
@@ -35,6 +35,7 @@ def look(database: Database, batch: Batch) -> tuple[Batch, list[Job]]:
         return session.get_one(Batch, batch.id), list(batches.photos_of(session, batch.id))
 
 
+@on_both
 def test_a_photo_too_thin_for_any_network_fails_at_its_first_attempt(
     database: Database, storage: LocalStorage
 ) -> None:
@@ -56,6 +57,7 @@ def movements(database: Database, batch: Batch) -> list[tuple[Movement, int]]:
         return [(row.movement, row.credits) for row in rows]
 
 
+@on_both
 def test_a_batch_is_done_packed_and_charged(database: Database, storage: LocalStorage) -> None:
     batch = submitted(
         database, storage, small_photos(25), webhook_url="https://example.com/", notify_email="a@b.c"
@@ -77,6 +79,7 @@ def test_a_batch_is_done_packed_and_charged(database: Database, storage: LocalSt
         assert {one.target for one in session.scalars(select(Delivery))} == {"https://example.com/", "a@b.c"}
 
 
+@on_both
 def test_what_fails_is_named_and_its_share_comes_back(database: Database, storage: LocalStorage) -> None:
     good = small_photos(53)
     broken = [b"", b"no picture", good[0][:60], good[1][:-30], b"GIF89a", b"\xff\xd8\xff\xe0", b"<svg/>"]
@@ -95,6 +98,7 @@ def test_what_fails_is_named_and_its_share_comes_back(database: Database, storag
     assert movements(database, batch)[1:] == [(Movement.CHARGE, 0), (Movement.RELEASE, returned)]
 
 
+@on_both
 def test_where_all_fail_everything_comes_back_and_there_is_no_zip(
     database: Database, storage: LocalStorage
 ) -> None:
@@ -107,6 +111,7 @@ def test_where_all_fail_everything_comes_back_and_there_is_no_zip(
     assert storage.get(jobs.archive_key(batch.id)) is None
 
 
+@on_both
 def test_a_lost_workers_photos_are_freed_and_its_late_answers_dropped(
     database: Database, storage: LocalStorage
 ) -> None:
@@ -125,6 +130,7 @@ def test_a_lost_workers_photos_are_freed_and_its_late_answers_dropped(
     assert [photo.attempts for photo in photos] == [2, 2, 2]
 
 
+@on_both
 def test_what_a_worker_holds_is_renewed_and_nothing_else(database: Database, storage: LocalStorage) -> None:
     submitted(database, storage, small_photos(4))
     long_ago = now() - 3 * LEASE
@@ -138,6 +144,7 @@ def test_what_a_worker_holds_is_renewed_and_nothing_else(database: Database, sto
         assert all(database.run_read_only(leases.holds, photo.job_id, held.token) for photo in held.photos)
 
 
+@on_both
 def test_a_picture_made_too_late_leaves_no_file(database: Database, storage: LocalStorage) -> None:
     """The worker counts as lost between reading the photo and storing the result."""
     batch = submitted(database, storage, small_photos(2))
@@ -158,6 +165,7 @@ def test_a_picture_made_too_late_leaves_no_file(database: Database, storage: Loc
     assert look(database, batch)[0].status is Status.COMPLETED
 
 
+@on_both
 def test_a_photo_that_loses_its_worker_three_times_fails_alone(
     database: Database, storage: LocalStorage
 ) -> None:
@@ -184,6 +192,7 @@ def test_a_photo_that_loses_its_worker_three_times_fails_alone(
     assert "3 times" in (photos[2].error_detail or "")
 
 
+@on_both
 def test_batches_take_turns(database: Database, storage: LocalStorage) -> None:
     first, second = (submitted(database, storage, small_photos(4)) for _ in range(2))
     at, order = now(), []
@@ -193,6 +202,7 @@ def test_batches_take_turns(database: Database, storage: LocalStorage) -> None:
     assert order == [first.id, second.id] * 4
 
 
+@on_both
 def test_a_cancelled_batch_stops_gives_back_and_keeps_what_is_done(
     database: Database, storage: LocalStorage
 ) -> None:
@@ -226,6 +236,7 @@ def test_a_cancelled_batch_stops_gives_back_and_keeps_what_is_done(
     assert len([row for row in movements(database, batch) if row[0] is Movement.HOLD]) == 1
 
 
+@on_both
 def test_a_store_that_is_away_costs_no_attempt(
     database: Database, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +263,7 @@ def test_a_store_that_is_away_costs_no_attempt(
     assert look(database, batch)[0].status is Status.COMPLETED
 
 
+@on_both
 def test_what_wants_a_pause_gets_it_and_fails_with_its_own_reason_at_last(
     database: Database, storage: LocalStorage
 ) -> None:
@@ -280,6 +292,7 @@ def test_what_wants_a_pause_gets_it_and_fails_with_its_own_reason_at_last(
     assert (failed.attempts, ended.charged) == (3, 3)
 
 
+@on_both
 def test_a_worker_that_stops_lets_go_of_what_it_has_not_begun(
     database: Database, storage: LocalStorage
 ) -> None:
@@ -293,6 +306,7 @@ def test_a_worker_that_stops_lets_go_of_what_it_has_not_begun(
     assert {(photo.status, photo.attempts) for photo in look(database, batch)[1]} == {(Status.PENDING, 0)}
 
 
+@on_both
 def test_a_picture_that_was_lost_before_packing_is_not_charged(
     database: Database, storage: LocalStorage
 ) -> None:
@@ -310,7 +324,6 @@ def test_a_picture_that_was_lost_before_packing_is_not_charged(
     assert ended.charged == 6
 
 
-@on_sqlite
 def test_a_bell_that_could_not_be_rung_is_rung_after_the_photos_in_hand(
     database: Database, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,7 @@ from cutout.app.user_deletion import DELETED, delete_user
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 from tests.app.api_client import ADMIN, ANNA, API, BEN, SECRET, ApiClient, bearer, opened_shop
-from tests.app.databases import on_sqlite
+from tests.app.databases import on_both
 from tests.app.http.test_api import problem
 
 OWNER = "owner@shop.example"
@@ -64,6 +64,7 @@ def token_of(answer: Any) -> dict[str, str]:
     return {"Authorization": f"Bearer {answer.raise_for_status().json()['accessToken']}"}
 
 
+@on_both
 def test_all_doors_of_a_disabled_user_are_shut_at_once_and_open_again(shop: ApiClient) -> None:
     shop.fund("anna", 50)
     shop.fund("ben", 50)
@@ -99,7 +100,6 @@ def test_all_doors_of_a_disabled_user_are_shut_at_once_and_open_again(shop: ApiC
     assert log_in(shop).status_code == 200
 
 
-@on_sqlite
 def test_a_new_password_ends_logins_by_the_old_one(shop: ApiClient) -> None:
     with shop.database.begin() as session:
         made = accounts.create_local(session, OWNER, PASSWORD)
@@ -119,6 +119,7 @@ def test_a_new_password_ends_logins_by_the_old_one(shop: ApiClient) -> None:
     problem(shop.get(f"{API}/credits", old), 401, "UNAUTHENTICATED")
 
 
+@on_both
 def test_who_has_no_password_here_is_given_none(database: Database) -> None:
     with database.begin() as session:
         platforms = accounts.get_or_create_user(session, Claims("u-1", OWNER))
@@ -190,6 +191,7 @@ def files_in(storage: LocalStorage) -> Sequence[str]:
     return [name for name in found if name.startswith(("results/", "uploads/"))]
 
 
+@on_both
 def test_a_deleted_user_leaves_only_a_ledger_without_a_name(shop: ApiClient, tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path / "data")
     anna = fill(shop, storage, "anna")
@@ -242,7 +244,6 @@ def test_every_table_with_a_user_is_thought_of() -> None:
     assert with_user == {kind.__tablename__ for kind in thought_of}
 
 
-@on_sqlite
 def test_a_deletion_that_broke_off_is_taken_up_again(shop: ApiClient, tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path / "data")
     anna = fill(shop, storage, "anna")
@@ -261,7 +262,6 @@ def test_a_deletion_that_broke_off_is_taken_up_again(shop: ApiClient, tmp_path: 
     assert files_in(storage) == []
 
 
-@on_sqlite
 def test_a_removal_under_way_ends_with_its_user(shop: ApiClient, tmp_path: Path) -> None:
     anna = shop.fund("anna", 50)
 
@@ -275,7 +275,6 @@ def test_a_removal_under_way_ends_with_its_user(shop: ApiClient, tmp_path: Path)
         assert ledger.discrepancies(session) == {}
 
 
-@on_sqlite
 def test_a_photo_in_the_engine_leaves_no_picture_when_its_user_is_deleted(
     shop: ApiClient, tmp_path: Path
 ) -> None:
@@ -289,6 +288,7 @@ def test_a_photo_in_the_engine_leaves_no_picture_when_its_user_is_deleted(
     assert files_in(storage) == []
 
 
+@on_both
 def test_what_comes_after_its_users_deletion_is_deleted_too(database: Database, tmp_path: Path) -> None:
     """A call that was accepted before the deletion may write a job after it."""
     storage = LocalStorage(tmp_path)
@@ -320,7 +320,6 @@ def test_what_comes_after_its_users_deletion_is_deleted_too(database: Database, 
     assert user_deletion.delete_late_rows(database, storage) == 0
 
 
-@on_sqlite
 def test_a_deleted_account_made_again_is_another(shop: ApiClient, tmp_path: Path) -> None:
     with shop.database.begin() as session:
         made = accounts.create_local(session, OWNER, PASSWORD)
@@ -332,7 +331,6 @@ def test_a_deleted_account_made_again_is_another(shop: ApiClient, tmp_path: Path
     problem(shop.get(f"{API}/credits", old), 401, "UNAUTHENTICATED")
 
 
-@on_sqlite
 def test_the_admin_of_a_service_without_accounts_stays(database: Database, tmp_path: Path) -> None:
     admin = local_admin(database)
     closings: list[Callable[[], object]] = [
@@ -344,6 +342,7 @@ def test_the_admin_of_a_service_without_accounts_stays(database: Database, tmp_p
             close()
 
 
+@on_both
 def test_a_user_has_so_many_keys_and_no_more_whatever_runs_at_once(database: Database) -> None:
     with database.begin() as session:
         user = accounts.get_or_create_user(session, Claims("u-1"))
@@ -363,7 +362,6 @@ def test_a_user_has_so_many_keys_and_no_more_whatever_runs_at_once(database: Dat
     assert [make(0) for _ in range(3)] == [True, True, False]
 
 
-@on_sqlite
 def test_revoked_keys_do_not_pile_up(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "REVOKED_KEYS_LISTED", 2)
     with database.begin() as session:
@@ -375,7 +373,6 @@ def test_revoked_keys_do_not_pile_up(database: Database, monkeypatch: pytest.Mon
         assert {key.name for key in accounts.keys(session, user)} == {"last", "5", "4"}
 
 
-@on_sqlite
 def test_a_key_too_many_is_a_conflict_that_names_the_setting(database: Database, tmp_path: Path) -> None:
     with opened_shop(database, tmp_path, max_api_keys=2) as shop:
 
@@ -389,6 +386,7 @@ def test_a_key_too_many_is_a_conflict_that_names_the_setting(database: Database,
         assert make().status_code == 201
 
 
+@on_both
 def test_a_user_is_found_by_mail_sub_or_id(database: Database) -> None:
     with database.begin() as session:
         local = accounts.create_local(session, OWNER, PASSWORD)

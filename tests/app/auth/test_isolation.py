@@ -15,7 +15,6 @@ from cutout.app.auth import accounts
 from cutout.app.auth.signed_urls import sign
 from tests.app.api_client import ADMIN, ANNA, API, BEN, SECRET, ApiClient
 from tests.app.batch_client import BatchClient, photos, studio
-from tests.app.databases import on_sqlite
 from tests.app.http.test_api import problem
 from tests.fakes import photo_bytes
 
@@ -169,7 +168,6 @@ def check_every_route_is_here(calls: Iterable[str]) -> None:
     assert not gone, f"Take {sorted(gone)} out of ROUTES: there are no such routes."
 
 
-@on_sqlite
 def test_every_route_says_who_may_call_it(shop: BatchClient) -> None:
     service = shop.client.app
     assert isinstance(service, FastAPI)
@@ -179,7 +177,6 @@ def test_every_route_says_who_may_call_it(shop: BatchClient) -> None:
         check_every_route_is_here(calls_of(service))
 
 
-@on_sqlite
 def test_the_public_may_see_what_is_public_and_nothing_else(shop: BatchClient) -> None:
     with shop.database.begin() as session:
         accounts.create_local(session, LOGIN["email"], LOGIN["password"])
@@ -223,7 +220,6 @@ def test_nobody_sees_or_changes_what_is_anothers(shop: BatchClient) -> None:
     assert seen_by(shop, ANNA) == anna
 
 
-@on_sqlite
 def test_whose_it_is_may(shop: BatchClient) -> None:
     ids = fill(shop)
     gift = {"userId": str(shop.fund("anna", 1)), "credits": 1, "key": "gift"}
@@ -236,7 +232,6 @@ def test_whose_it_is_may(shop: BatchClient) -> None:
         assert do(shop, call, ADMIN, ids, **sent).is_success, call
 
 
-@on_sqlite
 @pytest.mark.parametrize("kind", ["picture", "zip"])
 def test_a_signed_address_is_good_for_one_thing_and_a_while(shop: BatchClient, kind: str) -> None:
     shop.fund("anna", 40)

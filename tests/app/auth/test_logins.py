@@ -31,7 +31,6 @@ from cutout.app.removals import router as removals_router
 from cutout.app.removals.executors import RemovalExecutor
 from cutout.inference.errors import Overloaded
 from tests.app.api_client import ANNA, API, ApiClient, opened_shop, settings_of
-from tests.app.databases import on_sqlite
 from tests.app.http.test_api import problem
 from tests.fakes import fake_engine, wait_until
 
@@ -71,7 +70,6 @@ def log_in(shop: ApiClient, email: str, password: str = "wrong password", **head
     return shop.client.post("/api/auth/login", json={"email": email, "password": password}, headers=headers)
 
 
-@on_sqlite
 def test_fifty_logins_keep_nobody_else_waiting(
     database: Database, tmp_path: Path, slow_hash: SlowHash
 ) -> None:
@@ -102,7 +100,6 @@ def test_fifty_logins_keep_nobody_else_waiting(
         problem(log_in(shop, "later@shop.example"), 401, "UNAUTHENTICATED")
 
 
-@on_sqlite
 def test_prices_that_hang_keep_nobody_else_waiting(shop: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """This happens while the queue hangs on a host whose photos are processed by workers."""
     go_on = threading.Event()
@@ -138,7 +135,6 @@ def test_an_unknown_address_costs_the_same_check(database: Database, slow_hash: 
     assert slow_hash.checked[0] == "hash of correct horse"
 
 
-@on_sqlite
 def test_logins_are_counted_by_client_address_and_in_all(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +161,6 @@ def test_logins_are_counted_by_client_address_and_in_all(
         assert [from_address(f"198.51.100.{n}") for n in range(1, 4)] == [401, 429, 429]
 
 
-@on_sqlite
 def test_nobody_believes_x_forwarded_for_by_default(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,7 +227,6 @@ def test_an_executor_gives_its_place_back_also_after_an_error() -> None:
     asyncio.run(run())
 
 
-@on_sqlite
 def test_a_mistyped_key_asks_no_database(shop: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     by_key = accounts.by_key
@@ -331,7 +325,6 @@ def test_good_tokens_do_not_wait_while_a_bad_one_has_keys_fetched(monkeypatch: p
 LOG = structlog.contextvars.merge_contextvars
 
 
-@on_sqlite
 def test_the_log_says_who_called_from_where_and_why_not(shop: ApiClient) -> None:
     user_id = shop.fund("anna", 50)
     expired = jwt.encode({"sub": "x", "exp": 1}, "k" * 32, "HS256")

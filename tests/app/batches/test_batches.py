@@ -37,7 +37,7 @@ from cutout.app.ratelimit.limits import Kind, RateLimits
 from cutout.app.storage.base import Storage, StorageError
 from tests.app.api_client import ANNA, API, BEN, SECRET, bearer
 from tests.app.batch_client import BATCH, BatchClient, at_work, opened_studio, photos, studio
-from tests.app.databases import on_sqlite, valkey_at
+from tests.app.databases import valkey_at
 from tests.app.http.test_api import problem
 from tests.fakes import PATIENCE, FakeRunner, held_until, wait_until
 
@@ -169,14 +169,12 @@ def test_the_largest_batch_is_taken_in_and_told_with_few_questions(rich: BatchCl
     assert len([question for question in asked if question.startswith("SELECT")]) == 4
 
 
-@on_sqlite
 def test_the_number_of_photos_is_as_announced(rich: BatchClient) -> None:
     detail = problem(rich.hand_in(ANNA, photos(3), imageCount="4"), 400, "BATCH_SIZE")["detail"]
     assert "imageCount says 4 and 3 photos came" in detail
     nothing_is_left(rich)
 
 
-@on_sqlite
 def test_a_file_field_without_a_file_is_no_photo(rich: BatchClient) -> None:
     problem(rich.hand_in(ANNA, [("", b""), *photos(1)]), 400, "BATCH_SIZE")
     assert [
@@ -185,7 +183,6 @@ def test_a_file_field_without_a_file_is_no_photo(rich: BatchClient) -> None:
     ] == ["", "a.png"]
 
 
-@on_sqlite
 def test_a_photo_that_is_too_large_is_named(rich: BatchClient) -> None:
     answer = rich.hand_in(ANNA, [*photos(2), ("huge one.png", b"x" * (MB + 1)), *photos(1)])
     detail = problem(answer, 413, "IMAGE_TOO_LARGE")["detail"]
@@ -195,7 +192,6 @@ def test_a_photo_that_is_too_large_is_named(rich: BatchClient) -> None:
     nothing_is_left(rich)
 
 
-@on_sqlite
 def test_a_batch_that_is_too_large_is_refused(database: Database, tmp_path: Path, redis_url: str) -> None:
     with opened_studio(database, tmp_path, redis_url, max_batch_mb=2) as studio:
         studio.fund("anna", 10_000)
@@ -216,7 +212,6 @@ def test_a_batch_that_is_too_large_is_refused(database: Database, tmp_path: Path
         nothing_is_left(studio)
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -242,7 +237,6 @@ def part(head: str, data: str) -> bytes:
     return f"--b\r\nContent-Disposition: form-data; name={head}\r\n\r\n{data}\r\n".encode()
 
 
-@on_sqlite
 def test_fields_come_in_any_order_once(rich: BatchClient) -> None:
     image = part('"images"; filename="a.png"', "x")
     tier, end = part('"tier"', "standard"), b"--b--\r\n"
@@ -266,7 +260,6 @@ def test_fields_come_in_any_order_once(rich: BatchClient) -> None:
     assert (len(rich.kept()), rich.balance(ANNA)) == (kept, balance)
 
 
-@on_sqlite
 def test_parts_without_a_files_name_are_photos(rich: BatchClient) -> None:
     answer = send(
         rich, part('"images"', "x") + part('"images"\r\nContent-Type: image/jpeg', "y") + b"--b--\r\n"
@@ -275,7 +268,6 @@ def test_parts_without_a_files_name_are_photos(rich: BatchClient) -> None:
     assert rich.batch(ANNA, answer.json()["batchId"])["counts"]["pending"] == 2
 
 
-@on_sqlite
 @pytest.mark.parametrize("colour", ["#ff000080", "rgb(999,0,0)"])
 def test_a_batchs_colour_is_opaque_and_in_range(rich: BatchClient, colour: str) -> None:
     answer = rich.hand_in(ANNA, photos(2), background=colour)
@@ -290,7 +282,6 @@ def test_a_batch_that_cannot_be_paid_leaves_nothing(studio: BatchClient) -> None
     nothing_is_left(studio, balance=15)
 
 
-@on_sqlite
 def test_without_a_queue_no_batch_is_read(database: Database, tmp_path: Path) -> None:
     with opened_studio(database, tmp_path, None, batch_per_hour=1) as studio:
         studio.fund("anna", 10_000)
@@ -323,7 +314,6 @@ def test_a_queue_that_is_away_takes_nothing_in(database: Database, tmp_path: Pat
         nothing_is_left(studio)
 
 
-@on_sqlite
 def test_a_photo_that_cannot_be_stored_leaves_nothing(rich: BatchClient) -> None:
     def full() -> None:
         raise StorageError("The file cannot be written (No space left on device).")
@@ -335,15 +325,14 @@ def test_a_photo_that_cannot_be_stored_leaves_nothing(rich: BatchClient) -> None
     nothing_is_left(rich)
 
 
-@on_sqlite
 def test_the_bell_rings_for_what_is_handed_in_and_what_is_cancelled(rich: BatchClient) -> None:
-    bells = RqQueue(Line.BATCH.value, connection=rich.state.get(Queue).connection)
-    bells.connection.delete(bells.key)
+    wake_ups = RqQueue(Line.BATCH.value, connection=rich.state.get(Queue).connection)
+    wake_ups.connection.delete(wake_ups.key)
     batch_id = rich.accepted(ANNA, photos(2))
-    assert bells.count == 1
-    bells.connection.delete(bells.key)
+    assert wake_ups.count == 1
+    wake_ups.connection.delete(wake_ups.key)
     rich.client.delete(f"{BATCH}/{batch_id}", headers=ANNA).raise_for_status()
-    assert bells.count == 1
+    assert wake_ups.count == 1
 
 
 class Puts:
@@ -530,7 +519,6 @@ def test_where_there_is_no_zip_it_is_said_why(rich: BatchClient) -> None:
     )
 
 
-@on_sqlite
 def test_a_download_that_broke_off_goes_on(rich: BatchClient) -> None:
     batch_id = rich.accepted(ANNA, photos(2))
     rich.work_off()
@@ -556,7 +544,6 @@ def test_a_download_that_broke_off_goes_on(rich: BatchClient) -> None:
     assert rich.get(address, ANNA | {"Range": "bytes=100-", "If-Range": '"another"'}).status_code == 200
 
 
-@on_sqlite
 def test_batches_are_listed_in_pages(rich: BatchClient) -> None:
     first, second, third = (rich.accepted(ANNA, photos(2)) for _ in range(3))
     rich.fund("ben", 6)
@@ -570,7 +557,6 @@ def test_batches_are_listed_in_pages(rich: BatchClient) -> None:
     problem(rich.get(f"{BATCH}?limit=201", ANNA), 400, "INVALID_INPUT")
 
 
-@on_sqlite
 def test_who_is_to_be_told_is_told_with_his_secret(
     database: Database, tmp_path: Path, redis_url: str
 ) -> None:
@@ -593,7 +579,6 @@ def test_who_is_to_be_told_is_told_with_his_secret(
         assert {delivery["deliveredAt"] for delivery in shown} == {None}
 
 
-@on_sqlite
 def test_batches_are_counted_by_the_hour(database: Database, tmp_path: Path, redis_url: str) -> None:
     with opened_studio(database, tmp_path, redis_url, batch_per_hour=2) as studio:
         studio.fund("carl", 100)
@@ -634,7 +619,6 @@ def test_only_accepted_batches_count_however_they_come(
         studio.accepted(ANNA, photos(2))
 
 
-@on_sqlite
 def test_attempts_are_counted_more_loosely(database: Database, tmp_path: Path, redis_url: str) -> None:
     with opened_studio(database, tmp_path, redis_url, batch_attempts_per_hour=3) as studio:
         studio.fund("anna", 100)
@@ -644,7 +628,6 @@ def test_attempts_are_counted_more_loosely(database: Database, tmp_path: Path, r
         assert "attempts to hand a batch in: 3 an hour" in refused["detail"]
 
 
-@on_sqlite
 def test_who_cannot_pay_hears_it_before_anything_is_read(studio: BatchClient) -> None:
     studio.fund("anna", 5)
     refused = problem(
@@ -668,15 +651,14 @@ def read_in_pieces(studio: BatchClient, user_id: uuid.UUID, pieces: list[bytes],
     async def receive() -> Message:
         return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
 
-    intake = BatchUpload(studio.storage)
+    upload = BatchUpload(studio.storage)
     funds = Funds(studio.database, user_id, balance)
-    office = studio.state.get(Outbox)
+    outbox = studio.state.get(Outbox)
     with suppress(InvalidInputError):
-        asyncio.run(read_batch(Request(scope, receive), intake, office, MB, None, funds))
-    return intake
+        asyncio.run(read_batch(Request(scope, receive), upload, outbox, MB, None, funds))
+    return upload
 
 
-@on_sqlite
 def test_what_cannot_be_paid_is_refused_as_soon_as_that_is_known(studio: BatchClient) -> None:
     user_id = studio.fund("anna", 50)
     image, tier = part('"images"; filename="a.png"', "x"), part('"tier"', "industry")
@@ -694,7 +676,6 @@ def test_what_cannot_be_paid_is_refused_as_soon_as_that_is_known(studio: BatchCl
     assert len(read_in_pieces(studio, user_id, [tier, image, image], 6).photos) == 1
 
 
-@on_sqlite
 def test_only_ones_own_address_is_told(database: Database, tmp_path: Path, redis_url: str) -> None:
     mail = {"smtp_url": "smtp://127.0.0.1:9", "mail_from": "cutout@shop.example"}
     anna = bearer("anna", email="anna@shop.example")

@@ -16,7 +16,7 @@ from cutout.app.db.session import Database
 from cutout.app.jobs.queue import Queue
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.options import Options
-from tests.app.databases import new_user, on_sqlite
+from tests.app.databases import new_user
 from tests.fakes import held_until
 
 
@@ -49,8 +49,8 @@ def cancelled_while(
     """Take in a batch, and cancel the caller's task in the middle."""
 
     async def take_in() -> None:
-        async with receiving(storage) as intake:
-            await work(intake)
+        async with receiving(storage) as upload:
+            await work(upload)
 
     async def cancel() -> None:
         task = asyncio.create_task(take_in())
@@ -68,15 +68,14 @@ def cancelled_while(
 def test_what_is_still_being_stored_goes_too(tmp_path: Path) -> None:
     storage = Slow(tmp_path)
 
-    async def add_two(intake: BatchUpload) -> None:
+    async def add_two(upload: BatchUpload) -> None:
         for name in ("a.png", "b.png"):
-            await intake.add(name, b"x")
+            await upload.add(name, b"x")
 
     cancelled_while(storage, add_two, storage.began, storage.go_on)
     assert (storage.count, kept(storage)) == (2, 0)
 
 
-@on_sqlite
 def test_what_is_taken_in_stays(
     database: Database, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,10 +88,10 @@ def test_what_is_taken_in_stays(
         held_until(go_on)
         return submit(*args)  # type: ignore[arg-type]
 
-    async def hand_in(intake: BatchUpload) -> None:
+    async def hand_in(upload: BatchUpload) -> None:
         for name in ("a.png", "b.png"):
-            await intake.add(name, b"x")
-        await intake.submit(database, queue, user.id, BatchRequest(Options()), None)
+            await upload.add(name, b"x")
+        await upload.submit(database, queue, user.id, BatchRequest(Options()), None)
 
     monkeypatch.setattr(batches, "submit", slow_submit)
     with database.begin() as session:

@@ -33,10 +33,12 @@ from tests.app.api_client import (
     place_of,
     reserved,
 )
+from tests.app.databases import on_both
 from tests.app.http.test_api import problem
 from tests.fakes import PATIENCE, FakeRunner, held_until, photo_bytes, wait_until
 
 
+@on_both
 def test_a_removal_is_charged_once_it_is_done(shop: ApiClient) -> None:
     shop.fund("anna", 20)
     answer = shop.remove(ANNA, tier="professional").raise_for_status().json()
@@ -54,6 +56,7 @@ def test_a_removal_is_charged_once_it_is_done(shop: ApiClient) -> None:
     assert len(shop.get(f"{API}/jobs", ANNA).json()["jobs"]) == 1, "what was refused is no job"
 
 
+@on_both
 @pytest.mark.parametrize(
     ("data", "code"),
     [(b"", "INVALID_IMAGE"), (b"I am text", "UNSUPPORTED_FORMAT"), (photo_bytes()[:200], "INVALID_IMAGE")],
@@ -67,6 +70,7 @@ def test_what_fails_costs_nothing_and_says_why(shop: ApiClient, data: bytes, cod
     assert job["resultUrl"] is None
 
 
+@on_both
 def test_a_network_that_breaks_costs_nothing(shop: ApiClient) -> None:
     def broken() -> None:
         raise ValueError("surprise")
@@ -77,6 +81,7 @@ def test_a_network_that_breaks_costs_nothing(shop: ApiClient) -> None:
     assert shop.balance(ANNA) == 20
 
 
+@on_both
 def test_a_disk_that_is_full_costs_nothing(shop: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.fund("anna", 20)
     monkeypatch.setattr("cutout.app.storage.local.write_whole", full)
@@ -88,6 +93,7 @@ def full(*_: object, **__: object) -> None:
     raise OSError(28, "No space left on device")
 
 
+@on_both
 def test_only_who_proves_it_gets_in(shop: ApiClient) -> None:
     for who in (
         {},
@@ -101,6 +107,7 @@ def test_only_who_proves_it_gets_in(shop: ApiClient) -> None:
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
+@on_both
 def test_a_signed_address_ends(shop: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.fund("anna", 20)
     url = shop.remove(ANNA).raise_for_status().json()["resultUrl"]
@@ -109,6 +116,7 @@ def test_a_signed_address_ends(shop: ApiClient, monkeypatch: pytest.MonkeyPatch)
     problem(shop.get(url, {}), 404, "NOT_FOUND")
 
 
+@on_both
 def test_credits_are_granted_by_an_admin_once(shop: ApiClient) -> None:
     user_id = shop.fund("anna", 1)
     wanted = {"userId": str(user_id), "credits": 100, "key": "invoice-7", "note": "bought"}
@@ -121,6 +129,7 @@ def test_credits_are_granted_by_an_admin_once(shop: ApiClient) -> None:
     problem(shop.client.post(f"{API}/admin/credits", json=bad, headers=ADMIN), 400, "INVALID_INPUT")
 
 
+@on_both
 def test_a_price_is_calculated(shop: ApiClient) -> None:
     def ask(**wanted: object) -> httpx2.Response:
         answer: httpx2.Response = shop.client.post(f"{API}/pricing/calculate", json=wanted, headers=ANNA)
@@ -144,6 +153,7 @@ def test_a_price_is_calculated(shop: ApiClient) -> None:
         problem(ask(**wanted), 400, "INVALID_INPUT")
 
 
+@on_both
 def test_jobs_are_filtered_and_paged(shop: ApiClient) -> None:
     shop.fund("anna", 100)
     for tier in ("basic", "standard", "basic"):
@@ -162,6 +172,7 @@ def test_jobs_are_filtered_and_paged(shop: ApiClient) -> None:
     assert len(tiers(until=(now() + timedelta(minutes=1)).isoformat())) == 4
 
 
+@on_both
 def test_logging_in_and_keys(shop: ApiClient) -> None:
     with shop.database.begin() as session:
         accounts.create_local(session, "owner@shop.example", "correct horse")
@@ -184,6 +195,7 @@ def test_logging_in_and_keys(shop: ApiClient) -> None:
     assert 0 < int(answer.headers["retry-after"]) <= 60
 
 
+@on_both
 def test_two_hundred_removals_at_once_with_credits_for_fifty(database: Database, tmp_path: Path) -> None:
     with database.begin() as session:
         user = accounts.get_or_create_user(session, Claims("anna"))
@@ -208,6 +220,7 @@ def test_two_hundred_removals_at_once_with_credits_for_fifty(database: Database,
         )
 
 
+@on_both
 def test_a_caller_who_hangs_up_pays_nothing(database: Database, tmp_path: Path) -> None:
     go_on = threading.Event()
     runner = FakeRunner()
@@ -238,6 +251,7 @@ def test_a_caller_who_hangs_up_pays_nothing(database: Database, tmp_path: Path) 
         assert [job.status for job in session.query(Job)] == [Status.FAILED]
 
 
+@on_both
 def test_what_a_crash_left_open_is_settled(database: Database, tmp_path: Path) -> None:
     place = place_of(database, tmp_path, FakeRunner(), lease=-1)
     with database.begin() as session:
@@ -259,6 +273,7 @@ def test_what_a_crash_left_open_is_settled(database: Database, tmp_path: Path) -
     assert not lost_jobs.fail(database, crashed[0], "INTERNAL", "again")
 
 
+@on_both
 def test_a_database_that_goes_away_is_said_and_costs_nothing(
     shop: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +312,7 @@ def test_a_database_that_goes_away_is_said_and_costs_nothing(
     assert shop.get("/api/health", {}).json()["status"] == "ok"
 
 
+@on_both
 def test_no_secret_reaches_the_log_or_an_answer(capsys: pytest.CaptureFixture[str], shop: ApiClient) -> None:
     def broken() -> None:
         raise ValueError("surprise")
@@ -328,6 +344,7 @@ def test_no_secret_reaches_the_log_or_an_answer(capsys: pytest.CaptureFixture[st
         assert secret not in told
 
 
+@on_both
 def test_pictures_of_every_format_are_found_again(shop: ApiClient) -> None:
     shop.fund("anna", 100)
     for file_format in Format:

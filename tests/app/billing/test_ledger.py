@@ -14,7 +14,7 @@ from cutout.app.billing import ledger
 from cutout.app.billing.ledger import InsufficientCredits, TooManyCredits
 from cutout.app.db.session import Database
 from cutout.app.db.tables import LedgerEntry, Movement
-from tests.app.databases import new_user
+from tests.app.databases import new_user, on_both
 
 
 def funded(database: Database, amount: int) -> uuid.UUID:
@@ -34,6 +34,7 @@ def balance(database: Database, user_id: uuid.UUID) -> int:
         return ledger.balance(session, user_id)
 
 
+@on_both
 def test_a_hold_is_charged_or_released_and_never_both(database: Database) -> None:
     user_id = funded(database, 100)
     with database.begin() as session:
@@ -51,6 +52,7 @@ def test_a_hold_is_charged_or_released_and_never_both(database: Database) -> Non
     assert balance(database, user_id) == 92
 
 
+@on_both
 def test_what_is_repeated_moves_nothing_twice(database: Database) -> None:
     user_id = funded(database, 10)
     for first in (True, False, False):
@@ -60,6 +62,7 @@ def test_what_is_repeated_moves_nothing_twice(database: Database) -> None:
     assert balance(database, user_id) == 12
 
 
+@on_both
 def test_too_few_credits_take_nothing_and_say_what_is_there(database: Database) -> None:
     user_id = funded(database, 7)
     with database.begin() as session:
@@ -72,16 +75,19 @@ def test_too_few_credits_take_nothing_and_say_what_is_there(database: Database) 
         assert [entry.key for entry in ledger.ledger(session, user_id)][:1] == ["hold:job:2"]
 
 
+@on_both
 def test_only_what_is_held_can_be_settled(database: Database) -> None:
     with database.begin() as session, pytest.raises(LookupError, match="nothing is held by the key 'job:9'"):
         ledger.charge(session, "job:9")
 
 
+@on_both
 def test_a_user_who_is_not_there_is_no_repetition(database: Database) -> None:
     with pytest.raises(IntegrityError), database.begin() as session:
         ledger.grant(session, uuid.uuid4(), 5, "grant:nobody")
 
 
+@on_both
 @pytest.mark.parametrize("amount", [0, -5])
 def test_only_a_positive_number_is_granted(database: Database, amount: int) -> None:
     user_id = funded(database, 1)
@@ -90,6 +96,7 @@ def test_only_a_positive_number_is_granted(database: Database, amount: int) -> N
     assert balance(database, user_id) == 1
 
 
+@on_both
 def test_the_ledger_is_paged_from_the_newest(database: Database) -> None:
     user_id = funded(database, 100)
     other = funded(database, 5)
@@ -105,6 +112,7 @@ def test_the_ledger_is_paged_from_the_newest(database: Database) -> None:
         assert len(ledger.ledger(session, other)) == 1
 
 
+@on_both
 def test_a_spoilt_balance_would_be_seen(database: Database) -> None:
     user = new_user(database)
     with database.begin() as session:
@@ -113,6 +121,7 @@ def test_a_spoilt_balance_would_be_seen(database: Database) -> None:
         assert ledger.discrepancies(session) == {user.id: (3, 0)}
 
 
+@on_both
 def test_two_hundred_at_once_with_credits_for_fifty(database: Database) -> None:
     user_id = funded(database, 150)
 
@@ -132,6 +141,7 @@ def test_two_hundred_at_once_with_credits_for_fifty(database: Database) -> None:
     assert balance(database, user_id) == 0
 
 
+@on_both
 def test_one_job_settled_by_many_at_once_is_settled_once(database: Database) -> None:
     user_id = funded(database, 30)
     with database.begin() as session:
@@ -147,6 +157,7 @@ def test_one_job_settled_by_many_at_once_is_settled_once(database: Database) -> 
     assert balance(database, user_id) == (0 if settled.index(True) % 2 else 30)
 
 
+@on_both
 def test_what_cannot_be_done_leaves_nothing_in_a_transaction_that_goes_on(database: Database) -> None:
     user_id = funded(database, 10)
     with database.begin() as session:
@@ -159,6 +170,7 @@ def test_what_cannot_be_done_leaves_nothing_in_a_transaction_that_goes_on(databa
     assert balance(database, user_id) == 0
 
 
+@on_both
 def test_many_grants_at_once_never_pass_what_fits(database: Database) -> None:
     part = ledger.LARGEST_BALANCE // 4
     user_id = funded(database, part)
@@ -190,6 +202,7 @@ steps = st.lists(
 )
 
 
+@on_both
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(steps=steps, seed=st.integers(0, 100))
 def test_ledger_and_balance_agree_whatever_happens(

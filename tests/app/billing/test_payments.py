@@ -18,7 +18,7 @@ from cutout.app.billing.payments import Item, PaymentUsed
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Payment, PaymentStatus, now
 from tests.app.api_client import ADMIN, ANNA, API, BEN, ApiClient, opened_shop
-from tests.app.databases import new_user
+from tests.app.databases import new_user, on_both
 from tests.app.http.test_api import problem
 
 PAYMENTS = "what the platform signs payments with"
@@ -39,7 +39,7 @@ def confirm(
     return answer
 
 
-def standing(shop: ApiClient, who: dict[str, str]) -> dict[str, Any]:
+def subscription_status(shop: ApiClient, who: dict[str, str]) -> dict[str, Any]:
     answer: dict[str, Any] = shop.get(f"{API}/subscription", who).raise_for_status().json()
     return answer
 
@@ -55,13 +55,14 @@ def signed(database: Database, tmp_path: Path) -> Iterator[ApiClient]:
         yield shop
 
 
+@on_both
 def test_a_plan_begins_once_an_admin_says_that_it_is_paid(shop: ApiClient) -> None:
-    assert standing(shop, ANNA)["status"] == "none"
-    assert set(standing(shop, ANNA)["plans"]) == {"starter", "pro"}
+    assert subscription_status(shop, ANNA)["status"] == "none"
+    assert set(subscription_status(shop, ANNA)["plans"]) == {"starter", "pro"}
     bought = buy(shop, ANNA, **STARTER).raise_for_status().json()
     assert (bought["status"], bought["rupiah"], bought["startsAt"]) == ("pending", 99_000, None)
-    assert standing(shop, ANNA)["status"] == "pending"
-    assert standing(shop, ANNA)["pending"] == [bought]
+    assert subscription_status(shop, ANNA)["status"] == "pending"
+    assert subscription_status(shop, ANNA)["pending"] == [bought]
     problem(shop.remove(ANNA), 402, "INSUFFICIENT_CREDITS")
 
     waiting = shop.get(f"{API}/admin/payments?status=pending", ADMIN).json()["payments"]
@@ -74,7 +75,7 @@ def test_a_plan_begins_once_an_admin_says_that_it_is_paid(shop: ApiClient) -> No
 
     job = shop.remove(ANNA, tier="standard").raise_for_status().json()
     assert (job["paidBy"], job["credits"]) == ("quota", 0)
-    mine = standing(shop, ANNA)
+    mine = subscription_status(shop, ANNA)
     assert (mine["plan"], mine["status"], mine["endsAt"]) == ("starter", "active", confirmed["endsAt"])
     assert mine["today"] == {
         "day": f"{now():%Y-%m-%d}",
@@ -90,6 +91,7 @@ def test_a_plan_begins_once_an_admin_says_that_it_is_paid(shop: ApiClient) -> No
     problem(confirm(shop, ADMIN, {"id": uuid.uuid4()}), 404, "NOT_FOUND")
 
 
+@on_both
 def test_credits_are_bought_as_plans_are(shop: ApiClient) -> None:
     bought = buy(shop, ANNA, credits=500, paymentId="pay-2").raise_for_status().json()
     assert (bought["status"], bought["rupiah"]) == ("pending", 50_000)
@@ -99,6 +101,7 @@ def test_credits_are_bought_as_plans_are(shop: ApiClient) -> None:
         assert shop.balance(ANNA) == 500
 
 
+@on_both
 def test_a_payment_buys_once(shop: ApiClient) -> None:
     bought = buy(shop, ANNA, **STARTER).raise_for_status().json()
     assert buy(shop, ANNA, **STARTER).json() == bought
@@ -109,19 +112,21 @@ def test_a_payment_buys_once(shop: ApiClient) -> None:
         (BEN, {"credits": 990}),
     ):
         problem(buy(shop, who, paymentId="pay-1", **wanted), 409, "CONFLICT")
-    assert standing(shop, BEN)["status"] == "none"
+    assert subscription_status(shop, BEN)["status"] == "none"
 
 
+@on_both
 def test_another_plan_has_to_wait_also_one_that_was_paid_before(shop: ApiClient) -> None:
     dear = buy(shop, ANNA, plan="pro", paymentId="pay-pro").raise_for_status().json()
     confirm(shop, ADMIN, buy(shop, ANNA, **STARTER).json()).raise_for_status()
     problem(confirm(shop, ADMIN, dear), 409, "CONFLICT")
     body = problem(buy(shop, ANNA, plan="pro", paymentId="pay-3"), 409, "CONFLICT")
-    assert standing(shop, ANNA)["endsAt"][:10] in body["detail"]
-    assert standing(shop, ANNA)["plan"] == "starter"
-    assert [payment["paymentId"] for payment in standing(shop, ANNA)["pending"]] == ["pay-pro"]
+    assert subscription_status(shop, ANNA)["endsAt"][:10] in body["detail"]
+    assert subscription_status(shop, ANNA)["plan"] == "starter"
+    assert [payment["paymentId"] for payment in subscription_status(shop, ANNA)["pending"]] == ["pay-pro"]
 
 
+@on_both
 def test_a_plan_is_cancelled_to_the_end_of_its_month(shop: ApiClient) -> None:
     problem(shop.client.delete(f"{API}/subscription", headers=ANNA), 404, "NOT_FOUND")
     bought = confirm(shop, ADMIN, buy(shop, ANNA, **STARTER).json()).json()
@@ -153,7 +158,7 @@ def test_a_signature_counts_at_once_and_for_what_it_signs_only(signed: ApiClient
     for sent, why in wrong.items():
         assert problem(buy(signed, ANNA, **STARTER, signature=sent), 403, "FORBIDDEN"), why
     problem(buy(signed, BEN, **STARTER, signature=right), 403, "FORBIDDEN")
-    assert standing(signed, ANNA)["status"] == "none"
+    assert subscription_status(signed, ANNA)["status"] == "none"
     assert signed.get(f"{API}/admin/payments", ADMIN).json() == {"payments": []}
 
     bought = buy(signed, ANNA, **STARTER, signature=right.upper()).raise_for_status().json()
@@ -199,6 +204,7 @@ def test_credits_with_a_signature(signed: ApiClient) -> None:
     problem(buy(signed, BEN, **wanted | {"credits": 200}), 403, "FORBIDDEN")
 
 
+@on_both
 def test_what_cannot_be_bought_is_said(shop: ApiClient) -> None:
     for wanted in (
         {"plan": "gold", "paymentId": "pay-1"},
@@ -227,6 +233,7 @@ def test_without_accounts_everything_is_given(client: TestClient) -> None:
     assert client.get(f"{API}/credits").json()["balance"] == 1_000_005
 
 
+@on_both
 def test_one_payment_at_once_by_two_users_buys_once(database: Database) -> None:
     users = [new_user(database, name) for name in ("anna", "ben")]
     item = Item(credits=10)
@@ -249,6 +256,7 @@ def test_one_payment_at_once_by_two_users_buys_once(database: Database) -> None:
         assert session.query(Payment).count() == 1
 
 
+@on_both
 def test_a_payment_confirmed_by_many_at_once_gives_one_month(database: Database) -> None:
     user, admin = new_user(database, "anna"), new_user(database, "boss")
     at = now()

@@ -31,7 +31,7 @@ from cutout.inference.imaging.encode import Format
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 from tests.app.api_client import engine_of, place_of, reserved
-from tests.app.databases import new_user
+from tests.app.databases import new_user, on_both
 from tests.fakes import FakeRunner, photo_bytes
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -84,6 +84,7 @@ def at_once(database: Database, user: User, tiers: list[Tier]) -> Counter[tuple[
         return Counter(zip(tiers, pool.map(lambda tier: pay(database, user, tier), tiers), strict=True))
 
 
+@on_both
 def test_a_hundred_at_once_with_fifty_a_day(database: Database) -> None:
     user = subscriber(database, "starter")
     assert at_once(database, user, [Tier.BASIC] * 100) == {
@@ -93,6 +94,7 @@ def test_a_hundred_at_once_with_fifty_a_day(database: Database) -> None:
     assert used(database, user) == (50, 0)
 
 
+@on_both
 def test_a_hundred_at_once_with_fifty_professional_a_day(database: Database) -> None:
     user = subscriber(database, "pro", funds=15 * 20)
     assert at_once(database, user, [Tier.PROFESSIONAL] * 100) == {
@@ -107,6 +109,7 @@ def test_a_hundred_at_once_with_fifty_professional_a_day(database: Database) -> 
     assert pay(database, user, Tier.STANDARD) is PaidBy.QUOTA, "other tiers go on"
 
 
+@on_both
 def test_both_limits_hold_together(database: Database) -> None:
     user = subscriber(database, "pro")
     pay(database, user, Tier.BASIC)
@@ -118,6 +121,7 @@ def test_both_limits_hold_together(database: Database) -> None:
     assert outcomes[Tier.PROFESSIONAL, PaidBy.QUOTA] <= 20
 
 
+@on_both
 def test_a_tier_that_the_plan_does_not_have_costs_credits(database: Database) -> None:
     user = subscriber(database, "starter", funds=25)
     assert pay(database, user, Tier.PROFESSIONAL) is PaidBy.CREDITS
@@ -125,6 +129,7 @@ def test_a_tier_that_the_plan_does_not_have_costs_credits(database: Database) ->
     assert used(database, user) == (0, 0)
 
 
+@on_both
 def test_the_day_turns_at_midnight_utc_and_a_removal_goes_back_to_its_own(
     database: Database, tmp_path: Path
 ) -> None:
@@ -142,6 +147,7 @@ def test_the_day_turns_at_midnight_utc_and_a_removal_goes_back_to_its_own(
     engine_of(place).close()
 
 
+@on_both
 def test_credits_take_over_where_the_quota_ends(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +171,7 @@ def test_credits_take_over_where_the_quota_ends(
         ]
 
 
+@on_both
 def test_what_fails_goes_back_to_the_quota_once(database: Database, tmp_path: Path) -> None:
     user = subscriber(database, "pro")
     place = replace(place_of(database, tmp_path, FakeRunner()), clock=Clock())
@@ -181,6 +188,7 @@ def test_what_fails_goes_back_to_the_quota_once(database: Database, tmp_path: Pa
     engine_of(place).close()
 
 
+@on_both
 def test_what_a_crash_left_open_goes_back_to_the_quota_once(database: Database, tmp_path: Path) -> None:
     user, clock = subscriber(database, "starter"), Clock()
     place = replace(place_of(database, tmp_path, FakeRunner(), lease=60), clock=clock)
@@ -197,6 +205,7 @@ def test_what_a_crash_left_open_goes_back_to_the_quota_once(database: Database, 
     engine_of(place).close()
 
 
+@on_both
 def test_a_cancelled_plan_works_until_its_month_ends_and_credits_after(database: Database) -> None:
     user = subscriber(database, "starter", funds=3)
     ends_at = datetime(2026, 12, 24, 12, tzinfo=UTC)
@@ -216,6 +225,7 @@ def test_a_cancelled_plan_works_until_its_month_ends_and_credits_after(database:
     assert pay(database, user, Tier.PROFESSIONAL, ends_at) is PaidBy.QUOTA, "any plan can follow"
 
 
+@on_both
 def test_the_same_plan_extends_and_takes_a_cancelling_back_and_another_waits(database: Database) -> None:
     user = subscriber(database, "starter")
     database.run_in_transaction(subscriptions.cancel, user.id, None, NOON)
@@ -232,6 +242,7 @@ def test_the_same_plan_extends_and_takes_a_cancelling_back_and_another_waits(dat
         subscribe(database, user, "pro")
 
 
+@on_both
 def test_two_plans_paid_at_once_are_one_plan(database: Database) -> None:
     user = new_user(database)
 
@@ -269,6 +280,7 @@ def test_a_month_is_a_calendar_month_and_short_ones_do_not_shorten_the_next(
         assert at == datetime.fromisoformat(f"{end}T17:30Z")
 
 
+@on_both
 def test_the_day_of_a_month_is_kept_from_its_first(database: Database) -> None:
     user = new_user(database)
     east = datetime.fromisoformat("2027-02-01T03:00+07:00")  # This is still 31 January in UTC.
@@ -292,6 +304,7 @@ class Crashed(Exception):
     """A simulated crash of the process: its transaction is rolled back."""
 
 
+@on_both
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_what_was_used_is_what_was_kept_whatever_happens(

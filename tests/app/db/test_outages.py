@@ -30,7 +30,7 @@ from cutout.app.storage.local import LocalStorage
 from cutout.app.system.readiness import Readiness
 from cutout.worker import tasks as worker_jobs
 from tests.app.api_client import ANNA, API, ApiClient, opened_shop
-from tests.app.databases import on_sqlite, postgresql_hangs, start_postgresql, stop_all, valkey_at
+from tests.app.databases import postgresql_hangs, start_postgresql, stop_all, valkey_at
 from tests.app.http.test_api import problem
 from tests.fakes import FakeRunner, wait_until
 from tests.worker.worker_fixtures import context_of, small_photos, submitted
@@ -236,7 +236,6 @@ def test_a_pool_without_a_free_connection_is_told_as_an_outage(hanging: Database
     assert hanging.run_read_only(ask) == 1
 
 
-@on_sqlite
 def test_a_locked_sqlite_is_told_as_an_outage(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,7 +263,6 @@ def test_a_thread_has_one_transaction_at_a_time(database: Database) -> None:
         assert ask(session) == 1
 
 
-@on_sqlite
 def test_a_valkey_that_hangs_keeps_single_photos_and_health_from_nothing(
     database: Database, tmp_path: Path
 ) -> None:
@@ -301,7 +299,6 @@ class Hanging(LocalStorage):
         super().put(key, data)
 
 
-@on_sqlite
 def test_a_storage_that_hangs_is_told_by_health_and_nothing_more_is_begun(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,7 +327,6 @@ def test_a_storage_that_hangs_is_told_by_health_and_nothing_more_is_begun(
         assert shop.balance(ANNA) == 300 - 3 * len(calls)
 
 
-@on_sqlite
 def test_a_storage_that_fails_makes_health_503_until_it_works_again(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,7 +367,6 @@ def fill(file: Path) -> None:
             growing.write(b"x" * 4096)
 
 
-@on_sqlite
 def test_a_full_disk_is_told_as_one(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,7 +407,6 @@ def test_a_full_disk_of_sqlite_is_told_as_one(tmp_path: Path) -> None:
         database.close()
 
 
-@on_sqlite
 def test_a_disk_with_hardly_any_room_counts_as_full(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,7 +59,7 @@ def answers(queue: Queue) -> bool:
         return False
 
 
-def bells(queue: Queue) -> int:
+def wake_ups(queue: Queue) -> int:
     return RqQueue(Line.BATCH.value, connection=queue.connection).count
 
 
@@ -99,7 +99,7 @@ def test_a_bell_is_there_after_a_stop(tmp_path: Path) -> None:
         assert not lives(server)
         assert not lives(keeper)
         async with queue_in(tmp_path) as queue:
-            assert bells(queue) == 1
+            assert wake_ups(queue) == 1
             assert process_of(queue) != server
 
     asyncio.run(run())
@@ -117,7 +117,7 @@ def test_a_bell_is_there_after_all_was_killed(tmp_path: Path) -> None:
             await asyncio.to_thread(wait_until, lambda: not lives(server))
         assert (tmp_path / "valkey/socket").exists()
         async with queue_in(tmp_path) as queue:
-            assert bells(queue) == 1
+            assert wake_ups(queue) == 1
 
     asyncio.run(run())
 
@@ -148,15 +148,15 @@ def test_a_keeper_and_a_valkey_that_die_are_started_again(
             server, keeper = process_of(queue), keeper_of(tmp_path)
             kill(server)
             await asyncio.to_thread(wait_until, lambda: not lives(server) and answers(queue))
-            assert bells(queue) == 1
+            assert wake_ups(queue) == 1
             assert keeper_of(tmp_path) == keeper
             server = process_of(queue)
             (tmp_path / "valkey/socket").unlink()  # As any other program might do.
             await asyncio.to_thread(wait_until, lambda: not lives(server) and answers(queue))
-            assert bells(queue) == 1
+            assert wake_ups(queue) == 1
             kill(keeper)
             await asyncio.to_thread(wait_until, lambda: keepers_of(tmp_path) not in ([], [keeper]))
-            assert bells(queue) == 1
+            assert wake_ups(queue) == 1
 
     asyncio.run(run())
 
@@ -167,13 +167,13 @@ def test_two_services_in_one_folder_share_a_queue_and_either_goes_on_alone(tmp_p
             async with queue_in(tmp_path) as queue:
                 assert process_of(queue) == process_of(other)
                 queue.notify_workers(Line.BATCH)
-            assert bells(other) == 1
+            assert wake_ups(other) == 1
         first = queue_in(tmp_path)
         await first.__aenter__()
         async with queue_in(tmp_path) as queue:
             await first.__aexit__(None, None, None)
             await asyncio.to_thread(wait_until, lambda: answers(queue))
-            assert bells(queue) == 1
+            assert wake_ups(queue) == 1
 
     asyncio.run(run())
 
@@ -187,7 +187,7 @@ def test_a_folder_that_no_socket_can_have_gets_another_place(tmp_path: Path, nam
         async with queue_in(folder) as queue:
             queue.notify_workers(Line.BATCH)
         async with queue_in(folder) as queue:
-            assert bells(queue) == 1
+            assert wake_ups(queue) == 1
             assert queue.connection is not None
             assert queue.connection.client_info()
 

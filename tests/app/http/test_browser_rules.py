@@ -22,7 +22,6 @@ from cutout.app.http.schemas import Body
 from cutout.app.removals.executors import RemovalExecutor
 from tests.app.api_client import ADMIN, ANNA, API, ApiClient, opened_shop, state_of_client
 from tests.app.batch_client import BATCH, BatchClient, opened_studio, photos
-from tests.app.databases import on_sqlite
 from tests.app.http.test_api import problem
 from tests.app.serving import served
 from tests.fakes import PATIENCE, fake_engine, photo_bytes
@@ -239,7 +238,6 @@ def test_preflights(shop_of: ApiClient) -> None:
     assert shop_of.client.options(f"{API}/remove", headers=odd).status_code == 400
 
 
-@on_sqlite
 def test_preflights_are_not_counted(database: Database, tmp_path: Path) -> None:
     with opened_shop(database, tmp_path, cors_origins=SHOP, reads_per_minute=1, remove_per_minute=1) as shop:
         for _ in range(5):
@@ -288,7 +286,6 @@ def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
         app_settings.load(cors_origins=f"http://localhost:5173, {origin}")
 
 
-@on_sqlite
 def test_head_tells_of_a_zip_without_sending_it(database: Database, tmp_path: Path, redis_url: str) -> None:
     with opened_studio(database, tmp_path, redis_url) as studio:
         studio.fund("anna", 100)
@@ -346,9 +343,7 @@ def test_json_means_what_it_says(shop_of: ApiClient, path: str, body: dict[str, 
             odd += [1, True]
         for wrong in odd:
             assert refusal({name: wrong}).startswith(f"{name}: "), (name, wrong)
-        snake = "".join(
-            f"_{render_email.lower()}" if render_email.isupper() else render_email for render_email in name
-        )
+        snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
         if snake != name:
             assert f"{snake}: there is no such field" in refusal({snake: value})
     good = shop_of.client.post(path, json=body, headers=ADMIN)

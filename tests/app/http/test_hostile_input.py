@@ -11,7 +11,6 @@ import pytest
 from cutout.app.billing.ledger import LARGEST_BALANCE
 from cutout.app.http.middleware import SMALL_BODY_BYTES
 from tests.app.api_client import ADMIN, ANNA, API, ApiClient, bearer
-from tests.app.databases import on_sqlite
 from tests.fakes import photo_bytes
 
 NUL, HALF = "a\0b", "a\ud800b"
@@ -172,7 +171,6 @@ def test_json_that_is_none_or_too_much(shop: ApiClient) -> None:
             )
 
 
-@on_sqlite
 def test_forms_that_are_none_or_too_much(shop: ApiClient) -> None:
     photo = part("image", photo_bytes(), b"x")
     thousands = range(5000)
@@ -218,7 +216,6 @@ def test_forms_that_are_none_or_too_much(shop: ApiClient) -> None:
             refused(shop.client.post(f"{API}/remove", content=body, headers=headers), 400)
 
 
-@on_sqlite
 def test_no_file_name_leads_anywhere(shop: ApiClient) -> None:
     names = [
         "../../etc/passwd",

@@ -21,7 +21,6 @@ from cutout.app.storage.base import StorageError
 from cutout.inference import errors as engine
 from cutout.inference.options import Options
 from tests.app.api_client import ANNA, API, ApiClient, place_of
-from tests.app.databases import on_sqlite
 from tests.fakes import FakeRunner, photo_bytes
 
 
@@ -50,7 +49,6 @@ ERRORS: list[Exception] = [
 ]
 
 
-@on_sqlite
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_each_error_is_told_alike(shop: ApiClient, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     async def fail(*_: Any) -> None:
@@ -72,7 +70,6 @@ def test_each_error_is_told_alike(shop: ApiClient, monkeypatch: pytest.MonkeyPat
     assert shop.balance(ANNA) == 50
 
 
-@on_sqlite
 def test_who_hangs_up_finds_it_in_the_job(database: Database, tmp_path: Any) -> None:
     place = place_of(database, tmp_path, FakeRunner())
     with database.begin() as session:

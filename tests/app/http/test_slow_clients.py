@@ -24,7 +24,6 @@ from cutout.app.http import middleware, uvicorn_server
 from cutout.app.http.middleware import BodyTime
 from cutout.app.http.uvicorn_server import LONGEST_HEAD_BYTES, TimedHttpProtocol
 from tests.app.api_client import settings_of
-from tests.app.databases import on_sqlite
 from tests.app.serving import served
 from tests.fakes import PATIENCE, fake_engine, photo_bytes, wait_until
 from tests.http import http
@@ -373,7 +372,6 @@ def test_what_is_no_http_is_told_so(patient_address: str, sent: bytes) -> None:
     assert http.get(f"{patient_address}/api/health").status_code == 200
 
 
-@on_sqlite
 def test_nobody_waits_for_what_a_stranger_sends(database: Database, tmp_path: Path) -> None:
     settings = settings_of(database, tmp_path)
     with served(create_app(settings, lambda _: fake_engine()), settings) as address:

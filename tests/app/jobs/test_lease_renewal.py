@@ -24,7 +24,7 @@ from cutout.app.removals.service import RemovalContext
 from cutout.inference.errors import NetworkFailed
 from cutout.inference.options import Options
 from tests.app.api_client import ANNA, ApiClient, engine_of, place_of, reserved
-from tests.app.databases import new_user, on_sqlite
+from tests.app.databases import new_user, on_both
 from tests.app.http.test_api import problem
 from tests.fakes import FakeRunner, held_until, photo_bytes, wait_until
 
@@ -59,6 +59,7 @@ def balance(database: Database, user: User) -> int:
         return ledger.balance(session, user.id)
 
 
+@on_both
 def test_a_repetition_while_the_first_is_in_work_is_told_so(
     shop: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_repetition_while_the_first_is_in_work_is_told_so(
     assert shop.balance(ANNA) == 47
 
 
+@on_both
 def test_after_a_crash_a_key_is_taken_for_a_lease_and_no_longer(database: Database, tmp_path: Path) -> None:
     user, later = funded(database), timedelta(0)
     lost = begun(place_of(database, tmp_path, FakeRunner(), lease=30), user)
@@ -113,6 +115,7 @@ def test_after_a_crash_a_key_is_taken_for_a_lease_and_no_longer(database: Databa
     assert balance(database, user) == 47
 
 
+@on_both
 def test_what_is_in_work_here_is_renewed_and_never_lost(database: Database, tmp_path: Path) -> None:
     user = funded(database)
     place = place_of(database, tmp_path, FakeRunner(), lease=-1)
@@ -128,7 +131,6 @@ def test_what_is_in_work_here_is_renewed_and_never_lost(database: Database, tmp_
     engine_of(place).close()
 
 
-@on_sqlite
 def test_renewals_go_on_after_an_outage(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +154,7 @@ def test_renewals_go_on_after_an_outage(
     engine_of(place).close()
 
 
+@on_both
 def test_what_could_not_be_given_back_is_when_the_database_answers_again(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +179,6 @@ def test_what_could_not_be_given_back_is_when_the_database_answers_again(
     engine_of(place).close()
 
 
-@on_sqlite
 def test_after_an_outage_the_living_renew_before_anybody_is_taken_for_lost(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +206,7 @@ def test_after_an_outage_the_living_renew_before_anybody_is_taken_for_lost(
     assert asyncio.run(work()) == 3
 
 
+@on_both
 def test_what_others_end_is_not_renewed(database: Database, tmp_path: Path) -> None:
     user = funded(database)
     place = place_of(database, tmp_path, FakeRunner())

@@ -15,7 +15,6 @@ from cutout.app.storage.local import LocalStorage
 from cutout.app.system.readiness import Readiness
 from cutout.inference.tiers import Recipe, Tier
 from tests.app.api_client import ApiClient, opened_shop
-from tests.app.databases import on_sqlite
 from tests.app.http.test_api import problem
 from tests.app.observability.test_metrics import figures
 from tests.fakes import PATIENCE
@@ -85,13 +84,11 @@ def test_a_worker_that_says_nothing_more_is_gone(queue: Queue) -> None:
     assert [worker.name for worker in queue.workers()] == [WORKER.name]
 
 
-@on_sqlite
 def test_without_a_queue_nothing_is_told_of_one(shop: ApiClient) -> None:
     assert told(shop) == (None, [])
     assert not set(FIGURES) & figures(shop).keys()
 
 
-@on_sqlite
 def test_a_queue_that_hangs_is_asked_once_and_not_by_everybody(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +112,6 @@ def problems_of(shop: ApiClient) -> list[str]:
     return [one["code"] for one in answer.json()["problems"]]
 
 
-@on_sqlite
 def test_that_photos_wait_and_nobody_takes_them_is_told_by_health_and_log(
     database: Database, queue: Queue, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,7 +134,6 @@ def test_that_photos_wait_and_nobody_takes_them_is_told_by_health_and_log(
         assert problems_of(shop) == []
 
 
-@on_sqlite
 def test_where_workers_make_single_photos_health_is_503_without_one(
     database: Database, queue: Queue, redis_url: str, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from cutout.app.jobs import queries as jobs
 from cutout.app.jobs import upload_cleanup
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.tiers import Tier
-from tests.app.databases import new_user, on_sqlite
+from tests.app.databases import new_user
 from tests.app.s3_fixtures import S3Server
 
 HOURS = 3600
@@ -92,7 +92,6 @@ def test_uploads_of_ended_jobs_and_of_none_go_when_they_are_old(
     assert all(any(folder.iterdir()) for folder in (place / "uploads").iterdir())
 
 
-@on_sqlite
 def test_uploads_in_a_bucket_go_too(database: Database, s3: S3Server) -> None:
     storage = storage_from(app_settings.load(**s3.settings, s3_prefix="cutout/"))
     user = new_user(database)

@@ -31,7 +31,7 @@ from cutout.app.notifications.email import Mailer, check_email
 from cutout.app.notifications.errors import CannotNotify
 from cutout.app.notifications.outbox import MOST_AT_ONCE, NO_MAIL, WAITS, Outbox
 from tests.app.api_client import opened_shop
-from tests.app.databases import new_user, on_sqlite
+from tests.app.databases import new_user
 from tests.app.notifications.test_outbox import deliver, deliveries, end_batch, later, office_of, only
 from tests.fakes import PATIENCE, wait_until
 from tests.web import PUBLIC, answer, certificates, open_web
@@ -118,9 +118,9 @@ def mailer(url: str, tls: ssl.SSLContext | None = None) -> Mailer:
 def send_one(database: Database, by: Mailer | None, **batch: Any) -> tuple[Outbox, Delivery]:
     """End a batch and try to notify Anna."""
     end_batch(database, new_user(database), notify_email=ANNA, **batch)
-    office = office_of(database, mailer=by, public_url="https://cutout.example")
-    assert deliver(office) == 1
-    return office, only(database)
+    outbox = office_of(database, mailer=by, public_url="https://cutout.example")
+    assert deliver(outbox) == 1
+    return outbox, only(database)
 
 
 def test_a_mail_says_what_became_of_a_batch(database: Database) -> None:
@@ -160,7 +160,6 @@ def test_a_mail_says_what_became_of_a_batch(database: Database) -> None:
     assert max(map(len, raw.splitlines())) <= 998
 
 
-@on_sqlite
 def test_where_the_service_does_not_know_its_address_the_mail_says_so(database: Database) -> None:
     box = PostBox()
     with mail_server(box) as port:
@@ -174,7 +173,6 @@ def test_where_the_service_does_not_know_its_address_the_mail_says_so(database: 
 over_smtps = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS:UserWarning")
 
 
-@on_sqlite
 @over_smtps
 @pytest.mark.parametrize("scheme", ["smtp", "smtps"])
 def test_the_password_is_given_over_tls(database: Database, tmp_path: Path, scheme: str) -> None:
@@ -204,7 +202,6 @@ def failed(database: Database, by: Mailer, capsys: pytest.CaptureFixture[str], *
     return str(delivery.error)
 
 
-@on_sqlite
 def test_the_password_is_given_to_nobody_else(
     database: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,7 +213,6 @@ def test_the_password_is_given_to_nobody_else(
     assert box.passwords == []
 
 
-@on_sqlite
 def test_the_password_is_not_sent_in_the_clear(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,7 +223,6 @@ def test_the_password_is_not_sent_in_the_clear(
     assert (box.passwords, box.taken) == ([], [])
 
 
-@on_sqlite
 @over_smtps
 def test_a_password_that_is_wrong_is_told_to_the_owner(
     database: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -240,7 +235,6 @@ def test_a_password_that_is_wrong_is_told_to_the_owner(
     assert box.passwords
 
 
-@on_sqlite
 def test_a_server_without_logins_is_told_to_the_owner(
     database: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,7 +244,6 @@ def test_a_server_without_logins_is_told_to_the_owner(
         assert "takes no user and password" in failed(database, by, capsys)
 
 
-@on_sqlite
 def test_without_a_password_any_certificate_is_better_than_none(database: Database, tmp_path: Path) -> None:
     box = PostBox()
     server, _ = certificates(tmp_path, "other.example")
@@ -259,7 +252,6 @@ def test_without_a_password_any_certificate_is_better_than_none(database: Databa
     assert box.callers[0].ssl is not None
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     ("step", "reply", "says", "final"),
     [
@@ -281,12 +273,12 @@ def test_what_a_refusal_means(
 
 def test_a_server_that_was_away_gets_the_same_mail(database: Database) -> None:
     port = free_port()
-    office, delivery = send_one(database, mailer(f"smtp://127.0.0.1:{port}"))
+    outbox, delivery = send_one(database, mailer(f"smtp://127.0.0.1:{port}"))
     assert delivery.error == email.NO_ANSWER
     box = PostBox()
     with mail_server(box, port=port):
-        later(office, WAITS[0])
-        assert deliver(office) == 1
+        later(outbox, WAITS[0])
+        assert deliver(outbox) == 1
     assert (only(database).attempts, only(database).error) == (2, None)
     assert box.mails[0]["Message-ID"] == f"<{delivery.id}@shop.example>"
 
@@ -316,7 +308,6 @@ def answering(says: bytes, tls: ssl.SSLContext | None = None) -> Iterator[int]:
         thread.join(PATIENCE)
 
 
-@on_sqlite
 @pytest.mark.parametrize("says", [b"", b"220 hello\r\n", b"220 hello\r\n250 hello\r\n"])
 def test_a_server_that_hangs_is_waited_for_no_longer_than_a_while(
     database: Database, monkeypatch: pytest.MonkeyPatch, says: bytes
@@ -352,7 +343,6 @@ def flooding(begin: bytes, again: bytes, pause: float, sent: list[int]) -> Itera
         thread.join(20)
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     ("begin", "again", "pause"),
     [
@@ -374,7 +364,6 @@ def test_a_server_that_never_ends_its_answer_is_left(
     assert delivery.error == email.NO_ANSWER
 
 
-@on_sqlite
 def test_a_mail_that_was_taken_is_not_sent_again_for_want_of_a_good_bye(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,7 +394,6 @@ def test_a_mail_server_that_hangs_keeps_no_webhook_waiting(
             assert not any(one.error for one in by_mail)
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     ("banner", "says"), [(b"554 secret\r\n", "answers 554"), (b"SSH-2.0-secret\r\n", "does not speak SMTP")]
 )

@@ -36,14 +36,15 @@ from cutout.app.http import problem_details
 from cutout.app.http.state import AppState
 from cutout.app.net.safe_http import SafeHttpClient
 from cutout.app.net.url_policy import UrlPolicy
-from cutout.app.notifications import outbox, webhook
+from cutout.app.notifications import outbox as outbox_module
+from cutout.app.notifications import webhook
 from cutout.app.notifications.errors import CannotNotify, NotDelivered
 from cutout.app.notifications.messages import MOST_LISTED
 from cutout.app.notifications.outbox import WAITS, Outbox, announce, archive_path, deliver_due
 from cutout.app.notifications.webhook import check_webhook_url, verify, webhook_secret
 from cutout.inference.tiers import Tier
 from tests.app.api_client import SECRET, opened_shop
-from tests.app.databases import new_user, on_sqlite
+from tests.app.databases import new_user, on_both
 from tests.app.net.test_url_policy import MALFORMED, NOT_PUBLIC
 from tests.app.observability.test_metrics import figures
 from tests.fakes import PATIENCE, held_until, wait_until
@@ -90,17 +91,17 @@ def office_of(database: Database, **changes: Any) -> Outbox:
     return Outbox(database, http_client, SECRET, KEPT, **(usual | changes))
 
 
-def deliver(office: Outbox) -> int:
+def deliver(outbox: Outbox) -> int:
     async def both() -> list[int]:
         async with asyncio.timeout(PATIENCE):
-            return await asyncio.gather(*(deliver_due(office, channel) for channel in Channel))
+            return await asyncio.gather(*(deliver_due(outbox, channel) for channel in Channel))
 
     return sum(asyncio.run(both()))
 
 
-def later(office: Outbox, wait: timedelta) -> None:
-    assert isinstance(office.clock, Clock)
-    office.clock.at += wait
+def later(outbox: Outbox, wait: timedelta) -> None:
+    assert isinstance(outbox.clock, Clock)
+    outbox.clock.at += wait
 
 
 def end_batch(
@@ -175,13 +176,14 @@ def sent_ids(web: Web) -> list[str]:
     return [headers["X-Cutout-Delivery"] for _, _, headers in web.seen]
 
 
+@on_both
 def test_a_webhook_tells_what_became_of_a_batch_and_is_signed(database: Database, web: Web) -> None:
     user = new_user(database)
     batch = end_batch(database, user, hook(web, "/hook?token=abc"), failed=("bad ü.jpg",), cancelled=1)
     web.pages["/hook?token=abc"] = answer(b"thanks", 202)
-    office = office_of(database, public_url="https://cutout.example/base")
-    assert deliver(office) == 1
-    assert deliver(office) == 0
+    outbox = office_of(database, public_url="https://cutout.example/base")
+    assert deliver(outbox) == 1
+    assert deliver(outbox) == 0
     [(address, _, headers)] = web.seen
     [body] = web.bodies
     told = json.loads(body)
@@ -218,22 +220,24 @@ def test_a_webhook_tells_what_became_of_a_batch_and_is_signed(database: Database
     assert expires == pytest.approx(datetime.now(UTC).timestamp() + KEPT.total_seconds(), abs=60)
 
 
+@on_both
 def test_the_zip_is_named_while_there_is_one(database: Database, web: Web) -> None:
     user = new_user(database)
     web.pages["/hook"] = answer()
     without = end_batch(database, user, hook(web), zip_bytes=None)
     kept = end_batch(database, user, hook(web))
-    office = office_of(database)
-    deliver(office)
+    outbox = office_of(database)
+    deliver(outbox)
     urls = {told["batchId"]: told["zipUrl"] for told in map(json.loads, web.bodies)}
     assert urls[str(without.id)] is None
     assert urls[str(kept.id)].startswith(f"{archive_path(kept.id)}?expires=")
     end_batch(database, user, hook(web))
-    later(office, KEPT)
-    deliver(office)
+    later(outbox, KEPT)
+    deliver(outbox)
     assert json.loads(web.bodies[-1])["zipUrl"] is None
 
 
+@on_both
 def test_of_many_that_failed_some_are_listed_and_all_counted(database: Database, web: Web) -> None:
     web.pages["/hook"] = answer()
     names = tuple(f"{number}.jpg" for number in range(MOST_LISTED + 3))
@@ -244,6 +248,7 @@ def test_of_many_that_failed_some_are_listed_and_all_counted(database: Database,
     assert (told["counts"]["failed"], told["failedNotListed"]) == (MOST_LISTED + 3, 3)
 
 
+@on_both
 def test_nothing_is_told_that_was_not_asked_for_or_did_not_happen(database: Database) -> None:
     batch = end_batch(database, new_user(database))
     assert deliveries(database) == []
@@ -260,27 +265,29 @@ def test_nothing_is_told_that_was_not_asked_for_or_did_not_happen(database: Data
     assert deliver(office_of(database)) == 0
 
 
+@on_both
 def test_it_is_tried_again_with_growing_waits_and_given_up(database: Database, web: Web) -> None:
     web.pages["/hook"] = answer(b"broken", 500)
     end_batch(database, new_user(database), hook(web))
-    office = office_of(database)
+    outbox = office_of(database)
     for attempt, wait in enumerate(WAITS, 1):
-        assert deliver(office) == 1
+        assert deliver(outbox) == 1
         delivery = only(database)
         assert (delivery.attempts, delivery.status, delivery.delivered_at) == (attempt, 500, None)
         assert delivery.error == "The server answers 500 instead of 2xx."
-        later(office, wait - timedelta(seconds=1))
-        assert deliver(office) == 0
-        later(office, timedelta(seconds=1))
-    assert deliver(office) == 1
+        later(outbox, wait - timedelta(seconds=1))
+        assert deliver(outbox) == 0
+        later(outbox, timedelta(seconds=1))
+    assert deliver(outbox) == 1
     assert (only(database).due_at, only(database).delivered_at) == (None, None)
-    later(office, timedelta(days=30))
-    assert deliver(office) == 0
+    later(outbox, timedelta(days=30))
+    assert deliver(outbox) == 0
     assert len(set(sent_ids(web))) == 1
     assert len(web.seen) == len(WAITS) + 1 == 9
     assert list(WAITS) == sorted(WAITS)
 
 
+@on_both
 def test_what_failed_together_is_not_tried_again_together(database: Database, web: Web) -> None:
     web.pages["/hook"] = answer(status=503)
     end_batch(database, new_user(database), hook(web))
@@ -288,7 +295,6 @@ def test_what_failed_together_is_not_tried_again_together(database: Database, we
     assert only(database).due_at == START + WAITS[0] * 1.2
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     ("page", "status", "again"),
     [
@@ -320,7 +326,6 @@ def test_what_an_answer_means(
     assert [path for _, path in web.asked] == ["/hook"]
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     ("retry_after", "seconds"),
     [
@@ -344,21 +349,23 @@ def test_who_asks_to_be_left_alone_is_within_bounds(
     assert only(database).due_at == START + timedelta(seconds=seconds)
 
 
+@on_both
 def test_a_server_that_was_away_is_told_when_it_is_back(database: Database, web: Web) -> None:
     web.pages["/hook"] = answer()
     end_batch(database, new_user(database), hook(web))
     # The first address refuses connections; then the name does not exist; then it leads to the server.
     names = Names(shop_example=[["127.0.0.3"], [], [PUBLIC]])
     http_client = SafeHttpClient(UrlPolicy([ip_network("127.0.0.2/31")], names), NOBODYS)
-    office = Outbox(database, http_client, SECRET, KEPT, clock=Clock(), chance=lambda: 0.0)
+    outbox = Outbox(database, http_client, SECRET, KEPT, clock=Clock(), chance=lambda: 0.0)
     for says in ("does not answer", "cannot be found"):
-        assert deliver(office) == 1
+        assert deliver(outbox) == 1
         assert says in str(only(database).error)
-        later(office, timedelta(hours=1))
-    assert deliver(office) == 1
+        later(outbox, timedelta(hours=1))
+    assert deliver(outbox) == 1
     assert (only(database).attempts, only(database).status, only(database).error) == (3, 200, None)
 
 
+@on_both
 def test_two_hosts_at_once_send_once(database: Database, web: Web) -> None:
     over = threading.Event()
 
@@ -378,6 +385,7 @@ def test_two_hosts_at_once_send_once(database: Database, web: Web) -> None:
     assert only(database).attempts == 1
 
 
+@on_both
 def test_many_hosts_share_many_deliveries(database: Database, web: Web) -> None:
     web.pages["/hook"] = answer()
     user = new_user(database)
@@ -403,15 +411,16 @@ def test_what_another_is_claiming_is_not_waited_for(database: Database) -> None:
         end_batch(database, user, "https://shop.example/")
     with ThreadPoolExecutor(1) as other, database.begin() as session:
         first = session.scalars(select(Delivery).limit(1).with_for_update()).one()
-        claim = other.submit(database.run_in_transaction, outbox._claim, Channel.WEBHOOK, START, 8)
+        claim = other.submit(database.run_in_transaction, outbox_module._claim, Channel.WEBHOOK, START, 8)
         [claimed] = claim.result(PATIENCE)
         assert claimed.id != first.id
 
 
+@on_both
 def test_only_so_many_at_once(database: Database, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "EVERY", timedelta(milliseconds=20))
+    monkeypatch.setattr(outbox_module, "EVERY", timedelta(milliseconds=20))
     looked: list[int] = []
-    claim = outbox._claim
+    claim = outbox_module._claim
 
     def counted(session: Session, channel: Channel, at: datetime, most: int) -> list[Delivery]:
         claimed = claim(session, channel, at, most)
@@ -419,7 +428,7 @@ def test_only_so_many_at_once(database: Database, web: Web, monkeypatch: pytest.
             looked.append(len(claimed))
         return claimed
 
-    monkeypatch.setattr(outbox, "_claim", counted)
+    monkeypatch.setattr(outbox_module, "_claim", counted)
     over = threading.Event()
 
     def slow(visit: Visit) -> None:
@@ -433,15 +442,16 @@ def test_only_so_many_at_once(database: Database, web: Web, monkeypatch: pytest.
     with ThreadPoolExecutor(1) as pool:
         all_of_them = pool.submit(deliver, office_of(database))
         wait_until(lambda: len(looked) >= 3 and len(web.seen) == 8)
-        assert sum(looked) == outbox.MOST_AT_ONCE == 8
+        assert sum(looked) == outbox_module.MOST_AT_ONCE == 8
         over.set()
         assert all_of_them.result(PATIENCE) == 17
 
 
+@on_both
 def test_the_next_one_is_sent_as_soon_as_one_is_done(
     database: Database, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "EVERY", timedelta(hours=1))
+    monkeypatch.setattr(outbox_module, "EVERY", timedelta(hours=1))
     over = threading.Event()
 
     def slow(visit: Visit) -> None:
@@ -464,10 +474,11 @@ def test_the_next_one_is_sent_as_soon_as_one_is_done(
         assert all_of_them.result(PATIENCE) == 17
 
 
+@on_both
 def test_what_is_due_later_is_not_kept_waiting_by_one_that_is_slow(
     database: Database, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "EVERY", timedelta(milliseconds=20))
+    monkeypatch.setattr(outbox_module, "EVERY", timedelta(milliseconds=20))
     over = threading.Event()
 
     def slow(visit: Visit) -> None:
@@ -480,45 +491,49 @@ def test_what_is_due_later_is_not_kept_waiting_by_one_that_is_slow(
     with ThreadPoolExecutor(1) as pool:
         all_of_them = pool.submit(deliver, office_of(database))
         wait_until(lambda: web.asked == [(PUBLIC, "/slow")])
-        for _ in range(2 * outbox.MOST_AT_ONCE - 1):
+        for _ in range(2 * outbox_module.MOST_AT_ONCE - 1):
             end_batch(database, user, hook(web), completed=1)
             wait_until(lambda: len(web.seen) == len(deliveries(database)))
         over.set()
-        assert all_of_them.result(PATIENCE) == 2 * outbox.MOST_AT_ONCE
+        assert all_of_them.result(PATIENCE) == 2 * outbox_module.MOST_AT_ONCE
 
 
+@on_both
 def test_a_crash_before_the_record_only_delays(
     database: Database, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.pages["/hook"] = answer()
     end_batch(database, new_user(database), hook(web))
-    office = office_of(database)
+    outbox = office_of(database)
 
     def crash(*_: object) -> None:
         raise RuntimeError("out of power")
 
     with monkeypatch.context() as patch:
-        patch.setattr(outbox, "_record_delivered", crash)
-        assert deliver(office) == 1
+        patch.setattr(outbox_module, "_record_delivered", crash)
+        assert deliver(outbox) == 1
     assert only(database).delivered_at is None
-    later(office, outbox.LEASE - timedelta(seconds=1))
-    assert deliver(office) == 0
-    later(office, timedelta(seconds=1))
-    assert deliver(office) == 1
+    later(outbox, outbox_module.LEASE - timedelta(seconds=1))
+    assert deliver(outbox) == 0
+    later(outbox, timedelta(seconds=1))
+    assert deliver(outbox) == 1
     assert (len(web.seen), len(set(sent_ids(web)))) == (2, 1)
     assert [json.loads(body)["deliveryId"] for body in web.bodies] == sent_ids(web)
     assert (only(database).attempts, only(database).status) == (2, 200)
 
 
+@on_both
 def test_who_comes_late_changes_nothing(database: Database) -> None:
     end_batch(database, new_user(database), "https://shop.example/")
-    [slow] = database.run_in_transaction(outbox._claim, Channel.WEBHOOK, START, 8)
-    [fast] = database.run_in_transaction(outbox._claim, Channel.WEBHOOK, START + outbox.LEASE, 8)
+    [slow] = database.run_in_transaction(outbox_module._claim, Channel.WEBHOOK, START, 8)
+    [fast] = database.run_in_transaction(
+        outbox_module._claim, Channel.WEBHOOK, START + outbox_module.LEASE, 8
+    )
     failure = NotDelivered("too slow")
-    database.run_in_transaction(outbox._record_failed, slow, failure, None)
-    assert only(database).due_at == START + 2 * outbox.LEASE  # The other claim is still valid.
-    database.run_in_transaction(outbox._record_delivered, slow, 200, START)
-    database.run_in_transaction(outbox._record_failed, fast, failure, START)
+    database.run_in_transaction(outbox_module._record_failed, slow, failure, None)
+    assert only(database).due_at == START + 2 * outbox_module.LEASE  # The other claim is still valid.
+    database.run_in_transaction(outbox_module._record_delivered, slow, 200, START)
+    database.run_in_transaction(outbox_module._record_failed, fast, failure, START)
     delivery = only(database)
     assert (delivery.status, delivery.error, delivery.due_at, delivery.delivered_at) == (
         200,
@@ -528,6 +543,7 @@ def test_who_comes_late_changes_nothing(database: Database) -> None:
     )
 
 
+@on_both
 def test_a_fault_of_our_own_is_recorded_and_holds_up_nothing_else(
     database: Database, web: Web, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -536,22 +552,21 @@ def test_a_fault_of_our_own_is_recorded_and_holds_up_nothing_else(
     user = new_user(database)
     bad = end_batch(database, user, hook(web, "/bad"))
     end_batch(database, user, hook(web))
-    real = outbox._zip_url
+    real = outbox_module._zip_url
 
-    def broken(office: Outbox, batch: Batch, at: datetime) -> str | None:
+    def broken(outbox: Outbox, batch: Batch, at: datetime) -> str | None:
         if batch.id == bad.id:
             raise ValueError("surprise")
-        return real(office, batch, at)
+        return real(outbox, batch, at)
 
-    monkeypatch.setattr(outbox, "_zip_url", broken)
+    monkeypatch.setattr(outbox_module, "_zip_url", broken)
     assert deliver(office_of(database)) == 2
     found = {delivery.batch_id == bad.id: delivery for delivery in deliveries(database)}
-    assert (found[True].error, found[True].due_at) == (outbox.OUR_FAULT, START + WAITS[0])
+    assert (found[True].error, found[True].due_at) == (outbox_module.OUR_FAULT, START + WAITS[0])
     assert found[False].delivered_at == START
     assert "surprise" in capsys.readouterr().err
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "localhost", "169.254.169.254", "[::1]", f"[::ffff:{PUBLIC}]", "inside.example"]
 )
@@ -567,7 +582,6 @@ def test_a_webhook_leads_nowhere_private(database: Database, web: Web, host: str
     assert web.seen == []
 
 
-@on_sqlite
 def test_a_redirect_is_not_followed(database: Database, web: Web) -> None:
     web.pages |= {"/inside": answer(), "/hook": send_on(f"http://{PRIVATE}:{web.port}/inside", 308)}
     end_batch(database, new_user(database), hook(web))
@@ -576,7 +590,6 @@ def test_a_redirect_is_not_followed(database: Database, web: Web) -> None:
     assert web.asked == [(PUBLIC, "/hook")]
 
 
-@on_sqlite
 def test_an_address_that_the_rules_no_longer_take_is_given_up(database: Database) -> None:
     end_batch(database, new_user(database), "ftp://shop.example/")
     deliver(office_of(database))
@@ -584,7 +597,6 @@ def test_an_address_that_the_rules_no_longer_take_is_given_up(database: Database
     assert "begins with http" in str(only(database).error)
 
 
-@on_sqlite
 def test_time_is_bounded_however_it_is_spent(
     database: Database, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -617,7 +629,6 @@ def test_time_is_bounded_however_it_is_spent(
     assert (found["/body"].status, found["/body"].error) == (200, None)
 
 
-@on_sqlite
 def test_a_receiver_that_answers_without_end_is_left(database: Database, web: Web) -> None:
     hung_up = threading.Event()
 
@@ -645,7 +656,6 @@ class ClosesBadly(SafeHttpClient):
         raise httpcore2.ReadError
 
 
-@on_sqlite
 def test_what_goes_wrong_after_the_answer_is_nothing_to_us(database: Database, web: Web) -> None:
     web.pages |= {"/hook": answer(), "/gone": answer(status=410)}
     user = new_user(database)
@@ -657,7 +667,6 @@ def test_what_goes_wrong_after_the_answer_is_nothing_to_us(database: Database, w
     assert all(delivery.due_at is None for delivery in deliveries(database))
 
 
-@on_sqlite
 def test_tls_is_with_the_host_by_its_name(database: Database, tmp_path: Path) -> None:
     server, trusting = certificates(tmp_path, "shop.example")
     names = Names(shop_example=[[PUBLIC]], other_example=[[PUBLIC]])
@@ -672,7 +681,6 @@ def test_tls_is_with_the_host_by_its_name(database: Database, tmp_path: Path) ->
     assert "certificate cannot be verified" in str(found["other.example"])
 
 
-@on_sqlite
 def test_the_log_says_who_and_where_and_no_more(
     database: Database, web: Web, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -763,6 +771,7 @@ def test_receivers_that_do_as_documented_find_the_signature_right(tmp_path: Path
         assert f"v1={printed.stdout.split()[-1]}" == signature
 
 
+@on_both
 def test_the_documented_payload_is_the_one_that_is_sent(database: Database, web: Web) -> None:
     web.pages["/hook"] = answer()
     end_batch(database, new_user(database), hook(web), failed=("bad.jpg",))
@@ -778,11 +787,12 @@ def test_the_documented_payload_is_the_one_that_is_sent(database: Database, web:
 
 def test_the_documented_waits_are_the_ones_that_are_waited() -> None:
     units = {"s": "seconds", "min": "minutes", "h": "hours"}
-    [listed] = re.findall(r"The waits are (.*?), each longer", DOCS.read_text(), re.DOTALL)
+    [listed] = re.findall(r"The waits between attempts are (.*?), each extended", DOCS.read_text(), re.DOTALL)
     found = re.findall(r"(\d+) (s|min|h)\b", listed)
     assert tuple(timedelta(**{units[unit]: int(number)}) for number, unit in found) == WAITS
 
 
+@on_both
 def test_the_service_delivers_by_itself_and_counts(
     database: Database, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

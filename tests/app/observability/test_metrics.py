@@ -28,7 +28,6 @@ from cutout.app.removals import service as removals
 from cutout.inference.engine import Engine
 from cutout.inference.options import Options
 from tests.app.api_client import ANNA, API, BEN, ApiClient, engine_of, place_of
-from tests.app.databases import on_sqlite
 from tests.fakes import FakeRunner, fake_engine, held_until, photo_bytes, wait_until
 
 NOBODY: Mapping[str, str] = {}
@@ -90,7 +89,6 @@ def test_what_happened_is_counted(shop: ApiClient) -> None:
     assert seen["process_resident_memory_bytes"] > 1e6
 
 
-@on_sqlite
 def test_who_hangs_up_is_no_error_of_ours(database: Database, tmp_path: Path) -> None:
     go_on = threading.Event()
     place = place_of(database, tmp_path, FakeRunner(before=lambda: held_until(go_on)))
@@ -113,7 +111,6 @@ def test_who_hangs_up_is_no_error_of_ours(database: Database, tmp_path: Path) ->
     assert place.metrics.registry.get_sample_value("cutout_removals_total", labels) == 1
 
 
-@on_sqlite
 def test_photos_waiting_and_in_work_are_told(shop: ApiClient) -> None:
     go_on = threading.Event()
     shop.runner.before = lambda: held_until(go_on)
@@ -130,7 +127,6 @@ def test_photos_waiting_and_in_work_are_told(shop: ApiClient) -> None:
     assert figures(shop)["cutout_photos_waiting"] == 0
 
 
-@on_sqlite
 def test_strange_calls_do_not_make_it_grow(shop: ApiClient) -> None:
     def call(n: int) -> None:
         shop.get(f"/strange/{n}", {})
@@ -155,7 +151,6 @@ def test_strange_calls_do_not_make_it_grow(shop: ApiClient) -> None:
     assert first["cutout_http_requests_total{method=other,route=other,status=404}"] == 2
 
 
-@on_sqlite
 def test_refused_calls_are_counted_by_kind(shop: ApiClient) -> None:
     for _ in range(7):
         shop.client.post("/api/auth/login", json={"email": "a@b.example", "password": "wrong"})
@@ -173,7 +168,6 @@ def test_refused_calls_are_counted_by_kind(shop: ApiClient) -> None:
     }
 
 
-@on_sqlite
 def test_this_machine_may_read_them_and_nobody_else(shop: ApiClient) -> None:
     assert scrape(shop).status_code == 200
     assert scrape(shop, "::1", "http://localhost:8000").status_code == 200
@@ -192,7 +186,6 @@ def test_this_machine_may_read_them_and_nobody_else(shop: ApiClient) -> None:
         assert "cutout_" not in answer.text
 
 
-@on_sqlite
 def test_with_its_own_token_they_are_read_from_elsewhere(shop: ApiClient) -> None:
     token = "the scraper's own, of thirty-two bytes or more"
 

@@ -35,7 +35,7 @@ from cutout.app.ratelimit.limits import (
     Windows,
 )
 from tests.app.api_client import ANNA, API, BEN, PLATFORM, SECRET, ApiClient
-from tests.app.databases import on_sqlite, valkey_at
+from tests.app.databases import valkey_at
 from tests.fakes import PATIENCE, FakeRunner, fake_engine, held_until, photo_bytes
 from tests.web import callers
 
@@ -83,7 +83,6 @@ async def passes(limits: RateLimits, calls: int, who: str = "anna") -> int:
     return passed
 
 
-@on_sqlite
 @pytest.mark.parametrize("shared", [False, True])
 def test_many_at_once_over_two_hosts_are_as_many_as_may(
     shared: bool, database: Database, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
@@ -136,7 +135,6 @@ def test_each_kind_is_counted_by_itself_and_a_refused_call_costs_nothing(
             assert shop.get("/api/health", {}).status_code == 200
 
 
-@on_sqlite
 def test_wrong_passwords_are_counted_over_all_hosts(
     database: Database, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +162,6 @@ def test_wrong_passwords_are_counted_over_all_hosts(
         assert log_in(one, "incorrect", f"other-{email}").status_code == 401
 
 
-@on_sqlite
 def test_of_many_passwords_at_once_a_late_right_one_does_not_pass(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,7 +348,6 @@ def test_a_wrong_password_for_redis_is_an_outage_and_not_in_the_log(tmp_path: Pa
     assert "hush" not in str(logs)
 
 
-@on_sqlite
 def test_redis_learns_no_address_and_no_token(database: Database, tmp_path: Path) -> None:
     folder = tmp_path / "valkey"
     folder.mkdir()
@@ -410,7 +406,6 @@ def test_an_address_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert "hush" not in repr(app_settings.load())
 
 
-@on_sqlite
 def test_a_refused_photo_is_not_worked_on(database: Database, tmp_path: Path) -> None:
     with shop_with(database, tmp_path, remove_per_minute=1) as shop:
         shop.fund("anna", 100)

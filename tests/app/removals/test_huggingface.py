@@ -20,7 +20,6 @@ from cutout.app.db.tables import Job, Status
 from cutout.inference.engine import Engine
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from tests.app.api_client import ANNA, API, ApiClient, settings_of
-from tests.app.databases import on_sqlite
 from tests.fakes import PATIENCE, FakeRunner, open_picture, photo_bytes
 from tests.remote import engine_on, wait_shortly
 from tests.stub_huggingface import GARBAGE, TOKEN, Stub, loading, random_script, running, status
@@ -59,7 +58,6 @@ def shop_on(
         yield ApiClient(client, database, FakeRunner())
 
 
-@on_sqlite
 def test_without_a_gpu_and_with_the_token_the_service_runs_through_it(
     database: Database, tmp_path: Path, stub: Stub, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,7 +100,6 @@ def test_a_failure_is_not_charged(database: Database, tmp_path: Path, stub: Stub
         assert shop.balance(ANNA) == 0
 
 
-@on_sqlite
 def test_no_sequence_of_faults_hangs_or_charges_a_failure(
     database: Database, tmp_path: Path, stub: Stub
 ) -> None:
@@ -139,7 +136,6 @@ def test_no_sequence_of_faults_hangs_or_charges_a_failure(
     assert counted == {Status.COMPLETED: done, Status.FAILED: SEQUENCES - done}
 
 
-@on_sqlite
 def test_after_repeated_failures_requests_fail_at_once_and_recover(
     database: Database, tmp_path: Path, stub: Stub
 ) -> None:
@@ -169,7 +165,6 @@ def test_after_repeated_failures_requests_fail_at_once_and_recover(
         assert health.json()["remote"]["breaker"] == "closed"
 
 
-@on_sqlite
 def test_the_token_is_in_no_answer_figure_or_log(
     database: Database, tmp_path: Path, stub: Stub, capfd: pytest.CaptureFixture[str]
 ) -> None:

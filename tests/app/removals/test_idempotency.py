@@ -12,10 +12,12 @@ from cutout.app.removals import lost_jobs
 from cutout.app.removals import service as removals
 from cutout.inference.options import Options
 from tests.app.api_client import ANNA, BEN, ApiClient, bearer, engine_of, place_of, reserved
+from tests.app.databases import on_both
 from tests.app.http.test_api import problem
 from tests.fakes import FakeRunner, photo_bytes
 
 
+@on_both
 def test_the_same_key_is_one_removal(shop: ApiClient) -> None:
     shop.fund("anna", 50)
     shop.fund("ben", 50)
@@ -34,6 +36,7 @@ def test_the_same_key_is_one_removal(shop: ApiClient) -> None:
     problem(shop.remove(ANNA | {"Idempotency-Key": "k" * 256}), 400, "INVALID_INPUT")
 
 
+@on_both
 def test_a_picture_that_is_gone_is_said_and_not_sold_again(shop: ApiClient, tmp_path: Path) -> None:
     shop.fund("anna", 50)
     keyed = ANNA | {"Idempotency-Key": "order-1"}
@@ -45,6 +48,7 @@ def test_a_picture_that_is_gone_is_said_and_not_sold_again(shop: ApiClient, tmp_
     assert shop.balance(ANNA) == 47
 
 
+@on_both
 def test_the_same_key_after_a_failure_is_a_new_try(shop: ApiClient) -> None:
     def broken() -> None:
         raise ValueError("surprise")
@@ -63,6 +67,7 @@ def test_the_same_key_after_a_failure_is_a_new_try(shop: ApiClient) -> None:
     shop.remove(poor).raise_for_status()
 
 
+@on_both
 def test_the_same_key_at_once_is_one_removal(database: Database, tmp_path: Path) -> None:
     place = place_of(database, tmp_path, FakeRunner())
     with database.begin() as session:
@@ -81,6 +86,7 @@ def test_the_same_key_at_once_is_one_removal(database: Database, tmp_path: Path)
         assert session.query(Job).count() == 1
 
 
+@on_both
 def test_the_same_key_at_once_for_a_photo_elsewhere_is_one_removal(
     database: Database, tmp_path: Path
 ) -> None:
@@ -105,6 +111,7 @@ def test_the_same_key_at_once_for_a_photo_elsewhere_is_one_removal(
         assert ledger.balance(session, user.id) == 47
 
 
+@on_both
 def test_the_same_key_after_a_crash_is_done_and_charged_once(database: Database, tmp_path: Path) -> None:
     with database.begin() as session:
         user = accounts.get_or_create_user(session, Claims("anna"))

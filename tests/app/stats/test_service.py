@@ -14,7 +14,7 @@ from cutout.app.stats import service as stats
 from cutout.app.stats.service import Span, Times
 from cutout.inference.tiers import Tier
 from tests.app.api_client import ADMIN, ANNA, API, BEN, opened_shop
-from tests.app.databases import new_user
+from tests.app.databases import new_user, on_both
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 NOTHING = {"removals": 0, "batches": 0, "byQuota": 0, "creditsSpent": 0, "failed": 0}
@@ -153,6 +153,7 @@ def test_everyones(history: Database, tmp_path: Path) -> None:
         assert (late["removals"], late["plansRupiah"], late["creditsSpent"]) == (1, 99_000, 3)
 
 
+@on_both
 def test_percentiles_are_of_the_nearest_rank(database: Database) -> None:
     user = new_user(database)
     with database.begin() as session:
