@@ -24,7 +24,8 @@ from benchmarks import inputs, standin
 from benchmarks.report import Table, publish
 from cutout.inference.backends.onnx_export import export_onnx
 from cutout.inference.backends.runners import BATCH_SIZES, OnnxRunner, Runner, TorchRunner
-from cutout.inference.engine import Cutout, Engine
+from cutout.inference.cutout import Cutout
+from cutout.inference.engine import Engine
 from cutout.inference.limits import Limits
 from cutout.inference.options import Options
 from cutout.inference.scheduling.stage_timer import STAGES

@@ -11,7 +11,7 @@ from benchmarks import inputs
 from benchmarks.report import Table, publish
 from cutout.app.bootstrap import engine_from
 from cutout.app.config import settings
-from cutout.inference.engine import Cutout
+from cutout.inference.cutout import Cutout
 from cutout.inference.errors import InvalidPhoto
 from cutout.inference.options import Options
 

@@ -12,7 +12,7 @@ from benchmarks.sides.measure import resident_mb
 from cutout.app.bootstrap import engine_from
 from cutout.app.config import settings
 from cutout.inference.backends.malloc import give_back_freed
-from cutout.inference.engine import Cutout
+from cutout.inference.cutout import Cutout
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 

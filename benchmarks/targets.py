@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -55,7 +56,36 @@ def run() -> None:
     finally:
         engine.close()
 
-    rows, figures, missed = [], {}, []
+    rows, figures, missed = judged(engine, seconds)
+    tables = [
+        Table(
+            f"One {MEGAPIXELS:g}-megapixel JPEG to PNG",
+            ["door", "tier", "served by", "median", "95th", "ceiling", ""],
+            rows,
+        )
+    ]
+    choices = [serving.choice for serving in engine.serving.values()]
+    promised = dict.fromkeys(choice.wanted for choice in choices if choice.substitute)
+    if promised:
+        tables.append(
+            Table(
+                "What the promised checkpoints would need on this host: their networks alone, random weights",
+                ["checkpoint", "one look", "tier", "looks", "all else", "together", ""],
+                [line for wanted in promised for line in needs(engine, wanted, around)],
+            )
+        )
+    publish("targets", tables, {"megapixels": MEGAPIXELS, "photos": PHOTOS, "targets": figures})
+    if missed:
+        sys.exit(f"Missed: {', '.join(missed)}.")
+
+
+def judged(
+    engine: Engine, seconds: dict[str, dict[Tier, list[float]]]
+) -> tuple[list[list[str]], dict[str, dict[str, Any]], list[str]]:
+    """Compare the times of each door and tier with the ceilings: table rows, figures, and what misses its ceiling."""
+    rows: list[list[str]] = []
+    figures: dict[str, dict[str, Any]] = {}
+    missed: list[str] = []
     for door, by_tier in seconds.items():
         for tier, values in by_tier.items():
             middle, worst = (float(np.quantile(values, share)) for share in (0.5, 0.95))
@@ -88,26 +118,7 @@ def run() -> None:
             }
             if not holds:
                 missed.append(f"{tier.value} by {door}")
-    tables = [
-        Table(
-            f"One {MEGAPIXELS:g}-megapixel JPEG to PNG",
-            ["door", "tier", "served by", "median", "95th", "ceiling", ""],
-            rows,
-        )
-    ]
-    choices = [serving.choice for serving in engine.serving.values()]
-    promised = dict.fromkeys(choice.wanted for choice in choices if choice.substitute)
-    if promised:
-        tables.append(
-            Table(
-                "What the promised checkpoints would need on this host: their networks alone, random weights",
-                ["checkpoint", "one look", "tier", "looks", "all else", "together", ""],
-                [line for wanted in promised for line in needs(engine, wanted, around)],
-            )
-        )
-    publish("targets", tables, {"megapixels": MEGAPIXELS, "photos": PHOTOS, "targets": figures})
-    if missed:
-        sys.exit(f"Missed: {', '.join(missed)}.")
+    return rows, figures, missed
 
 
 def needs(engine: Engine, checkpoint: str, around: dict[Tier, list[float]]) -> list[list[str]]:

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import inf
@@ -30,6 +30,7 @@ from cutout.inference.backends.cuda import (
 )
 from cutout.inference.backends.malloc import give_back_freed
 from cutout.inference.backends.runners import Device, Precision, Runner, open_runner, pick_device
+from cutout.inference.cutout import Cutout, compose
 from cutout.inference.errors import (
     CutoutError,
     DeadlineExceeded,
@@ -38,17 +39,16 @@ from cutout.inference.errors import (
     OutOfMemory,
     Overloaded,
 )
-from cutout.inference.imaging import compositing, decode, encode
-from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging import decode, encode
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
 from cutout.inference.matting import mask as matte
-from cutout.inference.matting.pipeline import Matte, cut_out
+from cutout.inference.matting.pipeline import cut_out
 from cutout.inference.options import DEFAULT_OPTIONS, Options
 from cutout.inference.scheduling.batcher import Batcher
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.scheduling.dispatcher import Dispatcher, RemoteDispatcher
 from cutout.inference.scheduling.fair_queue import FairQueue
-from cutout.inference.scheduling.futures import answer, fail
+from cutout.inference.scheduling.futures import answer, completed, fail
 from cutout.inference.scheduling.pixel_budget import PixelBudget
 from cutout.inference.scheduling.stage_timer import StageTimer
 from cutout.inference.scheduling.timers import Timers
@@ -61,27 +61,6 @@ Key = TypeVar("Key")
 
 # Often enough to keep the memory of a long run as small as that of a short one, and rare enough to cost nothing.
 TIDY_EVERY_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Cutout:
-    """A finished picture, and how it was made.
-
-    `notes` say, for the user, where the photo was not decoded exactly as its file states. `seconds` holds the time of
-    each stage, see `stage_timer.STAGES`; a second look is counted in the same stages as the first.
-    """
-
-    data: bytes = field(repr=False)
-    format: Format
-    width: int
-    height: int
-    no_foreground: bool
-    tier: Tier
-    checkpoint: str
-    substitute: bool
-    backend: str
-    notes: tuple[str, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -248,9 +227,9 @@ class Engine:
                 self._enter(_Request(read, options, caller), future)
                 running[future] = key
                 if len(running) > self._threads:
-                    yield from _finished(running)
+                    yield from completed(running)
             while running:
-                yield from _finished(running)
+                yield from completed(running)
         finally:
             for future in running:
                 future.cancel()
@@ -335,7 +314,7 @@ class Engine:
                     lambda part: self._look(part, serving, request, clock),
                     colours=not options.mask_only,
                 )
-                finished = download(_compose(cut, options))
+                finished = download(compose(cut.rgb, cut.alpha, options))
             clock.lap("edges")
             encoded = encode.encode(finished, options.format, options.quality, picture.dpi)
             clock.lap("encode")
@@ -416,28 +395,3 @@ def open_engine(
     }
     serving = {choice.tier: Serving(choice, runners[choice.checkpoint.name]) for choice in choices}
     return Engine(serving, limits)
-
-
-def _compose(cut: Matte, options: Options) -> Tensor:
-    if options.mask_only:
-        return cut.alpha
-    background = options.background
-    if background is None and not options.format.has_alpha:
-        background = (255, 255, 255)
-    if background is not None:
-        return compositing.on_background(cut.rgb, cut.alpha, background)
-    return compositing.transparent(cut.rgb, cut.alpha)
-
-
-def _finished(
-    running: dict[Future[Cutout], Key],
-) -> Iterator[tuple[Key, Cutout | CutoutError | OSError]]:
-    done, _ = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
-        key = running.pop(future)
-        try:
-            yield key, future.result()
-        except DeviceLost:
-            raise
-        except (CutoutError, OSError) as error:
-            yield key, error

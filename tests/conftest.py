@@ -30,7 +30,8 @@ from hypothesis import HealthCheck, settings
 
 from cutout.app.config import settings as app_settings
 from cutout.app.config.base import PREFIX, environment_name
-from cutout.inference.engine import Cutout, Engine, open_engine
+from cutout.inference.cutout import Cutout
+from cutout.inference.engine import Engine, open_engine
 from cutout.inference.errors import WeightsUnavailable
 from cutout.inference.options import Options
 from cutout.inference.weights.store import ModelsFolder

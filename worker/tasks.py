@@ -24,7 +24,7 @@ from cutout.app.jobs import completion, leases
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Claim, Claimed, Line
 from cutout.app.storage.base import StorageError
-from cutout.inference.engine import Cutout
+from cutout.inference.cutout import Cutout
 from cutout.inference.errors import CutoutError, Overloaded
 from cutout.worker import zip_archive
 from cutout.worker.context import STORING_AT_ONCE, WorkerContext

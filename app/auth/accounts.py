@@ -29,7 +29,7 @@ SHORTEST_PASSWORD = 10
 REVOKED_KEYS_LISTED = 100
 LOCAL_ADMIN = "local:admin"
 
-_passwords = PasswordHash.recommended()  # argon2id
+password_hasher = PasswordHash.recommended()  # argon2id
 # Checking a password is expensive by design and open to anybody, so it runs at low priority, and calls that would have
 # to wait for more than a few seconds are refused.
 PASSWORDS = BoundedExecutor(
@@ -121,7 +121,9 @@ def create_local(session: Session, email: str, password: str, role: Role = Role.
     _require_password(password)
     if by_subject(session, subject) is not None:
         raise AccountError(f"There is an account for {email} already.")
-    user = User(subject=subject, email=email, role=role, password_hash=_passwords.hash(password), balance=0)
+    user = User(
+        subject=subject, email=email, role=role, password_hash=password_hasher.hash(password), balance=0
+    )
     return _add(session, user)
 
 
@@ -141,9 +143,9 @@ def log_in(database: Database, email: str, password: str) -> User | None:
     # that. Compute the dummy hash in any case, so that the first responses of a process do not reveal it either.
     nobodys = _nobodys()
     if user is None or user.password_hash is None:
-        _passwords.verify(password, nobodys)
+        password_hasher.verify(password, nobodys)
         return None
-    return _require_enabled(user) if _passwords.verify(password, user.password_hash) else None
+    return _require_enabled(user) if password_hasher.verify(password, user.password_hash) else None
 
 
 def set_password(session: Session, user: User, password: str) -> None:
@@ -156,7 +158,7 @@ def set_password(session: Session, user: User, password: str) -> None:
     if not user.subject.startswith(LOCAL) or user.subject == LOCAL_ADMIN:
         raise AccountError(f"{user.subject} has no password here: they log in at the platform in front.")
     _require_password(password)
-    user.password_hash = _passwords.hash(password)
+    user.password_hash = password_hasher.hash(password)
 
 
 def disable(session: Session, user: User) -> None:
@@ -213,7 +215,7 @@ def matching(session: Session, who: str) -> Sequence[User]:
 
 @cache
 def _nobodys() -> str:
-    return _passwords.hash("nobody's password")
+    return password_hasher.hash("nobody's password")
 
 
 def local_subject(email: str) -> str:

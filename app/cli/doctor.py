@@ -12,6 +12,7 @@ from cutout.app.cli.console import escape, say
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
 from cutout.inference.tiers import Choice, Tier
+from cutout.inference.weights.store import ModelsFolder
 from cutout.models.catalog import CHECKPOINTS
 
 
@@ -19,17 +20,41 @@ def doctor(
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:
     """Check device, backends, weights and licences, or token and providers. Exit code 1 if a tier cannot be served."""
-    from cutout.app.bootstrap import device_of
-    from cutout.inference.backends.runners import cpu_backend, device_name
-    from cutout.inference.errors import DeviceUnavailable, ModelUnavailable
+    from cutout.inference.errors import ModelUnavailable
     from cutout.inference.tiers import choose
 
     settings = load_settings(device=device)
     folder = settings.models_folder
-    healthy, target = True, None
 
     say(f"[bold]cutout {__version__}[/bold] on Python {platform.python_version()}, {platform.platform()}")
 
+    target, healthy = _device(settings)
+    if target == "huggingface":
+        if not (_remote_tiers(settings) and healthy):
+            raise typer.Exit(1)
+        return
+
+    _weights(folder)
+    say("\n[bold]Tiers[/bold]")
+    for tier in Tier:
+        try:
+            choice = choose(tier, folder)
+        except ModelUnavailable as error:
+            healthy = False
+            _bad(f"{tier.value}: {error}")
+            continue
+        healthy &= _tell(choice, strict=settings.strict_models)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _device(settings: Settings) -> tuple[str | None, bool]:
+    """Show the device and the backends. Return the device, None if it cannot be used, and whether it can."""
+    from cutout.app.bootstrap import device_of
+    from cutout.inference.backends.runners import cpu_backend, device_name
+    from cutout.inference.errors import DeviceUnavailable
+
+    healthy, target = True, None
     say("\n[bold]Device[/bold]")
     try:
         target = device_of(settings)
@@ -48,11 +73,12 @@ def doctor(
             _good(f"{package} {version(package)}")
         except PackageNotFoundError:
             _plain(f"{package} is not installed")
+    return target, healthy
 
-    if target == "huggingface":
-        if not (_remote_tiers(settings) and healthy):
-            raise typer.Exit(1)
-        return
+
+def _weights(folder: ModelsFolder) -> None:
+    """Show which checkpoints are here, and the free space beside them."""
+    from cutout.inference.errors import ModelUnavailable
 
     say(f"\n[bold]Weights[/bold] in {escape(str(folder.path))}")
     for checkpoint in CHECKPOINTS.values():
@@ -66,18 +92,6 @@ def doctor(
     existing = next(parent for parent in (folder.path, *folder.path.parents) if parent.exists())
     free = shutil.disk_usage(existing).free / 1e9
     (_good if free > 2 else _warn)(f"{free:.0f} GB free")
-
-    say("\n[bold]Tiers[/bold]")
-    for tier in Tier:
-        try:
-            choice = choose(tier, folder)
-        except ModelUnavailable as error:
-            healthy = False
-            _bad(f"{tier.value}: {error}")
-            continue
-        healthy &= _tell(choice, strict=settings.strict_models)
-    if not healthy:
-        raise typer.Exit(1)
 
 
 def _remote_tiers(settings: Settings) -> bool:

@@ -21,7 +21,8 @@ from cutout.inference.options import Options, parse_colour
 from cutout.inference.tiers import Tier
 
 if TYPE_CHECKING:
-    from cutout.inference.engine import Cutout, Engine
+    from cutout.inference.cutout import Cutout
+    from cutout.inference.engine import Engine
 
 PIPE = "-"
 WATCH_EVERY_SECONDS = 1.0

@@ -13,7 +13,7 @@ from cutout.app.config.settings import VERIFY_KEY
 from cutout.inference.tiers import Tier
 
 if TYPE_CHECKING:  # the import of the database library alone takes longer than most commands
-    from cutout.app.verify.checks import Result
+    from cutout.app.verify.checklist import Result
 
 MARKS = {
     "passed": "[green]✓[/green]",
@@ -59,7 +59,8 @@ def verify(
 async def _walk(
     url: str, key: str | None, tiers: list[Tier], strict: bool, timeout: float, as_json: bool
 ) -> "list[Result]":
-    from cutout.app.verify.checks import Step, Visit, walk
+    from cutout.app.verify.checklist import Step, walk
+    from cutout.app.verify.checks import Visit
     from cutout.app.verify.client import Client
 
     client = Client(url, key)

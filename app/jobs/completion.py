@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from cutout.app.billing import job_charges
 from cutout.app.core.errors import shorten
 from cutout.app.db.tables import Job, Status, now
-from cutout.inference.engine import Cutout
+from cutout.inference.cutout import Cutout
 
 
 def complete(

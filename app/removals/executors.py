@@ -20,7 +20,8 @@ from cutout.app.jobs.leases import Line
 from cutout.app.jobs.model_status import Served, served_by
 from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
 from cutout.app.storage.base import Storage, StorageError
-from cutout.inference.engine import Cutout, Engine
+from cutout.inference.cutout import Cutout
+from cutout.inference.engine import Engine
 from cutout.inference.errors import DeadlineExceeded, DeviceLost, ModelUnavailable, Overloaded
 from cutout.inference.options import Options
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker

@@ -30,7 +30,7 @@ from cutout.app.removals.executors import RemovalExecutor
 from cutout.app.removals.idempotency import KeyInWork, KeyUsed, add_key, find_key, write_once
 from cutout.app.removals.lost_jobs import SERVICE_STOPPED, fail
 from cutout.app.storage.base import Storage, StorageError
-from cutout.inference.engine import Cutout
+from cutout.inference.cutout import Cutout
 from cutout.inference.options import Options
 
 log = structlog.get_logger()

@@ -1,11 +1,8 @@
 """The checklist: each step checks one thing that has to work, and says what is wrong and how to fix it."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -14,6 +11,7 @@ from cutout import __version__
 from cutout.app.billing.pricing import CREDITS
 from cutout.app.db import migrate
 from cutout.app.verify import images
+from cutout.app.verify.checklist import Fact, Skipped, Step, Target
 from cutout.app.verify.client import (
     API,
     BatchAcceptedShape,
@@ -47,65 +45,11 @@ NO_PHOTO = b"This is no photo.\n"
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.2, 2.0
 CANCEL_SECONDS = 5.0
 LEDGER_PAGE, MOST_PAGES = 200, 20
-
-
-class Outcome(StrEnum):
-    """The outcome of a step."""
-
-    PASSED = "passed"
-    WARNED = "warned"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-
-
-@dataclass(frozen=True)
-class Target:
-    """The expected duration of a step in seconds, from `low` to `high`; above `high` it counts as slow."""
-
-    high: float
-    low: float = 0
-
-    def __str__(self) -> str:
-        return f"{self.low:g}–{self.high:g} s" if self.low else f"{self.high:g} s"
-
-
 PROMPTLY = Target(1)
 TARGETS = {Tier.BASIC: Target(5, 2)} | dict.fromkeys(
     (Tier.STANDARD, Tier.PROFESSIONAL, Tier.INDUSTRY), Target(10, 5)
 )
 OF_BATCH = Target(len(PHOTOS) * TARGETS[Tier.BASIC].high, len(PHOTOS) * TARGETS[Tier.BASIC].low)
-
-
-@dataclass(frozen=True)
-class Fact:
-    """Finding of a step that did not fail; `doubtful` if the user should look at it."""
-
-    text: str
-    doubtful: bool = False
-
-
-class Skipped(Exception):
-    """The step has nothing to check."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One check, run if all steps that it `needs` have passed. A step without a target sends no requests."""
-
-    name: str
-    run: Callable[[], Awaitable[Fact]]
-    needs: tuple[str, ...] = ()
-    target: Target | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """Result of a step; `seconds` is None if the step sent no requests."""
-
-    step: Step
-    outcome: Outcome
-    seconds: float | None
-    detail: str
 
 
 class Visit:
@@ -454,51 +398,3 @@ class Visit:
             left -= paid
             needed[f"removal ({tier})"] = 0 if paid else CREDITS[tier]
         return needed | {"batch": len(PHOTOS) * CREDITS[Tier.BASIC]}
-
-
-async def walk(
-    visit: Visit,
-    *,
-    seconds: float,
-    strict: bool = False,
-    begin: Callable[[Step], None] = lambda _: None,
-) -> AsyncIterator[Result]:
-    """Run the steps in order, each with a timeout in seconds. Doubtful or slow steps fail only if `strict` is set."""
-    passed: set[str] = set()
-    for step in visit.steps():
-        missing = [name for name in step.needs if name not in passed]
-        if missing:
-            yield Result(step, Outcome.SKIPPED, None, f"needs {missing[0]}")
-            continue
-        begin(step)
-        result = await _take(visit, step, seconds)
-        if result.outcome in (Outcome.PASSED, Outcome.WARNED):
-            passed.add(step.name)
-        if strict and result.outcome is Outcome.WARNED:
-            result = replace(result, outcome=Outcome.FAILED)
-        yield result
-
-
-async def _take(visit: Visit, step: Step, seconds: float) -> Result:
-    start = time.perf_counter()
-
-    def ended(outcome: Outcome, detail: str) -> Result:
-        return Result(step, outcome, time.perf_counter() - start if step.target else None, detail)
-
-    try:
-        async with asyncio.timeout(seconds):
-            fact = await step.run()
-    except TimeoutError:
-        late = f"It was not done within {seconds:g} s{visit.how_far}. --timeout gives it longer."
-        result = ended(Outcome.FAILED, late)
-        await visit.leave_nothing()
-        return result
-    except Failed as error:
-        await visit.leave_nothing()
-        return ended(Outcome.FAILED, str(error))
-    except Skipped as reason:
-        return Result(step, Outcome.SKIPPED, None, str(reason))
-    result = ended(Outcome.WARNED if fact.doubtful else Outcome.PASSED, fact.text)
-    if step.target is not None and result.seconds is not None and result.seconds > step.target.high:
-        return replace(result, outcome=Outcome.WARNED, detail=f"slow; {fact.text}")
-    return result

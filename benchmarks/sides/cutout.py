@@ -5,7 +5,7 @@ import sys
 from benchmarks.sides.measure import measure
 from cutout.app.bootstrap import engine_from
 from cutout.app.config import settings
-from cutout.inference.engine import Cutout
+from cutout.inference.cutout import Cutout
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 

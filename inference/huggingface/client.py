@@ -12,13 +12,9 @@ URLs, headers and bodies of requests are prepared by huggingface_hub, but they a
 import base64
 import binascii
 import copy
-import email.utils
 import json
 import logging
-import math
-import time
 from asyncio import sleep
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,20 +28,22 @@ from huggingface_hub.hf_api import InferenceProviderMapping
 from huggingface_hub.inference._common import MimeBytes, RequestParameters
 from huggingface_hub.inference._providers import get_provider_helper
 from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import parse_ratelimit_headers
 from PIL import Image
 from torch import Tensor
 
 from cutout.inference.errors import (
-    CutoutError,
     InvalidPhoto,
-    ModelUnavailable,
-    Overloaded,
-    PhotoTooLarge,
     RemoteFailed,
     RemoteRefused,
 )
 from cutout.inference.huggingface.config import HuggingFaceConfig
+from cutout.inference.huggingface.faults import (
+    Trouble,
+    hub_answered,
+    hub_away,
+    not_understood,
+    trouble,
+)
 from cutout.inference.imaging import decode
 from cutout.inference.imaging.resize import resize_planes
 from cutout.inference.limits import SizeLimits
@@ -55,10 +53,6 @@ log = logging.getLogger(__name__)
 
 TASK = "image-segmentation"
 ENDPOINT = "endpoint"
-TOKEN, ENDPOINT_URL = "CUTOUT_HF_INFERENCE_TOKEN", "CUTOUT_HF_ENDPOINT"
-# The wait for a model that is being loaded, if the response does not say how long.
-LOADING_SECONDS = 20.0
-LONGEST_PAUSE = 86_400.0
 HUB_SECONDS = 10.0
 POLL_SECONDS = 0.5
 # A mask of 1024² pixels has at most 1 MB, and a cut-out of that size 4 MB. At most 2048² pixels are requested. Reading
@@ -67,27 +61,6 @@ LARGEST_ANSWER = 64_000_000
 LARGEST_MASK = SizeLimits(pixels=16_800_000)
 
 OFFLINE = "HF_HUB_OFFLINE is set, so Hugging Face may not be asked. Unset it, or set CUTOUT_DEVICE=cpu."
-REFUSALS = {
-    401: f"Hugging Face does not know the token (401). Set {TOKEN} to a valid one, from"
-    " https://huggingface.co/settings/tokens.",
-    402: "The Hugging Face account has no credits left (402). Add some, or a payment method, at"
-    " https://huggingface.co/settings/billing.",
-    403: f"The token may not be used for this (403). Give the one in {TOKEN} the permission to make calls to Inference"
-    " Providers, or to the endpoint, at https://huggingface.co/settings/tokens.",
-}
-
-
-class Trouble(Exception):
-    """A call that failed; `error` is raised to the caller unless a retry succeeds.
-
-    `again` says whether a retry may help; `wait` is the number of seconds to wait before it, if the service named one.
-    """
-
-    def __init__(self, error: CutoutError, *, again: bool = False, wait: float | None = None) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.again = again
-        self.wait = wait
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,11 +101,11 @@ def find_offer(checkpoint: Checkpoint, repository: str, access: HuggingFaceConfi
     except RepositoryNotFoundError:
         return f"{checkpoint.name}: the model hub has no {repository}, or the token may not read it"
     except HfHubHTTPError as error:
-        raise _hub_answered(error.response.status_code) from None
+        raise hub_answered(error.response.status_code) from None
     except OfflineModeIsEnabled:
         raise RemoteRefused(OFFLINE) from None
     except (httpx2.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _hub_away(error) from None
+        raise hub_away(error) from None
     mappings = info.inference_provider_mapping or []
     for mapping in mappings:
         if access.provider in ("auto", mapping.provider) and mapping.status == "live" and _is_known(mapping):
@@ -157,13 +130,13 @@ def whoami(access: HuggingFaceConfig) -> str:
     except OfflineModeIsEnabled:
         raise RemoteRefused(OFFLINE) from None
     except httpx2.HTTPError as error:
-        raise _hub_away(error) from None
+        raise hub_away(error) from None
     if answer.status_code != 200:
-        raise _hub_answered(answer.status_code)
+        raise hub_answered(answer.status_code)
     try:
         return str(answer.json()["name"])
     except (ValueError, LookupError, TypeError) as error:
-        raise _hub_away(error) from None
+        raise hub_away(error) from None
 
 
 async def call(client: httpx2.AsyncClient, offer: Offer, jpeg: bytes, access: HuggingFaceConfig) -> bytes:
@@ -208,7 +181,7 @@ def read_mask(data: bytes, size: int) -> Tensor:
     try:
         picture = decode.decode(data, LARGEST_MASK)
     except InvalidPhoto as error:
-        raise _not_understood(type(error).__name__) from None
+        raise not_understood(type(error).__name__) from None
     levels = picture.alpha
     if levels is None:
         levels = np.array(Image.fromarray(picture.rgb).convert("L"))
@@ -260,9 +233,9 @@ async def _send(
         async for chunk in answer.aiter_bytes():
             body += chunk
             if len(body) > LARGEST_ANSWER:
-                raise _not_understood(f"more than {LARGEST_ANSWER // 1_000_000} MB")
+                raise not_understood(f"more than {LARGEST_ANSWER // 1_000_000} MB")
     if answer.status_code != 200:
-        raise _trouble(answer.status_code, answer.headers, bytes(body))
+        raise trouble(answer.status_code, answer.headers, bytes(body))
     return bytes(body)
 
 
@@ -283,7 +256,7 @@ async def _poll(
         status = queued["status"]
         while status != "COMPLETED":
             if status not in ("IN_QUEUE", "IN_PROGRESS"):
-                raise _not_understood("a status that is unknown")
+                raise not_understood("a status that is unknown")
             await sleep(POLL_SECONDS)
             url = f"{before}{place}/status?{query}"
             status = _json(await _send(client, "GET", url, timeout, headers=headers))["status"]
@@ -292,9 +265,9 @@ async def _poll(
         if picture.startswith("data:"):
             return _from_base64(picture.partition(",")[2])
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise _not_understood(type(error).__name__) from None
+        raise not_understood(type(error).__name__) from None
     if not picture.startswith("https://"):
-        raise _not_understood("a picture elsewhere")
+        raise not_understood("a picture elsewhere")
     return await _send(client, "GET", picture, timeout)  # a file server, which must not get the token
 
 
@@ -304,99 +277,18 @@ def _mask_of_list(answer: Any) -> bytes:
         best = max(answer, key=lambda one: one.get("score") or 0.0)
         return _from_base64(best["mask"])
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise _not_understood(type(error).__name__) from None
+        raise not_understood(type(error).__name__) from None
 
 
 def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise _not_understood(type(error).__name__) from None
+        raise not_understood(type(error).__name__) from None
 
 
 def _from_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise _not_understood(type(error).__name__) from None
-
-
-def _trouble(status: int, headers: Mapping[str, str], body: bytes) -> Trouble:
-    """Translate a response that is not 200. Its text is not quoted, because it may contain parts of the request."""
-    if status == 503:
-        wait = _estimated(body)
-        if wait is None:
-            wait = _retry_after(headers)
-        if wait is None:
-            wait = LOADING_SECONDS
-        log.warning("Model loading: Hugging Face answers 503, and is asked again in %.1f s", wait)
-        loading = f"The model is still being loaded at Hugging Face. Try again in {math.ceil(wait)} s."
-        return Trouble(Overloaded(loading, max(1.0, wait)), again=True, wait=wait)
-    if status == 429:
-        wait = _retry_after(headers)
-        log.warning(
-            "HuggingFace rate limit exceeded: 429, asked again %s",
-            "later" if wait is None else f"in {wait:.1f} s",
-        )
-        limited = "Hugging Face takes no more calls of this account for now. Try again in a moment."
-        return Trouble(Overloaded(limited, max(1.0, wait or LOADING_SECONDS)), again=True, wait=wait)
-    if status in REFUSALS:
-        return Trouble(RemoteRefused(REFUSALS[status]))
-    if status == 404:
-        gone = f"Hugging Face serves no model at this address (404). Check {ENDPOINT_URL} and CUTOUT_HF_PROVIDER."
-        return Trouble(RemoteRefused(gone))
-    if status == 413:
-        large = "Hugging Face calls the picture too large (413), though it is sent as small as the network sees it."
-        return Trouble(PhotoTooLarge(f"{large} Try another, or raise the endpoint's limit."))
-    failed = RemoteFailed(f"Hugging Face answered {status}. Try again in a moment.")
-    return Trouble(failed, again=status >= 500 or status == 408)
-
-
-def _estimated(body: bytes) -> float | None:
-    try:
-        return _seconds(json.loads(body)["estimated_time"])
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    told = headers.get("retry-after")
-    if told is not None:
-        seconds = _seconds(told)
-        if seconds is not None:
-            return seconds
-        try:
-            at = email.utils.parsedate_to_datetime(told).timestamp()
-        except (ValueError, OverflowError):
-            return None
-        return _seconds(max(0.0, at - time.time()))
-    try:
-        limit = parse_ratelimit_headers(headers)
-    except ValueError:  # a number has too many digits
-        return None
-    return _seconds(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else None
-
-
-def _seconds(told: Any) -> float | None:
-    try:
-        seconds = float(told)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return min(seconds, LONGEST_PAUSE) if math.isfinite(seconds) and seconds >= 0 else None
-
-
-def _not_understood(how: str) -> Trouble:
-    return Trouble(RemoteFailed(f"What Hugging Face answered is no mask ({how}). Try again."), again=True)
-
-
-def _hub_answered(status: int) -> ModelUnavailable:
-    if status in REFUSALS:
-        return RemoteRefused(REFUSALS[status])
-    return RemoteFailed(f"The model hub answered {status} when asked who serves the models. Try again later.")
-
-
-def _hub_away(error: Exception) -> RemoteFailed:
-    return RemoteFailed(
-        f"The model hub cannot be asked who serves the models ({type(error).__name__}). Check the network, or set"
-        " CUTOUT_DEVICE=cpu."
-    )
+        raise not_understood(type(error).__name__) from None

@@ -35,8 +35,9 @@ from cutout.inference.errors import (
     PhotoTooLarge,
 )
 from cutout.inference.huggingface import client
-from cutout.inference.huggingface.client import ENDPOINT_URL, Offer, Trouble, endpoint_offer, find_offer
+from cutout.inference.huggingface.client import Offer, endpoint_offer, find_offer
 from cutout.inference.huggingface.config import HuggingFaceConfig
+from cutout.inference.huggingface.faults import ENDPOINT_URL, Trouble
 from cutout.inference.imaging import encode
 from cutout.inference.imaging.encode import Format
 from cutout.inference.limits import DEFAULT_LIMITS, Limits

@@ -118,16 +118,31 @@ def decode(
         sizes.check(header.width, header.height)
         before(pixels_of(header.width, header.height) * header.weight)
         return _from_tiff(header)
-    corrected = False
+    image, data, corrected = _open_corrected(data, sizes)
+    with image:
+        _check_size(image, data, sizes)
+        before(pixels_of(image.width, image.height))
+        try:
+            photo = _to_photo(image, data, header, corrected=corrected)
+        except (MemoryError, InvalidPhoto):
+            raise
+        except Exception as error:
+            raise InvalidPhoto(_damaged(error)) from error
+    sizes.check(photo.width, photo.height)  # some pictures are larger than their headers state
+    return photo
+
+
+def _open_corrected(data: bytes, sizes: SizeLimits) -> tuple[Image.Image, bytes, bool]:
+    """Open a picture. Return it, the bytes it was opened from, and whether they were corrected for that."""
     try:
         try:
-            image = _open(data)
+            return _open(data), data, False
         except Exception:
             # Pillow fails on some harmless deviations in a JPEG's header.
             better = correct(data) if data.startswith(JPEG_SIGNATURE) else None
             if better is None:
                 raise
-            image, data, corrected = _open(better), better, True
+            return _open(better), better, True
     except UnidentifiedImageError:
         raise UnsupportedFormat(
             "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF."
@@ -141,17 +156,6 @@ def decode(
         raise
     except Exception as error:
         raise InvalidPhoto(_damaged(error)) from error
-    with image:
-        _check_size(image, data, sizes)
-        before(pixels_of(image.width, image.height))
-        try:
-            photo = _to_photo(image, data, header, corrected=corrected)
-        except (MemoryError, InvalidPhoto):
-            raise
-        except Exception as error:
-            raise InvalidPhoto(_damaged(error)) from error
-    sizes.check(photo.width, photo.height)  # some pictures are larger than their headers state
-    return photo
 
 
 def _has_too_many_parts(data: bytes) -> bool:

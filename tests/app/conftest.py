@@ -10,15 +10,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
 from starlette.testclient import TestClient
 
 from cutout.app.app import create_app
+from cutout.app.auth import accounts
 from cutout.app.config import settings as app_settings
 from cutout.app.config.settings import DATABASE_FILE
 from cutout.inference.weights.store import ModelsFolder
 from tests.fakes import PATIENCE, fake_engine
 from tests.http import answers_ok
 from tests.processes import wait_ready
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_passwords() -> Iterator[None]:
+    """Hash passwords with argon2id as the service does, but with little memory and in one pass."""
+    cheap = PasswordHash([Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1)])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(accounts, "password_hasher", cheap)
+        yield
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cutout.inference.engine import Cutout, Engine
+from cutout.inference.cutout import Cutout
+from cutout.inference.engine import Engine
 from cutout.inference.errors import CutoutError, InvalidOptions, InvalidPhoto, Overloaded
 from cutout.inference.imaging.encode import Format
 from cutout.inference.limits import Limits

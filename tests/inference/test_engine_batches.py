@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from cutout.inference.backends.cuda import upload
-from cutout.inference.engine import Cutout, Engine
+from cutout.inference.cutout import Cutout
+from cutout.inference.engine import Engine
 from cutout.inference.errors import DeadlineExceeded, DeviceLost, NetworkFailed, OutOfMemory
 from cutout.inference.limits import Limits, pixels_of
 from cutout.inference.matting import refinement

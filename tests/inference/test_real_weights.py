@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from cutout.inference.backends.runners import TorchRunner
-from cutout.inference.engine import Cutout, Engine
+from cutout.inference.cutout import Cutout
+from cutout.inference.engine import Engine
 from cutout.inference.imaging import decode
 from cutout.inference.matting import mask as matte
 from cutout.inference.options import Options

@@ -34,7 +34,7 @@ from cutout.app.http.multipart import Head, Part
 from cutout.app.removals.service import RemotePhoto
 from cutout.app.storage.base import Storage, StorageError
 from cutout.app.storage.local import LocalStorage
-from cutout.inference.engine import Cutout
+from cutout.inference.cutout import Cutout
 from cutout.inference.imaging.decode import Photo
 from cutout.inference.imaging.encode import Format
 from cutout.inference.matting.pipeline import Matte

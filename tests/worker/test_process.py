@@ -19,7 +19,7 @@ from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
 from cutout.app.storage.local import LocalStorage
-from cutout.inference.engine import Cutout
+from cutout.inference.cutout import Cutout
 from cutout.inference.imaging.encode import Format
 from cutout.inference.weights.store import ModelsFolder
 from cutout.worker.__main__ import main as worker_main

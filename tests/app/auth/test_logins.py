@@ -59,7 +59,7 @@ class SlowHash:
 def slow_hash(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowHash]:
     slow = SlowHash()
     accounts._nobodys.cache_clear()
-    monkeypatch.setattr(accounts, "_passwords", slow)
+    monkeypatch.setattr(accounts, "password_hasher", slow)
     monkeypatch.setattr(accounts, "PASSWORDS", BoundedExecutor("logins", threads=2, waiting=3, retry_after=3))
     yield slow
     slow.go_on.set()

@@ -25,7 +25,7 @@ from cutout.app.jobs import completion
 from cutout.app.removals import lost_jobs
 from cutout.app.removals import service as removals
 from cutout.app.removals.service import RemovalContext
-from cutout.inference.engine import Cutout
+from cutout.inference.cutout import Cutout
 from cutout.inference.errors import UnsupportedFormat
 from cutout.inference.imaging.encode import Format
 from cutout.inference.options import Options

@@ -34,7 +34,8 @@ from cutout.app.db.session import Database
 from cutout.app.db.tables import now
 from cutout.app.jobs.queue import WorkerInfo
 from cutout.app.verify import checks
-from cutout.app.verify.checks import Outcome, Result, Target, Visit, walk
+from cutout.app.verify.checklist import Outcome, Result, Target, walk
+from cutout.app.verify.checks import Visit
 from cutout.app.verify.client import Client
 from cutout.inference.tiers import Tier
 from tests.app.api_client import service_settings

@@ -24,7 +24,7 @@ from tests.fakes import PATIENCE, FakeRunner, open_picture, photo_bytes
 from tests.remote import engine_on, wait_shortly
 from tests.stub_huggingface import GARBAGE, TOKEN, Stub, loading, random_script, running, status
 
-SEQUENCES = 200
+SEQUENCES = 80
 FUNDS = 10_000
 METRICS_TOKEN = "the token of whoever reads the figures"
 # Errors that a fault may end in.

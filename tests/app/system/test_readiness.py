@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from cutout.inference.engine import Cutout
+from cutout.inference.cutout import Cutout
 from tests.conftest import DATA
 from tests.fakes import PATIENCE, open_picture, wait_until
 from tests.http import http

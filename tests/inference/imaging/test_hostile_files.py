@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cutout.inference import engine as engine_module
-from cutout.inference.engine import Cutout
+from cutout.inference.cutout import Cutout, compose
 from cutout.inference.errors import CutoutError, InvalidPhoto, OutOfMemory, PhotoTooLarge
 from cutout.inference.imaging.decode import decode
 from cutout.inference.limits import SizeLimits
@@ -263,13 +263,13 @@ engine.close()
 def test_a_photo_that_the_hosts_memory_does_not_hold_fails_alone(
     message: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, compose = fake_engine(), engine_module._compose
+    engine = fake_engine()
 
     def compose_in_little_memory(*arguments: Any) -> Any:
-        monkeypatch.setattr(engine_module, "_compose", compose)
+        monkeypatch.setattr(engine_module, "compose", compose)
         raise MemoryError if message is None else RuntimeError(message)
 
-    monkeypatch.setattr(engine_module, "_compose", compose_in_little_memory)
+    monkeypatch.setattr(engine_module, "compose", compose_in_little_memory)
     photos = [(number, lambda: photo_bytes()) for number in range(3)]
     outcomes = dict(engine.remove_many(photos, Options()))
     engine.close()

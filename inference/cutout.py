@@ -1,0 +1,46 @@
+"""The result of the engine: a finished picture."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from cutout.inference.imaging import compositing
+from cutout.inference.imaging.encode import Format
+from cutout.inference.options import Options
+from cutout.inference.tiers import Tier
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """A finished picture, and how it was made.
+
+    `notes` say, for the user, where the photo was not decoded exactly as its file states. `seconds` holds the time of
+    each stage, see `stage_timer.STAGES`; a second look is counted in the same stages as the first.
+    """
+
+    data: bytes = field(repr=False)
+    format: Format
+    width: int
+    height: int
+    no_foreground: bool
+    tier: Tier
+    checkpoint: str
+    substitute: bool
+    backend: str
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def compose(rgb: Tensor, alpha: Tensor, options: Options) -> Tensor:
+    """Lay out foreground colours, uint8 [H,W,3], and alpha, uint8 [H,W], as the options ask.
+
+    Return the alpha alone, uint8 [H,W]; the picture on a background, uint8 [H,W,3]; or RGBA, uint8 [H,W,4].
+    """
+    if options.mask_only:
+        return alpha
+    background = options.background
+    if background is None and not options.format.has_alpha:
+        background = (255, 255, 255)
+    if background is not None:
+        return compositing.on_background(rgb, alpha, background)
+    return compositing.transparent(rgb, alpha)

@@ -1,0 +1,133 @@
+"""What the responses of Hugging Face that are no mask mean: an error for the caller, and whether a retry may help."""
+
+import email.utils
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub.utils._http import parse_ratelimit_headers
+
+from cutout.inference.errors import (
+    CutoutError,
+    ModelUnavailable,
+    Overloaded,
+    PhotoTooLarge,
+    RemoteFailed,
+    RemoteRefused,
+)
+
+log = logging.getLogger(__name__)
+
+TOKEN, ENDPOINT_URL = "CUTOUT_HF_INFERENCE_TOKEN", "CUTOUT_HF_ENDPOINT"
+# The wait for a model that is being loaded, if the response does not say how long.
+LOADING_SECONDS = 20.0
+LONGEST_PAUSE = 86_400.0
+
+REFUSALS = {
+    401: f"Hugging Face does not know the token (401). Set {TOKEN} to a valid one, from"
+    " https://huggingface.co/settings/tokens.",
+    402: "The Hugging Face account has no credits left (402). Add some, or a payment method, at"
+    " https://huggingface.co/settings/billing.",
+    403: f"The token may not be used for this (403). Give the one in {TOKEN} the permission to make calls to Inference"
+    " Providers, or to the endpoint, at https://huggingface.co/settings/tokens.",
+}
+
+
+class Trouble(Exception):
+    """A call that failed; `error` is raised to the caller unless a retry succeeds.
+
+    `again` says whether a retry may help; `wait` is the number of seconds to wait before it, if the service named one.
+    """
+
+    def __init__(self, error: CutoutError, *, again: bool = False, wait: float | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.again = again
+        self.wait = wait
+
+
+def trouble(status: int, headers: Mapping[str, str], body: bytes) -> Trouble:
+    """Translate a response that is not 200. Its text is not quoted, because it may contain parts of the request."""
+    if status == 503:
+        wait = _estimated(body)
+        if wait is None:
+            wait = _retry_after(headers)
+        if wait is None:
+            wait = LOADING_SECONDS
+        log.warning("Model loading: Hugging Face answers 503, and is asked again in %.1f s", wait)
+        loading = f"The model is still being loaded at Hugging Face. Try again in {math.ceil(wait)} s."
+        return Trouble(Overloaded(loading, max(1.0, wait)), again=True, wait=wait)
+    if status == 429:
+        wait = _retry_after(headers)
+        log.warning(
+            "HuggingFace rate limit exceeded: 429, asked again %s",
+            "later" if wait is None else f"in {wait:.1f} s",
+        )
+        limited = "Hugging Face takes no more calls of this account for now. Try again in a moment."
+        return Trouble(Overloaded(limited, max(1.0, wait or LOADING_SECONDS)), again=True, wait=wait)
+    if status in REFUSALS:
+        return Trouble(RemoteRefused(REFUSALS[status]))
+    if status == 404:
+        gone = f"Hugging Face serves no model at this address (404). Check {ENDPOINT_URL} and CUTOUT_HF_PROVIDER."
+        return Trouble(RemoteRefused(gone))
+    if status == 413:
+        large = "Hugging Face calls the picture too large (413), though it is sent as small as the network sees it."
+        return Trouble(PhotoTooLarge(f"{large} Try another, or raise the endpoint's limit."))
+    failed = RemoteFailed(f"Hugging Face answered {status}. Try again in a moment.")
+    return Trouble(failed, again=status >= 500 or status == 408)
+
+
+def _estimated(body: bytes) -> float | None:
+    try:
+        return _seconds(json.loads(body)["estimated_time"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    told = headers.get("retry-after")
+    if told is not None:
+        seconds = _seconds(told)
+        if seconds is not None:
+            return seconds
+        try:
+            at = email.utils.parsedate_to_datetime(told).timestamp()
+        except (ValueError, OverflowError):
+            return None
+        return _seconds(max(0.0, at - time.time()))
+    try:
+        limit = parse_ratelimit_headers(headers)
+    except ValueError:  # a number has too many digits
+        return None
+    return _seconds(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else None
+
+
+def _seconds(told: Any) -> float | None:
+    try:
+        seconds = float(told)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return min(seconds, LONGEST_PAUSE) if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def not_understood(how: str) -> Trouble:
+    """Return the error of a response that is no mask."""
+    return Trouble(RemoteFailed(f"What Hugging Face answered is no mask ({how}). Try again."), again=True)
+
+
+def hub_answered(status: int) -> ModelUnavailable:
+    """Translate a response of the model hub that is not 200."""
+    if status in REFUSALS:
+        return RemoteRefused(REFUSALS[status])
+    return RemoteFailed(f"The model hub answered {status} when asked who serves the models. Try again later.")
+
+
+def hub_away(error: Exception) -> RemoteFailed:
+    """Translate a call of the model hub that failed."""
+    return RemoteFailed(
+        f"The model hub cannot be asked who serves the models ({type(error).__name__}). Check the network, or set"
+        " CUTOUT_DEVICE=cpu."
+    )
