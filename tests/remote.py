@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cutout.inference.engine import Engine, Serving
-from cutout.inference.huggingface import client
+from cutout.inference.huggingface import client, faults
 from cutout.inference.huggingface.client import endpoint_offer
 from cutout.inference.huggingface.config import HuggingFaceConfig
 from cutout.inference.huggingface.dispatcher import HuggingFaceDispatcher, RemoteRunner, RetryPolicy
@@ -75,5 +75,5 @@ def local_engine(masks: Sequence[Levels], checkpoint: Checkpoint = PROMISED) -> 
 
 def wait_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the waits that no argument controls."""
-    monkeypatch.setattr(client, "LOADING_SECONDS", 0.02)
+    monkeypatch.setattr(faults, "LOADING_SECONDS", 0.02)
     monkeypatch.setattr(client, "POLL_SECONDS", 0.01)
