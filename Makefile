@@ -20,10 +20,10 @@ unexport PYTHONDONTWRITEBYTECODE
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help install serve test pytest lint bench quality browser clean
+.PHONY: help install serve test test-fast pytest lint format docs bench quality browser clean
 
 help:
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
 install: $(VENV)/.installed-$(BACKEND) ## install Cutout and its dependencies into .venv
 
@@ -46,12 +46,22 @@ serve: install ## run the service on http://127.0.0.1:8000 without authenticatio
 	CUTOUT_AUTH=off $(BIN)/cutout serve --host $(HOST) --port $(PORT)
 
 # mypy keeps one core busy for a minute, so the tests run in parallel with it.
-test: $(VENV)/.installed-dev browser ## run everything that CI runs: linters, type checks, import contracts, tests
+test: $(VENV)/.installed-dev ## run everything that CI runs: linters, type checks, import contracts, tests
 	$(BIN)/cutout models pull isnet-general
 	$(MAKE) --no-print-directory --jobs=2 lint pytest
 
 pytest: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+test-fast: $(VENV)/.installed-dev ## the tests of a minute: no weights, browser, kills or other slow parts
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not weights and not browser and not gpu and not slow' -q
+
+format: $(VENV)/.installed-dev ## format the code and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-dev ## write the pages of the documentation that follow from the code
+	$(BIN)/python -m tools.reference
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

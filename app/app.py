@@ -8,7 +8,6 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from cutout import __version__
 from cutout.app.auth import router as auth_router
 from cutout.app.auth.signed_urls import ServiceSecret
 from cutout.app.auth.tokens import TokenReader
@@ -45,6 +44,7 @@ from cutout.app.system import health, metrics, page
 from cutout.app.system.live_metrics import LiveMetrics
 from cutout.app.system.readiness import Readiness
 from cutout.inference.engine import Engine
+from cutout.version import __version__
 
 # For one e-mail address.
 WRONG_PASSWORDS = Limit(5, 60)

@@ -7,7 +7,6 @@ from datetime import timedelta
 
 import structlog
 
-from cutout import __version__
 from cutout.app.auth.dependencies import LocalAdmin
 from cutout.app.bootstrap import local_admin, prepare
 from cutout.app.config.settings import Settings
@@ -28,6 +27,7 @@ from cutout.app.removals.executors import LocalExecutor, QueueExecutor, RemovalE
 from cutout.app.storage.base import Storage
 from cutout.app.system.readiness import Readiness
 from cutout.inference.engine import Engine
+from cutout.version import __version__
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import inf
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -58,8 +58,7 @@ from cutout.inference.weights.store import ModelsFolder
 log = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
-
-# Often enough to keep the memory of a long run as small as that of a short one, and rare enough to cost nothing.
+# Often enough to keep the memory of a long run small, and rare enough to cost nothing.
 TIDY_EVERY_SECONDS = 5.0
 
 
@@ -244,6 +243,12 @@ class Engine:
         sizes = {serving.runner: serving.choice.checkpoint.input_size for serving in self.serving.values()}
         for runner, size in sizes.items():
             runner.warm_up(size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Finish the photos being processed, cancel those that wait, and stop the threads."""

@@ -36,7 +36,7 @@ def main(make_engine: Callable[[Settings], Engine] = engine_from) -> int:
 
     Tests pass `make_engine` to replace the real engine.
     """
-    parser = argparse.ArgumentParser(prog="worker")
+    parser = argparse.ArgumentParser(prog="python -m cutout.worker")
     parser.add_argument("--device")
     parser.add_argument("--queues", default=",".join(Line))
     parser.add_argument("--lifeline", action="store_true", help="stop when stdin ends")

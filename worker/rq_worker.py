@@ -18,12 +18,12 @@ from rq.exceptions import StopRequested
 from rq.job import Job as RqJob
 from sqlalchemy.exc import OperationalError
 
-from cutout import __version__
 from cutout.app.db.tables import now
 from cutout.app.jobs import leases
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.model_status import served_by
 from cutout.app.jobs.queue import QueueUnavailable, WorkerInfo, connect
+from cutout.version import __version__
 from cutout.worker import tasks
 from cutout.worker.context import WorkerContext
 from cutout.worker.heartbeat import Heartbeat

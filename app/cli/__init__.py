@@ -5,7 +5,6 @@ import sys
 
 import typer
 
-from cutout import __version__
 from cutout.app.cli import accounts, doctor, models, remove, serve, verify, worker
 from cutout.app.cli.console import escape, say
 from cutout.app.config.base import SettingsError
@@ -13,6 +12,7 @@ from cutout.app.core.errors import OperatorError
 from cutout.app.core.printable import PrintableFormatter
 from cutout.inference.errors import CutoutError
 from cutout.models.catalog import UnknownCheckpoint
+from cutout.version import __version__
 
 # Errors that the user can fix; they are shown in one line, without a traceback.
 TOLD = (OperatorError, CutoutError, UnknownCheckpoint)

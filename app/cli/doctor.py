@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from cutout import __version__
 from cutout.app.cli.console import escape, say
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
 from cutout.inference.tiers import Choice, Tier
 from cutout.inference.weights.store import ModelsFolder
 from cutout.models.catalog import CHECKPOINTS
+from cutout.version import __version__
 
 
 def doctor(

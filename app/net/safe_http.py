@@ -14,8 +14,8 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from cutout import __version__
 from cutout.app.net.url_policy import UrlPolicy
+from cutout.version import __version__
 
 # Timeout for one of a host's addresses; then the next address is tried.
 CONNECT_SECONDS = 5.0

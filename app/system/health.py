@@ -4,12 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
-from cutout import __version__
 from cutout.app.http.state import provided
 from cutout.app.jobs.schemas import TierInfo
 from cutout.app.removals.dependencies import ExecutorDep
 from cutout.app.system.readiness import Readiness
 from cutout.app.system.schemas import Health, HealthProblem, QueueState, RemoteState, Worker
+from cutout.version import __version__
 
 router = APIRouter(prefix="/api", tags=["health"])
 

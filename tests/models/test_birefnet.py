@@ -16,6 +16,8 @@ from cutout.models.optimise import REWRITES, optimise
 from tests.conftest import DATA
 from tests.parity import image, mask_levels, published_state, standin
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = np.load(DATA / "birefnet_reference.npz")
 # Maximum mean difference of masks from float32's, in units of 1/255; float16 is well within 2.
 HALF = [(torch.float16, 0.5), (torch.bfloat16, 3.0)]

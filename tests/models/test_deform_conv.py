@@ -8,6 +8,8 @@ import torch
 from cutout.models import deform_conv
 from cutout.models.deform_conv import deform_conv2d
 
+pytestmark = pytest.mark.slow
+
 Array = npt.NDArray[np.float64]
 
 

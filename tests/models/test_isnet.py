@@ -13,6 +13,8 @@ from cutout.models.optimise import optimise
 from tests.conftest import DATA
 from tests.parity import image, mask_levels, published_state, standin
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:

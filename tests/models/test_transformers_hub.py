@@ -27,6 +27,8 @@ from tests.fakes import PATIENCE
 from tests.parity import image, published_state
 from tests.stub_hub import Hub
 
+pytestmark = pytest.mark.slow
+
 BIREFNET = np.load(DATA / "birefnet_reference.npz")["lite"]
 ISNET = np.load(DATA / "isnet_reference.npz")["rmbg14"]
 

@@ -36,6 +36,8 @@ from tests.app.databases import new_user, on_both
 from tests.fakes import PATIENCE, FakeRunner, open_picture, photo_bytes, wait_until
 from tests.worker.worker_fixtures import context_of
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def working(context: WorkerContext) -> Iterator[None]:

@@ -19,6 +19,8 @@ from tests.stub_huggingface import TOKEN, Stub, limited, loading, running, statu
 from tests.worker.test_tasks import look, movements
 from tests.worker.worker_fixtures import context_of, small_photos, submitted, work_off
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:

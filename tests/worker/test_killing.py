@@ -12,6 +12,8 @@ from tests.fakes import photo_bytes, wait_until
 from tests.worker.killing import Deployment, live_through, site
 from tests.worker.worker_fixtures import small_photos, submitted
 
+pytestmark = pytest.mark.slow
+
 DEADLY = b"this photo kills its worker"
 
 

@@ -46,6 +46,8 @@ from tests.remote import engine_on, wait_shortly
 from tests.stub_huggingface import GARBAGE, TOKEN, Fault, running, status
 from tests.worker.worker_fixtures import context_of, small_photos, submitted, work_off
 
+pytestmark = pytest.mark.slow
+
 PASSWORD, MAIL = "correct horse battery staple", "anna.private@shop.example"
 SIGNED = "https://photos.example/a.png?signature=0123456789abcdef"
 # The first bytes of PNG and JPEG, in every form in which they may be printed.

@@ -27,6 +27,8 @@ from tests.worker.worker_fixtures import (
     worker_process,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def started(folder: Path) -> "subprocess.Popen[bytes]":
     server = valkey.start(folder, folder / "socket")

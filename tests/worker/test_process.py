@@ -31,6 +31,8 @@ from tests.http import answers_ok
 from tests.processes import descendants, kill, lives, wait_ready
 from tests.worker.worker_fixtures import small_photos, submitted, worker_environment, worker_process
 
+pytestmark = pytest.mark.slow
+
 
 def cutout_process(log: Path, environment: dict[str, str], *arguments: str) -> "subprocess.Popen[bytes]":
     """Run the command itself."""

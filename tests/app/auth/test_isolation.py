@@ -18,6 +18,8 @@ from tests.app.batch_client import BatchClient, photos, studio
 from tests.app.http.test_api import problem
 from tests.fakes import photo_bytes
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["studio"]
 
 PUBLIC = "anyone"

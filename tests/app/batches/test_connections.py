@@ -28,6 +28,8 @@ from tests.app.load import service as service_process
 from tests.app.serving import served
 from tests.fakes import PATIENCE, FakeRunner, fake_engine, wait_until
 
+pytestmark = pytest.mark.slow
+
 MB = 1_000_000
 FORM = "multipart/form-data; boundary=b"
 PHOTO = part('"images"; filename="a.png"', "x")

@@ -18,6 +18,8 @@ from cutout.app.db.tables import Job, Status
 from cutout.app.jobs import queries as jobs
 from cutout.inference.imaging.encode import Format
 
+pytestmark = pytest.mark.slow
+
 OWNER = "owner@shop.example"
 Run = Callable[..., tuple[int, str, str]]
 

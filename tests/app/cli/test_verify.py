@@ -21,7 +21,6 @@ import pytest
 from PIL import Image
 from sqlalchemy import text
 
-from cutout import __version__
 from cutout.app.app import create_app
 from cutout.app.auth import accounts
 from cutout.app.auth.tokens import Claims
@@ -38,6 +37,7 @@ from cutout.app.verify.checklist import Outcome, Result, Target, walk
 from cutout.app.verify.checks import Visit
 from cutout.app.verify.client import Client
 from cutout.inference.tiers import Tier
+from cutout.version import __version__
 from tests.app.api_client import service_settings
 from tests.app.serving import served
 from tests.fakes import PATIENCE, fake_engine, wait_until
@@ -45,6 +45,8 @@ from tests.http import http
 from tests.web import answer, certificates, open_web, raw, send_on
 from tests.worker.killing import Deployment, SupervisedProcess, site
 from tests.worker.worker_fixtures import LEASE_SECONDS
+
+pytestmark = pytest.mark.slow
 
 API = "/api/background-remover"
 LOCAL = ("127.0.0.1",)

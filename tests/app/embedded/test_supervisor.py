@@ -28,6 +28,8 @@ from cutout.app.jobs.queue import Queue
 from tests.fakes import PATIENCE, wait_until
 from tests.processes import descendants, kill, lives
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _nothing_goes_on(tmp_path: Path) -> Iterator[None]:

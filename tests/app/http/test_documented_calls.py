@@ -33,6 +33,8 @@ from tests.fakes import PATIENCE, fake_engine, photo_bytes
 from tests.web import PUBLIC, answer, open_web
 from tests.worker.worker_fixtures import context_of, work_off
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 API_PAGE, README = ROOT / "docs/api.md", ROOT / "README.md"
 # Hosts in the documentation that are replaced by the test's own.

@@ -13,6 +13,8 @@ from cutout.app.http.middleware import SMALL_BODY_BYTES
 from tests.app.api_client import ADMIN, ANNA, API, ApiClient, bearer
 from tests.fakes import photo_bytes
 
+pytestmark = pytest.mark.slow
+
 NUL, HALF = "a\0b", "a\ud800b"
 SMALL_BODIES = (
     "/api/auth/login",

@@ -29,6 +29,8 @@ from tests.fakes import PATIENCE, fake_engine, photo_bytes, wait_until
 from tests.http import http
 from tests.instant import InstantLoop
 
+pytestmark = pytest.mark.slow
+
 REMOVE = "/api/background-remover/remove"
 # The timeout for a slow client, and a time that is far longer than any client needs on a busy host.
 SECONDS, AGES = 0.5, 10 * PATIENCE

@@ -21,6 +21,8 @@ from tests.fakes import PATIENCE
 from tests.web import callers
 from tests.worker.worker_fixtures import small_photos, submitted
 
+pytestmark = pytest.mark.slow
+
 SERVED = Served("isnet-general", "fake", Recipe.MASK, wanted="rmbg-1.4", substitute=True)
 WORKER = WorkerInfo("gpu-7-4711", "0.1.0", "cuda", ("interactive", "batch"), {Tier.BASIC: SERVED}, "open")
 FIGURES = (

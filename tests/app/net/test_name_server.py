@@ -22,6 +22,8 @@ from tests.app.net.own_network import (
 )
 from tests.fakes import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 OWN_NETWORK = ["unshare", "--map-root-user", "--mount", "--net", "sh", "-ec"]
 TRIAL = "ip link set lo up; ip addr add fd00::1/128 dev lo; mount --bind /etc/hosts /etc/hosts"

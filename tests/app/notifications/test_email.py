@@ -36,6 +36,8 @@ from tests.app.notifications.test_outbox import deliver, deliveries, end_batch, 
 from tests.fakes import PATIENCE, wait_until
 from tests.web import PUBLIC, answer, certificates, open_web
 
+pytestmark = pytest.mark.slow
+
 USER, PASSWORD = "cutout@shop", "p%ss w:rd/?#"
 IN_A_URL = "cutout%40shop:p%25ss%20w%3Ard%2F%3F%23"
 ANNA = "anna@example.com"

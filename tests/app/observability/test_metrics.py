@@ -13,7 +13,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from cutout import __version__
 from cutout.app.app import create_app
 from cutout.app.auth import accounts
 from cutout.app.auth.tokens import Claims
@@ -27,6 +26,7 @@ from cutout.app.observability.metrics import Metrics
 from cutout.app.removals import service as removals
 from cutout.inference.engine import Engine
 from cutout.inference.options import Options
+from cutout.version import __version__
 from tests.app.api_client import ANNA, API, BEN, ApiClient, engine_of, place_of
 from tests.fakes import FakeRunner, fake_engine, held_until, photo_bytes, wait_until
 

@@ -39,6 +39,8 @@ from tests.app.databases import valkey_at
 from tests.fakes import PATIENCE, FakeRunner, fake_engine, held_until, photo_bytes
 from tests.web import callers
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600
 READS = Limit(3, HOUR)
 SOMEBODY = User(id=uuid.uuid4(), subject="local:x", password_hash="hash")

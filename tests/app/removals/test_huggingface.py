@@ -24,6 +24,8 @@ from tests.fakes import PATIENCE, FakeRunner, open_picture, photo_bytes
 from tests.remote import engine_on, wait_shortly
 from tests.stub_huggingface import GARBAGE, TOKEN, Stub, loading, random_script, running, status
 
+pytestmark = pytest.mark.slow
+
 SEQUENCES = 80
 FUNDS = 10_000
 METRICS_TOKEN = "the token of whoever reads the figures"

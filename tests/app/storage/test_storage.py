@@ -24,6 +24,8 @@ from tests.app.api_client import ANNA, opened_shop
 from tests.app.s3_fixtures import BUCKET, SECRET_KEY, S3Server
 from tests.fakes import PATIENCE, fake_engine, open_picture
 
+pytestmark = pytest.mark.slow
+
 MB = 1 << 20
 
 # A cut-off in the future, because S3 has times in whole seconds.

@@ -13,6 +13,8 @@ from cutout.inference.cutout import Cutout
 from cutout.inference.options import Options
 from tests.fakes import fake_engine, photo_bytes
 
+pytestmark = pytest.mark.slow
+
 SETTLE, COUNT = 100, 400  # After SETTLE photos, all threads have started and all caches are full.
 
 

@@ -12,6 +12,8 @@ from cutout.models.birefnet import BiRefNet
 from cutout.models.optimise import optimise
 from tests.parity import fill, image
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_birefnet_runs_in_onnx_runtime_as_in_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small BiRefNet with all its parts: padded and shifted windows, strips, both scales; a full and a half batch."""

@@ -60,6 +60,8 @@ from tests.stub_huggingface import (
     status,
 )
 
+pytestmark = pytest.mark.slow
+
 PHOTO = photo_bytes(60, 40)
 
 

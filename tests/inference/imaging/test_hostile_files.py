@@ -22,6 +22,8 @@ from cutout.inference.options import Options
 from tests.fakes import fake_engine, photo_bytes
 from tests.inference import files
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = sorted(files.samples())
 FUZZ_SEED, FUZZ_FILES = 2024, 2000
 FUZZ_PIXELS = 2_000_000

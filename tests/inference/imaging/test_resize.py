@@ -14,6 +14,8 @@ from cutout.inference.matting.mask import to_pixels
 from cutout.inference.matting.refinement import clean_colours, refine_alpha
 from cutout.models.catalog import find
 
+pytestmark = pytest.mark.slow
+
 THIN = [(2, 60_000), (60_000, 2), (1, 60_000), (60_000, 1), (120, 8000), (8000, 120)]
 
 

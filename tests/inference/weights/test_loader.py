@@ -21,6 +21,8 @@ from cutout.models.catalog import Checkpoint, find
 from tests.conftest import DATA
 from tests.parity import image, published_state, standin
 
+pytestmark = pytest.mark.slow
+
 RMBG = find("rmbg-1.4")
 OPEN = find("isnet-general")
 RMBG_2 = find("rmbg-2.0")

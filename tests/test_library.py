@@ -1,0 +1,145 @@
+"""`from cutout import remove`: what it takes and gives, and that the wheel has all of it under one name."""
+
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cutout
+from cutout import library
+from cutout.inference.weights.store import ModelsFolder
+from tests.conftest import DATA
+from tests.fakes import fake_engine, photo_bytes
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _fake_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    engine = fake_engine()
+    monkeypatch.setattr(library, "_engine", lambda tier: engine)
+    yield
+    engine.close()
+
+
+def photo() -> Image.Image:
+    return Image.open(io.BytesIO(photo_bytes(60, 40)))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        photo_bytes(60, 40),
+        photo(),
+        photo().convert("CMYK"),
+        photo().convert("P"),
+        photo().convert("L"),
+        np.asarray(photo().convert("RGB")),
+        np.asarray(photo().convert("L")),
+    ],
+    ids=["bytes", "PIL", "CMYK", "palette", "grey", "array", "grey array"],
+)
+def test_it_takes_bytes_images_and_arrays(given: Any) -> None:
+    picture = cutout.remove(given)
+    assert (picture.mode, picture.size) == ("RGBA", (60, 40))
+
+
+def test_it_takes_paths_and_gives_bytes(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(photo_bytes(60, 40))
+    for path in (tmp_path / "photo.png", str(tmp_path / "photo.png")):
+        data = cutout.remove(path, format="webp", tier="professional", background="#ff0000")
+        assert Image.open(io.BytesIO(data)).format == "WEBP"
+    assert cutout.remove(tmp_path / "photo.png", mask_only=True).mode == "L"
+    with pytest.raises(FileNotFoundError):
+        cutout.remove(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"tier": "best"}, "'best' is no tier. There are: basic, standard"),
+        ({"format": "gif"}, "'gif' is no format. There are: png"),
+        ({"background": "see-through"}, "is no colour"),
+    ],
+)
+def test_wrong_options_are_named(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(cutout.CutoutError, match=message):
+        cutout.remove(photo_bytes(), **wrong)
+
+
+def test_an_array_that_is_no_picture_is_an_error() -> None:
+    for array in (np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8)):
+        with pytest.raises(cutout.CutoutError, match="is no picture"):
+            cutout.remove(array)
+
+
+def test_names_are_imported_at_their_first_use() -> None:
+    script = "import cutout, sys; print('torch' in sys.modules, cutout.Tier.BASIC, *cutout.__all__)"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert told.split()[:2] == ["False", "basic"]
+    for name in told.split()[2:]:
+        assert getattr(cutout, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        cutout.nothing  # noqa: B018
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_the_wheel_has_one_package_and_works_alone(tmp_path: Path, weights: ModelsFolder) -> None:
+    """The wheel is built from a clean copy and installed in an empty folder, in which only the dependencies are found."""
+    source, wheels, site = tmp_path / "source", tmp_path / "wheels", tmp_path / "site"
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in files.stdout.splitlines():
+        if name.startswith(("tests/", "benchmarks/", "docs/")) or not (ROOT / name).exists():
+            continue
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_symlink():
+            (source / name).symlink_to((ROOT / name).readlink())
+        else:
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    options = ["--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "wheel", *options, "-w", str(wheels), str(source)], check=True, capture_output=True)
+    (wheel,) = wheels.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"cutout", "cutout_server"}
+    for name in (
+        "app/web/static/index.html",
+        "app/db/migrations/script.py.mako",
+        "py.typed",
+        "worker/__main__.py",
+    ):
+        assert f"cutout/{name}" in names
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--no-compile", "--target", str(site), str(wheel)], check=True
+    )
+
+    script = (
+        "import sys, cutout; picture = cutout.remove(sys.argv[1]); picture.save(sys.argv[2]);"
+        "print(cutout.__file__, cutout.library.__file__)"
+    )
+    environment = os.environ | {
+        "PYTHONPATH": str(site),
+        "CUTOUT_DEVICE": "cpu",
+        "CUTOUT_MODELS_DIR": str(weights.path),
+    }
+    out = tmp_path / "out.png"
+    command = [sys.executable, "-c", script, str(DATA / "astronaut.jpg"), str(out)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(path.startswith(str(site)) for path in done.stdout.split())
+    alpha = np.asarray(Image.open(out))[..., 3]
+    assert 0.2 < (alpha > 128).mean() < 0.9
+    command = [sys.executable, "-P", "-m", "cutout.worker", "--help"]
+    told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "--queues" in told.stdout
