@@ -9,6 +9,8 @@ from benchmarks import report, standin, targets
 from cutout.inference.tiers import Tier
 from tests.fakes import fake_engine
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_missed_ceiling_ends_in_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(targets, "engine_from", lambda _: fake_engine())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 from fastapi import FastAPI
 from sqlalchemy import select
 
@@ -35,6 +36,8 @@ from tests.app.http.test_slow_clients import (
 )
 from tests.app.serving import served
 from tests.fakes import FakeRunner, fake_engine, held_until, photo_bytes, wait_until
+
+pytestmark = pytest.mark.slow
 
 REMOVE, BATCH = "/api/background-remover/remove", "/api/background-remover/batch"
 TIMES = StopTimes(uploads=0.2, answers=0.6, give_back=0.4, workers=0.1, closing=0.1, queue=0.1)

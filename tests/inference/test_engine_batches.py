@@ -36,6 +36,8 @@ from tests.fakes import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow
+
 
 class GreyRunner(FakeRunner):
     """Finds in a plain grey photo a disc whose size is its tone; `check` is called with each batch's tones."""

@@ -25,6 +25,8 @@ from tests.app.databases import on_both
 from tests.fakes import FakeRunner, photo_bytes, thin_picture
 from tests.worker.worker_fixtures import context_of, small_photos, submitted, work_off
 
+pytestmark = pytest.mark.slow
+
 LEASE = timedelta(seconds=30)
 
 

@@ -34,6 +34,8 @@ from cutout.worker import zip_archive
 from cutout.worker.zip_archive import ArchiveError, zip_names
 from tests.fakes import PATIENCE, open_picture, photo_bytes
 
+pytestmark = pytest.mark.slow
+
 AT = datetime(2026, 3, 29, 1, 30, 45, tzinfo=UTC)
 MB = 1 << 20
 

@@ -41,6 +41,8 @@ from tests.app.databases import valkey_at
 from tests.app.http.test_api import problem
 from tests.fakes import PATIENCE, FakeRunner, held_until, wait_until
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["studio"]
 
 MB = 1_000_000

@@ -37,6 +37,8 @@ from tests.app.databases import on_both
 from tests.app.http.test_api import problem
 from tests.fakes import PATIENCE, FakeRunner, held_until, photo_bytes, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @on_both
 def test_a_removal_is_charged_once_it_is_done(shop: ApiClient) -> None:

@@ -18,6 +18,8 @@ from cutout.inference.engine import Engine
 from cutout.inference.imaging.encode import Format
 from tests.fakes import fake_engine, open_picture, photo_bytes, thin_picture
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., int]
 opened: list[Engine] = []
 

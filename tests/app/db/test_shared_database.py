@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 from sqlalchemy import Connection, event, text
 
 from cutout.app.auth import accounts
@@ -26,6 +27,8 @@ from tests.app.http.test_api import problem
 from tests.fakes import PATIENCE, photo_bytes, wait_until
 from tests.forked import ModuleProcess
 from tests.processes import wait_ready
+
+pytestmark = pytest.mark.slow
 
 PROCESSES, CALLS, ENOUGH_FOR = 4, 200, 50
 

@@ -19,6 +19,8 @@ from cutout.app.http.multipart import (
     read_parts,
 )
 
+pytestmark = pytest.mark.slow
+
 TYPE = "multipart/form-data; boundary=cut"
 MOST_BYTES = 1000
 ENOUGH = settings(max_examples=300, deadline=None, derandomize=True, database=None)

@@ -36,7 +36,7 @@ CHECKED = [
 UNDOCUMENTED = (UndefinedContentType, UndefinedStatusCode)
 # Number of examples for each operation, caller and kind, in addition to those at the limits of the schema.
 EXAMPLES = int(os.environ.get("API_EXAMPLES", "1"))
-pytestmark = pytest.mark.timeout(900 + 60 * EXAMPLES)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 + 60 * EXAMPLES)]
 # Each of these calls takes 50 ms for the password hash, so they are not made at random.
 SLOW = {"POST /api/auth/login"}
 

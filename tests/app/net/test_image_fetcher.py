@@ -22,6 +22,8 @@ from tests.app.net.test_url_policy import MALFORMED, NOT_PUBLIC
 from tests.fakes import PATIENCE, photo_bytes, wait_until
 from tests.web import PRIVATE, PUBLIC, Names, Visit, Web, after, answer, certificates, open_web, raw, send_on
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 1_000_000
 PHOTO = photo_bytes()
 # A TLS context that trusts no CA; loading the system's takes a while.

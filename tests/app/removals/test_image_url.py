@@ -16,6 +16,8 @@ from tests.app.http.test_api import problem
 from tests.fakes import open_picture, photo_bytes, thin_picture
 from tests.web import PUBLIC, Web, after, answer, open_web, send_on
 
+pytestmark = pytest.mark.slow
+
 REMOVE = f"{API}/remove"
 
 

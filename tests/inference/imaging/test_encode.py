@@ -19,6 +19,8 @@ from cutout.inference.imaging.png import encode_png
 from cutout.inference.imaging.types import Colour
 from tests.fakes import open_picture
 
+pytestmark = pytest.mark.slow
+
 Pixels = npt.NDArray[np.uint8]
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(

@@ -12,6 +12,8 @@ from cutout.inference.matting.mask import enlarge, find_subject, to_levels, to_p
 from cutout.models.catalog import find
 from tests.conftest import DATA
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = find("isnet-general")
 
 

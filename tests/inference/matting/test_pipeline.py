@@ -12,6 +12,8 @@ from cutout.inference.matting.pipeline import Matte, cut_out
 from cutout.inference.tiers import TIERS, Recipe, Tier
 from tests.fakes import BLUE, photo_with_disc
 
+pytestmark = pytest.mark.slow
+
 HEIGHT, WIDTH, RADIUS = 600, 800, 70.0
 
 

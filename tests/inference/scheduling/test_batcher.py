@@ -17,6 +17,8 @@ from cutout.inference.scheduling.batcher import Batcher
 from cutout.inference.scheduling.timers import Timers
 from tests.fakes import PATIENCE, wait_until
 
+pytestmark = pytest.mark.slow
+
 Ask = tuple[str, int]  # kind of network, number of the photo
 FakeBatcher = Batcher[str, int, tuple[str, int]]
 

@@ -18,6 +18,8 @@ from cutout.models.catalog import Checkpoint, NpmSource, find
 from tests.fakes import PATIENCE
 from tests.stub_hub import COMMIT, CONTENT, Hub
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ModelsFolder:
