@@ -18,6 +18,7 @@ Tests must pass on a busy host, in any order, and in parallel:
 import faulthandler
 import logging
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
@@ -90,6 +91,16 @@ def _no_logs_into_what_is_closed() -> Iterator[None]:
         for handler in root.handlers
         if not (isinstance(handler, logging.StreamHandler) and handler.stream.closed)
     ]
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were() -> Iterator[None]:
+    """Restore the signal handlers that a server or a worker in the test's own process sets."""
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for kind, handler in before.items():
+        if signal.getsignal(kind) is not handler:
+            signal.signal(kind, handler)
 
 
 @pytest.fixture(scope="session")
