@@ -140,7 +140,7 @@ def init_state(settings: Settings, embedded: EmbeddedProcesses | None) -> AppSta
             database,
             http_client,
             secret,
-            timedelta(days=settings.result_days),
+            settings.kept,
             mailer_from(settings),
             settings.public_url or "",
             figures,

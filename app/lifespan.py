@@ -113,7 +113,7 @@ async def _start_background_work(state: AppState, settings: Settings, stack: Asy
             state.get(Queue),
             state.get(Outbox),
             leases,
-            kept=timedelta(days=settings.result_days),
+            kept=settings.kept,
             lease=lease,
             deadline=timedelta(seconds=settings.deadline_seconds),
         )

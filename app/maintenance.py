@@ -69,8 +69,8 @@ async def running_maintenance(
     webhooks = partial(deliver_due, outbox, Channel.WEBHOOK)
     mails = partial(deliver_due, outbox, Channel.MAIL)
     works: list[tuple[timedelta, str, Callable[[], Awaitable[int]]]] = [
-        (min(SETTLE_EVERY, _look_every(lease)), "lost jobs settled", jobs_of_dead_processes),
-        (_look_every(lease), "photos of lost workers freed", lost_workers),
+        (min(SETTLE_EVERY, check_interval(lease)), "lost jobs settled", jobs_of_dead_processes),
+        (check_interval(lease), "photos of lost workers freed", lost_workers),
         (SETTLE_EVERY, "photos that no worker took ended", late),
         (SETTLE_EVERY, "late jobs and batches of deleted users deleted", deleted_users),
         (DELETE_EVERY, "old results deleted", old_results),
@@ -136,7 +136,7 @@ def expire_waiting_photos(database: Database, deadline: timedelta) -> int:
     return database.run_in_transaction(claims.expire, now() - deadline)
 
 
-def _look_every(lease: timedelta) -> timedelta:
+def check_interval(lease: timedelta) -> timedelta:
     return max(LOOK_AT_MOST_EVERY, min(LOOK_AT_LEAST_EVERY, lease / 2))
 
 

@@ -62,12 +62,12 @@ def delete_user(
 
     """
     at = at or now()
-    database.run_in_transaction(_close, user_id, at)
+    database.run_in_transaction(close_account, user_id, at)
     files = database.run_read_only(_files_of, user_id)
     for key in files:
         storage.delete(key)
     with database.begin() as session:
-        user = _close(session, user_id, at)
+        user = close_account(session, user_id, at)
         return _delete_rows(session, user, at, len(files))
 
 
@@ -92,7 +92,7 @@ def delete_late_rows(database: Database, storage: Storage) -> int:
     return count
 
 
-def _close(session: Session, user_id: uuid.UUID, at: datetime) -> User:
+def close_account(session: Session, user_id: uuid.UUID, at: datetime) -> User:
     """Disable a user, and end their unfinished jobs and batches."""
     user = session.scalars(select(User).where(User.id == user_id).with_for_update()).one_or_none()
     if user is None or user.deleted_at is not None:

@@ -12,8 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from cutout.inference.backends.runners import Runner
-from cutout.inference.engine import Engine, Serving
+from cutout.inference.backends.runners import Runner, Serving
+from cutout.inference.engine import Engine
 from cutout.inference.limits import Limits
 from cutout.inference.tiers import Choice, Tier
 from cutout.models import build_network

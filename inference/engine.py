@@ -29,7 +29,7 @@ from cutout.inference.backends.cuda import (
     wait_for,
 )
 from cutout.inference.backends.malloc import give_back_freed
-from cutout.inference.backends.runners import Device, Precision, Runner, open_runner, pick_device
+from cutout.inference.backends.runners import Device, Precision, Runner, Serving, open_runner, pick_device
 from cutout.inference.cutout import Cutout, compose
 from cutout.inference.errors import (
     CutoutError,
@@ -52,7 +52,7 @@ from cutout.inference.scheduling.futures import answer, completed, fail
 from cutout.inference.scheduling.pixel_budget import PixelBudget
 from cutout.inference.scheduling.stage_timer import StageTimer
 from cutout.inference.scheduling.timers import Timers
-from cutout.inference.tiers import Choice, Tier, choose
+from cutout.inference.tiers import Tier, choose
 from cutout.inference.weights.store import ModelsFolder
 
 log = logging.getLogger(__name__)
@@ -60,14 +60,6 @@ log = logging.getLogger(__name__)
 Key = TypeVar("Key")
 # Often enough to keep the memory of a long run small, and rare enough to cost nothing.
 TIDY_EVERY_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Serving:
-    """A tier that is ready to serve: the checkpoint chosen for it, and the runner that has it loaded."""
-
-    choice: Choice
-    runner: Runner
 
 
 @dataclass(eq=False)
@@ -100,11 +92,12 @@ class Engine:
         self._threads = limits.threads_on(self.device.type)
         self._held = 0
         self._in_work = 0
+        self._closed = False
         self._lock = threading.Lock()
         self._tidied = time.monotonic()
         self._queue: FairQueue[tuple[_Request, Future[Cutout]]] = FairQueue()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="photo")
-        self._budget = PixelBudget(limits.pixels_in_work)
+        self.budget = PixelBudget(limits.pixels_in_work)
         self._streams = Streams(self.device)
         self._deadlines = Timers()
         self._remote = remote
@@ -143,6 +136,10 @@ class Engine:
     def in_work(self) -> int:
         """Return the number of photos being processed."""
         return self._in_work
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
 
     @property
     def lost(self) -> DeviceLost | None:
@@ -252,6 +249,7 @@ class Engine:
 
     def close(self) -> None:
         """Finish the photos being processed, cancel those that wait, and stop the threads."""
+        self._closed = True
         self._pool.shutdown(cancel_futures=True)
         for _, future in self._queue:
             future.cancel()
@@ -303,7 +301,7 @@ class Engine:
 
             def hold(pixels: int) -> None:
                 clock.lap("decode")
-                held.enter_context(self._budget.hold(pixels, request.deadline))
+                held.enter_context(self.budget.hold(pixels, request.deadline))
                 clock.lap("wait")
 
             picture = decode.decode(data, self._limits.sizes, hold)

@@ -69,6 +69,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Together(config, log)
 
 
+def pytest_configure() -> None:
+    """Let SIGINT interrupt again: a shell ignores it in what it starts in the background, and tests send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_unconfigure() -> None:
     """Limit the time for the end of the run, which waits for threads that a failed test may have left."""
     faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True)

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cutout.inference.engine import Engine, Serving
+from cutout.inference.backends.runners import Serving
+from cutout.inference.engine import Engine
 from cutout.inference.imaging.decode import Photo
 from cutout.inference.limits import Limits
 from cutout.inference.tiers import Choice, Tier

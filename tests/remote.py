@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cutout.inference.engine import Engine, Serving
+from cutout.inference.backends.runners import Serving
+from cutout.inference.engine import Engine
 from cutout.inference.huggingface import client, faults
 from cutout.inference.huggingface.client import endpoint_offer
 from cutout.inference.huggingface.config import HuggingFaceConfig

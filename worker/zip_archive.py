@@ -126,7 +126,7 @@ def store(storage: Storage, batch: Batch, jobs: Sequence[Job]) -> int:
 
     """
     end = _End()
-    storage.put_stream(stored.archive_key(batch.id), _parts(end, storage, batch, jobs))
+    storage.put_stream(stored.archive_key(batch.id), parts_of(end, storage, batch, jobs))
     return end.start
 
 
@@ -170,7 +170,7 @@ def _safe_stem(job: Job, most_bytes: int) -> str:
     return safe or f"image-{(job.position or 0) + 1:04}"
 
 
-def _parts(end: "_End", storage: Storage, batch: Batch, jobs: Sequence[Job]) -> Iterator[bytes]:
+def parts_of(end: "_End", storage: Storage, batch: Batch, jobs: Sequence[Job]) -> Iterator[bytes]:
     """Yield the ZIP in parts. The manifest is the last entry, because it describes the entries before it."""
     names = zip_names(jobs)
     images = []

@@ -141,7 +141,7 @@ def log_in(database: Database, email: str, password: str) -> User | None:
         user = by_subject(session, local_subject(email))
     # If there is no such account, check the password against a dummy hash, so that the response time does not reveal
     # that. Compute the dummy hash in any case, so that the first responses of a process do not reveal it either.
-    nobodys = _nobodys()
+    nobodys = unknown_users_hash()
     if user is None or user.password_hash is None:
         password_hasher.verify(password, nobodys)
         return None
@@ -214,7 +214,7 @@ def matching(session: Session, who: str) -> Sequence[User]:
 
 
 @cache
-def _nobodys() -> str:
+def unknown_users_hash() -> str:
     return password_hasher.hash("nobody's password")
 
 

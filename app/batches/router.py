@@ -4,7 +4,6 @@ import asyncio
 import re
 import uuid
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated
 
@@ -13,7 +12,6 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from cutout.app.auth.dependencies import BatchUserDep, ReaderDep, SecretDep, UserDep, get_caller
-from cutout.app.auth.signed_urls import sign
 from cutout.app.batches import progress as watching
 from cutout.app.batches import service as batches
 from cutout.app.batches.form import Funds, describe_form, read_batch
@@ -40,11 +38,10 @@ from cutout.app.http.security_headers import KEPT_BY_ITS_USER
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.dependencies import QueueDep, require_queue
 from cutout.app.jobs.leases import Line
+from cutout.app.jobs.urls import archive_url, result_url
 from cutout.app.notifications.dependencies import OutboxDep
-from cutout.app.notifications.outbox import archive_path
 from cutout.app.notifications.webhook import webhook_secret
 from cutout.app.ratelimit.limits import Kind
-from cutout.app.removals.router import result_url
 
 router = APIRouter(prefix="/api/background-remover", tags=["batches"])
 
@@ -130,7 +127,7 @@ async def get_batches(
     found = await asyncio.to_thread(database.run_read_only, batches.page, user.id, limit, offset)
     return Batches(
         batches=[
-            BatchSummary.of(batch, progress, zip_url(batch, secret, settings, at), at)
+            BatchSummary.of(batch, progress, archive_url(batch, secret, settings.kept, at), at)
             for batch, progress in found
         ]
     )
@@ -270,16 +267,8 @@ def describe(view: watching.BatchView | None, secret: str, settings: Settings) -
     if view is None:
         raise NotFoundError(NO_BATCH)
     at = now()
-    url_of = partial(result_url, secret=secret, settings=settings)
-    return BatchInfo.of_view(view, zip_url(view.batch, secret, settings, at), at, url_of)
-
-
-def zip_url(batch: Batch, secret: str, settings: Settings, at: datetime) -> str | None:
-    """Return the signed URL of a batch's ZIP, valid as long as the ZIP is kept; None if there is none, or no longer."""
-    if batch.zip_bytes is None or batch.finished_at is None:
-        return None
-    left = batch.finished_at + timedelta(days=settings.result_days) - at
-    return sign(secret, archive_path(batch.id), left) if left > timedelta(0) else None
+    url_of = partial(result_url, secret=secret, kept=settings.kept)
+    return BatchInfo.of_view(view, archive_url(view.batch, secret, settings.kept, at), at, url_of)
 
 
 def read_range(wanted: str | None, size: int) -> int:

@@ -10,8 +10,7 @@ from fastapi import APIRouter, Query
 from cutout.app.auth.auth_first_route import AuthFirstRoute
 from cutout.app.auth.dependencies import AdminDep
 from cutout.app.billing import ledger, payments
-from cutout.app.billing.router import PurchaseInfo
-from cutout.app.billing.schemas import Grant, Granted
+from cutout.app.billing.schemas import Grant, Granted, PurchaseInfo
 from cutout.app.core.errors import ConflictError, NotFoundError
 from cutout.app.core.schema import Schema
 from cutout.app.db.tables import PaymentStatus, now

@@ -1,7 +1,6 @@
 """`/api/background-remover`: subscription, daily quota, and purchases of plans and credits."""
 
 import asyncio
-import uuid
 from datetime import date, datetime
 from typing import Annotated, Literal
 
@@ -13,11 +12,11 @@ from cutout.app.auth.dependencies import UserDep
 from cutout.app.billing import payments, subscriptions
 from cutout.app.billing.payments import Item, Purchase, Terms
 from cutout.app.billing.pricing import PLANS
-from cutout.app.billing.schemas import PlanInfo
+from cutout.app.billing.schemas import PlanInfo, PurchaseInfo
 from cutout.app.billing.subscriptions import SubscriptionStatus
 from cutout.app.core.errors import ConflictError, ForbiddenError, NotFoundError
 from cutout.app.core.schema import Schema
-from cutout.app.db.tables import PaymentStatus, User, now
+from cutout.app.db.tables import User, now
 from cutout.app.http.dependencies import DatabaseDep, SettingsDep
 from cutout.app.http.openapi import error_responses
 from cutout.app.http.schemas import LONGEST_WORD, NO_NUL, Body
@@ -48,39 +47,6 @@ class CreditsWanted(Paid, json_schema_extra={"examples": [{"credits": 500, "paym
     """A purchase of credits."""
 
     credits: Annotated[int, Field(ge=1, le=1_000_000)]
-
-
-class PurchaseInfo(Schema):
-    """A purchase. While its status is `pending`, nothing is delivered yet. For a confirmed purchase of a plan,
-    `startsAt` and `endsAt` are the start and end of the month.
-    """
-
-    id: uuid.UUID
-    payment_id: str
-    plan: str | None
-    credits: int | None
-    rupiah: int
-    status: PaymentStatus
-    created_at: datetime
-    confirmed_at: datetime | None
-    starts_at: datetime | None
-    ends_at: datetime | None
-
-    @classmethod
-    def of(cls, purchase: Purchase) -> "PurchaseInfo":
-        payment, month = purchase.payment, purchase.month
-        return cls(
-            id=payment.id,
-            payment_id=payment.payment_id,
-            plan=payment.plan,
-            credits=payment.credits,
-            rupiah=payment.rupiah,
-            status=payment.status,
-            created_at=payment.created_at,
-            confirmed_at=payment.confirmed_at,
-            starts_at=month.starts_at if month else None,
-            ends_at=month.ends_at if month else None,
-        )
 
 
 class Quota(Schema):

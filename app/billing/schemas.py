@@ -1,13 +1,15 @@
 """Request and response schemas for prices and credits."""
 
+import uuid
 from datetime import datetime
 from typing import Annotated
 
 from pydantic import Field, Strict
 
+from cutout.app.billing.payments import Purchase
 from cutout.app.billing.pricing import LARGEST_BATCH, RUPIAH_PER_CREDIT, Discount, Plan, Price
 from cutout.app.core.schema import Schema
-from cutout.app.db.tables import LedgerEntry, Movement
+from cutout.app.db.tables import LedgerEntry, Movement, PaymentStatus
 from cutout.app.http.schemas import NO_NUL, Body, IdBody
 from cutout.inference.tiers import Tier
 
@@ -135,3 +137,36 @@ class Granted(Schema):
 
     granted: bool
     balance: int
+
+
+class PurchaseInfo(Schema):
+    """A purchase. While its status is `pending`, nothing is delivered yet. For a confirmed purchase of a plan,
+    `startsAt` and `endsAt` are the start and end of the month.
+    """
+
+    id: uuid.UUID
+    payment_id: str
+    plan: str | None
+    credits: int | None
+    rupiah: int
+    status: PaymentStatus
+    created_at: datetime
+    confirmed_at: datetime | None
+    starts_at: datetime | None
+    ends_at: datetime | None
+
+    @classmethod
+    def of(cls, purchase: Purchase) -> "PurchaseInfo":
+        payment, month = purchase.payment, purchase.month
+        return cls(
+            id=payment.id,
+            payment_id=payment.payment_id,
+            plan=payment.plan,
+            credits=payment.credits,
+            rupiah=payment.rupiah,
+            status=payment.status,
+            created_at=payment.created_at,
+            confirmed_at=payment.confirmed_at,
+            starts_at=month.starts_at if month else None,
+            ends_at=month.ends_at if month else None,
+        )

@@ -1,5 +1,6 @@
 """Where results are kept, and for how long."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -54,6 +55,11 @@ class StorageSettings(SettingsGroup):
     s3_secret_access_key: SecretStr | None = Field(
         None, validation_alias="S3_SECRET_ACCESS_KEY", description="goes with `S3_ACCESS_KEY_ID`"
     )
+
+    @property
+    def kept(self) -> timedelta:
+        """How long results are kept."""
+        return timedelta(days=self.result_days)
 
     @field_validator("s3_endpoint")
     @classmethod

@@ -28,7 +28,7 @@ def migrate(database: Database) -> str:
     if _is_ahead(revision(database)):
         raise SchemaMismatch(_say(revision(database)))
     with database.without_limits() as connection:
-        config = _config()
+        config = alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     return head()
@@ -48,7 +48,7 @@ def require_current(database: Database) -> None:
 
 def head() -> str:
     """Return the revision that this code needs."""
-    found = ScriptDirectory.from_config(_config()).get_current_head()
+    found = ScriptDirectory.from_config(alembic_config()).get_current_head()
     assert found is not None
     return found
 
@@ -68,7 +68,7 @@ def reachable_revision(database: Database) -> str | None:
 
 
 def _is_ahead(found: str | None) -> bool:
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
     return found is not None and found not in known
 
 
@@ -83,7 +83,7 @@ def _say(found: str | None) -> str:
     return f"The database is at revision {found}, and this version needs {head()}. Run: cutout migrate"
 
 
-def _config() -> Config:
+def alembic_config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config

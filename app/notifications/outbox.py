@@ -8,7 +8,6 @@ receivers recognise duplicates.
 
 import asyncio
 import random
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,10 +19,10 @@ import structlog
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from cutout.app.auth.signed_urls import sign
 from cutout.app.core.threads import to_the_end
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Channel, Delivery, now
+from cutout.app.jobs.urls import archive_url
 from cutout.app.net.safe_http import SafeHttpClient
 from cutout.app.notifications import email, messages, webhook
 from cutout.app.notifications.errors import CannotNotify, NotDelivered
@@ -120,11 +119,6 @@ def announce(session: Session, batch: Batch) -> None:
             session.add(Delivery(batch_id=batch.id, channel=channel, target=target))
 
 
-def archive_path(batch_id: uuid.UUID) -> str:
-    """Return the URL path of a batch's ZIP."""
-    return f"/api/background-remover/batch/{batch_id}/download"
-
-
 async def deliver_due(outbox: Outbox, channel: Channel) -> int:
     """Attempt all deliveries of a channel that are due or become due meanwhile; return the number of attempts.
 
@@ -137,7 +131,7 @@ async def deliver_due(outbox: Outbox, channel: Channel) -> int:
         while True:
             room = MOST_AT_ONCE - len(running)
             claimed = await to_the_end(
-                outbox.database.run_in_transaction, _claim, channel, outbox.clock(), room
+                outbox.database.run_in_transaction, claim, channel, outbox.clock(), room
             )
             tried += len(claimed)
             running |= {asyncio.create_task(_deliver(outbox, one)) for one in claimed}
@@ -152,7 +146,7 @@ async def deliver_due(outbox: Outbox, channel: Channel) -> int:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-def _claim(session: Session, channel: Channel, at: datetime, most: int) -> list[Delivery]:
+def claim(session: Session, channel: Channel, at: datetime, most: int) -> list[Delivery]:
     """Claim up to `most` due deliveries, longest overdue first; no other host claims them before the lease ends."""
     due = select(Delivery).where(Delivery.channel == channel, Delivery.due_at <= at)
     due = due.order_by(Delivery.due_at).limit(most)
@@ -184,7 +178,7 @@ async def _deliver(outbox: Outbox, delivery: Delivery) -> None:
             await _failed(outbox, delivery, NotDelivered(OUR_FAULT), about)
         else:
             await to_the_end(
-                outbox.database.run_in_transaction, _record_delivered, delivery, status, outbox.clock()
+                outbox.database.run_in_transaction, record_delivered, delivery, status, outbox.clock()
             )
             outbox.metrics.notified(delivery.channel, "delivered")
             about.info("batch's end told", status=status)
@@ -199,7 +193,7 @@ async def _failed(
     about: structlog.typing.FilteringBoundLogger,
 ) -> None:
     due_at = _next_attempt(outbox, delivery, failure)
-    await to_the_end(outbox.database.run_in_transaction, _record_failed, delivery, failure, due_at)
+    await to_the_end(outbox.database.run_in_transaction, record_failed, delivery, failure, due_at)
     outbox.metrics.notified(delivery.channel, "given_up" if due_at is None else "failed")
     about.warning(
         "batch's end not told",
@@ -217,7 +211,8 @@ async def _send(outbox: Outbox, delivery: Delivery, report: BatchReport) -> int 
 
     """
     at = outbox.clock()
-    zip_url = _zip_url(outbox, report.batch, at)
+    zip_path = archive_url(report.batch, outbox.secret, outbox.kept, at)
+    zip_url = None if zip_path is None else outbox.public_url + zip_path
     if delivery.channel is Channel.WEBHOOK:
         secret = webhook.webhook_secret(outbox.secret, report.batch.user_id)
         body = messages.payload(report, delivery.id, zip_url)
@@ -230,14 +225,6 @@ async def _send(outbox: Outbox, delivery: Delivery, report: BatchReport) -> int 
     return None
 
 
-def _zip_url(outbox: Outbox, batch: Batch, at: datetime) -> str | None:
-    """Return the signed URL of a batch's ZIP, valid as long as the ZIP is kept; None if there is none, or no longer."""
-    left = (batch.finished_at or at) + outbox.kept - at
-    if batch.zip_bytes is None or left <= timedelta(0):
-        return None
-    return outbox.public_url + sign(outbox.secret, archive_path(batch.id), left)
-
-
 def _next_attempt(outbox: Outbox, delivery: Delivery, failure: NotDelivered) -> datetime | None:
     if failure.final or delivery.attempts > len(WAITS):
         return None
@@ -245,13 +232,13 @@ def _next_attempt(outbox: Outbox, delivery: Delivery, failure: NotDelivered) -> 
     return outbox.clock() + max(wait, min(failure.retry_after, LONGEST_RETRY_AFTER))
 
 
-def _record_delivered(session: Session, delivery: Delivery, status: int | None, at: datetime) -> None:
+def record_delivered(session: Session, delivery: Delivery, status: int | None, at: datetime) -> None:
     # Recorded even if the lease expired and another host claimed the row since: it need not be sent again.
     mine = update(Delivery).where(Delivery.id == delivery.id, Delivery.delivered_at.is_(None))
     session.execute(mine.values(status=status, error=None, delivered_at=at, due_at=None))
 
 
-def _record_failed(
+def record_failed(
     session: Session, delivery: Delivery, failure: NotDelivered, due_at: datetime | None
 ) -> None:
     mine = update(Delivery).where(

@@ -2,18 +2,15 @@
 
 import asyncio
 import uuid
-from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from cutout.app.auth.auth_first_route import AuthFirstRoute
 from cutout.app.auth.dependencies import ReaderDep, RemovingUserDep, SecretDep, UserDep
-from cutout.app.auth.signed_urls import sign
 from cutout.app.billing import ledger, pricing
 from cutout.app.billing.ledger import InsufficientCredits
 from cutout.app.billing.schemas import Credits, DiscountInfo, Entry, PlanInfo, PriceInfo, PriceRequest
-from cutout.app.config.settings import Settings
 from cutout.app.core.bounded_executor import BoundedExecutor
 from cutout.app.core.errors import (
     BodyTooLargeError,
@@ -34,6 +31,7 @@ from cutout.app.http.schemas import NO_NUL, UtcTime
 from cutout.app.http.security_headers import KEPT_BY_ITS_USER
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.schemas import JobInfo, Jobs, TierInfo
+from cutout.app.jobs.urls import API, result_url
 from cutout.app.removals import service as removals
 from cutout.app.removals.dependencies import ExecutorDep, RemovalContextDep
 from cutout.app.removals.form import describe_removal, read_removal
@@ -42,7 +40,7 @@ from cutout.app.removals.service import RemotePhoto
 from cutout.inference.imaging.encode import Format
 from cutout.inference.tiers import Tier
 
-router = APIRouter(prefix="/api/background-remover", tags=["background remover"], route_class=AuthFirstRoute)
+router = APIRouter(prefix=API, tags=["background remover"], route_class=AuthFirstRoute)
 
 LARGEST_ID = 2**63 - 1
 SERVING = BoundedExecutor("prices", threads=4, waiting=60, retry_after=2)
@@ -110,7 +108,7 @@ async def remove(
     job, picture = await removals.remove_one(context, user.id, photo, options, idempotency_key)
     if wants_picture:
         return Response(picture, media_type=options.format.media_type, headers=picture_headers(job))
-    return JobInfo.of(job, result_url(job.id, secret, settings))
+    return JobInfo.of(job, result_url(job.id, secret, settings.kept))
 
 
 @router.get("/jobs")
@@ -140,7 +138,7 @@ async def get_jobs(
         limit=limit,
         offset=offset,
     )
-    return Jobs(jobs=[JobInfo.of(job, result_url(job.id, secret, settings)) for job in found])
+    return Jobs(jobs=[JobInfo.of(job, result_url(job.id, secret, settings.kept)) for job in found])
 
 
 @router.get("/jobs/{job_id}", responses=error_responses(NotFoundError))
@@ -151,7 +149,7 @@ async def get_job(
     job = await asyncio.to_thread(jobs.find, database, user.id, job_id)
     if job is None:
         raise NotFoundError("You have no job by this id.")
-    return JobInfo.of(job, result_url(job.id, secret, settings))
+    return JobInfo.of(job, result_url(job.id, secret, settings.kept))
 
 
 @router.head("/jobs/{job_id}/image", include_in_schema=False)
@@ -190,12 +188,6 @@ async def get_credits(
         database.run_read_only, ledger.statement, user.id, limit, before
     )
     return Credits(balance=balance, entries=[Entry.of(entry) for entry in entries])
-
-
-def result_url(job_id: uuid.UUID, secret: str, settings: Settings) -> str:
-    """Return the address of a job's picture that works for as long as results are kept."""
-    path = f"{router.prefix}/jobs/{job_id}/image"
-    return sign(secret, path, timedelta(days=settings.result_days))
 
 
 def picture_headers(job: Job) -> dict[str, str]:

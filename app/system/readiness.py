@@ -63,7 +63,7 @@ class Readiness:
     ) -> None:
         self._queue_stats = queue_stats
         self._database = database
-        self._clock = clock
+        self.clock = clock
         self._unattended_since: float | None = None
         self._repeat_at = 0.0
         self.database = Probe("database", self._look_at_database, LOOK_EVERY, HANGING)
@@ -138,7 +138,7 @@ class Readiness:
         if waiting is None or waiting.photos == 0 or workers:
             self._unattended_since = None
             return
-        at = self._clock()
+        at = self.clock()
         if self._unattended_since is None:
             self._unattended_since = self._repeat_at = at + UNATTENDED_SECONDS
         if at >= self._repeat_at:

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -14,6 +15,7 @@ from cutout.inference.backends.cuda import FixedBatch, errors_translated, wait_f
 from cutout.inference.backends.malloc import give_back_freed
 from cutout.inference.backends.onnx_export import export_onnx
 from cutout.inference.errors import DeviceUnavailable, OutOfMemory, WeightsUnavailable
+from cutout.inference.tiers import Choice
 from cutout.inference.weights.loader import load_network
 from cutout.inference.weights.store import ModelsFolder
 from cutout.models.catalog import Checkpoint
@@ -54,6 +56,14 @@ class Runner(Protocol):
     def warm_up(self, input_size: int) -> None:
         """Do all one-time work of the first run now, so that no photo has to wait for it."""
         ...
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A tier that is ready to serve: the checkpoint chosen for it, and the runner that has it loaded."""
+
+    choice: Choice
+    runner: Runner
 
 
 class TorchRunner:

@@ -24,8 +24,8 @@ import torch
 from huggingface_hub import get_async_session
 from torch import Tensor
 
-from cutout.inference.backends.runners import Runner
-from cutout.inference.engine import Engine, Serving
+from cutout.inference.backends.runners import Runner, Serving
+from cutout.inference.engine import Engine
 from cutout.inference.errors import (
     DeadlineExceeded,
     DeviceLost,

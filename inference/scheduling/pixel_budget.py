@@ -17,7 +17,7 @@ class PixelBudget:
         self._total = total
         self._left = total
         self._changed = threading.Condition()
-        self._turns: deque[object] = deque()
+        self.turns: deque[object] = deque()
 
     @contextmanager
     def hold(self, pixels: int, deadline: float = math.inf) -> Iterator[None]:
@@ -32,10 +32,10 @@ class PixelBudget:
         pixels = min(pixels, self._total)
         turn = object()
         with self._changed:
-            self._turns.append(turn)
+            self.turns.append(turn)
             left = deadline - time.monotonic() if deadline < math.inf else None
-            mine = self._changed.wait_for(lambda: self._turns[0] is turn and self._left >= pixels, left)
-            self._turns.remove(turn)
+            mine = self._changed.wait_for(lambda: self.turns[0] is turn and self._left >= pixels, left)
+            self.turns.remove(turn)
             self._changed.notify_all()
             if not mine:
                 raise DeadlineExceeded("The photo's turn did not come in its time. Try again in a moment.")

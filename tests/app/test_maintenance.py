@@ -183,7 +183,7 @@ def test_one_host_at_a_time_looks(database: Database, queue: Queue) -> None:
 
 @pytest.mark.parametrize(("lease", "seconds"), [(0.2, 0.5), (2, 1), (30, 10)])
 def test_short_leases_are_looked_at_often(lease: float, seconds: float) -> None:
-    assert maintenance._look_every(timedelta(seconds=lease)) == timedelta(seconds=seconds)
+    assert maintenance.check_interval(timedelta(seconds=lease)) == timedelta(seconds=seconds)
 
 
 def test_what_is_being_done_at_the_end_is_done_first() -> None:

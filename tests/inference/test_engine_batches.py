@@ -248,7 +248,7 @@ def test_photos_in_work_stay_within_the_pixel_budget(make: Make, monkeypatch: py
     monkeypatch.setattr("cutout.inference.engine.upload", counted)
     futures = [engine.submit(grey(tone), Options()) for tone in range(60, 120, 10)]
     # Two photos are in progress and two are waiting.
-    wait_until(lambda: len(in_work) >= 2 and len(engine._budget._turns) == 2)
+    wait_until(lambda: len(in_work) >= 2 and len(engine.budget.turns) == 2)
     assert len(in_work) == 2
     go_on.set()
     assert [future.result(PATIENCE).width for future in futures] == [40] * 6
@@ -286,7 +286,7 @@ def test_closing_leaves_nobody_waiting() -> None:
     wait_until(lambda: bool(runner.batches))
     closing = threading.Thread(target=engine.close)
     closing.start()
-    wait_until(lambda: futures[2].cancelled() or engine._pool._shutdown)
+    wait_until(lambda: futures[2].cancelled() or engine.is_closed)
     go_on.set()
     closing.join(PATIENCE)
     assert futures[0].result(PATIENCE).width == 40

@@ -27,13 +27,13 @@ def test_rows_and_columns_count_in_the_budget(engine: Engine, monkeypatch: pytes
     assert pixels_of(4000, 3000) < 1.002 * 12_000_000
     assert pixels_of(50_000_000, 1) > 2.5 * 50_000_000
     held: list[int] = []
-    hold = engine._budget.hold
+    hold = engine.budget.hold
 
     def counted_hold(pixels: int, _: float) -> AbstractContextManager[None]:
         held.append(pixels)
         return hold(pixels)
 
-    monkeypatch.setattr(engine._budget, "hold", counted_hold)
+    monkeypatch.setattr(engine.budget, "hold", counted_hold)
     engine.remove(photo_bytes(90, 2))
     engine.remove(files.tiff(files.scene(), photometric=2))
     assert held == [pixels_of(90, 2), pixels_of(48, 32)]

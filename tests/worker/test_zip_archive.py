@@ -230,7 +230,7 @@ def test_a_zip_of_more_than_four_gigabytes_is_one(tmp_path: Path) -> None:
     with (tmp_path / "large.zip").open("wb") as file:
         file.truncate(end.start)
         file.seek(end.start)
-        file.writelines(zip_archive._parts(end, storage, new_batch(), jobs))
+        file.writelines(zip_archive.parts_of(end, storage, new_batch(), jobs))
         assert file.tell() == end.start
     with zipfile.ZipFile(tmp_path / "large.zip") as opened:
         assert opened.namelist() == ["cat.png", "cat (2).png", "manifest.json"]

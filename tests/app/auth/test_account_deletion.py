@@ -266,7 +266,7 @@ def test_a_removal_under_way_ends_with_its_user(shop: ApiClient, tmp_path: Path)
     anna = shop.fund("anna", 50)
 
     def close() -> None:
-        shop.database.run_in_transaction(user_deletion._close, anna, now())
+        shop.database.run_in_transaction(user_deletion.close_account, anna, now())
 
     shop.runner.before = close
     problem(shop.remove(ANNA), 500, "INTERNAL")

@@ -58,12 +58,12 @@ class SlowHash:
 @pytest.fixture
 def slow_hash(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowHash]:
     slow = SlowHash()
-    accounts._nobodys.cache_clear()
+    accounts.unknown_users_hash.cache_clear()
     monkeypatch.setattr(accounts, "password_hasher", slow)
     monkeypatch.setattr(accounts, "PASSWORDS", BoundedExecutor("logins", threads=2, waiting=3, retry_after=3))
     yield slow
     slow.go_on.set()
-    accounts._nobodys.cache_clear()
+    accounts.unknown_users_hash.cache_clear()
 
 
 def log_in(shop: ApiClient, email: str, password: str = "wrong password", **headers: str) -> Any:

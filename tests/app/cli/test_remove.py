@@ -35,7 +35,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(bootstrap, "pull_missing", lambda *_: None)
     yield
     for engine in opened:
-        assert engine._pool._shutdown  # The command closed the engine that it opened.
+        assert engine.is_closed  # The command closed the engine that it opened.
 
 
 @pytest.fixture

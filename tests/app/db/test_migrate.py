@@ -41,7 +41,7 @@ def test_the_steps_lead_to_the_tables(database: Database) -> None:
     assert set(inspect(database.engine).get_table_names()) == NAMES | {"alembic_version"}
     assert {table.name for table in Base.metadata.sorted_tables} == NAMES
     with database.engine.begin() as connection:
-        config = migrate._config()
+        config = migrate.alembic_config()
         config.attributes["connection"] = connection
         command.check(config)
 
@@ -78,7 +78,7 @@ def test_a_step_back_and_forth(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'cutout.db'}")
     migrate.migrate(database)
     with database.engine.begin() as connection:
-        config = migrate._config()
+        config = migrate.alembic_config()
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
     assert set(inspect(database.engine).get_table_names()) == {"alembic_version"}
@@ -122,7 +122,7 @@ def test_users_of_the_revision_before_are_kept_and_may_call(database: Database) 
 
     def step(to: str) -> None:
         with database.engine.begin() as connection:
-            config = migrate._config()
+            config = migrate.alembic_config()
             config.attributes["connection"] = connection
             command.downgrade(config, to)
 
@@ -163,7 +163,7 @@ def _to_first_step(database: Database) -> None:
     it.
     """
     with database.engine.begin() as connection:
-        config = migrate._config()
+        config = migrate.alembic_config()
         config.attributes["connection"] = connection
         command.downgrade(config, "0001")
         for name, values in FIRST_ROWS.items():

@@ -120,7 +120,7 @@ def test_that_photos_wait_and_nobody_takes_them_is_told_by_health_and_log(
     at = 0.0
     with opened_shop(database, tmp_path, redis_url=redis_url) as shop:
         readiness = shop.state.get(Readiness)
-        readiness._clock = lambda: at
+        readiness.clock = lambda: at
         assert (told(shop)[1], problems_of(shop)) == ([], [])
         submitted(database, LocalStorage(tmp_path), small_photos(7))
         assert problems_of(shop) == ["NO_WORKER"]

@@ -34,13 +34,14 @@ from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Channel, Delivery, Job, Status, User
 from cutout.app.http import problem_details
 from cutout.app.http.state import AppState
+from cutout.app.jobs.urls import API, archive_url
 from cutout.app.net.safe_http import SafeHttpClient
 from cutout.app.net.url_policy import UrlPolicy
 from cutout.app.notifications import outbox as outbox_module
 from cutout.app.notifications import webhook
 from cutout.app.notifications.errors import CannotNotify, NotDelivered
 from cutout.app.notifications.messages import MOST_LISTED
-from cutout.app.notifications.outbox import WAITS, Outbox, announce, archive_path, deliver_due
+from cutout.app.notifications.outbox import WAITS, Outbox, announce, deliver_due
 from cutout.app.notifications.webhook import check_webhook_url, verify, webhook_secret
 from cutout.inference.tiers import Tier
 from tests.app.api_client import SECRET, opened_shop
@@ -59,6 +60,10 @@ NOBODYS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @pytest.fixture(scope="module")
+def zip_path(batch_id: uuid.UUID) -> str:
+    return f"{API}/batch/{batch_id}/download"
+
+
 def opened() -> Iterator[Web]:
     with open_web() as web:
         yield web
@@ -214,9 +219,9 @@ def test_a_webhook_tells_what_became_of_a_batch_and_is_signed(database: Database
     assert (delivery.due_at, delivery.delivered_at) == (None, START)
 
     link = httpx2.URL(zip_url)
-    assert zip_url.startswith("https://cutout.example/base" + archive_path(batch.id))
+    assert zip_url.startswith("https://cutout.example/base" + zip_path(batch.id))
     expires = int(link.params["expires"])
-    assert is_signed(SECRET, archive_path(batch.id), expires, link.params["signature"])
+    assert is_signed(SECRET, zip_path(batch.id), expires, link.params["signature"])
     assert expires == pytest.approx(datetime.now(UTC).timestamp() + KEPT.total_seconds(), abs=60)
 
 
@@ -230,7 +235,7 @@ def test_the_zip_is_named_while_there_is_one(database: Database, web: Web) -> No
     deliver(outbox)
     urls = {told["batchId"]: told["zipUrl"] for told in map(json.loads, web.bodies)}
     assert urls[str(without.id)] is None
-    assert urls[str(kept.id)].startswith(f"{archive_path(kept.id)}?expires=")
+    assert urls[str(kept.id)].startswith(f"{zip_path(kept.id)}?expires=")
     end_batch(database, user, hook(web))
     later(outbox, KEPT)
     deliver(outbox)
@@ -411,7 +416,7 @@ def test_what_another_is_claiming_is_not_waited_for(database: Database) -> None:
         end_batch(database, user, "https://shop.example/")
     with ThreadPoolExecutor(1) as other, database.begin() as session:
         first = session.scalars(select(Delivery).limit(1).with_for_update()).one()
-        claim = other.submit(database.run_in_transaction, outbox_module._claim, Channel.WEBHOOK, START, 8)
+        claim = other.submit(database.run_in_transaction, outbox_module.claim, Channel.WEBHOOK, START, 8)
         [claimed] = claim.result(PATIENCE)
         assert claimed.id != first.id
 
@@ -420,7 +425,7 @@ def test_what_another_is_claiming_is_not_waited_for(database: Database) -> None:
 def test_only_so_many_at_once(database: Database, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox_module, "EVERY", timedelta(milliseconds=20))
     looked: list[int] = []
-    claim = outbox_module._claim
+    claim = outbox_module.claim
 
     def counted(session: Session, channel: Channel, at: datetime, most: int) -> list[Delivery]:
         claimed = claim(session, channel, at, most)
@@ -428,7 +433,7 @@ def test_only_so_many_at_once(database: Database, web: Web, monkeypatch: pytest.
             looked.append(len(claimed))
         return claimed
 
-    monkeypatch.setattr(outbox_module, "_claim", counted)
+    monkeypatch.setattr(outbox_module, "claim", counted)
     over = threading.Event()
 
     def slow(visit: Visit) -> None:
@@ -510,7 +515,7 @@ def test_a_crash_before_the_record_only_delays(
         raise RuntimeError("out of power")
 
     with monkeypatch.context() as patch:
-        patch.setattr(outbox_module, "_record_delivered", crash)
+        patch.setattr(outbox_module, "record_delivered", crash)
         assert deliver(outbox) == 1
     assert only(database).delivered_at is None
     later(outbox, outbox_module.LEASE - timedelta(seconds=1))
@@ -525,15 +530,13 @@ def test_a_crash_before_the_record_only_delays(
 @on_both
 def test_who_comes_late_changes_nothing(database: Database) -> None:
     end_batch(database, new_user(database), "https://shop.example/")
-    [slow] = database.run_in_transaction(outbox_module._claim, Channel.WEBHOOK, START, 8)
-    [fast] = database.run_in_transaction(
-        outbox_module._claim, Channel.WEBHOOK, START + outbox_module.LEASE, 8
-    )
+    [slow] = database.run_in_transaction(outbox_module.claim, Channel.WEBHOOK, START, 8)
+    [fast] = database.run_in_transaction(outbox_module.claim, Channel.WEBHOOK, START + outbox_module.LEASE, 8)
     failure = NotDelivered("too slow")
-    database.run_in_transaction(outbox_module._record_failed, slow, failure, None)
+    database.run_in_transaction(outbox_module.record_failed, slow, failure, None)
     assert only(database).due_at == START + 2 * outbox_module.LEASE  # The other claim is still valid.
-    database.run_in_transaction(outbox_module._record_delivered, slow, 200, START)
-    database.run_in_transaction(outbox_module._record_failed, fast, failure, START)
+    database.run_in_transaction(outbox_module.record_delivered, slow, 200, START)
+    database.run_in_transaction(outbox_module.record_failed, fast, failure, START)
     delivery = only(database)
     assert (delivery.status, delivery.error, delivery.due_at, delivery.delivered_at) == (
         200,
@@ -552,14 +555,13 @@ def test_a_fault_of_our_own_is_recorded_and_holds_up_nothing_else(
     user = new_user(database)
     bad = end_batch(database, user, hook(web, "/bad"))
     end_batch(database, user, hook(web))
-    real = outbox_module._zip_url
 
-    def broken(outbox: Outbox, batch: Batch, at: datetime) -> str | None:
+    def broken(batch: Batch, *rest: Any) -> str | None:
         if batch.id == bad.id:
             raise ValueError("surprise")
-        return real(outbox, batch, at)
+        return archive_url(batch, *rest)
 
-    monkeypatch.setattr(outbox_module, "_zip_url", broken)
+    monkeypatch.setattr(outbox_module, "archive_url", broken)
     assert deliver(office_of(database)) == 2
     found = {delivery.batch_id == bad.id: delivery for delivery in deliveries(database)}
     assert (found[True].error, found[True].due_at) == (outbox_module.OUR_FAULT, START + WAITS[0])

@@ -149,10 +149,10 @@ def test_small_photos_do_not_overtake_a_large_one() -> None:
 
     with ThreadPoolExecutor(2) as pool, budget.hold(5):
         pool.submit(work, "large", 10)
-        while not budget._turns:
+        while not budget.turns:
             time.sleep(0.001)
         pool.submit(work, "small", 1)
-        while len(budget._turns) < 2:
+        while len(budget.turns) < 2:
             time.sleep(0.001)
         assert order == []
     assert order == ["large", "small"]
@@ -169,7 +169,7 @@ def test_one_that_leaves_lets_in_all_that_fit() -> None:
     with ThreadPoolExecutor(2) as pool:
         with budget.hold(10):
             waiting = [pool.submit(work) for _ in range(2)]
-            while len(budget._turns) < 2:
+            while len(budget.turns) < 2:
                 time.sleep(0.001)
         for one in waiting:
             one.result(PATIENCE)
