@@ -67,7 +67,7 @@ def test_it_takes_paths_and_gives_bytes(tmp_path: Path) -> None:
     [
         ({"tier": "best"}, "'best' is no tier. There are: basic, standard"),
         ({"format": "gif"}, "'gif' is no format. There are: png"),
-        ({"background": "see-through"}, "is no colour"),
+        ({"background": "see-through"}, "is not a colour"),
     ],
 )
 def test_wrong_options_are_named(wrong: dict[str, Any], message: str) -> None:

@@ -123,7 +123,7 @@ def test_failures_are_named_at_the_end_and_the_rest_is_done(
     assert files(tmp_path / "out") == {"b.png", "deep/er/c.png"}
     said = capsys.readouterr().err
     assert "2 of 4 done" in said
-    assert f"failed: {photos}/a.png: The picture is cut off or damaged" in said
+    assert f"failed: {photos}/a.png: The picture is truncated or damaged" in said
     assert f"failed: {photos}/empty.jpg: The file is empty" in said
     assert "1 files do not look like photos and were left out (.txt)" in said
 
@@ -143,7 +143,7 @@ def test_what_was_not_taken_as_it_stands_is_said(
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     assert cutout("remove", tmp_path / "moving.gif", "-o", tmp_path / "out") == 0
-    assert f"note: {tmp_path}/moving.gif: The file holds several pictures; the first one was taken." in (
+    assert f"note: {tmp_path}/moving.gif: The file contains several pictures; the first one was used." in (
         capsys.readouterr().err
     )
 
@@ -185,9 +185,9 @@ def test_a_pipe(
         (["{photos}/a.png", "-o", "{out}.HEIC"], "Name one of these, such as"),
         (["-", "-o", "{out}.gif"], "not as gif"),
         (["{photos}/a.png", "-o", "{out}.jpg", "--format", "png"], "named like a jpg, and --format says png"),
-        (["{photos}", "-o", "{out}", "--background", "rgb(999,0,0)"], "'rgb(999,0,0)' is no colour"),
-        (["{photos}", "-o", "{out}", "--background", "#ff000080"], "'#ff000080' shows through"),
-        (["{photos}", "-o", "{out}", "--background", "reddish"], "'reddish' is no colour"),
+        (["{photos}", "-o", "{out}", "--background", "rgb(999,0,0)"], "'rgb(999,0,0)' is not a colour"),
+        (["{photos}", "-o", "{out}", "--background", "#ff000080"], "'#ff000080' is not opaque"),
+        (["{photos}", "-o", "{out}", "--background", "reddish"], "'reddish' is not a colour"),
         (["{photos}", "-o", "{out}", "--device", "tpu"], "CUTOUT_DEVICE: Input should be"),
     ],
 )
