@@ -159,7 +159,7 @@ def test_for_people_each_step_is_a_line(
     assert (code, out, lines[0]) == (0, "", place.address)
     assert [line[0] for line in lines[1:-1]] == ["✓"] * 4 + ["!"] + ["✓"] * 8
     assert " of 2–5 s " in lines[8]
-    assert lines[-1].startswith("All is well: 12 passed, 1 to look at in ")
+    assert lines[-1].startswith("Verified: 12 passed, 1 with warnings in ")
 
 
 def test_strictly_a_substitute_fails_and_nothing_else_does(place: Deployment, verify: Verify) -> None:

@@ -670,7 +670,7 @@ def test_the_doctor_checks_token_and_providers(
     if healthy:
         assert "token of anna" in said
         assert "standard: rmbg-2.0, by huggingface:fal-ai" in said
-        assert "stands in for rmbg-1.4" in said
+        assert "is a substitute for rmbg-1.4" in said
     else:
         assert "rejected the token" in said
     assert TOKEN not in said
