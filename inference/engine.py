@@ -191,7 +191,7 @@ class Engine:
         deadline = time.monotonic() + self._limits.seconds
         future: Future[Cutout] = Future()
         late = DeadlineExceeded(
-            f"The photo was not finished within {self._limits.seconds:g} s (CUTOUT_DEADLINE_SECONDS). Try again in a moment."
+            f"The photo was not processed within {self._limits.seconds:g} s (CUTOUT_DEADLINE_SECONDS). Try again in a moment."
         )
         notify_workers = self._deadlines.call_at(deadline, lambda: fail(future, late))
 

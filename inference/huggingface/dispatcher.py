@@ -197,7 +197,7 @@ class HuggingFaceDispatcher:
             self._tell(trouble)
             raise trouble.error from None
         except Exception as error:
-            raise NetworkFailed("The Hugging Face API could not be used on this photo. Try again.") from error
+            raise NetworkFailed("The Hugging Face API failed on this photo. Try again.") from error
         finally:
             if not learnt:
                 self.breaker.broken_off()

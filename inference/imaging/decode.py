@@ -106,7 +106,7 @@ def decode(
 
     """
     if not data:
-        raise InvalidPhoto("The file is empty. Send a file that contains a picture.")
+        raise InvalidPhoto("The file is empty. Send the picture's bytes.")
     if _has_too_many_parts(data):
         raise PhotoTooLarge(
             "The file has too many parts and would take too long to read. Save it again and retry."

@@ -149,7 +149,7 @@ class Batcher(Generic[Kind, Item, Answer]):
             self._changed.notify()
         notify_workers = None
         if deadline < math.inf:
-            late = DeadlineExceeded("The photo was not finished in time. Try again in a moment.")
+            late = DeadlineExceeded("The photo was not processed in time. Try again in a moment.")
             notify_workers = self._deadlines.call_at(deadline, lambda: fail(request.future, late))
         # The callback holds only the number: a cycle of future and request would keep the pixels in memory until the
         # next garbage collection.
