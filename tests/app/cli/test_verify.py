@@ -32,7 +32,7 @@ from cutout.app.db import migrate
 from cutout.app.db.session import Database
 from cutout.app.db.tables import now
 from cutout.app.jobs.queue import WorkerInfo
-from cutout.app.verify import checks
+from cutout.app.verify import checklist, checks
 from cutout.app.verify.checklist import Outcome, Result, Target, walk
 from cutout.app.verify.checks import Visit
 from cutout.app.verify.client import Client
@@ -88,7 +88,7 @@ def verify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 @pytest.fixture(autouse=True)
 def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Never report a step as slow, since the host may be busy."""
-    monkeypatch.setattr(checks, "time", SimpleNamespace(perf_counter=lambda: time.perf_counter() / 100))
+    monkeypatch.setattr(checklist, "time", SimpleNamespace(perf_counter=lambda: time.perf_counter() / 100))
 
 
 def cutout(
