@@ -33,7 +33,7 @@ def main() -> None:
     unknown = set(names) - set(BENCHMARKS) - set(GROUPS)
     if unknown:
         parser.error(
-            f"there is no {', '.join(sorted(unknown))}; there are: {', '.join((*BENCHMARKS, *GROUPS))}"
+            f"unknown benchmarks: {', '.join(sorted(unknown))}. Choose from: {', '.join((*BENCHMARKS, *GROUPS))}"
         )
     for name in names or BENCHMARKS:
         for one in GROUPS.get(name, (name,)):

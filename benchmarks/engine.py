@@ -61,7 +61,7 @@ class Run:
             return "network"
         if self.cores >= CORES_BUSY:
             return max(("decode", "edges", "encode"), key=lambda stage: self.stages[stage])
-        return "waiting: too few photos in work"
+        return "waiting: too few photos in progress"
 
 
 def run() -> None:

@@ -49,7 +49,7 @@ def run() -> None:
         figures[database] = {"seconds": dict(seconds), "unkept": dict(unkept)}
     table = Table(
         f"Batches of 60 photos on two workers, {ROUNDS} rounds on each database",
-        ["database", "what happened", "ended as promised", "median, s", "worst, s"],
+        ["database", "fault", "ended correctly", "median, s", "worst, s"],
         rows,
     )
     publish("killing", [table], figures)

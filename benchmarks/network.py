@@ -70,7 +70,7 @@ def run() -> None:
     }
     tables = [
         Table(
-            f"Product of two matrices of {MATMUL_SIDE}², the most the device can be asked for",
+            f"Product of two matrices of {MATMUL_SIDE}², the upper bound for the device",
             ["precision", "TFLOP/s"],
             [[precision, f"{rate:.3g}"] for precision, rate in rates.items()],
         )
@@ -89,15 +89,17 @@ def run() -> None:
                     seconds = seconds_a_run(runner, find(name).input_size, case.batch)
             except Exception as error:  # noqa: BLE001 - a case that fails on this host must not end the others
                 print(f"{name}, {case}: {error!r}", flush=True)
-                rows.append([*row, f"not here: {type(error).__name__}"])
+                rows.append([*row, f"not available: {type(error).__name__}"])
                 continue
             each = seconds / case.batch
             share = gflop / 1e3 / each / rates[case.precision]
             rows.append([*row, duration(seconds), f"{1 / each:.3g}", f"{share:.0%}"])
             cases["/".join(row)] = {"batch_s": seconds, "images_per_s": 1 / each, "share_of_matmul": share}
             print(f"{name}: {', '.join(rows[-1])}", flush=True)
-        title = f"{name} at {find(name).input_size}², {gflop:.0f} GFLOP a photo, random weights"
-        tables.append(Table(title, ["form", "precision", "batch", "a batch", "photos/s", "of matmul"], rows))
+        title = f"{name} at {find(name).input_size}², {gflop:.0f} GFLOP per photo, random weights"
+        tables.append(
+            Table(title, ["form", "precision", "batch", "per batch", "photos/s", "of matmul"], rows)
+        )
         tables.append(where_the_time_goes(name))
         figures["networks"][name] = {"gflop": gflop, "cases": cases}
     publish("network", tables, figures)
@@ -192,7 +194,7 @@ def where_the_time_goes(name: str) -> Table:
     whole = sum(microseconds for _, microseconds, _ in events)
     events.sort(key=lambda event: -event[1])
     return Table(
-        f"Where the time of {name} goes, batch {batch}, {precision}, not captured",
+        f"Time of {name} by operation, batch {batch}, {precision}, not captured",
         ["operation", "calls", "share"],
         [[key[:90], str(count), f"{spent / whole:.1%}"] for key, spent, count in events[:TOP]],
     )

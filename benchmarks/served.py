@@ -80,7 +80,7 @@ def _wait_for(health: str, process: "subprocess.Popen[bytes]") -> str:
         if answer.status_code == 200:
             basic = answer.json()["tiers"]["basic"]
             return f"{basic['model']} on {basic['backend']}"
-    sys.exit("The service did not come up.")
+    sys.exit("The service did not start.")
 
 
 async def put_under(service: Served, callers: int, pictures: int, photo: bytes) -> Load:

@@ -92,7 +92,7 @@ def judged(
             choice = engine.serving[tier].choice
             holds = worst <= CEILING_SECONDS[tier]
             label = (
-                f"{choice.checkpoint.name}, standing in for {choice.wanted}"
+                f"{choice.checkpoint.name}, substitute for {choice.wanted}"
                 if choice.substitute
                 else choice.wanted
             )

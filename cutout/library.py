@@ -123,7 +123,7 @@ def _one_of(kind: type[Choice], value: Choice | str) -> Choice:
         return kind(value)
     except ValueError:
         raise InvalidOptions(
-            f"{value!r} is no {kind.__name__.lower()}. There are: {', '.join(kind)}."
+            f"{value!r} is not a {kind.__name__.lower()}. Choose one of: {', '.join(kind)}."
         ) from None
 
 
@@ -139,7 +139,7 @@ def _read(photo: Photo) -> bytes:
             or (photo.ndim == 3 and photo.shape[2] not in (3, 4))
         ):
             raise InvalidPhoto(
-                f"An array of {photo.dtype} {list(photo.shape)} is no picture. Give uint8 [H,W], [H,W,3] or [H,W,4]."
+                f"An array of {photo.dtype} {list(photo.shape)} is not a picture. Use uint8 [H,W], [H,W,3] or [H,W,4]."
             )
         photo = Image.fromarray(photo)
     data = io.BytesIO()

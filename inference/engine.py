@@ -167,7 +167,7 @@ class Engine:
         self._turns.require_capacity()
         if self._held >= self._limits.waiting:
             raise Overloaded(
-                f"{self._held} photos are waiting already. Try again in a moment.",
+                f"{self._held} photos are already waiting. Try again in a moment.",
                 retry_after=max(1.0, self._held * self._turns.seconds_each),
             )
 
@@ -188,7 +188,7 @@ class Engine:
         deadline = time.monotonic() + self._limits.seconds
         future: Future[Cutout] = Future()
         late = DeadlineExceeded(
-            f"The photo was not done in {self._limits.seconds:g} s (CUTOUT_DEADLINE_SECONDS). Try again in a moment."
+            f"The photo was not processed within {self._limits.seconds:g} s (CUTOUT_DEADLINE_SECONDS). Try again in a moment."
         )
         notify_workers = self._deadlines.call_at(deadline, lambda: fail(future, late))
 
@@ -289,9 +289,9 @@ class Engine:
             raise
         except Exception as error:
             # An unexpected error of a library is that photo's error only; the other photos of its batch continue.
-            log.exception("A photo could not be worked on")
+            log.exception("A photo could not be processed")
             raise NetworkFailed(
-                "This photo could not be worked on, by a fault of Cutout's own. Try again, or with another."
+                "This photo could not be processed because of an error in Cutout. Try again, or try another photo."
             ) from error
 
     def _remove_from(self, data: bytes, request: _Request) -> Cutout:

@@ -37,18 +37,18 @@ class SizeLimits:
         found = f"The picture has {width} × {height} pixels"
         if width * height > self.pixels:
             raise PhotoTooLarge(
-                f"{found}; at most {self.pixels / 1e6:g} megapixels are taken (CUTOUT_MAX_MEGAPIXELS). Scale it down and"
+                f"{found}; at most {self.pixels / 1e6:g} megapixels are allowed (CUTOUT_MAX_MEGAPIXELS). Scale it down and"
                 " retry."
             )
         longer, shorter = max(width, height), min(width, height)
         if longer > self.side:
             raise PhotoTooLarge(
-                f"{found}; at most {self.side:,} a side are taken (CUTOUT_MAX_SIDE). Scale it down or crop it and retry."
+                f"{found}; at most {self.side:,} per side are allowed (CUTOUT_MAX_SIDE). Scale it down or crop it and retry."
             )
         if longer > self.ratio * max(shorter, 1):
             raise PhotoTooLarge(
-                f"{found}; at most {self.ratio:g} times as long as wide is taken (CUTOUT_MAX_RATIO), since no network"
-                " sees anything in a thinner one. Crop it and retry."
+                f"{found}; it may be at most {self.ratio:g} times as long as wide (CUTOUT_MAX_RATIO), because a network"
+                " cannot find a subject in a thinner one. Crop it and retry."
             )
 
 

@@ -52,7 +52,7 @@ def parse_colour(text: str) -> Colour:
             break  # Pillow accepts rgb(999,0,0) as it is, and reads hsl(0,200%,0%) as black
         if opacity not in ([], [255]):
             raise InvalidOptions(
-                f"{text!r} shows through, and a background does not. Leave it out for a transparent one."
+                f"{text!r} is not opaque, but a background must be. Leave it out for a transparent background."
             )
         return red, green, blue
-    raise InvalidOptions(f"{text!r} is no colour. Write a name such as white, or hex such as #ffffff.")
+    raise InvalidOptions(f"{text!r} is not a colour. Write a name such as white, or hex such as #ffffff.")

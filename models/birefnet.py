@@ -41,7 +41,7 @@ class BiRefNet(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[2:]
         if height % STRIDE or width % STRIDE:
-            raise ValueError(f"BiRefNet takes multiples of {STRIDE} pixels, not {width}×{height}")
+            raise ValueError(f"BiRefNet needs multiples of {STRIDE} pixels, not {width}×{height}")
         x1, x2, x3, x4 = self.encode(pixels)
         context = [resize(x, x4) for x in (x1, x2, x3)]
         x4 = self.squeeze_module(torch.cat((*context, x4), dim=1))  # → [B,3072,32,32]

@@ -17,7 +17,7 @@ class UnknownCheckpoint(KeyError):
         self.name = name
 
     def __str__(self) -> str:
-        return f"There is no checkpoint {self.name!r}; there are: {', '.join(CHECKPOINTS)}."
+        return f"There is no checkpoint {self.name!r}. Choose one of: {', '.join(CHECKPOINTS)}."
 
 
 @dataclass(frozen=True)

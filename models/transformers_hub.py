@@ -67,7 +67,7 @@ class MatteModel(PreTrainedModel):
         """
         shapes = published_shapes(name, options)
         if cls is not network_class(name, shapes):
-            raise NotLoaded(f"{name}: {WEIGHTS} is not what {cls.__name__} loads; {FIX}")
+            raise NotLoaded(f"{name}: {cls.__name__} cannot load this {WEIGHTS}; {FIX}")
         model, report = super().from_pretrained(
             name,
             *args,
@@ -146,7 +146,7 @@ class BiRefNetModel(MatteModel):
         width = shapes["bb.patch_embed.proj.weight"][0]
         backbones = {size.width: backbone for backbone, size in SIZES.items()}
         if width not in backbones:
-            raise NotLoaded(f"{name}: its backbone, of width {width}, is none of {', '.join(SIZES)}")
+            raise NotLoaded(f"{name}: its backbone, of width {width}, is not one of: {', '.join(SIZES)}")
         told: dict[str, Any] = {"backbone": backbones[width], "patch_order": order_of(name)}
         said, _ = cls.config_class.get_config_dict(
             name, **{key: options[key] for key in WHERE & options.keys()}
@@ -156,7 +156,7 @@ class BiRefNetModel(MatteModel):
         told |= {key: options.pop(key) for key in ("backbone", "patch_order") if key in options}
         if told["patch_order"] not in get_args(PatchOrder):
             raise NotLoaded(
-                f"{name}: patch_order {told['patch_order']!r} is none of {', '.join(get_args(PatchOrder))}"
+                f"{name}: patch_order {told['patch_order']!r} is not one of: {', '.join(get_args(PatchOrder))}"
             )
         return cls.config_class(**told)
 
@@ -171,7 +171,7 @@ def from_pretrained(name: str | Path, **options: Any) -> MatteModel:
     return network_class(name, published_shapes(name, options)).from_pretrained(name, **options)
 
 
-FIX = "give the repository's id or a whole copy of its folder"
+FIX = "use the repository's id or a complete copy of its folder"
 
 
 def published_shapes(name: str | Path, options: dict[str, Any]) -> dict[str, list[int]]:
@@ -181,7 +181,9 @@ def published_shapes(name: str | Path, options: dict[str, Any]) -> dict[str, lis
         with safetensors.safe_open(file, "pt") as weights:
             return {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
-        raise NotLoaded(f"{name}: {WEIGHTS} is cut off or no safetensors file ({error}); {FIX}") from error
+        raise NotLoaded(
+            f"{name}: {WEIGHTS} is truncated or not a safetensors file ({error}); {FIX}"
+        ) from error
     except OSError as error:
         if type(error.__cause__).__name__ == "GatedRepoError":
             raise NotLoaded(
@@ -189,7 +191,7 @@ def published_shapes(name: str | Path, options: dict[str, Any]) -> dict[str, lis
                 " and set HF_TOKEN to a token of that account"
             ) from error
         reason = str(error).splitlines()[0].rstrip(".")
-        raise NotLoaded(f"{name} cannot be had ({reason}); {FIX}") from error
+        raise NotLoaded(f"{name} is not available ({reason}); {FIX}") from error
 
 
 def network_class(name: str | Path, shapes: dict[str, list[int]]) -> type[MatteModel]:
@@ -198,7 +200,7 @@ def network_class(name: str | Path, shapes: dict[str, list[int]]) -> type[MatteM
         return BiRefNetModel
     if "stage1.rebnconvin.conv_s1.weight" in shapes:
         return ISNetModel
-    raise NotLoaded(f"{name}: {WEIGHTS} holds neither an IS-Net nor a BiRefNet; {FIX}")
+    raise NotLoaded(f"{name}: {WEIGHTS} contains neither an IS-Net nor a BiRefNet; {FIX}")
 
 
 def order_of(name: str | Path) -> PatchOrder:

@@ -23,7 +23,7 @@ def test_a_missed_ceiling_ends_in_an_error(monkeypatch: pytest.MonkeyPatch, tmp_
     targets.run()
     page = (tmp_path / "performance.md").read_text()
     assert page.count("| holds |") == 2 * len(Tier)
-    assert "isnet-general, standing in for rmbg-2.0" in page
+    assert "isnet-general, substitute for rmbg-2.0" in page
     needed = [line for line in page.splitlines() if line.startswith("| rmbg-2.0 |")]
     assert [line.split(" | ")[2:4] for line in needed] == [
         ["standard", "1"],

@@ -65,9 +65,9 @@ def test_it_takes_paths_and_gives_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"tier": "best"}, "'best' is no tier. There are: basic, standard"),
-        ({"format": "gif"}, "'gif' is no format. There are: png"),
-        ({"background": "see-through"}, "is no colour"),
+        ({"tier": "best"}, "'best' is not a tier. Choose one of: basic, standard"),
+        ({"format": "gif"}, "'gif' is not a format. Choose one of: png"),
+        ({"background": "see-through"}, "is not a colour"),
     ],
 )
 def test_wrong_options_are_named(wrong: dict[str, Any], message: str) -> None:
@@ -77,7 +77,7 @@ def test_wrong_options_are_named(wrong: dict[str, Any], message: str) -> None:
 
 def test_an_array_that_is_no_picture_is_an_error() -> None:
     for array in (np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8)):
-        with pytest.raises(cutout.CutoutError, match="is no picture"):
+        with pytest.raises(cutout.CutoutError, match="is not a picture"):
             cutout.remove(array)
 
 

@@ -38,4 +38,4 @@ class Heartbeat:
             try:
                 self._beat()
             except Exception as error:  # noqa: BLE001 - the database or queue may be down; the next beat may pass
-                log.warning("beat left out", beat=self._thread.name, detail=str(error))
+                log.warning("heartbeat skipped", beat=self._thread.name, detail=str(error))

@@ -24,7 +24,7 @@ def follow(stopping: threading.Event) -> None:
 def _wait(stopping: threading.Event) -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
-    log.warning("worker: the service is gone")
+    log.warning("worker: the service has ended")
     if not stopping.is_set():
         os.kill(os.getpid(), signal.SIGTERM)
     over = threading.Timer(FINISH_SECONDS, os._exit, [1])

@@ -129,7 +129,7 @@ class RqWorker(SimpleWorker):
         try:
             self.register_death()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
-            log.warning("queue not told of a worker's end", detail=str(error))
+            log.warning("worker not deregistered from the queue", detail=str(error))
 
 
 def info_of(context: WorkerContext, name: str, lines: Sequence[Line]) -> WorkerInfo:
@@ -183,7 +183,7 @@ def listen(
         # RQ's worker installs its own handlers once it is connected.
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, lambda *_: context.stopping.set())
-        began, detail = time.monotonic(), "the queue failed while it was used"
+        began, detail = time.monotonic(), "the queue failed during use"
         connections += 1
         try:
             announce()
@@ -210,4 +210,4 @@ def _notify_of_waiting_work(context: WorkerContext, lines: Sequence[Line]) -> No
             if context.database.run_read_only(leases.has_waiting_work, line, now()):
                 context.queue.notify_workers(line)
         except OperationalError as error:  # the services send signals periodically as well
-            log.warning("not looked what waits", line=line.value, detail=str(error.orig))
+            log.warning("waiting work not checked", line=line.value, detail=str(error.orig))

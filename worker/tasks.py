@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 # A worker claims at most 1/SHARES of the remaining photos of a batch.
 SHARES = 4
-UPLOAD_GONE = "The photo is no longer here. It was not charged; send it again."
+UPLOAD_GONE = "The uploaded photo no longer exists. It was not charged; send it again."
 # The database may be restarted after a result was stored and before it is committed.
 commits = stamina.retry(on=OperationalError, attempts=None, timeout=20.0, wait_max=1.0)
 
@@ -135,13 +135,13 @@ def end_batch(context: WorkerContext, token: uuid.UUID, batch: Batch) -> None:
             ended = commits(context.database.run_in_transaction)(batches.end, batch.id, token, size, now())
     except ArchiveError as error:
         # A retry cannot restore a lost result, so the photo is marked as failed and is not charged.
-        log.error("picture lost", batch=str(batch.id), job=str(error.job_id), detail=str(error))
+        log.error("result lost", batch=str(batch.id), job=str(error.job_id), detail=str(error))
         with context.database.begin() as session:
             completion.lose(session, error.job_id, str(error))
             batches.postpone(session, batch.id, token, now())
         context.queue.notify_workers(Line.BATCH)
     except Exception:
-        log.exception("batch not ended", batch=str(batch.id))
+        log.exception("batch not finished", batch=str(batch.id))
         with context.database.begin() as session:
             batches.postpone(session, batch.id, token, context.in_a_lease())
     else:
@@ -199,7 +199,7 @@ def _end(
         later = now() + timedelta(seconds=max(outcome.retry_after, 1.0))
         release_photos = partial(leases.release_photos, not_before=later, tried=True)
         commits(context.database.run_in_transaction)(release_photos, token, [photo.job_id])
-        log.info("photo put off", job=str(photo.job_id), detail=str(outcome))
+        log.info("photo postponed", job=str(photo.job_id), detail=str(outcome))
         return
     else:
         code, detail = describe(outcome)
@@ -212,7 +212,7 @@ def _end(
         for attempt in range(1, photo.attempt):  # results that a lost worker may have left
             context.storage.delete(jobs.result_key(photo.job_id, photo.options.format, attempt))
     except StorageError as error:  # the sweeper deletes it later
-        log.warning("not deleted", job=str(photo.job_id), detail=str(error))
+        log.warning("files not deleted", job=str(photo.job_id), detail=str(error))
 
 
 def _complete(
@@ -262,10 +262,10 @@ def _release_photos(
         with context.database.begin() as session:
             leases.release_photos(session, token, job_ids, not_before=not_before, tried=its_fault)
     except OperationalError as error:  # the lease expires by itself
-        log.warning("photos not let go", photos=len(job_ids), detail=str(error.orig))
+        log.warning("photos not released", photos=len(job_ids), detail=str(error.orig))
 
 
 def _context() -> WorkerContext:
     if _worker_context is None:
-        raise RuntimeError("this process is no worker; start one with: cutout worker")
+        raise RuntimeError("this process is not a worker; start one with: cutout worker")
     return _worker_context

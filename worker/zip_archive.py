@@ -194,11 +194,12 @@ def _picture(storage: Storage, job: Job) -> bytes:
     if picture is None:
         raise ArchiveError(
             job.id,
-            "The picture was made, and is not there any more. It was not charged; send the photo again.",
+            "The result was created but no longer exists. The photo was not charged; send it again.",
         )
     if hashlib.sha256(picture).hexdigest() != job.sha256:
         raise ArchiveError(
-            job.id, "The picture is not the one that was made. It was not charged; send the photo again."
+            job.id,
+            "The stored result was changed after it was created. The photo was not charged; send it again.",
         )
     return picture
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:  # these imports take half a second, which other commands need
     from cutout.app.db.session import Database
     from cutout.app.db.tables import User
 
-users = typer.Typer(help="Accounts that are kept here.", no_args_is_help=True)
-keys = typer.Typer(help="API keys.", no_args_is_help=True)
-credits = typer.Typer(help="Balances and what became of them.", no_args_is_help=True)
+users = typer.Typer(help="Manage local accounts.", no_args_is_help=True)
+keys = typer.Typer(help="Manage API keys.", no_args_is_help=True)
+credits = typer.Typer(help="Grant credits; show balance and ledger.", no_args_is_help=True)
 
 Who = Annotated[str, typer.Argument(help="A user's e-mail address, `sub` or id.")]
 Password = Annotated[
     str,
-    typer.Option(prompt=True, hide_input=True, confirmation_prompt=True, help="Asked for if not given."),
+    typer.Option(prompt=True, hide_input=True, confirmation_prompt=True, help="Prompted for if not given."),
 ]
 
 
@@ -79,9 +79,9 @@ def migrate() -> None:
 
 @users.command("add")
 def add_user(
-    email: Annotated[str, typer.Argument(help="The address to log in with.")],
+    email: Annotated[str, typer.Argument(help="The e-mail address to log in with.")],
     admin: Annotated[
-        bool, typer.Option("--admin", help="May grant credits and see everyone's figures.")
+        bool, typer.Option("--admin", help="May grant credits and see the statistics of all users.")
     ] = False,
     password: Password = "",
 ) -> None:
@@ -91,7 +91,7 @@ def add_user(
 
     with session() as opened_session:
         accounts.create_local(opened_session, email, password, Role.ADMIN if admin else Role.USER)
-    say(f"Made: {escape(email)}{', an admin' if admin else ''}.")
+    say(f"Created: {escape(email)}{', an admin' if admin else ''}.")
 
 
 @users.command("list")
@@ -127,7 +127,7 @@ def change_password(who: Who, password: Password = "") -> None:
     with session() as opened_session:
         accounts.set_password(opened_session, _find(opened_session, who), password)
     say(
-        "The password was changed, and logins by the old one have ended. API keys go on: revoke those that should not."
+        "The password was changed, and logins with the old one have ended. API keys stay valid: revoke those that should not."
     )
 
 
@@ -153,7 +153,7 @@ def enable_user(who: Who) -> None:
 
 @users.command("delete")
 def delete_user(
-    who: Who, yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether this is meant.")] = False
+    who: Who, yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False
 ) -> None:
     """Delete a user with their photos, pictures, batches, keys and plans. This cannot be undone."""
     from cutout.app.bootstrap import storage_from
@@ -174,7 +174,7 @@ def delete_user(
             deleted = delete(database, storage_from(settings), user.id)
         except StorageError as error:
             raise CommandError(
-                f"The account is disabled, and not all of its files are deleted. {error.cause or error} Run this again."
+                f"The account is disabled, but not all of its files were deleted. {error.cause or error} Run the command again."
             ) from error
     say(
         f"Deleted: {escape(who)}, with {deleted.jobs} jobs and {deleted.batches} batches. The ledger and confirmed payments"
@@ -183,7 +183,9 @@ def delete_user(
 
 
 @keys.command("add")
-def add_key(who: Who, name: Annotated[str, typer.Option(help="What it is for.")] = "command line") -> None:
+def add_key(
+    who: Who, name: Annotated[str, typer.Option(help="A name that describes its purpose.")] = "command line"
+) -> None:
     """Create an API key and print it to stdout. It is shown only this once."""
     from cutout.app.auth import accounts
 
@@ -201,7 +203,7 @@ def list_keys(who: Who) -> None:
     """List a user's API keys."""
     from cutout.app.auth import accounts
 
-    table = Table("id", "key", "name", "made", "", box=None, pad_edge=False)
+    table = Table("id", "key", "name", "created", "", box=None, pad_edge=False)
     with session() as opened_session:
         for key in accounts.keys(opened_session, _find(opened_session, who)):
             state = "revoked" if key.revoked_at else ""
@@ -210,7 +212,7 @@ def list_keys(who: Who) -> None:
 
 
 @keys.command("revoke")
-def revoke_key(key_id: Annotated[uuid.UUID, typer.Argument(help="As `keys list` shows it.")]) -> None:
+def revoke_key(key_id: Annotated[uuid.UUID, typer.Argument(help="The id that `keys list` shows.")]) -> None:
     """Revoke an API key. It stops working at once."""
     from cutout.app.auth import accounts
     from cutout.app.db.tables import ApiKey, User
@@ -227,9 +229,9 @@ def revoke_key(key_id: Annotated[uuid.UUID, typer.Argument(help="As `keys list` 
 @credits.command("grant")
 def grant(
     who: Who,
-    number: Annotated[int, typer.Argument(help="How many.", min=1)],
-    key: Annotated[str | None, typer.Option(help="What for: the same key never grants twice.")] = None,
-    note: Annotated[str, typer.Option(help="For the ledger.")] = "",
+    number: Annotated[int, typer.Argument(help="Number of credits.", min=1)],
+    key: Annotated[str | None, typer.Option(help="Idempotency key: the same key never grants twice.")] = None,
+    note: Annotated[str, typer.Option(help="Note in the ledger.")] = "",
 ) -> None:
     """Give credits to a user."""
     from cutout.app.billing import ledger
@@ -238,7 +240,7 @@ def grant(
         user = _find(opened_session, who)
         granted = ledger.grant(opened_session, user.id, number, f"grant:{key or uuid.uuid4()}", note)
         balance = ledger.balance(opened_session, user.id)
-    say(f"{'Granted' if granted else 'Granted before, by this key'}; {escape(who)} has {balance} credits.")
+    say(f"{'Granted' if granted else 'Already granted with this key'}; {escape(who)} has {balance} credits.")
 
 
 @credits.command("show")
@@ -267,8 +269,8 @@ def _find(opened_session: "Session", who: str) -> "User":
         return found[0]
     if not found:
         raise CommandError(
-            f"There is no user {who}. A platform's user is known here from the first call on; make an account that is"
-            f" kept here with: cutout users add {who}"
+            f"There is no user {who}. A platform user exists from their first request on. To create a local account,"
+            f" run: cutout users add {who}"
         )
     named = "; ".join(f"{user.id} ({user.subject})" for user in found)
-    raise CommandError(f"{len(found)} users are called {who}. Give one's id instead: {named}")
+    raise CommandError(f"{len(found)} users match {who}. Use an id instead: {named}")

@@ -86,7 +86,7 @@ def _weights(folder: ModelsFolder) -> None:
             folder.check(checkpoint)
             folder.verify(checkpoint)
             record = folder.record(checkpoint)
-            _good(f"{checkpoint.name}: ready, from {record.source if record else 'a file placed by hand'}")
+            _good(f"{checkpoint.name}: ready, from {record.source if record else 'a manually placed file'}")
         except ModelUnavailable as error:
             (_warn if checkpoint.fetch != "never" else _plain)(str(error))
     existing = next(parent for parent in (folder.path, *folder.path.parents) if parent.exists())
@@ -104,7 +104,7 @@ def _remote_tiers(settings: Settings) -> bool:
     say("\n[bold]Hugging Face[/bold]")
     healthy = True
     if access.token is None:
-        _plain("CUTOUT_HF_INFERENCE_TOKEN is not set; the endpoint is asked without one")
+        _plain("CUTOUT_HF_INFERENCE_TOKEN is not set; the endpoint is called without a token")
     else:
         try:
             _good(f"CUTOUT_HF_INFERENCE_TOKEN is a token of {whoami(access)}")
@@ -128,11 +128,9 @@ def _tell(choice: Choice, by: str = "", *, strict: bool) -> bool:
     if not choice.substitute:
         _good(f"{tier}: {name}{by}, recipe {recipe}")
         return True
-    line = (
-        f"{tier}: {name}{by} stands in for {choice.wanted}, recipe {recipe} ({'; '.join(choice.passed_over)})"
-    )
+    line = f"{tier}: {name}{by} is a substitute for {choice.wanted}, recipe {recipe} ({'; '.join(choice.passed_over)})"
     if strict:
-        _bad(f"{line}; CUTOUT_STRICT_MODELS=1 refuses that")
+        _bad(f"{line}; CUTOUT_STRICT_MODELS=1 forbids substitutes")
         return False
     _warn(line)
     return True

@@ -11,7 +11,7 @@ from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
 from cutout.models.catalog import CHECKPOINTS, Checkpoint, find
 
-cli = typer.Typer(no_args_is_help=True, help="The weights on this machine: list, pull, path.")
+cli = typer.Typer(no_args_is_help=True, help="Manage the weights on this machine.")
 
 
 @cli.command("list")
@@ -21,7 +21,7 @@ def list_models() -> None:
 
     folder = load_settings().models_folder
     table = Table(box=None, pad_edge=False)
-    for column in ("checkpoint", "what", "licence", "state"):
+    for column in ("checkpoint", "description", "licence", "state"):
         table.add_column(column, overflow="fold")
     for checkpoint in CHECKPOINTS.values():
         try:
@@ -29,7 +29,7 @@ def list_models() -> None:
             folder.verify(checkpoint)
             state = "[green]ready[/green]"
         except LicenceNotAccepted:
-            state = "licence to accept: pull with --accept-licence"
+            state = "licence not accepted: pull with --accept-licence"
         except WeightsUnavailable:
             state = (
                 "[red]damaged[/red]: pull it again"
@@ -45,10 +45,12 @@ def list_models() -> None:
 def pull(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Default: what this host would fetch by itself."),
+        typer.Argument(
+            metavar="[NAME]...", help="Default: the checkpoints that this host would download automatically."
+        ),
     ] = None,
     accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="Accept the terms of the named checkpoints.")
+        bool, typer.Option("--accept-licence", help="Accept the licences of the named checkpoints.")
     ] = False,
     source: Annotated[
         Path | None, typer.Option("--from", metavar="FOLDER", help="Look in this folder before any download.")
@@ -71,7 +73,9 @@ def pull(
 
 @cli.command()
 def path(
-    name: Annotated[str | None, typer.Argument(help="A checkpoint; without it, the folder of all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A checkpoint. Default: the folder of all checkpoints.")
+    ] = None,
 ) -> None:
     """Print the path of the weights, whether or not they are downloaded."""
     folder = load_settings().models_folder
@@ -104,5 +108,5 @@ def pull_one(settings: Settings, checkpoint: Checkpoint, accept_licence: bool = 
             bar.update(task, completed=done, total=total, visible=True)
 
         origin = download.pull(folder, checkpoint, settings.models_from, progress)
-    verb = "is here" if was_there else "downloaded"
+    verb = "is already installed" if was_there else "downloaded"
     say(f"{checkpoint.name} {verb}: {escape(str(folder.file(checkpoint)))} (from {escape(origin)})")

@@ -60,7 +60,7 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> RemovalPlan
         if source.is_file():
             placed.append((source, Path(source.stem)))
         elif source.resolve().is_relative_to(out.resolve()):
-            raise CommandError(f"{source} lies in the folder of the results; choose another -o.")
+            raise CommandError(f"{source} is inside the output folder; choose another -o.")
         elif source.is_dir():
             for file in _files(source, out, not_followed):
                 if file.suffix.lower() in SUFFIXES and file.is_file():
@@ -68,7 +68,7 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> RemovalPlan
                 else:
                     left_out.append(file)
         else:
-            raise CommandError(f"{source} is not there.")
+            raise CommandError(f"{source} does not exist.")
 
     taken = Counter(place for _, place in placed)
     tasks = []
@@ -98,12 +98,12 @@ def format_of(out: Path, asked: Format | None) -> Format:
     )
     if named is None:
         raise CommandError(
-            f"Results are written as {', '.join(Format)}, not as {suffix}. Name one of these, such as"
+            f"Results are written as {', '.join(Format)}, not as {suffix}. Choose one of these, such as"
             f" {out.with_suffix('.png')}."
         )
     if asked not in (None, named):
         raise CommandError(
-            f"{out} is named like a {named.value}, and --format says {asked}. Leave one of them out, or make them agree."
+            f"{out} has the extension of {named.value}, but --format is {asked}. Leave out --format, or make them agree."
         )
     return named
 
@@ -125,11 +125,11 @@ def _files(folder: Path, out: Path, not_followed: dict[str, list[Path]]) -> list
             if real.is_relative_to(results):
                 continue
             if here != folder and top.is_relative_to(real):
-                not_followed["lead back to where they are"].append(here)
+                not_followed["form a loop"].append(here)
                 continue
             stat = here.stat()
             if (stat.st_dev, stat.st_ino) in seen:
-                not_followed["are done under another name"].append(here)
+                not_followed["are processed under another path"].append(here)
                 continue
             with os.scandir(here) as entries:
                 names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
@@ -141,7 +141,7 @@ def _files(folder: Path, out: Path, not_followed: dict[str, list[Path]]) -> list
             if path.is_dir():
                 (links if path.is_symlink() else waiting).append(path)
             elif path.is_symlink() and not path.exists():
-                not_followed["lead nowhere"].append(path)
+                not_followed["are broken"].append(path)
             elif not (path.is_symlink() and path.resolve().is_relative_to(results)):
                 files.append(path)
         links.sort()

@@ -32,21 +32,25 @@ def remove(
     sources: Annotated[list[str], typer.Argument(metavar="IN...", help="Photos, folders, or - for a pipe.")],
     out: Annotated[
         str,
-        typer.Option("-o", "--out", metavar="OUT", help="A folder; for one photo a file too; - for a pipe."),
+        typer.Option(
+            "-o", "--out", metavar="OUT", help="A folder; for a single photo, a file; - for a pipe."
+        ),
     ],
-    tier: Annotated[Tier, typer.Option(help="What to make of it.")] = Tier.BASIC,
+    tier: Annotated[Tier, typer.Option(help="Quality tier.")] = Tier.BASIC,
     file_format: Annotated[
-        Format | None, typer.Option("--format", help="Default: what OUT's name says, else png.")
+        Format | None, typer.Option("--format", help="Default: by the extension of OUT, else png.")
     ] = None,
     mask_only: Annotated[
-        bool, typer.Option("--mask-only", help="The alpha itself, as a grey picture.")
+        bool, typer.Option("--mask-only", help="Write the alpha matte as a greyscale image.")
     ] = False,
     background: Annotated[
-        str | None, typer.Option(help="An opaque colour, such as white or #ffffff.")
+        str | None, typer.Option(help="An opaque background colour, such as white or #ffffff.")
     ] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of WebP, AVIF and JPEG.")] = 90,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is done already.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep running, and do what arrives.")] = False,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of WebP, AVIF and JPEG.")] = 90,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Process photos again that are done already.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep running and process new photos.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:
     """Remove the background of photos. A second run processes only the photos that are missing or have changed."""
@@ -58,11 +62,11 @@ def remove(
     options = Options(tier, file_format, mask_only, colour, quality)
     if PIPE in sources:
         if len(sources) > 1:
-            raise CommandError("- stands for one photo from a pipe; name it alone.")
+            raise CommandError("- reads one photo from a pipe; it must be the only input.")
         _remove_piped(_open(settings, tier), options, None if out == PIPE else target)
         return
     if out == PIPE:
-        raise CommandError("-o - is for one photo from a pipe; name a folder.")
+        raise CommandError("-o - works only with one photo from a pipe; choose a folder.")
 
     paths = [Path(source) for source in sources]
     run = _Run(settings, options)
@@ -71,7 +75,7 @@ def remove(
         if watch:
             _watch(run, paths, target, file_format)
     except KeyboardInterrupt:
-        say("Stopped. Run the same command again to go on.")
+        say("Stopped. Run the same command again to continue.")
         raise typer.Exit(130) from None
     finally:
         run.close()
@@ -100,15 +104,15 @@ class _Run:
             self._engine = self._engine or _open(self._settings, self._options.tier)
             self._remove(tasks, self._engine, made)
         if skipped:
-            say(f"{skipped} were done before (--overwrite does them again).")
+            say(f"{skipped} already done (--overwrite processes them again).")
         if work.left_out:
             names = ", ".join(sorted({file.suffix or file.name for file in work.left_out}))
-            say(f"{len(work.left_out)} files do not look like photos and were left out ({escape(names)}).")
+            say(f"{len(work.left_out)} files do not look like photos and were skipped ({escape(names)}).")
         for reason, places in work.not_followed.items():
             some = ", ".join(map(str, places[:3])) + (", …" if len(places) > 3 else "")
-            say(f"{len(places)} folders or links {escape(reason)} and were left out ({escape(some)}).")
+            say(f"{len(places)} folders or links {escape(reason)} and were skipped ({escape(some)}).")
         if not work.tasks:
-            say("There are no photos here.")
+            say("No photos were found.")
 
     def made(self, work: RemovalPlan) -> Made | None:
         """Return the record of the output folder, which is read once; None if the output is a named file."""
@@ -137,7 +141,7 @@ class _Run:
                 bar.advance(row)
         seconds = time.perf_counter() - start
         share = 100 * (engine.network_seconds - network) / seconds
-        say(f"{len(done)} of {len(tasks)} done in {seconds:.1f} s, {share:.0f} % of it in the network.")
+        say(f"{len(done)} of {len(tasks)} done in {seconds:.1f} s, {share:.0f} % of the time in the network.")
         for remark in remarks:
             say(f"[yellow]note:[/yellow] {remark}")
         for source, reason in failed.items():
@@ -151,7 +155,7 @@ class _Run:
 
 def _watch(run: _Run, sources: list[Path], out: Path, file_format: Format) -> None:
     """Process photos that arrive in the sources, once they stop growing. Poll, so that network drives work too."""
-    say("Watching. Ctrl+C stops.")
+    say("Watching for new photos. Press Ctrl+C to stop.")
     seen: dict[Path, Seen] = {}  # state at the last poll
     done: dict[Path, Seen] = {}
     while True:
@@ -208,7 +212,7 @@ def _open(settings: Settings, tier: Tier) -> "Engine":
     choice = engine.serving[tier].choice
     if choice.substitute:
         say(
-            f"[yellow]note:[/yellow] {choice.checkpoint.name} stands in for {choice.wanted}; see cutout doctor."
+            f"[yellow]note:[/yellow] {choice.checkpoint.name} is a substitute for {choice.wanted}; see cutout doctor."
         )
     return engine
 
@@ -229,11 +233,11 @@ def _write(task: Task, data: bytes, made: Made | None, seen: Seen | None) -> Non
         why = (
             say_full(target.parent, "-o") if is_full(error) else f"Cannot write {target} ({error.strerror})."
         )
-        raise CommandError(f"{why} Run the same command again to go on.") from error
+        raise CommandError(f"{why} Run the same command again to continue.") from error
 
 
 def _remarks(cutout: "Cutout") -> list[str]:
-    empty = ["No subject was found, so everything is transparent."] if cutout.no_foreground else []
+    empty = ["No subject was found, so the image is fully transparent."] if cutout.no_foreground else []
     return [*empty, *cutout.notes]
 
 

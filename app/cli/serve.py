@@ -22,7 +22,7 @@ def serve(
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Workers beside the service, for batches; 0: none, and no queue of its own."),
+        typer.Option(help="Number of worker processes for batches; 0: none, and no embedded queue."),
     ] = None,
 ) -> None:
     """Run the service. Weights with an open licence are downloaded at the first start."""
@@ -48,7 +48,7 @@ def serve(
         with loading():
             engine = engine_from(settings)
         show_tiers(engine)
-    say(f"Open [bold]http://{settings.host}:{settings.port}/[/bold] for the page, …/docs for the API.")
+    say(f"Open [bold]http://{settings.host}:{settings.port}/[/bold] for the web page, …/docs for the API.")
     allow_many_connections()
     server = server_of(service, settings, leave)
     if engine is not None:
@@ -69,7 +69,7 @@ def show_tiers(engine: "Engine") -> None:
         table.add_column(column, overflow="fold")
     for tier, serving in engine.serving.items():
         choice = serving.choice
-        note = f"[yellow]stands in for {choice.wanted}[/yellow]" if choice.substitute else ""
+        note = f"[yellow]substitute for {choice.wanted}[/yellow]" if choice.substitute else ""
         table.add_row(tier.value, choice.checkpoint.name, serving.runner.backend, choice.recipe.value, note)
     console.print(table)
     for reason in dict.fromkeys(reason for s in engine.serving.values() for reason in s.choice.passed_over):

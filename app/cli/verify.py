@@ -25,20 +25,20 @@ COLOURS = {"passed": "default", "warned": "yellow", "failed": "red", "skipped": 
 
 
 def verify(
-    url: Annotated[str, typer.Argument(help="Where the service is.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Argument(help="URL of the service.")] = "http://127.0.0.1:8000",
     key: Annotated[
         str | None,
-        typer.Option(envvar=VERIFY_KEY, help="An API key; none for a service without accounts."),
+        typer.Option(envvar=VERIFY_KEY, help="An API key; not needed without authentication."),
     ] = None,
     tiers: Annotated[
-        list[Tier] | None, typer.Option("--tier", help="Try this one; may be given again. Default: all.")
+        list[Tier] | None, typer.Option("--tier", help="A tier to test; can be repeated. Default: all.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail for what is slow or a substitute, too.")
+        bool, typer.Option("--strict", help="Also fail if a step is slow or a model is a substitute.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that a step may take.")] = 120,
+    timeout: Annotated[float, typer.Option(min=1, help="Time limit of each step, in seconds.")] = 120,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print each step as a line of JSON to stdout.")
+        bool, typer.Option("--json", help="Print each step to stdout as a line of JSON.")
     ] = False,
 ) -> None:
     """Test a running deployment with real, paid requests: a photo and a batch. The exit code is 1 if anything fails."""
@@ -109,12 +109,14 @@ def _say(result: "Result") -> None:
 def _sum_up(results: "list[Result]", counts: Counter[str]) -> None:
     rest = "".join(
         f", {counts[name]} {word}"
-        for name, word in (("warned", "to look at"), ("skipped", "skipped"))
+        for name, word in (("warned", "with warnings"), ("skipped", "skipped"))
         if counts[name]
     )
     seconds = sum(result.seconds or 0 for result in results)
     if counts["failed"]:
         names = ", ".join(result.step.name for result in results if result.outcome.value == "failed")
-        say(f"[red]Not well:[/red] {names} failed{rest}, {counts['passed']} passed in {seconds:.1f} s.")
+        say(
+            f"[red]Verification failed:[/red] {names} failed{rest}, {counts['passed']} passed in {seconds:.1f} s."
+        )
     else:
-        say(f"[green]All is well:[/green] {counts['passed']} passed{rest} in {seconds:.1f} s.")
+        say(f"[green]Verified:[/green] {counts['passed']} passed{rest} in {seconds:.1f} s.")

@@ -16,7 +16,7 @@ from cutout.inference.tiers import Tier
 def worker(
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
     queues: Annotated[
-        str, typer.Option(help="What to do, comma-separated: interactive, batch.")
+        str, typer.Option(help="Queues to process, comma-separated: interactive, batch.")
     ] = "interactive,batch",
 ) -> None:
     """Process photos from the queue of REDIS_URL until SIGTERM.
@@ -30,11 +30,11 @@ def worker(
     names = [name.strip() for name in queues.split(",")]
     for name in names:
         if name not in list(Line):
-            raise CommandError(f"There is no queue {name or 'without a name'}; there are: {', '.join(Line)}.")
+            raise CommandError(f"There is no queue {name!r}. Choose one of: {', '.join(Line)}.")
     if settings.redis_url is None:
         raise CommandError(
-            "A worker needs the queue of its service: set REDIS_URL, as the service has it. `cutout serve` without it"
-            " starts a queue and a worker by itself."
+            "A worker needs the queue of its service: set REDIS_URL to the same value as for the service. Without"
+            " REDIS_URL, `cutout serve` starts a queue and a worker itself."
         )
     # The worker itself waits if the queue does not answer.
     with opened(settings) as database:

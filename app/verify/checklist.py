@@ -109,7 +109,7 @@ async def _take(visit: Checklist, step: Step, seconds: float) -> Result:
         async with asyncio.timeout(seconds):
             fact = await step.run()
     except TimeoutError:
-        late = f"It was not done within {seconds:g} s{visit.how_far}. --timeout gives it longer."
+        late = f"It was not done within {seconds:g} s{visit.how_far}. Set a longer --timeout."
         result = ended(Outcome.FAILED, late)
         await visit.leave_nothing()
         return result

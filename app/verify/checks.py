@@ -40,7 +40,7 @@ PHOTOS = {
     "verify-3.jpg": images.YELLOW,
 }
 PROBLEM = "application/problem+json"
-NO_PHOTO = b"This is no photo.\n"
+NO_PHOTO = b"This is not a photo.\n"
 # Pauses between polls of a batch: short at first, then long enough to stay far below a user's 120 reads per minute.
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.2, 2.0
 CANCEL_SECONDS = 5.0
@@ -130,57 +130,57 @@ class Visit:
         health = self._health = self._client.parse(HealthShape, answer)
         if health.schema_revision is None:
             raise Failed(
-                "The database does not answer the service. Is it running, and is DATABASE_URL right?"
+                "The database does not answer the service. Check that it is running and that DATABASE_URL is right."
             )
         if answer.status_code != 200 or health.status != "ok":
-            why = " ".join(problem.detail for problem in health.problems) or "Its log says why."
-            raise Failed(f"The service says of itself that it is {health.status}. {why}")
+            why = " ".join(problem.detail for problem in health.problems) or "See its log for the reason."
+            raise Failed(f"The service reports the status {health.status}. {why}")
         return Fact(f"{health.version} on {health.device}")
 
     async def _see_version(self) -> Fact:
         there, here = self._health, await asyncio.to_thread(migrate.head)
         if there.version != __version__:
             raise Failed(
-                f"{there.version} (schema {there.schema_revision}) runs there, and this command is {__version__}"
-                f" (schema {here}): what was deployed has not been started, or take the `cutout verify` of that version."
+                f"The deployment runs version {there.version} (schema {there.schema_revision}), but this command is version"
+                f" {__version__} (schema {here}). Restart the deployment, or use the `cutout verify` of its version."
             )
         if there.schema_revision != here:
             raise Failed(
-                f"The database is at schema {there.schema_revision}, and version {__version__} needs {here}. Run:"
+                f"The database is at schema {there.schema_revision}, but version {__version__} needs {here}. Run:"
                 " cutout migrate"
             )
-        return Fact(f"both are {here}, of {__version__}")
+        return Fact(f"version {__version__}, schema {here}")
 
     async def _see_queue(self) -> Fact:
         queue = self._health.queue
         if queue is None:
             raise Failed(
-                "The service has no queue, so it takes no batches: set REDIS_URL, or let `cutout serve` bring its own"
+                "The service has no queue, so it accepts no batches. Set REDIS_URL, or let `cutout serve` start a queue"
                 " (CUTOUT_WORKERS above 0)."
             )
         if not queue.answers:
             raise Failed(
-                "The queue does not answer the service. Is its Redis or Valkey running, and REDIS_URL right?"
+                "The queue does not answer the service. Check that Redis or Valkey is running and that REDIS_URL is right."
             )
-        return Fact(f"{queue.waiting} photos of {queue.batches} batches wait")
+        return Fact(f"{queue.waiting} photos of {queue.batches} batches are waiting")
 
     async def _see_workers(self) -> Fact:
         workers = self._health.workers
         if not workers:
             raise Failed(
-                "No worker is alive. Start one (cutout worker), or see in its log why it ended; one that has just been"
-                " started loads its models first."
+                "No worker is alive. Start one (cutout worker), or see its log for why it ended. A worker that has just"
+                " started must load its models first."
             )
         others = [worker for worker in workers if worker.version != self._health.version]
         if others:
             named = ", ".join(f"{worker.name} ({worker.version})" for worker in others)
             raise Failed(
-                f"Workers of another version than the service's {self._health.version}: {named}. Renew them."
+                f"Some workers have another version than the service ({self._health.version}): {named}. Update them."
             )
         at_batches = [worker for worker in workers if "batch" in worker.queues]
         if not at_batches:
-            raise Failed("No worker does batches: start one with --queues interactive,batch.")
-        return Fact(f"{len(workers)} alive, {len(at_batches)} of them for batches")
+            raise Failed("No worker processes batches. Start one with --queues interactive,batch.")
+        return Fact(f"{len(workers)} alive, {len(at_batches)} of them process batches")
 
     async def _see_prices(self) -> Fact:
         pricing = self._pricing = await self._client.read(
@@ -192,11 +192,11 @@ class Visit:
             if told is None:
                 raise Failed(f"The tier {tier} is not offered.")
             if not told.model or not told.backend:
-                raise Failed(f"What serves the tier {tier} is not named.")
+                raise Failed(f"The model or backend of tier {tier} is not named.")
             if told.credits != credits:
-                raise Failed(f"{tier} costs {told.credits} credits there, and {credits} in this version.")
+                raise Failed(f"{tier} costs {told.credits} credits there, but {credits} in this version.")
             if told.substitute:
-                substitutes.setdefault(f"{told.model} stands in for {told.wanted}", []).append(tier)
+                substitutes.setdefault(f"{told.model} is a substitute for {told.wanted}", []).append(tier)
         if substitutes:
             text = "; ".join(f"{', '.join(tiers)}: {which}" for which, tiers in substitutes.items())
             return Fact(text, doubtful=True)
@@ -221,8 +221,8 @@ class Visit:
         if balance < total:
             costs = ", ".join(f"{credits} for the {what}" for what, credits in needed.items() if credits)
             raise Failed(
-                f"This takes {total} credits ({costs}), and the user has {balance}. Nothing was charged. Give some (cutout"
-                f" credits grant USER {total - balance}), or try fewer tiers: --tier basic."
+                f"This takes {total} credits ({costs}), but the user has {balance}. Nothing was charged. Grant some (cutout"
+                f" credits grant USER {total - balance}), or test fewer tiers: --tier basic."
             )
         return Fact(f"{total} of {balance:,} needed")
 
@@ -239,12 +239,12 @@ class Visit:
         job, model = (answer.headers.get(f"X-Cutout-{name}") for name in ("Job", "Model"))
         if not job or not model:
             raise Failed(
-                "The answer has no X-Cutout-Job and X-Cutout-Model. Does a proxy in front take them away?"
+                "The response lacks the headers X-Cutout-Job and X-Cutout-Model. Check whether a proxy removes them."
             )
         self._jobs[job] = tier
-        text = f"{model}, {percent} % are foreground"
+        text = f"{model}, {percent} % foreground"
         told = self._pricing.tiers[tier].model
-        return Fact(text if model == told else f"{text}; the prices name {told}", doubtful=model != told)
+        return Fact(text if model == told else f"{text}; the price list names {told}", doubtful=model != told)
 
     async def _make_batch(self) -> Fact:
         accepted = await self._client.read(
@@ -261,15 +261,17 @@ class Visit:
         self._charged[f"batch:{accepted.batch_id}"] = batch.credits_charged or 0
         if batch.status != "completed":
             reasons = {f"{p.name}: {p.error.detail}" for p in batch.photos if p.error is not None}
-            raise Failed(f"The batch ended as {batch.status}. {' '.join(sorted(reasons))}".rstrip())
+            raise Failed(f"The batch ended with status {batch.status}. {' '.join(sorted(reasons))}".rstrip())
         if batch.credits_charged != accepted.price.final_credits:
             raise Failed(f"{batch.credits_charged} credits were charged, not {accepted.price.final_credits}.")
         if batch.zip_url is None:
-            raise Failed("The batch is completed, and has no ZIP.")
+            raise Failed("The batch is completed but has no ZIP.")
         # The URL is signed, so that it works without a login, for example from an e-mail.
         archive = await self._client.call("GET", batch.zip_url, as_user=False)
         images.require_archive(archive.content, PHOTOS)
-        return Fact(f"{len(PHOTOS)} photos, {len(archive.content) / 1000:.0f} kB of ZIP as its manifest says")
+        return Fact(
+            f"{len(PHOTOS)} photos, {len(archive.content) / 1000:.0f} kB of ZIP that matches its manifest"
+        )
 
     async def _watch(self, batch_id: str) -> BatchShape:
         wait = FIRST_LOOK_SECONDS
@@ -291,11 +293,11 @@ class Visit:
             cost = 0 if by_quota else CREDITS[tier]
             if (job.status, job.tier, job.credits) != ("completed", tier, cost):
                 raise Failed(
-                    f"The job of {tier} is {job.status}, of {job.tier}, for {job.credits} credits, not {cost}."
+                    f"The {tier} job has status {job.status}, tier {job.tier} and {job.credits} credits, not {cost}."
                 )
             self._charged[f"job:{job_id}"] = cost
         if not self._charged:
-            raise Skipped("nothing was made that could be in it")
+            raise Skipped("no earlier step made a charge")
         after, entries = await self._new_entries(self._before)
         for key, cost in self._charged.items():
             own = [entry for entry in entries if entry.key.partition(":")[2] == key]
@@ -303,15 +305,15 @@ class Visit:
             moved = sum(entry.credits for entry in own)
             if moved != -cost or (cost and "charge" not in movements):
                 raise Failed(
-                    f"{key} costs {cost} credits, and the ledger has of it: {', '.join(movements) or 'nothing'}, {moved:+d}."
+                    f"{key} costs {cost} credits, but its ledger entries are: {', '.join(movements) or 'none'}, {moved:+d}."
                 )
         total = sum(self._charged.values())
         others = [entry for entry in entries if entry.key.partition(":")[2] not in self._charged]
         if others:
-            return Fact(f"{total} credits charged; the account is in other use, too")
+            return Fact(f"{total} credits charged; the account was also used by other requests")
         if after.balance != self._before.balance - total:
             raise Failed(
-                f"{total} credits were charged, and the balance went from {self._before.balance} to {after.balance}."
+                f"{total} credits were charged, but the balance went from {self._before.balance} to {after.balance}."
             )
         return Fact(f"{total} credits charged, {after.balance:,} left")
 
@@ -319,15 +321,19 @@ class Visit:
         found = await self._subscription()
         if found.plan is None:
             if not found.plans:
-                raise Failed(f"There is no plan (it is {found.status}), and none on offer.")
-            return Fact(f"no plan; on offer: {', '.join(found.plans)}")
+                raise Failed(f"There is no plan (status {found.status}), and none is offered.")
+            return Fact(f"no plan; offered: {', '.join(found.plans)}")
         plan, today = self._pricing.plans.get(found.plan), found.today
         if plan is None or today is None:
-            raise Failed(f"The plan is {found.plan}, and its quota is not told.")
+            raise Failed(f"The plan is {found.plan}, but its quota is missing.")
         if today.left != max(0, plan.removals_per_day - today.used):
-            raise Failed(f"{today.used} of {plan.removals_per_day} removals are used, and {today.left} left.")
+            raise Failed(
+                f"{today.used} of {plan.removals_per_day} removals are used, but {today.left} are left."
+            )
         if today.used < self._of_quota and today.day == self._day:
-            raise Failed(f"{self._of_quota} removals were paid of the quota, and {today.used} are counted.")
+            raise Failed(
+                f"{self._of_quota} removals were paid by the quota, but only {today.used} are counted."
+            )
         return Fact(f"{found.plan}, {today.left} of {plan.removals_per_day} left today")
 
     async def _make_error(self) -> Fact:
@@ -341,25 +347,25 @@ class Visit:
                 raise
             told = f"{refused.status} {refused.code}"
         else:
-            raise Failed("A file that is no photo was taken for one.")
+            raise Failed("A file that is not a photo was accepted as one.")
         after, entries = await self._new_entries(before)
         failed = await self._client.read(JobsShape, "GET", f"{API}/jobs", params={"status": "failed"})
         keys = {f"job:{job.job_id}" for job in failed.jobs}
         kept = sum(entry.credits for entry in entries if entry.key.partition(":")[2] in keys)
         if kept or (not entries and after.balance != before.balance):
             raise Failed(
-                f"A file that is no photo was refused, and {-kept or before.balance - after.balance} credits are gone."
+                f"A file that is not a photo was refused, but {-kept or before.balance - after.balance} credits were charged."
             )
-        return Fact(f"no photo: {told}, nothing charged")
+        return Fact(f"invalid photo: {told}, nothing charged")
 
     async def _see_description(self) -> Fact:
         described = await self._client.read(OpenApiShape, "GET", "/openapi.json", as_user=False)
         if described.info.version != self._health.version:
             raise Failed(
-                f"/openapi.json is of version {described.info.version}, /api/health of {self._health.version}: do several"
-                " versions answer at this address?"
+                f"/openapi.json has version {described.info.version}, but /api/health has {self._health.version}. Check whether"
+                " several versions run behind this URL."
             )
-        return Fact(f"{len(described.paths)} paths of {described.info.version}")
+        return Fact(f"{len(described.paths)} paths in version {described.info.version}")
 
     async def _credits(self) -> CreditsShape:
         return await self._client.read(CreditsShape, "GET", f"{API}/credits", params={"limit": LEDGER_PAGE})

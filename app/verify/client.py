@@ -195,13 +195,13 @@ class Client:
         try:
             address = httpx2.URL(url.strip())
         except httpx2.InvalidURL as error:
-            raise NoAddress(f"{url} is no web address ({error}).") from error
+            raise NoAddress(f"{url} is not a URL ({error}).") from error
         if address.scheme not in ("http", "https") or not address.host:
-            raise NoAddress(f"{url} is no web address: give one such as http://127.0.0.1:8000.")
+            raise NoAddress(f"{url} is not an HTTP URL. Use one such as http://127.0.0.1:8000.")
         key = (key or "").strip()
         if not (key.isascii() and key.isprintable()):
             raise NoAddress(
-                "The key has characters that no key has. Give one as `cutout keys add` printed it."
+                "The key contains invalid characters. Use it exactly as `cutout keys add` printed it."
             )
         self.has_key = bool(key)
         # Without user name and password, because it is printed.
@@ -241,17 +241,17 @@ class Client:
             raise Failed(self._nobody(error)) from error
         except httpx2.RemoteProtocolError as error:
             raise Failed(
-                f"What answers at {self.shown} breaks off, or does not speak HTTP ({error})."
+                f"The server at {self.shown} closed the connection, or does not speak HTTP ({error})."
             ) from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Failed(
-                f"{method} {path} came to no answer ({str(error) or type(error).__name__})."
+                f"{method} {path} got no response ({str(error) or type(error).__name__})."
             ) from error
         if answer.status_code in wanted:
             return answer
         if answer.has_redirect_location:
             raise Failed(
-                f"{self.shown}{path} sends on to {answer.headers['Location']}. Give the address that answers itself."
+                f"{self.shown}{path} redirects to {answer.headers['Location']}. Use the URL of the service itself."
             )
         raise self._refusal(method, path, answer)
 
@@ -281,8 +281,8 @@ class Client:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise Failed(
-                f"{where} does not answer as this version does: {place + ': ' if place else ''}{first['msg']}."
-                " Is another version running there, or something else?"
+                f"{where} does not respond as this version does: {place + ': ' if place else ''}{first['msg']}."
+                " Check whether another version or another service is running there."
             ) from error
 
     def _refusal(self, method: str, path: str, answer: httpx2.Response) -> Failed:
@@ -292,18 +292,20 @@ class Client:
             return Failed(_stranger(f"{method} {path}", answer))
         detail = problem.detail
         if answer.status_code == HTTPStatus.UNAUTHORIZED:
-            how = "This key is not taken." if self.has_key else "This service has accounts."
-            detail = f"{how} Give one with --key or in CUTOUT_VERIFY_KEY; `cutout keys add USER` makes one: {detail}"
+            how = (
+                "The service rejected this key." if self.has_key else "This service requires authentication."
+            )
+            detail = f"{how} Set a key with --key or CUTOUT_VERIFY_KEY; `cutout keys add USER` creates one: {detail}"
         return Refused(answer.status_code, problem.code, detail, problem.request_id)
 
     def _nobody(self, error: Exception) -> str:
         if isinstance(_root(error), ssl.SSLError):
             return (
-                f"{self.shown} cannot be trusted: {error}. Is the certificate this host's and in date, and is TLS spoken"
-                " at that port? SSL_CERT_FILE names an authority of your own."
+                f"{self.shown} cannot be trusted: {error}. Check that the certificate is valid for this host and has not"
+                " expired, and that the port uses TLS. For your own certificate authority, set SSL_CERT_FILE."
             )
         reason = str(error) or f"no connection within {CONNECT_SECONDS:g} s"
-        return f"Nobody answers at {self.shown} ({reason}). Is the service running, and is this its address? Its log says why."
+        return f"Nothing answers at {self.shown} ({reason}). Check that the service is running and that this is its URL; see its log."
 
 
 def _is_json(headers: Mapping[str, str]) -> bool:
@@ -314,8 +316,8 @@ def _is_json(headers: Mapping[str, str]) -> bool:
 def _stranger(where: str, answer: httpx2.Response) -> str:
     kind = answer.headers.get("Content-Type", "").split(";")[0] or "no type"
     return (
-        f"{where} answered {answer.status_code} with {kind}, which is no answer of Cutout. Is this its address, and does a"
-        " proxy in front pass all of it on?"
+        f"{where} answered {answer.status_code} with {kind}, which is not a response of Cutout. Check the URL, and that a"
+        " proxy in front forwards all paths."
     )
 
 

@@ -63,15 +63,15 @@ def require_cut_out(data: bytes, media_type: str = PNG) -> int:
 
     """
     if media_type != PNG:
-        raise Failed(f"The answer is {media_type or 'of no type'}, and a picture was asked for, {PNG}.")
+        raise Failed(f"The response has the type {media_type or 'none'}, but {PNG} was requested.")
     try:
         picture = Image.open(io.BytesIO(data), formats=["PNG"])
         picture.load()
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
-        raise Failed(f"The answer is no PNG that can be read ({error}).") from error
+        raise Failed(f"The response is not a PNG that can be read ({error}).") from error
     if picture.size != SIZE:
         raise Failed(
-            f"The picture has {picture.width}×{picture.height} pixels, and the photo {WIDTH}×{HEIGHT}."
+            f"The picture has {picture.width}×{picture.height} pixels, but the photo {WIDTH}×{HEIGHT}."
         )
     if picture.mode not in ("RGBA", "LA"):
         raise Failed(f"The picture has no transparency (it is {picture.mode}).")
@@ -79,7 +79,7 @@ def require_cut_out(data: bytes, media_type: str = PNG) -> int:
     percent = 100 * sum(alpha.histogram()[OPAQUE:]) // (WIDTH * HEIGHT)
     corner = alpha.getpixel((0, 0))
     if percent == 0:
-        raise Failed("Nothing was found in the photo: the picture is empty. Are these the right weights?")
+        raise Failed("No subject was found in the photo: the picture is empty. Check the weights.")
     if not isinstance(corner, int) or corner > CLEAR:
         raise Failed("The background is still there: the picture's corner is not transparent.")
     return percent
@@ -102,17 +102,17 @@ def require_archive(data: bytes, photos: Iterable[str]) -> None:
     except KeyError:
         raise Failed(f"The ZIP has no {MANIFEST}.") from None
     except ValidationError as error:
-        raise Failed(f"The ZIP's {MANIFEST} is none ({error.errors()[0]['msg']}).") from error
+        raise Failed(f"The ZIP's {MANIFEST} is invalid ({error.errors()[0]['msg']}).") from error
     if set(files) != set(expected.values()):
         raise Failed(
-            f"The ZIP has {', '.join(sorted(files)) or 'no picture'}, not {', '.join(expected.values())}."
+            f"The ZIP has {', '.join(sorted(files)) or 'no pictures'}, not {', '.join(expected.values())}."
         )
     if {image.name: image.file for image in manifest.images} != expected:
-        raise Failed(f"The ZIP's {MANIFEST} does not name each photo with its picture.")
+        raise Failed(f"The ZIP's {MANIFEST} does not list each photo with its picture.")
     for image in manifest.images:
         picture = files[expected[image.name]]
         if hashlib.sha256(picture).hexdigest() != image.sha256:
             raise Failed(
-                f"{image.file} in the ZIP has another SHA-256 than {MANIFEST} says: it was changed or cut off."
+                f"The SHA-256 of {image.file} in the ZIP differs from {MANIFEST}: it was changed or truncated."
             )
         require_cut_out(picture)

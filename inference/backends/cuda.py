@@ -19,7 +19,7 @@ from cutout.inference.imaging.decode import Pixels
 PHOTO_STREAMS = 4
 FIRST = -1  # stream priority: a photo's small kernels run before those of a batch, which fill the GPU
 HOST_FULL = (
-    "This host's memory does not hold what the photo needs. Set a smaller CUTOUT_MEGAPIXELS_IN_WORK or"
+    "This host does not have enough memory for the photo. Set a smaller CUTOUT_MEGAPIXELS_IN_WORK or"
     " CUTOUT_MAX_MEGAPIXELS, or send a smaller photo."
 )
 # Warm-up runs before a graph capture, in which libraries choose kernels and allocate their workspaces.
@@ -123,7 +123,7 @@ def errors_translated() -> Iterator[None]:
                 torch.cuda.empty_cache()
             raise OutOfMemory(
                 "The GPU's memory is full. Set a smaller CUTOUT_BATCH_SIZE or CUTOUT_MEGAPIXELS_IN_WORK, or free"
-                " some of it (see nvidia-smi)."
+                " some GPU memory (see nvidia-smi)."
             ) from error
         if isinstance(error, torch.AcceleratorError):
             raise DeviceLost(f"The GPU has failed ({error}). Check nvidia-smi and restart Cutout.") from error

@@ -31,7 +31,7 @@ def export_onnx(network: nn.Module, file: Path, input_size: int, batch: int = 1)
             output_names=["logits"],
         )
     if program is None:
-        raise RuntimeError("torch.onnx.export gave no program")
+        raise RuntimeError("torch.onnx.export returned no program")
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=file.parent) as staging:
         staged = Path(staging) / file.name

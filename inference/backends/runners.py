@@ -134,7 +134,7 @@ class OnnxRunner:
         provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
         if provider not in onnxruntime.get_available_providers():
             raise DeviceUnavailable(
-                f"This ONNX Runtime has no {provider}; install onnxruntime-gpu, or set CUTOUT_DEVICE=cpu."
+                f"This build of ONNX Runtime has no {provider}; install onnxruntime-gpu, or set CUTOUT_DEVICE=cpu."
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # log errors only
@@ -187,7 +187,11 @@ def pick_device(wanted: Device) -> Literal["cuda", "cpu"]:
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return "cpu"
     if not torch.cuda.is_available():
-        reason = "no GPU or driver was found" if torch.version.cuda else "this torch is built for the CPU"
+        reason = (
+            "no GPU or driver was found"
+            if torch.version.cuda
+            else "this build of PyTorch supports only the CPU"
+        )
         raise DeviceUnavailable(
             f"CUTOUT_DEVICE=cuda, but {reason}. Check nvidia-smi, or set CUTOUT_DEVICE=cpu."
         )
@@ -199,7 +203,7 @@ def device_name(device: Literal["cuda", "cpu"]) -> str:
     if device == "cpu":
         return f"cpu, {os.cpu_count()} cores"
     about = torch.cuda.get_device_properties(0)
-    others = f", the first of {torch.cuda.device_count()} here" if torch.cuda.device_count() > 1 else ""
+    others = f", the first of {torch.cuda.device_count()} GPUs" if torch.cuda.device_count() > 1 else ""
     return f"cuda, {about.name}, {about.total_memory / 2**30:.0f} GiB{others}"
 
 

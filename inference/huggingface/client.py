@@ -60,7 +60,7 @@ POLL_SECONDS = 0.5
 LARGEST_ANSWER = 64_000_000
 LARGEST_MASK = SizeLimits(pixels=16_800_000)
 
-OFFLINE = "HF_HUB_OFFLINE is set, so Hugging Face may not be asked. Unset it, or set CUTOUT_DEVICE=cpu."
+OFFLINE = "HF_HUB_OFFLINE is set, which disables calls to Hugging Face. Unset it, or set CUTOUT_DEVICE=cpu."
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ def find_offer(checkpoint: Checkpoint, repository: str, access: HuggingFaceConfi
             token=access.token or False,
         )
     except RepositoryNotFoundError:
-        return f"{checkpoint.name}: the model hub has no {repository}, or the token may not read it"
+        return f"{checkpoint.name}: the model hub has no repository {repository}, or the token has no permission to read it"
     except HfHubHTTPError as error:
         raise hub_answered(error.response.status_code) from None
     except OfflineModeIsEnabled:
@@ -112,7 +112,7 @@ def find_offer(checkpoint: Checkpoint, repository: str, access: HuggingFaceConfi
             return Offer(checkpoint, mapping.provider, mapping)
     there = ", ".join(f"{one.provider} ({one.status})" for one in mappings) or "none"
     wanted = "any provider" if access.provider == "auto" else access.provider
-    return f"{checkpoint.name}: {repository} has no live {TASK} by {wanted} (there are: {there})"
+    return f"{checkpoint.name}: {repository} is not served live for {TASK} by {wanted} (providers: {there})"
 
 
 def whoami(access: HuggingFaceConfig) -> str:
@@ -165,7 +165,9 @@ async def call(client: httpx2.AsyncClient, offer: Offer, jpeg: bytes, access: Hu
         raise Trouble(RemoteRefused(OFFLINE)) from None
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         # The message may contain text of the remote side, so only the type of the error is named.
-        failed = RemoteFailed(f"Hugging Face could not be reached, or broke off ({type(error).__name__}).")
+        failed = RemoteFailed(
+            f"Hugging Face could not be reached, or the connection was lost ({type(error).__name__})."
+        )
         raise Trouble(failed, again=True) from None
 
 
@@ -256,7 +258,7 @@ async def _poll(
         status = queued["status"]
         while status != "COMPLETED":
             if status not in ("IN_QUEUE", "IN_PROGRESS"):
-                raise not_understood("a status that is unknown")
+                raise not_understood("unknown status")
             await sleep(POLL_SECONDS)
             url = f"{before}{place}/status?{query}"
             status = _json(await _send(client, "GET", url, timeout, headers=headers))["status"]
@@ -267,7 +269,7 @@ async def _poll(
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise not_understood(type(error).__name__) from None
     if not picture.startswith("https://"):
-        raise not_understood("a picture elsewhere")
+        raise not_understood("unexpected image URL")
     return await _send(client, "GET", picture, timeout)  # a file server, which must not get the token
 
 

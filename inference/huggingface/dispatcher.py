@@ -187,7 +187,7 @@ class HuggingFaceDispatcher:
             learnt = True
             self.breaker.succeeded()
         except TimeoutError:
-            late = f"Hugging Face gave no mask within {self.seconds:g} s (CUTOUT_HF_DEADLINE_SECONDS)."
+            late = f"Hugging Face returned no mask within {self.seconds:g} s (CUTOUT_HF_DEADLINE_SECONDS)."
             if telling:
                 learnt = True
                 self.breaker.failed(late)
@@ -197,7 +197,7 @@ class HuggingFaceDispatcher:
             self._tell(trouble)
             raise trouble.error from None
         except Exception as error:
-            raise NetworkFailed("The Hugging Face API could not be used on this photo. Try again.") from error
+            raise NetworkFailed("The Hugging Face API failed on this photo. Try again.") from error
         finally:
             if not learnt:
                 self.breaker.broken_off()
@@ -233,7 +233,7 @@ class HuggingFaceDispatcher:
                     pause = max(pause, trouble.wait + random.uniform(0.0, min(1.0, trouble.wait / 10)))
                 if failures == self._patience.attempts or time.monotonic() + pause >= ends:
                     raise
-                log.info("Hugging Face is asked again in %.1f s: %s", pause, trouble)
+                log.info("Hugging Face is called again in %.1f s: %s", pause, trouble)
             await self._sleep(pause)
 
     def _tell(self, trouble: Trouble) -> None:
@@ -249,7 +249,7 @@ class HuggingFaceDispatcher:
     def _left_alone(self) -> Overloaded:
         wait = max(1.0, self.breaker.wait)
         return Overloaded(
-            f"The Hugging Face API has failed several times and is left alone for {wait:.0f} s; the last time:"
+            f"The Hugging Face API has failed several times, so no calls are made for {wait:.0f} s. The last error:"
             f" {self.breaker.reason}",
             retry_after=wait,
         )
@@ -276,7 +276,7 @@ def open_remote(
     for offer in runners:
         where = access.endpoint and urlsplit(access.endpoint).hostname
         log.warning(
-            "Images leave this host: Hugging Face gets them, for %s at %s",
+            "Images leave this host: they are sent to Hugging Face, for %s at %s",
             offer.checkpoint.name,
             where or offer.provider,
         )
@@ -312,8 +312,8 @@ def _choose(tier: Tier, access: HuggingFaceConfig, asked: dict[str, Offer | str]
                 return Choice(tier, offer.checkpoint, tuple(reasons)), offer
             reasons.append(offer)
     raise ModelUnavailable(
-        f"Nobody serves tier {tier} at Hugging Face: {'; '.join(reasons)}. Set {ENDPOINT_URL} to an endpoint of your own,"
-        " or CUTOUT_DEVICE=cpu."
+        f"No provider at Hugging Face serves tier {tier}: {'; '.join(reasons)}. Set {ENDPOINT_URL} to your own endpoint,"
+        " or set CUTOUT_DEVICE=cpu."
     )
 
 

@@ -27,11 +27,11 @@ LOADING_SECONDS = 20.0
 LONGEST_PAUSE = 86_400.0
 
 REFUSALS = {
-    401: f"Hugging Face does not know the token (401). Set {TOKEN} to a valid one, from"
+    401: f"Hugging Face rejected the token (401). Set {TOKEN} to a valid one, from"
     " https://huggingface.co/settings/tokens.",
     402: "The Hugging Face account has no credits left (402). Add some, or a payment method, at"
     " https://huggingface.co/settings/billing.",
-    403: f"The token may not be used for this (403). Give the one in {TOKEN} the permission to make calls to Inference"
+    403: f"The token lacks a permission (403). Give the token in {TOKEN} the permission to make calls to Inference"
     " Providers, or to the endpoint, at https://huggingface.co/settings/tokens.",
 }
 
@@ -57,25 +57,25 @@ def trouble(status: int, headers: Mapping[str, str], body: bytes) -> Trouble:
             wait = _retry_after(headers)
         if wait is None:
             wait = LOADING_SECONDS
-        log.warning("Model loading: Hugging Face answers 503, and is asked again in %.1f s", wait)
-        loading = f"The model is still being loaded at Hugging Face. Try again in {math.ceil(wait)} s."
+        log.warning("Model loading: Hugging Face answered 503 and is called again in %.1f s", wait)
+        loading = f"Hugging Face is still loading the model. Try again in {math.ceil(wait)} s."
         return Trouble(Overloaded(loading, max(1.0, wait)), again=True, wait=wait)
     if status == 429:
         wait = _retry_after(headers)
         log.warning(
-            "HuggingFace rate limit exceeded: 429, asked again %s",
+            "HuggingFace rate limit exceeded: 429, called again %s",
             "later" if wait is None else f"in {wait:.1f} s",
         )
-        limited = "Hugging Face takes no more calls of this account for now. Try again in a moment."
+        limited = "The Hugging Face account has reached its rate limit. Try again in a moment."
         return Trouble(Overloaded(limited, max(1.0, wait or LOADING_SECONDS)), again=True, wait=wait)
     if status in REFUSALS:
         return Trouble(RemoteRefused(REFUSALS[status]))
     if status == 404:
-        gone = f"Hugging Face serves no model at this address (404). Check {ENDPOINT_URL} and CUTOUT_HF_PROVIDER."
+        gone = f"Hugging Face serves no model at this URL (404). Check {ENDPOINT_URL} and CUTOUT_HF_PROVIDER."
         return Trouble(RemoteRefused(gone))
     if status == 413:
-        large = "Hugging Face calls the picture too large (413), though it is sent as small as the network sees it."
-        return Trouble(PhotoTooLarge(f"{large} Try another, or raise the endpoint's limit."))
+        large = "Hugging Face rejected the picture as too large (413), although it was sent at the network's input size."
+        return Trouble(PhotoTooLarge(f"{large} Try another photo, or raise the endpoint's limit."))
     failed = RemoteFailed(f"Hugging Face answered {status}. Try again in a moment.")
     return Trouble(failed, again=status >= 500 or status == 408)
 
@@ -115,19 +115,23 @@ def _seconds(told: Any) -> float | None:
 
 def not_understood(how: str) -> Trouble:
     """Return the error of a response that is no mask."""
-    return Trouble(RemoteFailed(f"What Hugging Face answered is no mask ({how}). Try again."), again=True)
+    return Trouble(
+        RemoteFailed(f"The response of Hugging Face is not a mask ({how}). Try again."), again=True
+    )
 
 
 def hub_answered(status: int) -> ModelUnavailable:
     """Translate a response of the model hub that is not 200."""
     if status in REFUSALS:
         return RemoteRefused(REFUSALS[status])
-    return RemoteFailed(f"The model hub answered {status} when asked who serves the models. Try again later.")
+    return RemoteFailed(
+        f"The model hub answered {status} to the request for the models' providers. Try again later."
+    )
 
 
 def hub_away(error: Exception) -> RemoteFailed:
     """Translate a call of the model hub that failed."""
     return RemoteFailed(
-        f"The model hub cannot be asked who serves the models ({type(error).__name__}). Check the network, or set"
+        f"The model hub cannot be asked for the models' providers ({type(error).__name__}). Check the network, or set"
         " CUTOUT_DEVICE=cpu."
     )

@@ -41,7 +41,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:  # TypeError: not bytes, in a TIFF
         raise UnusableProfile(str(error)) from error
     if converted is None:
-        raise UnusableProfile("no picture came back")
+        raise UnusableProfile("the conversion returned no picture")
     return converted
 
 

@@ -60,10 +60,10 @@ UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
 
 LYING = frozenset({5, 6, 7, 8})  # orientations that swap rows and columns
 
-NOTE_FIRST_FRAME = "The file holds several pictures; the first one was taken."
-NOTE_PROFILE = "The embedded colour profile cannot be used; the colours were taken as sRGB."
-NOTE_JPEG = "The JPEG file is not written as the standard says; nothing of its picture is missing."
-NOTE_EXIF = "The EXIF data is damaged; the photo was taken as upright."
+NOTE_FIRST_FRAME = "The file contains several pictures; the first one was used."
+NOTE_PROFILE = "The embedded colour profile cannot be used; the colours were interpreted as sRGB."
+NOTE_JPEG = "The JPEG file deviates from the standard, but the picture is complete."
+NOTE_EXIF = "The EXIF data is damaged; the photo was treated as upright."
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def decode(
         raise InvalidPhoto("The file is empty. Send the picture's bytes.")
     if _has_too_many_parts(data):
         raise PhotoTooLarge(
-            "The file is in too many parts and would take long to read. Save it again and retry."
+            "The file has too many parts and would take too long to read. Save it again and retry."
         )
     # Pillow's decoders raise many kinds of errors for damaged files: OSError, SyntaxError, struct.error, ValueError and
     # more. All of them are treated as a fault of the file.
@@ -145,11 +145,11 @@ def _open_corrected(data: bytes, sizes: SizeLimits) -> tuple[Image.Image, bytes,
             return _open(better), better, True
     except UnidentifiedImageError:
         raise UnsupportedFormat(
-            "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF."
+            "This file is not a picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF."
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PhotoTooLarge(
-            f"The picture has too many pixels; at most {sizes.pixels / 1e6:g} megapixels are taken"
+            f"The picture has too many pixels; at most {sizes.pixels / 1e6:g} megapixels are allowed"
             " (CUTOUT_MAX_MEGAPIXELS). Scale it down and retry."
         ) from None
     except (MemoryError, UnsupportedFormat):
@@ -220,7 +220,7 @@ def _open(data: bytes) -> Image.Image:
             from pillow_heif import HeifImageFile  # a large library that only HEIC files need
         except ImportError:
             raise UnsupportedFormat(
-                "HEIC needs pillow-heif on this host; run: pip install pillow-heif"
+                "Reading HEIC needs pillow-heif on this host; run: pip install pillow-heif"
             ) from None
         image: Image.Image = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
         return image
@@ -260,10 +260,10 @@ def _check_png_chunks(data: bytes) -> None:
         kind, body_end = data[place + 4 : place + 8], place + 8 + length
         checksum = data[body_end : body_end + 4]
         if len(checksum) < 4:
-            raise InvalidPhoto(_damaged("the file ends within a chunk"))
+            raise InvalidPhoto(_damaged("the file ends inside a chunk"))
         critical = not kind[0] & ANCILLARY
         if critical and zlib.crc32(memoryview(data)[place + 4 : body_end]) != int.from_bytes(checksum):
-            raise InvalidPhoto(_damaged("a checksum differs"))
+            raise InvalidPhoto(_damaged("a checksum is wrong"))
         place = body_end + 4
 
 
@@ -318,7 +318,9 @@ def _colours(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _eight_bits(image)
     if image.mode in ("I", "F"):
-        raise UnsupportedFormat("32-bit pixels are not read. Save the picture with 8 or 16 bits a channel.")
+        raise UnsupportedFormat(
+            "32-bit pixels are not supported. Save the picture with 8 or 16 bits per channel."
+        )
     if image.mode in ("1", "LA", "La"):
         return image.convert("L")
     return image if image.mode in ("RGB", "L", "CMYK", "LAB") else image.convert("RGB")
@@ -341,4 +343,4 @@ def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Pix
 
 
 def _damaged(error: Exception | str) -> str:
-    return f"The picture is cut off or damaged ({error}). Save it again and retry."
+    return f"The picture is truncated or damaged ({error}). Save it again and retry."

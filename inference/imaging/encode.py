@@ -44,7 +44,7 @@ def check_size(file_format: Format, width: int, height: int) -> None:
     most = MAX_SIDE.get(file_format)
     if most is not None and max(width, height) > most:
         raise InvalidOptions(
-            f"{file_format.value} holds at most {most:,} pixels a side, and the picture has {width} × {height}. Ask for"
+            f"{file_format.value} allows at most {most:,} pixels per side, and the picture has {width} × {height}. Choose"
             " another format (format, or --format), such as png, or scale the photo down."
         )
 

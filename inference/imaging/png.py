@@ -35,7 +35,7 @@ def encode_png(pixels: Pixels, dpi: Dpi | None = None) -> bytes:
     """
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.ndim not in (2, 3) or channels not in COLOUR_TYPES or not pixels.size:
-        raise ValueError(f"no PNG holds a picture of shape {pixels.shape}")
+        raise ValueError(f"a picture of shape {pixels.shape} cannot be written as PNG")
     height, width = pixels.shape[:2]
 
     header = struct.pack(">IIBBBBB", width, height, 8, COLOUR_TYPES[channels], 0, 0, 0)

@@ -69,7 +69,7 @@ NUMBERS = (
     "subfiletype",
 )
 
-SAVE_AS = "Save the picture as RGB with 8 or 16 bits a channel and retry."
+SAVE_AS = "Save the picture as RGB with 8 or 16 bits per channel and retry."
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def read_header(data: bytes) -> Header:
         import tifffile  # imported on demand: a large library that only this format needs
     except ImportError:
         raise UnsupportedFormat(
-            "TIFF needs tifffile and imagecodecs on this host; run: pip install tifffile imagecodecs"
+            "Reading TIFF needs tifffile and imagecodecs on this host; run: pip install tifffile imagecodecs"
         ) from None
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs every unusual tag
     # The file needs no closing: it is only a buffer in memory.
@@ -123,7 +123,7 @@ def read_header(data: bytes) -> Header:
         raise InvalidPhoto("The picture has no pixels. Save it again and retry.")
     if page.tags.get(DNG_VERSION) is not None or int(page.subfiletype) & REDUCED:
         raise UnsupportedFormat(
-            "This TIFF begins with a preview, as cameras' raw files do. Develop it to a JPEG, PNG or TIFF and send that."
+            "This TIFF begins with a preview, as cameras' raw files do. Convert it to JPEG, PNG or TIFF and send the result."
         )
     return Header(
         width=page.imagewidth,
@@ -194,23 +194,23 @@ def _reader_of(page: "TiffPage") -> Literal["tifffile", "pillow"]:
     ):
         return "pillow"
     if compression not in OURS:
-        raise _refusal(f"compressed in a way that is not read ({_named(page.compression)})")
+        raise _refusal(f"it uses an unsupported compression ({_named(page.compression)})")
     if not isinstance(bits, int):
-        raise _refusal(f"of {bits} bits in its channels")
+        raise _refusal(f"its channels have {bits} bits")
     if form in KINDS:
-        raise _refusal(f"of {KINDS[form]} of {bits} bits, which do not say what is white")
+        raise _refusal(f"its samples are {KINDS[form]} of {bits} bits, which do not define white")
     if form not in (UNSIGNED, 4) or not 1 <= bits <= MOST_BITS:  # 4: unspecified
-        raise _refusal(f"of {bits} bits a channel")
+        raise _refusal(f"it has {bits} bits per channel")
     if photometric not in COLOURS:
-        raise _refusal(f"of colours that are not read ({_named(page.photometric)})")
+        raise _refusal(f"it uses an unsupported colour space ({_named(page.photometric)})")
     if photometric == LAB and bits != 8:
-        raise _refusal(f"in CIE L*a*b* of {bits} bits")
+        raise _refusal(f"it uses CIE L*a*b* with {bits} bits")
     if photometric == CMYK and page.tags.valueof(INK_SET, 1) != 1:
-        raise _refusal("of other inks than cyan, magenta, yellow and black")
+        raise _refusal("its inks are not cyan, magenta, yellow and black")
     if not COLOURS[photometric] <= count <= MOST_CHANNELS or page.imagedepth != 1:
-        raise _refusal(f"of {count} channels and a depth of {page.imagedepth}")
+        raise _refusal(f"it has {count} channels and a depth of {page.imagedepth}")
     if photometric == PALETTE and (bits > 8 or page.colormap is None):
-        raise _refusal("with a palette that is not there, or too large")
+        raise _refusal("its palette is missing or too large")
     return "tifffile"
 
 
@@ -227,18 +227,18 @@ def _read(page: "TiffPage", wanted: list[int]) -> Samples:
     segments = planes * math.ceil(height / max(1, rows)) * math.ceil(width / max(1, columns))
     if segments > MOST_SEGMENTS:
         raise PhotoTooLarge(
-            f"The TIFF is in {segments} strips or tiles, and at most {MOST_SEGMENTS} are taken. Save it again and retry."
+            f"The TIFF has {segments} strips or tiles; at most {MOST_SEGMENTS} are allowed. Save it again and retry."
         )
     if segments * rows * columns > MOST_PADDING * planes * max(height * width, STRIP_PIXELS):
         raise InvalidPhoto("The TIFF's tiles are far larger than its picture. Save it again and retry.")
     if min(len(page.dataoffsets), len(page.databytecounts)) < segments:
-        raise InvalidPhoto("The TIFF lacks some of its strips or tiles. Save it again and retry.")
+        raise InvalidPhoto("Some strips or tiles of the TIFF are missing. Save it again and retry.")
 
     out = np.empty((height, width, len(wanted)), np.uint8 if page.bitspersample <= 8 else np.uint16)
     filled = 0
     for block, (plane, _, top, left, _), _ in page.segments(maxworkers=1):
         if block is None:
-            raise InvalidPhoto("The TIFF lacks some of its strips or tiles. Save it again and retry.")
+            raise InvalidPhoto("Some strips or tiles of the TIFF are missing. Save it again and retry.")
         part = block[0, : height - top, : width - left]
         place = out[top : top + part.shape[0], left : left + part.shape[1]]
         if planes == 1:
@@ -248,7 +248,7 @@ def _read(page: "TiffPage", wanted: list[int]) -> Samples:
             place[..., wanted.index(plane)] = part[..., 0]
             filled += part[..., 0].size
     if filled != out.size:
-        raise InvalidPhoto("The TIFF lacks some of its pixels. Save it again and retry.")
+        raise InvalidPhoto("Some pixels of the TIFF are missing. Save it again and retry.")
     return out
 
 
@@ -297,4 +297,4 @@ def _named(value: Any) -> str:
 
 
 def _refusal(what: str) -> UnsupportedFormat:
-    return UnsupportedFormat(f"This TIFF is {what}. {SAVE_AS}")
+    return UnsupportedFormat(f"This TIFF is not supported: {what}. {SAVE_AS}")

@@ -55,7 +55,7 @@ def find_subject(mask: Tensor, checkpoint: Checkpoint) -> Tensor | None:
     lowest, highest = torch.stack(mask.aminmax()).tolist()
     if not math.isfinite(highest):
         raise NetworkFailed(
-            f"{checkpoint.name} gave no numbers for this photo; if others fail too, set CUTOUT_PRECISION=float32."
+            f"{checkpoint.name} returned invalid numbers for this photo; if other photos fail too, set CUTOUT_PRECISION=float32."
         )
     if highest < FOREGROUND:
         return None

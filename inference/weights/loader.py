@@ -39,7 +39,7 @@ def load_network(checkpoint: Checkpoint, folder: ModelsFolder) -> nn.Module:
             network = optimise(network.float())
     except (safetensors.SafetensorError, struct.error, ValueError) as error:
         raise WeightsUnavailable(
-            f"{checkpoint.name}: {file} does not hold the {checkpoint.network} network ({error});"
+            f"{checkpoint.name}: {file} does not contain the {checkpoint.network} network ({error});"
             f" remove it and run: cutout models pull {checkpoint.name}"
         ) from error
     return network
@@ -62,8 +62,8 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         for what, names in (
             ("missing", missing),
             ("unknown", unknown),
-            ("of another shape", other),
-            ("of another type", quantised),
+            ("with another shape", other),
+            ("with another type", quantised),
         )
         if names
     ]

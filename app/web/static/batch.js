@@ -28,7 +28,7 @@ export async function offer(photos, others) {
   order = mine;
   show(several(photos.length, "photo"), ["start"]);
   $("batch-start").disabled = true;
-  tell("Asking for the price …");
+  tell("Getting the price …");
   try {
     const price = await call(`${API}/pricing/calculate`, {
       method: "POST",
@@ -36,7 +36,7 @@ export async function offer(photos, others) {
       body: JSON.stringify({ tier, imageCount: photos.length }),
     });
     if (mine !== order) return;
-    const left = `${several(others, "file that is no picture is", "files that are no pictures are")} left out.`;
+    const left = `${several(others, "file that is not a picture was", "files that are not pictures were")} skipped.`;
     tell(others ? `${priceOf(price)} ${left}` : priceOf(price));
     $("batch-start").disabled = false;
     $("batch").scrollIntoView({ block: "nearest" });
@@ -91,7 +91,7 @@ function post({ photos, tier, key }) {
       else reject(Refusal.of(request.status, request.response));
     });
     request.addEventListener("error", () => {
-      reject(new Refusal("The upload broke off: the service cannot be reached, or a file was moved or changed."));
+      reject(new Refusal("The upload was interrupted: the service cannot be reached, or a file was moved or changed."));
     });
     request.addEventListener("abort", () => reject(new Refusal("")));
     request.open("POST", `${API}/batch`);
@@ -141,7 +141,7 @@ async function follow(id) {
       events.close();
       return;
     }
-    $("batch-count").textContent = "The connection broke off. Asking again …";
+    $("batch-count").textContent = "The connection was lost. Reconnecting …";
     // The browser reconnects by itself after a lost connection, but not after a response that is no event stream.
     if (events.readyState === EventSource.CLOSED) setTimeout(() => watched === id && follow(id), AGAIN_MS);
   });
@@ -191,15 +191,15 @@ function finish(batch) {
   const made = batch.photos.filter((photo) => photo.resultUrl);
   $("batch-strip").replaceChildren(...made.slice(0, MOST_THUMBNAILS).map(thumbnail));
   if (made.length > MOST_THUMBNAILS) {
-    $("batch-count").textContent = `The first ${MOST_THUMBNAILS} pictures; the ZIP has all ${made.length}.`;
+    $("batch-count").textContent = `The first ${MOST_THUMBNAILS} pictures are shown; the ZIP contains all ${made.length}.`;
   }
 }
 
 function outcome({ status, images, counts, zipUrl }) {
-  const made = `${counts.completed} of ${several(images, "picture is", "pictures are")} made`;
-  if (counts.completed && !zipUrl) return `${made}, and no longer kept.`;
-  if (status === "completed") return "All pictures are made.";
-  if (status === "failed") return "No picture could be made.";
+  const made = `${counts.completed} of ${several(images, "picture was", "pictures were")} created`;
+  if (counts.completed && !zipUrl) return `${made}, but the results are no longer stored.`;
+  if (status === "completed") return "All pictures were created.";
+  if (status === "failed") return "No picture could be created.";
   return status === "cancelled" ? `Cancelled: ${made}.` : `${made}.`;
 }
 

@@ -51,9 +51,9 @@ function isPicture({ file, name }) {
 
 // Return a sentence that says why these photos cannot be sent, or null if they can.
 export function objection(photos) {
-  if (!photos.length) return "There is no picture in what you chose.";
+  if (!photos.length) return "Your selection contains no picture.";
   if (photos.length > mostImages) {
-    return `These are ${photos.length} photos, and a batch has ${mostImages} at most. Choose fewer.`;
+    return `You chose ${photos.length} photos, but a batch may have at most ${mostImages}. Choose fewer.`;
   }
   const large = photos.filter(({ file }) => file.size > photoMb * 1e6);
   if (large.length) {
@@ -61,7 +61,7 @@ export function objection(photos) {
     return `${large[0].name}${others} larger than ${photoMb} MB. Send a smaller file.`;
   }
   if (photos.length > 1 && bytesOf(photos) > batchMb * 1e6) {
-    return `These photos are larger than ${batchMb} MB together. Send them in several batches.`;
+    return `Together, these photos are larger than ${batchMb} MB. Send them in several batches.`;
   }
   return null;
 }

@@ -7,10 +7,10 @@ import { chosen, dropped, objection, pictures } from "./files.js";
 const BACKDROPS = { transparency: "", white: "#fff", black: "#000", green: "#0b8a3a", blue: "#1f5fd0" };
 
 const RECIPES = {
-  mask: "The subject, cut out",
-  clean: "and no trace of the old background's colour",
-  refined: "and hair, fur and lace in full detail",
-  "second-look": "and a second look at small subjects",
+  mask: "Cuts out the subject",
+  clean: "plus edges without the old background's colour",
+  refined: "plus hair, fur and lace in full detail",
+  "second-look": "plus a second look at small subjects",
 };
 
 async function showTiers() {
@@ -24,7 +24,7 @@ async function showTiers() {
     card.querySelector(".recipe").textContent = RECIPES[info.recipe];
     card.querySelector(".price").textContent = `${info.credits} credits`;
     card.querySelector(".model").textContent = info.substitute
-      ? `${info.model}, standing in for ${info.wanted}`
+      ? `${info.model}, substitute for ${info.wanted}`
       : info.model;
     $("tiers").append(card);
   }
@@ -53,7 +53,7 @@ async function take(found) {
   if (reason) {
     say(reason, "error");
   } else if (photos.length > 1 && busy()) {
-    say("A batch is in work. Wait for its end, cancel it, or open this page once more for the next one.", "error");
+    say("A batch is running. Wait until it has finished, cancel it, or open this page in another tab.", "error");
   } else if (photos.length > 1) {
     current++;
     $("result").hidden = true;
@@ -101,7 +101,7 @@ async function show(photo, job) {
   $("facts").textContent = `${job.width} × ${job.height}, ${seconds} s, ${job.model} on ${job.backend}`;
   $("result").hidden = false;
   const remarks = [...job.notes];
-  if (job.noForeground) remarks.unshift("No subject was found in this photo, so everything is transparent.");
+  if (job.noForeground) remarks.unshift("No subject was found in this photo, so the result is fully transparent.");
   if (remarks.length) say(remarks.join(" "), "");
   else sayNothing();
 }

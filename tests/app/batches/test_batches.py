@@ -222,7 +222,7 @@ def test_a_batch_that_is_too_large_is_refused(database: Database, tmp_path: Path
         ({"quality": "101"}, "quality: Input should be less"),
         ({"maskOnly": "perhaps"}, "maskOnly: Input should be"),
         ({"imageCount": "many"}, "imageCount: Input should be"),
-        ({"background": "no colour"}, "background: 'no colour' is no colour"),
+        ({"background": "no colour"}, "background: 'no colour' is not a colour"),
         ({"teir": "basic"}, "teir: there is no such field"),
         ({"mask_only": "true"}, "mask_only: there is no such field"),
         ({"webhookUrl": "ftp://shop.example/told"}, "webhookUrl: "),
@@ -455,7 +455,7 @@ def test_a_batch_is_watched_while_it_is_worked_on(rich: BatchClient) -> None:
         None,
         "UNSUPPORTED_FORMAT",
     )
-    assert failed["error"]["detail"].startswith("This is no picture")
+    assert failed["error"]["detail"].startswith("This file is not a picture")
     assert (shown["price"]["finalCredits"], shown["creditsCharged"]) == (18, 15)
     assert rich.balance(ANNA) == 10_000 - 15
 

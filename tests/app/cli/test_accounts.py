@@ -52,7 +52,7 @@ def test_from_an_account_to_a_key_and_credits(
     key = out.strip()
     assert (code, out) == (0, f"{key}\n")
     assert run("credits", "grant", OWNER, "50", "--key", "invoice-1")[2].startswith("Granted; ")
-    assert "Granted before" in run("credits", "grant", OWNER, "50", "--key", "invoice-1")[2]
+    assert "Already granted with this key" in run("credits", "grant", OWNER, "50", "--key", "invoice-1")[2]
     _, listed, said = run("credits", "show", OWNER)
     assert "has 50 credits" in said
     assert "invoice-1" in listed
@@ -73,7 +73,10 @@ def test_from_an_account_to_a_key_and_credits(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["keys", "add", "nobody@shop.example"], "kept here with: cutout users add nobody@shop.example"),
+        (
+            ["keys", "add", "nobody@shop.example"],
+            "create a local account, run: cutout users add nobody@shop.example",
+        ),
         (["users", "add", OWNER, "--password", "short"], "too short"),
         (["users", "add", "owner", "--password", "long enough"], "no e-mail address"),
         (["keys", "revoke", "00000000-0000-0000-0000-000000000000"], "There is no key"),
@@ -203,7 +206,7 @@ def test_a_platforms_user_gets_a_key_by_mail_and_several_are_listed(run: Run, ow
         two = accounts.get_or_create_user(session, Claims("u-2", "anna@shop.example"))
     code, out, err = run("keys", "add", "anna@shop.example")
     assert (code, out) == (1, "")
-    assert "2 users are called" in err
+    assert "2 users match" in err
     for user in (one, two):
         assert f"{user.id} ({user.subject})" in err
         assert run("keys", "add", str(user.id))[0] == 0

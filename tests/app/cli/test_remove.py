@@ -82,7 +82,7 @@ def test_run_again_it_does_only_what_is_missing(
     assert cutout("remove", photos, "-o", out) == 0
     said = capsys.readouterr().err
     assert "1 of 1 done" in said
-    assert "2 were done before" in said
+    assert "2 already done" in said
     assert (out / "b.png").stat().st_mtime_ns == kept
 
     runs = len(opened)
@@ -100,13 +100,13 @@ def test_run_again_it_does_only_what_is_missing(
     assert cutout("remove", photos, "-o", out) == 0
     assert open_picture((out / "b.png").read_bytes()).size == (30, 40)
     assert cutout("remove", photos, "-o", out) == 0
-    assert "3 were done before" in capsys.readouterr().err
+    assert "3 already done" in capsys.readouterr().err
 
     (out / NAME).write_text((out / NAME).read_text()[:-9] + "\n[1]\nnull\n{}\n")  # As a kill may leave it.
     assert cutout("remove", photos, "-o", out) == 0
     (out / NAME).unlink()  # As earlier versions left their results.
     assert cutout("remove", photos, "-o", out) == 0
-    assert "3 were done before" in capsys.readouterr().err
+    assert "3 already done" in capsys.readouterr().err
 
     capsys.readouterr()
     cutout("remove", photos, "-o", out, "--overwrite")
@@ -123,9 +123,9 @@ def test_failures_are_named_at_the_end_and_the_rest_is_done(
     assert files(tmp_path / "out") == {"b.png", "deep/er/c.png"}
     said = capsys.readouterr().err
     assert "2 of 4 done" in said
-    assert f"failed: {photos}/a.png: The picture is cut off or damaged" in said
+    assert f"failed: {photos}/a.png: The picture is truncated or damaged" in said
     assert f"failed: {photos}/empty.jpg: The file is empty" in said
-    assert "1 files do not look like photos and were left out (.txt)" in said
+    assert "1 files do not look like photos and were skipped (.txt)" in said
 
 
 def test_a_strip_that_no_network_can_use_is_refused(
@@ -143,7 +143,7 @@ def test_what_was_not_taken_as_it_stands_is_said(
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     assert cutout("remove", tmp_path / "moving.gif", "-o", tmp_path / "out") == 0
-    assert f"note: {tmp_path}/moving.gif: The file holds several pictures; the first one was taken." in (
+    assert f"note: {tmp_path}/moving.gif: The file contains several pictures; the first one was used." in (
         capsys.readouterr().err
     )
 
@@ -176,18 +176,21 @@ def test_a_pipe(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["{photos}/nothing.png", "-o", "{out}"], "nothing.png is not there"),
+        (["{photos}/nothing.png", "-o", "{out}"], "nothing.png does not exist"),
         (["{photos}/a.png", "-o", "{photos}/a.png"], "would be overwritten by its own cut-out"),
-        (["{photos}/deep", "-o", "{photos}"], "lies in the folder of the results"),
-        (["{photos}/a.png", "-o", "-"], "is for one photo from a pipe"),
-        (["-", "{photos}/a.png", "-o", "{out}"], "name it alone"),
+        (["{photos}/deep", "-o", "{photos}"], "is inside the output folder"),
+        (["{photos}/a.png", "-o", "-"], "works only with one photo from a pipe"),
+        (["-", "{photos}/a.png", "-o", "{out}"], "it must be the only input"),
         (["{photos}/a.png", "-o", "{out}.tiff"], "written as png, webp, jpg, avif, not as tiff"),
-        (["{photos}/a.png", "-o", "{out}.HEIC"], "Name one of these, such as"),
+        (["{photos}/a.png", "-o", "{out}.HEIC"], "Choose one of these, such as"),
         (["-", "-o", "{out}.gif"], "not as gif"),
-        (["{photos}/a.png", "-o", "{out}.jpg", "--format", "png"], "named like a jpg, and --format says png"),
-        (["{photos}", "-o", "{out}", "--background", "rgb(999,0,0)"], "'rgb(999,0,0)' is no colour"),
-        (["{photos}", "-o", "{out}", "--background", "#ff000080"], "'#ff000080' shows through"),
-        (["{photos}", "-o", "{out}", "--background", "reddish"], "'reddish' is no colour"),
+        (
+            ["{photos}/a.png", "-o", "{out}.jpg", "--format", "png"],
+            "has the extension of jpg, but --format is png",
+        ),
+        (["{photos}", "-o", "{out}", "--background", "rgb(999,0,0)"], "'rgb(999,0,0)' is not a colour"),
+        (["{photos}", "-o", "{out}", "--background", "#ff000080"], "'#ff000080' is not opaque"),
+        (["{photos}", "-o", "{out}", "--background", "reddish"], "'reddish' is not a colour"),
         (["{photos}", "-o", "{out}", "--device", "tpu"], "CUTOUT_DEVICE: Input should be"),
     ],
 )
@@ -292,7 +295,7 @@ def test_a_name_and_a_format_that_differ_are_refused(
 ) -> None:
     for name, wanted in (("x.jpg", "png"), ("x.jfif", "webp"), ("x.png", "avif")):
         assert cutout("remove", source.format(photos=photos), "-o", tmp_path / name, "--format", wanted) == 1
-        assert f"--format says {wanted}" in capsys.readouterr().err
+        assert f"--format is {wanted}" in capsys.readouterr().err
         assert not (tmp_path / name).exists()
     assert not opened
 
@@ -335,9 +338,9 @@ def test_linked_folders_are_followed_once(
     made = {"a.png", "b.png", "deep/er/c.png", "one/e.png", "one/more/f.png", "g.png"}
     assert files(tmp_path / "out") == made
     said = capsys.readouterr().err
-    assert f"3 folders or links are done under another name and were left out ({photos}/aa, " in said
-    assert "2 folders or links lead back to where they are and were left out" in said
-    assert "2 folders or links lead nowhere and were left out" in said
+    assert f"3 folders or links are processed under another path and were skipped ({photos}/aa, " in said
+    assert "2 folders or links form a loop and were skipped" in said
+    assert "2 folders or links are broken and were skipped" in said
 
 
 def test_a_folder_that_cannot_be_read_is_said(
@@ -356,9 +359,7 @@ def test_a_folder_that_cannot_be_read_is_said(
 
     monkeypatch.setattr("cutout.app.cli.plan.os.scandir", locked)
     assert cutout("remove", photos, "-o", tmp_path / "out") == 0
-    assert (
-        "1 folders or links cannot be read (Permission denied) and were left out" in capsys.readouterr().err
-    )
+    assert "1 folders or links cannot be read (Permission denied) and were skipped" in capsys.readouterr().err
 
 
 # --- Photos that were replaced ----------------------------------------------------------------------

@@ -148,7 +148,7 @@ def test_a_deployment_that_is_well(place: Deployment, verify: Verify) -> None:
     assert [told.lines[name]["targetSeconds"] for name in (*REMOVALS, "batch")] == [5, 10, 10, 10, 15]
     assert told.lines["batch"]["seconds"] > 0
     # The fake network is served as isnet-general, which is the model of no tier.
-    assert "stands in for rmbg-1.4" in told.detail("prices")
+    assert "is a substitute for rmbg-1.4" in told.detail("prices")
 
 
 def test_for_people_each_step_is_a_line(
@@ -159,7 +159,7 @@ def test_for_people_each_step_is_a_line(
     assert (code, out, lines[0]) == (0, "", place.address)
     assert [line[0] for line in lines[1:-1]] == ["✓"] * 4 + ["!"] + ["✓"] * 8
     assert " of 2–5 s " in lines[8]
-    assert lines[-1].startswith("All is well: 12 passed, 1 to look at in ")
+    assert lines[-1].startswith("Verified: 12 passed, 1 with warnings in ")
 
 
 def test_strictly_a_substitute_fails_and_nothing_else_does(place: Deployment, verify: Verify) -> None:
@@ -219,7 +219,7 @@ def test_a_worker_that_hangs_and_the_batch_that_waits_for_it_is_cancelled(
         told = verify(place.address, "--tier", "basic", "--timeout", "10")
         assert told.named("failed") == ["batch"]
         assert "not done within 10 s (0 of 3 photos done" in told.detail("batch")
-        assert "3 credits charged; the account is in other use" in told.detail("ledger")
+        assert "3 credits charged; the account was also used by other requests" in told.detail("ledger")
         (batch, *_) = http.get(f"{place.address}{API}/batch").json()["batches"]
         assert batch["counts"]["cancelled"] == 3
     finally:
@@ -276,7 +276,7 @@ def test_a_database_of_another_shape(place: Deployment, verify: Verify) -> None:
         set_to(migrate.head())
     assert (told.code, told.named("failed")) == (1, ["version and schema"])
     assert told.named("skipped") == ["credits", *NEED_MONEY]
-    assert f"schema 0002, and version {__version__} needs {migrate.head()}" in told.detail(
+    assert f"schema 0002, but version {__version__} needs {migrate.head()}" in told.detail(
         "version and schema"
     )
     assert "cutout migrate" in told.detail("version and schema")
@@ -412,7 +412,7 @@ LIES: dict[str, tuple[str, Change, str, str]] = {
             )
         ),
         "health",
-        "it is degraded. The disk is full.",
+        "status degraded. The disk is full.",
     ),
     "no worker for batches": (
         "/health",
@@ -431,7 +431,7 @@ LIES: dict[str, tuple[str, Change, str, str]] = {
         "/pricing",
         in_json(lambda told: told["tiers"]["basic"].update(credits=4)),
         "prices",
-        "basic costs 4 credits there, and 3",
+        "basic costs 4 credits there, but 3",
     ),
     "no discount": (
         "/calculate",
@@ -446,13 +446,13 @@ LIES: dict[str, tuple[str, Change, str, str]] = {
         "no transparency",
     ),
     "the background": ("/remove", in_picture(opaque), "removal, basic", "background is still there"),
-    "no subject": ("/remove", in_picture(clear), "removal, basic", "Nothing was found"),
+    "no subject": ("/remove", in_picture(clear), "removal, basic", "No subject was found"),
     "another size": ("/remove", in_picture(lambda it: it.resize((64, 48))), "removal, basic", "64×48"),
     "half a picture": (
         "/remove",
         lambda given: with_body(given, given.content[:2000]),
         "removal, basic",
-        "no PNG that can be read",
+        "not a PNG that can be read",
     ),
     "no picture": (
         "/remove",
@@ -465,7 +465,7 @@ LIES: dict[str, tuple[str, Change, str, str]] = {
         "/download",
         in_zip(mixed_up),
         "batch",
-        "verify-2.png in the ZIP has another SHA-256",
+        "The SHA-256 of verify-2.png in the ZIP differs",
     ),
     "a picture less": (
         "/download",
@@ -485,27 +485,27 @@ LIES: dict[str, tuple[str, Change, str, str]] = {
         "batch",
         "cannot be opened",
     ),
-    "charged twice": ("/credits", in_json(charged_more), "ledger", " credits, and the ledger has of it: "),
-    "never charged": ("/credits", in_json(never_charged), "ledger", " credits, and the ledger has of it: "),
-    "a balance of its own": ("/credits", in_json(balance_apart), "ledger", "and the balance went from"),
-    "paid for nothing": ("/credits", in_json(never_given_back), "an error", "3 credits are gone"),
+    "charged twice": ("/credits", in_json(charged_more), "ledger", " credits, but its ledger entries are: "),
+    "never charged": ("/credits", in_json(never_charged), "ledger", " credits, but its ledger entries are: "),
+    "a balance of its own": ("/credits", in_json(balance_apart), "ledger", "but the balance went from"),
+    "paid for nothing": ("/credits", in_json(never_given_back), "an error", "3 credits were charged"),
     "a plan without quota": (
         "/subscription",
         in_json(lambda told: told.update(plan="pro", status="active", plans=None)),
         "quota",
-        "its quota is not told",
+        "its quota is missing",
     ),
     "taken for a photo": (
         "/remove",
         lambda given: given if given.status_code == 200 else httpx2.Response(200, json={}),
         "an error",
-        "taken for one",
+        "accepted as one",
     ),
     "another description": (
         "/openapi.json",
         in_json(lambda told: told["info"].update(version="0.0.9")),
         "API description",
-        "of version 0.0.9",
+        "has version 0.0.9",
     ),
 }
 
@@ -523,7 +523,7 @@ def test_a_service_of_another_version(place: Deployment) -> None:
     older = Lying("/health", in_json(lambda told: told.update(version="0.0.9")))
     told = {result.step.name: result for result in asyncio.run(walked(place, older))}
     detail = told["version and schema"].detail
-    assert f"0.0.9 (schema {migrate.head()}) runs there, and this command is {__version__}" in detail
+    assert f"version 0.0.9 (schema {migrate.head()}), but this command is version {__version__}" in detail
     # Nothing is charged there.
     assert told["removal, basic"].outcome is Outcome.SKIPPED
 
@@ -567,15 +567,15 @@ def test_without_a_queue_all_but_batches_is_tried(
     monkeypatch.setenv(VERIFY_KEY, key_of(database, "anna", 60))
     told = verify(address)
     assert (told.code, told.named("failed"), told.named("skipped")) == (1, ["queue"], NEED_QUEUE)
-    assert "set REDIS_URL" in told.detail("queue")
+    assert "Set REDIS_URL" in told.detail("queue")
     assert "51 credits charged, 9 left" in told.detail("ledger")
 
 
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ([], "This service has accounts. Give one with --key"),
-        (["--key", "ck_wrong"], "This key is not taken."),
+        ([], "This service requires authentication. Set a key with --key"),
+        (["--key", "ck_wrong"], "The service rejected this key."),
     ],
 )
 def test_a_key_is_wanted(shop: tuple[str, Database], verify: Verify, key: list[str], words: str) -> None:
@@ -624,14 +624,17 @@ def test_what_a_plan_pays_needs_no_credits(shop: tuple[str, Database], verify: V
     [
         (
             answer(b"<h1>It works!</h1>", Content_Type="text/html"),
-            "200 with text/html, which is no answer of Cutout",
+            "200 with text/html, which is not a response of Cutout",
         ),
         (answer(b"<h1>Bad Gateway</h1>", 502, Content_Type="text/html"), "502 with text/html"),
-        (answer(b"[1, 2", Content_Type="application/json"), "does not answer as this version does"),
+        (answer(b"[1, 2", Content_Type="application/json"), "does not respond as this version does"),
         (answer(b'{"status": "UP"}', Content_Type="application/json"), "version: Field required"),
-        (send_on("https://elsewhere.example/api/health"), "sends on to https://elsewhere.example/api/health"),
+        (
+            send_on("https://elsewhere.example/api/health"),
+            "redirects to https://elsewhere.example/api/health",
+        ),
         (raw(b"220 mail.example ESMTP\r\n"), "does not speak HTTP"),
-        (raw(b""), "breaks off"),
+        (raw(b""), "closed the connection"),
     ],
 )
 def test_what_is_no_cutout(page: Any, words: str, verify: Verify) -> None:
@@ -675,7 +678,7 @@ def test_nobody_is_there(verify: Verify) -> None:
         port = probe.getsockname()[1]
     told = verify(f"http://127.0.0.1:{port}")
     assert (told.code, told.named("failed")) == (1, ["health"])
-    assert f"Nobody answers at http://127.0.0.1:{port} (" in told.detail("health")
+    assert f"Nothing answers at http://127.0.0.1:{port} (" in told.detail("health")
 
 
 def test_a_host_that_never_answers_is_given_up(verify: Verify) -> None:
@@ -687,11 +690,11 @@ def test_a_host_that_never_answers_is_given_up(verify: Verify) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["127.0.0.1:8000"], "no web address"),
-        (["ftp://cutout.example"], "no web address"),
-        (["http://"], "no web address"),
-        (["http://cutout.example:port"], "no web address"),
-        (["http://127.0.0.1:9", "--key", "schlüssel"], "characters that no key has"),
+        (["127.0.0.1:8000"], "not an HTTP URL"),
+        (["ftp://cutout.example"], "not an HTTP URL"),
+        (["http://"], "not an HTTP URL"),
+        (["http://cutout.example:port"], "not a URL"),
+        (["http://127.0.0.1:9", "--key", "schlüssel"], "invalid characters"),
     ],
 )
 def test_no_address_or_key(

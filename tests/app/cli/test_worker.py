@@ -44,8 +44,8 @@ def test_it_becomes_a_worker(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "environment", "told"),
     [
-        (["--queues", "batch,nights"], {}, "no queue nights; there are: interactive, batch"),
-        (["--queues", ""], {}, "no queue without a name"),
+        (["--queues", "batch,nights"], {}, "no queue 'nights'. Choose one of: interactive, batch"),
+        (["--queues", ""], {}, "no queue ''"),
         ([], {"REDIS_URL": ""}, "set REDIS_URL"),
         ([], {"DATABASE_URL": "postgresql://127.0.0.1:1/none"}, "The database does not answer"),
         ([], {"CUTOUT_DATA_DIR": "/proc/nowhere"}, "/proc/nowhere"),

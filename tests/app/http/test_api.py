@@ -160,7 +160,7 @@ def test_a_strip_that_no_network_can_use_is_refused(client: TestClient, tier: Ti
     [
         ({"tier": "gold"}, "tier: Input should be 'basic', 'standard', 'professional' or 'industry'"),
         ({"teir": "basic"}, "teir: there is no such field"),
-        ({"background": "reddish"}, "'reddish' is no colour"),
+        ({"background": "reddish"}, "'reddish' is not a colour"),
         ({"quality": "101"}, "quality: Input should be less than or equal to 100"),
         ({"format": "bmp"}, "format: Input should be 'png', 'webp', 'jpg' or 'avif'"),
     ],

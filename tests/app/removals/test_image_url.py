@@ -142,7 +142,7 @@ def test_it_is_one_photo_or_one_address(shop: ApiClient, web: Web) -> None:
     for body, says in (
         ({"imageUrl": url, "teir": "basic"}, "teir: there is no such field"),
         ({"imageUrl": url, "tier": "gold"}, "tier: Input should be"),
-        ({"imageUrl": url, "background": "reddish"}, "'reddish' is no colour"),
+        ({"imageUrl": url, "background": "reddish"}, "'reddish' is not a colour"),
         ({"imageUrl": [url]}, "imageUrl: Input should be a valid string"),
         ({"imageUrl": url + "x" * 2048}, "imageUrl: "),
         ([url], "Input should be an object"),

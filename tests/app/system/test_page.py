@@ -144,18 +144,18 @@ def test_a_folder_becomes_a_zip(page: Page, place: Deployment, shoes: Path) -> N
     )
     page.locator(".tier", has_text="Standard").click()
     page.set_input_files("#folder", shoes)
-    told(page, "6 × 8 = 48 credits. 1 file that is no picture is left out.")
+    told(page, "6 × 8 = 48 credits. 1 file that is not a picture was skipped.")
     page.locator(".tier", has_text="Basic").click()
     told(page, "6 × 3 = 18 credits.")
     page.click("#batch-start")
-    told(page, "5 of 6 pictures are made. 15 credits were charged.")
+    told(page, "5 of 6 pictures were created. 15 credits were charged.")
 
     seen = page.evaluate("seen")
     assert len({percent for percent in seen if 0 < percent < 100}) >= 2, seen
     reason = page.locator("#batch-failed li")
     assert reason.count() == 1
     assert reason.inner_text().startswith("shoes/red/broken.JPG ")
-    assert "cut off" in reason.inner_text()
+    assert "truncated" in reason.inner_text()
     pictures = page.locator("#batch-strip img")
     assert pictures.count() == 5
     until(
@@ -183,7 +183,7 @@ def test_a_folder_is_dropped(page: Page, shoes: Path) -> None:
         data = {"items": [], "files": [str(shoes)], "dragOperationsMask": 1}
         point = {"x": box["x"] + 9, "y": box["y"] + 9}
         hand.send("Input.dispatchDragEvent", {"type": kind, "data": data, **point})
-    told(page, "126 × 3 = 378 credits, less 15 %: 322 credits. 1 file that is no picture is left out.")
+    told(page, "126 × 3 = 378 credits, less 15 %: 322 credits. 1 file that is not a picture was skipped.")
 
 
 def test_a_batch_is_found_again_after_a_reload_and_cancelled(
@@ -202,7 +202,7 @@ def test_a_batch_is_found_again_after_a_reload_and_cancelled(
     assert page.inner_text("#batch-title") == f"{MANY} photos"
     # A new batch now would replace the one in progress.
     page.set_input_files("#file", files(small_photos(2)))
-    refused(page, "A batch is in work.")
+    refused(page, "A batch is running.")
 
     page.focus("#batch-cancel")
     page.keyboard.press("Enter")
@@ -213,7 +213,7 @@ def test_a_batch_is_found_again_after_a_reload_and_cancelled(
     assert batch["status"] == "cancelled"
     made = batch["counts"]["completed"]
     assert 0 < made < MANY
-    assert page.inner_text("#batch-told").startswith(f"Cancelled: {made} of {MANY} pictures are made.")
+    assert page.inner_text("#batch-told").startswith(f"Cancelled: {made} of {MANY} pictures were created.")
     assert page.locator("#batch-strip img").count() == made
     assert page.evaluate("document.activeElement.id") == "batch"
     page.reload()
@@ -234,7 +234,7 @@ def test_an_upload_is_cancelled_and_begun_again(page: Page, place: Deployment) -
     assert len(listed(place)) == before
     hand.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": -1})
     page.click("#batch-start")
-    told(page, "All pictures are made. 12 credits were charged.")
+    told(page, "All pictures were created. 12 credits were charged.")
     assert len(listed(place)) == before + 1
 
 
@@ -247,12 +247,12 @@ def test_what_cannot_be_a_batch_is_said_before_anything_is_sent(page: Page, tmp_
     page.set_input_files("#file", files([large]))
     refused(page, "photo-0.png is larger than 1 MB.")
     page.set_input_files("#file", files([b""] * 501))
-    refused(page, "These are 501 photos, and a batch has 500 at most.")
+    refused(page, "You chose 501 photos, but a batch may have at most 500.")
     (tmp_path / "no pictures").mkdir()
     for name in ("a.txt", "b.pdf"):
         (tmp_path / "no pictures" / name).write_text("no picture")
     page.set_input_files("#folder", tmp_path / "no pictures")
-    refused(page, "There is no picture in what you chose.")
+    refused(page, "Your selection contains no picture.")
     assert sent == []
 
 
@@ -260,8 +260,8 @@ def test_progress_goes_on_after_an_answer_that_is_none(browser: Browser, place: 
     with opened(browser, place.address, refusals=1) as page:
         page.route("**/events", lambda route: route.fulfill(status=502), times=1)
         start(page, small_photos(2))
-        page.locator("#batch-count", has_text="The connection broke off.").wait_for()
-        told(page, "All pictures are made.")
+        page.locator("#batch-count", has_text="The connection was lost.").wait_for()
+        told(page, "All pictures were created.")
 
 
 def test_too_few_credits_are_said(browser: Browser, place: Deployment) -> None:
@@ -279,7 +279,7 @@ def test_too_few_credits_are_said(browser: Browser, place: Deployment) -> None:
             with place.database.begin() as session:
                 ledger.release(session, key)
             page.click("#batch-start")
-            told(page, "All pictures are made.")
+            told(page, "All pictures were created.")
             assert page.is_hidden("#status")
     finally:
         with place.database.begin() as session:

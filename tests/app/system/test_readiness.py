@@ -74,8 +74,8 @@ class TestPage:
 
             page.wait_for_selector(".tier")
             assert page.locator(".tier").count() == 4
-            assert "isnet-general, standing in for rmbg-1.4" in page.locator(".tier").first.inner_text()
-            assert "no trace of the old background's colour" in page.locator(".tier").nth(1).inner_text()
+            assert "isnet-general, substitute for rmbg-1.4" in page.locator(".tier").first.inner_text()
+            assert "edges without the old background's colour" in page.locator(".tier").nth(1).inner_text()
             page.locator(".tier", has_text="Standard").click()
             drop(page, PHOTO)
             page.wait_for_selector("#result:not([hidden])")

@@ -332,7 +332,7 @@ def test_each_tier_is_served_by_who_serves_its_model(stub: Stub, caplog: pytest.
         assert (choice.checkpoint.name, serving.runner.backend) == ("rmbg-2.0", "huggingface:fal-ai")
         assert choice.substitute == (tier is Tier.BASIC)
     [why] = engine.serving[Tier.BASIC].choice.passed_over
-    assert "rmbg-1.4: briaai/RMBG-1.4 has no live image-segmentation by any provider" in why
+    assert "rmbg-1.4: briaai/RMBG-1.4 is not served live for image-segmentation by any provider" in why
     asked = [call for call in stub.asked("GET") if "/api/models/" in call.path]
     assert len(asked) == 2
     assert {call.headers["authorization"] for call in asked} == {f"Bearer {TOKEN}"}
@@ -349,18 +349,18 @@ def test_another_model_stands_in_where_the_promised_one_is_not_served(stub: Stub
 @pytest.mark.parametrize(
     ("mapping", "provider", "says"),
     [
-        ({}, "auto", "there are: none"),
-        ({"fal-ai": FAL["fal-ai"] | {"status": "error"}}, "auto", "there are: fal-ai (error)"),
-        ({"fal-ai": FAL["fal-ai"] | {"task": "text-to-image"}}, "auto", "there are: fal-ai (live)"),
-        ({"who-is-this": FAL["fal-ai"]}, "auto", "there are: who-is-this (live)"),
-        (FAL, "hf-inference", "by hf-inference (there are: fal-ai (live))"),
+        ({}, "auto", "providers: none"),
+        ({"fal-ai": FAL["fal-ai"] | {"status": "error"}}, "auto", "providers: fal-ai (error)"),
+        ({"fal-ai": FAL["fal-ai"] | {"task": "text-to-image"}}, "auto", "providers: fal-ai (live)"),
+        ({"who-is-this": FAL["fal-ai"]}, "auto", "providers: who-is-this (live)"),
+        (FAL, "hf-inference", "by hf-inference (providers: fal-ai (live))"),
     ],
 )
 def test_where_nobody_serves_a_tier_it_is_said_why(
     stub: Stub, mapping: dict[str, object], provider: str, says: str
 ) -> None:
     stub.mappings = {"briaai/RMBG-2.0": mapping}
-    with pytest.raises(ModelUnavailable, match="Nobody serves tier standard") as caught:
+    with pytest.raises(ModelUnavailable, match="No provider at Hugging Face serves tier standard") as caught:
         dispatcher.choose_remote(HuggingFaceConfig(TOKEN, provider), [Tier.STANDARD])
     assert says in str(caught.value)
 
@@ -428,7 +428,7 @@ def test_a_queue_that_gives_no_picture_is_an_error(stub: Stub, result: object) -
         HuggingFaceConfig(TOKEN),
         make_remote=lambda access: HuggingFaceDispatcher(access, RetryPolicy(attempts=1)),
     )
-    with pytest.raises(RemoteFailed, match="no mask"):
+    with pytest.raises(RemoteFailed, match="not a mask"):
         engine.remove(PHOTO)
     engine.close()
 
@@ -579,7 +579,9 @@ def test_after_failures_nothing_is_asked_for_a_while_and_then_all_is_well_again(
             with pytest.raises(RemoteRefused):
                 engine.remove(PHOTO)
         stub.meets()
-        with pytest.raises(Overloaded, match=r"left alone for 30 s.*CUTOUT_HF_INFERENCE_TOKEN") as caught:
+        with pytest.raises(
+            Overloaded, match=r"no calls are made for 30 s.*CUTOUT_HF_INFERENCE_TOKEN"
+        ) as caught:
             engine.remove(PHOTO)
         assert caught.value.retry_after == 30
         assert not stub.calls
@@ -669,7 +671,7 @@ def test_the_doctor_checks_token_and_providers(
     if healthy:
         assert "token of anna" in said
         assert "standard: rmbg-2.0, by huggingface:fal-ai" in said
-        assert "stands in for rmbg-1.4" in said
+        assert "is a substitute for rmbg-1.4" in said
     else:
-        assert "does not know the token" in said
+        assert "rejected the token" in said
     assert TOKEN not in said

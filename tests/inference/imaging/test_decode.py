@@ -34,10 +34,10 @@ def test_what_is_too_long_or_too_thin_is_refused_from_its_header(
     monkeypatch.setattr("cutout.inference.imaging.decode._to_photo", lambda *_: pytest.fail("it was decoded"))
     for size in ((3000, 20), (20, 3000)):
         with pytest.raises(
-            PhotoTooLarge, match=r"pixels; at most 100 times as long as wide .*CUTOUT_MAX_RATIO"
+            PhotoTooLarge, match=r"pixels; it may be at most 100 times as long as wide .*CUTOUT_MAX_RATIO"
         ):
             decode(photo_bytes(*size, file_format))
-        with pytest.raises(PhotoTooLarge, match=r"at most 2,999 a side are taken \(CUTOUT_MAX_SIDE\)"):
+        with pytest.raises(PhotoTooLarge, match=r"at most 2,999 per side are allowed \(CUTOUT_MAX_SIDE\)"):
             decode(photo_bytes(*size, file_format), SizeLimits(side=2999, ratio=1000))
 
 

@@ -188,7 +188,7 @@ def test_pages_are_noted() -> None:
     [
         (np.int8, "signed integers of 8 bits"),
         (np.int16, "signed integers of 16 bits"),
-        (np.uint32, "32 bits a channel"),
+        (np.uint32, "32 bits per channel"),
         (np.int32, "signed integers of 32 bits"),
         (np.float16, "floating-point numbers of 16 bits"),
         (np.float32, "floating-point numbers of 32 bits"),
@@ -221,7 +221,7 @@ def test_strips_that_are_left_out_are_refused() -> None:
     data = write(scene(), rowsperstrip=8)
     page = tifffile.TiffFile(io.BytesIO(data)).pages.first
     place = page.tags["StripByteCounts"].valueoffset
-    with pytest.raises(InvalidPhoto, match="lacks"):
+    with pytest.raises(InvalidPhoto, match="are missing"):
         decode(data[:place] + bytes(4) + data[place + 4 :])
 
 
@@ -255,7 +255,7 @@ def test_endless_tiles_are_refused() -> None:
         324: (4, [8]),
         325: (4, [100]),
     }
-    with pytest.raises(PhotoTooLarge, match=r"in 105625 strips or tiles, and at most 100000"):
+    with pytest.raises(PhotoTooLarge, match=r"has 105625 strips or tiles; at most 100000"):
         decode(files.tiff(scene(), photometric=2, tags=size))
 
 

