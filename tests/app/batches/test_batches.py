@@ -173,7 +173,7 @@ def test_the_largest_batch_is_taken_in_and_told_with_few_questions(rich: BatchCl
 
 def test_the_number_of_photos_is_as_announced(rich: BatchClient) -> None:
     detail = problem(rich.hand_in(ANNA, photos(3), imageCount="4"), 400, "BATCH_SIZE")["detail"]
-    assert "imageCount says 4 and 3 photos came" in detail
+    assert "imageCount is 4, but 3 photos were received" in detail
     nothing_is_left(rich)
 
 
@@ -249,8 +249,8 @@ def test_fields_come_in_any_order_once(rich: BatchClient) -> None:
     assert send(rich, image + image + empty + end).status_code == 202
     kept, balance = len(rich.kept()), rich.balance(ANNA)
     for body, said in (
-        (tier + image + image + tier + end, "tier: send it once"),
-        (tier + empty + image + empty + end, "format: send it once"),
+        (tier + image + image + tier + end, "tier: send this field only once"),
+        (tier + empty + image + empty + end, "format: send this field only once"),
         (image + image + tier, "breaks off before its end. Send a form"),
         (image + image + part('"tier"', "\x00") + end, "tier: Input should"),
         (image + tier.replace(b"standard", b"\xff") + end, "tier: send text in UTF-8"),
@@ -506,7 +506,7 @@ def test_where_there_is_no_zip_it_is_said_why(rich: BatchClient) -> None:
     zip_url = rich.batch(ANNA, batch_id)["zipUrl"]
     (rich.storage.root / jobs.archive_key(batch_id)).unlink()  # type: ignore[arg-type]
     for address, who in ((download, ANNA), (zip_url, {})):
-        assert "kept for a while" in problem(rich.get(address, who), 404, "NOT_FOUND")["detail"]
+        assert "kept for a limited time" in problem(rich.get(address, who), 404, "NOT_FOUND")["detail"]
     with rich.database.begin() as session:
         batch = session.scalars(select(Batch)).one()
         batch.finished_at = now() - timedelta(days=8)
@@ -516,7 +516,7 @@ def test_where_there_is_no_zip_it_is_said_why(rich: BatchClient) -> None:
     rich.work_off()
     assert (rich.batch(ANNA, failed)["status"], rich.batch(ANNA, failed)["zipUrl"]) == ("failed", None)
     assert (
-        "no picture was made"
+        "No photo in this batch succeeded"
         in problem(rich.get(f"{BATCH}/{failed}/download", ANNA), 404, "NOT_FOUND")["detail"]
     )
 
