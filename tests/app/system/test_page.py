@@ -273,7 +273,7 @@ def test_too_few_credits_are_said(browser: Browser, place: Deployment) -> None:
     try:
         with opened(browser, place.address, refusals=1) as page:
             start(page, small_photos(2))
-            refused(page, "This costs at least 6 credits and 5 are left.")
+            refused(page, "This costs at least 6 credits, but you have 5.")
             # The user can try again.
             told(page, "2 × 3 = 6 credits.")
             with place.database.begin() as session:
