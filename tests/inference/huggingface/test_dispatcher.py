@@ -518,7 +518,7 @@ def test_no_weights_are_fetched_for_what_runs_elsewhere() -> None:
 
 @pytest.mark.usefixtures("no_gpu")
 def test_substitutes_elsewhere_can_be_refused_too(stub: Stub) -> None:
-    with pytest.raises(ModelUnavailable, match=r"basic would have one: rmbg-1\.4: "):
+    with pytest.raises(ModelUnavailable, match=r"basic would use one: rmbg-1\.4: "):
         engine_from(load_settings(hf_inference_token=TOKEN, strict_models=True))
 
 
