@@ -526,7 +526,7 @@ def test_substitutes_elsewhere_can_be_refused_too(stub: Stub) -> None:
     ("settings", "says"),
     [
         ({"device": "huggingface"}, "CUTOUT_HF_INFERENCE_TOKEN"),
-        ({"hf_inference_token": f"{TOKEN}\n"}, "without a space or a new line"),
+        ({"hf_inference_token": f"{TOKEN}\n"}, "no spaces or line breaks"),
         ({"hf_endpoint": "http://mine.example"}, "https://"),
         ({"hf_endpoint": "https://anna:secret@mine.example"}, "no user or password"),
         ({"hf_endpoint_model": "u2net"}, "no checkpoint u2net"),
