@@ -251,7 +251,7 @@ def test_fields_come_in_any_order_once(rich: BatchClient) -> None:
     for body, said in (
         (tier + image + image + tier + end, "tier: send this field only once"),
         (tier + empty + image + empty + end, "format: send this field only once"),
-        (image + image + tier, "breaks off before its end. Send a form"),
+        (image + image + tier, "it ends too early. Send a form"),
         (image + image + part('"tier"', "\x00") + end, "tier: Input should"),
         (image + tier.replace(b"standard", b"\xff") + end, "tier: send text in UTF-8"),
         (b"no form", "cannot be read"),

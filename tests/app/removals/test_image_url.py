@@ -138,7 +138,7 @@ def test_it_is_one_photo_or_one_address(shop: ApiClient, web: Web) -> None:
     url = f"http://{PUBLIC}:{web.port}/photo.png"
     both = shop.remove(ANNA, imageUrl=url)
     for answered in (both, shop.remove(ANNA, b"", imageUrl=url), send(shop, {}), send(shop, {"image": "x"})):
-        assert "or by its web address" in problem(answered, 400, "INVALID_INPUT")["detail"]
+        assert "or as a web address" in problem(answered, 400, "INVALID_INPUT")["detail"]
     for body, says in (
         ({"imageUrl": url, "teir": "basic"}, "teir: there is no such field"),
         ({"imageUrl": url, "tier": "gold"}, "tier: Input should be"),
