@@ -83,7 +83,7 @@ def test_what_cannot_be_had_costs_nothing_and_leaves_no_job(shop: ApiClient, web
         f"{at}/inside": "not on the public internet",
         f"{at}/none": "answers 404",
         f"{at}/silent": "within 1.5 s",
-        f"{at}/packed": "packs the photo",
+        f"{at}/packed": "compresses the response",
         f"https://{PUBLIC}:{web.port}/photo.png": "No secure connection",
         f"http://{PUBLIC}:1/": "does not answer",
         "ftp://pictures.example/photo.png": "http:// or https://",
