@@ -642,7 +642,7 @@ def test_a_receiver_that_answers_without_end_is_left(database: Database, web: We
     web.pages["/hook"] = endless
     end_batch(database, new_user(database), hook(web, "/hook"))
     deliver(office_of(database))
-    assert only(database).error == "The server does not answer, or broke off."
+    assert only(database).error == "The server does not answer, or closed the connection."
     assert hung_up.wait(60)
 
 
@@ -692,7 +692,7 @@ def test_the_log_says_who_and_where_and_no_more(
     told = capsys.readouterr().err
     assert "secret" not in told
     [line] = map(json.loads, told.splitlines())
-    assert line["event"] == "batch's end not told"
+    assert line["event"] == "notification not delivered"
     assert (line["delivery"], line["batch"], line["user"]) == tuple(
         str(one) for one in (only(database).id, batch.id, user.id)
     )
