@@ -627,7 +627,7 @@ def test_attempts_are_counted_more_loosely(database: Database, tmp_path: Path, r
         for _ in range(3):
             problem(studio.hand_in(ANNA, photos(1)), 400, "BATCH_SIZE")
         refused = problem(studio.hand_in(ANNA, photos(2)), 429, "RATE_LIMITED")
-        assert "attempts to hand a batch in: 3 an hour" in refused["detail"]
+        assert "attempts to submit a batch: 3 an hour" in refused["detail"]
 
 
 def test_who_cannot_pay_hears_it_before_anything_is_read(studio: BatchClient) -> None:
