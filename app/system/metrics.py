@@ -42,7 +42,7 @@ async def get_metrics(
     if not (is_from_here(request) or is_known(token, settings)):
         # Not 404: the path is documented, and a scraper with a wrong token should report that.
         raise UnauthenticatedError(
-            "Ask from the service's own machine, or send CUTOUT_METRICS_TOKEN as a bearer token.",
+            "Call this from the service's own machine, or send CUTOUT_METRICS_TOKEN as a bearer token.",
         )
     figures = await asyncio.to_thread(generate_latest, metrics.registry)
     return Response(figures, headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})
