@@ -34,7 +34,10 @@ from cutout.inference.tiers import Tier
 
 PHOTOS = "images"
 
-FORM_WANTED = f"Send a form with each photo in the field {PHOTOS}, as in `curl -F {PHOTOS}=@photo.jpg -F {PHOTOS}=@another.jpg`."
+FORM_WANTED = (
+    f"Send a form with each photo in the field {PHOTOS}, as in"
+    f" `curl -F {PHOTOS}=@photo.jpg -F {PHOTOS}=@another.jpg`."
+)
 
 
 class BatchForm(OptionsForm):

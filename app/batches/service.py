@@ -83,7 +83,8 @@ def require_size(photos: int, announced: int | None = None) -> None:
         )
     if announced is not None and announced != photos:
         raise WrongBatchSize(
-            f"imageCount is {announced}, but {photos} photos were received. Send all photos again, or correct imageCount."
+            f"imageCount is {announced}, but {photos} photos were received. Send all photos again, or"
+            " correct imageCount."
         )
 
 

@@ -44,7 +44,8 @@ def read_server(url: str) -> MailServer:
         raise ValueError(f"this is not the URL of a mail server; {form}") from None
     if parts.scheme not in PORTS or not host or parts.path.strip("/") or parts.query or parts.fragment:
         raise ValueError(
-            f"this is not the URL of a mail server; {form}. In the user and password, write /, ?, # and @ as %2F and so on"
+            f"this is not the URL of a mail server; {form}. In the user and password, write /, ?, # and @"
+            " as %2F and so on"
         )
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     if bool(user) != bool(password):

@@ -83,8 +83,8 @@ class Settings(
     def _check_payments(self) -> Self:
         if self.payments == "off" and self.auth == "on":
             raise ValueError(
-                "CUTOUT_PAYMENTS=off gives plans and credits to anyone who asks, and is only allowed with CUTOUT_AUTH=off;"
-                " set manual or signed"
+                "CUTOUT_PAYMENTS=off gives plans and credits to anyone who asks, and is only allowed with"
+                " CUTOUT_AUTH=off; set manual or signed"
             )
         if self.payments == "signed" and self.payments_secret is None:
             raise ValueError(
@@ -97,8 +97,8 @@ class Settings(
     def _check_workers(self) -> Self:
         if self.api_engine == "queue" and self.redis_url is None and self.workers_here == 0:
             raise ValueError(
-                "CUTOUT_API_ENGINE=queue leaves the photos to workers, but there is no queue for them; set REDIS_URL, or"
-                " CUTOUT_WORKERS=1"
+                "CUTOUT_API_ENGINE=queue leaves the photos to workers, but there is no queue for them; set REDIS_URL,"
+                " or CUTOUT_WORKERS=1"
             )
         return self
 

@@ -137,7 +137,10 @@ class Database:
         if name == "SQLITE_FULL":
             return say_full(url.database or "", "CUTOUT_DATA_DIR")
         if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
-            return f"The database {url.database} cannot be read or written ({orig}). Check its disk, or CUTOUT_DATA_DIR."
+            return (
+                f"The database {url.database} cannot be read or written ({orig}). Check its disk, or"
+                " CUTOUT_DATA_DIR."
+            )
         if getattr(orig, "sqlstate", None) == "53100":
             return "The disk of the database server is full. Free some space there."
         return None
@@ -150,8 +153,8 @@ class Database:
     def _transaction(self, sessions: sessionmaker[Session]) -> Iterator[Session]:
         if getattr(self._thread, "is_open", False):
             raise NestedTransaction(
-                "This thread already has an open transaction: end it first, or pass its session on. Two transactions in one"
-                " thread use two connections, so as many threads as there are connections could deadlock."
+                "This thread already has an open transaction: end it first, or pass its session on. Two transactions"
+                " in one thread use two connections, so as many threads as there are connections could deadlock."
             )
         self.breaker.admit()
         self._thread.is_open, _this_thread.open = True, transactions_open() + 1

@@ -28,8 +28,8 @@ MOST_ATTEMPTS = 3
 BATCHES_LOOKED_AT = 10
 OPTIONS: TypeAdapter[Options] = TypeAdapter(Options)
 LOST = (
-    f"The service stopped {MOST_ATTEMPTS} times while processing this photo. It was not charged. Save the photo again or"
-    " make it smaller, then send it again."
+    f"The service stopped {MOST_ATTEMPTS} times while processing this photo. It was not charged. Save the photo"
+    " again or make it smaller, then send it again."
 )
 
 

@@ -118,7 +118,8 @@ class Mailer:
             connection.ehlo()
         elif self._server.password:
             raise NotDelivered(
-                "The mail server does not offer STARTTLS, so the password is not sent. Use smtps://, or set no password."
+                "The mail server does not offer STARTTLS, so the password is not sent. Use smtps://, or set no"
+                " password."
             )
 
 

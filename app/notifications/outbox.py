@@ -99,8 +99,8 @@ class Outbox:
         if not self.notify_any_email and not _is_same_address(checked, own):
             ours = f"which is {own}" if own else "and this service knows no address of yours"
             raise CannotNotify(
-                f"notifyEmail: Only your own address can be notified, {ours}. Leave it out, or give a webhookUrl; the operator"
-                " of this service can allow other addresses with CUTOUT_NOTIFY_ANY_EMAIL=1."
+                f"notifyEmail: Only your own address can be notified, {ours}. Leave it out, or give a webhookUrl;"
+                " the operator of this service can allow other addresses with CUTOUT_NOTIFY_ANY_EMAIL=1."
             )
         return checked
 

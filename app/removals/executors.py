@@ -187,8 +187,8 @@ class QueueExecutor(RemovalExecutor):
                 await self._end_of(job_id)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"The photo was not processed within {self._deadline.total_seconds():g} s (CUTOUT_DEADLINE_SECONDS). Try again"
-                " in a moment."
+                f"The photo was not processed within {self._deadline.total_seconds():g} s (CUTOUT_DEADLINE_SECONDS)."
+                " Try again in a moment."
             ) from None
         return None
 

@@ -28,8 +28,8 @@ class KeyInWork(ConflictError):
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(
-            "The first request with this Idempotency-Key is still being processed. Nothing is charged twice; send the same"
-            " request again in a moment.",
+            "The first request with this Idempotency-Key is still being processed. Nothing is charged twice; send the"
+            " same request again in a moment.",
             retry_after=retry_after,
         )
 

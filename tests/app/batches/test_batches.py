@@ -255,7 +255,7 @@ def test_fields_come_in_any_order_once(rich: BatchClient) -> None:
         (image + image + part('"tier"', "\x00") + end, "tier: Input should"),
         (image + tier.replace(b"standard", b"\xff") + end, "tier: send text in UTF-8"),
         (b"no form", "cannot be read"),
-        (b"", "breaks off"),
+        (b"", "ends too early"),
     ):
         assert said in problem(send(rich, body), 400, "INVALID_INPUT")["detail"]
     problem(send(rich, image + image + end, **{"Content-Type": "text/plain"}), 400, "INVALID_INPUT")
