@@ -20,7 +20,9 @@ router = APIRouter(tags=["metrics"])
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 
 
-METRICS_TOKEN = HTTPBearer(scheme_name="metrics", description="The value of `CUTOUT_METRICS_TOKEN`.", auto_error=False)
+METRICS_TOKEN = HTTPBearer(
+    scheme_name="metrics", description="The value of `CUTOUT_METRICS_TOKEN`.", auto_error=False
+)
 
 
 @router.get(
