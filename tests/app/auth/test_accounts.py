@@ -218,7 +218,7 @@ def test_a_platforms_user_has_no_password(database: Database) -> None:
 @pytest.mark.parametrize(
     ("email", "password", "message"),
     [
-        ("shop.example", "long enough", "no e-mail"),
+        ("shop.example", "long enough", "not an e-mail"),
         ("a@b.example", "too short", "10 characters"),
         ("b@b.example", "long enough", "already"),
     ],
