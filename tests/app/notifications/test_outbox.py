@@ -594,7 +594,7 @@ def test_an_address_that_the_rules_no_longer_take_is_given_up(database: Database
     end_batch(database, new_user(database), "ftp://shop.example/")
     deliver(office_of(database))
     assert (only(database).due_at, only(database).delivered_at) == (None, None)
-    assert "begins with http" in str(only(database).error)
+    assert "begin with http" in str(only(database).error)
 
 
 def test_time_is_bounded_however_it_is_spent(
