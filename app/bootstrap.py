@@ -57,7 +57,9 @@ def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Chec
             except ModelUnavailable as error:
                 failed[checkpoint.name] = error
                 if checkpoint is not candidates[-1]:
-                    log.warning("%s cannot be fetched, and another may stand in: %s", checkpoint.name, error)
+                    log.warning(
+                        "%s cannot be downloaded; a substitute may be used: %s", checkpoint.name, error
+                    )
             else:
                 break
         else:
@@ -127,7 +129,7 @@ def refuse_substitutes(engine: Engine) -> None:
         reasons = dict.fromkeys(reason for choice in substitutes for reason in choice.passed_over)
         tiers = ", ".join(choice.tier.value for choice in substitutes)
         raise ModelUnavailable(
-            f"CUTOUT_STRICT_MODELS=1 refuses substitutes, and {tiers} would have one: {'; '.join(reasons)}"
+            f"CUTOUT_STRICT_MODELS=1 forbids substitutes, but {tiers} would use one: {'; '.join(reasons)}"
         )
 
 

@@ -70,14 +70,14 @@ async def running_maintenance(
     mails = partial(deliver_due, outbox, Channel.MAIL)
     works: list[tuple[timedelta, str, Callable[[], Awaitable[int]]]] = [
         (min(SETTLE_EVERY, check_interval(lease)), "lost jobs settled", jobs_of_dead_processes),
-        (check_interval(lease), "photos of lost workers freed", lost_workers),
-        (SETTLE_EVERY, "photos that no worker took ended", late),
-        (SETTLE_EVERY, "late jobs and batches of deleted users deleted", deleted_users),
+        (check_interval(lease), "photos of lost workers released", lost_workers),
+        (SETTLE_EVERY, "unclaimed photos expired", late),
+        (SETTLE_EVERY, "remaining jobs and batches of deleted users deleted", deleted_users),
         (DELETE_EVERY, "old results deleted", old_results),
-        (DELETE_EVERY, "forgotten uploads deleted", old_uploads),
+        (DELETE_EVERY, "abandoned uploads deleted", old_uploads),
         (DELETE_EVERY, "old idempotency keys deleted", old_keys),
-        (DELIVER_EVERY, "webhooks tried", webhooks),
-        (DELIVER_EVERY, "mails tried", mails),
+        (DELIVER_EVERY, "webhook deliveries attempted", webhooks),
+        (DELIVER_EVERY, "mail deliveries attempted", mails),
     ]
     tasks = [asyncio.create_task(_every(*work)) for work in works]
     try:

@@ -45,7 +45,7 @@ class AccountDisabled(ForbiddenError):
     """The credentials are valid, but the account is disabled."""
 
     def __init__(self) -> None:
-        super().__init__("This account is disabled. Ask whoever runs this service to enable it again.")
+        super().__init__("This account is disabled. Ask the operator of this service to enable it again.")
 
 
 class TooManyKeys(ConflictError):
@@ -53,7 +53,7 @@ class TooManyKeys(ConflictError):
 
     def __init__(self, most: int) -> None:
         super().__init__(
-            f"A user has at most {most} API keys (CUTOUT_MAX_API_KEYS). Revoke one that is not used, then make this one."
+            f"A user can have at most {most} API keys (CUTOUT_MAX_API_KEYS). Revoke an unused key, then try again."
         )
 
 
@@ -117,10 +117,10 @@ def create_local(session: Session, email: str, password: str, role: Role = Role.
     """
     subject = local_subject(email)
     if "@" not in email:
-        raise AccountError(f"{email!r} is no e-mail address.")
+        raise AccountError(f"{email!r} is not an e-mail address.")
     _require_password(password)
     if by_subject(session, subject) is not None:
-        raise AccountError(f"There is an account for {email} already.")
+        raise AccountError(f"There is already an account for {email}.")
     user = User(
         subject=subject, email=email, role=role, password_hash=password_hasher.hash(password), balance=0
     )
@@ -156,7 +156,9 @@ def set_password(session: Session, user: User, password: str) -> None:
 
     """
     if not user.subject.startswith(LOCAL) or user.subject == LOCAL_ADMIN:
-        raise AccountError(f"{user.subject} has no password here: they log in at the platform in front.")
+        raise AccountError(
+            f"{user.subject} has no local password: this user logs in on the platform in front."
+        )
     _require_password(password)
     user.password_hash = password_hasher.hash(password)
 
@@ -180,7 +182,7 @@ def enable(session: Session, user: User) -> None:
 
     """
     if user.deleted_at is not None:
-        raise AccountError("This user was deleted. Make a new account with: cutout users add")
+        raise AccountError("This user was deleted. Create a new account with: cutout users add")
     user.disabled_at = None
 
 
@@ -188,7 +190,7 @@ def require_not_local_admin(user: User) -> None:
     """Raise AccountError for the only user of a service whose authentication is off: they need no credentials."""
     if user.subject == LOCAL_ADMIN:
         raise AccountError(
-            f"{LOCAL_ADMIN} is everyone on this machine while CUTOUT_AUTH=off. Set CUTOUT_AUTH=on."
+            f"{LOCAL_ADMIN} stands for everyone on this machine while CUTOUT_AUTH=off. Set CUTOUT_AUTH=on."
         )
 
 
@@ -254,9 +256,9 @@ def by_key(session: Session, key: str) -> User:
     found = session.execute(
         select(ApiKey, User).join(User, User.id == ApiKey.user_id).where(ApiKey.sha256 == api_key_sha256(key))
     ).one_or_none()
-    message = "This API key is not known here, or was revoked. Make a new one."
+    message = "This API key is unknown or was revoked. Create a new one."
     if found is None:
-        raise InvalidToken(message, f"API key {key[:KEY_SHOWN]}…: not known")
+        raise InvalidToken(message, f"API key {key[:KEY_SHOWN]}…: unknown")
     if found[0].revoked_at is not None:
         raise InvalidToken(message, f"API key {found[0].id} of user {found[0].user_id}: revoked")
     user: User = found[1]
@@ -279,14 +281,14 @@ def revoke_key(session: Session, user: User, key_id: uuid.UUID) -> bool:
 
 
 def _require_login(user: User | None, claims: Claims) -> User:
-    gone = "There is no such account any more. Sign in again."
+    gone = "This account no longer exists. Sign in again."
     if user is None or user.password_hash is None:
         raise InvalidToken(gone, f"token: no account {claims.subject}")
     _require_enabled(user)
     if claims.password_mark != password_mark(user.password_hash):
         raise InvalidToken(
-            "The password was changed since this login. Sign in again.",
-            f"token: user {user.id} has another password by now",
+            "The password has changed since this login. Sign in again.",
+            f"token: the password of user {user.id} has changed since",
         )
     return user
 
@@ -299,7 +301,7 @@ def _require_enabled(user: User) -> User:
 
 def _require_password(password: str) -> None:
     if len(password) < SHORTEST_PASSWORD:
-        raise AccountError(f"The password is too short; take {SHORTEST_PASSWORD} characters or more.")
+        raise AccountError(f"The password is too short; use at least {SHORTEST_PASSWORD} characters.")
 
 
 def _forget_revoked_keys(session: Session, user: User) -> None:

@@ -33,11 +33,11 @@ SecretDep = Annotated[ServiceSecret, Depends(provided(ServiceSecret))]
 BEARER_TOKEN = HTTPBearer(
     scheme_name="token",
     bearerFormat="JWT",
-    description="Of the platform in front, or of `POST /api/auth/login`.",
+    description="A token from the platform in front, or from `POST /api/auth/login`.",
     auto_error=False,
 )
 API_KEY = APIKeyHeader(
-    name="X-Api-Key", scheme_name="key", description="Of `POST /api/auth/keys`.", auto_error=False
+    name="X-Api-Key", scheme_name="key", description="A key from `POST /api/auth/keys`.", auto_error=False
 )
 TokenDep = Annotated[HTTPAuthorizationCredentials | None, Security(BEARER_TOKEN)]
 ApiKeyDep = Annotated[str | None, Security(API_KEY)]
@@ -102,7 +102,7 @@ async def get_reader(
         caller = await get_caller(request, database, token, api_key)
         return (await get_user(caller, rate_limits)).id
     if not is_signed(secret, request.url.path, expires, signature):
-        raise NotFoundError("This address is not valid, or not any more. Ask for a new one.")
+        raise NotFoundError("This signed URL is invalid or has expired. Request a new one.")
     return None
 
 

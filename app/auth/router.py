@@ -115,9 +115,7 @@ async def log_in(
     except RateLimited:
         if "x-forwarded-for" in request.headers and not settings.trusted_proxies:
             # Either a client forged the header, or the service is behind a proxy and all its clients count as one.
-            log.warning(
-                "logins refused; if the client is a proxy of yours, name it in CUTOUT_TRUSTED_PROXIES"
-            )
+            log.warning("logins refused; if the client is your proxy, add it to CUTOUT_TRUSTED_PROXIES")
         raise
     await rate_limits.take(Kind.LOGIN_ALL, "all")
     reader = state_of(request.app).get(TokenReader)
@@ -162,4 +160,4 @@ async def make_key(wanted: KeyName, user: UserDep, database: DatabaseDep, settin
 async def revoke_key(key_id: uuid.UUID, user: UserDep, database: DatabaseDep) -> None:
     """Revoke an API key. It stops working at once."""
     if not await asyncio.to_thread(database.run_in_transaction, accounts.revoke_key, user, key_id):
-        raise NotFoundError("You have no key by this id.")
+        raise NotFoundError("You have no API key with this id.")

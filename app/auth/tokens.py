@@ -96,7 +96,9 @@ def api_key_sha256(key: str) -> str:
     """
     body, checksum = key.removeprefix(KEY_PREFIX)[:KEY_RANDOM], key[len(KEY_PREFIX) + KEY_RANDOM :]
     if not key.startswith(KEY_PREFIX) or not hmac.compare_digest(_checksum(body).encode(), checksum.encode()):
-        raise InvalidToken("This is no API key, or it was mistyped. Copy it whole, from cutout_ on.")
+        raise InvalidToken(
+            "This is not an API key, or it was mistyped. Copy the whole key, starting with cutout_."
+        )
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -181,17 +183,17 @@ class TokenReader:
             raise InvalidToken("The token has expired. Sign in again.") from None
         except jwt.PyJWKClientConnectionError as error:
             raise InvalidToken(
-                "The keys that tokens are checked with cannot be fetched. Try again.", f"token: {error}"
+                "The keys for verifying tokens cannot be fetched. Try again.", f"token: {error}"
             ) from None
         except jwt.PyJWTError as error:
             reason = f"token: {type(error).__name__}: {error}"
-            raise InvalidToken("The token is not valid here. Sign in again.", reason) from None
+            raise InvalidToken("The token is not valid for this service. Sign in again.", reason) from None
         subject, email, role = claims.get("sub"), claims.get("email"), claims.get("role")
         if not isinstance(subject, str) or not 0 < len(subject) <= 200 or not _can_be_kept(subject):
-            raise InvalidToken("The token names no user (sub). Sign in again.")
+            raise InvalidToken("The token does not name a user (sub). Sign in again.")
         if own != subject.startswith(LOCAL):
             raise InvalidToken(
-                f"A platform's user cannot be named {LOCAL}…: these are the accounts kept here."
+                f"The sub of a platform's user cannot start with {LOCAL}, which marks local accounts."
             )
         return Claims(
             subject=subject,
@@ -215,4 +217,4 @@ class TokenReader:
         if self._published is not None:
             key = self._published.find(_kid(token))
             return jwt.decode(token, key, PUBLISHED_ALGORITHMS, **expected)
-        raise jwt.InvalidTokenError("no platform's tokens are taken here")
+        raise jwt.InvalidTokenError("this service accepts no platform's tokens")

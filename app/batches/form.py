@@ -34,7 +34,10 @@ from cutout.inference.tiers import Tier
 
 PHOTOS = "images"
 
-FORM_WANTED = f"Send a form with each photo as {PHOTOS}, as `curl -F {PHOTOS}=@photo.jpg -F {PHOTOS}=@another.jpg` does."
+FORM_WANTED = (
+    f"Send a form with each photo in the field {PHOTOS}, as in"
+    f" `curl -F {PHOTOS}=@photo.jpg -F {PHOTOS}=@another.jpg`."
+)
 
 
 class BatchForm(OptionsForm):
@@ -83,7 +86,7 @@ class Fields:
 
         """
         if name in self._names:
-            raise InvalidInputError(f"{name}: send it once")
+            raise InvalidInputError(f"{name}: send this field only once")
         if len(self._names) == MOST_FIELDS:
             raise InvalidInputError(f"The form has more than {MOST_FIELDS} fields.")
         self._names.add(name)
@@ -198,7 +201,7 @@ async def read_batch(
     except PartTooLarge as error:
         raise _too_large(error, photos) from None
     except ClientDisconnect:
-        raise InvalidInputError("The form breaks off before its end.") from None
+        raise InvalidInputError("The form is incomplete: it ends too early.") from None
     batches.require_size(photos, fields.form.image_count)
     return fields.form
 
@@ -230,7 +233,7 @@ def describe_form() -> dict[str, Any]:
 def _too_large(error: PartTooLarge, photos: int) -> ServiceError:
     if error.head.name != PHOTOS:
         return InvalidInputError(
-            f"{error.head.name}: send at most {error.most_bytes // 1000} kB, and files as {PHOTOS}",
+            f"{error.head.name}: send at most {error.most_bytes // 1000} kB, and send files in the field {PHOTOS}",
         )
     which = repr(error.head.file_name) if error.head.file_name else f"Photo {photos}"
     return ImageTooLargeError(

@@ -48,7 +48,7 @@ router = APIRouter(prefix="/api/background-remover", tags=["batches"])
 # Reconnection delay of a browser's EventSource, in milliseconds.
 RECONNECT_MS = 2000
 RANGE = re.compile("bytes=([0-9]{1,18})-([0-9]{1,18})?")
-NO_BATCH = "You have no batch by this id."
+NO_BATCH = "You have no batch with this id."
 
 
 @router.post(
@@ -204,15 +204,17 @@ async def download_batch(
     if batch is None:
         raise NotFoundError(NO_BATCH)
     if batch.finished_at is None:
-        raise NotFoundError("This batch has not finished. Its ZIP is there when it has.")
+        raise NotFoundError("This batch has not finished yet. Its ZIP will be available when it has.")
     if batch.zip_bytes is None:
-        raise NotFoundError("Of this batch no picture was made, so there is no ZIP. The batch says why.")
+        raise NotFoundError(
+            "No photo in this batch succeeded, so there is no ZIP. See the batch for the reasons."
+        )
     # The archive is written once and never changes, so the id identifies its content.
     tag = f'"{batch_id}"'
     start = read_range(wanted, batch.zip_bytes) if if_range in (None, tag) else 0
     found = await to_storage_thread(storage.stream, jobs.archive_key(batch_id), start)
     if found is None:
-        raise NotFoundError("The ZIP is no longer here: results are kept for a while only.")
+        raise NotFoundError("The ZIP is no longer available: results are kept for a limited time.")
     size, chunks = found
     headers = {
         "Content-Length": str(size - start),
@@ -248,7 +250,7 @@ async def cancel_batch(
             if batch is None:
                 return None
             if not batches.cancel(session, batch, now()) and batch.finished_at is not None:
-                raise ConflictError("This batch has finished, so nothing of it can be cancelled.")
+                raise ConflictError("This batch has already finished, so it cannot be cancelled.")
             view = watching.view(session, user.id, batch_id)
         # A worker packs the finished photos.
         queue.notify_workers(Line.BATCH)

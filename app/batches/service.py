@@ -79,11 +79,12 @@ def require_size(photos: int, announced: int | None = None) -> None:
     if not SMALLEST_BATCH <= photos <= LARGEST_BATCH:
         raise WrongBatchSize(
             f"A batch has {SMALLEST_BATCH} to {LARGEST_BATCH} photos, not {photos}."
-            + (" Send a single one to /api/background-remover/remove." if photos == 1 else "")
+            + (" Send a single photo to /api/background-remover/remove." if photos == 1 else "")
         )
     if announced is not None and announced != photos:
         raise WrongBatchSize(
-            f"imageCount says {announced} and {photos} photos came. Send all of them again, or correct the number."
+            f"imageCount is {announced}, but {photos} photos were received. Send all photos again, or"
+            " correct imageCount."
         )
 
 
@@ -281,7 +282,7 @@ def _settle(session: Session, batch: Batch) -> None:
     back = credits_of_unfinished(photos_of(session, batch.id))
     batch.charged = batch.credits - back
     ledger.charge_part(
-        session, _key(batch.id), back, "for photos of the batch that were not done" if back else ""
+        session, _key(batch.id), back, "for photos of the batch that were not completed" if back else ""
     )
     session.flush()
 

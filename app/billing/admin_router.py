@@ -46,7 +46,7 @@ async def grant_credits(wanted: Grant, _: AdminDep, database: DatabaseDep) -> Gr
         wanted.note,
     )
     if outcome is None:
-        raise NotFoundError("There is no user by this id.")
+        raise NotFoundError("There is no user with this id.")
     return Granted(granted=outcome[0], balance=outcome[1])
 
 
@@ -75,6 +75,6 @@ async def confirm_payment(purchase_id: uuid.UUID, admin: AdminDep, database: Dat
         database.run_in_transaction, payments.confirm, purchase_id, admin, now()
     )
     if purchase is None:
-        raise NotFoundError("There is no purchase by this id.")
+        raise NotFoundError("There is no purchase with this id.")
     log.info("payment confirmed", purchase=str(purchase_id), admin=str(admin.id))
     return PurchaseInfo.of(purchase)

@@ -48,20 +48,20 @@ class TooManyCredits(ConflictError):
     """A user would have more credits than a balance can store."""
 
     def __init__(self) -> None:
-        super().__init__(f"Nobody can have more than {LARGEST_BALANCE:,} credits. Give fewer.")
+        super().__init__(f"A user can have at most {LARGEST_BALANCE:,} credits. Grant fewer.")
 
 
 class InsufficientCredits(ServiceError):
     """A user has fewer credits than something costs."""
 
     code, status = "INSUFFICIENT_CREDITS", 402
-    example = "This costs 8 credits and 5 are left. Buy credits, or take a cheaper tier."
+    example = "This costs 8 credits, but you have 5. Buy credits or choose a cheaper tier."
     example_extra: ClassVar[Mapping[str, int]] = {"required": 8, "available": 5}
 
     def __init__(self, required: int, available: int, *, at_least: bool = False) -> None:
         costs = f"at least {required}" if at_least else str(required)
         super().__init__(
-            f"This costs {costs} credits and {available} are left. Buy credits, or take a cheaper tier.",
+            f"This costs {costs} credits, but you have {available}. Buy credits or choose a cheaper tier.",
             required=required,
             available=available,
         )
@@ -125,7 +125,7 @@ def charge_part(session: Session, key: str, given_back: int, note: str = "") -> 
     """
     held = _held(session, key)
     if not 0 <= given_back <= held.credits:
-        raise ValueError(f"{given_back} is no part of the {held.credits} credits held by the key {key!r}")
+        raise ValueError(f"{given_back} is not between 0 and the {held.credits} credits held under {key!r}")
     if given_back == held.credits:
         return release(session, key)
     if not charge(session, key):
@@ -199,7 +199,7 @@ def _settle(session: Session, key: str, movement: Movement) -> bool:
 def _held(session: Session, key: str) -> Hold:
     held = session.execute(HELD, {"key": _hold(key)}).one_or_none()
     if held is None:
-        raise LookupError(f"nothing is held by the key {key!r}")
+        raise LookupError(f"no credits are held under the key {key!r}")
     return Hold(held.user_id, -held.credits)
 
 

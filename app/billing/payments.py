@@ -28,7 +28,7 @@ class PaymentUsed(ConflictError):
 
     def __init__(self) -> None:
         super().__init__(
-            "This paymentId was used for another purchase. A payment buys once; take its own id."
+            "This paymentId was already used for another purchase. Use a new one for each purchase."
         )
 
 
@@ -37,8 +37,8 @@ class WrongSignature(ForbiddenError):
 
     def __init__(self) -> None:
         super().__init__(
-            "The platform's signature is missing or not of this purchase: it is over what is bought, its price in"
-            " rupiah, the paymentId and the user's sub, with CUTOUT_PAYMENTS_SECRET."
+            "The platform's signature is missing or does not match this purchase. Sign what is bought, its price in"
+            " rupiah, the paymentId and the user's sub with CUTOUT_PAYMENTS_SECRET."
         )
 
 

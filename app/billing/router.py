@@ -26,7 +26,7 @@ router = APIRouter(prefix="/api/background-remover", tags=["subscription"], rout
 
 def _known(plan: str) -> str:
     if plan not in PLANS:
-        raise ValueError(f"there is no plan {plan!r}; there are: {', '.join(PLANS)}")
+        raise ValueError(f"there is no plan {plan!r}; choose one of: {', '.join(PLANS)}")
     return plan
 
 

@@ -31,8 +31,8 @@ class AnotherPlan(ConflictError):
 
     def __init__(self, present: Subscription) -> None:
         super().__init__(
-            f"The plan {present.plan} is paid until {present.ends_at:%Y-%m-%d %H:%M} UTC. Until then it can be"
-            " extended; another plan can be had once it has ended."
+            f"The plan {present.plan} is paid until {present.ends_at:%Y-%m-%d %H:%M} UTC. You can extend it"
+            " now, or buy another plan after it has ended."
         )
 
 
@@ -154,7 +154,7 @@ def reserve(session: Session, user_id: uuid.UUID, tier: Tier, at: datetime) -> b
 def give_back(session: Session, user_id: uuid.UUID, tier: Tier, at: datetime) -> None:
     """Return a removal to the quota of the day on which it was reserved."""
     if not _count(session, user_id, at.astimezone(UTC).date(), -1, -_professional(tier)):
-        raise LookupError(f"user {user_id} has used nothing of {at:%Y-%m-%d}")
+        raise LookupError(f"user {user_id} has no usage on {at:%Y-%m-%d}")
 
 
 def _count(

@@ -65,5 +65,5 @@ class AccountSettings(SettingsGroup):
     @classmethod
     def _check_jwks_url(cls, value: str | None) -> str | None:
         if value is not None:
-            url_checks.read_web_address(value, what_instead="what is published needs none")
+            url_checks.read_web_address(value, what_instead="published keys need none")
         return value

@@ -45,7 +45,7 @@ def _split(value: object) -> object:
 def _check_length(value: SecretStr) -> SecretStr:
     if len(value.get_secret_value().encode()) < SHORTEST_SECRET_BYTES:
         raise ValueError(
-            f"a secret of fewer than {SHORTEST_SECRET_BYTES} bytes can be guessed; make one with:"
+            f"a secret of fewer than {SHORTEST_SECRET_BYTES} bytes can be guessed; create one with:"
             " openssl rand -base64 48"
         )
     return value

@@ -33,7 +33,7 @@ def open_data_folder(settings: Settings) -> None:
         if is_full(error):
             raise StorageUnusable(say_full(folder, "CUTOUT_DATA_DIR")) from error
         raise StorageUnusable(
-            f"Nothing can be kept in {folder} ({error.strerror}). Check CUTOUT_DATA_DIR."
+            f"Files cannot be stored in {folder} ({error.strerror}). Check CUTOUT_DATA_DIR."
         ) from error
 
 
@@ -54,7 +54,7 @@ def keep_others_out(folder: Path) -> None:
     if not (is_shared or any(map(_is_of_somebody_else, folder.iterdir()))):
         _keep_others_out(folder)
     elif found.st_mode & 0o077:
-        log.info("The data folder %s is shared; what the service keeps in it is private.", folder)
+        log.info("The data folder %s is shared; the service's files in it are private.", folder)
     for name in OWN_FILES:
         _keep_others_out(folder / name)
     for name in OWN_FOLDERS:

@@ -46,7 +46,9 @@ class HuggingFaceSettings(SettingsGroup):
     @classmethod
     def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
-            raise ValueError("a token is of plain letters, digits and signs, without a space or a new line")
+            raise ValueError(
+                "a token contains only ASCII letters, digits and symbols, no spaces or line breaks"
+            )
         return value
 
     @field_validator("hf_endpoint")
@@ -55,14 +57,14 @@ class HuggingFaceSettings(SettingsGroup):
         if value is not None:
             url = url_checks.read_web_address(value, what_instead="set CUTOUT_HF_INFERENCE_TOKEN")
             if url.scheme != "https" and not is_loopback(url.host or ""):
-                raise ValueError("photos and the token are sent there: an address begins with https://")
+                raise ValueError("photos and the token are sent to this URL, so it must begin with https://")
         return value
 
     @field_validator("hf_endpoint_model")
     @classmethod
     def _check_endpoint_model(cls, value: str) -> str:
         if value not in CHECKPOINTS:
-            raise ValueError(f"there is no checkpoint {value}; there are: {', '.join(CHECKPOINTS)}")
+            raise ValueError(f"there is no checkpoint {value}; choose one of: {', '.join(CHECKPOINTS)}")
         return value
 
     @property

@@ -41,17 +41,18 @@ def read_server(url: str) -> MailServer:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise ValueError(f"this is no address of a mail server; {form}") from None
+        raise ValueError(f"this is not the URL of a mail server; {form}") from None
     if parts.scheme not in PORTS or not host or parts.path.strip("/") or parts.query or parts.fragment:
         raise ValueError(
-            f"this is no address of a mail server; {form}. What has /, ?, # or @ in it is written as %2F and so on"
+            f"this is not the URL of a mail server; {form}. In the user and password, write /, ?, # and @"
+            " as %2F and so on"
         )
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     if bool(user) != bool(password):
-        raise ValueError(f"a user and a password go together; {form}")
+        raise ValueError(f"a user and a password go together; set both or neither; {form}")
     if not (user + password).isascii() or not (user + password).isprintable():
         raise ValueError(
-            "user and password have to be of printable ASCII: others are not sent the same way everywhere"
+            "the user and password must be printable ASCII: other characters are not sent the same way everywhere"
         )
     return MailServer(host, port or PORTS[parts.scheme], parts.scheme == "smtps", user, password)
 
@@ -67,14 +68,16 @@ def read_address(address: str) -> str:
         raise ValueError(f"The address is longer than {LONGEST_ADDRESS} characters.")
     local, at, domain = address.strip(" ").rpartition("@")
     if not at or not LOCAL_PART.fullmatch(local) or len(local) > LONGEST_LOCAL_PART:
-        raise ValueError("Give one address without a name, as in anna@example.com; before the @ in ASCII.")
+        raise ValueError(
+            "Give one address without a name, such as anna@example.com, with ASCII before the @."
+        )
     try:
         ascii_domain = idna.encode(domain, uts46=True, std3_rules=True).decode("ascii")
     except UnicodeError:
         ascii_domain = ""
     # A single label is a host in a local network; a domain that ends in a digit may be an IPv4 address.
     if "." not in ascii_domain.strip(".") or ascii_domain.endswith(".") or ascii_domain[-1].isdigit():
-        raise ValueError("What is behind the @ is no domain of the internet, as example.com is.")
+        raise ValueError("The part after the @ is not an internet domain such as example.com.")
     if len(local) + 1 + len(ascii_domain) > LONGEST_ADDRESS:
         raise ValueError(f"The address is longer than {LONGEST_ADDRESS} characters.")
     return f"{local}@{ascii_domain}"

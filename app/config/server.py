@@ -65,9 +65,9 @@ class ServerSettings(SettingsGroup):
     def _check_public_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        url = url_checks.read_web_address(value, what_instead="it is shown to users")
+        url = url_checks.read_web_address(value, what_instead="this URL is shown to users")
         if url.query is not None or url.fragment is not None:
-            raise ValueError("write https://host, and a path where there is one, and no more")
+            raise ValueError("write https://host, with a path if there is one, and nothing else")
         return value.rstrip("/")
 
     @field_validator("cors_origins")

@@ -53,7 +53,7 @@ class Settings(
         if self.device == "huggingface" and self.hf_inference_token is None and self.hf_endpoint is None:
             raise ValueError(
                 "CUTOUT_DEVICE=huggingface needs CUTOUT_HF_INFERENCE_TOKEN, a token with the permission to make calls to"
-                " Inference Providers (HF_TOKEN only downloads weights), or the CUTOUT_HF_ENDPOINT of your own"
+                " Inference Providers (HF_TOKEN only downloads weights), or your own CUTOUT_HF_ENDPOINT"
             )
         return self
 
@@ -61,11 +61,11 @@ class Settings(
     def _check_tokens(self) -> Self:
         if self.jwt_secret is not None and self.jwks_url is not None:
             raise ValueError(
-                "CUTOUT_JWT_SECRET and CUTOUT_JWKS_URL are two ways to check the same tokens; set one"
+                "CUTOUT_JWT_SECRET and CUTOUT_JWKS_URL are two ways to check the same tokens; set only one"
             )
         if not self.embedded and self.auth == "on" and self.secret is None:
             raise ValueError(
-                "DATABASE_URL is set, so several hosts may serve it, and all need one CUTOUT_SECRET; make it with:"
+                "DATABASE_URL is set, so several hosts may use it, and all need the same CUTOUT_SECRET; create it with:"
                 " openssl rand -base64 48"
             )
         return self
@@ -74,7 +74,7 @@ class Settings(
     def _check_auth_off(self) -> Self:
         if self.auth == "off" and not is_loopback(self.host):
             raise ValueError(
-                f"CUTOUT_AUTH=off makes everyone an admin and is allowed on a loopback address only, not on"
+                f"CUTOUT_AUTH=off makes everyone an admin and is only allowed on a loopback address, not on"
                 f" {self.host}; set CUTOUT_HOST=127.0.0.1"
             )
         return self
@@ -83,12 +83,12 @@ class Settings(
     def _check_payments(self) -> Self:
         if self.payments == "off" and self.auth == "on":
             raise ValueError(
-                "CUTOUT_PAYMENTS=off gives plans and credits to whoever asks, and is allowed with CUTOUT_AUTH=off only;"
-                " set manual or signed"
+                "CUTOUT_PAYMENTS=off gives plans and credits to anyone who asks, and is only allowed with"
+                " CUTOUT_AUTH=off; set manual or signed"
             )
         if self.payments == "signed" and self.payments_secret is None:
             raise ValueError(
-                "CUTOUT_PAYMENTS=signed needs the CUTOUT_PAYMENTS_SECRET that the platform signs with; make it with:"
+                "CUTOUT_PAYMENTS=signed needs the CUTOUT_PAYMENTS_SECRET that the platform signs with; create it with:"
                 " openssl rand -base64 48"
             )
         return self
@@ -97,8 +97,8 @@ class Settings(
     def _check_workers(self) -> Self:
         if self.api_engine == "queue" and self.redis_url is None and self.workers_here == 0:
             raise ValueError(
-                "CUTOUT_API_ENGINE=queue leaves the photos to workers, and there is no queue for them; set REDIS_URL, or"
-                " CUTOUT_WORKERS=1"
+                "CUTOUT_API_ENGINE=queue leaves the photos to workers, but there is no queue for them; set REDIS_URL,"
+                " or CUTOUT_WORKERS=1"
             )
         return self
 
@@ -134,8 +134,8 @@ def load(**overrides: object) -> Settings:
     for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and name.upper() not in known | {VERIFY_KEY}:
             close = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known))}"
-            problems.append(f"{name} is no setting; {hint}")
+            hint = f"did you mean {close[0]}?" if close else f"choose one of: {', '.join(sorted(known))}"
+            problems.append(f"{name} is not a setting; {hint}")
     if problems:
         raise SettingsError("\n".join(problems))
     try:

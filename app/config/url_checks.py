@@ -11,7 +11,7 @@ POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 DATABASES = (*POSTGRESQL, "sqlite", "sqlite+pysqlite")
 # Only these names are repeated in messages: the scheme of a malformed URL may be part of a password.
 OTHER_DATABASES = ("mysql", "mariadb", "oracle", "mssql", "mongodb", "cockroachdb", "clickhouse")
-ESCAPED = "In user and password, @ is written as %40, / as %2F, : as %3A, ? as %3F and # as %23"
+ESCAPED = "In the user and password, write @ as %40, / as %2F, : as %3A, ? as %3F and # as %23"
 
 
 def check_database(url: str) -> None:
@@ -29,9 +29,9 @@ def check_database(url: str) -> None:
     if scheme not in DATABASES:
         kind = scheme.partition("+")[0]
         if kind in POSTGRESQL:
-            raise ValueError(f"PostgreSQL is asked by psycopg, and by no other driver; {form}")
-        named = f"{kind} is not supported" if kind in OTHER_DATABASES else "this is no address of a database"
-        raise ValueError(f"{named}: PostgreSQL and SQLite are; {form}")
+            raise ValueError(f"PostgreSQL is supported with the psycopg driver only; {form}")
+        named = f"{kind} is not supported" if kind in OTHER_DATABASES else "this is not the URL of a database"
+        raise ValueError(f"{named}: PostgreSQL and SQLite are supported; {form}")
     try:
         parsed = make_url(url)
         # Reject invalid host names, which would appear in the error message of a failed look-up.
@@ -40,7 +40,7 @@ def check_database(url: str) -> None:
     except (ArgumentError, ValueError):
         whole = False
     if not whole:
-        raise ValueError(f"this is no address of a database; {form}. {ESCAPED}")
+        raise ValueError(f"this is not the URL of a database; {form}. {ESCAPED}")
 
 
 def check_redis(url: str) -> None:
@@ -50,7 +50,7 @@ def check_redis(url: str) -> None:
         ValueError: it is not; the message does not repeat the URL.
 
     """
-    form = "an address begins with redis://, rediss:// or unix://, as in redis://:password@host:6379/0"
+    form = "the URL must begin with redis://, rediss:// or unix://, as in redis://:password@host:6379/0"
     try:
         parts = urlsplit(url)
         if parts.scheme not in ("redis", "rediss", "unix"):
@@ -64,10 +64,10 @@ def check_redis(url: str) -> None:
 
         parse_url(url)  # type: ignore[no-untyped-call]
     except (ValueError, TypeError):
-        raise ValueError(f"this is no address of a Redis or Valkey; {form}. {ESCAPED}") from None
+        raise ValueError(f"this is not the URL of a Redis or Valkey server; {form}. {ESCAPED}") from None
 
 
-def read_web_address(value: str, *, what_instead: str = "set its own setting") -> HttpUrl:
+def read_web_address(value: str, *, what_instead: str = "use the setting for it") -> HttpUrl:
     """Parse an HTTP(S) URL that must not contain a user or password.
 
     Raises:
@@ -78,10 +78,10 @@ def read_web_address(value: str, *, what_instead: str = "set its own setting") -
         url = TypeAdapter(HttpUrl).validate_python(value)
     except ValidationError:
         raise ValueError(
-            "this is no web address; write https://host, and a port and a path where needed"
+            "this is not a web address; write https://host, with a port and a path if needed"
         ) from None
     if url.username is not None or url.password is not None:
-        raise ValueError(f"write no user or password here; {what_instead}")
+        raise ValueError(f"the URL must contain no user or password; {what_instead}")
     return url
 
 
@@ -94,10 +94,8 @@ def check_origin(origin: str) -> None:
     """
     form = "write each origin as browsers send it, as in https://shop.example or http://localhost:5173"
     if "*" in origin or origin == "null":
-        raise ValueError(f"{form}; not all of them")
+        raise ValueError(f"{form}; wildcards and null are not allowed")
     url = read_web_address(origin, what_instead=form)
     port = "" if url.port in (None, 80 if url.scheme == "http" else 443) else f":{url.port}"
     if origin != f"{url.scheme}://{url.host}{port}":
-        raise ValueError(
-            f"{form}, in small letters, without a path, and without the port that goes without saying"
-        )
+        raise ValueError(f"{form}, in lower case, without a path, and without the default port")

@@ -49,7 +49,7 @@ class BoundedExecutor:
         with self._lock:
             if self._running >= self._most:
                 raise Overloaded(
-                    f"Too much is waiting here ({self.name}). Try again in a moment.", self._retry_after
+                    f"Too many calls are waiting ({self.name}). Try again in a moment.", self._retry_after
                 )
             self._running += 1
         context = contextvars.copy_context()

@@ -12,9 +12,9 @@ from cutout.inference import errors as engine
 
 # A detail may quote a field of the request, which may be long.
 LONGEST_DETAIL = 1000
-UNEXPECTED = "Something went wrong on our side. Try again, and name the requestId if it persists."
+UNEXPECTED = "Something went wrong on our side. Try again; if it persists, report it with the requestId."
 # Stored in the job's row; the client closed the connection and gets no response.
-HUNG_UP = "The connection was closed before the picture was there. Nothing was charged; send the photo again."
+HUNG_UP = "The connection was closed before the picture was ready. Nothing was charged; send the photo again."
 
 
 class OperatorError(Exception):
@@ -81,7 +81,7 @@ class NotFoundError(ServiceError):
     """The resource does not exist, or it belongs to another user."""
 
     code, status = "NOT_FOUND", 404
-    example = "You have no job by this id."
+    example = "You have no job with this id."
 
 
 class MethodNotAllowedError(ServiceError):
@@ -95,14 +95,14 @@ class BodyTooSlowError(ServiceError):
     """The body did not arrive in time."""
 
     code, status = "BODY_TOO_SLOW", 408
-    example = "The body did not come within 120 s. Send it again."
+    example = "The body was not received within 120 s. Send it again."
 
 
 class ConflictError(ServiceError):
     """The request conflicts with the current state."""
 
     code, status = "CONFLICT", 409
-    example = "This paymentId was used for another purchase. A payment buys once; take its own id."
+    example = "This paymentId was already used for another purchase. Use a new one for each purchase."
 
 
 class ImageTooLargeError(ServiceError):
@@ -123,7 +123,9 @@ class UnsupportedFormatError(ServiceError):
     """The file format is not supported."""
 
     code, status = "UNSUPPORTED_FORMAT", 415
-    example = "This is no picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF."
+    example = (
+        "This file is not a picture that can be read. Send a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF."
+    )
 
 
 class InternalError(ServiceError):
@@ -144,7 +146,7 @@ class OverloadedError(ServiceError):
     """The service is at its capacity limit."""
 
     code, status = "OVERLOADED", 503
-    example = "64 photos are waiting already. Try again in a moment."
+    example = "64 photos are already waiting. Try again in a moment."
     retry_after = 5
 
 
@@ -152,7 +154,7 @@ class DeadlineExceededError(ServiceError):
     """A photo was not processed in time."""
 
     code, status = "DEADLINE_EXCEEDED", 504
-    example = "The photo was not done in its time. Try again in a moment."
+    example = "The photo was not processed in time. Try again in a moment."
 
 
 class JobFailedError(ServiceError):

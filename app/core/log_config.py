@@ -84,7 +84,7 @@ def configure(log_format: Literal["console", "json"]) -> None:
 def log_retry(details: stamina.instrumentation.RetryDetails) -> None:
     """Log a retry: its name, count and timing, and the type of the error."""
     log.warning(
-        "tried again",
+        "retrying",
         what=details.name,
         retry=details.retry_num,
         cause=type(details.caused_by).__name__,

@@ -77,8 +77,8 @@ def _say(found: str | None) -> str:
         return f"The database is empty, and this version needs revision {head()}. Run: cutout migrate"
     if _is_ahead(found):
         return (
-            f"The database is at revision {found}, which a newer version of Cutout made; this one knows up to"
-            f" {head()}. Install that version again."
+            f"The database is at revision {found}, which a newer version of Cutout created; this version"
+            f" supports revisions up to {head()}. Install the newer version again."
         )
     return f"The database is at revision {found}, and this version needs {head()}. Run: cutout migrate"
 

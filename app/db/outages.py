@@ -34,7 +34,7 @@ class Hangs(Exception):
     """The database did not answer an earlier call in time."""
 
     def __init__(self) -> None:
-        super().__init__("the database hangs; it is asked again in a moment")
+        super().__init__("the database hangs; it will be tried again in a moment")
 
 
 class DatabaseBreaker:

@@ -127,7 +127,7 @@ class Database:
     def explain(self, error: OperationalError) -> str:
         """Return a message, safe to show to any client, on why the database failed and what to do."""
         return self.explain_disk(error) or (
-            "The database does not answer. Try again in a moment; what was not done is not charged."
+            "The database does not answer. Try again in a moment; unfinished work is not charged."
         )
 
     def explain_disk(self, error: OperationalError) -> str | None:
@@ -137,9 +137,12 @@ class Database:
         if name == "SQLITE_FULL":
             return say_full(url.database or "", "CUTOUT_DATA_DIR")
         if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
-            return f"The database {url.database} cannot be read and written ({orig}). Check its disk, or CUTOUT_DATA_DIR."
+            return (
+                f"The database {url.database} cannot be read or written ({orig}). Check its disk, or"
+                " CUTOUT_DATA_DIR."
+            )
         if getattr(orig, "sqlstate", None) == "53100":
-            return "The disk of the database's server is full. Free some space there."
+            return "The disk of the database server is full. Free some space there."
         return None
 
     def close(self) -> None:
@@ -150,8 +153,8 @@ class Database:
     def _transaction(self, sessions: sessionmaker[Session]) -> Iterator[Session]:
         if getattr(self._thread, "is_open", False):
             raise NestedTransaction(
-                "This thread has a transaction open: end it first, or hand its session on. Two of one thread use two"
-                " connections, and as many threads as there are connections would wait for each other."
+                "This thread already has an open transaction: end it first, or pass its session on. Two transactions"
+                " in one thread use two connections, so as many threads as there are connections could deadlock."
             )
         self.breaker.admit()
         self._thread.is_open, _this_thread.open = True, transactions_open() + 1

@@ -65,7 +65,8 @@ class EmbeddedProcesses:
                 make_private_folder(self._folder)
             except OSError as error:
                 raise NoPlaceForQueue(
-                    f"The queue cannot be kept in {self._folder} ({error.strerror}). Check CUTOUT_DATA_DIR, or set REDIS_URL."
+                    f"The queue cannot be stored in {self._folder} ({error.strerror}). Check CUTOUT_DATA_DIR, or set"
+                    " REDIS_URL."
                 ) from error
             self._socket = socket_path(self._folder)
             self.queue_url = f"unix://{quote(str(self._socket))}"
@@ -176,7 +177,7 @@ class SupervisedProcess:
                 return
             if time.monotonic() - began >= HEALTHY_SECONDS:
                 wait = FIRST_WAIT_SECONDS
-            log.warning(f"{self._name} ended by itself", **outcome, again_in_seconds=wait)
+            log.warning(f"{self._name} exited unexpectedly", **outcome, again_in_seconds=wait)
             self._over.wait(wait)
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
@@ -229,7 +230,7 @@ def socket_path(folder: Path) -> Path:
     found = short.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise NoPlaceForQueue(
-            f"{short} is not this user's alone, and the queue's socket would be there. Delete it, or set CUTOUT_DATA_DIR to a"
-            " shorter and plainer path, or REDIS_URL."
+            f"{short} is not private to this user, but the queue's socket would be in it. Delete it, set"
+            " CUTOUT_DATA_DIR to a shorter and simpler path, or set REDIS_URL."
         )
     return short / "socket"

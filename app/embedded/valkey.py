@@ -42,7 +42,7 @@ def main(folder: Path, address: Path, log_format: Literal["console", "json"]) ->
                 is_ours = is_ours or _take(lock)
                 if is_ours and not listens(address):
                     if server is not None:
-                        log.warning("Valkey ended by itself", exit_code=server.poll())
+                        log.warning("Valkey exited unexpectedly", exit_code=server.poll())
                         stop(server, address)
                     server = start(folder, address)
                     wait = LOOK_EVERY_SECONDS if server is not None else min(2 * wait, LONGEST_WAIT_SECONDS)

@@ -245,7 +245,7 @@ class ShutdownMiddleware:
         except asyncio.CancelledError:
             if scope["type"] != "http" or not self.stopping.is_set():
                 raise
-            log.warning("request cut off, as the service stops", path=scope["path"])
+            log.warning("request aborted because the service is stopping", path=scope["path"])
             if not has_begun:
                 await _response(scope, service_stops())(scope, receive, send)
 

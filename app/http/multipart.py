@@ -58,7 +58,7 @@ async def read_parts(
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise BrokenForm("This is no form: its Content-Type is not multipart/form-data with a boundary.")
+        raise BrokenForm("This is not a form: its Content-Type is not multipart/form-data with a boundary.")
     form = _Form(limit)
     try:
         parser = MultipartParser(
@@ -83,7 +83,7 @@ async def read_parts(
     except FormParserError as error:
         raise BrokenForm(f"The form cannot be read: {error}.") from None
     if not form.has_ended:
-        raise BrokenForm("The form breaks off before its end.")
+        raise BrokenForm("The form is incomplete: it ends too early.")
 
 
 class _Form:

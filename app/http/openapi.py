@@ -24,14 +24,26 @@ Dependency = TypeVar("Dependency", bound=Callable[..., Any])
 
 # In the order in which the documentation shows them.
 TAGS = [
-    {"name": "background remover", "description": "Prices, one photo, its job, and the credits it costs."},
-    {"name": "batches", "description": "Many photos at once: handed in, watched, fetched as a ZIP."},
-    {"name": "subscription", "description": "A plan and its daily quota, and buying plans and credits."},
-    {"name": "statistics", "description": "What was done, and what it brought."},
-    {"name": "account", "description": "Logging in, and API keys."},
-    {"name": "admin", "description": "Granting credits, and saying that payments have come."},
-    {"name": "health", "description": "Whether pictures can be made here, and with what."},
-    {"name": "metrics", "description": "Figures for Prometheus."},
+    {
+        "name": "background remover",
+        "description": "Prices, removing the background of one photo, jobs, and credits.",
+    },
+    {
+        "name": "batches",
+        "description": "Submitting many photos at once, watching the progress, and downloading a ZIP.",
+    },
+    {"name": "subscription", "description": "Your plan and its daily quota, and buying plans and credits."},
+    {
+        "name": "statistics",
+        "description": "Your usage; for admins, also the usage, revenue and cost of all users.",
+    },
+    {"name": "account", "description": "Login and API keys."},
+    {"name": "admin", "description": "Granting credits and confirming payments."},
+    {
+        "name": "health",
+        "description": "Whether the service can process photos, and with which models and device.",
+    },
+    {"name": "metrics", "description": "Metrics for Prometheus."},
 ]
 
 SOME_REQUEST = "5b2f9f0e-3c55-4c12-9d0c-0a4f6f6c1a52"

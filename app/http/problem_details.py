@@ -42,8 +42,8 @@ log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 
 PHOTO_WANTED = (
-    "Send one photo: as a file in the field image of a form, as `curl -F image=@photo.jpg` does, or by its web address"
-    " as imageUrl."
+    "Send one photo: as a file in the form field image, as in `curl -F image=@photo.jpg`, or as a web address in the"
+    " field imageUrl."
 )
 
 # Errors for the status codes of exceptions that Starlette raises itself.
@@ -96,17 +96,17 @@ def body_too_large(limit_bytes: int) -> ServiceError:
 
 def body_too_slow(seconds: float) -> ServiceError:
     """Return the error for a body that did not arrive in time."""
-    return BodyTooSlowError(f"The body did not come within {seconds:g} s. Send it again.")
+    return BodyTooSlowError(f"The body was not received within {seconds:g} s. Send it again.")
 
 
 def too_many_uploads() -> ServiceError:
     """Return the error for an upload that exceeds the memory limit for all uploads together."""
-    return OverloadedError("Too many uploads are being received or worked on. Try again in a moment.")
+    return OverloadedError("Too many uploads are being received or processed. Try again in a moment.")
 
 
 def service_stops() -> ServiceError:
     """Return the error for a request that ends because the service is being stopped."""
-    detail = "The service is being stopped. Nothing was charged; send it again in a moment."
+    detail = "The service is stopping. Nothing was charged; send the request again in a moment."
     return OverloadedError(detail, retry_after=10)
 
 
@@ -181,8 +181,8 @@ def _from_http(error: HTTPException, path: str) -> ServiceError:
     if isinstance(error.__cause__, ServiceError):
         return error.__cause__
     if isinstance(error.__cause__, OSError):
-        log.error("upload cannot be kept", detail=str(error.__cause__))
-        why = "The upload cannot be kept while it is received."
+        log.error("upload cannot be stored", detail=str(error.__cause__))
+        why = "The upload cannot be stored while it is received."
         if is_full(error.__cause__):
             why += f" {say_full(tempfile.gettempdir(), 'TMPDIR')}"
         return StorageError(f"{why} Nothing was charged; try again in a moment.")

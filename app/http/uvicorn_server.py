@@ -58,7 +58,7 @@ def allow_many_connections() -> None:
 
 def leave() -> None:
     """Exit this process at once, because something hangs that cannot be cancelled."""
-    log.error("service killed, as it did not stop in time")
+    log.error("service killed because it did not stop in time")
     os._exit(1)
 
 

@@ -74,7 +74,7 @@ class LeaseRenewer:
             to_end = dict(self._to_end)
         for job_id, (code, detail) in to_end.items():
             if database.run_in_transaction(completion.fail, job_id, code, detail):
-                log.info("given back", job=str(job_id), code=code)
+                log.info("job ended after an outage", job=str(job_id), code=code)
             with self._lock:
                 del self._to_end[job_id]
 

@@ -28,12 +28,12 @@ MOST_ATTEMPTS = 3
 BATCHES_LOOKED_AT = 10
 OPTIONS: TypeAdapter[Options] = TypeAdapter(Options)
 LOST = (
-    f"The service stopped at this photo, {MOST_ATTEMPTS} times. It was not charged. Send another version of it, saved"
-    " anew or smaller."
+    f"The service stopped {MOST_ATTEMPTS} times while processing this photo. It was not charged. Save the photo"
+    " again or make it smaller, then send it again."
 )
 
 
-EXPIRED = "No worker took this photo in time. It was not charged; send it again."
+EXPIRED = "No worker picked up this photo in time. It was not charged; send it again."
 
 
 class Line(StrEnum):

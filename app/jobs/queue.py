@@ -41,7 +41,7 @@ class QueueUnavailable(ServiceError):
     """The queue does not respond, so no batch can be accepted: workers would not be notified of it."""
 
     code, status = "QUEUE_UNAVAILABLE", 503
-    example = "The queue of batches does not answer. Nothing was kept or charged; try again in a minute."
+    example = "The batch queue does not answer. Nothing was stored or charged; try again in a minute."
     retry_after = 30
     # The body of the batch is not read in this case, so the connection cannot be reused.
     headers: Mapping[str, str] = {"Connection": "close"}
@@ -80,7 +80,7 @@ class Queue:
         """
         if self.connection is None:
             raise QueueUnavailable(
-                "This service has no queue of batches: its owner sets REDIS_URL. Send the photos one by one to"
+                "This service has no batch queue; its operator can set REDIS_URL. Send the photos one by one to"
                 " /api/background-remover/remove."
             )
         try:
@@ -105,7 +105,7 @@ class Queue:
             except (RedisError, OSError) as error:
                 pause = pauses.compute(attempts)
                 log.warning(
-                    "The Redis or Valkey of REDIS_URL does not answer",
+                    "The Redis or Valkey server at REDIS_URL does not answer",
                     detail=str(error),
                     again_in_seconds=round(pause, 1),
                 )
@@ -128,7 +128,7 @@ class Queue:
                     f"cutout.worker.tasks.{line.value}", job_timeout=LONGEST_JOB_SECONDS, result_ttl=0
                 )
         except (RedisError, OSError) as error:
-            log.warning("bell not rung", line=line.value, detail=str(error))
+            log.warning("wake-up signal not sent", line=line.value, detail=str(error))
             return False
         return True
 
@@ -199,12 +199,12 @@ def _read(worker: str | bytes) -> WorkerInfo | None:
     try:
         return WORKER.validate_json(worker)
     except ValidationError as error:
-        log.warning("worker of another version not understood", problems=error.error_count())
+        log.warning("announcement of a worker of another version ignored", problems=error.error_count())
         return None
 
 
 def _away(error: Exception) -> QueueUnavailable:
     log.error("queue does not answer", detail=str(error))
     return QueueUnavailable(
-        "The queue of batches does not answer. Nothing was kept or charged; try again in a minute."
+        "The batch queue does not answer. Nothing was stored or charged; try again in a minute."
     )

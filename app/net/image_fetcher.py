@@ -62,13 +62,13 @@ class ImageFetcher:
             log.info("photo not fetched", reason=str(error))
             raise NotFetched(str(error)) from None
         except (TimeoutError, httpcore2.TimeoutException):
-            raise NotFetched(f"The photo was not there within {self._seconds:g} s.") from None
+            raise NotFetched(f"The photo was not received within {self._seconds:g} s.") from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
             if isinstance(error.__context__, ssl.SSLError):  # httpcore2 takes the cause away
                 raise NotFetched(
                     "No secure connection: the server's certificate cannot be verified."
                 ) from None
-            raise NotFetched("The server does not answer, or broke off.") from None
+            raise NotFetched("The server does not answer, or closed the connection.") from None
         finally:
             self._running -= 1
 
@@ -81,9 +81,9 @@ class ImageFetcher:
             onwards = self._http_client.destinations.read(found, base=at)
             # A client that gave an https URL relies on TLS, so never fall back to plain http.
             if at.scheme == "https" and onwards.scheme != "https":
-                raise NotFetched("The server sends on from https to http.")
+                raise NotFetched("The server redirects from https to http.")
             at = onwards
-        raise NotFetched(f"The server sends on more than {MOST_REDIRECTS} times.")
+        raise NotFetched(f"The server redirects more than {MOST_REDIRECTS} times.")
 
     async def _get(self, url: httpx2.URL) -> bytes | str:
         """Return the content, or the location of a redirect."""
@@ -94,7 +94,7 @@ class ImageFetcher:
             if answer.status != 200:
                 raise NotFetched(f"The server answers {answer.status} instead of 200.")
             if headers.get(b"content-encoding", "identity").strip().lower() != "identity":
-                raise NotFetched("The server packs the photo although it was asked not to.")
+                raise NotFetched("The server compresses the response although it was asked not to.")
             # Always a number: httpcore2 rejects a response with any other content length.
             if int(headers.get(b"content-length", 0)) > self._limit_bytes:
                 raise self._too_large()
@@ -108,5 +108,5 @@ class ImageFetcher:
 
     def _too_large(self) -> FetchedTooLarge:
         return FetchedTooLarge(
-            f"imageUrl: The photo is larger than {self._limit_bytes // 1_000_000} MB. Take a smaller one."
+            f"imageUrl: The photo is larger than {self._limit_bytes // 1_000_000} MB. Use a smaller one."
         )

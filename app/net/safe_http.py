@@ -117,7 +117,7 @@ class _HeadLimits:
             # No header name can begin with this, so each match is a status line.
             or self._received.count(b"\nHTTP/") > MOST_INTERIM_RESPONSES
         ):
-            raise httpcore2.RemoteProtocolError("too much comes before the answer's head is complete")
+            raise httpcore2.RemoteProtocolError("too much data before the end of the response headers")
 
     def add(self, data: bytes) -> None:
         self._received += data

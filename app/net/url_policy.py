@@ -90,16 +90,16 @@ class UrlPolicy:
         try:
             found = httpx2.URL(url) if base is None else base.join(url)
         except (httpx2.InvalidURL, ValueError):
-            raise NotAllowed("This is no web address.") from None
+            raise NotAllowed("This is not a web address.") from None
         if found.scheme not in ("http", "https"):
-            raise NotAllowed("A web address begins with http:// or https://.")
+            raise NotAllowed("A web address must begin with http:// or https://.")
         if found.userinfo:
-            raise NotAllowed("A web address with a user or password in it is not called.")
+            raise NotAllowed("A web address must not contain a user or password.")
         if found.port is not None and not 1 <= found.port <= 65535:
-            raise NotAllowed("The port is none: there are 1 to 65535.")
+            raise NotAllowed("The port must be between 1 and 65535.")
         host = _host(found)
         if _literal(host) is None and not _is_name(host):
-            raise NotAllowed("The host is neither a name nor an address in its usual form.")
+            raise NotAllowed("The host is neither a valid name nor an IP address in its usual form.")
         return found
 
     async def addresses(self, host: str, port: int) -> list[Address]:

@@ -18,7 +18,7 @@ from cutout.app.notifications.errors import CannotNotify, NotDelivered
 SECONDS, SECONDS_IN_ALL = 15.0, 60.0
 # Limit for all replies of a server in one session; a usual session has a thousand bytes.
 MOST_ANSWER_BYTES = 64 * 1024
-NO_ANSWER = "The mail server does not answer, or broke off."
+NO_ANSWER = "The mail server does not answer, or closed the connection."
 
 
 def check_email(address: str) -> str:
@@ -72,7 +72,7 @@ class Mailer:
                 f"The mail server refuses CUTOUT_MAIL_FROM as the sender ({error.smtp_code})."
             ) from None
         except ssl.SSLError:
-            raise NotDelivered("No secure connection to the mail server: look at its certificate.") from None
+            raise NotDelivered("No secure connection to the mail server: check its certificate.") from None
         except smtplib.SMTPResponseException as error:
             code = error.smtp_code
             says = f"answers {code}" if code > 0 else "does not speak SMTP"
@@ -81,7 +81,7 @@ class Mailer:
             raise NotDelivered(NO_ANSWER) from None
         except smtplib.SMTPException:
             raise NotDelivered(
-                "The mail server takes no user and password, or in no way known here."
+                "The mail server does not accept a user and password, or only in an unsupported way."
             ) from None
         except OSError:
             raise NotDelivered(NO_ANSWER) from None
@@ -118,7 +118,8 @@ class Mailer:
             connection.ehlo()
         elif self._server.password:
             raise NotDelivered(
-                "The mail server offers no STARTTLS, and without it the password is not sent. Use smtps://, or none."
+                "The mail server does not offer STARTTLS, so the password is not sent. Use smtps://, or set no"
+                " password."
             )
 
 
@@ -136,7 +137,7 @@ class _Answers(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         seconds = self._end - time.monotonic()
         if seconds <= 0 or self.left <= 0:
-            raise TimeoutError("the mail server answers too much, or for too long")
+            raise TimeoutError("the mail server's replies are too long or take too long")
         self._connection.settimeout(min(SECONDS, seconds))
         count = self._connection.recv_into(buffer)
         self.left -= count

@@ -92,32 +92,32 @@ def render_email(
     message = EmailMessage(policy=SMTP)
     message["From"] = sender
     message["To"] = to
-    message["Subject"] = f"Cutout: your batch has ended, {done} of {images} photos are done"
+    message["Subject"] = f"Cutout: your batch has finished, {done} of {images} photos succeeded"
     message["Date"] = format_datetime(at)
     # The same for every attempt, so that mailboxes can drop duplicates.
     message["Message-ID"] = f"<{delivery_id}@{sender.domain}>"
     message["Auto-Submitted"] = "auto-generated"
     lines = [
-        f"Your batch of {images} photos has ended.",
+        f"Your batch of {images} photos has finished.",
         "",
-        f"Done: {done}",
+        f"Completed: {done}",
         f"Failed: {report.count(Status.FAILED)}",
         f"Cancelled: {report.count(Status.CANCELLED)}",
         f"Credits charged: {report.charged}",
-        f"Credits given back: {report.returned}",
+        f"Credits returned: {report.returned}",
     ]
     if zip_url is not None:
-        where = "" if "://" in zip_url else ", at the service's address"
-        lines += ["", f"The pictures in a ZIP, as long as results are kept{where}:", zip_url]
+        where = "" if "://" in zip_url else ", at the URL of the service"
+        lines += ["", f"Download the pictures as a ZIP, as long as results are kept{where}:", zip_url]
     if report.failed:
-        lines += ["", "What failed, and why:"]
+        lines += ["", "Failed photos and the reasons:"]
         lines += [
             f"- {_plain(job.name, LONGEST_NAME)}: {_plain(job.error_detail, LONGEST_DETAIL)}"
             for job in report.failed
         ]
     if report.not_listed:
         lines.append(f"- and {report.not_listed} more")
-    lines += ["", f"Batch {batch.id}, sent in on {batch.created_at:%Y-%m-%d at %H:%M} UTC."]
+    lines += ["", f"Batch {batch.id}, submitted on {batch.created_at:%Y-%m-%d at %H:%M} UTC."]
     message.set_content("\n".join(lines) + "\n", cte="quoted-printable")
     return message
 

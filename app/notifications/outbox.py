@@ -52,8 +52,8 @@ MOST_AT_ONCE = 8
 # Longer than the slowest attempt on either channel.
 LEASE = timedelta(minutes=5)
 LONGEST_ERROR = 500
-OUR_FAULT = "The service failed before it could send this."
-NO_MAIL = "This service sends no mail: its owner has set no mail server."
+OUR_FAULT = "The service failed before it could send this notification."
+NO_MAIL = "This service does not send mail: its operator has not set a mail server."
 
 # A thread pool of its own, so that a mail server that hangs does not block database work.
 _mails = ThreadPoolExecutor(MOST_AT_ONCE, "mail")
@@ -96,10 +96,10 @@ class Outbox:
             raise CannotNotify(f"notifyEmail: {NO_MAIL} Leave it out, or give a webhookUrl.")
         checked = email.check_email(address)
         if not self.notify_any_email and not _is_same_address(checked, own):
-            ours = f"which is {own}" if own else "and no address of yours is known here"
+            ours = f"which is {own}" if own else "and this service knows no address of yours"
             raise CannotNotify(
-                f"notifyEmail: Only your own address is told, {ours}. Leave it out, or give a webhookUrl; whoever runs this"
-                " service allows other addresses with CUTOUT_NOTIFY_ANY_EMAIL=1."
+                f"notifyEmail: Only your own address can be notified, {ours}. Leave it out, or give a webhookUrl;"
+                " the operator of this service can allow other addresses with CUTOUT_NOTIFY_ANY_EMAIL=1."
             )
         return checked
 
@@ -174,16 +174,16 @@ async def _deliver(outbox: Outbox, delivery: Delivery) -> None:
         except NotDelivered as error:
             await _failed(outbox, delivery, error, about)
         except Exception:
-            log.exception("batch's end not sent", delivery=str(delivery.id))
+            log.exception("notification failed unexpectedly", delivery=str(delivery.id))
             await _failed(outbox, delivery, NotDelivered(OUR_FAULT), about)
         else:
             await to_the_end(
                 outbox.database.run_in_transaction, record_delivered, delivery, status, outbox.clock()
             )
             outbox.metrics.notified(delivery.channel, "delivered")
-            about.info("batch's end told", status=status)
+            about.info("notification delivered", status=status)
     except Exception:
-        log.exception("what came of a delivery is not recorded", delivery=str(delivery.id))
+        log.exception("outcome of a delivery not recorded", delivery=str(delivery.id))
 
 
 async def _failed(
@@ -196,7 +196,7 @@ async def _failed(
     await to_the_end(outbox.database.run_in_transaction, record_failed, delivery, failure, due_at)
     outbox.metrics.notified(delivery.channel, "given_up" if due_at is None else "failed")
     about.warning(
-        "batch's end not told",
+        "notification not delivered",
         reason=str(failure),
         status=failure.status,
         next_attempt=due_at and due_at.isoformat(timespec="seconds"),

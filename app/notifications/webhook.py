@@ -119,7 +119,7 @@ def _reason(error: Exception) -> str:
         error.__context__, ssl.SSLError
     ):  # httpcore2 re-raises `from None`, which clears the cause and keeps the context
         return "No secure connection: the server's certificate cannot be verified."
-    return "The server does not answer, or broke off."
+    return "The server does not answer, or closed the connection."
 
 
 def _header(answer: httpcore2.Response, wanted: bytes) -> str:

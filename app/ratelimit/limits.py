@@ -56,7 +56,7 @@ class Kind(StrEnum):
 COUNTED = {
     Kind.REMOVE: "removals",
     Kind.BATCH: "batches",
-    Kind.BATCH_ATTEMPT: "attempts to hand a batch in",
+    Kind.BATCH_ATTEMPT: "attempts to submit a batch",
     Kind.READS: "calls",
     Kind.LOGIN: "wrong passwords",
     Kind.LOGIN_ADDRESS: "logins from one address",
@@ -170,11 +170,11 @@ class RateLimits:
             if not self._away:
                 self._away = True
                 detail = str(error) or f"no answer in {PATIENCE_SECONDS} s"
-                log.warning("Redis does not answer: rate limits hold on each host for itself", detail=detail)
+                log.warning("Redis does not answer: rate limits apply on each host separately", detail=detail)
             return await question(self._here)
         if self._away:
             self._away, self._ask_again = False, -math.inf
-            log.info("Redis answers again: rate limits hold over all hosts")
+            log.info("Redis answers again: rate limits apply across all hosts")
         return answer
 
 

@@ -157,7 +157,7 @@ class QueueExecutor(RemovalExecutor):
     def serving_by(self, workers: Sequence[WorkerInfo] | None) -> tuple[str, Mapping[Tier, Served]]:
         if workers is None:
             raise QueueUnavailable(
-                "The queue does not answer, so no worker is reached. Try again in a minute."
+                "The queue does not answer, so no worker can be reached. Try again in a minute."
             )
         alive = [one for one in workers if Line.INTERACTIVE.value in one.queues]
         if not alive:
@@ -168,7 +168,7 @@ class QueueExecutor(RemovalExecutor):
         self.serving()
         waiting = self._database.run_read_only(leases.waiting, Line.INTERACTIVE)
         if waiting >= self._most_waiting:
-            raise Overloaded(f"{waiting} photos are waiting already. Try again in a moment.", retry_after=5)
+            raise Overloaded(f"{waiting} photos are already waiting. Try again in a moment.", retry_after=5)
         self._storage.put(jobs.upload_key(job_id, None), photo)
         return {"status": Status.PENDING, "options": leases.write_options(options), "lease_until": None}
 
@@ -176,7 +176,7 @@ class QueueExecutor(RemovalExecutor):
         try:
             self._storage.delete(jobs.upload_key(job_id, None))
         except StorageError as error:  # the sweeper deletes it
-            log.warning("not deleted", job=str(job_id), detail=str(error))
+            log.warning("upload not deleted", job=str(job_id), detail=str(error))
 
     async def make(
         self, job_id: uuid.UUID, photo: bytes, options: Options, user_id: uuid.UUID
@@ -187,8 +187,8 @@ class QueueExecutor(RemovalExecutor):
                 await self._end_of(job_id)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"The photo was not done in {self._deadline.total_seconds():g} s (CUTOUT_DEADLINE_SECONDS). Try again"
-                " in a moment."
+                f"The photo was not processed within {self._deadline.total_seconds():g} s (CUTOUT_DEADLINE_SECONDS)."
+                " Try again in a moment."
             ) from None
         return None
 
@@ -216,7 +216,7 @@ class QueueExecutor(RemovalExecutor):
                 is_away = False
             except Exception as error:  # noqa: BLE001 - the database is away; who waits has a deadline
                 if not is_away:
-                    log.warning("not asked what has ended", detail=str(error))
+                    log.warning("ended jobs not polled", detail=str(error))
                 is_away = True
                 await asyncio.sleep(ASK_AGAIN_SECONDS)
                 continue

@@ -29,7 +29,8 @@ class RemovalForm(OptionsForm):
     image_url: Annotated[
         str | None,
         Field(
-            max_length=LONGEST_URL, description="instead of the photo, its web address, http:// or https://"
+            max_length=LONGEST_URL,
+            description="web address of the photo, http:// or https://, instead of a file",
         ),
     ] = None
 
@@ -67,7 +68,7 @@ async def read_removal(request: Request, largest_bytes: int) -> tuple[RemovalFor
 def describe_removal() -> dict[str, Any]:
     """Describe the body for OpenAPI: as a form, and as JSON."""
     schema = RemovalForm.model_json_schema(ref_template="#/components/schemas/{model}")
-    photo = {"type": "string", "format": "binary", "description": "the photo's file"}
+    photo = {"type": "string", "format": "binary", "description": "the photo file"}
     url = {key: value for key, value in schema["properties"]["imageUrl"].items() if key == "description"}
     fields = {**schema["properties"], "imageUrl": {"type": "string", "maxLength": LONGEST_URL, **url}}
     described = {"type": "object", "additionalProperties": False}
@@ -97,7 +98,7 @@ async def _read_parts(request: Request, largest_bytes: int) -> tuple[dict[str, s
 
     def limit(head: Head) -> int:
         if head.name in names:
-            raise InvalidInputError(f"{head.name}: send it once")
+            raise InvalidInputError(f"{head.name}: send this field only once")
         if len(names) == MOST_FIELDS:
             raise InvalidInputError(f"The form has more than {MOST_FIELDS} fields.")
         names.add(head.name)
@@ -113,12 +114,12 @@ async def _read_parts(request: Request, largest_bytes: int) -> tuple[dict[str, s
     except BrokenForm as error:
         raise InvalidInputError(f"{error} {PHOTO_WANTED}") from None
     except ClientDisconnect:
-        raise InvalidInputError("The form breaks off before its end.") from None
+        raise InvalidInputError("The form is incomplete: it ends too early.") from None
     except PartTooLarge as error:
         if error.head.name == PHOTO:
             raise upload_too_large(largest_bytes) from None
         raise InvalidInputError(
-            f"{error.head.name}: send at most {error.most_bytes // 1000} kB, and the photo as {PHOTO}",
+            f"{error.head.name}: send at most {error.most_bytes // 1000} kB, and send the photo in the field {PHOTO}",
         ) from None
     return values, photo
 
@@ -128,7 +129,7 @@ async def _read_fields(request: Request) -> dict[str, str]:
     sent = (await request.form()).multi_items()
     names = [name for name, _ in sent]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InvalidInputError(f"{', '.join(twice)}: send it once")
+        raise InvalidInputError(f"{', '.join(twice)}: send this field only once")
     return {name: value for name, value in sent if isinstance(value, str) and value}
 
 

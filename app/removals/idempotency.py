@@ -20,7 +20,7 @@ class KeyUsed(ConflictError):
     """A caller's key already stands for another request."""
 
     def __init__(self) -> None:
-        super().__init__("This Idempotency-Key was used for another photo or other options. Take a new one.")
+        super().__init__("This Idempotency-Key was used for another photo or other options. Use a new one.")
 
 
 class KeyInWork(ConflictError):
@@ -28,8 +28,8 @@ class KeyInWork(ConflictError):
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(
-            "The first call with this Idempotency-Key is still in work. Nothing is charged twice; send the same again in a"
-            " moment.",
+            "The first request with this Idempotency-Key is still being processed. Nothing is charged twice; send the"
+            " same request again in a moment.",
             retry_after=retry_after,
         )
 

@@ -11,7 +11,7 @@ from cutout.app.db.tables import Job, Status, now
 from cutout.app.jobs import completion
 from cutout.app.jobs.lease_renewal import LeaseRenewer
 
-SERVICE_STOPPED = "The service stopped while it worked on this photo. Nothing was charged; send it again."
+SERVICE_STOPPED = "The service stopped while processing this photo. Nothing was charged; send it again."
 
 
 def fail(database: Database, job_id: uuid.UUID, code: str, detail: str) -> bool:

@@ -69,7 +69,7 @@ async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
     "/remove",
     response_model=JobInfo,
     responses={
-        200: {"content": {"image/*": {}}, "description": "The job, or the picture where `Accept` asks"},
+        200: {"content": {"image/*": {}}, "description": "The job, or the picture if `Accept` asks"},
         **error_responses(
             InvalidInputError,
             BodyTooSlowError,
@@ -148,7 +148,7 @@ async def get_job(
     """Return one of one's own jobs."""
     job = await asyncio.to_thread(jobs.find, database, user.id, job_id)
     if job is None:
-        raise NotFoundError("You have no job by this id.")
+        raise NotFoundError("You have no job with this id.")
     return JobInfo.of(job, result_url(job.id, secret, settings.kept))
 
 
@@ -168,7 +168,7 @@ async def get_job_image(
     """Return the picture of a job: to its owner, or by the signed address that the job names."""
     stored = await jobs.stored_picture(database, storage, job_id, owner)
     if stored is None:
-        raise NotFoundError("There is no picture by this id; it may have expired.")
+        raise NotFoundError("There is no picture with this id; it may have expired.")
     data, file_format = stored
     headers = KEPT_BY_ITS_USER | {"Content-Length": str(len(data))}
     if request.method == "HEAD":

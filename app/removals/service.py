@@ -49,7 +49,7 @@ class ResultGone(NotFoundError):
 
     def __init__(self) -> None:
         super().__init__(
-            "The picture of this Idempotency-Key is no longer kept. To make it again, take a new key."
+            "The result for this Idempotency-Key is no longer stored. Use a new key to process the photo again."
         )
 
 
@@ -302,10 +302,10 @@ def collect_result(context: RemovalContext, job_id: uuid.UUID) -> tuple[Job, byt
     with context.database.read() as session:
         job = session.get_one(Job, job_id)
     if job.status is not Status.COMPLETED:
-        raise JobFailedError(job.error_code or "INTERNAL", job.error_detail or "The photo was not done.")
+        raise JobFailedError(job.error_code or "INTERNAL", job.error_detail or "The photo was not processed.")
     picture = context.storage.get(jobs.result_key_of(job))
     if picture is None:
-        raise StorageError("The picture was made and is not there.")
+        raise StorageError("The picture was created but cannot be found.")
     return job, picture
 
 
@@ -317,7 +317,9 @@ def abandon_job(context: RemovalContext, job_id: uuid.UUID, error: BaseException
     try:
         fail(context.database, job_id, code, detail)
     except OperationalError as away:
-        log.warning("given back later", job=str(job_id), detail=str(away.orig))
+        log.warning(
+            "job not ended; trying again when the database answers", job=str(job_id), detail=str(away.orig)
+        )
         context.leases.end_later(job_id, code, detail)
     finally:
         context.executor.withdraw(job_id)

@@ -126,6 +126,6 @@ def require_usable(storage: Storage) -> None:
     except StorageError as error:
         why = error.cause or str(error)
         check = "" if "CUTOUT_DATA_DIR" in why else " Check CUTOUT_DATA_DIR, or the S3_… settings."
-        raise StorageUnusable(f"Results cannot be kept. {why}{check}") from error
+        raise StorageUnusable(f"Results cannot be stored. {why}{check}") from error
     if found != data:
-        raise StorageUnusable(f"{storage.name} does not give back what was just written there.")
+        raise StorageUnusable(f"{storage.name} does not return what was just written to it.")

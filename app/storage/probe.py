@@ -7,7 +7,7 @@ from cutout.app.storage.base import Storage, StorageError, require_usable
 
 # A storage may be far away. After so long without an answer it counts as hanging.
 HANGING = timedelta(seconds=10)
-STORAGE_HANGS = "The store of results does not answer. Try again in a minute."
+STORAGE_HANGS = "The storage of results does not answer. Try again in a minute."
 
 
 class StorageProbe(Probe[None]):

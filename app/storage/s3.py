@@ -161,7 +161,7 @@ class S3Storage:
 
     def _unusable(self, error: Exception) -> StorageError:
         return StorageError(
-            "The store of results does not answer as it should. Try again in a minute.", self._cause(error)
+            "The storage of results does not answer as expected. Try again in a minute.", self._cause(error)
         )
 
     def _cause(self, error: Exception) -> str:

@@ -20,7 +20,9 @@ router = APIRouter(tags=["metrics"])
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 
 
-METRICS_TOKEN = HTTPBearer(scheme_name="metrics", description="`CUTOUT_METRICS_TOKEN`.", auto_error=False)
+METRICS_TOKEN = HTTPBearer(
+    scheme_name="metrics", description="The value of `CUTOUT_METRICS_TOKEN`.", auto_error=False
+)
 
 
 @router.get(
@@ -42,7 +44,7 @@ async def get_metrics(
     if not (is_from_here(request) or is_known(token, settings)):
         # Not 404: the path is documented, and a scraper with a wrong token should report that.
         raise UnauthenticatedError(
-            "Ask from the service's own machine, or send CUTOUT_METRICS_TOKEN as a bearer token.",
+            "Call this from the service's own machine, or send CUTOUT_METRICS_TOKEN as a bearer token.",
         )
     figures = await asyncio.to_thread(generate_latest, metrics.registry)
     return Response(figures, headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})

@@ -27,7 +27,7 @@ LOOK_EVERY = timedelta(seconds=10)
 HANGING = timedelta(seconds=3)
 # How long photos may wait without a worker before an error is logged, and how often it is repeated.
 UNATTENDED_SECONDS, REPEAT_SECONDS = 30.0, 300.0
-CANNOT_KEEP = "Results cannot be kept. The log says why."
+CANNOT_KEEP = "Results cannot be stored. The log says why."
 
 
 @dataclass(frozen=True)
@@ -148,4 +148,4 @@ class Readiness:
 
 def say_unattended(photos: int) -> str:
     """Return the message that photos are waiting and no worker is alive."""
-    return f"{photos} photos of batches wait and no worker is alive. Start one with: cutout worker"
+    return f"{photos} photos of batches are waiting, but no worker is alive. Start one with: cutout worker"

@@ -103,7 +103,7 @@ def test_nobody_holds_up_the_end(tmp_path: Path, redis_url: str) -> None:
         assert len(read_to_end(slow)) < PICTURE_BYTES
     assert set(answers) == {"upload", "batch", "photo"}
     for answer in answers.values():
-        assert "being stopped" in str(problem(answer, 503, "OVERLOADED")["detail"])
+        assert "is stopping" in str(problem(answer, 503, "OVERLOADED")["detail"])
         assert b"retry-after: 10" in answer.lower()
     assert uploads(tmp_path) == []
     database = Database(f"sqlite:///{tmp_path / 'cutout.db'}")

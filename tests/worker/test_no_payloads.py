@@ -218,7 +218,7 @@ def test_a_worker_in_trouble_logs_no_payload(
             hand_in(small_photos(12))
             work_off(context)
     told = out.getvalue()
-    assert told.count("tried again") == 2
+    assert told.count("retrying") == 2
     assert "surprise" in told or "photo failed" in told
     assert "StorageError" in told
     clean(told)

@@ -170,7 +170,7 @@ def test_a_worker_that_starts_before_its_queue_waits_for_it_and_says_so(
     assert queue.connection is not None
     database_url = database.engine.url.render_as_string(hide_password=False)
     with worker_process(tmp_path, worker_environment(database_url, storage.root, url)) as process:
-        said = "The Redis or Valkey of REDIS_URL does not answer"
+        said = "The Redis or Valkey server at REDIS_URL does not answer"
         wait_until(lambda: process.poll() is not None or worker_log(tmp_path).count(said) >= 2, PATIENCE)
         assert process.poll() is None, worker_log(tmp_path)
         server = started(folder)

@@ -132,7 +132,7 @@ def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_pa
         killed, name = here.worker(), here.workers()[0].name
         kill(killed)
         wait_until(lambda: bool({worker.name for worker in here.workers()} - {name}))
-        assert "worker ended by itself" in here.log.read_text()
+        assert "worker exited unexpectedly" in here.log.read_text()
         assert "exit_code=-9" in here.log.read_text()
         batch = submitted(here.database, here.storage, small_photos(5))
         here.queue.notify_workers(Line.BATCH)

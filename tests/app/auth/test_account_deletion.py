@@ -109,7 +109,7 @@ def test_a_new_password_ends_logins_by_the_old_one(shop: ApiClient) -> None:
     with shop.database.begin() as session:
         accounts.set_password(session, session.get_one(User, made.id), NEW_PASSWORD)
     detail = problem(shop.get(f"{API}/credits", old), 401, "UNAUTHENTICATED")["detail"]
-    assert "password was changed" in detail
+    assert "password has changed" in detail
     problem(log_in(shop), 401, "UNAUTHENTICATED")
     assert shop.get(f"{API}/credits", token_of(log_in(shop, NEW_PASSWORD))).status_code == 200
     assert shop.get(f"{API}/credits", {"X-Api-Key": key}).status_code == 200
@@ -123,7 +123,7 @@ def test_a_new_password_ends_logins_by_the_old_one(shop: ApiClient) -> None:
 def test_who_has_no_password_here_is_given_none(database: Database) -> None:
     with database.begin() as session:
         platforms = accounts.get_or_create_user(session, Claims("u-1", OWNER))
-        with pytest.raises(AccountError, match=r"u-1 has no password here"):
+        with pytest.raises(AccountError, match=r"u-1 has no local password"):
             accounts.set_password(session, platforms, NEW_PASSWORD)
         with pytest.raises(AccountError, match="too short"):
             accounts.set_password(session, accounts.create_local(session, OWNER, PASSWORD), "short")

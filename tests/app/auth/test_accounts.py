@@ -52,7 +52,7 @@ def test_a_good_token_says_who_calls() -> None:
         (token(exp=datetime.now(UTC) - timedelta(minutes=5)), "expired"),
         (token(exp=None), "not valid"),
         (token(sub=None), "not valid"),
-        (token(sub=""), "names no user"),
+        (token(sub=""), "does not name a user"),
         (token(aud="another service"), "not valid"),
         (token(aud=None), "not valid"),
         (token(iss="https://elsewhere.example"), "not valid"),
@@ -60,7 +60,7 @@ def test_a_good_token_says_who_calls() -> None:
         (token("another secret of thirty-two bytes" * 2), "not valid"),
         (token(algorithm="HS384"), "not valid"),
         (jwt.encode(GOOD, "", "none"), "not valid"),
-        (token(sub="local:admin@shop.example"), "accounts kept here"),
+        (token(sub="local:admin@shop.example"), "marks local accounts"),
         (jwt.encode(GOOD | {"iss": "cutout"}, PLATFORM, "HS256", headers={"kid": "cutout"}), "not valid"),
         ("no token at all", "not valid"),
         ("", "not valid"),
@@ -179,7 +179,7 @@ def test_what_a_later_token_says_counts_at_once(database: Database) -> None:
     ):
         user = accounts.identify(database, claims)
         assert (user.id, user.email, user.role) == (first.id, email, role)
-    with pytest.raises(InvalidToken, match="no such account"):
+    with pytest.raises(InvalidToken, match="no longer exists"):
         accounts.identify(database, Claims("local:gone@shop.example"))
 
 
@@ -204,7 +204,7 @@ def test_a_password_is_checked_and_never_kept(database: Database) -> None:
     with database.begin() as session:
         login = Claims(made.subject, password_mark=password_mark(made.password_hash))
         assert accounts.get_or_create_user(session, login).role is Role.ADMIN
-        with pytest.raises(InvalidToken, match="no such account"):
+        with pytest.raises(InvalidToken, match="no longer exists"):
             accounts.get_or_create_user(session, Claims("local:gone@shop.example"))
 
 
@@ -218,7 +218,7 @@ def test_a_platforms_user_has_no_password(database: Database) -> None:
 @pytest.mark.parametrize(
     ("email", "password", "message"),
     [
-        ("shop.example", "long enough", "no e-mail"),
+        ("shop.example", "long enough", "not an e-mail"),
         ("a@b.example", "too short", "10 characters"),
         ("b@b.example", "long enough", "already"),
     ],
@@ -247,7 +247,7 @@ def test_an_api_key_works_until_it_is_revoked(database: Database) -> None:
         assert accounts.revoke_key(session, user, row.id)
         with pytest.raises(InvalidToken, match="revoked"):
             accounts.by_key(session, key)
-        with pytest.raises(InvalidToken, match="not known here"):
+        with pytest.raises(InvalidToken, match="is unknown"):
             accounts.by_key(session, new_api_key())
 
 

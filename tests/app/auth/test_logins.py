@@ -331,7 +331,7 @@ def test_the_log_says_who_called_from_where_and_why_not(shop: ApiClient) -> None
     made_up = new_api_key()
     callers: list[tuple[Callable[[], Any], str]] = [
         (lambda: shop.get(f"{API}/credits", {"Authorization": f"Bearer {expired}"}), "InvalidSignatureError"),
-        (lambda: shop.get(f"{API}/credits", {"X-Api-Key": made_up}), f"{made_up[:11]}…: not known"),
+        (lambda: shop.get(f"{API}/credits", {"X-Api-Key": made_up}), f"{made_up[:11]}…: unknown"),
         (lambda: shop.get(f"{API}/credits", {}), "Send an API key"),
         (lambda: log_in(shop, "secret@shop.example"), "login: no such account, or a wrong password"),
     ]

@@ -173,7 +173,7 @@ def test_the_largest_batch_is_taken_in_and_told_with_few_questions(rich: BatchCl
 
 def test_the_number_of_photos_is_as_announced(rich: BatchClient) -> None:
     detail = problem(rich.hand_in(ANNA, photos(3), imageCount="4"), 400, "BATCH_SIZE")["detail"]
-    assert "imageCount says 4 and 3 photos came" in detail
+    assert "imageCount is 4, but 3 photos were received" in detail
     nothing_is_left(rich)
 
 
@@ -226,7 +226,7 @@ def test_a_batch_that_is_too_large_is_refused(database: Database, tmp_path: Path
         ({"teir": "basic"}, "teir: there is no such field"),
         ({"mask_only": "true"}, "mask_only: there is no such field"),
         ({"webhookUrl": "ftp://shop.example/told"}, "webhookUrl: "),
-        ({"notifyEmail": "anna@shop.example"}, "notifyEmail: This service sends no mail"),
+        ({"notifyEmail": "anna@shop.example"}, "notifyEmail: This service does not send mail"),
         ({"tier": "b" * 10_001}, "tier: send at most 10 kB"),
     ],
 )
@@ -249,13 +249,13 @@ def test_fields_come_in_any_order_once(rich: BatchClient) -> None:
     assert send(rich, image + image + empty + end).status_code == 202
     kept, balance = len(rich.kept()), rich.balance(ANNA)
     for body, said in (
-        (tier + image + image + tier + end, "tier: send it once"),
-        (tier + empty + image + empty + end, "format: send it once"),
-        (image + image + tier, "breaks off before its end. Send a form"),
+        (tier + image + image + tier + end, "tier: send this field only once"),
+        (tier + empty + image + empty + end, "format: send this field only once"),
+        (image + image + tier, "it ends too early. Send a form"),
         (image + image + part('"tier"', "\x00") + end, "tier: Input should"),
         (image + tier.replace(b"standard", b"\xff") + end, "tier: send text in UTF-8"),
         (b"no form", "cannot be read"),
-        (b"", "breaks off"),
+        (b"", "ends too early"),
     ):
         assert said in problem(send(rich, body), 400, "INVALID_INPUT")["detail"]
     problem(send(rich, image + image + end, **{"Content-Type": "text/plain"}), 400, "INVALID_INPUT")
@@ -506,7 +506,7 @@ def test_where_there_is_no_zip_it_is_said_why(rich: BatchClient) -> None:
     zip_url = rich.batch(ANNA, batch_id)["zipUrl"]
     (rich.storage.root / jobs.archive_key(batch_id)).unlink()  # type: ignore[arg-type]
     for address, who in ((download, ANNA), (zip_url, {})):
-        assert "kept for a while" in problem(rich.get(address, who), 404, "NOT_FOUND")["detail"]
+        assert "kept for a limited time" in problem(rich.get(address, who), 404, "NOT_FOUND")["detail"]
     with rich.database.begin() as session:
         batch = session.scalars(select(Batch)).one()
         batch.finished_at = now() - timedelta(days=8)
@@ -516,7 +516,7 @@ def test_where_there_is_no_zip_it_is_said_why(rich: BatchClient) -> None:
     rich.work_off()
     assert (rich.batch(ANNA, failed)["status"], rich.batch(ANNA, failed)["zipUrl"]) == ("failed", None)
     assert (
-        "no picture was made"
+        "No photo in this batch succeeded"
         in problem(rich.get(f"{BATCH}/{failed}/download", ANNA), 404, "NOT_FOUND")["detail"]
     )
 
@@ -627,7 +627,7 @@ def test_attempts_are_counted_more_loosely(database: Database, tmp_path: Path, r
         for _ in range(3):
             problem(studio.hand_in(ANNA, photos(1)), 400, "BATCH_SIZE")
         refused = problem(studio.hand_in(ANNA, photos(2)), 429, "RATE_LIMITED")
-        assert "attempts to hand a batch in: 3 an hour" in refused["detail"]
+        assert "attempts to submit a batch: 3 an hour" in refused["detail"]
 
 
 def test_who_cannot_pay_hears_it_before_anything_is_read(studio: BatchClient) -> None:
@@ -685,7 +685,7 @@ def test_only_ones_own_address_is_told(database: Database, tmp_path: Path, redis
         for subject in ("anna", "ben"):
             studio.fund(subject, 100)
         assert studio.hand_in(anna, photos(2), notifyEmail="ANNA@shop.example").status_code == 202
-        for who, says in ((anna, "which is anna@shop.example"), (BEN, "no address of yours is known")):
+        for who, says in ((anna, "which is anna@shop.example"), (BEN, "knows no address of yours")):
             refused = problem(
                 studio.hand_in(who, photos(2), notifyEmail="eve@shop.example"), 400, "INVALID_INPUT"
             )

@@ -77,7 +77,10 @@ def test_too_few_credits_take_nothing_and_say_what_is_there(database: Database) 
 
 @on_both
 def test_only_what_is_held_can_be_settled(database: Database) -> None:
-    with database.begin() as session, pytest.raises(LookupError, match="nothing is held by the key 'job:9'"):
+    with (
+        database.begin() as session,
+        pytest.raises(LookupError, match="no credits are held under the key 'job:9'"),
+    ):
         ledger.charge(session, "job:9")
 
 

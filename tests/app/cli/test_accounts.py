@@ -78,7 +78,7 @@ def test_from_an_account_to_a_key_and_credits(
             "create a local account, run: cutout users add nobody@shop.example",
         ),
         (["users", "add", OWNER, "--password", "short"], "too short"),
-        (["users", "add", "owner", "--password", "long enough"], "no e-mail address"),
+        (["users", "add", "owner", "--password", "long enough"], "not an e-mail address"),
         (["keys", "revoke", "00000000-0000-0000-0000-000000000000"], "There is no key"),
     ],
 )

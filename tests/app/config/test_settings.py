@@ -35,7 +35,7 @@ def test_the_key_of_cutout_verify_is_no_unknown_setting(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("CUTOUT_DEVISE", "cpu", "CUTOUT_DEVISE is no setting; did you mean CUTOUT_DEVICE?"),
+        ("CUTOUT_DEVISE", "cpu", "CUTOUT_DEVISE is not a setting; did you mean CUTOUT_DEVICE?"),
         ("CUTOUT_PORT", "eighty", "CUTOUT_PORT: Input should be a valid integer"),
         ("CUTOUT_DEVICE", "tpu", "CUTOUT_DEVICE: Input should be 'auto', 'cuda', 'cpu' or 'huggingface'"),
         ("CUTOUT_MAX_UPLOAD_MB", "0", "CUTOUT_MAX_UPLOAD_MB: Input should be greater than or equal to 1"),
@@ -66,7 +66,7 @@ def test_payments_are_an_admins_word_unless_there_are_no_accounts() -> None:
 
 
 def test_plans_are_given_away_only_without_accounts() -> None:
-    with pytest.raises(SettingsError, match=r"CUTOUT_PAYMENTS=off .* allowed with CUTOUT_AUTH=off only"):
+    with pytest.raises(SettingsError, match=r"CUTOUT_PAYMENTS=off .* only allowed with CUTOUT_AUTH=off"):
         settings.load(payments="off")
 
 
@@ -98,13 +98,13 @@ def test_a_short_secret_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_two_ways_to_check_the_same_tokens_are_refused() -> None:
-    with pytest.raises(SettingsError, match="set one"):
+    with pytest.raises(SettingsError, match="set only one"):
         settings.load(jwt_secret="x" * 32, jwks_url="https://platform.example/keys")
 
 
 def test_a_shared_database_needs_a_shared_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://cutout:hush@db.example/cutout")
-    with pytest.raises(SettingsError, match="all need one CUTOUT_SECRET"):
+    with pytest.raises(SettingsError, match="all need the same CUTOUT_SECRET"):
         settings.load()
     loaded = settings.load(secret="x" * 32)
     assert not loaded.embedded

@@ -69,7 +69,7 @@ def test_a_database_of_a_newer_version_is_refused_also_by_migrate(tmp_path: Path
     with database.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     for refused in (migrate.require_current, migrate.migrate):
-        with pytest.raises(SchemaMismatch, match=r"9999, which a newer version.*Install that version"):
+        with pytest.raises(SchemaMismatch, match=r"9999, which a newer version.*Install the newer version"):
             refused(database)
     database.close()
 

@@ -337,7 +337,7 @@ def test_a_storage_that_fails_makes_health_503_until_it_works_again(
 
         def gone(key: str, data: bytes) -> None:
             raise StorageError(
-                "The store of results does not answer as it should.", "s3://pictures/: NoSuchBucket"
+                "The storage of results does not answer as expected.", "s3://pictures/: NoSuchBucket"
             )
 
         storage = shop.state.get(Storage)

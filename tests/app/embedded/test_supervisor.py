@@ -202,7 +202,7 @@ def test_a_place_that_others_may_enter_is_refused(tmp_path: Path, monkeypatch: p
     place = socket_path(folder).parent
     assert place.stat().st_mode & 0o777 == 0o700
     place.chmod(0o777)
-    with pytest.raises(NoPlaceForQueue, match="not this user's alone"):
+    with pytest.raises(NoPlaceForQueue, match="not private to this user"):
         socket_path(folder)
     place.rmdir()
     place.symlink_to(tmp_path)

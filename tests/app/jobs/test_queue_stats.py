@@ -131,7 +131,7 @@ def test_that_photos_wait_and_nobody_takes_them_is_told_by_health_and_log(
         assert "".join(capsys.readouterr()).count("no worker alive") == 1
         at = 400.0
         assert problems_of(shop) == ["NO_WORKER"]
-        assert "7 photos of batches wait" in "".join(capsys.readouterr())
+        assert "7 photos of batches are waiting" in "".join(capsys.readouterr())
         queue.announce(WORKER)
         assert problems_of(shop) == []
 

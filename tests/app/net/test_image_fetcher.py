@@ -240,7 +240,7 @@ def test_what_a_server_sends_without_end_is_cut_off_by_its_amount(
     """The limit that applies is one of amount, since the time limit is long."""
     sent: list[int] = []
     web.pages["/"] = partial(flood, begin, again, sent)
-    refused(web, "/", "does not answer, or broke off", seconds=60)
+    refused(web, "/", "does not answer, or closed the connection", seconds=60)
     wait_until(lambda: sent[-1:] == [0])
     # Sockets themselves buffer some megabytes.
     assert sum(sent) < 20_000_000
@@ -251,7 +251,7 @@ def test_a_few_interim_responses_are_passed_over(web: Web) -> None:
     web.pages["/"] = raw(8 * CONTINUE + head + PHOTO)
     assert get(web, "/") == PHOTO
     web.pages["/"] = raw(9 * CONTINUE + 4000 * b" " + head + PHOTO)
-    refused(web, "/", "does not answer, or broke off")
+    refused(web, "/", "does not answer, or closed the connection")
 
 
 def test_lines_of_a_body_are_none_of_a_head(web: Web) -> None:
@@ -329,9 +329,9 @@ def test_packed_content_is_not_unpacked(web: Web) -> None:
     assert len(bomb) < LIMIT
     for encoding in ("gzip", "br", "identity, gzip", "GZIP"):
         web.pages["/bomb"] = answer(bomb, Content_Encoding=encoding)
-        refused(web, "/bomb", "packs the photo")
+        refused(web, "/bomb", "compresses the response")
     web.pages["/bomb"] = answer(bomb, Transfer_Encoding="gzip")
-    refused(web, "/bomb", "does not answer, or broke off")
+    refused(web, "/bomb", "does not answer, or closed the connection")
     web.pages["/bomb"] = answer(bomb)
     assert get(web, "/bomb") == bomb  # The fetcher returns the bytes; the decoder checks them.
 
@@ -353,7 +353,7 @@ def test_servers_that_fail_are_told_and_never_quoted(web: Web) -> None:
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 300_000,
     ):
         web.pages["/"] = raw(data)
-        refused(web, "/", "does not answer, or broke off")
+        refused(web, "/", "does not answer, or closed the connection")
 
 
 def test_certificates_are_read_once_and_not_before_they_are_needed(

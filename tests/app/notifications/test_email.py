@@ -141,7 +141,7 @@ def test_a_mail_says_what_became_of_a_batch(database: Database) -> None:
     assert head == {
         "From": "Cutout <cutout@shop.example>",
         "To": ANNA,
-        "Subject": "Cutout: your batch has ended, 2 of 6 photos are done",
+        "Subject": "Cutout: your batch has finished, 2 of 6 photos succeeded",
         "Message-ID": f"<{delivery.id}@shop.example>",
         "Auto-Submitted": "auto-generated",
         "Content-Type": 'text/plain; charset="utf-8"',
@@ -149,7 +149,7 @@ def test_a_mail_says_what_became_of_a_batch(database: Database) -> None:
         "MIME-Version": "1.0",
     }
     lines = mail.get_content().splitlines()
-    for line in ("Done: 2", "Failed: 3", "Cancelled: 1", "Credits charged: 6", "Credits given back: 12"):
+    for line in ("Completed: 2", "Failed: 3", "Cancelled: 1", "Credits charged: 6", "Credits returned: 12"):
         assert line in lines
     assert any(line.startswith("https://cutout.example/api/background-remover/batch/") for line in lines)
     assert "- beach.jpg: The photo is damaged." in lines
@@ -169,7 +169,7 @@ def test_where_the_service_does_not_know_its_address_the_mail_says_so(database: 
         deliver(office_of(database, mailer=mailer(f"smtp://127.0.0.1:{port}")))
     lines = box.mails[0].get_content().splitlines()
     [path] = [line for line in lines if line.startswith("/api/background-remover/batch/")]
-    assert lines[lines.index(path) - 1].endswith(", at the service's address:")
+    assert lines[lines.index(path) - 1].endswith(", at the URL of the service:")
 
 
 over_smtps = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS:UserWarning")
@@ -211,7 +211,7 @@ def test_the_password_is_given_to_nobody_else(
     server, trusting = certificates(tmp_path, "other.example")
     with mail_server(box, starttls=server, login=True) as port:
         by = mailer(f"smtp://{IN_A_URL}@localhost:{port}", trusting)
-        assert "look at its certificate" in failed(database, by, capsys)
+        assert "check its certificate" in failed(database, by, capsys)
     assert box.passwords == []
 
 
@@ -221,7 +221,7 @@ def test_the_password_is_not_sent_in_the_clear(
     box = PostBox()
     with mail_server(box) as port:
         by = mailer(f"smtp://{IN_A_URL}@localhost:{port}")
-        assert "offers no STARTTLS" in failed(database, by, capsys)
+        assert "does not offer STARTTLS" in failed(database, by, capsys)
     assert (box.passwords, box.taken) == ([], [])
 
 
@@ -243,7 +243,7 @@ def test_a_server_without_logins_is_told_to_the_owner(
     server, trusting = certificates(tmp_path, "localhost")
     with answering(b"220 hello\r\n250 hello\r\n221 bye\r\n", server) as port:
         by = mailer(f"smtps://{IN_A_URL}@localhost:{port}", trusting)
-        assert "takes no user and password" in failed(database, by, capsys)
+        assert "does not accept a user and password" in failed(database, by, capsys)
 
 
 def test_without_a_password_any_certificate_is_better_than_none(database: Database, tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def test_what_is_no_mail_server_is_not_quoted(
 
 
 def test_nobody_is_promised_mail_where_none_is_sent(database: Database) -> None:
-    with pytest.raises(CannotNotify, match=r"^notifyEmail: This service sends no mail"):
+    with pytest.raises(CannotNotify, match=r"^notifyEmail: This service does not send mail"):
         office_of(database).check_email(ANNA, ANNA)
     by = mailer("smtp://127.0.0.1:25")
     assert office_of(database, mailer=by).check_email(ANNA, ANNA) == ANNA

@@ -596,7 +596,7 @@ def test_an_address_that_the_rules_no_longer_take_is_given_up(database: Database
     end_batch(database, new_user(database), "ftp://shop.example/")
     deliver(office_of(database))
     assert (only(database).due_at, only(database).delivered_at) == (None, None)
-    assert "begins with http" in str(only(database).error)
+    assert "begin with http" in str(only(database).error)
 
 
 def test_time_is_bounded_however_it_is_spent(
@@ -644,7 +644,7 @@ def test_a_receiver_that_answers_without_end_is_left(database: Database, web: We
     web.pages["/hook"] = endless
     end_batch(database, new_user(database), hook(web, "/hook"))
     deliver(office_of(database))
-    assert only(database).error == "The server does not answer, or broke off."
+    assert only(database).error == "The server does not answer, or closed the connection."
     assert hung_up.wait(60)
 
 
@@ -694,7 +694,7 @@ def test_the_log_says_who_and_where_and_no_more(
     told = capsys.readouterr().err
     assert "secret" not in told
     [line] = map(json.loads, told.splitlines())
-    assert line["event"] == "batch's end not told"
+    assert line["event"] == "notification not delivered"
     assert (line["delivery"], line["batch"], line["user"]) == tuple(
         str(one) for one in (only(database).id, batch.id, user.id)
     )

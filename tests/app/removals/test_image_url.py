@@ -83,7 +83,7 @@ def test_what_cannot_be_had_costs_nothing_and_leaves_no_job(shop: ApiClient, web
         f"{at}/inside": "not on the public internet",
         f"{at}/none": "answers 404",
         f"{at}/silent": "within 1.5 s",
-        f"{at}/packed": "packs the photo",
+        f"{at}/packed": "compresses the response",
         f"https://{PUBLIC}:{web.port}/photo.png": "No secure connection",
         f"http://{PUBLIC}:1/": "does not answer",
         "ftp://pictures.example/photo.png": "http:// or https://",
@@ -138,7 +138,7 @@ def test_it_is_one_photo_or_one_address(shop: ApiClient, web: Web) -> None:
     url = f"http://{PUBLIC}:{web.port}/photo.png"
     both = shop.remove(ANNA, imageUrl=url)
     for answered in (both, shop.remove(ANNA, b"", imageUrl=url), send(shop, {}), send(shop, {"image": "x"})):
-        assert "or by its web address" in problem(answered, 400, "INVALID_INPUT")["detail"]
+        assert "or as a web address" in problem(answered, 400, "INVALID_INPUT")["detail"]
     for body, says in (
         ({"imageUrl": url, "teir": "basic"}, "teir: there is no such field"),
         ({"imageUrl": url, "tier": "gold"}, "tier: Input should be"),

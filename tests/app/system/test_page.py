@@ -273,7 +273,7 @@ def test_too_few_credits_are_said(browser: Browser, place: Deployment) -> None:
     try:
         with opened(browser, place.address, refusals=1) as page:
             start(page, small_photos(2))
-            refused(page, "This costs at least 6 credits and 5 are left.")
+            refused(page, "This costs at least 6 credits, but you have 5.")
             # The user can try again.
             told(page, "2 × 3 = 6 credits.")
             with place.database.begin() as session:
@@ -288,7 +288,7 @@ def test_too_few_credits_are_said(browser: Browser, place: Deployment) -> None:
 
 def test_a_batch_that_is_not_there_is_said(browser: Browser, place: Deployment) -> None:
     with opened(browser, f"{place.address}/#batch={uuid.uuid4()}", refusals=1) as page:
-        refused(page, "You have no batch by this id.")
+        refused(page, "You have no batch with this id.")
         assert page.is_hidden("#batch")
 
 

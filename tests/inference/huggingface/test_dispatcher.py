@@ -519,7 +519,7 @@ def test_no_weights_are_fetched_for_what_runs_elsewhere() -> None:
 
 @pytest.mark.usefixtures("no_gpu")
 def test_substitutes_elsewhere_can_be_refused_too(stub: Stub) -> None:
-    with pytest.raises(ModelUnavailable, match=r"basic would have one: rmbg-1\.4: "):
+    with pytest.raises(ModelUnavailable, match=r"basic would use one: rmbg-1\.4: "):
         engine_from(load_settings(hf_inference_token=TOKEN, strict_models=True))
 
 
@@ -527,7 +527,7 @@ def test_substitutes_elsewhere_can_be_refused_too(stub: Stub) -> None:
     ("settings", "says"),
     [
         ({"device": "huggingface"}, "CUTOUT_HF_INFERENCE_TOKEN"),
-        ({"hf_inference_token": f"{TOKEN}\n"}, "without a space or a new line"),
+        ({"hf_inference_token": f"{TOKEN}\n"}, "no spaces or line breaks"),
         ({"hf_endpoint": "http://mine.example"}, "https://"),
         ({"hf_endpoint": "https://anna:secret@mine.example"}, "no user or password"),
         ({"hf_endpoint_model": "u2net"}, "no checkpoint u2net"),
