@@ -125,7 +125,7 @@ async def get_jobs(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> Jobs:
-    """List one's own jobs, the newest first."""
+    """List the caller's jobs, the newest first."""
     found = await asyncio.to_thread(
         jobs.page,
         database,
@@ -145,7 +145,7 @@ async def get_jobs(
 async def get_job(
     job_id: uuid.UUID, user: UserDep, database: DatabaseDep, settings: SettingsDep, secret: SecretDep
 ) -> JobInfo:
-    """Return one of one's own jobs."""
+    """Return one of the caller's jobs."""
     job = await asyncio.to_thread(jobs.find, database, user.id, job_id)
     if job is None:
         raise NotFoundError("You have no job with this id.")

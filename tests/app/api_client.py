@@ -28,7 +28,7 @@ from cutout.app.storage.local import LocalStorage
 from cutout.inference.engine import Engine
 from cutout.inference.limits import Limits
 from cutout.inference.options import Options
-from tests.fakes import FakeRunner, fake_engine, photo_bytes
+from tests.fakes import PATIENCE, FakeRunner, fake_engine, photo_bytes
 
 SECRET, PLATFORM = "our own secret, of thirty-two bytes or more", "the platform's secret, as long as ours is"
 API = "/api/background-remover"
@@ -123,7 +123,11 @@ def service_settings(database_url: str, folder: Path, **others: object) -> Setti
 def place_of(database: Database, folder: Path, runner: FakeRunner, lease: float = 60) -> RemovalContext:
     engine = fake_engine(runner, Limits(threads=4, waiting=1000))
     storage = LocalStorage(folder)
-    return RemovalContext(LocalExecutor(engine), storage, database, timedelta(seconds=lease))
+    # A busy host is no reason to give a repeated request up.
+    patience = timedelta(seconds=PATIENCE)
+    return RemovalContext(
+        LocalExecutor(engine), storage, database, timedelta(seconds=lease), patience=patience
+    )
 
 
 def reserved(

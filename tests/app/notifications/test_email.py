@@ -32,7 +32,7 @@ from cutout.app.notifications.errors import CannotNotify
 from cutout.app.notifications.outbox import MOST_AT_ONCE, NO_MAIL, WAITS, Outbox
 from tests.app.api_client import opened_shop
 from tests.app.databases import new_user
-from tests.app.notifications.test_outbox import deliver, deliveries, end_batch, later, office_of, only
+from tests.app.notifications.test_outbox import deliver, deliveries, end_batch, later, only
 from tests.fakes import PATIENCE, wait_until
 from tests.web import PUBLIC, answer, certificates, open_web
 
@@ -120,7 +120,7 @@ def mailer(url: str, tls: ssl.SSLContext | None = None) -> Mailer:
 def send_one(database: Database, by: Mailer | None, **batch: Any) -> tuple[Outbox, Delivery]:
     """End a batch and try to notify Anna."""
     end_batch(database, new_user(database), notify_email=ANNA, **batch)
-    outbox = office_of(database, mailer=by, public_url="https://cutout.example")
+    outbox = outbox_of(database, mailer=by, public_url="https://cutout.example")
     assert deliver(outbox) == 1
     return outbox, only(database)
 
@@ -166,7 +166,7 @@ def test_where_the_service_does_not_know_its_address_the_mail_says_so(database: 
     box = PostBox()
     with mail_server(box) as port:
         end_batch(database, new_user(database), notify_email=ANNA)
-        deliver(office_of(database, mailer=mailer(f"smtp://127.0.0.1:{port}")))
+        deliver(outbox_of(database, mailer=mailer(f"smtp://127.0.0.1:{port}")))
     lines = box.mails[0].get_content().splitlines()
     [path] = [line for line in lines if line.startswith("/api/background-remover/batch/")]
     assert lines[lines.index(path) - 1].endswith(", at the URL of the service:")
@@ -408,9 +408,9 @@ def test_what_is_no_mail_server_is_not_quoted(
 
 def test_nobody_is_promised_mail_where_none_is_sent(database: Database) -> None:
     with pytest.raises(CannotNotify, match=r"^notifyEmail: This service does not send mail"):
-        office_of(database).check_email(ANNA, ANNA)
+        outbox_of(database).check_email(ANNA, ANNA)
     by = mailer("smtp://127.0.0.1:25")
-    assert office_of(database, mailer=by).check_email(ANNA, ANNA) == ANNA
+    assert outbox_of(database, mailer=by).check_email(ANNA, ANNA) == ANNA
     # The batch was submitted while a mail server was configured.
     _, delivery = send_one(database, None)
     assert (delivery.error, delivery.due_at is None) == (NO_MAIL, False)

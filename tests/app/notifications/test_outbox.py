@@ -60,10 +60,6 @@ NOBODYS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @pytest.fixture(scope="module")
-def zip_path(batch_id: uuid.UUID) -> str:
-    return f"{API}/batch/{batch_id}/download"
-
-
 def opened() -> Iterator[Web]:
     with open_web() as web:
         yield web
@@ -87,7 +83,7 @@ class Clock:
         return self.at
 
 
-def office_of(database: Database, **changes: Any) -> Outbox:
+def outbox_of(database: Database, **changes: Any) -> Outbox:
     """Open an outbox for which PUBLIC is the only public address, with back-off times as short as possible."""
     names = changes.pop("names", None) or Names(shop_example=[[PUBLIC]])
     tls = changes.pop("tls", NOBODYS)
@@ -102,6 +98,10 @@ def deliver(outbox: Outbox) -> int:
             return await asyncio.gather(*(deliver_due(outbox, channel) for channel in Channel))
 
     return sum(asyncio.run(both()))
+
+
+def zip_path(batch_id: uuid.UUID) -> str:
+    return f"{API}/batch/{batch_id}/download"
 
 
 def later(outbox: Outbox, wait: timedelta) -> None:
@@ -186,7 +186,7 @@ def test_a_webhook_tells_what_became_of_a_batch_and_is_signed(database: Database
     user = new_user(database)
     batch = end_batch(database, user, hook(web, "/hook?token=abc"), failed=("bad ü.jpg",), cancelled=1)
     web.pages["/hook?token=abc"] = answer(b"thanks", 202)
-    outbox = office_of(database, public_url="https://cutout.example/base")
+    outbox = outbox_of(database, public_url="https://cutout.example/base")
     assert deliver(outbox) == 1
     assert deliver(outbox) == 0
     [(address, _, headers)] = web.seen
@@ -231,7 +231,7 @@ def test_the_zip_is_named_while_there_is_one(database: Database, web: Web) -> No
     web.pages["/hook"] = answer()
     without = end_batch(database, user, hook(web), zip_bytes=None)
     kept = end_batch(database, user, hook(web))
-    outbox = office_of(database)
+    outbox = outbox_of(database)
     deliver(outbox)
     urls = {told["batchId"]: told["zipUrl"] for told in map(json.loads, web.bodies)}
     assert urls[str(without.id)] is None
@@ -247,7 +247,7 @@ def test_of_many_that_failed_some_are_listed_and_all_counted(database: Database,
     web.pages["/hook"] = answer()
     names = tuple(f"{number}.jpg" for number in range(MOST_LISTED + 3))
     end_batch(database, new_user(database), hook(web), failed=names)
-    deliver(office_of(database))
+    deliver(outbox_of(database))
     told = json.loads(web.bodies[0])
     assert [photo["name"] for photo in told["failed"]] == list(names[:MOST_LISTED])
     assert (told["counts"]["failed"], told["failedNotListed"]) == (MOST_LISTED + 3, 3)
@@ -267,14 +267,14 @@ def test_nothing_is_told_that_was_not_asked_for_or_did_not_happen(database: Data
     with pytest.raises(ZeroDivisionError):
         database.run_in_transaction(end_in_vain)
     assert deliveries(database) == []
-    assert deliver(office_of(database)) == 0
+    assert deliver(outbox_of(database)) == 0
 
 
 @on_both
 def test_it_is_tried_again_with_growing_waits_and_given_up(database: Database, web: Web) -> None:
     web.pages["/hook"] = answer(b"broken", 500)
     end_batch(database, new_user(database), hook(web))
-    outbox = office_of(database)
+    outbox = outbox_of(database)
     for attempt, wait in enumerate(WAITS, 1):
         assert deliver(outbox) == 1
         delivery = only(database)
@@ -296,7 +296,7 @@ def test_it_is_tried_again_with_growing_waits_and_given_up(database: Database, w
 def test_what_failed_together_is_not_tried_again_together(database: Database, web: Web) -> None:
     web.pages["/hook"] = answer(status=503)
     end_batch(database, new_user(database), hook(web))
-    deliver(office_of(database, chance=lambda: 1.0))
+    deliver(outbox_of(database, chance=lambda: 1.0))
     assert only(database).due_at == START + WAITS[0] * 1.2
 
 
@@ -321,7 +321,7 @@ def test_what_an_answer_means(
 ) -> None:
     web.pages |= {"/hook": page, "/elsewhere": answer()}
     end_batch(database, new_user(database), hook(web))
-    deliver(office_of(database))
+    deliver(outbox_of(database))
     delivery = only(database)
     assert delivery.status == status
     assert (delivery.delivered_at is not None) == (again is False)
@@ -350,7 +350,7 @@ def test_who_asks_to_be_left_alone_is_within_bounds(
 ) -> None:
     web.pages["/hook"] = answer(status=429, Retry_After=retry_after)
     end_batch(database, new_user(database), hook(web))
-    deliver(office_of(database))
+    deliver(outbox_of(database))
     assert only(database).due_at == START + timedelta(seconds=seconds)
 
 
@@ -381,9 +381,9 @@ def test_two_hosts_at_once_send_once(database: Database, web: Web) -> None:
     web.pages["/hook"] = slow
     end_batch(database, new_user(database), hook(web))
     with ThreadPoolExecutor(1) as other:
-        first = other.submit(deliver, office_of(database))
+        first = other.submit(deliver, outbox_of(database))
         wait_until(lambda: bool(web.seen))
-        assert deliver(office_of(database)) == 0
+        assert deliver(outbox_of(database)) == 0
         over.set()
         assert first.result(PATIENCE) == 1
     assert len(web.seen) == 1
@@ -401,7 +401,7 @@ def test_many_hosts_share_many_deliveries(database: Database, web: Web) -> None:
 
     def one_host(_: int) -> int:
         together.wait(PATIENCE)
-        return deliver(office_of(database))
+        return deliver(outbox_of(database))
 
     with ThreadPoolExecutor(hosts) as pool:
         assert sum(pool.map(one_host, range(hosts))) == 30
@@ -445,7 +445,7 @@ def test_only_so_many_at_once(database: Database, web: Web, monkeypatch: pytest.
     for _ in range(17):
         end_batch(database, user, hook(web), completed=1)
     with ThreadPoolExecutor(1) as pool:
-        all_of_them = pool.submit(deliver, office_of(database))
+        all_of_them = pool.submit(deliver, outbox_of(database))
         wait_until(lambda: len(looked) >= 3 and len(web.seen) == 8)
         assert sum(looked) == outbox_module.MOST_AT_ONCE == 8
         over.set()
@@ -471,7 +471,7 @@ def test_the_next_one_is_sent_as_soon_as_one_is_done(
     for _ in range(16):
         end_batch(database, user, hook(web), completed=1)
     with ThreadPoolExecutor(1) as pool:
-        all_of_them = pool.submit(deliver, office_of(database))
+        all_of_them = pool.submit(deliver, outbox_of(database))
         wait_until(lambda: len(web.seen) == 17)
         # The slow delivery is still in progress.
         assert not any(delivery.error for delivery in deliveries(database))
@@ -494,7 +494,7 @@ def test_what_is_due_later_is_not_kept_waiting_by_one_that_is_slow(
     user = new_user(database)
     end_batch(database, user, hook(web, "/slow"), completed=1)
     with ThreadPoolExecutor(1) as pool:
-        all_of_them = pool.submit(deliver, office_of(database))
+        all_of_them = pool.submit(deliver, outbox_of(database))
         wait_until(lambda: web.asked == [(PUBLIC, "/slow")])
         for _ in range(2 * outbox_module.MOST_AT_ONCE - 1):
             end_batch(database, user, hook(web), completed=1)
@@ -509,7 +509,7 @@ def test_a_crash_before_the_record_only_delays(
 ) -> None:
     web.pages["/hook"] = answer()
     end_batch(database, new_user(database), hook(web))
-    outbox = office_of(database)
+    outbox = outbox_of(database)
 
     def crash(*_: object) -> None:
         raise RuntimeError("out of power")
@@ -562,7 +562,7 @@ def test_a_fault_of_our_own_is_recorded_and_holds_up_nothing_else(
         return archive_url(batch, *rest)
 
     monkeypatch.setattr(outbox_module, "archive_url", broken)
-    assert deliver(office_of(database)) == 2
+    assert deliver(outbox_of(database)) == 2
     found = {delivery.batch_id == bad.id: delivery for delivery in deliveries(database)}
     assert (found[True].error, found[True].due_at) == (outbox_module.OUR_FAULT, START + WAITS[0])
     assert found[False].delivered_at == START
@@ -578,7 +578,7 @@ def test_a_webhook_leads_nowhere_private(database: Database, web: Web, host: str
     web.pages["/hook"] = answer()
     end_batch(database, new_user(database), url)
     names = Names(inside_example=[[PUBLIC, PRIVATE]], localhost=[[PRIVATE]])
-    deliver(office_of(database, names=names))
+    deliver(outbox_of(database, names=names))
     assert "is not on the public internet" in str(only(database).error)
     assert (only(database).status, only(database).delivered_at) == (None, None)
     assert web.seen == []
@@ -587,14 +587,14 @@ def test_a_webhook_leads_nowhere_private(database: Database, web: Web, host: str
 def test_a_redirect_is_not_followed(database: Database, web: Web) -> None:
     web.pages |= {"/inside": answer(), "/hook": send_on(f"http://{PRIVATE}:{web.port}/inside", 308)}
     end_batch(database, new_user(database), hook(web))
-    deliver(office_of(database))
+    deliver(outbox_of(database))
     assert (only(database).status, only(database).error) == (308, "The server answers 308 instead of 2xx.")
     assert web.asked == [(PUBLIC, "/hook")]
 
 
 def test_an_address_that_the_rules_no_longer_take_is_given_up(database: Database) -> None:
     end_batch(database, new_user(database), "ftp://shop.example/")
-    deliver(office_of(database))
+    deliver(outbox_of(database))
     assert (only(database).due_at, only(database).delivered_at) == (None, None)
     assert "begin with http" in str(only(database).error)
 
@@ -622,7 +622,7 @@ def test_time_is_bounded_however_it_is_spent(
     for path in web.pages:
         end_batch(database, user, hook(web, path))
     try:
-        deliver(office_of(database))  # The servers are still sending.
+        deliver(outbox_of(database))  # The servers are still sending.
     finally:
         over.set()
     found = {httpx2.URL(delivery.target).path: delivery for delivery in deliveries(database)}
@@ -643,7 +643,7 @@ def test_a_receiver_that_answers_without_end_is_left(database: Database, web: We
 
     web.pages["/hook"] = endless
     end_batch(database, new_user(database), hook(web, "/hook"))
-    deliver(office_of(database))
+    deliver(outbox_of(database))
     assert only(database).error == "The server does not answer, or closed the connection."
     assert hung_up.wait(60)
 
@@ -663,7 +663,7 @@ def test_what_goes_wrong_after_the_answer_is_nothing_to_us(database: Database, w
     user = new_user(database)
     for path in web.pages:
         end_batch(database, user, hook(web, path))
-    http_client = ClosesBadly(office_of(database).http_client.destinations, NOBODYS)
+    http_client = ClosesBadly(outbox_of(database).http_client.destinations, NOBODYS)
     deliver(Outbox(database, http_client, SECRET, KEPT, clock=Clock()))
     assert {delivery.status for delivery in deliveries(database)} == {200, 410}
     assert all(delivery.due_at is None for delivery in deliveries(database))
@@ -677,7 +677,7 @@ def test_tls_is_with_the_host_by_its_name(database: Database, tmp_path: Path) ->
         web.pages["/"] = answer()
         for host in ("shop.example", "other.example"):
             end_batch(database, user, f"https://{host}:{web.port}/")
-        deliver(office_of(database, names=names, tls=trusting))
+        deliver(outbox_of(database, names=names, tls=trusting))
     found = {httpx2.URL(delivery.target).host: delivery.error for delivery in deliveries(database)}
     assert found["shop.example"] is None
     assert "certificate cannot be verified" in str(found["other.example"])
@@ -690,7 +690,7 @@ def test_the_log_says_who_and_where_and_no_more(
     web.pages["/hook/secret?token=secret"] = answer(b"secret", 500)
     user = new_user(database)
     batch = end_batch(database, user, hook(web, "/hook/secret?token=secret"))
-    deliver(office_of(database))
+    deliver(outbox_of(database))
     told = capsys.readouterr().err
     assert "secret" not in told
     [line] = map(json.loads, told.splitlines())
@@ -777,7 +777,7 @@ def test_receivers_that_do_as_documented_find_the_signature_right(tmp_path: Path
 def test_the_documented_payload_is_the_one_that_is_sent(database: Database, web: Web) -> None:
     web.pages["/hook"] = answer()
     end_batch(database, new_user(database), hook(web), failed=("bad.jpg",))
-    deliver(office_of(database))
+    deliver(outbox_of(database))
 
     def shape(value: Any) -> Any:
         if isinstance(value, dict):
