@@ -32,7 +32,7 @@ from cutout.app.notifications.errors import CannotNotify
 from cutout.app.notifications.outbox import MOST_AT_ONCE, NO_MAIL, WAITS, Outbox
 from tests.app.api_client import opened_shop
 from tests.app.databases import new_user
-from tests.app.notifications.test_outbox import deliver, deliveries, end_batch, later, only
+from tests.app.notifications.test_outbox import deliver, deliveries, end_batch, later, only, outbox_of
 from tests.fakes import PATIENCE, wait_until
 from tests.web import PUBLIC, answer, certificates, open_web
 
