@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -96,17 +97,12 @@ def test_names_are_imported_at_their_first_use() -> None:
 def test_the_wheel_has_one_package_and_works_alone(tmp_path: Path, weights: ModelsFolder) -> None:
     """The wheel is built from a clean copy and unpacked into an empty folder, as an installation does."""
     source, wheels, site = tmp_path / "source", tmp_path / "wheels", tmp_path / "site"
-    files = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in files.stdout.splitlines():
-        if name.startswith(("tests/", "benchmarks/", "docs/")) or not (ROOT / name).exists():
-            continue
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_symlink():
-            (source / name).symlink_to((ROOT / name).readlink())
-        else:
-            (source / name).write_bytes((ROOT / name).read_bytes())
+    for name in ("cutout", "app", "inference", "models", "worker"):
+        shutil.copytree(
+            ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     options = ["--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "wheel", *options, "-w", str(wheels), str(source)], check=True, capture_output=True)
