@@ -1,4 +1,4 @@
-"""Who may call, and how often."""
+"""Settings of accounts, authentication and rate limits."""
 
 from typing import ClassVar, Literal
 
@@ -9,7 +9,7 @@ from cutout.app.config.base import Secret, SettingsGroup
 
 
 class AccountSettings(SettingsGroup):
-    """Who may call, and how often."""
+    """Settings of accounts, authentication and rate limits."""
 
     title: ClassVar[str] = "Accounts and rate limits"
 

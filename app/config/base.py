@@ -1,4 +1,4 @@
-"""What all groups of settings share."""
+"""The base of all groups of settings, and the types of their values."""
 
 import ipaddress
 from typing import Annotated, ClassVar, TypeVar

@@ -63,7 +63,7 @@ class Movement(StrEnum):
 
 
 class PaidBy(StrEnum):
-    """What a removal is paid with: the daily quota of a subscription, or credits."""
+    """The means of payment of a removal: the daily quota of a subscription, or credits."""
 
     QUOTA = "quota"
     CREDITS = "credits"

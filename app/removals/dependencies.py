@@ -1,4 +1,4 @@
-"""What removals need, as endpoints take it."""
+"""The executor and the context of removals, as parameters of endpoints."""
 
 from datetime import timedelta
 from typing import Annotated

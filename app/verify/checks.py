@@ -373,7 +373,7 @@ class Visit:
     async def _new_entries(self, before: CreditsShape) -> tuple[CreditsShape, list[EntryShape]]:
         """Return the current credits and the ledger entries since `before`."""
         known = {entry.id for entry in before.entries}
-        # Of two concurrent entries, the one with the lower id may become visible later.
+        # If two entries are written concurrently, the one with the lower id may become visible later.
         oldest = min(known, default=0)
         first = page = await self._credits()
         entries = []

@@ -1,4 +1,4 @@
-"""What the responses of Hugging Face that are no mask mean: an error for the caller, and whether a retry may help."""
+"""Faults of Hugging Face: each response that is not a mask becomes an error, with a hint whether a retry may help."""
 
 import email.utils
 import json

@@ -85,7 +85,7 @@ UNREADABLE = [
     ("multipart/form-data; boundary=b", b"--b\r\nnothing"),
 ]
 LOGIN = {"email": "owner@shop.example", "password": "correct horse"}
-# What a valid call must send.
+# The input of a valid call.
 SENT: dict[str, dict[str, Any]] = {
     "POST /api/auth/login": {"json": LOGIN},
     "POST /api/auth/keys": {"json": {"name": "laptop"}},
