@@ -1,4 +1,4 @@
-"""Where the service listens, what it logs, and the bodies that it reads."""
+"""Settings of the server: addresses, logs, and limits on requests."""
 
 from typing import ClassVar, Literal
 
@@ -9,7 +9,7 @@ from cutout.app.config.base import CommaSeparated, Secret, SettingsGroup
 
 
 class ServerSettings(SettingsGroup):
-    """Where the service listens, what it logs, and the bodies that it reads."""
+    """Settings of the server: addresses, logs, and limits on requests."""
 
     title: ClassVar[str] = "Server"
 

@@ -1,4 +1,4 @@
-"""Where results are kept, and for how long."""
+"""Settings of the storage of results."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ from cutout.app.config.base import SettingsGroup, environment_name
 
 
 class StorageSettings(SettingsGroup):
-    """Where results are kept, and for how long."""
+    """Settings of the storage of results."""
 
     title: ClassVar[str] = "Storage of results"
 
