@@ -190,10 +190,10 @@ class Engine:
         late = DeadlineExceeded(
             f"The photo was not processed within {self._limits.seconds:g} s (CUTOUT_DEADLINE_SECONDS). Try again in a moment."
         )
-        notify_workers = self._deadlines.call_at(deadline, lambda: fail(future, late))
+        alarm = self._deadlines.call_at(deadline, lambda: fail(future, late))
 
         def leave(_: Future[Cutout]) -> None:
-            self._deadlines.call_off(notify_workers)
+            self._deadlines.call_off(alarm)
             with self._lock:
                 self._held -= 1
 

@@ -66,14 +66,14 @@ def process_line(context: WorkerContext, line: Line) -> None:
     claim = context.database.run_in_transaction(
         leases.claim, line, context.pace.most, context.lease, now(), SHARES
     )
-    rung = True
+    is_notified = True
     if context.database.run_read_only(leases.has_waiting_work, line, now()):
-        rung = context.queue.notify_workers(line)  # for the next idle worker, which may be this one
+        is_notified = context.queue.notify_workers(line)  # for the next idle worker, which may be this one
     if claim is not None:
         if claim.begins is not None:
             log.info("Batch processing started", batch=str(claim.begins))
         process_claim(context, claim)
-    if not rung:  # the queue did not answer then, but may be back
+    if not is_notified:  # the queue did not answer then, but may be back
         context.queue.notify_workers(line)
     if line is Line.BATCH:
         end_batches(context)
@@ -211,7 +211,7 @@ def _end(
         context.storage.delete(photo.upload)
         for attempt in range(1, photo.attempt):  # results that a lost worker may have left
             context.storage.delete(jobs.result_key(photo.job_id, photo.options.format, attempt))
-    except StorageError as error:  # the sweeper deletes it later
+    except StorageError as error:  # maintenance deletes it later
         log.warning("files not deleted", job=str(photo.job_id), detail=str(error))
 
 

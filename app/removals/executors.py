@@ -175,7 +175,7 @@ class QueueExecutor(RemovalExecutor):
     def withdraw(self, job_id: uuid.UUID) -> None:
         try:
             self._storage.delete(jobs.upload_key(job_id, None))
-        except StorageError as error:  # the sweeper deletes it
+        except StorageError as error:  # maintenance deletes it
             log.warning("upload not deleted", job=str(job_id), detail=str(error))
 
     async def make(

@@ -147,13 +147,13 @@ class Batcher(Generic[Kind, Item, Answer]):
             self._open[number] = request
             self._waiting.push(caller, request)
             self._changed.notify()
-        notify_workers = None
+        alarm = None
         if deadline < math.inf:
             late = DeadlineExceeded("The photo was not processed in time. Try again in a moment.")
-            notify_workers = self._deadlines.call_at(deadline, lambda: fail(request.future, late))
+            alarm = self._deadlines.call_at(deadline, lambda: fail(request.future, late))
         # The callback holds only the number: a cycle of future and request would keep the pixels in memory until the
         # next garbage collection.
-        request.future.add_done_callback(lambda _: self._forget(number, notify_workers))
+        request.future.add_done_callback(lambda _: self._forget(number, alarm))
         return request.future
 
     def close(self) -> None:
@@ -163,9 +163,9 @@ class Batcher(Generic[Kind, Item, Answer]):
             self._changed.notify()
         self._thread.join(None if self._lost is None else 1.0)
 
-    def _forget(self, number: int, notify_workers: int | None) -> None:
-        if notify_workers is not None:
-            self._deadlines.call_off(notify_workers)
+    def _forget(self, number: int, alarm: int | None) -> None:
+        if alarm is not None:
+            self._deadlines.call_off(alarm)
         with self._changed:
             request = self._open.pop(number)
             self._waiting.discard(request.caller, request)
