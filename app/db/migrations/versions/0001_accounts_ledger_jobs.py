@@ -10,6 +10,18 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _create_users()
+    _create_jobs()
+    _create_ledger()
+    _create_idempotency_keys()
+
+
+def downgrade() -> None:
+    for table in ("idempotency_keys", "credit_ledger", "background_removal_jobs", "api_keys", "users"):
+        op.drop_table(table)
+
+
+def _create_users() -> None:
     op.create_table(
         "users",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -40,6 +52,8 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_api_keys_user_id"), "api_keys", ["user_id"])
 
+
+def _create_jobs() -> None:
     op.create_table(
         "background_removal_jobs",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -98,6 +112,8 @@ def upgrade() -> None:
         ["user_id", "created_at"],
     )
 
+
+def _create_ledger() -> None:
     op.create_table(
         "credit_ledger",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -117,6 +133,8 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_credit_ledger_user_id_id"), "credit_ledger", ["user_id", "id"])
 
+
+def _create_idempotency_keys() -> None:
     op.create_table(
         "idempotency_keys",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -134,8 +152,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_idempotency_keys")),
         sa.UniqueConstraint("user_id", "key", name=op.f("uq_idempotency_keys_user_id_key")),
     )
-
-
-def downgrade() -> None:
-    for table in ("idempotency_keys", "credit_ledger", "background_removal_jobs", "api_keys", "users"):
-        op.drop_table(table)

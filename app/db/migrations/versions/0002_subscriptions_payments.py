@@ -10,6 +10,18 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _create_payments()
+    _create_subscriptions()
+    _add_payment_of_jobs()
+
+
+def downgrade() -> None:
+    op.drop_column("background_removal_jobs", "paid_by")
+    for table in ("subscription_usage", "subscriptions", "payments"):
+        op.drop_table(f"background_remover_{table}")
+
+
+def _create_payments() -> None:
     op.create_table(
         "background_remover_payments",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -42,6 +54,8 @@ def upgrade() -> None:
         op.f("ix_background_remover_payments_user_id"), "background_remover_payments", ["user_id"]
     )
 
+
+def _create_subscriptions() -> None:
     op.create_table(
         "background_remover_subscriptions",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -84,6 +98,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_id", "day", name=op.f("pk_background_remover_subscription_usage")),
     )
 
+
+def _add_payment_of_jobs() -> None:
     # Add the column in place: SQLite does not allow copying a table while rows in other tables reference it.
     op.add_column(
         "background_removal_jobs",
@@ -94,9 +110,3 @@ def upgrade() -> None:
             nullable=False,
         ),
     )
-
-
-def downgrade() -> None:
-    op.drop_column("background_removal_jobs", "paid_by")
-    for table in ("subscription_usage", "subscriptions", "payments"):
-        op.drop_table(f"background_remover_{table}")

@@ -12,6 +12,33 @@ FROM_JOBS = "fk_background_removal_jobs_batch_id_background_removal_batches"
 
 
 def upgrade() -> None:
+    _create_batches()
+    _create_deliveries()
+    _add_batch_of_jobs()
+    _add_batch_of_keys()
+
+
+def downgrade() -> None:
+    op.execute("DELETE FROM idempotency_keys WHERE batch_id IS NOT NULL")
+    with op.batch_alter_table("idempotency_keys") as keys:
+        keys.drop_constraint(op.f("ck_idempotency_keys_job_or_batch"), type_="check")
+        keys.drop_constraint(
+            op.f("fk_idempotency_keys_batch_id_background_removal_batches"), type_="foreignkey"
+        )
+        keys.alter_column("job_id", existing_type=sa.Uuid(), nullable=False)
+        keys.drop_column("batch_id")
+    op.drop_table("webhook_deliveries")
+    op.execute("DELETE FROM background_removal_jobs WHERE batch_id IS NOT NULL")
+    op.drop_index(op.f("ix_background_removal_jobs_batch_id_position"), "background_removal_jobs")
+    op.drop_index(op.f("ix_background_removal_jobs_claim"), "background_removal_jobs")
+    if op.get_bind().dialect.name != "sqlite":
+        op.drop_constraint(op.f(FROM_JOBS), "background_removal_jobs", type_="foreignkey")
+    for name in ("sha256", "attempts", "claim", "options", "name", "position", "batch_id"):
+        op.drop_column("background_removal_jobs", name)
+    op.drop_table("background_removal_batches")
+
+
+def _create_batches() -> None:
     op.create_table(
         "background_removal_batches",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -68,6 +95,8 @@ def upgrade() -> None:
         ["user_id", "created_at"],
     )
 
+
+def _create_deliveries() -> None:
     op.create_table(
         "webhook_deliveries",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -94,6 +123,8 @@ def upgrade() -> None:
     op.create_index(op.f("ix_webhook_deliveries_batch_id"), "webhook_deliveries", ["batch_id"])
     op.create_index(op.f("ix_webhook_deliveries_due_at"), "webhook_deliveries", ["due_at"])
 
+
+def _add_batch_of_jobs() -> None:
     # Add the columns in place: SQLite does not allow copying a table while rows in other tables reference it.
     on_sqlite = op.get_bind().dialect.name == "sqlite"
     to_batches = [sa.ForeignKey("background_removal_batches.id")] if on_sqlite else []
@@ -123,6 +154,8 @@ def upgrade() -> None:
         unique=True,
     )
 
+
+def _add_batch_of_keys() -> None:
     with op.batch_alter_table("idempotency_keys") as keys:
         keys.add_column(sa.Column("batch_id", sa.Uuid(), nullable=True))
         keys.alter_column("job_id", existing_type=sa.Uuid(), nullable=True)
@@ -135,23 +168,3 @@ def upgrade() -> None:
         keys.create_check_constraint(
             op.f("ck_idempotency_keys_job_or_batch"), "(job_id IS NULL) <> (batch_id IS NULL)"
         )
-
-
-def downgrade() -> None:
-    op.execute("DELETE FROM idempotency_keys WHERE batch_id IS NOT NULL")
-    with op.batch_alter_table("idempotency_keys") as keys:
-        keys.drop_constraint(op.f("ck_idempotency_keys_job_or_batch"), type_="check")
-        keys.drop_constraint(
-            op.f("fk_idempotency_keys_batch_id_background_removal_batches"), type_="foreignkey"
-        )
-        keys.alter_column("job_id", existing_type=sa.Uuid(), nullable=False)
-        keys.drop_column("batch_id")
-    op.drop_table("webhook_deliveries")
-    op.execute("DELETE FROM background_removal_jobs WHERE batch_id IS NOT NULL")
-    op.drop_index(op.f("ix_background_removal_jobs_batch_id_position"), "background_removal_jobs")
-    op.drop_index(op.f("ix_background_removal_jobs_claim"), "background_removal_jobs")
-    if op.get_bind().dialect.name != "sqlite":
-        op.drop_constraint(op.f(FROM_JOBS), "background_removal_jobs", type_="foreignkey")
-    for name in ("sha256", "attempts", "claim", "options", "name", "position", "batch_id"):
-        op.drop_column("background_removal_jobs", name)
-    op.drop_table("background_removal_batches")
