@@ -37,7 +37,6 @@ def look(database: Database, batch: Batch) -> tuple[Batch, list[Job]]:
         return session.get_one(Batch, batch.id), list(batches.photos_of(session, batch.id))
 
 
-@on_both
 def test_a_photo_too_thin_for_any_network_fails_at_its_first_attempt(
     database: Database, storage: LocalStorage
 ) -> None:
@@ -100,7 +99,6 @@ def test_what_fails_is_named_and_its_share_comes_back(database: Database, storag
     assert movements(database, batch)[1:] == [(Movement.CHARGE, 0), (Movement.RELEASE, returned)]
 
 
-@on_both
 def test_where_all_fail_everything_comes_back_and_there_is_no_zip(
     database: Database, storage: LocalStorage
 ) -> None:
@@ -132,7 +130,6 @@ def test_a_lost_workers_photos_are_freed_and_its_late_answers_dropped(
     assert [photo.attempts for photo in photos] == [2, 2, 2]
 
 
-@on_both
 def test_what_a_worker_holds_is_renewed_and_nothing_else(database: Database, storage: LocalStorage) -> None:
     submitted(database, storage, small_photos(4))
     long_ago = now() - 3 * LEASE
@@ -146,7 +143,6 @@ def test_what_a_worker_holds_is_renewed_and_nothing_else(database: Database, sto
         assert all(database.run_read_only(leases.holds, photo.job_id, held.token) for photo in held.photos)
 
 
-@on_both
 def test_a_picture_made_too_late_leaves_no_file(database: Database, storage: LocalStorage) -> None:
     """The worker counts as lost between reading the photo and storing the result."""
     batch = submitted(database, storage, small_photos(2))
@@ -167,7 +163,6 @@ def test_a_picture_made_too_late_leaves_no_file(database: Database, storage: Loc
     assert look(database, batch)[0].status is Status.COMPLETED
 
 
-@on_both
 def test_a_photo_that_loses_its_worker_three_times_fails_alone(
     database: Database, storage: LocalStorage
 ) -> None:
@@ -194,7 +189,6 @@ def test_a_photo_that_loses_its_worker_three_times_fails_alone(
     assert "3 times" in (photos[2].error_detail or "")
 
 
-@on_both
 def test_batches_take_turns(database: Database, storage: LocalStorage) -> None:
     first, second = (submitted(database, storage, small_photos(4)) for _ in range(2))
     at, order = now(), []
@@ -238,7 +232,6 @@ def test_a_cancelled_batch_stops_gives_back_and_keeps_what_is_done(
     assert len([row for row in movements(database, batch) if row[0] is Movement.HOLD]) == 1
 
 
-@on_both
 def test_a_store_that_is_away_costs_no_attempt(
     database: Database, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,7 +258,6 @@ def test_a_store_that_is_away_costs_no_attempt(
     assert look(database, batch)[0].status is Status.COMPLETED
 
 
-@on_both
 def test_what_wants_a_pause_gets_it_and_fails_with_its_own_reason_at_last(
     database: Database, storage: LocalStorage
 ) -> None:
@@ -294,7 +286,6 @@ def test_what_wants_a_pause_gets_it_and_fails_with_its_own_reason_at_last(
     assert (failed.attempts, ended.charged) == (3, 3)
 
 
-@on_both
 def test_a_worker_that_stops_lets_go_of_what_it_has_not_begun(
     database: Database, storage: LocalStorage
 ) -> None:

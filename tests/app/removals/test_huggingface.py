@@ -26,7 +26,7 @@ from tests.stub_huggingface import GARBAGE, TOKEN, Stub, loading, random_script,
 
 pytestmark = pytest.mark.slow
 
-SEQUENCES = 80
+SEQUENCES = 40
 FUNDS = 10_000
 METRICS_TOKEN = "the token of whoever reads the figures"
 # Errors that a fault may end in.

@@ -15,7 +15,7 @@ from tests.fakes import fake_engine, photo_bytes
 
 pytestmark = pytest.mark.slow
 
-SETTLE, COUNT = 80, 240  # After SETTLE photos, all threads have started and all caches are full.
+SETTLE, COUNT = 60, 160  # After SETTLE photos, all threads have started and all caches are full.
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux tells it")
