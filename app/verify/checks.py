@@ -29,21 +29,15 @@ from cutout.app.verify.client import (
     Refused,
     SubscriptionShape,
 )
+from cutout.app.verify.images import PHOTOS
 from cutout.inference.tiers import Tier
 from cutout.version import __version__
 
 # 100 standard images cost 800 credits, less 10 %.
 PRICED_IMAGES, PRICED_CREDITS = 100, 720
-PHOTOS = {
-    "verify-1.jpg": images.RED,
-    "verify-2.jpg": images.GREEN,
-    "verify-3.jpg": images.YELLOW,
-}
-PROBLEM = "application/problem+json"
-NO_PHOTO = b"This is not a photo.\n"
+PROBLEM, NO_PHOTO = "application/problem+json", b"This is not a photo.\n"
 # Pauses between polls of a batch: short at first, then long enough to stay far below a user's 120 reads per minute.
-FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.2, 2.0
-CANCEL_SECONDS = 5.0
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS, CANCEL_SECONDS = 0.2, 2.0, 5.0
 LEDGER_PAGE, MOST_PAGES = 200, 20
 PROMPTLY = Target(1)
 TARGETS = {Tier.BASIC: Target(5, 2)} | dict.fromkeys(

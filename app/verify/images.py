@@ -16,6 +16,7 @@ BALL = (200, 110, 440, 350)
 PNG = "image/png"
 MANIFEST = "manifest.json"
 RED, GREEN, YELLOW = "#c8402f", "#3d8f4e", "#d9a521"
+PHOTOS = {"verify-1.jpg": RED, "verify-2.jpg": GREEN, "verify-3.jpg": YELLOW}
 
 # Alpha levels, 0…255: at least OPAQUE is foreground, at most CLEAR is background.
 OPAQUE, CLEAR = 200, 40
