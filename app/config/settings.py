@@ -21,18 +21,6 @@ from cutout.app.config.storage import StorageSettings
 # The environment variable of `cutout verify`, which may be called where a service is set up.
 VERIFY_KEY = "CUTOUT_VERIFY_KEY"
 DATABASE_FILE = "cutout.db"
-# In the order in which the documentation has them.
-GROUPS: tuple[type[SettingsGroup], ...] = (
-    ServerSettings,
-    AccountSettings,
-    DatabaseSettings,
-    StorageSettings,
-    QueueSettings,
-    EngineSettings,
-    HuggingFaceSettings,
-    MailSettings,
-    BillingSettings,
-)
 
 
 class Settings(
@@ -120,6 +108,10 @@ class Settings(
             if self.secret
             else secret_key.load_or_create(self.data_dir.expanduser())
         )
+
+
+# In the order in which the documentation has them.
+GROUPS = tuple(base for base in Settings.__bases__ if issubclass(base, SettingsGroup))
 
 
 def load(**overrides: object) -> Settings:

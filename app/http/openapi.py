@@ -21,6 +21,8 @@ from cutout.app.core.schema import Schema
 from cutout.app.http.problem_details import MEDIA_TYPE, document
 
 Dependency = TypeVar("Dependency", bound=Callable[..., Any])
+# The errors that each marked dependency may raise, see `raises`.
+RAISED_BY: dict[Callable[..., Any], tuple[type[ServiceError], ...]] = {}
 
 # In the order in which the documentation shows them.
 TAGS = [
@@ -75,7 +77,7 @@ def raises(*kinds: type[ServiceError]) -> Callable[[Dependency], Dependency]:
     """Mark a dependency with the errors that it may raise; OpenAPI then lists them for each endpoint that uses it."""
 
     def mark(dependency: Dependency) -> Dependency:
-        dependency.raises = kinds  # type: ignore[attr-defined]
+        RAISED_BY[dependency] = kinds
         return dependency
 
     return mark
@@ -162,4 +164,5 @@ def _told_by(route: APIRoute) -> Iterator[type[ServiceError]]:
     for dependant in dependencies_of(route.dependant):
         if dependant.path_params or dependant.query_params:
             yield from OF_PARAMETERS
-        yield from getattr(dependant.call, "raises", ())
+        if dependant.call is not None:
+            yield from RAISED_BY.get(dependant.call, ())

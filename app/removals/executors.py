@@ -214,7 +214,7 @@ class QueueExecutor(RemovalExecutor):
             try:
                 ended = await asyncio.to_thread(self._ended, list(self._waiting))
                 is_away = False
-            except Exception as error:  # noqa: BLE001 - the database is away; who waits has a deadline
+            except Exception as error:  # noqa: BLE001 - the database is away; callers have a deadline
                 if not is_away:
                     log.warning("ended jobs not polled", detail=str(error))
                 is_away = True

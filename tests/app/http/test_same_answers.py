@@ -70,6 +70,27 @@ def test_each_error_is_told_alike(shop: ApiClient, monkeypatch: pytest.MonkeyPat
     assert shop.balance(ANNA) == 50
 
 
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (engine.Overloaded("Too much waits.", retry_after=7), "7"),
+        (JobFailedError("OVERLOADED", "A worker said so."), "5"),
+        (JobFailedError("STORAGE_UNAVAILABLE", "A worker said so."), "60"),
+        (JobFailedError("INVALID_IMAGE", "A worker said so."), None),
+    ],
+    ids=["here", "overloaded worker", "worker's storage", "bad photo"],
+)
+def test_a_retry_after_is_sent_from_here_and_from_workers(
+    shop: ApiClient, monkeypatch: pytest.MonkeyPatch, error: Exception, seconds: str | None
+) -> None:
+    async def fail(*_: Any) -> None:
+        raise error
+
+    shop.fund("anna", 50)
+    monkeypatch.setattr(shop.state.get(RemovalExecutor), "make", fail)
+    assert shop.remove(ANNA).headers.get("Retry-After") == seconds
+
+
 def test_who_hangs_up_finds_it_in_the_job(database: Database, tmp_path: Any) -> None:
     place = place_of(database, tmp_path, FakeRunner())
     with database.begin() as session:

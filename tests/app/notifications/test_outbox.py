@@ -49,7 +49,7 @@ from tests.app.databases import new_user, on_both
 from tests.app.net.test_url_policy import MALFORMED, NOT_PUBLIC
 from tests.app.observability.test_metrics import figures
 from tests.fakes import PATIENCE, held_until, wait_until
-from tests.web import PRIVATE, PUBLIC, Names, Visit, Web, answer, certificates, open_web, raw, send_on
+from tests.web import PRIVATE, PUBLIC, Names, Page, Visit, Web, answer, certificates, open_web, raw, send_on
 
 DOCS = Path(__file__).parents[3] / "docs/notifications.md"
 KEPT = timedelta(days=7)
@@ -102,6 +102,16 @@ def deliver(outbox: Outbox) -> int:
 
 def zip_path(batch_id: uuid.UUID) -> str:
     return f"{API}/batch/{batch_id}/download"
+
+
+def held_page(over: threading.Event) -> Page:
+    """Return a page that answers once `over` is set."""
+
+    def held(visit: Visit) -> None:
+        held_until(over)
+        answer()(visit)
+
+    return held
 
 
 def later(outbox: Outbox, wait: timedelta) -> None:
@@ -459,11 +469,7 @@ def test_the_next_one_is_sent_as_soon_as_one_is_done(
     monkeypatch.setattr(outbox_module, "EVERY", timedelta(hours=1))
     over = threading.Event()
 
-    def slow(visit: Visit) -> None:
-        held_until(over)
-        answer()(visit)
-
-    web.pages |= {"/slow": slow, "/hook": answer()}
+    web.pages |= {"/slow": held_page(over), "/hook": answer()}
     user = new_user(database)
     end_batch(database, user, hook(web, "/slow"), completed=1)
     with database.begin() as session:
@@ -486,11 +492,7 @@ def test_what_is_due_later_is_not_kept_waiting_by_one_that_is_slow(
     monkeypatch.setattr(outbox_module, "EVERY", timedelta(milliseconds=20))
     over = threading.Event()
 
-    def slow(visit: Visit) -> None:
-        held_until(over)
-        answer()(visit)
-
-    web.pages |= {"/slow": slow, "/hook": answer()}
+    web.pages |= {"/slow": held_page(over), "/hook": answer()}
     user = new_user(database)
     end_batch(database, user, hook(web, "/slow"), completed=1)
     with ThreadPoolExecutor(1) as pool:
