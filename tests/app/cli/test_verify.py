@@ -229,15 +229,29 @@ def test_a_worker_that_hangs_and_the_batch_that_waits_for_it_is_cancelled(
     wait_until(lambda: balance(place) == before - 3)
 
 
+def polls(place: Deployment) -> float:
+    """Return how often the status of a batch was requested."""
+    lines = http.get(f"{place.address}/metrics").text.splitlines()
+    route = f'route="{API}/batch/{{batch_id}}"'
+    return sum(
+        float(line.split()[-1])
+        for line in lines
+        if line.startswith("cutout_http_requests_total") and route in line
+    )
+
+
 def test_a_batch_is_cancelled_when_the_command_is(place: Deployment) -> None:
-    before = balance(place)
+    before, polled = balance(place), polls(place)
     for worker in place.workers:
         worker.process.send_signal(signal.SIGSTOP)
     command = [sys.executable, "-c", "from cutout.app.cli import main; main()", "verify", place.address]
     process = subprocess.Popen([*command, "--tier", "basic"], stderr=subprocess.PIPE, text=True)
     try:
-        # For the removal, and for the batch that is still running.
-        wait_until(lambda: process.poll() is not None or balance(place) == before - 12, 5 * PATIENCE)
+        # For the removal, and for the batch that is still running, whose id the command knows once it has asked for it.
+        wait_until(
+            lambda: process.poll() is not None or (balance(place) == before - 12 and polls(place) > polled),
+            5 * PATIENCE,
+        )
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
