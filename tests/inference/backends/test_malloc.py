@@ -3,6 +3,7 @@
 import gc
 import random
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.fakes import fake_engine, photo_bytes
 
 pytestmark = pytest.mark.slow
 
-SETTLE, COUNT = 60, 160  # After SETTLE photos, all threads have started and all caches are full.
+SETTLE, ROUNDS, COUNT = 40, 4, 25  # After SETTLE photos, all threads have started and all caches are full.
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux tells it")
@@ -33,7 +34,7 @@ def test_hundreds_of_photos_of_mixed_size_do_not_grow_the_process() -> None:
     engine = fake_engine()
     try:
         held = []
-        for count in (SETTLE, COUNT - SETTLE):
+        for count in (SETTLE, *[COUNT] * ROUNDS):
             outcomes = engine.remove_many(photos(count), Options())
             assert sum(isinstance(outcome, Cutout) for _, outcome in outcomes) == count
             gc.collect()
@@ -41,6 +42,7 @@ def test_hundreds_of_photos_of_mixed_size_do_not_grow_the_process() -> None:
             held.append(resident_mb())
     finally:
         engine.close()
-    # A fifth of the growth if each photo's pixels were leaked.
+    # A leak shows in every round. One round may grow: where the allocator finds room depends on how threads take turns.
+    grown = [after - before for before, after in pairwise(held)]
     mean_mb = sum(width * height * 3 for width, height in shapes) / len(shapes) / 1e6
-    assert held[1] - held[0] < (COUNT - SETTLE) * mean_mb / 5, held
+    assert min(grown) < COUNT * mean_mb / 5, held  # A fifth of the growth if each photo's pixels were leaked.
