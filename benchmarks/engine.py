@@ -33,7 +33,7 @@ from cutout.inference.tiers import Tier
 from cutout.models.catalog import find
 
 CUDA = torch.cuda.is_available()
-SECONDS = 6.0 if CUDA else 20.0
+SECONDS = 4.0 if CUDA else 20.0
 SETTLE_SECONDS = 1.5
 ALONE = 15 if CUDA else 3
 MEGAPIXELS = (0.3, 2.0, 12.0)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Self, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -240,6 +241,19 @@ class Engine:
         sizes = {serving.runner: serving.choice.checkpoint.input_size for serving in self.serving.values()}
         for runner, size in sizes.items():
             runner.warm_up(size)
+        if self.device.type == "cuda":
+            with errors_translated(), self._streams.photo():
+                self._load_kernels()
+
+    def _load_kernels(self) -> None:
+        """Run every recipe on a small photo: CUDA loads each kernel on its first use, which takes seconds in all."""
+        photo = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+        rgb = upload(photo, self.device)
+        ramp = torch.linspace(0, 1, 64, device=self.device).expand(1, 1, 64, 64)
+        for recipe in {serving.choice.recipe for serving in self.serving.values()}:
+            cut = cut_out(rgb, None, recipe, lambda _: ramp)
+            for options in (DEFAULT_OPTIONS, Options(background=(0, 0, 0))):
+                download(compose(cut.rgb, cut.alpha, options))
 
     def __enter__(self) -> Self:
         return self

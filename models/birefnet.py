@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cutout.models import gpu_kernels
 from cutout.models.catalog import PatchOrder
+from cutout.models.conv_relu import conv_relu
 from cutout.models.deform_conv import DeformableConv2d
 from cutout.models.swin import SIZES, SwinTransformer
 
@@ -55,10 +57,7 @@ class BiRefNet(nn.Module):
         """
         height, width = pixels.shape[2:]
         half = F.interpolate(pixels, (height // 2, width // 2), mode="bilinear", align_corners=True)
-        return [
-            torch.cat((full, resize(coarse, full)), dim=1)
-            for full, coarse in zip(self.bb(pixels), self.bb(half), strict=True)
-        ]
+        return [join(full, coarse) for full, coarse in zip(self.bb(pixels), self.bb(half), strict=True)]
 
 
 class Decoder(nn.Module):
@@ -101,15 +100,15 @@ class Decoder(nn.Module):
         x = torch.cat((x4, self.ipt_blk5(self.patches(pixels, x4))), dim=1)
         x = self.gate(self.decoder_block4(x), level=4)
 
-        x = resize(x, x3) + self.lateral_block4(x3)
+        x = resize_add(x, self.lateral_block4(x3))
         x = torch.cat((x, self.ipt_blk4(self.patches(pixels, x3))), dim=1)
         x = self.gate(self.decoder_block3(x), level=3)
 
-        x = resize(x, x2) + self.lateral_block3(x2)
+        x = resize_add(x, self.lateral_block3(x2))
         x = torch.cat((x, self.ipt_blk3(self.patches(pixels, x2))), dim=1)
         x = self.gate(self.decoder_block2(x), level=2)
 
-        x = resize(x, x1) + self.lateral_block2(x1)
+        x = resize_add(x, self.lateral_block2(x1))
         x = torch.cat((x, self.ipt_blk2(self.patches(pixels, x1))), dim=1)
         return self.head(x, pixels)
 
@@ -149,7 +148,7 @@ class DecoderBlock(nn.Module):
         self.bn_out: nn.Module = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.dec_att(F.relu(self.bn_in(self.conv_in(x))))
+        x = self.dec_att(conv_relu(self.conv_in, self.bn_in, x))
         out: Tensor = self.bn_out(self.conv_out(x))
         return out
 
@@ -206,7 +205,7 @@ class LateralBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=1)
+        self.conv: nn.Module = nn.Conv2d(channels, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv(x)
@@ -215,4 +214,20 @@ class LateralBlock(nn.Module):
 
 def resize(x: Tensor, like: Tensor) -> Tensor:
     """Resize bilinearly, with aligned corners, to the height and width of `like`."""
+    if gpu_kernels.usable(x):
+        return gpu_kernels.resize(x, *like.shape[2:], align_corners=True)
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=True)
+
+
+def resize_add(x: Tensor, other: Tensor) -> Tensor:
+    """Resize `x` to the height and width of `other`, and add both."""
+    if gpu_kernels.usable(x):
+        return gpu_kernels.resize_add(x, other, align_corners=True)
+    return resize(x, other) + other
+
+
+def join(fine: Tensor, coarse: Tensor) -> Tensor:
+    """Resize `coarse` to the size of `fine` and concatenate both along the channels, `fine` first."""
+    if gpu_kernels.usable(fine):
+        return gpu_kernels.join(coarse, fine, align_corners=True, x_first=False)
+    return torch.cat((fine, resize(coarse, fine)), dim=1)

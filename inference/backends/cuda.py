@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from cutout.inference.errors import DeviceLost, OutOfMemory
+from cutout.inference.errors import DeviceLost, NetworkFailed, OutOfMemory
 from cutout.inference.imaging.decode import Pixels
 
 # Threads share a few photo streams, because torch's allocator keeps a separate pool of freed memory per stream.
@@ -22,6 +22,10 @@ HOST_FULL = (
     "This host does not have enough memory for the photo. Set a smaller CUTOUT_MEGAPIXELS_IN_WORK or"
     " CUTOUT_MAX_MEGAPIXELS, or send a smaller photo."
 )
+# CUDA error codes (driver_types.h) after which every later call of the process fails too: no device, uncorrectable
+# memory or link, illegal address or instruction, a launch that never ends, "unknown".
+LOST = frozenset({46, 100, 214, 220, 700, 702, 709, 710, *range(714, 720), 999})
+MEMORY_FULL = 2
 # Warm-up runs before a graph capture, in which libraries choose kernels and allocate their workspaces.
 RUNS_BEFORE_CAPTURE = 3
 
@@ -110,24 +114,41 @@ def errors_translated() -> Iterator[None]:
 
     Raises:
         OutOfMemory: the GPU's memory or the host's is full; smaller work may still succeed.
-        DeviceLost: the GPU reported any other error; CUDA then fails every later call too.
+        DeviceLost: the GPU reported an error after which CUDA fails every later call too.
+        NetworkFailed: the GPU refused this work only; the next may succeed.
 
     """
     try:
         yield
     except RuntimeError as error:
-        if "DefaultCPUAllocator" in str(error):
+        text = str(error)
+        code = getattr(error, "error_code", None)  # set by torch on the errors that CUDA reports
+        if "DefaultCPUAllocator" in text:
             raise OutOfMemory(HOST_FULL) from error
-        if isinstance(error, torch.OutOfMemoryError) or "_ALLOC_FAILED" in str(error):
+        if isinstance(error, torch.OutOfMemoryError) or "_ALLOC_FAILED" in text or code == MEMORY_FULL:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             raise OutOfMemory(
                 "The GPU's memory is full. Set a smaller CUTOUT_BATCH_SIZE or CUTOUT_MEGAPIXELS_IN_WORK, or free"
                 " some GPU memory (see nvidia-smi)."
             ) from error
-        if isinstance(error, torch.AcceleratorError):
+        of_library = "CUBLAS_STATUS" in text or "CUDNN_STATUS" in text
+        if not isinstance(error, torch.AcceleratorError) and not of_library:
+            raise
+        if (code is None and not of_library) or code in LOST or (of_library and not _answers()):
             raise DeviceLost(f"The GPU has failed ({error}). Check nvidia-smi and restart Cutout.") from error
-        raise
+        raise NetworkFailed(
+            f"The GPU could not process this photo ({text.splitlines()[0]}). Try again."
+        ) from error
+
+
+def _answers() -> bool:
+    """Return whether the GPU still works: an error of cuBLAS or cuDNN does not say so itself."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
 
 
 class FixedBatch:
@@ -156,7 +177,8 @@ class FixedBatch:
             torch.cuda.current_stream(example.device).wait_stream(side)
             self._graph = torch.cuda.CUDAGraph()
             pool = shared._graph.pool() if shared is not None and shared._graph is not None else None
-            with torch.cuda.graph(self._graph, pool=pool):
+            # With the default mode, what another thread does meanwhile would make the capture fail.
+            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
                 self._output = function(self._input)
         else:
             self._output = function(self._input)

@@ -1,6 +1,7 @@
 """Runners: each executes one network on one device, from input pixels to mask."""
 
 import importlib.util
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +15,21 @@ from torch import Tensor, nn
 from cutout.inference.backends.cuda import FixedBatch, errors_translated, wait_for
 from cutout.inference.backends.malloc import give_back_freed
 from cutout.inference.backends.onnx_export import export_onnx
-from cutout.inference.errors import DeviceUnavailable, OutOfMemory, WeightsUnavailable
+from cutout.inference.errors import DeviceLost, DeviceUnavailable, OutOfMemory, WeightsUnavailable
 from cutout.inference.tiers import Choice
 from cutout.inference.weights.loader import load_network
 from cutout.inference.weights.store import ModelsFolder
+from cutout.models import gpu_kernels
 from cutout.models.catalog import Checkpoint
+from cutout.models.optimise import fit_to_gpu
+
+log = logging.getLogger(__name__)
 
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 # Batch sizes for which a CUDA graph is captured; a batch of a size in between runs in the next larger graph.
+KERNELS_DIFFER = 2 / 255  # mean difference of two masks; half precision itself is well within
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 # Increment this whenever a change to a network or its export makes the graphs on disk stale.
 GRAPH_VERSION = 2
@@ -76,7 +82,6 @@ class TorchRunner:
         *,
         dtype: torch.dtype = torch.float32,
         batch_sizes: Sequence[int] = (),
-        compiled: bool = False,
     ) -> None:
         """Prepare the network. `warm_up` captures a graph for each of `batch_sizes`; without any, none is used."""
         self.device = device
@@ -85,9 +90,15 @@ class TorchRunner:
         self._batch_sizes = batch_sizes
         self._captured: dict[int, FixedBatch] = {}
         # channels_last is the fastest memory format for convolutions on both CPU and GPU.
+        if device.type == "cuda":
+            network = fit_to_gpu(network)
+            # float32 must be float32: by default convolutions round their inputs to TF32's 10 bits. Sums of float16
+            # products must not be rounded to float16 on the way.
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         with errors_translated():
             network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._network = torch.compile(network, dynamic=False) if compiled else network
+        self._network = network
 
     @torch.inference_mode()
     def run(self, pixels: Tensor) -> Tensor:
@@ -98,8 +109,11 @@ class TorchRunner:
             return torch.cat([self._smallest_for(part)(part) for part in pixels.split(largest)])
 
     @torch.inference_mode()
-    @torch.backends.cudnn.flags(enabled=True, benchmark=True)  # cuDNN times its kernels and keeps the fastest
+    @torch.backends.cudnn.flags(
+        enabled=True, benchmark=True, allow_tf32=False
+    )  # cuDNN keeps its fastest kernels
     def warm_up(self, input_size: int) -> None:
+        self._check_kernels(input_size)
         pixels = torch.zeros(max(self._batch_sizes, default=1), 3, input_size, input_size, device=self.device)
         if not self._batch_sizes:
             self.run(pixels)
@@ -112,10 +126,44 @@ class TorchRunner:
             except OutOfMemory:
                 if size == min(self._batch_sizes):
                     raise
+            except DeviceLost:
+                raise
+            except Exception:
+                log.warning(
+                    "No CUDA graph for batches of %d on this GPU; they start slower", size, exc_info=True
+                )
+
+    def _check_kernels(self, input_size: int) -> None:
+        """Switch the Triton kernels off if they do not run on this host or their masks differ."""
+        pixels = torch.rand(1, 3, input_size, input_size, device=self.device) - 0.5
+        if not gpu_kernels.usable(pixels):
+            return
+        try:
+            with errors_translated():
+                masks = self._forward(pixels)
+                with gpu_kernels.only(on=False):
+                    difference = float((masks - self._forward(pixels)).abs().mean())
+        except (OutOfMemory, DeviceLost):
+            raise
+        except Exception:
+            log.warning(
+                "Triton's kernels do not run on this host; without them, RMBG-2.0 takes three times as long",
+                exc_info=True,
+            )
+        else:
+            if difference < KERNELS_DIFFER:
+                return
+            log.warning(
+                "Triton's kernels give other masks than torch on this GPU (by %.4f) and are not used",
+                difference,
+            )
+        gpu_kernels.switch_off()
 
     def _forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self._network(pixels.to(self._dtype, memory_format=torch.channels_last))
-        return logits.float().sigmoid().contiguous()
+        logits: Tensor = self._network(pixels.to(self._dtype, memory_format=torch.channels_last)).float()
+        # An infinite logit is an overflow; its sigmoid would look like a mask.
+        masks = torch.where(logits.isfinite(), logits.sigmoid(), torch.nan)
+        return masks.contiguous()
 
     def _smallest_for(self, pixels: Tensor) -> FixedBatch:
         return self._captured[min(size for size in self._captured if size >= len(pixels))]
@@ -187,15 +235,21 @@ def pick_device(wanted: Device) -> Literal["cuda", "cpu"]:
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return "cpu"
     if not torch.cuda.is_available():
-        reason = (
-            "no GPU or driver was found"
-            if torch.version.cuda
-            else "this build of PyTorch supports only the CPU"
-        )
+        reason = _why_no_gpu()
         raise DeviceUnavailable(
             f"CUTOUT_DEVICE=cuda, but {reason}. Check nvidia-smi, or set CUTOUT_DEVICE=cpu."
         )
     return "cuda"
+
+
+def _why_no_gpu() -> str:
+    if not torch.version.cuda:
+        return "this build of PyTorch supports only the CPU"
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:  # for example, that the driver is too old
+        return str(error).splitlines()[0].rstrip(".")
+    return "no GPU or driver was found"
 
 
 def device_name(device: Literal["cuda", "cpu"]) -> str:
@@ -234,6 +288,8 @@ def open_runner(
     """
     if device == "cuda":
         dtype = torch.float16 if precision == "auto" else getattr(torch, precision)
+        if dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise DeviceUnavailable("This GPU has no bfloat16. Set CUTOUT_PRECISION=float16 or float32.")
         sizes = [size for size in BATCH_SIZES if size < max_batch] + [max_batch]
         return TorchRunner(
             load_network(checkpoint, folder), torch.device("cuda"), dtype=dtype, batch_sizes=sizes

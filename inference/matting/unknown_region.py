@@ -8,8 +8,9 @@ from torch import Tensor
 
 # A mask is certain below the first and above the second value.
 CERTAIN = (0.03, 0.97)
-# A strip covers at most this many pixels of the photo, so that photos of any size and shape need the same memory.
-STRIP_PIXELS = 1 << 20
+# A strip covers at most this many pixels of the photo, so that photos of any size and shape need the same memory. On a
+# GPU every strip costs a wait and hundreds of kernel launches, and up to 16 megapixels fit at once.
+STRIP_PIXELS = {"cpu": 1 << 20, "cuda": 1 << 24}
 
 
 class UnknownRegion:
@@ -27,11 +28,12 @@ class UnknownRegion:
 
         Each strip covers several rows, or a part of one row.
         """
-        step = max(1, STRIP_PIXELS // self._width)
+        pixels = STRIP_PIXELS[self._cells.device.type]
+        step = max(1, pixels // self._width)
         for top in range(0, self._height, step):
             cells = self._cells[self._row_of[top : top + step]]
-            for left in range(0, self._width, STRIP_PIXELS):
-                marked = cells[:, self._column_of[left : left + STRIP_PIXELS]]
+            for left in range(0, self._width, pixels):
+                marked = cells[:, self._column_of[left : left + pixels]]
                 yield marked.flatten().nonzero()[:, 0] + (top * self._width + left)
 
     def cell(self, place: Tensor) -> Tensor:

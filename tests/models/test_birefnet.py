@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cutout.models import build_network
 from cutout.models.birefnet import BiRefNet
-from cutout.models.optimise import REWRITES, optimise
+from cutout.models.optimise import REWRITES, SummedBranch, fit_to_gpu, optimise
 from tests.conftest import DATA
 from tests.parity import image, mask_levels, published_state, standin
 
@@ -138,6 +138,17 @@ def count_gflop(network: nn.Module, pixels: torch.Tensor) -> float:
     with FlopCounterMode(display=False) as counter:
         network(pixels)
     return float(counter.get_total_flops()) / 1e9
+
+
+def test_what_suits_a_gpu_changes_nothing_but_rounding(lite: nn.Module) -> None:
+    network = optimise(deepcopy(lite))
+    pixels = image(64)
+    expected = logits(network, pixels)
+    fitted = fit_to_gpu(network)
+    np.testing.assert_allclose(logits(fitted, pixels), expected, atol=1e-4, rtol=0)
+    branches = [module for module in fitted.modules() if isinstance(module, SummedBranch)]
+    assert branches
+    assert all(branch.place.out_channels % 8 == 0 for branch in branches)
 
 
 def test_nothing_of_training_is_left_after_the_rewrites(lite: nn.Module) -> None:

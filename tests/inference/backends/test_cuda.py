@@ -1,11 +1,13 @@
 """The CUDA backend: on the CPU with small networks and, if there is one, on the GPU."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutout.inference.backends.cuda import (
@@ -19,7 +21,8 @@ from cutout.inference.backends.cuda import (
     wait_for,
 )
 from cutout.inference.backends.runners import TorchRunner
-from cutout.inference.errors import DeviceLost, OutOfMemory
+from cutout.inference.errors import DeviceLost, NetworkFailed, OutOfMemory
+from cutout.models import gpu_kernels, isnet
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -136,9 +139,19 @@ def test_many_threads_beside_a_network_get_their_own_results(device: str) -> Non
         assert all(pool.map(carry, range(300)))
 
 
+def cuda_error(code: int) -> torch.AcceleratorError:
+    """Return an error as torch raises it for a code of CUDA."""
+    error = torch.AcceleratorError(f"CUDA error: code {code}")
+    setattr(error, "error_code", code)  # noqa: B010 - torch sets it too, but does not declare it
+    return error
+
+
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [
+        (cuda_error(2), OutOfMemory),
+        *((cuda_error(code), NetworkFailed) for code in (1, 9, 209, 900, 901)),
+        *((cuda_error(code), DeviceLost) for code in (700, 719, 999)),
         (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), OutOfMemory),
         (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), DeviceLost),
@@ -150,3 +163,80 @@ def test_the_errors_of_a_gpu_are_told_apart(raised: Exception, expected: type[Ex
     with pytest.raises(expected) as caught, errors_translated():
         raise raised
     assert type(caught.value) is expected
+
+
+@pytest.mark.parametrize(("answers", "expected"), [(True, NetworkFailed), (False, DeviceLost)])
+def test_after_an_error_of_a_library_the_gpu_itself_decides(
+    monkeypatch: pytest.MonkeyPatch, answers: bool, expected: type[Exception]
+) -> None:
+    def synchronize() -> None:
+        if not answers:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    with pytest.raises(expected), errors_translated():
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED")
+
+
+def test_a_batch_size_that_cannot_be_captured_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Uncapturable(FixedBatch):
+        def __init__(
+            self, function: Callable[[Tensor], Tensor], example: Tensor, shared: FixedBatch | None
+        ) -> None:
+            if len(example) == 4:
+                raise cuda_error(900)
+            super().__init__(function, example, shared)
+
+    monkeypatch.setattr("cutout.inference.backends.runners.FixedBatch", Uncapturable)
+    runner = TorchRunner(Small(), torch.device("cpu"), batch_sizes=(1, 2, 4))
+    runner.warm_up(32)
+    assert "No CUDA graph for batches of 4" in caplog.text
+    expected = TorchRunner(Small(), torch.device("cpu")).run(photos(4))
+    torch.testing.assert_close(runner.run(photos(4)), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("spoil", [float("inf"), float("-inf"), float("nan")])
+def test_a_logit_that_overflowed_gives_no_mask(spoil: float) -> None:
+    class Overflowing(Small):
+        def forward(self, pixels: Tensor) -> Tensor:
+            out = super().forward(pixels)
+            out[0, 0, 3, 5] = spoil
+            return out
+
+    mask = TorchRunner(Overflowing(), torch.device("cpu")).run(photos(1))
+    assert mask[0, 0, 3, 5].isnan()
+    assert mask.isnan().sum() == 1
+
+
+class Pooled(Small):
+    """A network that uses one of the kernels."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(isnet.upsample(isnet.halve(pixels), pixels))
+
+
+@pytest.mark.skipif(not gpu_kernels.INSTALLED, reason="Triton is published for Linux only")
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [(lambda x: 1 / 0, "do not run"), (lambda x: F.max_pool2d(-x, 2), "give other masks"), (None, "")],
+    ids=["broken", "wrong", "right"],
+)
+def test_kernels_that_fail_or_give_other_masks_are_switched_off(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kernel: Callable[[Tensor], Tensor] | None,
+    reason: str,
+) -> None:
+    if kernel:
+        monkeypatch.setattr(gpu_kernels, "halve", kernel)
+    network = Pooled()
+    network.conv.weight.data *= 30
+    runner = TorchRunner(network, torch.device("cpu"))
+    with gpu_kernels.only(on=True, everywhere=True):
+        runner.warm_up(32)
+        assert gpu_kernels.usable(photos(1)) == (kernel is None)
+        found = runner.run(photos(2))
+    assert reason in caplog.text
+    torch.testing.assert_close(found, runner.run(photos(2)), atol=1e-4, rtol=0)

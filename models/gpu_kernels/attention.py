@@ -1,0 +1,161 @@
+"""Attention within shifted windows, straight from and to image layout, in one Triton kernel."""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Queries for each program, and its warps: the fastest of twelve pairs on an H100.
+QUERIES, WARPS = 64, 4
+
+
+def window_attention(qkv: Tensor, bias: Tensor, heads: int, window: int, shift: int) -> Tensor:
+    """Attention among the N = window² tokens of each window: [B,H,W,3C] → [B,H,W,C].
+
+    `bias` [heads,N,N] is added to the scores. The result equals these steps: pad the map with zeros to whole
+    windows, roll it by `shift`, attend within windows under `shift_mask`, roll back and cut. Here each
+    program reads the tokens of its window where they lie, so that none of those copies is made, and the mask
+    is computed from positions.
+
+    Method: the windows of Liu et al., "Swin Transformer" (ICCV 2021). All scores of a query fit on the chip,
+    so that the softmax needs no running maximum.
+    """
+    batch, height, width, channels = qkv.shape
+    channels //= 3
+    rows, columns = triton.cdiv(height, window), triton.cdiv(width, window)
+    tokens = window**2
+    # 144 tokens are held as 128 + 16: one block of 256, the next power of two, would be computed in vain by half.
+    block = triton.next_power_of_2(tokens)
+    first, rest = (block, 0) if tokens > block * 5 // 8 else (block // 2, max(16, block // 16))
+    if first + rest < tokens:
+        first, rest = block, 0
+    out = qkv.new_empty(batch, height, width, channels)
+    _window_attention[(triton.cdiv(tokens, QUERIES) * heads, rows * columns, batch)](
+        qkv.contiguous(),
+        bias.contiguous(),
+        out,
+        height,
+        width,
+        rows,
+        columns,
+        (channels // heads) ** -0.5,
+        HEADS=heads,
+        DEPTH=channels // heads,
+        WINDOW=window,
+        SHIFT=shift,
+        QUERIES=QUERIES,
+        FIRST=first,
+        REST=rest,
+        num_warps=WARPS,
+    )
+    return out
+
+
+@triton.jit
+def _place_of(
+    token, window_row, window_column, height, width, rows, columns, WINDOW: tl.constexpr, SHIFT: tl.constexpr
+):
+    """Return where a window's token lies on the map, whether it is real, and the region it may attend to."""
+    rolled_y = window_row * WINDOW + token // WINDOW
+    rolled_x = window_column * WINDOW + token % WINDOW
+    high, wide = rows * WINDOW, columns * WINDOW
+    y, x = (rolled_y + SHIFT) % high, (rolled_x + SHIFT) % wide
+    real = (token < WINDOW * WINDOW) & (y < height) & (x < width)
+    region_y = (rolled_y >= high - WINDOW).to(tl.int32) + (rolled_y >= high - SHIFT).to(tl.int32)
+    region_x = (rolled_x >= wide - WINDOW).to(tl.int32) + (rolled_x >= wide - SHIFT).to(tl.int32)
+    return y * width + x, real, 3 * region_y + region_x
+
+
+@triton.jit
+def _scores(
+    q,
+    query,
+    q_region,
+    token,
+    k_pointer,
+    bias_pointer,
+    k_place,
+    k_real,
+    k_region,
+    scale,
+    CHANNELS: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SHIFT: tl.constexpr,
+):
+    """Return the scores of the queries for some tokens, in the base of `exp2`, and those tokens' values."""
+    tokens: tl.constexpr = WINDOW * WINDOW
+    k_pointer += k_place[:, None] * (3 * CHANNELS)
+    k = tl.load(k_pointer, mask=k_real[:, None], other=0.0)
+    v = tl.load(k_pointer + CHANNELS, mask=k_real[:, None], other=0.0)
+    bias = tl.load(
+        bias_pointer + query[:, None] * tokens + token[None, :],
+        mask=(query < tokens)[:, None] & (token < tokens)[None, :],
+        other=0.0,
+    )
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale + bias.to(tl.float32)
+    if SHIFT:
+        scores += tl.where(q_region[:, None] != k_region[None, :], -100.0, 0.0)
+    return tl.where((token < tokens)[None, :], scores * 1.4426950408889634, float("-inf")), v
+
+
+@triton.jit
+def _window_attention(
+    qkv_pointer,
+    bias_pointer,
+    out_pointer,
+    height,
+    width,
+    rows,
+    columns,
+    scale,
+    HEADS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SHIFT: tl.constexpr,
+    QUERIES: tl.constexpr,
+    FIRST: tl.constexpr,
+    REST: tl.constexpr,
+):
+    CHANNELS: tl.constexpr = HEADS * DEPTH
+    head = tl.program_id(0) % HEADS
+    query = tl.program_id(0) // HEADS * QUERIES + tl.arange(0, QUERIES)
+    window_row, window_column = tl.program_id(1) // columns, tl.program_id(1) % columns
+    image = tl.program_id(2).to(tl.int64) * height * width
+    channel = head * DEPTH + tl.arange(0, DEPTH)
+    bias_pointer += head * (WINDOW * WINDOW * WINDOW * WINDOW)
+    qkv_pointer += image * (3 * CHANNELS) + channel[None, :]
+
+    q_place, q_real, q_region = _place_of(
+        query, window_row, window_column, height, width, rows, columns, WINDOW, SHIFT
+    )
+    q = tl.load(qkv_pointer + q_place[:, None] * (3 * CHANNELS), mask=q_real[:, None], other=0.0)
+    token = tl.arange(0, FIRST)
+    k_place, k_real, k_region = _place_of(
+        token, window_row, window_column, height, width, rows, columns, WINDOW, SHIFT
+    )
+    scores, v = _scores(
+        q, query, q_region, token, qkv_pointer + CHANNELS, bias_pointer, k_place, k_real, k_region, scale,
+        CHANNELS, WINDOW, SHIFT,
+    )  # fmt: skip
+    highest = tl.max(scores, axis=1)
+    if REST:
+        more = FIRST + tl.arange(0, REST)
+        more_place, more_real, more_region = _place_of(
+            more, window_row, window_column, height, width, rows, columns, WINDOW, SHIFT
+        )
+        more_scores, more_v = _scores(
+            q, query, q_region, more, qkv_pointer + CHANNELS, bias_pointer, more_place, more_real, more_region,
+            scale, CHANNELS, WINDOW, SHIFT,
+        )  # fmt: skip
+        highest = tl.maximum(highest, tl.max(more_scores, axis=1))
+    scores = tl.exp2(scores - highest[:, None])
+    total = tl.sum(scores, axis=1)
+    result = tl.dot(scores.to(v.dtype), v, input_precision="ieee")
+    if REST:
+        more_scores = tl.exp2(more_scores - highest[:, None])
+        total += tl.sum(more_scores, axis=1)
+        result = tl.dot(more_scores.to(more_v.dtype), more_v, result, input_precision="ieee")
+    tl.store(
+        out_pointer + (image + q_place)[:, None] * CHANNELS + channel[None, :],
+        (result / total[:, None]).to(out_pointer.dtype.element_ty),
+        mask=q_real[:, None],
+    )

@@ -1,0 +1,26 @@
+"""Triton's compiler accepts every kernel, and each fits the smallest GPU that CUDA 13 supports: a T4."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cutout.models import gpu_kernels
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not gpu_kernels.INSTALLED, reason="Triton is published for Linux only"),
+]
+SHARED = 64 * 1024  # bytes for one program
+
+
+def test_every_kernel_compiles_and_fits(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.models.gpu_kernels.compile_all", "75"]
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    needed = [int(line.split()[1]) for line in done.stdout.splitlines()]
+    assert len(needed) >= 8
+    assert max(needed) <= SHARED
