@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Self, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +42,7 @@ from cutout.inference.errors import (
 from cutout.inference.imaging import decode, encode
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
 from cutout.inference.matting import mask as matte
-from cutout.inference.matting.pipeline import cut_out
+from cutout.inference.matting.pipeline import cut_out, run_recipes
 from cutout.inference.options import DEFAULT_OPTIONS, Options
 from cutout.inference.scheduling.batcher import Batcher
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
@@ -238,22 +237,13 @@ class Engine:
             OutOfMemory: one photo needs more memory than the device has.
 
         """
-        sizes = {serving.runner: serving.choice.checkpoint.input_size for serving in self.serving.values()}
-        for runner, size in sizes.items():
-            runner.warm_up(size)
+        choices = {serving.runner: serving.choice for serving in self.serving.values()}
+        for runner, choice in choices.items():
+            runner.warm_up(choice.checkpoint.input_size)
         if self.device.type == "cuda":
             with errors_translated(), self._streams.photo():
-                self._load_kernels()
-
-    def _load_kernels(self) -> None:
-        """Run every recipe on a small photo: CUDA loads each kernel on its first use, which takes seconds in all."""
-        photo = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-        rgb = upload(photo, self.device)
-        ramp = torch.linspace(0, 1, 64, device=self.device).expand(1, 1, 64, 64)
-        for recipe in {serving.choice.recipe for serving in self.serving.values()}:
-            cut = cut_out(rgb, None, recipe, lambda _: ramp)
-            for options in (DEFAULT_OPTIONS, Options(background=(0, 0, 0))):
-                download(compose(cut.rgb, cut.alpha, options))
+                run_recipes({serving.choice.recipe for serving in self.serving.values()}, self.device)
+                wait_for(self.device)
 
     def __enter__(self) -> Self:
         return self
@@ -357,12 +347,9 @@ class Engine:
         pixels = matte.to_pixels(rgb, checkpoint)
         wait_for(self.device)
         clock.lap("decode")
+        spent = clock.seconds["network"]
         future = self._turns.submit(
-            serving.runner,
-            pixels,
-            caller=request.caller,
-            deadline=request.deadline,
-            spent=clock.seconds["network"],
+            serving.runner, pixels, caller=request.caller, deadline=request.deadline, spent=spent
         )
         mask, network = future.result()
         clock.lap("wait")
@@ -371,9 +358,8 @@ class Engine:
 
     def _launch(self, runner: Runner, pixels: Sequence[Tensor]) -> Callable[[], list[tuple[Tensor, float]]]:
         with errors_translated(), self._streams.network():
-            run = timed(
-                self.device, lambda: runner.run(torch.cat(list(pixels)) if len(pixels) > 1 else pixels[0])
-            )
+            batch = torch.cat(list(pixels)) if len(pixels) > 1 else pixels[0]
+            run = timed(self.device, lambda: runner.run(batch))
 
         def finish() -> list[tuple[Tensor, float]]:
             with errors_translated():

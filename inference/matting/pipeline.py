@@ -1,12 +1,15 @@
 """The recipes: compute a cut-out's colours and alpha from a photo and the network's mask of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from cutout.inference.cutout import compose
 from cutout.inference.matting import crop_refinement, refinement
 from cutout.inference.matting.mask import enlarge, to_levels
+from cutout.inference.options import Options
 from cutout.inference.tiers import Recipe
 
 # Runs the network on a photo or a crop of one: uint8 [H,W,3] → its mask as `find_subject` returns it, or None.
@@ -46,6 +49,16 @@ def cut_out(
     if own_alpha is not None:
         levels = to_levels(levels.float() * own_alpha / 255**2)
     return Matte(cleaned, levels, no_foreground=False)
+
+
+def run_recipes(recipes: Iterable[Recipe], device: torch.device) -> None:
+    """Run every recipe on a small picture: CUDA loads each kernel on its first use, which takes seconds in all."""
+    rgb = torch.randint(256, (256, 256, 3), dtype=torch.uint8, device=device)
+    mask = torch.linspace(0, 1, 64, device=device).expand(1, 1, 64, 64)
+    for recipe in recipes:
+        matte = cut_out(rgb, None, recipe, lambda _: mask)
+        for options in (Options(), Options(background=(0, 0, 0))):
+            compose(matte.rgb, matte.alpha, options)
 
 
 def _look_again(rgb: Tensor, mask: Tensor, alpha: Tensor, look: Look) -> None:

@@ -21,7 +21,7 @@ def window_attention(qkv: Tensor, bias: Tensor, heads: int, window: int, shift: 
     """
     batch, height, width, channels = qkv.shape
     channels //= 3
-    rows, columns = triton.cdiv(height, window), triton.cdiv(width, window)
+    windows = triton.cdiv(height, window) * triton.cdiv(width, window)
     tokens = window**2
     # 144 tokens are held as 128 + 16: one block of 256, the next power of two, would be computed in vain by half.
     block = triton.next_power_of_2(tokens)
@@ -29,14 +29,12 @@ def window_attention(qkv: Tensor, bias: Tensor, heads: int, window: int, shift: 
     if first + rest < tokens:
         first, rest = block, 0
     out = qkv.new_empty(batch, height, width, channels)
-    _window_attention[(triton.cdiv(tokens, QUERIES) * heads, rows * columns, batch)](
+    _window_attention[(triton.cdiv(tokens, QUERIES) * heads, windows, batch)](
         qkv.contiguous(),
         bias.contiguous(),
         out,
         height,
         width,
-        rows,
-        columns,
         (channels // heads) ** -0.5,
         HEADS=heads,
         DEPTH=channels // heads,
@@ -51,13 +49,10 @@ def window_attention(qkv: Tensor, bias: Tensor, heads: int, window: int, shift: 
 
 
 @triton.jit
-def _place_of(
-    token, window_row, window_column, height, width, rows, columns, WINDOW: tl.constexpr, SHIFT: tl.constexpr
-):
-    """Return where a window's token lies on the map, whether it is real, and the region it may attend to."""
-    rolled_y = window_row * WINDOW + token // WINDOW
-    rolled_x = window_column * WINDOW + token % WINDOW
-    high, wide = rows * WINDOW, columns * WINDOW
+def _place_of(token, row, column, height, width, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
+    """Return where a token of a window lies on the map, whether it is real, and the region it may attend to."""
+    high, wide = tl.cdiv(height, WINDOW) * WINDOW, tl.cdiv(width, WINDOW) * WINDOW
+    rolled_y, rolled_x = row * WINDOW + token // WINDOW, column * WINDOW + token % WINDOW
     y, x = (rolled_y + SHIFT) % high, (rolled_x + SHIFT) % wide
     real = (token < WINDOW * WINDOW) & (y < height) & (x < width)
     region_y = (rolled_y >= high - WINDOW).to(tl.int32) + (rolled_y >= high - SHIFT).to(tl.int32)
@@ -73,9 +68,10 @@ def _scores(
     token,
     k_pointer,
     bias_pointer,
-    k_place,
-    k_real,
-    k_region,
+    row,
+    column,
+    height,
+    width,
     scale,
     CHANNELS: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -83,9 +79,10 @@ def _scores(
 ):
     """Return the scores of the queries for some tokens, in the base of `exp2`, and those tokens' values."""
     tokens: tl.constexpr = WINDOW * WINDOW
-    k_pointer += k_place[:, None] * (3 * CHANNELS)
-    k = tl.load(k_pointer, mask=k_real[:, None], other=0.0)
-    v = tl.load(k_pointer + CHANNELS, mask=k_real[:, None], other=0.0)
+    place, real, region = _place_of(token, row, column, height, width, WINDOW, SHIFT)
+    k_pointer += place[:, None] * (3 * CHANNELS)
+    k = tl.load(k_pointer, mask=real[:, None], other=0.0)
+    v = tl.load(k_pointer + CHANNELS, mask=real[:, None], other=0.0)
     bias = tl.load(
         bias_pointer + query[:, None] * tokens + token[None, :],
         mask=(query < tokens)[:, None] & (token < tokens)[None, :],
@@ -93,7 +90,7 @@ def _scores(
     )
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale + bias.to(tl.float32)
     if SHIFT:
-        scores += tl.where(q_region[:, None] != k_region[None, :], -100.0, 0.0)
+        scores += tl.where(q_region[:, None] != region[None, :], -100.0, 0.0)
     return tl.where((token < tokens)[None, :], scores * 1.4426950408889634, float("-inf")), v
 
 
@@ -104,8 +101,6 @@ def _window_attention(
     out_pointer,
     height,
     width,
-    rows,
-    columns,
     scale,
     HEADS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -118,44 +113,36 @@ def _window_attention(
     CHANNELS: tl.constexpr = HEADS * DEPTH
     head = tl.program_id(0) % HEADS
     query = tl.program_id(0) // HEADS * QUERIES + tl.arange(0, QUERIES)
-    window_row, window_column = tl.program_id(1) // columns, tl.program_id(1) % columns
+    columns = tl.cdiv(width, WINDOW)
+    row, column = tl.program_id(1) // columns, tl.program_id(1) % columns
     image = tl.program_id(2).to(tl.int64) * height * width
     channel = head * DEPTH + tl.arange(0, DEPTH)
     bias_pointer += head * (WINDOW * WINDOW * WINDOW * WINDOW)
     qkv_pointer += image * (3 * CHANNELS) + channel[None, :]
+    k_pointer = qkv_pointer + CHANNELS
 
-    q_place, q_real, q_region = _place_of(
-        query, window_row, window_column, height, width, rows, columns, WINDOW, SHIFT
-    )
-    q = tl.load(qkv_pointer + q_place[:, None] * (3 * CHANNELS), mask=q_real[:, None], other=0.0)
+    place, real, region = _place_of(query, row, column, height, width, WINDOW, SHIFT)
+    q = tl.load(qkv_pointer + place[:, None] * (3 * CHANNELS), mask=real[:, None], other=0.0)
     token = tl.arange(0, FIRST)
-    k_place, k_real, k_region = _place_of(
-        token, window_row, window_column, height, width, rows, columns, WINDOW, SHIFT
-    )
     scores, v = _scores(
-        q, query, q_region, token, qkv_pointer + CHANNELS, bias_pointer, k_place, k_real, k_region, scale,
-        CHANNELS, WINDOW, SHIFT,
+        q, query, region, token, k_pointer, bias_pointer, row, column, height, width, scale, CHANNELS, WINDOW, SHIFT
     )  # fmt: skip
     highest = tl.max(scores, axis=1)
     if REST:
-        more = FIRST + tl.arange(0, REST)
-        more_place, more_real, more_region = _place_of(
-            more, window_row, window_column, height, width, rows, columns, WINDOW, SHIFT
-        )
-        more_scores, more_v = _scores(
-            q, query, q_region, more, qkv_pointer + CHANNELS, bias_pointer, more_place, more_real, more_region,
-            scale, CHANNELS, WINDOW, SHIFT,
+        rest = FIRST + tl.arange(0, REST)
+        rest_scores, rest_v = _scores(
+            q, query, region, rest, k_pointer, bias_pointer, row, column, height, width, scale, CHANNELS, WINDOW, SHIFT
         )  # fmt: skip
-        highest = tl.maximum(highest, tl.max(more_scores, axis=1))
+        highest = tl.maximum(highest, tl.max(rest_scores, axis=1))
     scores = tl.exp2(scores - highest[:, None])
     total = tl.sum(scores, axis=1)
     result = tl.dot(scores.to(v.dtype), v, input_precision="ieee")
     if REST:
-        more_scores = tl.exp2(more_scores - highest[:, None])
-        total += tl.sum(more_scores, axis=1)
-        result = tl.dot(more_scores.to(more_v.dtype), more_v, result, input_precision="ieee")
+        rest_scores = tl.exp2(rest_scores - highest[:, None])
+        total += tl.sum(rest_scores, axis=1)
+        result = tl.dot(rest_scores.to(rest_v.dtype), rest_v, result, input_precision="ieee")
     tl.store(
-        out_pointer + (image + q_place)[:, None] * CHANNELS + channel[None, :],
+        out_pointer + (image + place)[:, None] * CHANNELS + channel[None, :],
         (result / total[:, None]).to(out_pointer.dtype.element_ty),
-        mask=q_real[:, None],
+        mask=real[:, None],
     )

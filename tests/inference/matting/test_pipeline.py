@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cutout.inference.matting.pipeline import Matte, cut_out
+from cutout.inference.matting.pipeline import Matte, cut_out, run_recipes
 from cutout.inference.tiers import TIERS, Recipe, Tier
 from tests.fakes import BLUE, photo_with_disc
 
@@ -120,3 +120,7 @@ def test_the_photos_own_transparency_is_multiplied_in(recipe: Recipe) -> None:
     assert not cut.alpha[:, : WIDTH // 2].any()
     assert cut.alpha[middle, WIDTH // 2 + 10] == 128
     assert cut.alpha[middle, -1] == 0
+
+
+def test_every_recipe_runs_on_a_picture_without_a_subject_of_its_own() -> None:
+    run_recipes(set(Recipe), torch.device("cpu"))
