@@ -78,12 +78,16 @@ def run() -> None:
                     rows.append(row(f"{label}, {tier.value}", size, measured))
                     figures[f"{label}/{tier.value}/{size:g}"] = {**vars(measured), "limit": measured.limit}
                     print(", ".join(rows[-1]), flush=True)
-    table = Table(
+        # Written after each subject: time with a GPU may end before the last one is done.
+        publish("engine", [table_of(rows)], {"batch": BATCH if CUDA else 1, "runs": figures})
+
+
+def table_of(rows: list[list[str]]) -> Table:
+    return Table(
         f"JPEG to PNG, {os.cpu_count()} cores; stages are medians of one photo, in ms, network for its whole batch",
         ["network, tier", "MP", "photos/s", "device", "cores", *STAGES, "alone", "limited by"],
         rows,
     )
-    publish("engine", [table], {"batch": BATCH if CUDA else 1, "runs": figures})
 
 
 Subject = tuple[str, str, list[Tier], tuple[float, ...], Callable[[ExitStack], Runner]]

@@ -95,7 +95,8 @@ def run() -> None:
         )
         tables.append(where_the_time_goes(name))
         figures["networks"][name] = {"gflop": gflop, "cases": cases}
-    publish("network", tables, figures)
+        # Written after each network: time with a GPU may end before the last one is done.
+        publish("network", tables, figures)
 
 
 def duration(seconds: float) -> str:
