@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.quality import peers, scenes
 from benchmarks.quality.measures import Error, mean, measure
-from benchmarks.quality.scenes import Bytes, Scene
+from benchmarks.quality.layers import Bytes, Scene
 from benchmarks.report import Table, publish
 from cutout.inference.imaging import decode
 from cutout.inference.matting import refinement
@@ -91,9 +91,10 @@ def run() -> None:
     )
 
 
-def ideal_mask(scene: Scene) -> Tensor:
-    """Return the scene's true alpha as a mask, float32 [1,1,1024,1024], blurred by a pixel."""
-    small = cv2.resize(scene.alpha, (1024, 1024), interpolation=cv2.INTER_AREA)
+def ideal_mask(scene: Scene, side: int = 1024) -> Tensor:
+    """Return the scene's true alpha as a mask, float32 [1,1,side,side], blurred by a pixel."""
+    method = cv2.INTER_AREA if min(scene.alpha.shape) >= side else cv2.INTER_LINEAR
+    small = cv2.resize(scene.alpha, (side, side), interpolation=method)
     return torch.from_numpy(cv2.GaussianBlur(small, (0, 0), 1.0))[None, None]
 
 
