@@ -44,9 +44,12 @@ class Camera:
 
 
 def random_camera(rng: np.random.Generator) -> Camera:
-    """Return a camera as those of product photos: quality 60 to 95, most of them sharpened."""
+    """Return a camera as those of product photos: quality 60 to 95, most of them sharpened.
+
+    The sharpest edges are those of photos that were made smaller.
+    """
     return Camera(
-        lens=rng.uniform(0.5, 1.0),
+        lens=rng.uniform(0.3, 1.0),
         noise=rng.uniform(0.5, 3.0),
         sharpening=rng.uniform(0.3, 1.5) if rng.random() < 0.7 else 0.0,
         radius=rng.uniform(0.7, 1.4),

@@ -84,7 +84,7 @@ def _surplus(
     found: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_], band: npt.NDArray[np.bool_], neighbours: int
 ) -> int:
     """Count the connected parts of `found` that reach into the band and have no counterpart in `true`."""
-    count, parts = cv2.connectedComponents(found.astype(np.uint8), connectivity=neighbours)
+    _, parts = cv2.connectedComponents(found.astype(np.uint8), connectivity=neighbours)
     _, true_parts = cv2.connectedComponents(true.astype(np.uint8), connectivity=neighbours)
     here = np.unique(parts[band & found])
     # The counterpart of a part is the true part that it shares the most pixels with.

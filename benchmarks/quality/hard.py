@@ -32,8 +32,8 @@ def bottle(rng: np.random.Generator, height: int, width: int) -> Layer:
     first, last = rng.uniform(0.35, 0.5), rng.uniform(0.75, 0.95)
     paper = prints.label(rng, round((last - first) * body.tall), round(math.pi * body.wide))
     laid = prints.around(paper, u, (share - first) * body.tall)
-    on_label = (share > first) & (share < last)
-    colour = prints.lit(rng, np.where(on_label[..., None], laid, colour), u)
+    on_label = np.clip(np.minimum(share - first, last - share) * body.tall + 0.5, 0, 1)[..., None]
+    colour = prints.lit(rng, colour + on_label * (laid - colour), u)
     return _layer(colour, alpha)
 
 
@@ -75,7 +75,7 @@ def _box(rng: np.random.Generator, height: int, width: int) -> Layer:
 def knit(rng: np.random.Generator, height: int, width: int) -> Layer:
     """Draw a knitted mitten, hat or sweater: small scallops along the edge, one for each stitch."""
     unit, centre = min(height, width), np.array([width / 2, height / 2]) + rng.uniform(0, 1, 2)
-    stitch = unit * rng.uniform(0.008, 0.02)
+    stitch = max(5.0, unit * rng.uniform(0.005, 0.02))
     lean = rng.uniform(-0.2, 0.2)
     shape = rng.integers(3)
     if shape == 0:
@@ -102,7 +102,7 @@ def knit(rng: np.random.Generator, height: int, width: int) -> Layer:
     turned = cv2.getRotationMatrix2D((width / 2, height / 2), -math.degrees(lean), 1)
     texture = cv2.warpAffine(texture, turned, (width, height), borderMode=cv2.BORDER_REFLECT)
     inside = cv2.distanceTransform((alpha > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
-    light = 0.6 + 0.4 * np.clip(inside / (unit * 0.06), 0, 1) ** 0.5
+    light = 0.75 + 0.25 * np.clip(inside / (unit * 0.06), 0, 1) ** 0.5
     return _layer(np.clip(texture * light[..., None], 0, 255), alpha)
 
 
@@ -162,8 +162,8 @@ def _basket(
     wide, tall, taper = unit * rng.uniform(0.28, 0.4), unit * rng.uniform(0.2, 0.3), rng.uniform(0.7, 1)
     bars = [outlines.bar((-wide, -tall), (wide, -tall), thick)]
     bars.append(outlines.bar((-wide * taper, tall), (wide * taper, tall), thick))
-    for share in np.linspace(-1, 1, int(rng.integers(12, 24))):
-        bars.append(outlines.bar((share * wide, -tall), (share * wide * taper, tall), thin))
+    shares = np.linspace(-1, 1, int(rng.integers(12, 24)))
+    bars += [outlines.bar((share * wide, -tall), (share * wide * taper, tall), thin) for share in shares]
     for y in np.linspace(-tall, tall, int(rng.integers(4, 9)))[1:-1]:
         reach = wide * (1 - (1 - taper) * (y + tall) / (2 * tall))
         bars.append(outlines.bar((-reach, y), (reach, y), thin))

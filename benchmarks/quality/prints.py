@@ -37,17 +37,17 @@ def label(rng: np.random.Generator, height: int, width: int) -> Bytes:
     def ink() -> tuple[int, int, int]:
         return inks[rng.integers(len(inks))]
 
-    for _ in range(rng.integers(1, 4)):
+    for _ in range(rng.integers(0, 3)):
         _stripes(rng, pen, height, width, ink())
+    for _ in range(rng.integers(1, 4)):
+        _pattern(rng, image, ink(), ink())
     for _ in range(rng.integers(0, 3)):
         x, y = rng.uniform(0, width), rng.uniform(0, height)
         size = min(height, width) * rng.uniform(0.1, 0.3)
         pen.ellipse((x - size, y - size, x + size, y + size), ink(), ink(), max(1, round(size / 8)))
-    for _ in range(rng.integers(4, 9)):
-        size = max(6, round(min(height, width) * rng.uniform(0.03, 0.16)))
-        line = "  ".join(rng.choice(WORDS, 12))
-        place = (rng.uniform(-0.3, 0.0) * width, rng.uniform(0, 0.95) * height)
-        pen.text(place, line, ink(), ImageFont.load_default(size))
+    for _ in range(rng.integers(2, 5)):
+        _text(rng, pen, height, width, ink(), rng.uniform(0.08, 0.25))
+    _text(rng, pen, height, width, ink(), rng.uniform(0.015, 0.04), lines=int(rng.integers(5, 20)))
     left, top = rng.uniform(0, width * 0.8), rng.uniform(0, height * 0.8)
     for _ in range(30):
         thick = max(1, round(width / 400 * rng.integers(1, 4)))
@@ -67,6 +67,40 @@ def _stripes(
         y = start + number * period
         corners = [(0, y), (width, y + slant), (width, y + slant + period / 2), (0, y + period / 2)]
         pen.polygon(corners, ink)
+
+
+def _pattern(
+    rng: np.random.Generator, image: Image.Image, first: tuple[int, int, int], second: tuple[int, int, int]
+) -> None:
+    """Draw a band of fine checks, dots or lines in two inks across the whole width."""
+    top, tall = (
+        round(rng.uniform(-0.1, 0.9) * image.height),
+        round(rng.uniform(0.05, 0.35) * image.height) + 1,
+    )
+    y, x = np.mgrid[:tall, : image.width].astype(np.float32) * np.float32(
+        math.pi / (image.height * rng.uniform(0.004, 0.03))
+    )
+    waves = (np.sin(x) * np.sin(y), np.sin(x) + np.sin(y) - 0.7, np.sin(x), np.sin(y), np.sin(x + y))
+    ink = np.clip(2 * waves[rng.integers(len(waves))] + 0.5, 0, 1)[..., None]
+    band = ink * np.array(first, np.float32) + (1 - ink) * np.array(second, np.float32)
+    image.paste(Image.fromarray(levels(band)), (0, top))
+
+
+def _text(
+    rng: np.random.Generator,
+    pen: ImageDraw.ImageDraw,
+    height: int,
+    width: int,
+    ink: tuple[int, int, int],
+    share: float,
+    lines: int = 1,
+) -> None:
+    """Draw lines of text, each `share` of the smaller side high, that are cut off at both borders."""
+    size = max(6, round(min(height, width) * share))
+    left, top = rng.uniform(-0.3, 0.0) * width, rng.uniform(0, 0.95) * height
+    for number in range(lines):
+        words = "  ".join(rng.choice(WORDS, 3 + round(0.4 * width / size)))
+        pen.text((left, top + 1.3 * size * number), words, ink, ImageFont.load_default(size))
 
 
 def around(print_: Bytes, u: Floats, row: Floats) -> Floats:
@@ -95,7 +129,7 @@ def lit(rng: np.random.Generator, colour: Floats, u: Floats, gloss: float = 1.0)
     for _ in range(rng.integers(1, 3)):
         place, wide = rng.uniform(-0.8, 0.8), rng.uniform(0.03, 0.1)
         shine += rng.uniform(0.2, 0.7) * np.exp(-(((u - place) / wide) ** 4))
-    rim = rng.uniform(0, 0.8) * np.clip((np.abs(u) - 1) / rng.uniform(0.02, 0.08) + 1, 0, 1)
+    rim = rng.uniform(0, 1) * np.clip((np.abs(u) - 1) / rng.uniform(0.02, 0.1) + 1, 0, 1)
     bright = 255.0 if rng.random() < 0.7 else 15.0
     body = colour * shade[..., None]
     body += gloss * np.clip(shine, 0, 0.9)[..., None] * (255 - body)
@@ -112,10 +146,13 @@ def knitting(rng: np.random.Generator, height: int, width: int, stitch: float) -
     relief = np.sqrt(np.abs(np.sin(math.pi * (rise % 1)))) * (
         0.5 + 0.5 * np.abs(np.sin(2 * math.pi * across))
     )
-    first = np.array(random_colour(rng, (40, 40, 40), (250, 250, 250)), np.float32)
+    # Half of the yarns are as light as a white sweep, with dark gaps between the stitches.
+    low = (40, 40, 40) if rng.random() < 0.5 else (215, 210, 200)
+    first = np.array(random_colour(rng, low, (256, 256, 256)), np.float32)
     second = np.array(random_colour(rng, (20, 20, 20), (256, 256, 256)), np.float32)
     pattern = rng.random((14, 6)) < rng.uniform(0.0, 0.5)
     chosen = pattern[row % 14, column % 6][..., None]
-    fibre = levels(rng.normal(128, 40, (height, width)).astype(np.float32)).astype(np.float32) - 128
-    fibre = cv2.GaussianBlur(fibre, (0, 0), max(0.5, stitch / 12))
-    return np.where(chosen, second, first) * (0.45 + 0.55 * relief)[..., None] + fibre[..., None]
+    fibre = levels(rng.normal(128, 30, (height, width)).astype(np.float32)).astype(np.float32) - 128
+    fibre = cv2.GaussianBlur(fibre, (0, 0), max(0.7, stitch / 12))
+    gap = rng.uniform(0.25, 0.7)
+    return np.where(chosen, second, first) * (gap + (1 - gap) * relief)[..., None] + fibre[..., None]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.quality import peers, scenes
-from benchmarks.quality.measures import Error, mean, measure
 from benchmarks.quality.layers import Bytes, Scene
+from benchmarks.quality.measures import Error, mean, measure
 from benchmarks.report import Table, publish
 from cutout.inference.imaging import decode
 from cutout.inference.matting import refinement

@@ -8,8 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.quality import scenes
-from benchmarks.quality.measures import Error, mean, measure, overlap, saliency
 from benchmarks.quality.layers import Bytes, Scene
+from benchmarks.quality.measures import Error, mean, measure, overlap, saliency
 from benchmarks.report import Table, publish
 from cutout.app.config import settings
 from cutout.inference.engine import open_engine
