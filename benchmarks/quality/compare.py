@@ -15,7 +15,7 @@ from benchmarks.quality.layers import Bytes, Scene
 from benchmarks.quality.measures import Error, mean, measure
 from cutout.inference.imaging import decode
 
-COLUMNS = ("edge", "gradient", "connectivity", "composite", "roughness", "islands", "holes")
+COLUMNS = ("edge", "gradient", "connectivity", "composite", "roughness", "fringe", "islands", "holes")
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ class Error:
     `colour` is the error of the colours where the true alpha lies between 5 and 95 %.
 
     In a wider band around the edge (`contours.py`): `roughness` is the length of the result's contour over that of the
-    truth's, best at 1; `islands` and `holes` are numbers per 1,000 pixels of the true contour.
+    truth's, best at 1; `fringe` is the same for the contours at 10 and 90 %; `islands` and `holes` are numbers per 1,000 pixels of the true contour.
     """
 
     mae: float
@@ -37,6 +37,7 @@ class Error:
     composite: float
     colour: float
     roughness: float
+    fringe: float
     islands: float
     holes: float
 
@@ -64,6 +65,7 @@ def measure(scene: Scene, rgb: Bytes, alpha: Bytes) -> Error:
         composite=1000 * float(np.mean(composites)),
         colour=1000 * float(colours.mean()),
         roughness=contour.roughness,
+        fringe=contour.fringe,
         islands=contour.islands,
         holes=contour.holes,
     )
