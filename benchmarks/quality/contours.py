@@ -11,7 +11,7 @@ from benchmarks.quality.layers import Floats
 
 REACH = 8 / 1024  # half the width of the band around the true edge, as a share of the longer side
 FRINGE = (0.1, 0.9)
-STEP = 0.1  # between the thresholds of connectivity
+THRESHOLDS = np.linspace(0.1, 1, 10)  # of connectivity, as published
 IGNORED = 0.15  # distances up to this do not count in connectivity, as published
 
 
@@ -30,8 +30,9 @@ def compare(found: Floats, true: Floats) -> Contour:
 
     The lengths are those of marching squares (Lorensen and Cline 1987), which follow the edge between pixels: at 50 %
     for `roughness`, at 10 and 90 % for `fringe`, which shows print and noise in alpha beside a contour that is right.
-    They are divided by the length of the true contour at the same levels. An island is a connected part of the foreground without counterpart in the truth: each true part is the counterpart
-    of one part at most, so that pieces of a broken bar are islands too. A hole is the same for the background.
+    They are divided by the length of the true contour at the same levels. An island is a connected part of the
+    foreground without counterpart in the truth: each true part is the counterpart of one part at most, so that pieces
+    of a broken bar are islands too. A hole is the same for the background.
     """
     band = near_edge(true)
     true_length = length(true, band)
@@ -70,7 +71,7 @@ def connectivity(found: Floats, true: Floats) -> float:
     """
     highest = np.zeros(true.shape, np.float32)
     connected = np.ones(true.shape, np.bool_)
-    for threshold in np.arange(STEP, 1 + STEP / 2, STEP):
+    for threshold in THRESHOLDS.tolist():
         both = ((found >= threshold) & (true >= threshold)).astype(np.uint8)
         count, labels, stats, _ = cv2.connectedComponentsWithStats(both, connectivity=4)
         if count == 1:

@@ -49,10 +49,6 @@ def measure(scene: Scene, rgb: Bytes, alpha: Bytes) -> Error:
     difference = np.abs(found - scene.alpha)
     slope = np.abs(_slope(found) - _slope(scene.alpha))[edge]
 
-    opacity, true_opacity = found[edge][:, None], scene.alpha[edge][:, None]
-    flat = opacity * (rgb[edge] / np.float32(255)) - true_opacity * (scene.foreground[edge] / np.float32(255))
-    composites = [np.abs(flat + (true_opacity - opacity) * ground).mean() for ground in GROUNDS]
-
     mixed = (scene.alpha > 0.05) & (scene.alpha < 0.95)
     colours = np.abs(rgb[mixed].astype(np.float32) - scene.foreground[mixed]) / 255
     contour = contours.compare(found, scene.alpha)
@@ -62,13 +58,18 @@ def measure(scene: Scene, rgb: Bytes, alpha: Bytes) -> Error:
         edge=1000 * float(difference[edge].mean()),
         gradient=1000 * float(slope.mean()),
         connectivity=contours.connectivity(found, scene.alpha) / 1000,
-        composite=1000 * float(np.mean(composites)),
+        composite=_composite(scene, rgb, found, edge),
         colour=1000 * float(colours.mean()),
         roughness=contour.roughness,
         fringe=contour.fringe,
         islands=contour.islands,
         holes=contour.holes,
     )
+
+
+def composite(scene: Scene, rgb: Bytes, alpha: Bytes) -> float:
+    """Return only the error of the picture, as in `Error`."""
+    return _composite(scene, rgb, alpha.astype(np.float32) / 255, _edge(scene.alpha))
 
 
 def mean(errors: list[Error]) -> Error:
@@ -95,6 +96,12 @@ def overlap(scene: Scene, mask: Floats) -> float:
     true = cv2.resize(scene.alpha, mask.shape[::-1], interpolation=cv2.INTER_AREA) > 0.5
     found = mask > 0.5
     return float((true & found).sum() / max(1, (true | found).sum()))
+
+
+def _composite(scene: Scene, rgb: Bytes, found: Floats, edge: npt.NDArray[np.bool_]) -> float:
+    opacity, true_opacity = found[edge][:, None], scene.alpha[edge][:, None]
+    flat = opacity * (rgb[edge] / np.float32(255)) - true_opacity * (scene.foreground[edge] / np.float32(255))
+    return 1000 * float(np.mean([np.abs(flat + (true_opacity - opacity) * one).mean() for one in GROUNDS]))
 
 
 def _edge(alpha: Floats) -> npt.NDArray[np.bool_]:
