@@ -53,7 +53,7 @@ def near_edge(alpha: Floats) -> npt.NDArray[np.bool_]:
     opaque = (alpha > 0.5).astype(np.uint8)
     cross = np.ones((3, 3), np.uint8)
     edge = (cv2.dilate(opaque, cross) != cv2.erode(opaque, cross)) | ((alpha > 0.02) & (alpha < 0.98))
-    side = 2 * max(2, round(max(alpha.shape) * REACH)) + 1
+    side = 2 * max(3, round(max(alpha.shape) * REACH)) + 1
     return cv2.dilate(edge.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
 
 

@@ -27,7 +27,8 @@ def coverage(shapes: Sequence[Points], height: int, width: int, holes: Sequence[
             places, amounts = _areas(start, end, height, width)
             np.add.at(areas, places, sign * turn * amounts)
     rows = areas.reshape(height, width + 2)
-    return np.clip(np.cumsum(rows, 1, out=rows)[:, :width], 0, 1).astype(np.float32)
+    # Rounded, so that pixels beside a shape are exactly 0 or 1.
+    return np.clip(np.cumsum(rows, 1, out=rows)[:, :width].round(9), 0, 1).astype(np.float32)
 
 
 def _areas(

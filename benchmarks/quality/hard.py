@@ -193,10 +193,13 @@ def _faint(rng: np.random.Generator, height: int, width: int, tone: float) -> La
     alpha = body.alpha(half, handle)
     u, share = body.across(half), body.share()
     towards = -1 if tone > 128 else 1
-    edge = tone + (towards if rng.random() < 0.8 else -towards * 0.4) * rng.uniform(*CONTRAST)
+    room = 255 - tone if towards < 0 else tone
+    least, most = CONTRAST
+    edge = tone + towards * (rng.uniform(least, most) if rng.random() < 0.8 else -rng.uniform(least, room))
     middle = edge - towards * rng.uniform(-25, 12)
     bend = np.clip(np.abs(u), 0, 1) ** rng.uniform(2, 6)
-    field = (middle + (edge - middle) * bend)[..., None].astype(np.float32) + rng.uniform(-2, 2, 3)
+    tint = rng.uniform(-2, 2, 3)
+    field = (middle + (edge - middle) * bend)[..., None].astype(np.float32) + tint - tint.mean()
     if rng.random() < 0.5:
         paper = prints.label(rng, round(body.tall * 0.3), round(math.pi * body.wide))
         # A faint print, like embossing.

@@ -24,6 +24,7 @@ from cutout.inference.tiers import TIERS, Tier
 
 SCENES = 200
 SEED = 1000
+KINDS = tuple(scenes.KINDS)
 SIZES = (0.3, 0.3, 1.0, 1.0, 1.0, 3.0, 3.0, 7.0)  # megapixels, each as likely as it is often here
 TOLERANCE = 0.02
 
@@ -43,7 +44,7 @@ def run(count: int = SCENES, pictures: Path | None = None) -> None:
     ratios: dict[Tier, list[float]] = {tier: [] for tier in list(Tier)[1:]}
     rows = []
     for number in range(count):
-        kind, megapixels = str(rng.choice(list(scenes.KINDS))), float(rng.choice(SIZES))
+        kind, megapixels = str(rng.choice(KINDS)), float(rng.choice(SIZES))
         scene = scenes.make(kind, megapixels, SEED + number)
         rgb = decode.decode(scene.photo).rgb
         results = tiers(scene, rgb)

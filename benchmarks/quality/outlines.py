@@ -1,4 +1,4 @@
-"""Outlines of hard subjects as polygons, [N,2] of x and y in pixels, with corners half a pixel apart on curves."""
+"""Outlines of hard subjects as polygons, [N,2] of x and y in pixels."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,8 @@ import numpy.typing as npt
 from benchmarks.quality.coverage import Points
 from benchmarks.quality.layers import Floats
 
-STEP = 0.5  # pixels between the corners of a curve; the polygon is then within 0.001 pixels of it
+STEP = 0.5  # pixels between the corners of a dense outline
+FLATNESS = 0.001  # pixels that the sides of a polygon may deviate from the arc that they replace
 
 Profile = Callable[[Floats], Floats]
 
@@ -30,21 +31,20 @@ def revolved(half: Profile, top: float, bottom: float, sag: float) -> Points:
     """Return the outline of a solid of revolution around x = 0, whose foot bulges down by `sag`."""
     share = np.linspace(0, 1, max(8, math.ceil((bottom - top) / STEP)))
     right = np.stack([half(share), top + share * (bottom - top)], 1)
-    angle = np.linspace(0, math.pi, max(8, math.ceil(right[-1, 0] / STEP)))[1:-1]
+    angle = np.linspace(0, math.pi, _corners(right[-1, 0], math.pi))[1:-1]
     foot = np.stack([right[-1, 0] * np.cos(angle), bottom + sag * np.sin(angle)], 1)
     return np.concatenate([right, foot, right[::-1] * (-1, 1)])
 
 
 def ellipse(centre: npt.ArrayLike, width: float, height: float) -> Points:
     """Return an ellipse of half axes `width` and `height`."""
-    angle = np.linspace(0, 2 * math.pi, max(16, math.ceil(2 * math.pi * max(width, height) / STEP)), False)
+    angle = np.linspace(0, 2 * math.pi, _corners(max(width, height), 2 * math.pi), endpoint=False)
     return np.asarray(centre) + np.stack([width * np.cos(angle), height * np.sin(angle)], 1)
 
 
 def rounded(centre: npt.ArrayLike, width: float, height: float, radius: float, angle: float = 0) -> Points:
     """Return a rectangle with rounded corners, turned by `angle` radians."""
-    count = max(4, math.ceil(math.pi / 2 * radius / STEP))
-    turns = np.linspace(0, math.pi / 2, count)
+    turns = np.linspace(0, math.pi / 2, _corners(radius, math.pi / 2))
     arc = radius * np.stack([np.cos(turns), np.sin(turns)], 1)
     x, y = width / 2 - radius, height / 2 - radius
     corners = []
@@ -90,3 +90,8 @@ def dense(outline: Points) -> Points:
     share = np.concatenate([np.arange(count) / count for count in counts])[:, None]
     edge = np.repeat(np.arange(len(outline)), counts)
     return outline[edge] + share * (ends - outline)[edge]
+
+
+def _corners(radius: float, angle: float) -> int:
+    """Return how many corners an arc of `angle` radians needs."""
+    return max(8, math.ceil(angle / math.sqrt(8 * FLATNESS / max(radius, 1))))

@@ -118,8 +118,8 @@ def load(entry: Entry) -> Scene:
 
 
 def _alpha(file: Path) -> Floats:
-    image = Image.open(file)
-    if image.mode.startswith("I"):
-        return np.asarray(image, np.float32) / 65535
-    channel = image.getchannel("A") if "A" in image.getbands() else image.convert("L")
-    return np.asarray(channel, np.float32) / 255
+    with Image.open(file) as image:
+        if image.mode.startswith("I"):
+            return np.asarray(image, np.float32) / 65535
+        channel = image.getchannel("A") if "A" in image.getbands() else image.convert("L")
+        return np.asarray(channel, np.float32) / 255

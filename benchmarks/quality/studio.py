@@ -18,7 +18,7 @@ def sweep(rng: np.random.Generator, alpha: Floats, tone: float | None = None) ->
     """
     height, width = alpha.shape
     if tone is not None:
-        colour, fall = np.full(3, tone), rng.uniform(0, 2)
+        colour, fall = np.full(3, tone), rng.uniform(0, 1)
     elif rng.random() < 0.75:
         colour, fall = 255 * rng.uniform(0.94, 1.04) - rng.uniform(0, 5, 3), rng.uniform(0, 25)
     else:
