@@ -71,7 +71,8 @@ def _half_plane(normal: Points, limit: float) -> Floats:
     wide, high = np.maximum(np.abs(normal), 1e-6)
     near = limit - x * normal[0] - y * normal[1] - min(normal[0], 0) - min(normal[1], 0)
     terms = [np.maximum(near - cut, 0) ** 2 for cut in (0, wide, high, wide + high)]
-    return (terms[0] - terms[1] - terms[2] + terms[3]) / (2 * wide * high)
+    share: Floats = (terms[0] - terms[1] - terms[2] + terms[3]) / (2 * wide * high)
+    return share
 
 
 def _disc(centre: tuple[float, float], radius: float) -> Floats:
