@@ -23,7 +23,7 @@ class Error:
 
     At the edge, that is where the true alpha is mixed or within about a pixel of a 1,024-pixel mask of that: `edge` is
     the mean error of alpha, `gradient` that of its slope, `composite` that of the picture on black, white and green.
-    `colour` is the error of the colours where the true alpha lies between 5 and 95 %.
+    `colour` is the error of the colours where the true alpha lies between 5 and 95 %, 0 if it does nowhere.
 
     In a wider band around the edge (`contours.py`): `roughness` is the length of the result's contour over that of the
     truth's, best at 1; `fringe` is the same for the contours at 10 and 90 %; `islands` and `holes` are numbers per 1,000 pixels of the true contour.
@@ -50,7 +50,9 @@ def measure(scene: Scene, rgb: Bytes, alpha: Bytes) -> Error:
     slope = np.abs(_slope(found) - _slope(scene.alpha))[edge]
 
     mixed = (scene.alpha > 0.05) & (scene.alpha < 0.95)
-    colours = np.abs(rgb[mixed].astype(np.float32) - scene.foreground[mixed]) / 255
+    colours = (
+        np.abs(rgb[mixed].astype(np.float32) - scene.foreground[mixed]) / 255 if mixed.any() else np.zeros(1)
+    )
     contour = contours.compare(found, scene.alpha)
     return Error(
         mae=1000 * float(difference.mean()),
@@ -105,7 +107,11 @@ def _composite(scene: Scene, rgb: Bytes, found: Floats, edge: npt.NDArray[np.boo
 
 
 def _edge(alpha: Floats) -> npt.NDArray[np.bool_]:
-    mixed = ((alpha > 0.02) & (alpha < 0.98)).astype(np.uint8)
+    # An alpha of 0 and 1 alone has no mixed pixels, but an edge.
+    opaque = (alpha > 0.5).astype(np.uint8)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    crossing = cv2.dilate(opaque, cross) != cv2.erode(opaque, cross)
+    mixed = (((alpha > 0.02) & (alpha < 0.98)) | crossing).astype(np.uint8)
     side = 2 * max(1, round(max(alpha.shape) / 1024 * 1.5)) + 1
     return cv2.dilate(mixed, np.ones((side, side), np.uint8)) > 0
 

@@ -5,9 +5,11 @@ and `alpha` (files, relative to DIR), `group` (such as product, hair or complex)
 a picture of the photo's size, grey or with an alpha channel, of 8 or 16 bits.
 
 The true alpha, as soft as a good network's output, replaces the network's mask: at 1,024² and at half of that. The true
-colours of the subject are unknown; blur fusion estimates them from the true alpha (`peers.py`). A mask that is made from
-the truth shares its errors: an alpha that lies a pixel beside the photo's edge makes the raw mask look better than any
-method that follows the photo.
+colours of the subject are unknown; blur fusion estimates them from the true alpha (`peers.py`).
+
+A mask that is made from the truth shares its errors: an alpha that lies a pixel beside the photo's edge makes the raw
+mask look better than any method that follows the photo. With drawn bottles and boxes of 1 megapixel, an alpha moved by
+2 pixels along both axes turns a ratio of 0.6 of the MAE into 1.4. So photos whose alpha fits are averaged alone as well.
 """
 
 import argparse
@@ -20,13 +22,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.quality import compare, peers
+from benchmarks.quality import alignment, compare, peers
 from benchmarks.quality.compare import Pair
 from benchmarks.quality.layers import Floats, Scene, levels
 from benchmarks.report import Table, as_markdown
 from cutout.inference.imaging import decode
 
 SIDES = (1024, 512)
+ALIGNED = 0.75  # pixels; an alpha that fits its photo has an offset of at most this, unless its subject is thin bars
 
 
 @dataclass(frozen=True)
@@ -50,26 +53,43 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def tables(folder: Path, pictures: Path | None = None) -> list[Table]:
-    """Measure a folder; return a table for each size of the mask, by groups and as a whole.
+    """Measure a folder; return the alphas' offsets, and a table for each size of the mask, by groups and as a whole.
 
     Raises:
         SystemExit: the manifest or one of its files is missing or invalid, or sizes differ.
 
     """
     entries = manifest(folder)
-    groups: dict[int, dict[str, list[Pair]]] = {side: {} for side in SIDES}
+    pairs: dict[int, list[Pair]] = {side: [] for side in SIDES}
+    offsets = []
     for entry in entries:
         scene = load(entry)
+        offsets.append(alignment.offset(decode.decode(scene.photo).rgb, scene.alpha))
         for side in SIDES:
-            pairs = groups[side].setdefault(entry.group, [])
-            pairs.append(compare.pair(scene, side, pictures, f"{entry.group}-{side}-"))
+            pairs[side].append(compare.pair(scene, side, pictures, f"{entry.group}-{side}-"))
         print(f"{entry.photo.name} measured", flush=True)
-    results = []
-    for side, of_side in groups.items():
-        everything = [one for pairs in of_side.values() for one in pairs]
-        title = f"{len(everything)} real photos, mask at {side}². {compare.UNITS}"
-        results.append(compare.table(title, dict(sorted(of_side.items())) | {"all": everything}))
+    results = [_offsets(entries, offsets)]
+    for side, of_side in pairs.items():
+        groups: dict[str, list[Pair]] = {}
+        for entry, one in sorted(zip(entries, of_side, strict=True), key=lambda both: both[0].group):
+            groups.setdefault(entry.group, []).append(one)
+        groups["all"] = of_side
+        if aligned := [one for one, offset in zip(of_side, offsets, strict=True) if offset <= ALIGNED]:
+            groups[f"alpha within {ALIGNED} pixels of the edge"] = aligned
+        results.append(compare.table(f"{len(entries)} real photos, mask at {side}². {compare.UNITS}", groups))
     return results
+
+
+def _offsets(entries: Sequence[Entry], offsets: Sequence[float]) -> Table:
+    rows = [
+        [entry.photo.name, entry.group, entry.licence, f"{offset:.2f}"]
+        for entry, offset in sorted(zip(entries, offsets, strict=True), key=lambda both: -both[1])
+    ]
+    return Table(
+        "How far the alpha lies beside the photo's edge, median in pixels",
+        ["photo", "group", "licence", "offset"],
+        rows,
+    )
 
 
 def manifest(folder: Path) -> list[Entry]:

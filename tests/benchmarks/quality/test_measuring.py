@@ -1,6 +1,7 @@
 """The measures of a perfect and a wrong cut-out, and the benchmarks that print them."""
 
 import csv
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ pytest.importorskip("sklearn", reason="the extra `quality` is not installed")
 
 from benchmarks import __main__ as command
 from benchmarks import report
-from benchmarks.quality import compare, methods, order, real, scenes
+from benchmarks.quality import alignment, compare, methods, order, real, scenes
 from benchmarks.quality.layers import Scene, levels
 from benchmarks.quality.measures import measure
 from cutout.inference.imaging import decode
@@ -115,14 +116,32 @@ def test_every_tier_is_made_from_the_same_mask(scene: Scene) -> None:
 
 
 def test_real_photos_are_measured_in_groups_at_two_sizes_of_the_mask(folder: Path) -> None:
-    full, half = real.tables(folder, folder / "pictures")
+    offsets, full, half = real.tables(folder, folder / "pictures")
+    assert [float(row[-1]) <= real.ALIGNED for row in offsets.rows] == [True, True]
     for table in (full, half):
-        assert [row[0] for row in table.rows[::3]] == ["hair (1)", "product (1)", "all (2)"]
+        groups = [row[0] for row in table.rows[::3]]
+        assert groups == ["hair (1)", "product (1)", "all (2)", "alpha within 0.75 pixels of the edge (2)"]
         # Both photos are the same one.
         assert table.rows[0][2:] == table.rows[3][2:]
     edge = full.columns.index("edge")
     assert float(full.rows[0][edge]) < float(half.rows[0][edge])
     assert len(list((folder / "pictures").iterdir())) == 4
+
+
+@pytest.mark.parametrize("shift", [1, 3])
+def test_an_alpha_beside_the_photos_edge_is_found(scene: Scene, shift: int) -> None:
+    rgb = decode.decode(scene.photo).rgb
+    moved = np.roll(scene.alpha, (shift, shift), (0, 1))
+    assert alignment.offset(rgb, scene.alpha) <= real.ALIGNED
+    assert alignment.offset(rgb, moved) == pytest.approx(shift, abs=0.5)
+    assert alignment.offset(rgb, np.zeros_like(moved)) == 0
+
+
+def test_an_alpha_without_mixed_pixels_is_measured(scene: Scene) -> None:
+    binary = dataclasses.replace(scene, alpha=(scene.alpha > 0.5).astype(np.float32))
+    error = measure(binary, scene.foreground, levels(255 * scene.alpha))
+    assert 0 < error.edge < 200
+    assert error.colour == 0
 
 
 def test_a_manifest_may_be_a_table(folder: Path) -> None:
