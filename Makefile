@@ -80,9 +80,10 @@ bench: $(VENV)/.installed-dev ## run the benchmarks; prints tables and writes th
 	$(BIN)/python -m benchmarks
 
 # --no-deps: pysodmetrics pins an older numpy than it needs, and requires a second OpenCV package.
-quality: $(VENV)/.installed-dev ## measure the quality of the cut-outs; takes half an hour
+quality: $(VENV)/.installed-dev ## measure the quality of the cut-outs; takes an hour
 	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt -e '.[quality]'
 	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt --no-deps pysodmetrics
+	$(BIN)/python -m pytest -q tests/benchmarks
 	$(BIN)/python -m benchmarks quality
 
 clean: ## remove the virtual environment, caches and var/ (results of the embedded service)

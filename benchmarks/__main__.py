@@ -1,11 +1,15 @@
 """`python -m benchmarks [NAME]…`: run the named benchmarks, or all.
 
 `gpu` runs the benchmarks meant for a host with a GPU. Together they take under nine minutes and need only torch, numpy,
-Pillow and the small wheels that `cutout.inference` depends on.
+Pillow and the small wheels that `cutout.inference` depends on. The parts of `quality` run alone as well; those with
+arguments of their own come first and alone: `python -m benchmarks quality-real --help`.
 """
 
 import argparse
 import importlib
+import sys
+
+from benchmarks import quality
 
 BENCHMARKS = (
     "batches",
@@ -23,19 +27,25 @@ BENCHMARKS = (
     "targets",
 )
 GROUPS = {"gpu": ("network", "engine")}
+PARTS = {f"quality-{name}": name for name in ("cost", "recipe", "whole", "second")}
+WITH_ARGUMENTS = {f"quality-{name}": name for name in ("compare", "order", "real")}
 
 
 def main() -> None:
     """Run the benchmarks named on the command line."""
+    if sys.argv[1:2] and (own := WITH_ARGUMENTS.get(sys.argv[1])):
+        quality.part(own).main(sys.argv[2:])
+        return
+    known = (*BENCHMARKS, *GROUPS, *PARTS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join((*BENCHMARKS, *GROUPS)))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join((*known, *WITH_ARGUMENTS)))
     names = parser.parse_args().names
-    unknown = set(names) - set(BENCHMARKS) - set(GROUPS)
-    if unknown:
-        parser.error(
-            f"unknown benchmarks: {', '.join(sorted(unknown))}. Choose from: {', '.join((*BENCHMARKS, *GROUPS))}"
-        )
+    if unknown := set(names) - set(known):
+        parser.error(f"unknown benchmarks: {', '.join(sorted(unknown))}. Choose from: {', '.join(known)}")
     for name in names or BENCHMARKS:
+        if name in PARTS:
+            quality.part(PARTS[name]).run()
+            continue
         for one in GROUPS.get(name, (name,)):
             # Imported one by one, because their dependencies differ.
             importlib.import_module(f"benchmarks.{one}").run()

@@ -33,7 +33,7 @@ class Table:
 def publish(name: str, tables: list[Table], figures: dict[str, Any]) -> None:
     """Print the tables, save them with the figures, and rewrite the page of all results."""
     for table in tables:
-        print(_as_markdown(table))
+        print(as_markdown(table))
     about = machine()
     device = "-".join("".join(c if c.isalnum() else " " for c in about["device"].lower()).split())
     file = RESULTS / f"{name}-{device}.json"
@@ -84,7 +84,7 @@ def page() -> str:
         parts.append(f"{result['date'][:10]}, Python {result['python']}, torch {result['torch']}\n")
         if _picture(file).exists():
             parts.append(f"![{file.stem}]({_picture(file).relative_to(PAGE.parent)})\n")
-        parts += [_as_markdown(Table(**table)) for table in result["tables"]]
+        parts += [as_markdown(Table(**table)) for table in result["tables"]]
     return "\n".join(parts)
 
 
@@ -92,7 +92,8 @@ def _picture(result: Path) -> Path:
     return PAGE.parent / "images" / f"performance-{result.stem}.svg"
 
 
-def _as_markdown(table: Table) -> str:
+def as_markdown(table: Table) -> str:
+    """Return a table as Markdown, with its title."""
     width = len(table.columns)
     lines = [table.columns, ["---"] * width, *(row + [""] * (width - len(row)) for row in table.rows)]
     return f"{table.title}:\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,12 +1,23 @@
 """Quality of the cut-outs: scenes with known alpha and colours, error measures, and result tables."""
 
+import importlib
+from types import ModuleType
+
 
 def run() -> None:
-    """Measure the cost of the tiers, the recipes alone, the tiers end to end, and the second look."""
-    # OpenCV, pymatting, scikit-image and some others are installed for this benchmark only.
+    """Measure the tiers' cost, the recipes alone, the tiers end to end, the second look, and the tiers' order."""
+    for name in ("cost", "recipe", "whole", "second", "order"):
+        part(name).run()
+
+
+def part(name: str) -> ModuleType:
+    """Import a module of this package.
+
+    Raises:
+        SystemExit: OpenCV, pymatting, scikit-image or another package of this benchmark is not installed.
+
+    """
     try:
-        from benchmarks.quality import cost, recipe, second, whole
+        return importlib.import_module(f"benchmarks.quality.{name}")
     except ModuleNotFoundError as error:
         raise SystemExit(f"{error.name} is missing; run: make quality") from error
-    for part in (cost, recipe, whole, second):
-        part.run()

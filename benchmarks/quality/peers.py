@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from benchmarks.quality.scenes import Bytes, Floats
+from benchmarks.quality.layers import Bytes, Floats
 
 
 def blur_fusion(rgb: Bytes, alpha: Bytes) -> Bytes:

@@ -5,26 +5,19 @@ that only estimate colours get it enlarged.
 """
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
-from unittest import mock
 
-import cv2
-import torch
-from torch import Tensor
-
-from benchmarks.quality import peers, scenes
+from benchmarks.quality import compare, hard, scenes
+from benchmarks.quality.compare import Pair
 from benchmarks.quality.measures import Error, mean, measure
-from benchmarks.quality.scenes import Bytes, Scene
+from benchmarks.quality.methods import METHODS, ideal_mask
 from benchmarks.report import Table, publish
 from cutout.inference.imaging import decode
-from cutout.inference.matting import refinement
-from cutout.inference.matting.mask import enlarge, to_levels
 
 KINDS = ("hair", "fur", "defocus", "lace", "glass", "solid")
 SIZES = (3.0, 7.0, 12.0)  # megapixels; one scene of each kind per size
+HARD_SIZES = (0.3, 1.0, 3.0, 12.0)
 SEED = 100  # the methods were tuned on seeds below 10
 FRONTIER = Path(__file__).parents[2] / "docs/images/quality-frontier.png"
 
@@ -39,12 +32,54 @@ LABELS = {
     "blur fusion": (7, 2),
 }
 
-# A photo, uint8 [H,W,3], and its mask → colours, uint8 [H,W,3], and alpha, uint8 [H,W].
-Method = Callable[[Bytes, Tensor], tuple[Bytes, Bytes]]
-
 
 def run() -> None:
     """Measure the recipes, print and save the results, and draw the plot."""
+    errors, seconds = _soft_scenes()
+    overall = {
+        name: mean([one for kind in by_kind.values() for one in kind]) for name, by_kind in errors.items()
+    }
+    times = {name: median(values) for name, values in seconds.items()}
+    table = Table(
+        f"Mean errors in thousandths over {len(KINDS) * len(SIZES)} soft scenes; time at {max(SIZES):g} megapixels,"
+        " with enlarging the mask",
+        ["method", "MAE", "gradient", "composite", "edge colour", "time"],
+        [
+            [name, *_numbers(one.mae, one.gradient, one.composite, one.colour), f"{times[name]:.2f} s"]
+            for name, one in overall.items()
+        ],
+    )
+    by_kind = Table(
+        "MAE / gradient / composite / edge colour by kind",
+        ["method", *KINDS],
+        [[name, *(_joined(mean(kinds[kind])) for kind in KINDS)] for name, kinds in errors.items()],
+    )
+    soft_pairs = {
+        (kind, size): (errors["standard"][kind][number], errors["professional"][kind][number])
+        for kind in KINDS
+        for number, size in enumerate(SIZES)
+    }
+    hard_pairs = _hard_scenes()
+    _plot(overall, times)
+    publish(
+        "quality-recipe",
+        [table, by_kind, _groups(soft_pairs, hard_pairs), _kinds(hard_pairs)],
+        {
+            "errors": {
+                name: {kind: vars(mean(errors[name][kind])) for kind in KINDS} | {"all": vars(overall[name])}
+                for name in METHODS
+            },
+            "hard": {
+                f"{kind}, {size:g} MP": {"standard": vars(raw), "professional": vars(refined)}
+                for (kind, size), (raw, refined) in hard_pairs.items()
+            },
+            "seconds": times,
+        },
+    )
+
+
+def _soft_scenes() -> tuple[dict[str, dict[str, list[Error]]], dict[str, list[float]]]:
+    """Return the errors of each method by kind, in the order of the sizes, and its times at the largest size."""
     errors: dict[str, dict[str, list[Error]]] = {name: {kind: [] for kind in KINDS} for name in METHODS}
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     for kind in KINDS:
@@ -58,102 +93,35 @@ def run() -> None:
                     seconds[name].append(time.perf_counter() - start)
                 errors[name][kind].append(measure(scene, colours, alpha))
             print(scene.name, flush=True)
-
-    overall = {
-        name: mean([one for kind in by_kind.values() for one in kind]) for name, by_kind in errors.items()
-    }
-    times = {name: median(values) for name, values in seconds.items()}
-    table = Table(
-        f"Mean errors in thousandths over {len(KINDS) * len(SIZES)} scenes; time at {max(SIZES):g} megapixels,"
-        " with enlarging the mask",
-        ["method", "MAE", "gradient", "composite", "edge colour", "time"],
-        [
-            [name, *_numbers(one.mae, one.gradient, one.composite, one.colour), f"{times[name]:.2f} s"]
-            for name, one in overall.items()
-        ],
-    )
-    by_kind = Table(
-        "MAE / gradient / composite / edge colour by kind",
-        ["method", *KINDS],
-        [[name, *(_joined(mean(kinds[kind])) for kind in KINDS)] for name, kinds in errors.items()],
-    )
-    _plot(overall, times)
-    publish(
-        "quality-recipe",
-        [table, by_kind],
-        {
-            "errors": {
-                name: {kind: vars(mean(errors[name][kind])) for kind in KINDS} | {"all": vars(overall[name])}
-                for name in METHODS
-            },
-            "seconds": times,
-        },
-    )
+    return errors, seconds
 
 
-def ideal_mask(scene: Scene) -> Tensor:
-    """Return the scene's true alpha as a mask, float32 [1,1,1024,1024], blurred by a pixel."""
-    small = cv2.resize(scene.alpha, (1024, 1024), interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(cv2.GaussianBlur(small, (0, 0), 1.0))[None, None]
+def _hard_scenes() -> dict[tuple[str, float], Pair]:
+    """Return the errors of `standard` and `professional` by kind and size."""
+    pairs = {}
+    for kind in hard.KINDS:
+        for number, megapixels in enumerate(HARD_SIZES):
+            scene = scenes.make(kind, megapixels, SEED + number)
+            pairs[kind, megapixels] = compare.pair(scene)
+            print(scene.name, flush=True)
+    return pairs
 
 
-def _enlarged(rgb: Bytes, mask: Tensor) -> Bytes:
-    return to_levels(enlarge(mask, *rgb.shape[:2])).numpy()
+def _groups(soft: dict[tuple[str, float], Pair], hard: dict[tuple[str, float], Pair]) -> Table:
+    """Return the errors of soft and hard kinds, of all sizes and by size."""
+    groups: dict[str, list[Pair]] = {}
+    for name, pairs in (("soft", soft), ("hard", hard)):
+        groups[name] = list(pairs.values())
+        for (_, size), one in pairs.items():
+            groups.setdefault(f"{name}, {size:g} MP", []).append(one)
+    return compare.table(f"By group; raw is `standard`, refined is `professional`. {compare.UNITS}", groups)
 
 
-def _cleaned(rgb: Bytes, alpha: Bytes) -> tuple[Bytes, Bytes]:
-    return refinement.clean_colours(torch.from_numpy(rgb), torch.from_numpy(alpha)).numpy(), alpha
-
-
-def _with_colours(estimate: Callable[[Bytes, Bytes], Bytes]) -> Method:
-    def method(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
-        alpha = _enlarged(rgb, mask)
-        return estimate(rgb, alpha), alpha
-
-    return method
-
-
-def _basic(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
-    return rgb, _enlarged(rgb, mask)
-
-
-def _standard(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
-    return _cleaned(rgb, _enlarged(rgb, mask))
-
-
-def _professional(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
-    return _cleaned(rgb, to_levels(refinement.refine_alpha(torch.from_numpy(rgb), mask)).numpy())
-
-
-def _guided(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
-    return _cleaned(rgb, peers.guided_filter(rgb, _enlarged(rgb, mask)))
-
-
-def _but(method: Method, **settings: Any) -> Method:
-    """Return the method with some constants of `refinement` replaced."""
-
-    def changed(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
-        with mock.patch.multiple(refinement, **settings):
-            return method(rgb, mask)
-
-    return changed
-
-
-# Methods named "tried" belong to no tier; they are ablations that show what each part contributes.
-METHODS: dict[str, Method] = {
-    "raw (basic)": _basic,
-    "blur fusion": _with_colours(peers.blur_fusion),
-    "pymatting": _with_colours(peers.multilevel),
-    "guided filter + clean": _guided,
-    "standard": _standard,
-    "professional": _professional,
-    "tried: colours at 1024": _but(_standard, COLOUR_SIDE=1024),
-    "tried: colours, no stiffness": _but(_standard, COLOUR_STIFFNESS=0.01),
-    "tried: lines, unequal softness": _but(_professional, MASK_BLUR=0.2),
-    "tried: lines, narrow windows": _but(_professional, WINDOWS=(2,)),
-    "tried: lines, wide windows": _but(_professional, WINDOWS=(8,)),
-    "tried: lines, noise not weighed": _but(_professional, NOISE_FACTOR=0.0, TOLERANCE=0.0),
-}
+def _kinds(pairs: dict[tuple[str, float], Pair]) -> Table:
+    by_kind: dict[str, list[Pair]] = {}
+    for (kind, _), one in pairs.items():
+        by_kind.setdefault(kind, []).append(one)
+    return compare.table("Hard kinds, all sizes together", by_kind)
 
 
 def _numbers(*values: float) -> list[str]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.quality import scenes
+from benchmarks.quality.layers import Scene
 from benchmarks.quality.measures import measure, overlap
-from benchmarks.quality.scenes import Scene
 from benchmarks.quality.whole import FOUND, Network
 from benchmarks.report import Table, publish
 from cutout.inference.imaging import decode

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.quality import scenes
+from benchmarks.quality import compare, scenes
+from benchmarks.quality.layers import Bytes, Colour, Scene
 from benchmarks.quality.measures import Error, mean, measure, overlap, saliency
-from benchmarks.quality.scenes import Bytes, Scene
 from benchmarks.report import Table, publish
 from cutout.app.config import settings
 from cutout.inference.engine import open_engine
@@ -18,7 +18,9 @@ from cutout.inference.matting.mask import find_subject, to_pixels
 from cutout.inference.matting.pipeline import cut_out
 from cutout.inference.tiers import TIERS, Tier
 
-KINDS = ("hair", "fur", "defocus", "lace", "solid", "small")
+SOFT_KINDS = ("hair", "fur", "defocus", "lace", "solid", "small")
+HARD_KINDS = ("bottle", "label", "knit", "wire")
+KINDS = (*SOFT_KINDS, *HARD_KINDS)
 SIZES = (3.0, 7.0, 12.0)
 SEEDS = range(200, 230)
 FOUND = 0.8  # minimum intersection over union with the ground truth
@@ -27,6 +29,12 @@ WANTED = 3  # scenes of each kind
 SHEET = Path(__file__).parents[2] / "docs/images/quality-tiers.jpg"
 CROP = 300
 GREEN = (0, 177, 64)
+PRODUCT = "label"  # the kind that is shown on white and black too
+PRODUCT_GROUNDS = ((255, 255, 255), (0, 0, 0), GREEN)
+
+
+# The errors of each tier on one scene, with S-measure and weighted F.
+Measured = dict[Tier, tuple[Error, tuple[float, float]]]
 
 
 class Network:
@@ -55,58 +63,78 @@ class Network:
 def run() -> None:
     """Measure the tiers, print and save the results, and draw the contact sheet."""
     network = Network()
-    errors: dict[str, dict[Tier, list[Error]]] = {kind: {tier: [] for tier in Tier} for kind in KINDS}
-    shapes: dict[Tier, list[tuple[float, float]]] = {tier: [] for tier in Tier}
-    rows, looked_at = [], 0
+    found, looked_at, rows = _measured(network)
+    _save_sheet(rows)
+    groups = {"soft": SOFT_KINDS, "hard": HARD_KINDS}
+    tables = [_overall(network.name, name, kinds, found, looked_at) for name, kinds in groups.items()]
+    tables += [
+        Table(
+            f"MAE / gradient / composite by kind, {name}",
+            ["tier", *kinds],
+            [
+                [tier.value, *(_joined([one[tier][0] for one in found[kind]]) for kind in kinds)]
+                for tier in Tier
+            ],
+        )
+        for name, kinds in groups.items()
+    ]
+    errors = {
+        tier.value: {kind: vars(mean([one[tier][0] for one in found[kind]])) for kind in KINDS if found[kind]}
+        for tier in Tier
+    }
+    publish("quality-whole", tables, {"network": network.name, "errors": errors})
+
+
+def _measured(network: Network) -> tuple[dict[str, list[Measured]], dict[str, int], list[Bytes]]:
+    """Return the errors of WANTED scenes of each kind, how many were looked at, and the rows of the contact sheet."""
+    found: dict[str, list[Measured]] = {kind: [] for kind in KINDS}
+    looked_at = dict.fromkeys(KINDS, 0)
+    rows: list[Bytes] = []
     for kind in KINDS:
         for seed in SEEDS:
-            if len(errors[kind][Tier.BASIC]) == WANTED:
+            if len(found[kind]) == WANTED:
                 break
             scene = scenes.make(kind, SIZES[seed % len(SIZES)], seed)
             rgb = torch.from_numpy(decode.decode(scene.photo).rgb)
-            looked_at += 1
+            looked_at[kind] += 1
             first = network.look(rgb)
             if first is None or overlap(scene, first[0, 0].cpu().numpy()) < FOUND:
                 continue
             results = network.tiers(rgb, first)
-            for tier, (colours, alpha) in results.items():
-                errors[kind][tier].append(measure(scene, colours, alpha))
-                shapes[tier].append(saliency(scene, alpha))
-            if len(errors[kind][Tier.BASIC]) == 1:
-                rows.append(_row(scene, rgb.numpy(), results))
-            print(scene.name, *(f"{errors[kind][tier][-1].composite:.1f}" for tier in Tier))
-    _save_sheet(rows)
+            if not found[kind]:
+                rows += _rows(scene, rgb.numpy(), results)
+            found[kind].append(
+                {
+                    tier: (measure(scene, colours, alpha), saliency(scene, alpha))
+                    for tier, (colours, alpha) in results.items()
+                }
+            )
+            print(
+                scene.name, *(f"{error.composite:.1f}" for error, _ in found[kind][-1].values()), flush=True
+            )
+    return found, looked_at, rows
 
-    everything = {tier: mean([one for kind in KINDS for one in errors[kind][tier]]) for tier in Tier}
-    count = sum(len(errors[kind][Tier.BASIC]) for kind in KINDS)
-    table = Table(
-        f"{network.name}, {count} scenes whose subject it finds, of {looked_at}: mean errors in thousandths",
-        ["tier", "MAE", "SAD", "gradient", "composite", "edge colour", "S-measure", "weighted F"],
-        [
-            [
-                tier.value,
-                *(f"{value:.1f}" for value in vars(one).values()),
-                *(f"{value:.3f}" for value in np.mean(shapes[tier], 0)),
-            ]
-            for tier, one in everything.items()
-        ],
-    )
-    by_kind = Table(
-        "MAE / gradient / composite by kind",
-        ["tier", *KINDS],
-        [[tier.value, *(_joined(errors[kind][tier]) for kind in KINDS)] for tier in Tier],
-    )
-    publish(
-        "quality-whole",
-        [table, by_kind],
-        {
-            "network": network.name,
-            "errors": {
-                tier.value: {kind: vars(mean(errors[kind][tier])) for kind in KINDS if errors[kind][tier]}
-                | {"all": vars(everything[tier])}
-                for tier in Tier
-            },
-        },
+
+def _overall(
+    network: str,
+    name: str,
+    kinds: tuple[str, ...],
+    found: dict[str, list[Measured]],
+    looked_at: dict[str, int],
+) -> Table:
+    """Return the mean errors of each tier over the scenes of some kinds."""
+    scenes_found = [one for kind in kinds for one in found[kind]]
+    rows = []
+    for tier in Tier if scenes_found else ():
+        errors = vars(mean([one[tier][0] for one in scenes_found]))
+        shapes = np.mean([one[tier][1] for one in scenes_found], 0)
+        rows.append([tier.value, *(f"{errors[column]:.2f}" for column in compare.COLUMNS)])
+        rows[-1] += [f"{value:.3f}" for value in shapes]
+    seen = sum(looked_at[kind] for kind in kinds)
+    return Table(
+        f"{network}, {len(scenes_found)} {name} scenes whose subject it finds, of {seen}. {compare.UNITS}",
+        ["tier", *compare.COLUMNS.values(), "S-measure", "weighted F"],
+        rows,
     )
 
 
@@ -117,11 +145,13 @@ def _joined(errors: list[Error]) -> str:
     return f"{one.mae:.2f} / {one.gradient:.1f} / {one.composite:.1f}"
 
 
-def _row(scene: Scene, picture: Bytes, results: dict[Tier, tuple[Bytes, Bytes]]) -> Bytes:
-    """Return one row of the contact sheet: a thumbnail of the photo and the crop with the most mixed alpha.
+def _rows(scene: Scene, picture: Bytes, results: dict[Tier, tuple[Bytes, Bytes]]) -> list[Bytes]:
+    """Return the rows of the contact sheet for a scene: one, or for the product one on each ground.
 
-    The crop is shown as in the photo, as cut out by each tier on green, and as the ground truth on green.
+    Each has a thumbnail of the photo and the crop with the most mixed alpha: as in the photo, as cut out by each tier,
+    and as the ground truth.
     """
+    grounds = PRODUCT_GROUNDS if scene.kind == PRODUCT else (GREEN,)
     alpha = torch.from_numpy(scene.alpha)[None, None]
     mixed = torch.nn.functional.avg_pool2d(alpha * (1 - alpha), CROP, 20)[0, 0]
     place = int(mixed.argmax())
@@ -132,14 +162,15 @@ def _row(scene: Scene, picture: Bytes, results: dict[Tier, tuple[Bytes, Bytes]])
     whole = Image.new("RGB", (CROP, CROP), "white")
     whole.paste(small, ((CROP - small.width) // 2, (CROP - small.height) // 2))
     truth = np.rint(scene.alpha[piece] * 255).astype(np.uint8)
-    tiles = [np.asarray(whole), picture[piece]]
-    tiles += [_on_green(rgb[piece], alpha[piece]) for rgb, alpha in results.values()]
-    tiles.append(_on_green(scene.foreground[piece], truth))
-    return np.concatenate(tiles, 1)
+    cut = [*((rgb[piece], alpha[piece]) for rgb, alpha in results.values()), (scene.foreground[piece], truth)]
+    return [
+        np.concatenate([np.asarray(whole), picture[piece], *(_on(ground, *one) for one in cut)], 1)
+        for ground in grounds
+    ]
 
 
-def _on_green(rgb: Bytes, alpha: Bytes) -> Bytes:
-    return compositing.on_background(torch.from_numpy(rgb), torch.from_numpy(alpha), GREEN).numpy()
+def _on(ground: Colour, rgb: Bytes, alpha: Bytes) -> Bytes:
+    return compositing.on_background(torch.from_numpy(rgb), torch.from_numpy(alpha), ground).numpy()
 
 
 def _save_sheet(rows: list[Bytes]) -> None:
