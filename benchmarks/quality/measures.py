@@ -26,7 +26,8 @@ class Error:
     `colour` is the error of the colours where the true alpha lies between 5 and 95 %, 0 if it does nowhere.
 
     In a wider band around the edge (`contours.py`): `roughness` is the length of the result's contour over that of the
-    truth's, best at 1; `fringe` is the same for the contours at 10 and 90 %; `islands` and `holes` are numbers per 1,000 pixels of the true contour.
+    truth's, best at 1; `fringe` is the same for the contours at 10 and 90 %; `islands` and `holes` are numbers per 1,000
+    pixels of the true contour.
     """
 
     mae: float

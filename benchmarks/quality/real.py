@@ -5,7 +5,8 @@ and `alpha` (files, relative to DIR), `group` (such as product, hair or complex)
 a picture of the photo's size, grey or with an alpha channel, of 8 or 16 bits.
 
 The true alpha, as soft as a good network's output, replaces the network's mask: at 1,024² and at half of that. The true
-colours of the subject are unknown; blur fusion estimates them from the true alpha (`peers.py`).
+colours of the subject are unknown; blur fusion estimates them from the true alpha (`peers.py`), so that the error of
+the edge's colours is only a hint.
 
 A mask that is made from the truth shares its errors: an alpha that lies a pixel beside the photo's edge makes the raw
 mask look better than any method that follows the photo. With drawn bottles and boxes of 1 megapixel, an alpha moved by
