@@ -54,8 +54,13 @@ def image(size: int, seed: int = 7, batch: int = 1) -> npt.NDArray[np.float32]:
 
 
 @cache
-@torch.inference_mode(mode=False)  # The tensors are cached, and used outside inference mode too.
 def published_state(keys: str) -> dict[str, torch.Tensor]:
+    """Return the state of `filled_state`, made once and kept: for networks of up to 200 MB."""
+    return filled_state(keys)
+
+
+@torch.inference_mode(mode=False)  # The tensors are used outside inference mode too.
+def filled_state(keys: str) -> dict[str, torch.Tensor]:
     """Return stand-in weights under the names and shapes of a published state dict, `keys`.keys.tsv."""
     state = {}
     for line in (DATA / f"{keys}.keys.tsv").read_text().splitlines():
@@ -74,11 +79,11 @@ def published_state(keys: str) -> dict[str, torch.Tensor]:
 WINDOWS = {size.window**2: size.window for size in SIZES.values()}
 
 
-def standin(checkpoint: str, keys: str) -> nn.Module:
+def standin(checkpoint: str, state: dict[str, torch.Tensor]) -> nn.Module:
     """Build a checkpoint's plain network on stand-in weights, loaded strictly."""
     with torch.device("meta"):
         network = build_network(checkpoint)
-    network.load_state_dict(published_state(keys), strict=True, assign=True)
+    network.load_state_dict(state, strict=True, assign=True)
     return network.eval().requires_grad_(False)
 
 

@@ -41,6 +41,12 @@ def lives(pid: int) -> bool:
     return _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[:1] not in ([], ["Z"])
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether all threads of a process are stopped, as by SIGSTOP."""
+    stats = [_read(file) for file in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return bool(stats) and all(stat.rpartition(")")[2].split()[:1] == ["T"] for stat in stats)
+
+
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 

@@ -189,6 +189,8 @@ class OnnxRunner:
         # The memory pattern is a plan of all activations, made in the first run and allocated in the second in
         # addition to them. For IS-Net it would cost 500 MB and save no time.
         options.enable_mem_pattern = False
+        # As many threads as torch has, which OMP_NUM_THREADS limits; ONNX Runtime itself does not look at it.
+        options.intra_op_num_threads = torch.get_num_threads()
         self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
         if self._session.get_providers()[0] != provider:
             raise DeviceUnavailable(

@@ -54,7 +54,9 @@ def resize(plane: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArr
 @pytest.fixture(scope="module")
 def published(weights: ModelsFolder) -> onnxruntime.InferenceSession:
     """Return the graph exactly as its authors publish it, in half precision."""
-    return onnxruntime.InferenceSession(weights.file(CHECKPOINT), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(weights.file(CHECKPOINT), options, providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("name", WITH_SUBJECT)

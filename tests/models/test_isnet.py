@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    return standin("rmbg-1.4", "rmbg-1.4")
+    return standin("rmbg-1.4", published_state("rmbg-1.4"))
 
 
 def test_has_the_published_entries() -> None:

@@ -42,6 +42,7 @@ from tests.app.api_client import service_settings
 from tests.app.serving import served
 from tests.fakes import PATIENCE, fake_engine, wait_until
 from tests.http import http
+from tests.processes import is_stopped
 from tests.web import answer, certificates, open_web, raw, send_on
 from tests.worker.killing import Deployment, SupervisedProcess, site
 from tests.worker.worker_fixtures import LEASE_SECONDS
@@ -142,7 +143,7 @@ def test_a_deployment_that_is_well(place: Deployment, verify: Verify) -> None:
     ]
     assert "720 credits" in told.detail("price of a batch")
     assert told.detail("credits").startswith("60 of ")
-    assert "isnet-general, 27 %" in told.detail("removal, basic")
+    assert "isnet-general, 26 %" in told.detail("removal, basic")
     assert "60 credits charged" in told.detail("ledger")
     assert balance(place) == before - 60
     assert [told.lines[name]["targetSeconds"] for name in (*REMOVALS, "batch")] == [5, 10, 10, 10, 15]
@@ -213,20 +214,31 @@ def test_a_worker_that_hangs_and_the_batch_that_waits_for_it_is_cancelled(
     place: Deployment, verify: Verify
 ) -> None:
     before = balance(place)
-    for worker in place.workers:
-        worker.process.send_signal(signal.SIGSTOP)
-    try:
+    with frozen_workers(place):
         told = verify(place.address, "--tier", "basic", "--timeout", "10")
         assert told.named("failed") == ["batch"]
         assert "not done within 10 s (0 of 3 photos done" in told.detail("batch")
         assert "3 credits charged; the account was also used by other requests" in told.detail("ledger")
         (batch, *_) = http.get(f"{place.address}{API}/batch").json()["batches"]
         assert batch["counts"]["cancelled"] == 3
-    finally:
-        for worker in place.workers:
-            worker.process.send_signal(signal.SIGCONT)
     wait_until(lambda: is_well(place), 5 * PATIENCE)
     wait_until(lambda: balance(place) == before - 3)
+
+
+@contextmanager
+def frozen_workers(place: Deployment) -> Iterator[None]:
+    """Suspend the workers, none of them while it writes: it would hold SQLite's lock all the time."""
+    processes = [worker.process for worker in place.workers]
+    with place.database.begin() as session:
+        session.connection()  # It has the lock only from here on.
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: all(is_stopped(process.pid) for process in processes))
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
 
 
 def polls(place: Deployment) -> float:
@@ -242,26 +254,26 @@ def polls(place: Deployment) -> float:
 
 def test_a_batch_is_cancelled_when_the_command_is(place: Deployment) -> None:
     before, polled = balance(place), polls(place)
-    for worker in place.workers:
-        worker.process.send_signal(signal.SIGSTOP)
     command = [sys.executable, "-c", "from cutout.app.cli import main; main()", "verify", place.address]
-    process = subprocess.Popen([*command, "--tier", "basic"], stderr=subprocess.PIPE, text=True)
-    try:
-        # For the removal, and for the batch that is still running, whose id the command knows once it has asked for it.
-        wait_until(
-            lambda: process.poll() is not None or (balance(place) == before - 12 and polls(place) > polled),
-            5 * PATIENCE,
-        )
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=PATIENCE)
+    with frozen_workers(place):
+        process = subprocess.Popen([*command, "--tier", "basic"], stderr=subprocess.PIPE, text=True)
+        try:
+            # For the removal, and for the batch that is still running, whose id the command knows once it has asked
+            # for it.
+            wait_until(
+                lambda: (
+                    process.poll() is not None or (balance(place) == before - 12 and polls(place) > polled)
+                ),
+                5 * PATIENCE,
+            )
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
         assert process.returncode == 130
         assert err.endswith("Stopped.\n")
         (batch, *_) = http.get(f"{place.address}{API}/batch").json()["batches"]
         assert batch["counts"]["cancelled"] == 3
-    finally:
-        process.kill()
-        for worker in place.workers:
-            worker.process.send_signal(signal.SIGCONT)
     wait_until(lambda: is_well(place), 5 * PATIENCE)
     wait_until(lambda: balance(place) == before - 3)
 

@@ -94,7 +94,7 @@ class Prober:
         )
         self.statuses[answer.status_code] += 1
         try:
-            case.validate_response(answer, checks=self.checks)  # type: ignore[arg-type]
+            case.validate_response(answer, checks=self.checks)
         except FailureGroup as failures:
             for failure in failures.exceptions:
                 found = self.undocumented if isinstance(failure, UNDOCUMENTED) else self.broken

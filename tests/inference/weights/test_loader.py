@@ -43,21 +43,21 @@ def place(folder: ModelsFolder, checkpoint: Checkpoint, data: bytes) -> None:
 def test_published_safetensors_load_and_give_what_the_network_gives(folder: ModelsFolder) -> None:
     folder.accept_licence(RMBG)
     place(folder, RMBG, safetensors.torch.save(published_state("rmbg-1.4")))
-    plain = standin("rmbg-1.4", "rmbg-1.4")
+    plain = standin("rmbg-1.4", published_state("rmbg-1.4"))
     pixels = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(load_network(RMBG, folder)(pixels), plain(pixels), atol=1e-4, rtol=1e-4)
 
 
 def test_birefnets_load_in_either_precision_and_give_the_reference(folder: ModelsFolder) -> None:
-    expected = torch.from_numpy(np.load(DATA / "birefnet_reference.npz")["lite"])
+    expected = torch.from_numpy(np.load(DATA / "birefnet_reference.npz")["lite"][:1])
     state = published_state("birefnet-lite")
     halves = {name: part.half() if part.is_floating_point() else part for name, part in state.items()}
     for published, tolerance in ((state, 1e-4), (halves, 0.02)):
         place(folder, LITE, safetensors.torch.save(published))
         network = load_network(LITE, folder)
         with torch.inference_mode():
-            found = network(torch.from_numpy(image(256, batch=2)))
+            found = network(torch.from_numpy(image(256, batch=2)[:1]))
         assert found.dtype == torch.float32
         assert (found - expected).norm() < tolerance * expected.norm()
 
