@@ -17,8 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutout.inference.imaging.resize import resize_antialiased, resize_planes
+from cutout.inference.matting import hard_edges
+from cutout.inference.matting.hard_edges import EdgePixels
 from cutout.inference.matting.mask import enlarge
 from cutout.inference.matting.unknown_region import UnknownRegion, mixed, uncertain
+from cutout.inference.matting.windows import window_mean
 
 # The scale at which alpha and colours are fitted, in pixels along the longer side. Alpha is fitted at the mask's own
 # size up to this; colours are fitted at half of it, because they change more slowly than alpha.
@@ -40,6 +43,10 @@ NOISE_FACTOR = 3.0
 # Where there is no detail, the fit does not override the mask unless their mean difference is more than this.
 TOLERANCE = 0.1
 
+# A photo whose longer side is below the first of these shares of the mask's has no detail that the mask lacks, and is not
+# refined; from the second on it is refined in full.
+FINER_THAN_MASK = (0.7, 1.1)
+
 # The weight of the coarser scale's colours, expressed as a mean squared alpha in a window.
 COLOUR_PULL = 0.1
 COLOUR_WINDOW = 2
@@ -51,7 +58,8 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
     """Return the alpha of the photo's size, float32 [H,W] of 0…1, that follows the photo's detail.
 
     `rgb` is uint8 [H,W,3]; `mask` is float [1,1,h,w] of 0…1, on the same device. Where the mask is certain, it is
-    enlarged bilinearly without other changes. Where the colours do not explain it, it is only sharpened a little.
+    enlarged bilinearly without other changes. Where the colours do not explain it, it is only sharpened a little. Hard
+    edges become one step, whatever detail is beside them (`hard_edges`).
     """
     height, width = rgb.shape[:2]
     alpha = enlarge(mask, height, width)
@@ -62,38 +70,54 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
     soft = _blurred(small, MASK_BLUR)
     lines, trust = _colour_lines(soft, coarse)
     # A second blur removes about as much as the blur that the mask already has, so adding the difference sharpens it.
-    crisper = coarse - _blurred(coarse, MASK_BLUR)
+    strength = _strength(max(height, width) / max(mask.shape))
+    crisper = strength * (coarse - _blurred(coarse, MASK_BLUR))
 
-    fields = torch.cat([lines, crisper], 1)
+    edges = hard_edges.find(coarse, trust)
+    fields = torch.cat([lines, crisper, edges.fields], 1)
     count, total, energy = torch.zeros(3, rows * columns, device=rgb.device)
     places = list(band.strips())
-    details = []
+    details, hard = [], []
     for place in places:
-        *line, constant, crisp = band.at(fields, place)
-        start = (alpha.view(-1)[place] + crisp).clamp_(0, 1)
+        *line, constant, crisp, slope, weight = band.at(fields, place)
+        enlarged = alpha.view(-1)[place]
+        start = (enlarged + crisp).clamp_(0, 1)
         alpha.view(-1)[place] = start
-        detail = (_dot(line, _colours(rgb, place)) + constant - start).clamp_(-1, 1)
+        found = _dot(line, _colours(rgb, place)) + constant
+        detail = (found - start).clamp_(-1, 1)
         details.append(detail)
+        at = (weight > 0).nonzero()[:, 0]
+        hard.append([part[at] for part in (place, enlarged, found.clamp(0, 1), slope, weight)])
         cell = band.cell(place)
         count.index_add_(0, cell, torch.ones_like(detail))
         total.index_add_(0, cell, detail)
     count = count.view(coarse.shape)
-    offset = _mean(total.view(coarse.shape), 2) / _mean(count, 2).clamp(min=1e-6)
+    offset = window_mean(total.view(coarse.shape), 2) / window_mean(count, 2).clamp(min=1e-6)
 
     for place, detail in zip(places, details, strict=True):
         detail -= band.at(offset, place)[0]
         energy.index_add_(0, band.cell(place), detail.square())
-    energy = _mean(energy.view(coarse.shape), 4) / _mean(count, 4).clamp(min=1e-6)
+    energy = window_mean(energy.view(coarse.shape), 4) / window_mean(count, 4).clamp(min=1e-6)
     # Wiener gain: the share of the energy that exceeds that of texture and noise.
     unwanted = NOISE_FACTOR * _along(lines, _texture(rgb, small, coarse))
     gain = (1 - unwanted / energy.clamp(min=1e-8)).clamp(0, 1)
     offset = offset.sign() * (offset.abs() - TOLERANCE * (1 - gain)).clamp(min=0)
 
-    fields = torch.cat([offset, gain, trust], 1)
+    fields = torch.cat([offset, gain, strength * trust], 1)
     for place, detail in zip(places, details, strict=True):
         shift, share, weight = band.at(fields, place)
         alpha.view(-1)[place] = (alpha.view(-1)[place] + (shift + detail * share) * weight).clamp_(0, 1)
+
+    pixels = EdgePixels(*(torch.cat(parts) for parts in zip(*hard, strict=True)))
+    sharp, weight = hard_edges.sharpened(edges, pixels, band, min(1.0, columns / width))
+    flat = alpha.view(-1)
+    flat[pixels.place] = torch.lerp(flat[pixels.place], sharp, weight)
     return alpha
+
+
+def _strength(finer: float) -> float:
+    low, high = FINER_THAN_MASK
+    return min(1.0, max(0.0, (finer - low) / (high - low)))
 
 
 def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
@@ -146,8 +170,8 @@ def _colour_lines(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
 def _fit_lines(colour: Tensor, alpha: Tensor, radius: int) -> tuple[Tensor, Tensor]:
     values = [*colour[0], alpha[0, 0]]
     pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (0, 3), (1, 3), (2, 3), (3, 3)]
-    means = _mean(torch.stack(values)[None], radius)[0]
-    products = _mean(torch.stack([values[i] * values[j] for i, j in pairs])[None], radius)[0]
+    means = window_mean(torch.stack(values)[None], radius)[0]
+    products = window_mean(torch.stack([values[i] * values[j] for i, j in pairs])[None], radius)[0]
     rr, rg, rb, gg, gb, bb, ra, ga, ba, aa = (
         products[k] - means[i] * means[j] for k, (i, j) in enumerate(pairs)
     )
@@ -162,7 +186,9 @@ def _fit_lines(colour: Tensor, alpha: Tensor, radius: int) -> tuple[Tensor, Tens
     line = line / determinant
     explained = (line[0] * ra + line[1] * ga + line[2] * ba) / (aa.clamp(min=0) + 1e-5)
     constant = means[3] - (line * means[:3]).sum(0)
-    return _mean(torch.cat([line, constant[None]])[None], 1), _mean(explained[None, None], 1).clamp(0, 1)
+    return window_mean(torch.cat([line, constant[None]])[None], 1), window_mean(
+        explained[None, None], 1
+    ).clamp(0, 1)
 
 
 def _texture(rgb: Tensor, small: Tensor, alpha: Tensor) -> Tensor:
@@ -181,7 +207,7 @@ def _texture(rgb: Tensor, small: Tensor, alpha: Tensor) -> Tensor:
     certain = 1 - uncertain(alpha, reach=1)
     overall = (products * certain).mean((2, 3), keepdim=True) / certain.mean().clamp(min=1e-6)
     # Far from any certain pixel, a fifth of the whole photo's mean is used.
-    return (_mean(products * certain, 6) + 0.004 * overall) / (_mean(certain, 6) + 0.02)
+    return (window_mean(products * certain, 6) + 0.004 * overall) / (window_mean(certain, 6) + 0.02)
 
 
 def _along(lines: Tensor, covariance: Tensor) -> Tensor:
@@ -202,12 +228,12 @@ def _layers(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     foreground = background = scales[-1][0]
     for cell, opacity in reversed(scales):
         size = opacity.shape[-2:]
-        foreground = _mean(F.interpolate(foreground, size=size, mode="bilinear"), COLOUR_WINDOW)
-        background = _mean(F.interpolate(background, size=size, mode="bilinear"), COLOUR_WINDOW)
+        foreground = window_mean(F.interpolate(foreground, size=size, mode="bilinear"), COLOUR_WINDOW)
+        background = window_mean(F.interpolate(background, size=size, mode="bilinear"), COLOUR_WINDOW)
         clear = 1 - opacity
         error = cell - opacity * foreground - clear * background
         parts = [opacity * opacity, opacity * clear, clear * clear, opacity * error, clear * error]
-        means = _mean(torch.cat(parts, 1), COLOUR_WINDOW)
+        means = window_mean(torch.cat(parts, 1), COLOUR_WINDOW)
         aa, ab, bb = means[:, 0:1] + COLOUR_PULL, means[:, 1:2], means[:, 2:3] + COLOUR_PULL
         ae, be = means[:, 3:6], means[:, 6:9]
         determinant = aa * bb - ab * ab
@@ -231,13 +257,6 @@ def _colours(rgb: Tensor, place: Tensor) -> Tensor:
 
 def _dot(line: list[Tensor], colours: Tensor) -> Tensor:
     return line[0] * colours[0] + line[1] * colours[1] + line[2] * colours[2]
-
-
-def _mean(values: Tensor, radius: int) -> Tensor:
-    """Average [1,C,h,w] over squares of 2 × radius + 1 pixels a side; at the border over the part inside."""
-    side = 2 * radius + 1
-    down = F.avg_pool2d(values, (side, 1), 1, (radius, 0), count_include_pad=False)
-    return F.avg_pool2d(down, (1, side), 1, (0, radius), count_include_pad=False)
 
 
 def _blurred(values: Tensor, sigma: float) -> Tensor:

@@ -1,0 +1,159 @@
+"""Hard edges of products: found in the mask, and sharpened to one smooth step instead of following every detail.
+
+Along the edge of a box or a bottle, alpha is a step as wide as the lens makes it, and what the photo shows beside it is
+print, knitting, reflections and traces of JPEG. There the refinement by colour lines would turn such detail into holes
+and fringes. A mask of the right shape shows such an edge as a blurred step; so the step is given back its width, around
+the place where the mask, or clearly the photo, has it.
+
+An edge counts as hard where the mask goes from background to subject within a few of its pixels, along one boundary.
+Hair, fur, defocus and glass are in between for longer, lace has many boundaries, thin wires never reach the subject's
+opacity: these keep the refinement.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cutout.inference.matting.unknown_region import UnknownRegion
+from cutout.inference.matting.windows import window_mean
+
+# All lengths that do not name the photo's pixels are in pixels of the mask's scale.
+# A hard edge goes from below the first to above the second value within REACH of every place on it.
+STEP, REACH = (0.1, 0.9), 3
+# The share of such places among those on the contour, in a window of radius WINDOW, from which the edge is partly and
+# wholly hard.
+SHARE, WINDOW = (0.5, 0.8), 4
+# One boundary covers about a fifth of a window; beyond these shares there are several.
+CROWDED = (0.23, 0.30)
+# Widths of the step that are tried, in the photo's pixels.
+WIDTHS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
+# The edge may move to where the photo has it, by up to 1.5: tried in steps of a quarter, in windows of this radius, taken
+# if the difference from the photo becomes smaller than this share.
+SHIFTS, SHIFT_WINDOW, BETTER = tuple(step / 4 for step in range(-6, 7)), 2, 0.85
+# Without this share of the mask explained by colours, the photo says nothing, and the mask's edge is kept. With mean
+# differences from the photo between these values, the photo contradicts a step: the edge is out of focus.
+EXPLAINED, CONTRADICTED = (0.3, 0.6), (0.2, 0.3)
+# With fewer pixels than this, widths are not compared.
+FEWEST, USUAL_WIDTH = 100, 2.0
+
+
+@dataclass(frozen=True)
+class HardEdges:
+    """Where a mask's edges are hard.
+
+    `fields`, float [1,2,h,w]: the mask's slope across the edge, per pixel of the mask's scale; and the weight, 0…1, of
+    the hard edge against the refinement. `contour`, 0/1 [1,1,h,w], marks the edge.
+    """
+
+    fields: Tensor
+    contour: Tensor
+
+
+@dataclass(frozen=True)
+class EdgePixels:
+    """The photo's pixels at hard edges, each [N]: index, and what the mask and the photo say there.
+
+    `mask` is the enlarged mask's value; `photo` the alpha, 0…1, that the colours alone would give; `slope` and `weight`
+    are as in `HardEdges`.
+    """
+
+    place: Tensor
+    mask: Tensor
+    photo: Tensor
+    slope: Tensor
+    weight: Tensor
+
+
+def find(mask: Tensor, explained: Tensor) -> HardEdges:
+    """Find the hard edges of a mask, float [1,1,h,w] of 0…1; `explained` is the share of it that colours explain."""
+    lowest = -F.max_pool2d(-mask, 2 * REACH + 1, 1, REACH)
+    highest = F.max_pool2d(mask, 2 * REACH + 1, 1, REACH)
+    steps = ((lowest < STEP[0]) & (highest > STEP[1])).float()
+    middle = ((mask > 0.2) & (mask < 0.8)).float()
+    share = window_mean(steps * middle, WINDOW) / window_mean(middle, WINDOW).clamp(min=1e-6)
+    crowd = window_mean(((mask > 0.25) & (mask < 0.75)).float(), WINDOW)
+    crowd = F.max_pool2d(crowd, 2 * WINDOW + 1, 1, WINDOW)
+    weight = _between(share, *SHARE) * (1 - _between(crowd, *CROWDED)) * _between(explained, *EXPLAINED)
+    contour = ((mask > 0.1) & (mask < 0.9)).float()
+    return HardEdges(torch.cat([F.max_pool2d(_slope(mask), 5, 1, 2), weight], 1), contour)
+
+
+def sharpened(
+    edges: HardEdges, pixels: EdgePixels, band: UnknownRegion, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return the alpha of each pixel at one step, and its weight, both [N] of 0…1.
+
+    `scale` is the length of the photo's pixel at the mask's scale, up to 1. The width of the step is the one, for the
+    whole photo, that differs least from what the colours say.
+    """
+    near = (pixels.mask - 0.5).abs() < STEP[1] - 0.43
+    certain = near & (pixels.weight > 0.5)
+    shift = torch.zeros_like(pixels.mask)
+    width = _width(pixels, certain, shift, scale)
+    # Twice: the width depends on where the edge is, and the other way round.
+    for _ in range(2):
+        moved, difference = _shift(edges, pixels, near, band, width * scale)
+        shift, contradiction = band.at(torch.cat([moved, difference], 1), pixels.place)
+        width = _width(pixels, certain, shift, scale)
+    weight = pixels.weight * (1 - _between(contradiction, *CONTRADICTED))
+    if width == WIDTHS[-1]:  # The photo's edges are softer than any step.
+        weight = torch.zeros_like(weight)
+    return _step(pixels, shift, width * scale), weight
+
+
+def _step(pixels: EdgePixels, shift: Tensor | float, width: float) -> Tensor:
+    """Return a step of this width around the mask's contour, moved outwards by `shift`; never softer than the mask."""
+    steepness = (pixels.slope * width).clamp(min=1e-4, max=1)
+    return (0.5 + (pixels.mask - 0.5 + shift * pixels.slope) / steepness).clamp(0, 1)
+
+
+def _width(pixels: EdgePixels, certain: Tensor, shift: Tensor, scale: float) -> float:
+    if pixels.place.shape[0] < FEWEST:
+        return USUAL_WIDTH
+    weight = certain.float()
+    errors = torch.stack(
+        [((pixels.photo - _step(pixels, shift, width * scale)).abs() * weight).sum() for width in WIDTHS]
+    )
+    return WIDTHS[int(errors.argmin())] if float(weight.sum()) >= FEWEST else USUAL_WIDTH
+
+
+def _shift(
+    edges: HardEdges, pixels: EdgePixels, near: Tensor, band: UnknownRegion, width: float
+) -> tuple[Tensor, Tensor]:
+    """Return how far the edge moves outwards, and how much it differs from the photo then: both [1,1,h,w]."""
+    contour = edges.contour
+    cell = band.cell(pixels.place)
+    weight = near.float()
+
+    def by_cell(values: Tensor) -> Tensor:
+        cells = torch.zeros(contour.numel(), device=contour.device).index_add_(0, cell, values)
+        return window_mean(cells.view(contour.shape), SHIFT_WINDOW)
+
+    count = by_cell(weight).clamp(min=1e-6)
+    errors = torch.cat(
+        [by_cell((pixels.photo - _step(pixels, shift, width)).abs() * weight) / count for shift in SHIFTS]
+    )
+    lowest, best = errors.min(0, keepdim=True)
+    inner = best.clamp(1, len(SHIFTS) - 2)
+    before, here, after = (errors.gather(0, inner + step) for step in (-1, 0, 1))
+    # The lowest point of the parabola through three neighbours.
+    beyond = ((before - after) / (2 * (before - 2 * here + after)).clamp(min=1e-6)).clamp(-0.5, 0.5)
+    middle = len(SHIFTS) // 2
+    shift = (inner - middle + beyond) * (SHIFTS[1] - SHIFTS[0])
+    shift = shift * (lowest < BETTER * errors[middle : middle + 1])
+    both = window_mean(torch.cat([shift, lowest], 1) * contour, WINDOW)
+    moved, difference = (both / window_mean(contour, WINDOW).clamp(min=1e-6)).split(1, 1)
+    return moved, difference
+
+
+def _slope(mask: Tensor) -> Tensor:
+    padded = F.pad(mask, (1, 1, 1, 1), mode="replicate")
+    across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+    down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
+    return torch.hypot(across, down)
+
+
+def _between(values: Tensor, low: float, high: float) -> Tensor:
+    return ((values - low) / (high - low)).clamp(0, 1)

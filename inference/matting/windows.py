@@ -1,0 +1,11 @@
+"""Means over square windows."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def window_mean(values: Tensor, radius: int) -> Tensor:
+    """Average [1,C,h,w] over squares of 2 × radius + 1 pixels a side; at the border over the part inside."""
+    side = 2 * radius + 1
+    down = F.avg_pool2d(values, (side, 1), 1, (radius, 0), count_include_pad=False)
+    return F.avg_pool2d(down, (1, side), 1, (0, radius), count_include_pad=False)
