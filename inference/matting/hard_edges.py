@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutout.inference.matting.unknown_region import UnknownRegion
-from cutout.inference.matting.windows import window_mean
+from cutout.inference.matting.windows import window_max, window_mean
 
 # All lengths that do not name the photo's pixels are in pixels of the mask's scale.
 # A hard edge goes from below the first to above the second value within REACH of every place on it.
@@ -29,9 +29,9 @@ SHARE, WINDOW = (0.5, 0.8), 4
 CROWDED = (0.23, 0.30)
 # Widths of the step that are tried, in the photo's pixels.
 WIDTHS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
-# The edge may move to where the photo has it, by up to 1.5: tried in steps of a quarter, in windows of this radius, taken
-# if the difference from the photo becomes smaller than this share.
-SHIFTS, SHIFT_WINDOW, BETTER = tuple(step / 4 for step in range(-6, 7)), 2, 0.85
+# The edge may move to where the photo has it, by up to 1.5: tried in steps of a quarter, in windows of this radius of a
+# grid of half the size, and taken if the difference from the photo becomes smaller than this share.
+SHIFTS, SHIFT_WINDOW, BETTER = tuple(step / 4 for step in range(-6, 7)), 1, 0.85
 # Without this share of the mask explained by colours, the photo says nothing, and the mask's edge is kept. With mean
 # differences from the photo between these values, the photo contradicts a step: the edge is out of focus.
 EXPLAINED, CONTRADICTED = (0.3, 0.6), (0.2, 0.3)
@@ -68,16 +68,14 @@ class EdgePixels:
 
 def find(mask: Tensor, explained: Tensor) -> HardEdges:
     """Find the hard edges of a mask, float [1,1,h,w] of 0…1; `explained` is the share of it that colours explain."""
-    lowest = -F.max_pool2d(-mask, 2 * REACH + 1, 1, REACH)
-    highest = F.max_pool2d(mask, 2 * REACH + 1, 1, REACH)
-    steps = ((lowest < STEP[0]) & (highest > STEP[1])).float()
+    steps = ((window_max(-mask, REACH) > -STEP[0]) & (window_max(mask, REACH) > STEP[1])).float()
     middle = ((mask > 0.2) & (mask < 0.8)).float()
     share = window_mean(steps * middle, WINDOW) / window_mean(middle, WINDOW).clamp(min=1e-6)
     crowd = window_mean(((mask > 0.25) & (mask < 0.75)).float(), WINDOW)
-    crowd = F.max_pool2d(crowd, 2 * WINDOW + 1, 1, WINDOW)
+    crowd = window_max(crowd, WINDOW)
     weight = _between(share, *SHARE) * (1 - _between(crowd, *CROWDED)) * _between(explained, *EXPLAINED)
     contour = ((mask > 0.1) & (mask < 0.9)).float()
-    return HardEdges(torch.cat([F.max_pool2d(_slope(mask), 5, 1, 2), weight], 1), contour)
+    return HardEdges(torch.cat([window_max(_slope(mask), 2), weight], 1), contour)
 
 
 def sharpened(
@@ -88,6 +86,8 @@ def sharpened(
     `scale` is the length of the photo's pixel at the mask's scale, up to 1. The width of the step is the one, for the
     whole photo, that differs least from what the colours say.
     """
+    if not len(pixels.place):
+        return pixels.mask, pixels.weight
     near = (pixels.mask - 0.5).abs() < STEP[1] - 0.43
     certain = near & (pixels.weight > 0.5)
     shift = torch.zeros_like(pixels.mask)
@@ -122,9 +122,10 @@ def _width(pixels: EdgePixels, certain: Tensor, shift: Tensor, scale: float) -> 
 def _shift(
     edges: HardEdges, pixels: EdgePixels, near: Tensor, band: UnknownRegion, width: float
 ) -> tuple[Tensor, Tensor]:
-    """Return how far the edge moves outwards, and how much it differs from the photo then: both [1,1,h,w]."""
-    contour = edges.contour
-    cell = band.cell(pixels.place)
+    """Return how far the edge moves outwards, and how much it differs from the photo then: both [1,1,⌈h/2⌉,⌈w/2⌉]."""
+    contour = F.max_pool2d(edges.contour, 2, ceil_mode=True)
+    row, column = band.row_and_column(pixels.place)
+    cell = row // 2 * contour.shape[3] + column // 2
     weight = near.float()
 
     def by_cell(values: Tensor) -> Tensor:
@@ -143,8 +144,8 @@ def _shift(
     middle = len(SHIFTS) // 2
     shift = (inner - middle + beyond) * (SHIFTS[1] - SHIFTS[0])
     shift = shift * (lowest < BETTER * errors[middle : middle + 1])
-    both = window_mean(torch.cat([shift, lowest], 1) * contour, WINDOW)
-    moved, difference = (both / window_mean(contour, WINDOW).clamp(min=1e-6)).split(1, 1)
+    both = window_mean(torch.cat([shift, lowest], 1) * contour, WINDOW // 2)
+    moved, difference = (both / window_mean(contour, WINDOW // 2).clamp(min=1e-6)).split(1, 1)
     return moved, difference
 
 

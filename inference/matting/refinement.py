@@ -12,6 +12,8 @@ help to recover the lost detail:
 All fitting is done at the mask's scale. At full size, only the band of uncertain pixels is processed, in strips.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -262,9 +264,10 @@ def _dot(line: list[Tensor], colours: Tensor) -> Tensor:
 def _blurred(values: Tensor, sigma: float) -> Tensor:
     """Blur [1,C,h,w] with a Gaussian of `sigma` pixels."""
     radius = round(3 * sigma)
-    weights = torch.exp(-(torch.arange(-radius, radius + 1, device=values.device) ** 2) / (2 * sigma**2))
-    weights /= weights.sum()
-    planes = values.transpose(0, 1)
-    down = F.conv2d(F.pad(planes, (0, 0, radius, radius), mode="replicate"), weights.view(1, 1, -1, 1))
-    across = F.conv2d(F.pad(down, (radius, radius, 0, 0), mode="replicate"), weights.view(1, 1, 1, -1))
-    return across.transpose(0, 1)
+    weights = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-radius, radius + 1)]
+    for axis, padding in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
+        padded, length = F.pad(values, padding, mode="replicate"), values.shape[axis]
+        values = torch.zeros_like(values)
+        for start, weight in enumerate(weights):
+            values.add_(padded.narrow(axis, start, length), alpha=weight / sum(weights))
+    return values

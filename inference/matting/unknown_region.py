@@ -38,8 +38,13 @@ class UnknownRegion:
 
     def cell(self, place: Tensor) -> Tensor:
         """Return the index of each pixel's cell in the flattened grid; `place` is as `strips` yields it."""
+        row, column = self.row_and_column(place)
+        return row * self._columns + column
+
+    def row_and_column(self, place: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the row and the column of each pixel's cell in the grid."""
         row, column = self._coordinates(place)
-        return self._row_of[row] * self._columns + self._column_of[column]
+        return self._row_of[row], self._column_of[column]
 
     def at(self, fields: Tensor, place: Tensor) -> Tensor:
         """Sample small fields, float [1,C,h,w], bilinearly at the pixels of `place`; returns [C,N]."""
