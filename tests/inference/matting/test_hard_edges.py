@@ -1,0 +1,92 @@
+"""Hard edges are found by the mask, become one step, and move only to where the photo clearly has them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cutout.inference.matting import hard_edges
+from cutout.inference.matting.mask import enlarge
+from cutout.inference.matting.refinement import refine_alpha
+from tests.inference.matting.test_refinement import BLUE, RED, mixture, ramp, soft_mask, strands
+
+SIDE = 400
+INSIDE = 3  # pixels from the edge
+
+
+def diagonal() -> Tensor:
+    """Return the alpha of a subject with one straight, slanted edge, two pixels wide: float [H,W]."""
+    rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    return ((columns + 0.3 * rows - 0.6 * SIDE) / 2 + 0.5).clamp(0, 1)
+
+
+def printed(alpha: Tensor) -> Tensor:
+    """Return a photo of a subject with stripes, every second one of nearly the background's colour, up to its edge."""
+    stripes = (torch.arange(SIDE) // 6 % 2).float()[:, None, None]
+    background = torch.tensor(BLUE).float()
+    subject = torch.tensor(RED) * stripes + (0.95 * background + 10) * (1 - stripes)
+    return mixture(alpha, subject.expand(SIDE, SIDE, 3), background, noise=4)
+
+
+def weight_of(mask: Tensor) -> Tensor:
+    return hard_edges.find(mask, torch.ones_like(mask)).fields[:, 1:]
+
+
+def test_print_beside_the_edge_makes_no_holes_and_no_fringe(monkeypatch: pytest.MonkeyPatch) -> None:
+    alpha = diagonal()
+    photo, mask = printed(alpha), soft_mask(alpha)
+    deep = -F.max_pool2d(-alpha[None, None], 2 * INSIDE + 1, 1, INSIDE)[0, 0] == 1
+    refined = refine_alpha(photo, mask)
+    assert refined[deep].min() > 0.98
+    before = (enlarge(mask, SIDE, SIDE) - alpha).abs().mean()
+    assert (refined - alpha).abs().mean() < 0.5 * before
+
+    monkeypatch.setattr(hard_edges, "SHARE", (2.0, 3.0))  # As if no edge was hard.
+    ragged = refine_alpha(photo, mask)
+    assert ragged[deep].min() < 0.9
+    assert (ragged - alpha).abs().mean() > 2 * (refined - alpha).abs().mean()
+
+
+def test_a_straight_edge_is_hard_and_hair_is_not() -> None:
+    step = soft_mask(diagonal())
+    on_edge = (step > 0.4) & (step < 0.6)
+    assert weight_of(step)[on_edge].min() == 1
+    hair = soft_mask(strands(SIDE, SIDE))
+    assert weight_of(hair).max() == 0
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_an_edge_out_of_focus_is_not_hard(width: int) -> None:
+    assert weight_of(F.interpolate(ramp(width)[None, None], size=(256, 256), mode="bilinear")).max() == 0
+
+
+def test_lace_is_not_hard_although_each_hole_is() -> None:
+    rows, columns = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
+    lace = ((rows % 12 < 6) & (columns % 12 < 6)).float()[None, None]
+    assert weight_of(lace).max() == 0
+
+
+def test_an_edge_beside_the_photos_own_moves_to_it() -> None:
+    alpha = diagonal()
+    photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE), noise=4)
+    beside = soft_mask(torch.roll(alpha, 3, dims=1))
+    before = (enlarge(beside, SIDE, SIDE) - alpha).abs().mean()
+    assert (refine_alpha(photo, beside) - alpha).abs()[:, 10:].mean() < 0.4 * before
+
+
+def test_without_evidence_the_masks_edge_stays() -> None:
+    alpha = diagonal()
+    grey = torch.full((SIDE, SIDE, 3), 128, dtype=torch.uint8)
+    mask = soft_mask(alpha)
+    weight = hard_edges.find(mask, torch.zeros_like(mask)).fields[:, 1:]
+    assert weight.max() == 0
+    before = (enlarge(mask, SIDE, SIDE) - alpha).abs().mean()
+    assert (refine_alpha(grey, mask) - alpha).abs().mean() <= before
+
+
+def test_a_photo_smaller_than_its_mask_keeps_the_masks_soft_edges() -> None:
+    alpha = strands(SIDE, SIDE)
+    photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE), noise=4)
+    mask = F.interpolate(alpha[None, None], size=(1024, 1024), mode="bilinear")
+    change = (refine_alpha(photo, mask) - enlarge(mask, SIDE, SIDE)).abs()
+    assert change.mean() < 1e-5  # At the photo's border a strand may look like an edge.
