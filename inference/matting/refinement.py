@@ -163,9 +163,9 @@ def _colour_lines(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     for radius in WINDOWS:
         # Wide windows need no fine grid, and a quarter of the cells take a quarter of the time.
         step = 2 if radius > COARSER_FROM else 1
-        parts = [F.avg_pool2d(part, step, ceil_mode=True) if step > 1 else part for part in (colour, alpha)]
-        fit = torch.cat(_fit_lines(*parts, radius // step), 1)
-        fit = F.interpolate(fit, size=alpha.shape[2:], mode="bilinear") if step > 1 else fit
+        both = F.avg_pool2d(torch.cat([colour, alpha], 1), step, ceil_mode=True)
+        fit = torch.cat(_fit_lines(both[:, :3], both[:, 3:], radius // step), 1)
+        fit = F.interpolate(fit, size=alpha.shape[2:], mode="bilinear")
         line, explained = fit.split((4, 1), 1)
         weight = explained**4
         lines = lines + line * weight
