@@ -29,10 +29,12 @@ Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 # Batch sizes for which a CUDA graph is captured; a batch of a size in between runs in the next larger graph.
-KERNELS_DIFFER = 2 / 255  # mean difference of two masks; half precision itself is well within
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 # Increment this whenever a change to a network or its export makes the graphs on disk stale.
 GRAPH_VERSION = 2
+# Triton's kernels are not used if their masks differ more than this from torch's on the mean. Half precision itself
+# causes much smaller differences.
+KERNELS_DIFFER = 2 / 255
 
 
 class Runner(Protocol):
@@ -89,13 +91,13 @@ class TorchRunner:
         self._dtype = dtype
         self._batch_sizes = batch_sizes
         self._captured: dict[int, FixedBatch] = {}
-        # channels_last is the fastest memory format for convolutions on both CPU and GPU.
         if device.type == "cuda":
             network = fit_to_gpu(network)
             # float32 must be float32: by default convolutions round their inputs to TF32's 10 bits. Sums of float16
             # products must not be rounded to float16 on the way.
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        # channels_last is the fastest memory format for convolutions on both CPU and GPU.
         with errors_translated():
             network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._network = network
@@ -108,10 +110,9 @@ class TorchRunner:
             largest = max(self._captured)
             return torch.cat([self._smallest_for(part)(part) for part in pixels.split(largest)])
 
+    # benchmark: cuDNN times its kernels and keeps the fastest.
     @torch.inference_mode()
-    @torch.backends.cudnn.flags(
-        enabled=True, benchmark=True, allow_tf32=False
-    )  # cuDNN keeps its fastest kernels
+    @torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
     def warm_up(self, input_size: int) -> None:
         self._check_kernels(input_size)
         pixels = torch.zeros(max(self._batch_sizes, default=1), 3, input_size, input_size, device=self.device)
@@ -189,8 +190,9 @@ class OnnxRunner:
         # The memory pattern is a plan of all activations, made in the first run and allocated in the second in
         # addition to them. For IS-Net it would cost 500 MB and save no time.
         options.enable_mem_pattern = False
-        # As many threads as torch has, which OMP_NUM_THREADS limits; ONNX Runtime itself does not look at it.
-        options.intra_op_num_threads = torch.get_num_threads()
+        # ONNX Runtime itself does not read this variable, which limits torch. 0 is as many as there are cores.
+        limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+        options.intra_op_num_threads = int(limit) if limit.isdecimal() else 0
         self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
         if self._session.get_providers()[0] != provider:
             raise DeviceUnavailable(
