@@ -10,7 +10,7 @@ Hair, fur, defocus and glass are in between for longer, lace has many boundaries
 opacity: these keep the refinement.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -47,8 +47,8 @@ class HardEdges:
     the hard edge against the refinement. `contour`, 0/1 [1,1,h,w], marks the edge.
     """
 
-    fields: Tensor
-    contour: Tensor
+    fields: Tensor = field(repr=False)
+    contour: Tensor = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class EdgePixels:
     are as in `HardEdges`.
     """
 
-    place: Tensor
-    mask: Tensor
-    photo: Tensor
-    slope: Tensor
-    weight: Tensor
+    place: Tensor = field(repr=False)
+    mask: Tensor = field(repr=False)
+    photo: Tensor = field(repr=False)
+    slope: Tensor = field(repr=False)
+    weight: Tensor = field(repr=False)
 
 
 def find(mask: Tensor, explained: Tensor) -> HardEdges:

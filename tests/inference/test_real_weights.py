@@ -141,4 +141,4 @@ def test_dearer_tiers_are_nearer_to_the_truth(real_engine: Engine) -> None:
         return float(np.abs(np.asarray(cutout.getchannel("A")) / 255 - alpha).mean())
 
     # The second look of "industry" begins with what "professional" makes.
-    assert error(Tier.INDUSTRY) < 0.3 * error(Tier.BASIC)
+    assert error(Tier.INDUSTRY) < 0.5 * error(Tier.BASIC)
