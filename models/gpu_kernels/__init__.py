@@ -7,15 +7,12 @@ windows, gathering what deformable convolutions sample, resizing and joining map
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 # Triton comes with torch for NVIDIA GPUs; torch for CPUs has none.
-INSTALLED = find_spec("triton") is not None
-
-if INSTALLED:
+try:
     from cutout.models.gpu_kernels.attention import window_attention as window_attention
     from cutout.models.gpu_kernels.deformable import deform_branch as deform_branch
     from cutout.models.gpu_kernels.normalisation import add_layer_norm as add_layer_norm
@@ -24,6 +21,10 @@ if INSTALLED:
     from cutout.models.gpu_kernels.resampling import join as join
     from cutout.models.gpu_kernels.resampling import resize as resize
     from cutout.models.gpu_kernels.resampling import resize_add as resize_add
+except ImportError:
+    INSTALLED = False
+else:
+    INSTALLED = True
 
 
 class _State:
