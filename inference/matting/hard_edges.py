@@ -27,8 +27,10 @@ STEP, REACH = (0.1, 0.9), 3
 SHARE, WINDOW = (0.5, 0.8), 4
 # One boundary covers about a fifth of a window; beyond these shares there are several.
 CROWDED = (0.23, 0.30)
-# Widths of the step that are tried, in the photo's pixels.
+# Widths of the step that are tried, in the photo's pixels. The widest counts that fits as well as the best, up to this
+# factor: an edge that is too sharp is worse than one that is a little soft.
 WIDTHS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
+AS_WELL = 1.03
 # The edge may move to where the photo has it, by up to 1.5: tried in steps of a quarter, in windows of this radius of a
 # grid of half the size, and taken if the difference from the photo becomes smaller than this share.
 SHIFTS, SHIFT_WINDOW, BETTER = tuple(step / 4 for step in range(-6, 7)), 1, 0.85
@@ -116,7 +118,8 @@ def _width(pixels: EdgePixels, certain: Tensor, shift: Tensor, scale: float) -> 
     errors = torch.stack(
         [((pixels.photo - _step(pixels, shift, width * scale)).abs() * weight).sum() for width in WIDTHS]
     )
-    return WIDTHS[int(errors.argmin())] if float(weight.sum()) >= FEWEST else USUAL_WIDTH
+    widest = int((errors <= AS_WELL * errors.min()).nonzero()[-1])
+    return WIDTHS[widest] if float(weight.sum()) >= FEWEST else USUAL_WIDTH
 
 
 def _shift(
