@@ -148,7 +148,7 @@ class TorchRunner:
             raise
         except Exception:
             log.warning(
-                "Triton's kernels do not run on this host; without them, RMBG-2.0 takes three times as long",
+                "Triton's kernels do not run on this host; without them, RMBG-2.0 takes several times as long",
                 exc_info=True,
             )
         else:

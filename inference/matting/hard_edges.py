@@ -37,6 +37,8 @@ SHIFTS, SHIFT_WINDOW, BETTER = tuple(step / 4 for step in range(-6, 7)), 1, 0.85
 # Without this share of the mask explained by colours, the photo says nothing, and the mask's edge is kept. With mean
 # differences from the photo between these values, the photo contradicts a step: the edge is out of focus.
 EXPLAINED, CONTRADICTED = (0.3, 0.6), (0.2, 0.3)
+# Width and place of the step are judged where the mask is within NEAR of 0.5.
+NEAR = 0.47
 # With fewer pixels than this, widths are not compared.
 FEWEST, USUAL_WIDTH = 100, 2.0
 
@@ -90,7 +92,7 @@ def sharpened(
     """
     if not len(pixels.place):
         return pixels.mask, pixels.weight
-    near = (pixels.mask - 0.5).abs() < STEP[1] - 0.43
+    near = (pixels.mask - 0.5).abs() < NEAR
     certain = near & (pixels.weight > 0.5)
     shift = torch.zeros_like(pixels.mask)
     width = _width(pixels, certain, shift, scale)
@@ -112,14 +114,13 @@ def _step(pixels: EdgePixels, shift: Tensor | float, width: float) -> Tensor:
 
 
 def _width(pixels: EdgePixels, certain: Tensor, shift: Tensor, scale: float) -> float:
-    if pixels.place.shape[0] < FEWEST:
-        return USUAL_WIDTH
     weight = certain.float()
+    if float(weight.sum()) < FEWEST:
+        return USUAL_WIDTH
     errors = torch.stack(
         [((pixels.photo - _step(pixels, shift, width * scale)).abs() * weight).sum() for width in WIDTHS]
     )
-    widest = int((errors <= AS_WELL * errors.min()).nonzero()[-1])
-    return WIDTHS[widest] if float(weight.sum()) >= FEWEST else USUAL_WIDTH
+    return WIDTHS[int((errors <= AS_WELL * errors.min()).nonzero()[-1])]
 
 
 def _shift(

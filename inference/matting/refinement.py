@@ -193,9 +193,8 @@ def _fit_lines(colour: Tensor, alpha: Tensor, radius: int) -> tuple[Tensor, Tens
     line = line / determinant
     explained = (line[0] * ra + line[1] * ga + line[2] * ba) / (aa.clamp(min=0) + 1e-5)
     constant = means[3] - (line * means[:3]).sum(0)
-    return window_mean(torch.cat([line, constant[None]])[None], 1), window_mean(
-        explained[None, None], 1
-    ).clamp(0, 1)
+    smooth = window_mean(torch.cat([line, constant[None], explained[None]])[None], 1)
+    return smooth[:, :4], smooth[:, 4:].clamp(0, 1)
 
 
 def _texture(rgb: Tensor, small: Tensor, alpha: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Queries for each program, and its warps: the fastest of twelve pairs on an H100.
+# Queries for each program, and its warps: among the fastest of nine pairs on an H100.
 QUERIES, WARPS = 64, 4
+LEAST = 16  # the smallest side of a block in a product
 
 
 def window_attention(qkv: Tensor, bias: Tensor, heads: int, window: int, shift: int) -> Tensor:
@@ -25,9 +26,8 @@ def window_attention(qkv: Tensor, bias: Tensor, heads: int, window: int, shift: 
     tokens = window**2
     # 144 tokens are held as 128 + 16: one block of 256, the next power of two, would be computed in vain by half.
     block = triton.next_power_of_2(tokens)
-    first, rest = (block, 0) if tokens > block * 5 // 8 else (block // 2, max(16, block // 16))
-    if first + rest < tokens:
-        first, rest = block, 0
+    half = block // 2
+    first, rest = (half, LEAST) if half > LEAST and tokens <= half + LEAST else (block, 0)
     out = qkv.new_empty(batch, height, width, channels)
     _window_attention[(triton.cdiv(tokens, QUERIES) * heads, windows, batch)](
         qkv.contiguous(),

@@ -9,8 +9,6 @@ from torch import Tensor
 
 # Values for each program: positions times channels.
 VALUES, MOST_CHANNELS, WARPS = 4096, 128, 4
-# Maps with fewer channels in common are left to torch: a program would read too few neighbouring values.
-FEWEST_CHANNELS = 8
 
 
 def resize(x: Tensor, height: int, width: int, *, align_corners: bool) -> Tensor:
