@@ -10,7 +10,9 @@ Hair, fur, defocus and glass are in between for longer, lace has many boundaries
 opacity: these keep the refinement.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +31,20 @@ SHARE, WINDOW = (0.5, 0.8), 4
 CROWDED = (0.23, 0.30)
 # Widths of the step that are tried, in the photo's pixels. The widest counts that fits as well as the best, up to this
 # factor: an edge that is too sharp is worse than one that is a little soft.
-WIDTHS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
+WIDTHS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0)
 AS_WELL = 1.03
-# The edge may move to where the photo has it, by up to 1.5: tried in steps of a quarter, in windows of this radius of a
-# grid of half the size, and taken if the difference from the photo becomes smaller than this share.
-SHIFTS, SHIFT_WINDOW, BETTER = tuple(step / 4 for step in range(-6, 7)), 1, 0.85
+# The photo's edge is sought beside the mask's, in windows of this radius of a grid of half the size: roughly for the width
+# of the step, then exactly; it is found where the difference from the photo becomes smaller than this share.
+ROUGHLY, EXACTLY = tuple(step / 2 for step in range(-6, 7)), tuple(step / 4 for step in range(-6, 7))
+SEARCH_WINDOW, BETTER = 1, 0.85
+# The edge moves there, but never further than the mask is uncertain: by the first anywhere; where the mask goes from 0 to
+# 1 less steeply than in the steepest quarter of its hard edges, by this share of the additional length; by the last at
+# most.
+CERTAIN, UNCERTAIN, FURTHEST = 0.1, 1.3, 1.5
+STEEPEST = 0.25
 # Without this share of the mask explained by colours, the photo says nothing, and the mask's edge is kept. With mean
-# differences from the photo between these values, the photo contradicts a step: the edge is out of focus.
-EXPLAINED, CONTRADICTED = (0.3, 0.6), (0.2, 0.3)
+# differences from the photo between these values, wherever the step is, the edge is out of focus, and is refined.
+EXPLAINED, CONTRADICTED = (0.3, 0.6), (0.25, 0.32)
 # Width and place of the step are judged where the mask is within NEAR of 0.5.
 NEAR = 0.47
 # With fewer pixels than this, widths are not compared.
@@ -93,17 +101,16 @@ def sharpened(
     if not len(pixels.place):
         return pixels.mask, pixels.weight
     near = (pixels.mask - 0.5).abs() < NEAR
-    certain = near & (pixels.weight > 0.5)
-    shift = torch.zeros_like(pixels.mask)
-    width = _width(pixels, certain, shift, scale)
-    # Twice: the width depends on where the edge is, and the other way round.
-    for _ in range(2):
-        moved, difference = _shift(edges, pixels, near, band, width * scale)
-        shift, contradiction = band.at(torch.cat([moved, difference], 1), pixels.place)
-        width = _width(pixels, certain, shift, scale)
+    differences = partial(_differences, edges, pixels, near, band)
+    # The width is judged around the photo's own edge: around another place every step looks too sharp.
+    lowest, best = differences(USUAL_WIDTH * scale, ROUGHLY).min(0, keepdim=True)
+    apart = (best - len(ROUGHLY) // 2) * (ROUGHLY[1] - ROUGHLY[0])
+    around, contradiction = band.at(torch.cat([apart, _along(edges, lowest)], 1), pixels.place)
+    width = _width(pixels, near & (pixels.weight > 0.5), around, scale)
+    limit = _uncertainty(edges)
+    moved = _along(edges, _lowest(differences(width * scale, EXACTLY)))
+    shift = band.at(torch.maximum(torch.minimum(moved, limit), -limit), pixels.place)[0]
     weight = pixels.weight * (1 - _between(contradiction, *CONTRADICTED))
-    if width == WIDTHS[-1]:  # The photo's edges are softer than any step.
-        weight = torch.zeros_like(weight)
     return _step(pixels, shift, width * scale), weight
 
 
@@ -123,34 +130,56 @@ def _width(pixels: EdgePixels, certain: Tensor, shift: Tensor, scale: float) -> 
     return WIDTHS[int((errors <= AS_WELL * errors.min()).nonzero()[-1])]
 
 
-def _shift(
-    edges: HardEdges, pixels: EdgePixels, near: Tensor, band: UnknownRegion, width: float
-) -> tuple[Tensor, Tensor]:
-    """Return how far the edge moves outwards, and how much it differs from the photo then: both [1,1,⌈h/2⌉,⌈w/2⌉]."""
-    contour = F.max_pool2d(edges.contour, 2, ceil_mode=True)
+def _differences(
+    edges: HardEdges,
+    pixels: EdgePixels,
+    near: Tensor,
+    band: UnknownRegion,
+    width: float,
+    shifts: Sequence[float],
+) -> Tensor:
+    """Return how much the step differs from the photo near each place, for each shift: [shifts,1,⌈h/2⌉,⌈w/2⌉]."""
+    rows, columns = ((length + 1) // 2 for length in edges.contour.shape[2:])
     row, column = band.row_and_column(pixels.place)
-    cell = row // 2 * contour.shape[3] + column // 2
+    cell = row // 2 * columns + column // 2
     weight = near.float()
 
     def by_cell(values: Tensor) -> Tensor:
-        cells = torch.zeros(contour.numel(), device=contour.device).index_add_(0, cell, values)
-        return window_mean(cells.view(contour.shape), SHIFT_WINDOW)
+        cells = torch.zeros(rows * columns, device=values.device).index_add_(0, cell, values)
+        return window_mean(cells.view(1, 1, rows, columns), SEARCH_WINDOW)
 
     count = by_cell(weight).clamp(min=1e-6)
-    errors = torch.cat(
-        [by_cell((pixels.photo - _step(pixels, shift, width)).abs() * weight) / count for shift in SHIFTS]
+    return torch.cat(
+        [by_cell((pixels.photo - _step(pixels, shift, width)).abs() * weight) / count for shift in shifts]
     )
+
+
+def _lowest(errors: Tensor) -> Tensor:
+    """Return the shift of EXACTLY with the lowest error, 0 where it is not clearly better than none: [1,1,h,w]."""
     lowest, best = errors.min(0, keepdim=True)
-    inner = best.clamp(1, len(SHIFTS) - 2)
+    inner = best.clamp(1, len(EXACTLY) - 2)
     before, here, after = (errors.gather(0, inner + step) for step in (-1, 0, 1))
     # The lowest point of the parabola through three neighbours.
     beyond = ((before - after) / (2 * (before - 2 * here + after)).clamp(min=1e-6)).clamp(-0.5, 0.5)
-    middle = len(SHIFTS) // 2
-    shift = (inner - middle + beyond) * (SHIFTS[1] - SHIFTS[0])
-    shift = shift * (lowest < BETTER * errors[middle : middle + 1])
-    both = window_mean(torch.cat([shift, lowest], 1) * contour, WINDOW // 2)
-    moved, difference = (both / window_mean(contour, WINDOW // 2).clamp(min=1e-6)).split(1, 1)
-    return moved, difference
+    middle = len(EXACTLY) // 2
+    shift = (inner - middle + beyond) * (EXACTLY[1] - EXACTLY[0])
+    return shift * (lowest < BETTER * errors[middle : middle + 1])
+
+
+def _along(edges: HardEdges, values: Tensor) -> Tensor:
+    """Average values, [1,1,⌈h/2⌉,⌈w/2⌉], along the contour."""
+    contour = F.max_pool2d(edges.contour, 2, ceil_mode=True)
+    return window_mean(values * contour, WINDOW // 2) / window_mean(contour, WINDOW // 2).clamp(min=1e-6)
+
+
+def _uncertainty(edges: HardEdges) -> Tensor:
+    """Return how far the edge may move: [1,1,⌈h/2⌉,⌈w/2⌉]. A network's mask is less steep where it guesses."""
+    slope, weight = edges.fields.split(1, 1)
+    length = 1 / slope.clamp(min=0.05)
+    hard = length[(edges.contour > 0) & (weight > 0.5)]
+    usual = hard.sort().values[int(STEEPEST * len(hard))] if len(hard) else length.new_tensor(torch.inf)
+    limit = (CERTAIN + UNCERTAIN * (length - usual).clamp(min=0)).clamp(max=FURTHEST)
+    return -F.max_pool2d(-limit, 2, ceil_mode=True)
 
 
 def _slope(mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Hard edges are found by the mask, become one step, and move only to where the photo clearly has them."""
+"""Hard edges are found by the mask, become one step, and move to the photo's edge only where the mask is unsure."""
 
 import pytest
 import torch
@@ -66,12 +66,36 @@ def test_lace_is_not_hard_although_each_hole_is() -> None:
     assert weight_of(lace).max() == 0
 
 
-def test_an_edge_beside_the_photos_own_moves_to_it() -> None:
+def test_where_the_mask_is_unsure_its_edge_moves_to_the_photos(monkeypatch: pytest.MonkeyPatch) -> None:
     alpha = diagonal()
     photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE), noise=4)
-    beside = soft_mask(torch.roll(alpha, 3, dims=1))
-    before = (enlarge(beside, SIDE, SIDE) - alpha).abs().mean()
-    assert (refine_alpha(photo, beside) - alpha).abs()[:, 10:].mean() < 0.4 * before
+    mask, unsure = soft_mask(alpha), soft_mask(torch.roll(alpha, 2, dims=1))
+    unsure = F.avg_pool2d(unsure, (1, 3), 1, (0, 1), count_include_pad=False)
+    mask[..., 64:192, :] = unsure[..., 64:192, :]
+    assert weight_of(mask)[..., 80:176, :].max() == 1
+    there = slice(SIDE * 80 // 256, SIDE * 176 // 256)
+
+    def error() -> float:
+        return float((refine_alpha(photo, mask) - alpha).abs()[there].mean())
+
+    moved = error()
+    monkeypatch.setattr(hard_edges, "UNCERTAIN", 0.0)
+    assert moved < 0.75 * error()
+
+
+@pytest.mark.parametrize("beside", [-2, 2])
+def test_a_certain_edge_stays_where_the_mask_has_it(beside: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    alpha = diagonal()
+    photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE), noise=4)
+    moved = torch.roll(alpha, beside, dims=1)
+    mask = soft_mask(moved)
+
+    def error(of: Tensor) -> float:
+        return float((of - moved).abs()[:, 10:-10].mean())
+
+    assert error(refine_alpha(photo, mask)) < 0.7 * error(enlarge(mask, SIDE, SIDE))
+    monkeypatch.setattr(hard_edges, "CERTAIN", 1.5)
+    assert error(refine_alpha(photo, mask)) > error(enlarge(mask, SIDE, SIDE))
 
 
 def test_without_evidence_the_masks_edge_stays() -> None:
