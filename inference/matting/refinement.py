@@ -3,16 +3,15 @@
 A network's mask is a quarter of a large photo's size along each side, and softer than that size suggests. Two facts
 help to recover the lost detail:
 
-1. Within a few pixels, the subject has about one colour and so has the background. So alpha is locally a linear
-   function of colour: the colour lines of Levin, Lischinski and Weiss, "A Closed-Form Solution to Natural Image
-   Matting" (2008). They are fitted per window, as in He, Sun and Tang, "Guided Image Filtering" (2010).
+1. Within a few pixels, alpha is a linear function of colour (`colour_lines`).
 2. A linear function that holds for a blurred photo also holds for the sharp one. So it is fitted to a photo blurred
    as much as the mask is, and then applied to the photo's full-size pixels.
 
-All fitting is done at the mask's scale. At full size, only the band of uncertain pixels is processed, in strips.
+All fitting is done at the mask's scale, in the tiles that the subject's edge crosses. At full size, only the band of
+uncertain pixels is processed, in strips.
 """
 
-import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +19,18 @@ from torch import Tensor
 
 from cutout.inference.imaging.resize import resize_antialiased, resize_planes
 from cutout.inference.matting import hard_edges
-from cutout.inference.matting.hard_edges import EdgePixels
+from cutout.inference.matting.colour_lines import (
+    blurred,
+    deviations,
+    energy_along,
+    fit_lines,
+    overall_texture,
+    texture,
+)
+from cutout.inference.matting.hard_edges import EdgePixels, HardEdges
 from cutout.inference.matting.mask import enlarge
-from cutout.inference.matting.unknown_region import UnknownRegion, mixed, uncertain
-from cutout.inference.matting.windows import window_mean
+from cutout.inference.matting.unknown_region import SmallGrid, UnknownRegion, see_through, uncertain
+from cutout.inference.matting.windows import in_tiles, window_mean
 
 # The scale at which alpha and colours are fitted, in pixels along the longer side. Alpha is fitted at the mask's own
 # size up to this; colours are fitted at half of it, because they change more slowly than alpha.
@@ -34,12 +41,9 @@ COLOUR_SIDE = 512
 # as the mask. With a real network's masks, 2 works nearly as well. At 0 the fit is a guided filter, which keeps the
 # mask's softness.
 MASK_BLUR = 1.0
-# Window radii: narrow ones for fine detail, wide ones for soft edges. Each fit is weighted by how well it explains the
-# mask.
-WINDOWS, COARSER_FROM = (2, 8), 4
-# Added to each channel's variance, so that colours that differ by less than its square root, 0.5 % of the range, have
-# no effect.
-FLATNESS = 3e-5
+# Values at the mask's scale are computed around its edge only; each depends on cells up to this many apart: 3 for the
+# blur, 8 for the wide window, and for smoothing that fit at half size.
+FIELD_REACH = 16
 # Detail is kept where its energy is more than this many times what texture and noise would cause.
 NOISE_FACTOR = 3.0
 # Where there is no detail, the fit does not override the mask unless their mean difference is more than this.
@@ -68,20 +72,18 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
     rows, columns = _scaled(height, width, min(ALPHA_SIDE, max(mask.shape)))
     small = _resized(rgb, rows, columns)
     coarse = resize_planes(mask.float(), rows, columns)
-    band = UnknownRegion(uncertain(coarse, reach=1), height, width)
-    soft = _blurred(small, MASK_BLUR)
-    lines, trust = _colour_lines(soft, coarse)
-    # A second blur removes about as much as the blur that the mask already has, so adding the difference sharpens it.
+    cells = uncertain(coarse, reach=1)
+    band = UnknownRegion(cells, height, width)
     strength = _strength(max(height, width) / max(mask.shape))
-    crisper = strength * (coarse - _blurred(coarse, MASK_BLUR))
-
-    edges = hard_edges.find(coarse, trust)
-    fields = torch.cat([lines, crisper, edges.fields], 1)
+    deviation = deviations(rgb, small)
+    compute = partial(_edge_fields, overall=overall_texture(deviation, coarse), strength=strength)
+    fields = in_tiles(compute, cells, FIELD_REACH, small, coarse, deviation)
+    edges = HardEdges(fields[:, 5:7], fields[:, 9:])
     count, total, energy = torch.zeros(3, rows * columns, device=rgb.device)
     places = list(band.strips())
     details, hard = [], []
     for place in places:
-        *line, constant, crisp, slope, weight = band.at(fields, place)
+        *line, constant, crisp, slope, weight = band.at(fields[:, :7], place)
         enlarged = alpha.view(-1)[place]
         start = (enlarged + crisp).clamp_(0, 1)
         alpha.view(-1)[place] = start
@@ -101,7 +103,7 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
         energy.index_add_(0, band.cell(place), detail.square())
     energy = window_mean(energy.view(coarse.shape), 4) / window_mean(count, 4).clamp(min=1e-6)
     # Wiener gain: the share of the energy that exceeds that of texture and noise.
-    unwanted = NOISE_FACTOR * _along(lines, _texture(rgb, small, coarse))
+    unwanted, trust = fields[:, 8:9], fields[:, 7:8]
     gain = (1 - unwanted / energy.clamp(min=1e-8)).clamp(0, 1)
     offset = offset.sign() * (offset.abs() - TOLERANCE * (1 - gain)).clamp(min=0)
 
@@ -115,6 +117,22 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
     flat = alpha.view(-1)
     flat[pixels.place] = torch.lerp(flat[pixels.place], sharp, weight)
     return alpha
+
+
+def _edge_fields(
+    small: Tensor, coarse: Tensor, deviation: Tensor, *, overall: Tensor, strength: float
+) -> Tensor:
+    """Return what refinement needs at the mask's scale, [1,10,h,w].
+
+    These are the colour line's three factors and constant; how much crisper the mask becomes; the slope and the weight of
+    hard edges; the share of the mask that colours explain; the energy that texture causes; the contour of hard edges.
+    """
+    lines, trust = fit_lines(blurred(small, MASK_BLUR), coarse)
+    # A second blur removes about as much as the blur that the mask already has, so adding the difference sharpens it.
+    crisper = strength * (coarse - blurred(coarse, MASK_BLUR))
+    edges = hard_edges.find(coarse, trust)
+    unwanted = NOISE_FACTOR * energy_along(lines, texture(deviation, coarse, overall))
+    return torch.cat([lines, crisper, edges.fields, trust, unwanted, edges.contour], 1)
 
 
 def _strength(finer: float) -> float:
@@ -138,12 +156,10 @@ def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
     coarse = resize_antialiased(alpha[..., None], rows, columns).permute(2, 0, 1)[None] / 255
     fields = torch.cat(_layers(small, coarse), 1)
     cleaned = rgb.clone()
-    band = UnknownRegion(mixed(alpha, rows, columns), height, width)
-    for place in band.strips():
-        levels = alpha.view(-1)[place]
-        through = ((levels > 0) & (levels < 255)).nonzero()[:, 0]
-        place, opacity = place[through], levels[through].float().div_(255)
-        foreground, background = band.at(fields, place).split(3)
+    grid = SmallGrid(rows, columns, height, width)
+    for place in see_through(alpha):
+        opacity = alpha.view(-1)[place].float().div_(255)
+        foreground, background = grid.at(fields, place).split(3)
         clear = 1 - opacity
         error = _colours(rgb, place) - opacity * foreground - clear * background
         # The smallest change of both colours that explains the pixel, damped where the pixel is far from opaque.
@@ -151,78 +167,6 @@ def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
         colours = foreground + share * error
         cleaned.view(-1, 3)[place] = colours.mul_(255).round_().clamp_(0, 255).t().to(torch.uint8)
     return cleaned
-
-
-def _colour_lines(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit alpha ≈ line · colour + constant around each pixel, in windows of several sizes.
-
-    `colour` is [1,3,h,w] and `alpha` [1,1,h,w]. Returns the lines, [1,4,h,w] with the constant last, and the share of
-    alpha's variance that they explain, [1,1,h,w].
-    """
-    lines, weights, best = torch.zeros_like(colour[:, :1]), torch.zeros_like(alpha), torch.zeros_like(alpha)
-    for radius in WINDOWS:
-        # Wide windows need no fine grid, and a quarter of the cells take a quarter of the time.
-        step = 2 if radius > COARSER_FROM else 1
-        both = F.avg_pool2d(torch.cat([colour, alpha], 1), step, ceil_mode=True)
-        fit = torch.cat(_fit_lines(both[:, :3], both[:, 3:], radius // step), 1)
-        fit = F.interpolate(fit, size=alpha.shape[2:], mode="bilinear")
-        line, explained = fit.split((4, 1), 1)
-        weight = explained**4
-        lines = lines + line * weight
-        weights += weight
-        best = torch.maximum(best, explained)
-    return lines / weights.clamp(min=1e-8), best
-
-
-def _fit_lines(colour: Tensor, alpha: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    values = [*colour[0], alpha[0, 0]]
-    pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (0, 3), (1, 3), (2, 3), (3, 3)]
-    means = window_mean(torch.stack(values)[None], radius)[0]
-    products = window_mean(torch.stack([values[i] * values[j] for i, j in pairs])[None], radius)[0]
-    rr, rg, rb, gg, gb, bb, ra, ga, ba, aa = (
-        products[k] - means[i] * means[j] for k, (i, j) in enumerate(pairs)
-    )
-    rr, gg, bb = rr + FLATNESS, gg + FLATNESS, bb + FLATNESS
-    # Cramer's rule, because a general solver for a million 3×3 systems takes longer than everything else together.
-    c00, c01, c02 = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
-    c11, c12, c22 = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
-    determinant = (rr * c00 + rg * c01 + rb * c02).clamp(min=1e-14)
-    line = torch.stack(
-        [c00 * ra + c01 * ga + c02 * ba, c01 * ra + c11 * ga + c12 * ba, c02 * ra + c12 * ga + c22 * ba]
-    )
-    line = line / determinant
-    explained = (line[0] * ra + line[1] * ga + line[2] * ba) / (aa.clamp(min=0) + 1e-5)
-    constant = means[3] - (line * means[:3]).sum(0)
-    smooth = window_mean(torch.cat([line, constant[None], explained[None]])[None], 1)
-    return smooth[:, :4], smooth[:, 4:].clamp(0, 1)
-
-
-def _texture(rgb: Tensor, small: Tensor, alpha: Tensor) -> Tensor:
-    """Estimate the photo's variation within a cell where the mask is certain: texture, noise, JPEG artefacts.
-
-    Returns the covariance of one pixel's deviation from its cell's colour, [1,6,h,w]: rr, gg, bb, rg, rb, gb.
-    """
-    height, width = rgb.shape[:2]
-    rows, columns = small.shape[-2:]
-    row = (torch.arange(rows, device=rgb.device) * 2 + 1) * height // (2 * rows)
-    column = (torch.arange(columns, device=rgb.device) * 2 + 1) * width // (2 * columns)
-    red, green, blue = (rgb[row][:, column].permute(2, 0, 1) / 255 - small[0]).unbind()
-    products = torch.stack([red * red, green * green, blue * blue, red * green, red * blue, green * blue])[
-        None
-    ]
-    certain = 1 - uncertain(alpha, reach=1)
-    overall = (products * certain).mean((2, 3), keepdim=True) / certain.mean().clamp(min=1e-6)
-    # Far from any certain pixel, a fifth of the whole photo's mean is used.
-    return (window_mean(products * certain, 6) + 0.004 * overall) / (window_mean(certain, 6) + 0.02)
-
-
-def _along(lines: Tensor, covariance: Tensor) -> Tensor:
-    """Return the variance that `covariance` causes along the colour lines, [1,1,h,w]."""
-    red, green, blue, _ = lines.split(1, 1)
-    rr, gg, bb, rg, rb, gb = covariance.split(1, 1)
-    squares = red * red * rr + green * green * gg + blue * blue * bb
-    crossed = red * green * rg + red * blue * rb + green * blue * gb
-    return torch.clamp(squares + 2 * crossed, min=0)
 
 
 def _layers(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,15 +207,3 @@ def _colours(rgb: Tensor, place: Tensor) -> Tensor:
 
 def _dot(line: list[Tensor], colours: Tensor) -> Tensor:
     return line[0] * colours[0] + line[1] * colours[1] + line[2] * colours[2]
-
-
-def _blurred(values: Tensor, sigma: float) -> Tensor:
-    """Blur [1,C,h,w] with a Gaussian of `sigma` pixels."""
-    radius = round(3 * sigma)
-    weights = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-radius, radius + 1)]
-    for axis, padding in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
-        padded, length = F.pad(values, padding, mode="replicate"), values.shape[axis]
-        values = torch.zeros_like(values)
-        for start, weight in enumerate(weights):
-            values.add_(padded.narrow(axis, start, length), alpha=weight / sum(weights))
-    return values

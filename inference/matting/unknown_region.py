@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cutout.inference.matting.windows import window_max
+
 # A mask is certain below the first and above the second value.
 CERTAIN = (0.03, 0.97)
 # A strip covers at most this many pixels of the photo, so that photos of any size and shape need the same memory. On a
@@ -13,28 +15,12 @@ CERTAIN = (0.03, 0.97)
 STRIP_PIXELS = {"cpu": 1 << 20, "cuda": 1 << 24}
 
 
-class UnknownRegion:
-    """The pixels of a [H,W] picture that lie in the marked cells of a small grid, [1,1,h,w]."""
+class SmallGrid:
+    """A grid of rows × columns cells that is laid over a picture of height × width pixels, to sample fields of its size."""
 
-    def __init__(self, cells: Tensor, height: int, width: int) -> None:
-        self._cells = cells[0, 0] > 0
-        self._rows, self._columns = self._cells.shape
+    def __init__(self, rows: int, columns: int, height: int, width: int) -> None:
+        self._rows, self._columns = rows, columns
         self._height, self._width = height, width
-        self._row_of = torch.arange(height, device=cells.device).mul_(self._rows).floor_divide_(height)
-        self._column_of = torch.arange(width, device=cells.device).mul_(self._columns).floor_divide_(width)
-
-    def strips(self) -> Iterator[Tensor]:
-        """Yield the band's pixels as indices into the flattened picture, int64 [N].
-
-        Each strip covers several rows, or a part of one row.
-        """
-        pixels = STRIP_PIXELS[self._cells.device.type]
-        step = max(1, pixels // self._width)
-        for top in range(0, self._height, step):
-            cells = self._cells[self._row_of[top : top + step]]
-            for left in range(0, self._width, pixels):
-                marked = cells[:, self._column_of[left : left + pixels]]
-                yield marked.flatten().nonzero()[:, 0] + (top * self._width + left)
 
     def cell(self, place: Tensor) -> Tensor:
         """Return the index of each pixel's cell in the flattened grid; `place` is as `strips` yields it."""
@@ -44,7 +30,13 @@ class UnknownRegion:
     def row_and_column(self, place: Tensor) -> tuple[Tensor, Tensor]:
         """Return the row and the column of each pixel's cell in the grid."""
         row, column = self._coordinates(place)
-        return self._row_of[row], self._column_of[column]
+        return self._row_of(row), self._column_of(column)
+
+    def _row_of(self, row: Tensor) -> Tensor:
+        return row * self._rows // self._height
+
+    def _column_of(self, column: Tensor) -> Tensor:
+        return column * self._columns // self._width
 
     def at(self, fields: Tensor, place: Tensor) -> Tensor:
         """Sample small fields, float [1,C,h,w], bilinearly at the pixels of `place`; returns [C,N]."""
@@ -55,8 +47,38 @@ class UnknownRegion:
         return F.grid_sample(fields, grid, padding_mode="border", align_corners=False)[0, :, 0]
 
     def _coordinates(self, place: Tensor) -> tuple[Tensor, Tensor]:
-        row = torch.div(place, self._width, rounding_mode="floor")
+        row = place // self._width
         return row, place - row * self._width
+
+
+class UnknownRegion(SmallGrid):
+    """The pixels of a [H,W] picture that lie in the marked cells of a small grid, [1,1,h,w]."""
+
+    def __init__(self, cells: Tensor, height: int, width: int) -> None:
+        super().__init__(cells.shape[2], cells.shape[3], height, width)
+        self._cells = cells[0, 0] > 0
+
+    def strips(self) -> Iterator[Tensor]:
+        """Yield the band's pixels as indices into the flattened picture, int64 [N].
+
+        Each strip covers several rows, or a part of one row.
+        """
+        pixels = STRIP_PIXELS[self._cells.device.type]
+        step = max(1, pixels // self._width)
+        rows, columns = (torch.arange(n, device=self._cells.device) for n in (self._height, self._width))
+        row_of, column_of = self._row_of(rows), self._column_of(columns)
+        for top in range(0, self._height, step):
+            cells = self._cells[row_of[top : top + step]]
+            for left in range(0, self._width, pixels):
+                marked = cells[:, column_of[left : left + pixels]]
+                yield marked.flatten().nonzero()[:, 0] + (top * self._width + left)
+
+
+def see_through(alpha: Tensor) -> Iterator[Tensor]:
+    """Yield the semi-transparent pixels of an alpha, uint8 [H,W], as indices into it flattened, int64 [N], in strips."""
+    flat = alpha.view(-1)
+    for start, levels in enumerate(flat.split(STRIP_PIXELS[alpha.device.type])):
+        yield ((levels > 0) & (levels < 255)).nonzero()[:, 0] + start * STRIP_PIXELS[alpha.device.type]
 
 
 def uncertain(alpha: Tensor, reach: int, certain: tuple[float, float] = CERTAIN) -> Tensor:
@@ -64,13 +86,5 @@ def uncertain(alpha: Tensor, reach: int, certain: tuple[float, float] = CERTAIN)
 
     A pixel is certain if all pixels within `reach` are certain foreground, or all are certain background.
     """
-    side = 2 * reach + 1
-    highest = F.max_pool2d(alpha, side, 1, reach)
-    lowest = -F.max_pool2d(-alpha, side, 1, reach)
+    highest, lowest = window_max(alpha, reach), -window_max(-alpha, reach)
     return ((highest > certain[0]) & (lowest < certain[1])).float()
-
-
-def mixed(alpha: Tensor, rows: int, columns: int) -> Tensor:
-    """Return the cells of a small grid that contain a semi-transparent pixel, 0/1 [1,1,rows,columns]."""
-    between = ((alpha > 0) & (alpha < 255)).to(torch.uint8)
-    return F.adaptive_max_pool2d(between[None, None].float(), (rows, columns))

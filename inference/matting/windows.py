@@ -1,18 +1,79 @@
-"""Means and maxima over square windows; down and across one after the other, which takes a fraction of the time."""
+"""Means and maxima over square windows, and computing only the parts of a grid that are needed.
 
+Windows are taken down and across one after the other, which takes a fraction of the time.
+"""
+
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# Cells along a tile's side.
+TILE = 128
 
 
 def window_mean(values: Tensor, radius: int) -> Tensor:
     """Average [1,C,h,w] over squares of 2 × radius + 1 pixels a side; at the border over the part inside."""
-    side = 2 * radius + 1
-    down = F.avg_pool2d(values, (side, 1), 1, (radius, 0), count_include_pad=False)
-    return F.avg_pool2d(down, (1, side), 1, (0, radius), count_include_pad=False)
+    if values.device.type != "cpu":
+        side = 2 * radius + 1
+        down = F.avg_pool2d(values, (side, 1), 1, (radius, 0), count_include_pad=False)
+        return F.avg_pool2d(down, (1, side), 1, (0, radius), count_include_pad=False)
+    return _line_mean(_line_mean(values, radius, 2), radius, 3)
+
+
+def _line_mean(values: Tensor, radius: int, axis: int) -> Tensor:
+    """Average along one axis; adding shifted copies takes half the time of torch's pooling on a CPU."""
+    length = values.shape[axis]
+    sums = values.clone()
+    for step in range(1, min(radius, length - 1) + 1):
+        kept = length - step
+        sums.narrow(axis, step, kept).add_(values.narrow(axis, 0, kept))
+        sums.narrow(axis, 0, kept).add_(values.narrow(axis, step, kept))
+    place = torch.arange(length)
+    inside = (place + radius).clamp(max=length - 1) - (place - radius).clamp(min=0) + 1
+    return sums.div_(inside.view(-1, *[1] * (3 - axis)))
 
 
 def window_max(values: Tensor, radius: int) -> Tensor:
     """Return the highest of [1,C,h,w] in squares of 2 × radius + 1 pixels a side; at the border of the part inside."""
-    side = 2 * radius + 1
-    down = F.max_pool2d(values, (side, 1), 1, (radius, 0))
-    return F.max_pool2d(down, (1, side), 1, (0, radius))
+    if values.device.type != "cpu":
+        side = 2 * radius + 1
+        down = F.max_pool2d(values, (side, 1), 1, (radius, 0))
+        return F.max_pool2d(down, (1, side), 1, (0, radius))
+    for axis in (2, 3):
+        highest, length = values.clone(), values.shape[axis]
+        for step in range(1, min(radius, length - 1) + 1):
+            kept = length - step
+            for start, other in ((step, 0), (0, step)):
+                part = highest.narrow(axis, start, kept)
+                torch.maximum(part, values.narrow(axis, other, kept), out=part)
+        values = highest
+    return values
+
+
+def in_tiles(compute: Callable[..., Tensor], marked: Tensor, reach: int, *fields: Tensor) -> Tensor:
+    """Compute fields of a small grid only around its marked cells, 0/1 [1,1,h,w], tile by tile.
+
+    `compute` maps crops of `fields`, each [1,C,h,w], to its result, [1,D,h,w], each cell of which depends on cells at most
+    `reach` apart, an even number, and on pairs of cells that start at an even one. The result, [1,D,H,W], is the same as that
+    of the whole grid at the marked cells and their neighbours, and 0 in tiles without any.
+
+    On a CPU this saves most of the time, since the values of a tile fit into its cache. A GPU does the whole grid at once,
+    because there every tile would cost hundreds of kernel launches.
+    """
+    if marked.device.type != "cpu":
+        return compute(*fields)
+    height, width = marked.shape[2:]
+    wanted = F.max_pool2d(window_max(marked, 1), TILE, ceil_mode=True)[0, 0]
+    result = None
+    for row, column in wanted.nonzero().tolist():
+        top, left = row * TILE, column * TILE
+        rows = slice(max(0, top - reach), top + TILE + reach)
+        columns = slice(max(0, left - reach), left + TILE + reach)
+        part = compute(*(one[..., rows, columns] for one in fields))
+        if result is None:
+            result = part.new_zeros(1, part.shape[1], height, width)
+        inner = part[..., top - rows.start :, left - columns.start :][..., :TILE, :TILE]
+        result[..., top : top + inner.shape[2], left : left + inner.shape[3]] = inner
+    return compute(*fields) if result is None else result
