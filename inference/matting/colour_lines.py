@@ -57,15 +57,17 @@ def _fit_window(colour: Tensor, alpha: Tensor, radius: int) -> tuple[Tensor, Ten
         products[k] - means[i] * means[j] for k, (i, j) in enumerate(pairs)
     )
     rr, gg, bb = rr + FLATNESS, gg + FLATNESS, bb + FLATNESS
-    # Cramer's rule, because a general solver for a million 3×3 systems takes longer than everything else together.
-    c00, c01, c02 = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
-    c11, c12, c22 = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
-    determinant = (rr * c00 + rg * c01 + rb * c02).clamp(min=1e-14)
-    line = torch.stack(
-        [c00 * ra + c01 * ga + c02 * ba, c01 * ra + c11 * ga + c12 * ba, c02 * ra + c12 * ga + c22 * ba]
-    )
-    line = line / determinant
-    explained = (line[0] * ra + line[1] * ga + line[2] * ba) / (aa.clamp(min=0) + 1e-5)
+    # Gaussian elimination. Cramer's rule would lose the determinant of nearly grey windows to rounding, and a general
+    # solver for a million 3×3 systems takes longer than everything else together.
+    share, other = rg / rr, rb / rr
+    gg, gb, g_rest = gg - share * rg, gb - share * rb, ga - share * ra
+    bb, b_rest = bb - other * rb, ba - other * ra
+    share = gb / gg
+    blue = (b_rest - share * g_rest) / (bb - share * gb)
+    green = (g_rest - gb * blue) / gg
+    red = (ra - rg * green - rb * blue) / rr
+    explained = (red * ra + green * ga + blue * ba) / (aa.clamp(min=0) + 1e-5)
+    line = torch.stack([red, green, blue])
     constant = means[3] - (line * means[:3]).sum(0)
     smooth = window_mean(torch.cat([line, constant[None], explained[None]])[None], 1)
     return smooth[:, :4], smooth[:, 4:].clamp(0, 1)
