@@ -20,7 +20,7 @@ import onnx
 from benchmarks import inputs
 from benchmarks.report import Table, publish
 from cutout.app.config import settings
-from cutout.inference.backends.runners import onnx_graph
+from cutout.inference.backends.onnx_export import onnx_graph
 from cutout.models.catalog import find
 
 REMBG = "rembg[cpu]==2.0.86"

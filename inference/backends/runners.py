@@ -2,9 +2,9 @@
 
 import importlib.util
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from cutout.inference.backends.cuda import FixedBatch, errors_translated, wait_for
 from cutout.inference.backends.malloc import give_back_freed
-from cutout.inference.backends.onnx_export import export_onnx
-from cutout.inference.errors import DeviceLost, DeviceUnavailable, OutOfMemory, WeightsUnavailable
+from cutout.inference.backends.mnn_export import converted, why_not
+from cutout.inference.backends.mnn_runner import MnnRunner
+from cutout.inference.backends.onnx_export import cannot_write, onnx_graph
+from cutout.inference.cores import network_threads, usable_cores
+from cutout.inference.errors import DeviceLost, DeviceUnavailable, OutOfMemory
 from cutout.inference.tiers import Choice
 from cutout.inference.weights.loader import load_network
 from cutout.inference.weights.store import ModelsFolder
@@ -30,8 +33,6 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 # Batch sizes for which a CUDA graph is captured; a batch of a size in between runs in the next larger graph.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-# Increment this whenever a change to a network or its export makes the graphs on disk stale.
-GRAPH_VERSION = 2
 # Triton's kernels are not used if their masks differ more than this from torch's on the mean. Half precision itself
 # causes much smaller differences.
 KERNELS_DIFFER = 2 / 255
@@ -190,9 +191,8 @@ class OnnxRunner:
         # The memory pattern is a plan of all activations, made in the first run and allocated in the second in
         # addition to them. For IS-Net it would cost 500 MB and save no time.
         options.enable_mem_pattern = False
-        # ONNX Runtime itself does not read this variable, which limits torch. 0 is as many as there are cores.
-        limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-        options.intra_op_num_threads = int(limit) if limit.isdecimal() else 0
+        # By itself, ONNX Runtime reads neither OMP_NUM_THREADS nor the quota of a container.
+        options.intra_op_num_threads = network_threads()
         self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
         if self._session.get_providers()[0] != provider:
             raise DeviceUnavailable(
@@ -259,19 +259,32 @@ def _why_no_gpu() -> str:
 def device_name(device: Literal["cuda", "cpu"]) -> str:
     """Return a description of the device for the user: its name, and its core count or memory."""
     if device == "cpu":
-        return f"cpu, {os.cpu_count()} cores"
+        return f"cpu, {usable_cores()} cores"
     about = torch.cuda.get_device_properties(0)
     others = f", the first of {torch.cuda.device_count()} GPUs" if torch.cuda.device_count() > 1 else ""
     return f"cuda, {about.name}, {about.total_memory / 2**30:.0f} GiB{others}"
 
 
-def cpu_backend() -> Literal["onnxruntime", "torch"]:
-    """Return the library that runs networks on this host's CPU.
+def cpu_library(
+    checkpoint: Checkpoint, precision: Precision = "auto"
+) -> tuple[Literal["mnn", "onnxruntime", "torch"], str]:
+    """Return the library that runs a checkpoint on this host's CPU, and the reason for it.
 
-    ONNX Runtime is 1.2 to 1.7 times faster than torch and is used if all its packages are installed.
+    MNN runs IS-Net 1.7 times faster than ONNX Runtime, which runs networks 1.2 to 1.7 times faster than torch. Each is
+    used if all its packages are installed. If MNN turns out not to work, `open_runner` takes the next.
     """
-    needed = ("onnxruntime", "onnx", "onnxscript")
-    return "onnxruntime" if all(map(importlib.util.find_spec, needed)) else "torch"
+    if precision not in ("auto", "float32"):
+        return "torch", f"the others have no {precision} on a CPU"
+    reason = why_not() if checkpoint.network == "isnet" else "MNN cannot convert this network"
+    if reason is None:
+        return "mnn", "the fastest for this network"
+    if _has_onnx_runtime():
+        return "onnxruntime", reason
+    return "torch", "ONNX Runtime is not installed; run: pip install 'cutout-server[cpu]'"
+
+
+def _has_onnx_runtime() -> bool:
+    return all(map(importlib.util.find_spec, ("onnxruntime", "onnx", "onnxscript")))
 
 
 def open_runner(
@@ -283,7 +296,8 @@ def open_runner(
 ) -> Runner:
     """Load a checkpoint's weights onto a device, ready to run batches of up to `max_batch`.
 
-    `precision` "auto" is float16 on a GPU and float32 on a CPU, where it is the only one that runs in ONNX Runtime.
+    `precision` "auto" is float16 on a GPU and float32 on a CPU, where it is the only one for which there are libraries
+    faster than torch: see `cpu_library`.
 
     Raises:
         WeightsUnavailable, LicenceNotAccepted: see `load_network`.
@@ -298,26 +312,26 @@ def open_runner(
         return TorchRunner(
             load_network(checkpoint, folder), torch.device("cuda"), dtype=dtype, batch_sizes=sizes
         )
-    if precision in ("auto", "float32") and cpu_backend() == "onnxruntime":
+    # By itself, torch does not read the quota of a container.
+    torch.set_num_threads(min(torch.get_num_threads(), network_threads()))
+    library, reason = cpu_library(checkpoint, precision)
+    if library == "mnn":
+        try:
+            return MnnRunner(converted(checkpoint, folder, lambda made: MnnRunner(made).logits))
+        except (RuntimeError, ImportError) as error:
+            reason = str(error)
+        except OSError as error:
+            reason = cannot_write(checkpoint, folder.file(checkpoint).parent, error)
+        library = "onnxruntime" if _has_onnx_runtime() else "torch"
+    if checkpoint.network == "isnet" and precision in ("auto", "float32"):
+        warn_once(f"{checkpoint.name} runs in {library} and not in MNN, which is faster: {reason}")
+    if library == "onnxruntime":
         return OnnxRunner(onnx_graph(checkpoint, folder))
     dtype = torch.float32 if precision == "auto" else getattr(torch, precision)
     return TorchRunner(load_network(checkpoint, folder), torch.device("cpu"), dtype=dtype)
 
 
-def onnx_graph(checkpoint: Checkpoint, folder: ModelsFolder) -> Path:
-    """Return the path of the checkpoint's ONNX graph, exporting it next to the weights on first use.
-
-    The export takes 10 s, or 45 s for RMBG-2.0.
-    """
-    folder.check(checkpoint)
-    digest = folder.verify(checkpoint)
-    graph = folder.file(checkpoint).with_name(f"graph-v{GRAPH_VERSION}-{digest[:12]}.onnx")
-    if not graph.is_file():
-        network = load_network(checkpoint, folder)
-        try:
-            export_onnx(network, graph, checkpoint.input_size)
-        except OSError as error:
-            raise WeightsUnavailable(
-                f"{checkpoint.name}: cannot write {graph} ({error.strerror}); free some space or set CUTOUT_MODELS_DIR"
-            ) from error
-    return graph
+@cache
+def warn_once(message: str) -> None:
+    """Log a warning, but each text only once: engines may be opened again and again."""
+    log.warning("%s", message)

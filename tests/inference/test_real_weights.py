@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -9,11 +11,13 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from cutout.inference.backends.runners import TorchRunner
+from cutout.inference.backends.mnn_export import why_not
+from cutout.inference.backends.onnx_export import onnx_graph
+from cutout.inference.backends.runners import OnnxRunner, TorchRunner
 from cutout.inference.cutout import Cutout
 from cutout.inference.engine import Engine
-from cutout.inference.imaging import decode
 from cutout.inference.matting import mask as matte
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
@@ -89,15 +93,57 @@ def test_solid_colours_come_back_bit_for_bit(name: str, cutouts: dict[str, Cutou
     assert not rgba[~shows, :3].any()  # Removed pixels are not in the file.
 
 
-def test_torch_and_onnx_runtime_agree(weights: ModelsFolder, real_engine: Engine) -> None:
-    onnx = real_engine.serving[Tier.BASIC].runner
-    assert onnx.backend == "onnxruntime-cpu"
-    torch_cpu = TorchRunner(load_network(CHECKPOINT, weights), torch.device("cpu"))
-    picture = decode.decode((DATA / "chelsea.jpg").read_bytes())
-    pixels = matte.to_pixels(torch.from_numpy(picture.rgb), CHECKPOINT)
-    masks = torch_cpu.run(pixels), onnx.run(pixels)
-    assert masks[0].shape == masks[1].shape == (1, 1, 1024, 1024)
-    assert (masks[0] - masks[1]).abs().max() < 2e-3
+@pytest.fixture(scope="module")
+def in_torch(weights: ModelsFolder) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the pixels and torch's mask of each test photo, and of a drawn one."""
+    runner = TorchRunner(load_network(CHECKPOINT, weights), torch.device("cpu"))
+    photos = {path.stem: source(path.stem) for path in sorted(DATA.glob("*.jpg"))}
+    photos["disc"] = photo_with_disc(600, 800, 200)[0].rgb
+    pixels = {name: matte.to_pixels(torch.from_numpy(rgb.copy()), CHECKPOINT) for name, rgb in photos.items()}
+    return {name: (each, runner.run(each)) for name, each in pixels.items()}
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_mnn_gives_the_masks_of_torch(
+    real_engine: Engine, in_torch: dict[str, tuple[Tensor, Tensor]]
+) -> None:
+    runner = real_engine.serving[Tier.BASIC].runner
+    assert runner.backend == "mnn-cpu"
+    assert len(in_torch) == 5
+    for pixels, expected in in_torch.values():
+        mask = runner.run(pixels)
+        assert mask.shape == expected.shape == (1, 1, 1024, 1024)
+        assert (mask - expected).abs().max() < 2e-3
+    assert 0.1 < in_torch["chelsea"][1].mean() < 0.9  # There are a subject and a background.
+
+
+def test_onnx_runtime_gives_the_masks_of_torch(
+    weights: ModelsFolder, in_torch: dict[str, tuple[Tensor, Tensor]]
+) -> None:
+    pixels, expected = in_torch["chelsea"]
+    mask = OnnxRunner(onnx_graph(CHECKPOINT, weights)).run(pixels)
+    assert mask.shape == expected.shape
+    assert (mask - expected).abs().max() < 2e-3
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_other_threads_run_while_mnn_does(
+    real_engine: Engine, in_torch: dict[str, tuple[Tensor, Tensor]]
+) -> None:
+    turns, done = 0, threading.Event()
+
+    def count() -> None:
+        nonlocal turns
+        while not done.wait(0.001):
+            turns += 1
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(count)
+        real_engine.serving[Tier.BASIC].runner.run(in_torch["chelsea"][0])
+        done.set()
+    assert (
+        turns > 20
+    )  # A run takes a second or more; with the interpreter locked, there would be a turn or two.
 
 
 @pytest.mark.parametrize(
