@@ -10,28 +10,19 @@ import importlib.util
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from cutout.inference.backends.onnx_export import GRAPH_VERSION, export_onnx
-from cutout.inference.weights.loader import load_network
+from cutout.inference.backends.onnx_export import GRAPH_VERSION
 from cutout.inference.weights.store import ModelsFolder, sha256
 from cutout.models.catalog import Checkpoint
 
 log = logging.getLogger(__name__)
 
 GRAPH, WEIGHTS, CHECKSUMS = "network.mnn", "network.mnn.weight", "sha256.json"
-# Logits that differ more than this, of 1 plus their magnitude, are those of a network that was not converted rightly.
-DIFFER = 0.01
 # `MNN.tools`, the documented way to the converter, must not be imported: it installs a package and reports each use
 # to its makers. The compiled converter itself is loaded from its file, by an interpreter that cannot even find that
 # package. A process of its own also keeps the converter's output, its 1.3 GB of memory and its crashes out of this one.
@@ -44,8 +35,6 @@ graph, converted = ["--modelFile", sys.argv[2]], ["--MNNModel", sys.argv[3]]
 tools.mnnconvert(["mnnconvert", "-f", "ONNX", *graph, *converted, "--saveExternalData", "1", "--bizCode", "cutout"])
 """
 
-Run = Callable[[Path], Callable[[Tensor], Tensor]]
-
 
 class MnnFailed(RuntimeError):
     """MNN cannot be used for a network; the message says why."""
@@ -55,64 +44,29 @@ def why_not() -> str | None:
     """Return why this host cannot run networks in MNN, or None if it can."""
     if sys.platform != "linux":
         return "MNN is used on Linux only"
-    missing = [name for name in ("MNN", "onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        return f"{missing[0]} is not installed; run: pip install 'cutout-server[cpu]'"
+    try:
+        version("MNN")
+    except PackageNotFoundError:
+        return "MNN is not installed; run: pip install 'cutout-server[cpu]'"
     return None
 
 
-def converted(checkpoint: Checkpoint, folder: ModelsFolder, opened: Run) -> Path:
-    """Return the folder of the checkpoint's converted network, making it next to the weights on first use.
-
-    This takes 20 s. `opened` loads a converted network and returns the function from pixels to logits that it is; with
-    it, a new one is compared with torch.
-
-    Raises:
-        WeightsUnavailable, LicenceNotAccepted: see `load_network`.
-        MnnFailed: MNN cannot convert the network, or what it makes gives other masks.
-        OSError: the models folder is full or read-only.
-
-    """
-    folder.check(checkpoint)
-    digest = folder.verify(checkpoint)
-    target = folder.file(checkpoint).with_name(f"mnn-{version('MNN')}-v{GRAPH_VERSION}-{digest[:12]}")
-    if target.is_dir():
-        if is_whole(target):
-            return target
-        log.warning("%s is damaged and is made anew", target)
-        shutil.rmtree(target)
-    network = load_network(checkpoint, folder)
-    pixels = _blobs(checkpoint.input_size)
-    with torch.inference_mode():
-        expected: Tensor = network(pixels)
-    with tempfile.TemporaryDirectory(prefix=".converting-", dir=target.parent) as name:
-        staged = Path(name, target.name)
-        convert(network, staged, checkpoint.input_size)
-        del network  # 170 MB, of which MNN is about to take four times as much
-        compare(opened(staged)(pixels), expected)
-        try:
-            staged.rename(target)
-        except OSError as error:
-            # Another process was faster, and its result is as good.
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not is_whole(target):
-                raise
-    return target
+def folder_for(checkpoint: Checkpoint, folder: ModelsFolder, digest: str) -> Path:
+    """Return where the converted network of a checkpoint is kept, whose weights have this SHA-256."""
+    return folder.file(checkpoint).with_name(f"mnn-{version('MNN')}-v{GRAPH_VERSION}-{digest[:12]}")
 
 
-def convert(network: nn.Module, folder: Path, input_size: int) -> None:
-    """Write `network` (pixels [1,3,S,S] → logits [1,1,S,S], S = `input_size`), converted for MNN, as a new `folder`.
+def convert(graph: Path, folder: Path) -> None:
+    """Write a network's ONNX graph, converted for MNN, as a new `folder`.
 
     Raises:
         MnnFailed: MNN cannot convert the network.
-        OSError: the folder cannot be written, or has no space left.
+        OSError: the folder cannot be written.
 
     """
     folder.mkdir()
-    graph = folder / "network.onnx"
-    export_onnx(network, graph, input_size)
-    command = [sys.executable, "-I", "-S", "-c", CONVERTER, *map(str, (converter(), graph, folder / GRAPH))]
     done = subprocess.run(
-        command,
+        [sys.executable, "-I", "-S", "-c", CONVERTER, *map(str, (converter(), graph, folder / GRAPH))],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -128,10 +82,18 @@ def convert(network: nn.Module, folder: Path, input_size: int) -> None:
             f"its converter ended with {done.returncode}: {said[0] if said else 'no reason given'}"
         )
     # The converter does not notice when the disk is full.
-    if files[1].stat().st_size < sum(4 * part.numel() for part in network.parameters()):
+    if files[1].stat().st_size < _kernel_bytes(graph):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(files[1]))
-    graph.unlink()
     (folder / CHECKSUMS).write_text(json.dumps({file.name: sha256(file) for file in files}, indent=2) + "\n")
+
+
+def _kernel_bytes(graph: Path) -> int:
+    """Return the size of the kernels of all convolutions of an ONNX graph in float32."""
+    import onnx
+
+    return sum(
+        4 * prod(tensor.dims) for tensor in onnx.load(graph).graph.initializer if len(tensor.dims) == 4
+    )
 
 
 def converter() -> Path:
@@ -149,24 +111,6 @@ def converter() -> Path:
     if not file.is_file():
         raise MnnFailed("this build of MNN has no converter")
     return file
-
-
-def compare(found: Tensor, expected: Tensor) -> None:
-    """Check that a converted network gives the logits of the original.
-
-    Raises:
-        MnnFailed: it does not.
-
-    """
-    difference = (found - expected).abs() / (1 + expected.abs())
-    if not bool((difference < DIFFER).all()):  # a logit that is not a number differs, too
-        raise MnnFailed(f"the converted network gives other masks (by {float(difference.max()):.3g})")
-
-
-def _blobs(size: int) -> Tensor:
-    """Return the pixels, float32 [1,3,S,S] of -0.5…0.5, of a picture of soft blobs."""
-    coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    return F.interpolate(coarse, size=(size, size), mode="bilinear") - 0.5
 
 
 def is_whole(folder: Path) -> bool:

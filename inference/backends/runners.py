@@ -5,18 +5,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cutout.inference.backends.cuda import FixedBatch, errors_translated, wait_for
-from cutout.inference.backends.malloc import give_back_freed
-from cutout.inference.backends.mnn_export import converted, why_not
-from cutout.inference.backends.mnn_runner import MnnRunner
-from cutout.inference.backends.onnx_export import cannot_write, onnx_graph
+from cutout.inference.backends import fastest
+from cutout.inference.backends.cuda import FixedBatch, errors_translated
+from cutout.inference.backends.mnn_export import why_not
+from cutout.inference.backends.onnx_export import onnx_graph
+from cutout.inference.backends.onnx_runner import OnnxRunner
 from cutout.inference.cores import network_threads, usable_cores
 from cutout.inference.errors import DeviceLost, DeviceUnavailable, OutOfMemory
 from cutout.inference.tiers import Choice
@@ -171,64 +169,6 @@ class TorchRunner:
         return self._captured[min(size for size in self._captured if size >= len(pixels))]
 
 
-class OnnxRunner:
-    """Runs a network's ONNX graph in ONNX Runtime.
-
-    It is an error if the requested provider is not active. ONNX Runtime itself would silently fall back to the CPU,
-    which is many times slower.
-    """
-
-    def __init__(self, graph: Path, device: Literal["cuda", "cpu"] = "cpu") -> None:
-        import onnxruntime
-
-        provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
-        if provider not in onnxruntime.get_available_providers():
-            raise DeviceUnavailable(
-                f"This build of ONNX Runtime has no {provider}; install onnxruntime-gpu, or set CUTOUT_DEVICE=cpu."
-            )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # log errors only
-        # The memory pattern is a plan of all activations, made in the first run and allocated in the second in
-        # addition to them. For IS-Net it would cost 500 MB and save no time.
-        options.enable_mem_pattern = False
-        # By itself, ONNX Runtime reads neither OMP_NUM_THREADS nor the quota of a container.
-        options.intra_op_num_threads = network_threads()
-        self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
-        if self._session.get_providers()[0] != provider:
-            raise DeviceUnavailable(
-                f"ONNX Runtime could not start its {provider}; check the driver and the CUDA libraries"
-                " with nvidia-smi, or set CUTOUT_DEVICE=cpu."
-            )
-        give_back_freed()
-        self.backend = f"onnxruntime-{device}"
-        self.device = torch.device(device)
-        self._batch = int(self._session.get_inputs()[0].shape[0])  # the graph accepts only this batch size
-
-    def run(self, pixels: Tensor) -> Tensor:
-        masks = [self._run_graph(part) for part in pixels.split(self._batch)]
-        return torch.cat(masks).sigmoid_()
-
-    def warm_up(self, input_size: int) -> None:
-        self.run(torch.zeros(1, 3, input_size, input_size, device=self.device))
-
-    def _run_graph(self, pixels: Tensor) -> Tensor:
-        """Run the graph directly on the tensors' memory, so that on a GPU nothing is copied through the host."""
-        count, size = len(pixels), pixels.shape[-1]
-        if count < self._batch:
-            pixels = torch.cat([pixels, pixels.new_zeros(self._batch - count, *pixels.shape[1:])])
-        pixels = pixels.contiguous()
-        logits = torch.empty(self._batch, 1, size, size, device=self.device)
-        binding = self._session.io_binding()
-        for bind, name, tensor in (
-            (binding.bind_input, "pixels", pixels),
-            (binding.bind_output, "logits", logits),
-        ):
-            bind(name, self.device.type, 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
-        wait_for(self.device)  # ONNX Runtime uses its own stream, which does not wait for ours
-        self._session.run_with_iobinding(binding)
-        return logits[:count]
-
-
 def pick_device(wanted: Device) -> Literal["cuda", "cpu"]:
     """Return the device of this host that the setting stands for.
 
@@ -266,25 +206,28 @@ def device_name(device: Literal["cuda", "cpu"]) -> str:
 
 
 def cpu_library(
-    checkpoint: Checkpoint, precision: Precision = "auto"
-) -> tuple[Literal["mnn", "onnxruntime", "torch"], str]:
-    """Return the library that runs a checkpoint on this host's CPU, and the reason for it.
+    checkpoint: Checkpoint, folder: ModelsFolder, precision: Precision = "auto"
+) -> tuple[str, str]:
+    """Return the library that runs a checkpoint on this host's CPU, or will do so, and the reason for it.
 
-    MNN runs IS-Net 1.7 times faster than ONNX Runtime, which runs networks 1.2 to 1.7 times faster than torch. Each is
-    used if all its packages are installed. If MNN turns out not to work, `open_runner` takes the next.
+    ONNX Runtime runs networks 1.2 to 1.7 times faster than torch. For IS-Net MNN can be another 1.7 times faster, or
+    slower, depending on the processor: which, is measured at the first start. Each is used if all its packages are
+    installed.
     """
     if precision not in ("auto", "float32"):
-        return "torch", f"the others have no {precision} on a CPU"
-    reason = why_not() if checkpoint.network == "isnet" else "MNN cannot convert this network"
-    if reason is None:
-        return "mnn", "the fastest for this network"
-    if _has_onnx_runtime():
+        return "torch", f"no other library has {precision} on a CPU"
+    if not all(map(importlib.util.find_spec, ("onnxruntime", "onnx", "onnxscript"))):
+        return "torch", "ONNX Runtime is faster; run: pip install 'cutout-server[cpu]'"
+    if checkpoint.network != "isnet":
+        return "onnxruntime", "MNN cannot convert this network"
+    if reason := why_not():
         return "onnxruntime", reason
-    return "torch", "ONNX Runtime is not installed; run: pip install 'cutout-server[cpu]'"
-
-
-def _has_onnx_runtime() -> bool:
-    return all(map(importlib.util.find_spec, ("onnxruntime", "onnx", "onnxscript")))
+    known = fastest.known(checkpoint, folder)
+    return (
+        (known.library, known.reason)
+        if known
+        else (fastest.UNKNOWN, "the first start finds out which is faster")
+    )
 
 
 def open_runner(
@@ -314,18 +257,12 @@ def open_runner(
         )
     # By itself, torch does not read the quota of a container.
     torch.set_num_threads(min(torch.get_num_threads(), network_threads()))
-    library, reason = cpu_library(checkpoint, precision)
-    if library == "mnn":
-        try:
-            return MnnRunner(converted(checkpoint, folder, lambda made: MnnRunner(made).logits))
-        except (RuntimeError, ImportError) as error:
-            reason = str(error)
-        except OSError as error:
-            reason = cannot_write(checkpoint, folder.file(checkpoint).parent, error)
-        library = "onnxruntime" if _has_onnx_runtime() else "torch"
-    if checkpoint.network == "isnet" and precision in ("auto", "float32"):
-        warn_once(f"{checkpoint.name} runs in {library} and not in MNN, which is faster: {reason}")
+    library, reason = cpu_library(checkpoint, folder, precision)
+    if library in ("mnn", fastest.UNKNOWN):
+        return fastest.open_fastest(checkpoint, folder)
     if library == "onnxruntime":
+        if checkpoint.network == "isnet" and why_not():
+            warn_once(f"{checkpoint.name} may run slower than it could: {reason}")
         return OnnxRunner(onnx_graph(checkpoint, folder))
     dtype = torch.float32 if precision == "auto" else getattr(torch, precision)
     return TorchRunner(load_network(checkpoint, folder), torch.device("cpu"), dtype=dtype)

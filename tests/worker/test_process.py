@@ -19,11 +19,9 @@ from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
 from cutout.app.storage.local import LocalStorage
-from cutout.inference.backends.runners import cpu_library
 from cutout.inference.cutout import Cutout
 from cutout.inference.imaging.encode import Format
 from cutout.inference.weights.store import ModelsFolder
-from cutout.models.catalog import find
 from cutout.worker.__main__ import main as worker_main
 from tests.app.system.test_readiness import same_alpha
 from tests.conftest import DATA
@@ -241,7 +239,7 @@ def test_the_real_service_does_a_batch(
         wait_until(lambda: has_ended(here.database, batch))
         done, broken = here.database.run_read_only(batches.photos_of, batch.id)
         assert (broken.status, broken.error_code) == (Status.FAILED, "UNSUPPORTED_FORMAT")
-        assert done.backend == f"{cpu_library(find('isnet-general'))[0]}-cpu"
+        assert done.backend in ("mnn-cpu", "onnxruntime-cpu")  # whichever is the faster here
         picture = here.storage.get(jobs.result_key(done.id, Format(done.format), done.attempts))
         assert picture is not None
         same_alpha(picture, cutouts["coffee"])

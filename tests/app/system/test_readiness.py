@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from cutout.inference.backends.runners import cpu_library
 from cutout.inference.cutout import Cutout
-from cutout.models.catalog import find
 from tests.conftest import DATA
 from tests.fakes import PATIENCE, open_picture, wait_until
 from tests.http import http
@@ -51,7 +49,7 @@ def test_the_result_url_gives_the_same(service: str, cutouts: dict[str, Cutout])
     form = {"image": (PHOTO.name, PHOTO.read_bytes())}
     answer = http.post(f"{service}/api/background-remover/remove", files=form)
     job = answer.raise_for_status().json()
-    assert job["backend"] == f"{cpu_library(find('isnet-general'))[0]}-cpu"
+    assert job["backend"] in ("mnn-cpu", "onnxruntime-cpu")  # whichever is the faster here
     same_alpha(http.get(service + job["resultUrl"]).raise_for_status().content, cutouts["coffee"])
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from cutout.inference.backends import mnn_export
 from cutout.inference.backends.mnn_runner import MnnRunner
+from cutout.inference.backends.onnx_export import export_onnx
 from cutout.inference.backends.runners import TorchRunner
 
 WATCHED = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "pty.")
@@ -43,10 +44,11 @@ def main(folder: Path) -> None:
     )
     events: list[tuple[str, str]] = []
     network = Small()
+    export_onnx(network, folder / "graph.onnx", SIZE)
     sys.addaudithook(
         lambda event, what: events.append((event, repr(what))) if event.startswith(WATCHED) else None
     )
-    mnn_export.convert(network, folder / "converted", SIZE)
+    mnn_export.convert(folder / "graph.onnx", folder / "converted")
     of_converting, at_running = events[:], len(events)
     runner = MnnRunner(folder / "converted")
     pixels = torch.rand(3, 3, SIZE, SIZE) - 0.5

@@ -7,9 +7,11 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cutout.inference.backends import mnn_export, onnx_export, runners
-from cutout.inference.backends.mnn_export import MnnFailed, converted, is_whole, why_not
+from cutout.inference.backends import fastest, mnn_export, onnx_export, runners
+from cutout.inference.backends.mnn_export import MnnFailed, is_whole, why_not
 from cutout.inference.backends.mnn_runner import MnnRunner, prints_kept
 from cutout.inference.backends.runners import OnnxRunner, TorchRunner, cpu_library, open_runner
 from cutout.inference.errors import OutOfMemory, WeightsUnavailable
@@ -45,18 +47,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelsFolder:
     folder = ModelsFolder(tmp_path)
     folder.file(SMALL).parent.mkdir()
     folder.file(SMALL).write_bytes(DATA)
-    for module in (mnn_export, onnx_export, runners):
+    for module in (onnx_export, runners):
         monkeypatch.setattr(module, "load_network", lambda *_: Small())
     runners.warn_once.cache_clear()
+    monkeypatch.setattr(fastest, "WORTH_IT", 1e9)  # MNN is the faster, unless a test says otherwise
     return folder
 
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a converted network."""
-    folder = tmp_path_factory.mktemp("mnn") / "converted"
-    mnn_export.convert(Small(), folder, SIZE)
-    return folder
+    folder = tmp_path_factory.mktemp("mnn")
+    onnx_export.export_onnx(Small(), folder / "graph.onnx", SIZE)
+    mnn_export.convert(folder / "graph.onnx", folder / "converted")
+    return folder / "converted"
 
 
 def pixels(count: int = 1) -> Tensor:
@@ -71,9 +75,10 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def others(folder: ModelsFolder) -> set[str]:
-    """Return the names beside the checkpoint's file, without those of converted networks."""
-    return {path.name for path in folder.file(SMALL).parent.iterdir()} - {SMALL.file}
+def beside(folder: ModelsFolder, pattern: str = "*") -> list[Path]:
+    """Return what is beside the checkpoint's file."""
+    file = folder.file(SMALL)
+    return sorted(path for path in file.parent.glob(pattern) if path != file)
 
 
 def test_masks_are_those_of_torch_from_any_thread(ready: Path) -> None:
@@ -103,50 +108,77 @@ def test_a_run_that_fails_gives_no_mask(
         runner.run(pixels())
 
 
-def test_a_network_is_converted_once_and_kept_whole(
+def test_a_network_is_converted_and_measured_once(
     folder: ModelsFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    assert cpu_library(SMALL, folder) == ("mnn or onnxruntime", "the first start finds out which is faster")
     runner = open_runner(SMALL, folder, "cpu")
     assert runner.backend == "mnn-cpu"
     torch.testing.assert_close(runner.run(pixels()), in_torch(), atol=1e-4, rtol=0)
-    [name] = others(folder)
-    kept = folder.file(SMALL).with_name(name)
-    assert {file.name for file in kept.iterdir()} == {
+    [record, kept] = beside(folder)
+    assert {path.name for path in kept.iterdir()} == {
         mnn_export.GRAPH,
         mnn_export.WEIGHTS,
         mnn_export.CHECKSUMS,
     }
-    before = (kept / mnn_export.GRAPH).stat().st_mtime_ns
+    library, reason = cpu_library(SMALL, folder)
+    assert library == "mnn"
+    assert re.fullmatch(r"measured here: .* s a run in MNN, .* s in ONNX Runtime", reason)
+
+    monkeypatch.setattr(fastest, "_measure", None)  # which is not called again
     assert open_runner(SMALL, folder, "cpu").backend == "mnn-cpu"
-    assert (kept / mnn_export.GRAPH).stat().st_mtime_ns == before
+    assert warnings_in(caplog) == []
+    for attribute, value in (("GRAPH_VERSION", 99), ("_processor", lambda: ["another"])):
+        monkeypatch.setattr(fastest, attribute, value)
+        assert fastest.known(SMALL, folder) is None
+    record.write_text('{"library"')
+    assert fastest.known(SMALL, folder) is None
+
+
+def test_where_onnx_runtime_is_faster_it_serves_and_nothing_of_mnn_is_kept(
+    folder: ModelsFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fastest, "WORTH_IT", 0)
+    for _ in range(2):
+        runner = open_runner(SMALL, folder, "cpu")
+        assert runner.backend == "onnxruntime-cpu"
+        monkeypatch.setattr(fastest, "_measure", None)  # which is not called again
+    torch.testing.assert_close(runner.run(pixels()), in_torch(), atol=1e-4, rtol=0)
+    assert [path.suffix for path in beside(folder)] == [".json", ".onnx"]
+    assert cpu_library(SMALL, folder)[0] == "onnxruntime"
     assert warnings_in(caplog) == []
 
-    for file in (mnn_export.WEIGHTS, mnn_export.GRAPH, mnn_export.CHECKSUMS):
-        whole = (kept / file).read_bytes()
-        (kept / file).write_bytes(whole[: len(whole) // 2])
-        assert not is_whole(kept)
-        (kept / file).write_bytes(whole)
-    assert is_whole(kept)
-    os.truncate(kept / mnn_export.WEIGHTS, 100)
+
+@pytest.mark.parametrize("file", [mnn_export.WEIGHTS, mnn_export.GRAPH, mnn_export.CHECKSUMS])
+def test_a_damaged_network_is_made_anew(
+    folder: ModelsFolder, caplog: pytest.LogCaptureFixture, file: str
+) -> None:
+    open_runner(SMALL, folder, "cpu")
+    [_, kept] = beside(folder)
+    os.truncate(kept / file, (kept / file).stat().st_size // 2)
+    assert not is_whole(kept)
     runner = open_runner(SMALL, folder, "cpu")
+    assert runner.backend == "mnn-cpu"
     torch.testing.assert_close(runner.run(pixels()), in_torch(), atol=1e-4, rtol=0)
-    assert others(folder) == {name}
-    assert "is damaged and is made anew" in caplog.text
-
-    for attribute, value in (("GRAPH_VERSION", 99), ("version", lambda _: "4.0")):
-        monkeypatch.setattr(mnn_export, attribute, value)
-        assert not converted(SMALL, folder, lambda made: MnnRunner(made).logits).samefile(kept)
-    assert len(others(folder)) == 3
+    assert is_whole(kept)
+    [warning] = warnings_in(caplog)
+    assert "is damaged or missing and is made anew" in warning
 
 
-def test_what_another_process_made_meanwhile_is_taken(folder: ModelsFolder, ready: Path) -> None:
-    def opened(made: Path) -> Any:
-        if not others(folder) & {made.name}:
-            mnn_export.convert(Small(), folder.file(SMALL).with_name(made.name), SIZE)
-        return MnnRunner(made).logits
+def test_only_one_process_at_a_time_measures(folder: ModelsFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
+    measure = fastest._measure
 
-    assert is_whole(converted(SMALL, folder, opened))
-    assert len(others(folder)) == 1
+    def counted(graph: Path, target: Path, size: int) -> fastest.Measured:
+        calls.append(target)
+        return measure(graph, target, size)
+
+    monkeypatch.setattr(fastest, "_measure", counted)
+    # flock works between two openings of a file, in whichever process.
+    with ThreadPoolExecutor(2) as pool:
+        opened = [pool.submit(open_runner, SMALL, folder, "cpu") for _ in range(2)]
+    assert [each.result().backend for each in opened] == ["mnn-cpu", "mnn-cpu"]
+    assert len(calls) == 1
 
 
 # Until the limit, files are written without an error, as the converter does not look for one.
@@ -169,7 +201,7 @@ FULL += "resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
     ],
     ids=["full disk", "crash", "error", "wrong weights"],
 )
-def test_where_mnn_fails_onnx_runtime_serves_and_it_is_said_once(
+def test_where_mnn_fails_onnx_runtime_serves_and_the_reason_is_said(
     folder: ModelsFolder,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -177,14 +209,18 @@ def test_where_mnn_fails_onnx_runtime_serves_and_it_is_said_once(
     said: str,
 ) -> None:
     monkeypatch.setattr(mnn_export, "CONVERTER", converter)
-    for _ in range(2):
-        runner = open_runner(SMALL, folder, "cpu")
-        assert isinstance(runner, OnnxRunner)
+    runner = open_runner(SMALL, folder, "cpu")
+    assert isinstance(runner, OnnxRunner)
     torch.testing.assert_close(runner.run(pixels()), in_torch(), atol=1e-4, rtol=0)
     [warning] = warnings_in(caplog)
-    assert warning.startswith("isnet-general runs in onnxruntime and not in MNN")
+    assert "may run slower than it could" in warning
     assert said in warning
-    assert [name for name in others(folder) if not name.endswith(".onnx")] == []
+    assert not beside(folder, "*mnn*") + beside(folder, ".*")
+
+    if "free some space" not in said:  # a full disk is tried again, what cannot be helped is not
+        assert said in cpu_library(SMALL, folder)[1]
+        assert open_runner(SMALL, folder, "cpu").backend == "onnxruntime-cpu"
+        assert len(warnings_in(caplog)) == 1
 
 
 def test_a_models_folder_that_cannot_be_written_to(
@@ -193,14 +229,23 @@ def test_a_models_folder_that_cannot_be_written_to(
     def read_only(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    onnx_export.onnx_graph(SMALL, folder)
+    graph = onnx_export.onnx_graph(SMALL, folder)
     monkeypatch.setattr("tempfile.mkdtemp", read_only)
     assert open_runner(SMALL, folder, "cpu").backend == "onnxruntime-cpu"
-    assert "Read-only file system); free some space or set CUTOUT_MODELS_DIR" in caplog.text
-    for name in others(folder):
-        folder.file(SMALL).with_name(name).unlink()
+    assert "Read-only file system); free some space or set CUTOUT_MODELS_DIR" in warnings_in(caplog)[0]
+    graph.unlink()
     with pytest.raises(WeightsUnavailable, match=r"Read-only file system\); free some space"):
         open_runner(SMALL, folder, "cpu")
+
+
+def test_a_host_on_which_mnn_no_longer_works(
+    folder: ModelsFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_runner(SMALL, folder, "cpu")
+    monkeypatch.setitem(sys.modules, "MNN", None)
+    assert open_runner(SMALL, folder, "cpu").backend == "onnxruntime-cpu"
+    [warning] = warnings_in(caplog)
+    assert "MNN cannot be used: import of MNN halted" in warning
 
 
 def test_weights_that_are_not_there_are_no_reason_for_another_library(tmp_path: Path) -> None:
@@ -211,28 +256,35 @@ def test_weights_that_are_not_there_are_no_reason_for_another_library(tmp_path: 
 def test_which_library_serves_and_why(
     folder: ModelsFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    isnet, birefnet = find("rmbg-1.4"), find("birefnet-lite")
-    assert cpu_library(isnet) == ("mnn", "the fastest for this network")
-    assert cpu_library(birefnet) == ("onnxruntime", "MNN cannot convert this network")
-    assert cpu_library(isnet, "bfloat16") == ("torch", "the others have no bfloat16 on a CPU")
-    assert open_runner(SMALL, folder, "cpu", "bfloat16").backend == "torch-cpu"
-    monkeypatch.setattr(runners, "converted", None)  # which is not called for this network
-    small = dataclasses.replace(SMALL, network="birefnet")
-    assert open_runner(small, folder, "cpu").backend == "onnxruntime-cpu"
-    assert warnings_in(caplog) == []
+    birefnet = dataclasses.replace(SMALL, network="birefnet")
+    assert cpu_library(birefnet, folder) == ("onnxruntime", "MNN cannot convert this network")
+    assert cpu_library(SMALL, folder, "bfloat16") == ("torch", "no other library has bfloat16 on a CPU")
+    with monkeypatch.context() as patch:
+        patch.setattr(fastest, "open_fastest", None)  # which is not called for these
+        assert open_runner(birefnet, folder, "cpu").backend == "onnxruntime-cpu"
+        assert open_runner(SMALL, folder, "cpu", "bfloat16").backend == "torch-cpu"
+        assert warnings_in(caplog) == []
 
-    monkeypatch.setattr(sys, "platform", "win32")
-    assert cpu_library(isnet) == ("onnxruntime", "MNN is used on Linux only")
-    monkeypatch.undo()
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert cpu_library(isnet)[0] == "torch"
-    assert why_not() == "MNN is not installed; run: pip install 'cutout-server[cpu]'"
+        patch.setattr(sys, "platform", "win32")
+        assert cpu_library(SMALL, folder) == ("onnxruntime", "MNN is used on Linux only")
+        for _ in range(2):
+            assert open_runner(SMALL, folder, "cpu").backend == "onnxruntime-cpu"
+        assert warnings_in(caplog) == [
+            "isnet-general may run slower than it could: MNN is used on Linux only"
+        ]
+    with monkeypatch.context() as patch:
+        patch.setattr(mnn_export, "version", missing)
+        assert cpu_library(SMALL, folder)[0] == "onnxruntime"
+        assert "MNN is not installed; run: pip install" in cpu_library(SMALL, folder)[1]
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda _: None)
+        assert cpu_library(SMALL, folder)[0] == "torch"
+        with pytest.raises(MnnFailed, match="no engine"):
+            mnn_export.converter()
 
 
-def test_an_installation_without_a_converter_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(MnnFailed, match="no engine"):
-        mnn_export.converter()
+def missing(name: str) -> str:
+    raise PackageNotFoundError(name)
 
 
 def test_a_network_that_mnn_cannot_load_is_told_with_what_it_printed(tmp_path: Path) -> None:
