@@ -1,7 +1,7 @@
 """The side of one library: `library.py LIBRARY MODEL PIXELS MASK COUNT`, on as many threads as OMP_NUM_THREADS says.
 
-`MODEL` is an ONNX graph for OpenVINO, and for the others the name of a checkpoint. `PIXELS` and `MASK` are files of
-numpy's; the mask is written.
+`MODEL` is a converted network for MNN, a checkpoint's name for torch, and an ONNX graph for the others. `PIXELS` and
+`MASK` are files of numpy's; the mask is written.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,26 +29,23 @@ def in_openvino(graph: str) -> Callable[[Array], Array]:
     return lambda pixels: np.asarray(1 / (1 + np.exp(-compiled(pixels)[0])))
 
 
-def in_a_runner(library: str, name: str) -> Callable[[Array], Array]:
-    """Open a checkpoint in one of Cutout's own runners."""
+def in_a_runner(library: str, model: str) -> Callable[[Array], Array]:
+    """Open a model in one of Cutout's own runners."""
     import torch
 
     from cutout.app.config import settings
-    from cutout.inference.backends.mnn_export import converted
     from cutout.inference.backends.mnn_runner import MnnRunner
-    from cutout.inference.backends.onnx_export import onnx_graph
-    from cutout.inference.backends.runners import OnnxRunner, Runner, TorchRunner
+    from cutout.inference.backends.onnx_runner import OnnxRunner
+    from cutout.inference.backends.runners import Runner, TorchRunner
     from cutout.inference.weights.loader import load_network
     from cutout.models.catalog import find
 
-    checkpoint, folder = find(name), settings.load().models_folder
     runner: Runner
     if library == "torch":
-        runner = TorchRunner(load_network(checkpoint, folder), torch.device("cpu"))
-    elif library == "onnxruntime":
-        runner = OnnxRunner(onnx_graph(checkpoint, folder))
+        network = load_network(find(model), settings.load().models_folder)
+        runner = TorchRunner(network, torch.device("cpu"))
     else:
-        runner = MnnRunner(converted(checkpoint, folder, lambda made: MnnRunner(made).logits))
+        runner = (MnnRunner if library == "mnn" else OnnxRunner)(Path(model))
     return lambda pixels: np.asarray(runner.run(torch.from_numpy(pixels)))
 
 
@@ -60,13 +58,15 @@ def main() -> None:
     before, start = resident_mb(), time.perf_counter()
     run = in_openvino(model) if library == "openvino" else in_a_runner(library, model)
     opened = time.perf_counter()
-    mask, seconds = run(pixels), [time.perf_counter() - opened]
+    mask = run(pixels)
+    figures: dict[str, Any] = {"open": opened - start, "first": time.perf_counter() - opened}
+    figures |= {"seconds": [], "processor": []}
     for _ in range(int(count)):
-        start_of_run = time.perf_counter()
+        at, processor = time.perf_counter(), time.process_time()
         mask = run(pixels)
-        seconds.append(time.perf_counter() - start_of_run)
+        figures["seconds"].append(time.perf_counter() - at)
+        figures["processor"].append(time.process_time() - processor)
     np.save(mask_file, mask)
-    figures = {"open": opened - start, "first": seconds[0], "seconds": seconds[1:]}
     print(json.dumps({**figures, "added_mb": peak_mb() - before}))
 
 

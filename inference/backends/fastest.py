@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -56,6 +56,11 @@ def known(checkpoint: Checkpoint, folder: ModelsFolder) -> Measured | None:
         return None
 
 
+def remember(checkpoint: Checkpoint, folder: ModelsFolder, measured: Measured) -> None:
+    """Write down what was measured, for `known`."""
+    _record(checkpoint, folder).write_text(json.dumps(asdict(measured), indent=2) + "\n")
+
+
 def open_fastest(checkpoint: Checkpoint, folder: ModelsFolder) -> MnnRunner | OnnxRunner:
     """Open a checkpoint in the faster library. On the first use, this converts it and measures both, which takes 30 s.
 
@@ -66,54 +71,54 @@ def open_fastest(checkpoint: Checkpoint, folder: ModelsFolder) -> MnnRunner | On
 
     """
     folder.check(checkpoint)
-    target = mnn_export.folder_for(checkpoint, folder, folder.verify(checkpoint))
-    runner = _open_known(checkpoint, folder, target)
+    runner = _open_known(checkpoint, folder)
     if runner is None:
         with _alone(folder.file(checkpoint)):
-            runner = _open_known(checkpoint, folder, target) or _find_out(checkpoint, folder, target)
+            runner = _open_known(checkpoint, folder) or _find_out(checkpoint, folder)
     return runner
 
 
-def _open_known(checkpoint: Checkpoint, folder: ModelsFolder, target: Path) -> MnnRunner | OnnxRunner | None:
+def _open_known(checkpoint: Checkpoint, folder: ModelsFolder) -> MnnRunner | OnnxRunner | None:
     """Open a checkpoint in the library that was the faster one; None if nothing was measured or files are damaged."""
     measured = known(checkpoint, folder)
     if measured is None:
         return None
     if measured.library == "mnn":
+        target = mnn_export.folder_for(checkpoint, folder, folder.verify(checkpoint))
         if not mnn_export.is_whole(target):
             return None
         try:
             return MnnRunner(target)
         except MnnFailed as error:
-            log.warning("%s runs slower than it could: MNN cannot be used: %s", checkpoint.name, error)
+            _warn(checkpoint, f"MNN cannot be used: {error}")
     return OnnxRunner(onnx_graph(checkpoint, folder))
 
 
-def _find_out(checkpoint: Checkpoint, folder: ModelsFolder, target: Path) -> MnnRunner | OnnxRunner:
+def _find_out(checkpoint: Checkpoint, folder: ModelsFolder) -> MnnRunner | OnnxRunner:
     """Measure both libraries, remember the result and open the faster one."""
+    target = mnn_export.folder_for(checkpoint, folder, folder.verify(checkpoint))
     if known(checkpoint, folder):
         log.warning("%s is damaged or missing and is made anew", target)
-    graph, record = onnx_graph(checkpoint, folder), _record(checkpoint, folder)
+    graph = onnx_graph(checkpoint, folder)
     try:
         try:
             measured = _measure(graph, target, checkpoint.input_size)
             log.info("%s runs in %s, %s", checkpoint.name, measured.library, measured.reason)
         except MnnFailed as error:
             measured = Measured("onnxruntime", f"MNN cannot be used: {error}")
-            log.warning(
-                "%s may run slower than it could: %s (remove %s to try again)",
-                *(checkpoint.name, measured.reason, record),
-            )
-        record.write_text(json.dumps(asdict(measured), indent=2) + "\n")
+            _warn(checkpoint, f"{measured.reason} (remove {_record(checkpoint, folder)} to try again)")
+        remember(checkpoint, folder, measured)
     except OSError as error:
-        log.warning(
-            "%s", "It may run slower than it could: " + cannot_write(checkpoint, target.parent, error)
-        )
+        _warn(checkpoint, cannot_write(checkpoint, target.parent, error))
         return OnnxRunner(graph)
     if measured.library == "mnn":
-        graph.unlink()  # 177 MB that only ONNX Runtime needs
+        graph.unlink(missing_ok=True)  # 177 MB that only ONNX Runtime needs
         return MnnRunner(target)
     return OnnxRunner(graph)
+
+
+def _warn(checkpoint: Checkpoint, reason: str) -> None:
+    log.warning("%s may run slower than it could: %s", checkpoint.name, reason)
 
 
 @contextmanager
@@ -129,15 +134,17 @@ def _alone(file: Path) -> Iterator[None]:
 
 def _record(checkpoint: Checkpoint, folder: ModelsFolder) -> Path:
     """Return the file that remembers a measurement. All that it depends on is in its name."""
-    about = (
-        GRAPH_VERSION,
-        version("MNN"),
-        version("onnxruntime"),
-        _processor(),
-        folder.expected_sha256(checkpoint),
-    )
+    about = (GRAPH_VERSION, _version("MNN"), _version("onnxruntime", "onnxruntime-gpu"), _processor())
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     return folder.file(checkpoint).with_name(f"fastest-{key[:12]}.json")
+
+
+def _version(*packages: str) -> str:
+    """Return the version of the first of these packages that is installed."""
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            return version(package)
+    return ""
 
 
 def _processor() -> list[str]:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import io
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,10 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cutout.inference.backends.mnn_export import convert, why_not
-from cutout.inference.backends.mnn_runner import MnnRunner
+from cutout.inference.backends.fastest import Measured, remember
+from cutout.inference.backends.mnn_export import convert, folder_for, why_not
 from cutout.inference.backends.onnx_export import onnx_graph
-from cutout.inference.backends.runners import OnnxRunner, TorchRunner
+from cutout.inference.backends.onnx_runner import OnnxRunner
+from cutout.inference.backends.runners import Runner, TorchRunner, open_runner
 from cutout.inference.cutout import Cutout
 from cutout.inference.engine import Engine
 from cutout.inference.matting import mask as matte
@@ -105,16 +109,26 @@ def in_torch(weights: ModelsFolder) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 @pytest.fixture(scope="module")
-def in_mnn(weights: ModelsFolder, tmp_path_factory: pytest.TempPathFactory) -> MnnRunner:
-    """Return the network in MNN, whichever library is the fastest on this host."""
+def with_mnn(weights: ModelsFolder, tmp_path_factory: pytest.TempPathFactory) -> ModelsFolder:
+    """Return a models folder in which MNN is remembered as the faster library, whichever is so on this host."""
     if reason := why_not():
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("mnn") / "network"
-    convert(onnx_graph(CHECKPOINT, weights), folder)
-    return MnnRunner(folder)
+    folder = ModelsFolder(tmp_path_factory.mktemp("mnn"))
+    folder.file(CHECKPOINT).parent.mkdir()
+    folder.file(CHECKPOINT).symlink_to(weights.file(CHECKPOINT).resolve())
+    convert(onnx_graph(CHECKPOINT, weights), folder_for(CHECKPOINT, folder, folder.verify(CHECKPOINT)))
+    remember(CHECKPOINT, folder, Measured("mnn", "said so"))
+    return folder
 
 
-def test_mnn_gives_the_masks_of_torch(in_mnn: MnnRunner, in_torch: dict[str, tuple[Tensor, Tensor]]) -> None:
+@pytest.fixture(scope="module")
+def in_mnn(with_mnn: ModelsFolder) -> Runner:
+    runner = open_runner(CHECKPOINT, with_mnn, "cpu")
+    assert runner.backend == "mnn-cpu"
+    return runner
+
+
+def test_mnn_gives_the_masks_of_torch(in_mnn: Runner, in_torch: dict[str, tuple[Tensor, Tensor]]) -> None:
     assert len(in_torch) == 5
     for pixels, expected in in_torch.values():
         mask = in_mnn.run(pixels)
@@ -132,9 +146,7 @@ def test_onnx_runtime_gives_the_masks_of_torch(
     assert (mask - expected).abs().max() < 2e-3
 
 
-def test_other_threads_run_while_mnn_does(
-    in_mnn: MnnRunner, in_torch: dict[str, tuple[Tensor, Tensor]]
-) -> None:
+def test_other_threads_run_while_mnn_does(in_mnn: Runner, in_torch: dict[str, tuple[Tensor, Tensor]]) -> None:
     turns, done = 0, threading.Event()
 
     def count() -> None:
@@ -149,6 +161,23 @@ def test_other_threads_run_while_mnn_does(
     assert (
         turns > 20
     )  # A run takes a second or more; with the interpreter locked, there would be a turn or two.
+
+
+def test_a_picture_on_stdout_has_nothing_of_mnn_in_it(
+    with_mnn: ModelsFolder, cutouts: dict[str, Cutout]
+) -> None:
+    command = [sys.executable, "-c", "from cutout.app.cli import main; main()", "remove", "-", "-o", "-"]
+    environment = os.environ | {"CUTOUT_MODELS_DIR": str(with_mnn.path), "CUTOUT_DEVICE": "cpu"}
+    photo = (DATA / "coffee.jpg").read_bytes()
+    done = subprocess.run(command, input=photo, capture_output=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    alphas = [
+        np.asarray(open_picture(data).getchannel("A")) for data in (done.stdout, cutouts["coffee"].data)
+    ]
+    assert np.abs(alphas[0].astype(int) - alphas[1]).max() <= 1
+    assert done.stdout.startswith(b"\x89PNG")
+    assert done.stdout[-8:-4] == b"IEND"
+    assert b"MNN" not in done.stderr
 
 
 @pytest.mark.parametrize(

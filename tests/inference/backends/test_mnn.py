@@ -22,7 +22,8 @@ from torch import Tensor
 from cutout.inference.backends import fastest, mnn_export, onnx_export, runners
 from cutout.inference.backends.mnn_export import MnnFailed, is_whole, why_not
 from cutout.inference.backends.mnn_runner import MnnRunner, prints_kept
-from cutout.inference.backends.runners import OnnxRunner, TorchRunner, cpu_library, open_runner
+from cutout.inference.backends.onnx_runner import OnnxRunner
+from cutout.inference.backends.runners import TorchRunner, cpu_library, open_runner
 from cutout.inference.errors import OutOfMemory, WeightsUnavailable
 from cutout.inference.weights.store import ModelsFolder
 from cutout.models.catalog import find
