@@ -1,7 +1,7 @@
 """The library that runs IS-Net fastest on this host: MNN or ONNX Runtime, measured once and remembered.
 
-MNN needs a third of the multiplications, but has no kernels for AVX-512, with which ONNX Runtime makes up for that:
-on one processor MNN is 1.7 times faster, on another ONNX Runtime is. No list of processors says which.
+MNN needs a third of the multiplications, but has no kernels for AVX-512, with which ONNX Runtime can make up for that.
+Which is faster depends on how a processor carries out these instructions, so no flag of it says which.
 """
 
 import hashlib

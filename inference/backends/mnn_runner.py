@@ -1,4 +1,4 @@
-"""Runs a converted network in MNN, the fastest of the libraries for IS-Net on a CPU."""
+"""Runs a converted network in MNN, on some processors the fastest library for IS-Net."""
 
 import ctypes
 import logging

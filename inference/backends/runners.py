@@ -210,9 +210,8 @@ def cpu_library(
 ) -> tuple[str, str]:
     """Return the library that runs a checkpoint on this host's CPU, or will do so, and the reason for it.
 
-    ONNX Runtime runs networks 1.2 to 1.7 times faster than torch. For IS-Net MNN can be another 1.7 times faster, or
-    slower, depending on the processor: which, is measured at the first start. Each is used if all its packages are
-    installed.
+    ONNX Runtime runs networks 1.2 to 1.7 times faster than torch. For IS-Net, MNN can be faster still, or slower,
+    depending on the processor: the first start measures it. Each is used if all its packages are installed.
     """
     if precision not in ("auto", "float32"):
         return "torch", f"no other library has {precision} on a CPU"

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cutout.app.cli.doctor import doctor
 from cutout.inference.backends.fastest import Measured, remember
 from cutout.inference.backends.mnn_export import convert, folder_for, why_not
 from cutout.inference.backends.onnx_export import onnx_graph
@@ -161,6 +162,17 @@ def test_other_threads_run_while_mnn_does(in_mnn: Runner, in_torch: dict[str, tu
     assert (
         turns > 20
     )  # A run takes a second or more; with the interpreter locked, there would be a turn or two.
+
+
+def test_the_doctor_names_the_library_and_the_reason(
+    with_mnn: ModelsFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUTOUT_MODELS_DIR", str(with_mnn.path))
+    monkeypatch.setenv("COLUMNS", "500")
+    doctor("cpu")
+    shown = capsys.readouterr()
+    [line] = [line for line in (shown.out + shown.err).splitlines() if "isnet-general: ready" in line]
+    assert line.endswith("; runs in mnn (said so)")
 
 
 def test_a_picture_on_stdout_has_nothing_of_mnn_in_it(
