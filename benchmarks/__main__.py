@@ -14,6 +14,7 @@ from benchmarks import quality
 BENCHMARKS = (
     "batches",
     "codecs",
+    "cpu_runners",
     "engine",
     "folder",
     "killing",

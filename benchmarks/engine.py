@@ -23,7 +23,8 @@ import torch
 from benchmarks import inputs, standin
 from benchmarks.report import Table, publish
 from cutout.inference.backends.onnx_export import export_onnx
-from cutout.inference.backends.runners import BATCH_SIZES, OnnxRunner, Runner, TorchRunner
+from cutout.inference.backends.onnx_runner import OnnxRunner
+from cutout.inference.backends.runners import BATCH_SIZES, Runner, TorchRunner
 from cutout.inference.cutout import Cutout
 from cutout.inference.engine import Engine
 from cutout.inference.limits import Limits

@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import standin
 from benchmarks.report import Table, publish
 from cutout.inference.backends.onnx_export import export_onnx
-from cutout.inference.backends.runners import OnnxRunner, Runner, TorchRunner
+from cutout.inference.backends.onnx_runner import OnnxRunner
+from cutout.inference.backends.runners import Runner, TorchRunner
 from cutout.models import gpu_kernels
 from cutout.models.catalog import find
 

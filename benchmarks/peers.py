@@ -1,8 +1,9 @@
-"""Cutout compared with rembg: the same photo, weights and runtime (ONNX Runtime), alternating in one run.
+"""Cutout compared with rembg: the same photo and weights, alternating in one run.
 
 rembg is installed into a separate virtual environment. Each side runs in its own process: it opens its model,
-processes one photo to warm up and then several that count. The sides should differ only outside the network: in
-decoding, resizing, compositing, encoding, and the memory that these and the session take.
+processes one photo to warm up and then several that count. rembg runs the network in ONNX Runtime, Cutout in the faster
+of MNN and ONNX Runtime on this processor. Apart from that, the sides should differ only outside the network: in decoding,
+resizing, compositing, encoding, and the memory that these and the session take.
 """
 
 import json
@@ -20,7 +21,7 @@ import onnx
 from benchmarks import inputs
 from benchmarks.report import Table, publish
 from cutout.app.config import settings
-from cutout.inference.backends.runners import onnx_graph
+from cutout.inference.backends.onnx_export import onnx_graph
 from cutout.models.catalog import find
 
 REMBG = "rembg[cpu]==2.0.86"

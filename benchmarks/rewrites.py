@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import Table, publish
 from cutout.inference.backends.onnx_export import export_onnx
-from cutout.inference.backends.runners import OnnxRunner
+from cutout.inference.backends.onnx_runner import OnnxRunner
 from cutout.models import build_network
 from cutout.models.catalog import find
 from cutout.models.optimise import REWRITES, drop_training

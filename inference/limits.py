@@ -1,8 +1,8 @@
 """Limits of an engine: its memory use, and how long its callers wait."""
 
-import os
 from dataclasses import dataclass
 
+from cutout.inference.cores import usable_cores
 from cutout.inference.errors import PhotoTooLarge
 
 # The overhead of a row or a column, in pixels: Pillow's pointer to it, its index in the mask's cells and its weights
@@ -84,7 +84,7 @@ class Limits:
     def threads_on(self, device: str) -> int:
         """Return the number of photos processed at once with a device of this type."""
         in_batches = 2 * self.batch_on(device) if device == "cuda" else 0
-        return self.threads or 1 + (os.cpu_count() or 1) + in_batches
+        return self.threads or 1 + usable_cores() + in_batches
 
 
 DEFAULT_LIMITS = Limits()

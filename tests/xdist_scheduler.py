@@ -10,6 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 DEAR = {
     "tests/models/": "networks",
     "tests/inference/weights/test_loader.py": "networks",
+    "tests/inference/backends/test_mnn.py": "networks",
     "tests/inference/backends/test_onnx_export.py": "networks",
     "tests/inference/test_real_weights.py": "weights",
     "tests/app/system/test_readiness.py": "weights",

@@ -11,7 +11,6 @@ from cutout.app.cli.console import escape, say
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
 from cutout.inference.tiers import Choice, Tier
-from cutout.inference.weights.store import ModelsFolder
 from cutout.models.catalog import CHECKPOINTS
 from cutout.version import __version__
 
@@ -34,7 +33,7 @@ def doctor(
             raise typer.Exit(1)
         return
 
-    _weights(folder)
+    _weights(settings, target)
     say("\n[bold]Tiers[/bold]")
     for tier in Tier:
         try:
@@ -49,9 +48,9 @@ def doctor(
 
 
 def _device(settings: Settings) -> tuple[str | None, bool]:
-    """Show the device and the backends. Return the device, None if it cannot be used, and whether it can."""
+    """Show the device and the libraries. Return the device, None if it cannot be used, and whether it can."""
     from cutout.app.bootstrap import device_of
-    from cutout.inference.backends.runners import cpu_backend, device_name
+    from cutout.inference.backends.runners import device_name
     from cutout.inference.errors import DeviceUnavailable
 
     healthy, target = True, None
@@ -61,14 +60,11 @@ def _device(settings: Settings) -> tuple[str | None, bool]:
         if target == "huggingface":
             _good(f"huggingface (CUTOUT_DEVICE={settings.device}): photos are sent there")
         else:
-            backend = "torch" if target == "cuda" else cpu_backend()
-            _good(f"{device_name(target)} (CUTOUT_DEVICE={settings.device}); networks run in {backend}")
-            if target == "cpu" and backend == "torch":
-                _warn("ONNX Runtime is up to 1.7 times faster here; run: pip install 'cutout-server[cpu]'")
+            _good(f"{device_name(target)} (CUTOUT_DEVICE={settings.device})")
     except DeviceUnavailable as error:
         healthy = False
         _bad(str(error))
-    for package in ("torch", "onnxruntime", "onnxruntime-gpu"):
+    for package in ("torch", "MNN", "onnxruntime", "onnxruntime-gpu"):
         try:
             _good(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -76,17 +72,23 @@ def _device(settings: Settings) -> tuple[str | None, bool]:
     return target, healthy
 
 
-def _weights(folder: ModelsFolder) -> None:
-    """Show which checkpoints are here, and the free space beside them."""
+def _weights(settings: Settings, target: str | None) -> None:
+    """Show which checkpoints are here, what they run in on this device, and the free space beside them."""
+    from cutout.inference.backends.runners import cpu_library
     from cutout.inference.errors import ModelUnavailable
 
+    folder = settings.models_folder
     say(f"\n[bold]Weights[/bold] in {escape(str(folder.path))}")
     for checkpoint in CHECKPOINTS.values():
         try:
             folder.check(checkpoint)
             folder.verify(checkpoint)
             record = folder.record(checkpoint)
-            _good(f"{checkpoint.name}: ready, from {record.source if record else 'a manually placed file'}")
+            line = f"{checkpoint.name}: ready, from {record.source if record else 'a manually placed file'}"
+            if target == "cpu":
+                library, reason = cpu_library(checkpoint, folder, settings.precision)
+                line += f"; runs in {library} ({reason})"
+            _good(line + ("; runs in torch" if target == "cuda" else ""))
         except ModelUnavailable as error:
             (_warn if checkpoint.fetch != "never" else _plain)(str(error))
     existing = next(parent for parent in (folder.path, *folder.path.parents) if parent.exists())

@@ -1,1 +1,1 @@
-"""Runners that execute the networks with torch (CUDA or CPU) or with ONNX Runtime."""
+"""Runners that execute the networks with torch (CUDA or CPU), ONNX Runtime or MNN."""

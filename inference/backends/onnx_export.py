@@ -1,4 +1,4 @@
-"""Export of a network as an ONNX graph, for ONNX Runtime."""
+"""Export of a network as an ONNX graph, for ONNX Runtime and for the converters of other libraries."""
 
 import logging
 import tempfile
@@ -7,6 +7,42 @@ from pathlib import Path
 
 import torch
 from torch import nn
+
+from cutout.inference.errors import WeightsUnavailable
+from cutout.inference.weights.loader import load_network
+from cutout.inference.weights.store import ModelsFolder
+from cutout.models.catalog import Checkpoint
+
+# Increment this whenever a change to a network or its export makes the graphs on disk stale.
+GRAPH_VERSION = 2
+
+
+def onnx_graph(checkpoint: Checkpoint, folder: ModelsFolder) -> Path:
+    """Return the path of the checkpoint's ONNX graph, exporting it next to the weights on first use.
+
+    The export takes 10 s, or 45 s for RMBG-2.0.
+
+    Raises:
+        WeightsUnavailable, LicenceNotAccepted: see `load_network`; or the graph cannot be written.
+
+    """
+    folder.check(checkpoint)
+    digest = folder.verify(checkpoint)
+    graph = folder.file(checkpoint).with_name(f"graph-v{GRAPH_VERSION}-{digest[:12]}.onnx")
+    if not graph.is_file():
+        network = load_network(checkpoint, folder)
+        try:
+            export_onnx(network, graph, checkpoint.input_size)
+        except OSError as error:
+            raise WeightsUnavailable(cannot_write(checkpoint, graph, error)) from error
+    return graph
+
+
+def cannot_write(checkpoint: Checkpoint, file: Path, error: OSError) -> str:
+    """Return the message for the user that a file beside the weights cannot be written, and what to do."""
+    return (
+        f"{checkpoint.name}: cannot write {file} ({error.strerror}); free some space or set CUTOUT_MODELS_DIR"
+    )
 
 
 def export_onnx(network: nn.Module, file: Path, input_size: int, batch: int = 1) -> None:

@@ -2,20 +2,21 @@
 
 import importlib.util
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cutout.inference.backends.cuda import FixedBatch, errors_translated, wait_for
-from cutout.inference.backends.malloc import give_back_freed
-from cutout.inference.backends.onnx_export import export_onnx
-from cutout.inference.errors import DeviceLost, DeviceUnavailable, OutOfMemory, WeightsUnavailable
+from cutout.inference.backends import fastest
+from cutout.inference.backends.cuda import FixedBatch, errors_translated
+from cutout.inference.backends.mnn_export import why_not
+from cutout.inference.backends.onnx_export import onnx_graph
+from cutout.inference.backends.onnx_runner import OnnxRunner
+from cutout.inference.cores import network_threads, usable_cores
+from cutout.inference.errors import DeviceLost, DeviceUnavailable, OutOfMemory
 from cutout.inference.tiers import Choice
 from cutout.inference.weights.loader import load_network
 from cutout.inference.weights.store import ModelsFolder
@@ -30,8 +31,6 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 # Batch sizes for which a CUDA graph is captured; a batch of a size in between runs in the next larger graph.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-# Increment this whenever a change to a network or its export makes the graphs on disk stale.
-GRAPH_VERSION = 2
 # Triton's kernels are not used if their masks differ more than this from torch's on the mean. Half precision itself
 # causes much smaller differences.
 KERNELS_DIFFER = 2 / 255
@@ -170,65 +169,6 @@ class TorchRunner:
         return self._captured[min(size for size in self._captured if size >= len(pixels))]
 
 
-class OnnxRunner:
-    """Runs a network's ONNX graph in ONNX Runtime.
-
-    It is an error if the requested provider is not active. ONNX Runtime itself would silently fall back to the CPU,
-    which is many times slower.
-    """
-
-    def __init__(self, graph: Path, device: Literal["cuda", "cpu"] = "cpu") -> None:
-        import onnxruntime
-
-        provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
-        if provider not in onnxruntime.get_available_providers():
-            raise DeviceUnavailable(
-                f"This build of ONNX Runtime has no {provider}; install onnxruntime-gpu, or set CUTOUT_DEVICE=cpu."
-            )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # log errors only
-        # The memory pattern is a plan of all activations, made in the first run and allocated in the second in
-        # addition to them. For IS-Net it would cost 500 MB and save no time.
-        options.enable_mem_pattern = False
-        # ONNX Runtime itself does not read this variable, which limits torch. 0 is as many as there are cores.
-        limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-        options.intra_op_num_threads = int(limit) if limit.isdecimal() else 0
-        self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
-        if self._session.get_providers()[0] != provider:
-            raise DeviceUnavailable(
-                f"ONNX Runtime could not start its {provider}; check the driver and the CUDA libraries"
-                " with nvidia-smi, or set CUTOUT_DEVICE=cpu."
-            )
-        give_back_freed()
-        self.backend = f"onnxruntime-{device}"
-        self.device = torch.device(device)
-        self._batch = int(self._session.get_inputs()[0].shape[0])  # the graph accepts only this batch size
-
-    def run(self, pixels: Tensor) -> Tensor:
-        masks = [self._run_graph(part) for part in pixels.split(self._batch)]
-        return torch.cat(masks).sigmoid_()
-
-    def warm_up(self, input_size: int) -> None:
-        self.run(torch.zeros(1, 3, input_size, input_size, device=self.device))
-
-    def _run_graph(self, pixels: Tensor) -> Tensor:
-        """Run the graph directly on the tensors' memory, so that on a GPU nothing is copied through the host."""
-        count, size = len(pixels), pixels.shape[-1]
-        if count < self._batch:
-            pixels = torch.cat([pixels, pixels.new_zeros(self._batch - count, *pixels.shape[1:])])
-        pixels = pixels.contiguous()
-        logits = torch.empty(self._batch, 1, size, size, device=self.device)
-        binding = self._session.io_binding()
-        for bind, name, tensor in (
-            (binding.bind_input, "pixels", pixels),
-            (binding.bind_output, "logits", logits),
-        ):
-            bind(name, self.device.type, 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
-        wait_for(self.device)  # ONNX Runtime uses its own stream, which does not wait for ours
-        self._session.run_with_iobinding(binding)
-        return logits[:count]
-
-
 def pick_device(wanted: Device) -> Literal["cuda", "cpu"]:
     """Return the device of this host that the setting stands for.
 
@@ -259,19 +199,34 @@ def _why_no_gpu() -> str:
 def device_name(device: Literal["cuda", "cpu"]) -> str:
     """Return a description of the device for the user: its name, and its core count or memory."""
     if device == "cpu":
-        return f"cpu, {os.cpu_count()} cores"
+        return f"cpu, {usable_cores()} cores"
     about = torch.cuda.get_device_properties(0)
     others = f", the first of {torch.cuda.device_count()} GPUs" if torch.cuda.device_count() > 1 else ""
     return f"cuda, {about.name}, {about.total_memory / 2**30:.0f} GiB{others}"
 
 
-def cpu_backend() -> Literal["onnxruntime", "torch"]:
-    """Return the library that runs networks on this host's CPU.
+def cpu_library(
+    checkpoint: Checkpoint, folder: ModelsFolder, precision: Precision = "auto"
+) -> tuple[str, str]:
+    """Return the library that runs a checkpoint on this host's CPU, or will do so, and the reason for it.
 
-    ONNX Runtime is 1.2 to 1.7 times faster than torch and is used if all its packages are installed.
+    ONNX Runtime runs networks 1.2 to 1.7 times faster than torch. For IS-Net, MNN can be faster still, or slower,
+    depending on the processor: the first start measures it. Each is used if all its packages are installed.
     """
-    needed = ("onnxruntime", "onnx", "onnxscript")
-    return "onnxruntime" if all(map(importlib.util.find_spec, needed)) else "torch"
+    if precision not in ("auto", "float32"):
+        return "torch", f"no other library has {precision} on a CPU"
+    if not all(map(importlib.util.find_spec, ("onnxruntime", "onnx", "onnxscript"))):
+        return "torch", "ONNX Runtime is faster; run: pip install 'cutout-server[cpu]'"
+    if checkpoint.network != "isnet":
+        return "onnxruntime", "MNN cannot convert this network"
+    if reason := why_not():
+        return "onnxruntime", reason
+    known = fastest.known(checkpoint, folder)
+    return (
+        (known.library, known.reason)
+        if known
+        else (fastest.UNKNOWN, "the first start finds out which is faster")
+    )
 
 
 def open_runner(
@@ -283,7 +238,8 @@ def open_runner(
 ) -> Runner:
     """Load a checkpoint's weights onto a device, ready to run batches of up to `max_batch`.
 
-    `precision` "auto" is float16 on a GPU and float32 on a CPU, where it is the only one that runs in ONNX Runtime.
+    `precision` "auto" is float16 on a GPU and float32 on a CPU, where it is the only one for which there are libraries
+    faster than torch: see `cpu_library`.
 
     Raises:
         WeightsUnavailable, LicenceNotAccepted: see `load_network`.
@@ -298,26 +254,20 @@ def open_runner(
         return TorchRunner(
             load_network(checkpoint, folder), torch.device("cuda"), dtype=dtype, batch_sizes=sizes
         )
-    if precision in ("auto", "float32") and cpu_backend() == "onnxruntime":
+    # By itself, torch does not read the quota of a container.
+    torch.set_num_threads(min(torch.get_num_threads(), network_threads()))
+    library, reason = cpu_library(checkpoint, folder, precision)
+    if library in ("mnn", fastest.UNKNOWN):
+        return fastest.open_fastest(checkpoint, folder)
+    if library == "onnxruntime":
+        if checkpoint.network == "isnet" and why_not():
+            warn_once(f"{checkpoint.name} may run slower than it could: {reason}")
         return OnnxRunner(onnx_graph(checkpoint, folder))
     dtype = torch.float32 if precision == "auto" else getattr(torch, precision)
     return TorchRunner(load_network(checkpoint, folder), torch.device("cpu"), dtype=dtype)
 
 
-def onnx_graph(checkpoint: Checkpoint, folder: ModelsFolder) -> Path:
-    """Return the path of the checkpoint's ONNX graph, exporting it next to the weights on first use.
-
-    The export takes 10 s, or 45 s for RMBG-2.0.
-    """
-    folder.check(checkpoint)
-    digest = folder.verify(checkpoint)
-    graph = folder.file(checkpoint).with_name(f"graph-v{GRAPH_VERSION}-{digest[:12]}.onnx")
-    if not graph.is_file():
-        network = load_network(checkpoint, folder)
-        try:
-            export_onnx(network, graph, checkpoint.input_size)
-        except OSError as error:
-            raise WeightsUnavailable(
-                f"{checkpoint.name}: cannot write {graph} ({error.strerror}); free some space or set CUTOUT_MODELS_DIR"
-            ) from error
-    return graph
+@cache
+def warn_once(message: str) -> None:
+    """Log a warning, but each text only once: engines may be opened again and again."""
+    log.warning("%s", message)

@@ -11,7 +11,6 @@ the deadline reliable.
 import asyncio
 import logging
 import math
-import os
 import random
 import threading
 import time
@@ -25,6 +24,7 @@ from huggingface_hub import get_async_session
 from torch import Tensor
 
 from cutout.inference.backends.runners import Runner, Serving
+from cutout.inference.cores import usable_cores
 from cutout.inference.engine import Engine
 from cutout.inference.errors import (
     DeadlineExceeded,
@@ -280,7 +280,7 @@ def open_remote(
             offer.checkpoint.name,
             where or offer.provider,
         )
-    threads = limits.threads or (os.cpu_count() or 1) + access.concurrency
+    threads = limits.threads or usable_cores() + access.concurrency
     return Engine(serving, replace(limits, threads=threads), remote)
 
 

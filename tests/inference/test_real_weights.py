@@ -2,6 +2,11 @@
 
 import dataclasses
 import io
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -9,11 +14,16 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from cutout.inference.backends.runners import TorchRunner
+from cutout.app.cli.doctor import doctor
+from cutout.inference.backends.fastest import Measured, remember
+from cutout.inference.backends.mnn_export import convert, folder_for, why_not
+from cutout.inference.backends.onnx_export import onnx_graph
+from cutout.inference.backends.onnx_runner import OnnxRunner
+from cutout.inference.backends.runners import Runner, TorchRunner, open_runner
 from cutout.inference.cutout import Cutout
 from cutout.inference.engine import Engine
-from cutout.inference.imaging import decode
 from cutout.inference.matting import mask as matte
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
@@ -89,15 +99,97 @@ def test_solid_colours_come_back_bit_for_bit(name: str, cutouts: dict[str, Cutou
     assert not rgba[~shows, :3].any()  # Removed pixels are not in the file.
 
 
-def test_torch_and_onnx_runtime_agree(weights: ModelsFolder, real_engine: Engine) -> None:
-    onnx = real_engine.serving[Tier.BASIC].runner
-    assert onnx.backend == "onnxruntime-cpu"
-    torch_cpu = TorchRunner(load_network(CHECKPOINT, weights), torch.device("cpu"))
-    picture = decode.decode((DATA / "chelsea.jpg").read_bytes())
-    pixels = matte.to_pixels(torch.from_numpy(picture.rgb), CHECKPOINT)
-    masks = torch_cpu.run(pixels), onnx.run(pixels)
-    assert masks[0].shape == masks[1].shape == (1, 1, 1024, 1024)
-    assert (masks[0] - masks[1]).abs().max() < 2e-3
+@pytest.fixture(scope="module")
+def in_torch(weights: ModelsFolder) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the pixels and torch's mask of each test photo, and of a drawn one."""
+    runner = TorchRunner(load_network(CHECKPOINT, weights), torch.device("cpu"))
+    photos = {path.stem: source(path.stem) for path in sorted(DATA.glob("*.jpg"))}
+    photos["disc"] = photo_with_disc(600, 800, 200)[0].rgb
+    pixels = {name: matte.to_pixels(torch.from_numpy(rgb.copy()), CHECKPOINT) for name, rgb in photos.items()}
+    return {name: (each, runner.run(each)) for name, each in pixels.items()}
+
+
+@pytest.fixture(scope="module")
+def with_mnn(weights: ModelsFolder, tmp_path_factory: pytest.TempPathFactory) -> ModelsFolder:
+    """Return a models folder in which MNN is remembered as the faster library, whichever is so on this host."""
+    if reason := why_not():
+        pytest.skip(reason)
+    folder = ModelsFolder(tmp_path_factory.mktemp("mnn"))
+    folder.file(CHECKPOINT).parent.mkdir()
+    folder.file(CHECKPOINT).symlink_to(weights.file(CHECKPOINT).resolve())
+    convert(onnx_graph(CHECKPOINT, weights), folder_for(CHECKPOINT, folder, folder.verify(CHECKPOINT)))
+    remember(CHECKPOINT, folder, Measured("mnn", "said so"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def in_mnn(with_mnn: ModelsFolder) -> Runner:
+    runner = open_runner(CHECKPOINT, with_mnn, "cpu")
+    assert runner.backend == "mnn-cpu"
+    return runner
+
+
+def test_mnn_gives_the_masks_of_torch(in_mnn: Runner, in_torch: dict[str, tuple[Tensor, Tensor]]) -> None:
+    assert len(in_torch) == 5
+    for pixels, expected in in_torch.values():
+        mask = in_mnn.run(pixels)
+        assert mask.shape == expected.shape == (1, 1, 1024, 1024)
+        assert (mask - expected).abs().max() < 2e-3
+    assert 0.1 < in_torch["chelsea"][1].mean() < 0.9  # There are a subject and a background.
+
+
+def test_onnx_runtime_gives_the_masks_of_torch(
+    weights: ModelsFolder, in_torch: dict[str, tuple[Tensor, Tensor]]
+) -> None:
+    pixels, expected = in_torch["chelsea"]
+    mask = OnnxRunner(onnx_graph(CHECKPOINT, weights)).run(pixels)
+    assert mask.shape == expected.shape
+    assert (mask - expected).abs().max() < 2e-3
+
+
+def test_other_threads_run_while_mnn_does(in_mnn: Runner, in_torch: dict[str, tuple[Tensor, Tensor]]) -> None:
+    turns, done = 0, threading.Event()
+
+    def count() -> None:
+        nonlocal turns
+        while not done.wait(0.001):
+            turns += 1
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(count)
+        in_mnn.run(in_torch["chelsea"][0])
+        done.set()
+    assert (
+        turns > 20
+    )  # A run takes a second or more; with the interpreter locked, there would be a turn or two.
+
+
+def test_the_doctor_names_the_library_and_the_reason(
+    with_mnn: ModelsFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUTOUT_MODELS_DIR", str(with_mnn.path))
+    monkeypatch.setenv("COLUMNS", "500")
+    doctor("cpu")
+    shown = capsys.readouterr()
+    [line] = [line for line in (shown.out + shown.err).splitlines() if "isnet-general: ready" in line]
+    assert line.endswith("; runs in mnn (said so)")
+
+
+def test_a_picture_on_stdout_has_nothing_of_mnn_in_it(
+    with_mnn: ModelsFolder, cutouts: dict[str, Cutout]
+) -> None:
+    command = [sys.executable, "-c", "from cutout.app.cli import main; main()", "remove", "-", "-o", "-"]
+    environment = os.environ | {"CUTOUT_MODELS_DIR": str(with_mnn.path), "CUTOUT_DEVICE": "cpu"}
+    photo = (DATA / "coffee.jpg").read_bytes()
+    done = subprocess.run(command, input=photo, capture_output=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    alphas = [
+        np.asarray(open_picture(data).getchannel("A")) for data in (done.stdout, cutouts["coffee"].data)
+    ]
+    assert np.abs(alphas[0].astype(int) - alphas[1]).max() <= 1
+    assert done.stdout.startswith(b"\x89PNG")
+    assert done.stdout[-8:-4] == b"IEND"
+    assert b"MNN" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ def test_the_real_service_does_a_batch(
         wait_until(lambda: has_ended(here.database, batch))
         done, broken = here.database.run_read_only(batches.photos_of, batch.id)
         assert (broken.status, broken.error_code) == (Status.FAILED, "UNSUPPORTED_FORMAT")
-        assert done.backend == "onnxruntime-cpu"
+        assert done.backend in ("mnn-cpu", "onnxruntime-cpu")  # whichever is the faster here
         picture = here.storage.get(jobs.result_key(done.id, Format(done.format), done.attempts))
         assert picture is not None
         same_alpha(picture, cutouts["coffee"])

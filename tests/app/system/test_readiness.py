@@ -49,7 +49,7 @@ def test_the_result_url_gives_the_same(service: str, cutouts: dict[str, Cutout])
     form = {"image": (PHOTO.name, PHOTO.read_bytes())}
     answer = http.post(f"{service}/api/background-remover/remove", files=form)
     job = answer.raise_for_status().json()
-    assert job["backend"] == "onnxruntime-cpu"
+    assert job["backend"] in ("mnn-cpu", "onnxruntime-cpu")  # whichever is the faster here
     same_alpha(http.get(service + job["resultUrl"]).raise_for_status().content, cutouts["coffee"])
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from cutout.inference.backends.onnx_export import export_onnx
-from cutout.inference.backends.runners import OnnxRunner, TorchRunner
+from cutout.inference.backends.onnx_runner import OnnxRunner
+from cutout.inference.backends.runners import TorchRunner
 from cutout.models import swin
 from cutout.models.birefnet import BiRefNet
 from cutout.models.optimise import optimise

@@ -12,7 +12,8 @@ from torch import nn
 
 from cutout.app import bootstrap
 from cutout.app.config.settings import load as load_settings
-from cutout.inference.backends.runners import OnnxRunner, pick_device
+from cutout.inference.backends.onnx_runner import OnnxRunner
+from cutout.inference.backends.runners import pick_device
 from cutout.inference.errors import DeviceUnavailable, LicenceNotAccepted, WeightsUnavailable
 from cutout.inference.tiers import Tier, choose
 from cutout.inference.weights.loader import load_network
