@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import inf
@@ -30,6 +30,7 @@ from cutout.inference.backends.cuda import (
 )
 from cutout.inference.backends.malloc import give_back_freed
 from cutout.inference.backends.runners import Device, Precision, Runner, Serving, open_runner, pick_device
+from cutout.inference.cores import photo_threads
 from cutout.inference.cutout import Cutout, compose
 from cutout.inference.errors import (
     CutoutError,
@@ -96,7 +97,7 @@ class Engine:
         self._lock = threading.Lock()
         self._tidied = time.monotonic()
         self._queue: FairQueue[tuple[_Request, Future[Cutout]]] = FairQueue()
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="photo")
+        self._pool = photo_threads(self._threads)
         self.budget = PixelBudget(limits.pixels_in_work)
         self._streams = Streams(self.device)
         self._deadlines = Timers()

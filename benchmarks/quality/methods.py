@@ -1,6 +1,7 @@
 """Methods that turn a photo and a mask into a cut-out: those of the tiers, of other libraries, and ablations."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 from unittest import mock
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.quality import peers
 from benchmarks.quality.layers import Bytes, Floats, Scene
-from cutout.inference.matting import refinement
+from cutout.inference.matting import colour_lines, refinement
 from cutout.inference.matting.mask import enlarge, to_levels
 
 # A photo, uint8 [H,W,3], and its mask → colours, uint8 [H,W,3], and alpha, uint8 [H,W].
@@ -62,10 +63,13 @@ def _guided(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
 
 
 def _but(method: Method, **settings: Any) -> Method:
-    """Return the method with some constants of `refinement` replaced."""
+    """Return the method with some constants of `refinement` and `colour_lines` replaced."""
 
     def changed(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
-        with mock.patch.multiple(refinement, **settings):
+        with ExitStack() as stack:
+            for name, value in settings.items():
+                module = colour_lines if hasattr(colour_lines, name) else refinement
+                stack.enter_context(mock.patch.object(module, name, value))
             return method(rgb, mask)
 
     return changed

@@ -103,6 +103,10 @@ class TorchRunner:
 
     @torch.inference_mode()
     def run(self, pixels: Tensor) -> Tensor:
+        if self.device.type == "cpu":
+            torch.set_num_threads(
+                network_threads()
+            )  # of this thread; by itself torch reads no container's quota
         with errors_translated():
             if not self._captured:
                 return self._forward(pixels)
@@ -254,8 +258,6 @@ def open_runner(
         return TorchRunner(
             load_network(checkpoint, folder), torch.device("cuda"), dtype=dtype, batch_sizes=sizes
         )
-    # By itself, torch does not read the quota of a container.
-    torch.set_num_threads(min(torch.get_num_threads(), network_threads()))
     library, reason = cpu_library(checkpoint, folder, precision)
     if library in ("mnn", fastest.UNKNOWN):
         return fastest.open_fastest(checkpoint, folder)

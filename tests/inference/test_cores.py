@@ -1,11 +1,20 @@
 """The cores that a process may use: affinity, and quotas of cgroups of both versions."""
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from cutout.inference import engine as engine_module
+from cutout.inference.backends.runners import TorchRunner
 from cutout.inference.cores import network_threads, usable_cores
+from cutout.inference.matting.pipeline import Matte, cut_out
+from tests.fakes import fake_engine, photo_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +83,43 @@ def test_omp_num_threads_counts_before_the_cores(
     if setting is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", setting)
     assert network_threads() == (expected or usable_cores())
+
+
+@pytest.fixture
+def _three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let new threads run torch on three threads, as if this host had so many cores."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_three_threads")
+def test_photos_run_torchs_operators_on_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+
+    def counting(*arguments: Any, **options: Any) -> Matte:
+        counts.append(torch.get_num_threads())
+        return cut_out(*arguments, **options)
+
+    monkeypatch.setattr(engine_module, "cut_out", counting)
+    with fake_engine() as engine:
+        engine.remove(photo_bytes())
+    assert counts == [1]
+
+
+@pytest.mark.usefixtures("_three_threads")
+def test_networks_in_torch_run_on_all_that_the_process_may_use() -> None:
+    """Even in a thread that used one before."""
+    counts = []
+
+    class Counting(nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            counts.append(torch.get_num_threads())
+            return pixels
+
+    runner = TorchRunner(Counting(), torch.device("cpu"))
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
+        thread.submit(runner.run, torch.zeros(1, 3, 4, 4)).result()
+    assert counts == [3]
