@@ -67,7 +67,7 @@ def escape(text: str) -> str:
 def loading() -> Status:
     """Return a status display to show while the models are being loaded."""
     return console.status(
-        "Loading the models (on a CPU they are prepared the first time: 10 s, RMBG-2.0 about 45 s) …"
+        "Loading the models (on a CPU they are prepared and timed the first time: 20 s, RMBG-2.0 about 45 s) …"
     )
 
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 UNKNOWN = "mnn or onnxruntime"
 # MNN is used only if it takes less than this of ONNX Runtime's time: it takes longer to open, and 240 MB more.
 WORTH_IT = 0.9
-RUNS = 3
+RUNS = 2
 # Logits that differ more than this, of 1 plus their magnitude, are those of a network that was not converted rightly.
 DIFFER = 0.01
 CPUINFO = Path("/proc/cpuinfo")
@@ -62,7 +62,7 @@ def remember(checkpoint: Checkpoint, folder: ModelsFolder, measured: Measured) -
 
 
 def open_fastest(checkpoint: Checkpoint, folder: ModelsFolder) -> MnnRunner | OnnxRunner:
-    """Open a checkpoint in the faster library. On the first use, this converts it and measures both, which takes 30 s.
+    """Open a checkpoint in the faster library. On the first use, this converts it and measures both, which takes 20 s.
 
     Where MNN does not work, this logs why and opens the checkpoint in ONNX Runtime.
 
