@@ -21,6 +21,7 @@ from tests.app.net.own_network import (
     PUBLIC_6,
 )
 from tests.fakes import PATIENCE
+from tests.namespaces import skip_unless_allowed
 
 pytestmark = pytest.mark.slow
 
@@ -52,14 +53,7 @@ TURNING = {"turns.example", "turns-on-the-way.example"}
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Run `own_network` in its own network namespace, if the host allows one."""
-    try:
-        trial = subprocess.run(
-            [*OWN_NETWORK, TRIAL], check=False, capture_output=True, text=True, timeout=PATIENCE
-        )
-    except FileNotFoundError:
-        pytest.skip("no unshare here, with which a process gets a network of its own")
-    if trial.returncode:
-        pytest.skip(f"a process may not have a network of its own here: {trial.stderr.strip()}")
+    skip_unless_allowed([*OWN_NETWORK, TRIAL])
     folder = tmp_path_factory.mktemp("etc")
     script = "ip link set lo up; "
     script += "".join(

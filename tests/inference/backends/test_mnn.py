@@ -29,6 +29,7 @@ from cutout.inference.weights.store import ModelsFolder
 from cutout.models.catalog import find
 from tests.fakes import PATIENCE
 from tests.inference.backends.mnn_alone import SIZE, Small
+from tests.namespaces import skip_unless_allowed
 
 pytestmark = [
     pytest.mark.slow,
@@ -317,12 +318,7 @@ def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     before: list[str] = []
     if request.param == "without a network":
         before = NO_NETWORK
-        try:
-            trial = subprocess.run([*before, "true"], check=False, capture_output=True, text=True)
-        except FileNotFoundError:
-            pytest.skip("no unshare here, with which a process gets a network of its own")
-        if trial.returncode:
-            pytest.skip(f"a process may not have a network of its own here: {trial.stderr.strip()}")
+        skip_unless_allowed([*before, "true"])
     folder = tmp_path_factory.mktemp("alone")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
