@@ -37,10 +37,10 @@ AS_WELL = 1.03
 # of the step, then exactly; it is found where the difference from the photo becomes smaller than this share.
 ROUGHLY, EXACTLY = tuple(step / 2 for step in range(-6, 7)), tuple(step / 4 for step in range(-6, 7))
 SEARCH_WINDOW, BETTER = 1, 0.85
-# The edge moves there, but never further than the mask is uncertain: by the first anywhere; where the mask goes from 0 to
-# 1 less steeply than in the steepest quarter of its hard edges, by this share of the additional length; by the last at
-# most.
-CERTAIN, UNCERTAIN, FURTHEST = 0.1, 1.3, 1.5
+# The edge moves there, but never further than the mask is uncertain: where the mask goes from 0 to 1 less steeply than in
+# the steepest quarter of its hard edges, by this share of the additional length, up to the second value. Anywhere it may
+# move by the next two: inwards further, because a rim of the old background is worse than a sliver that is missing.
+UNCERTAIN, FURTHEST, INWARDS, OUTWARDS = 1.3, 1.5, 0.25, 0.1
 STEEPEST = 0.25
 # Without this share of the mask explained by colours, the photo says nothing, and the mask's edge is kept. With mean
 # differences from the photo between these values, wherever the step is, the edge is out of focus, and is refined.
@@ -109,7 +109,7 @@ def sharpened(
     width = _width(pixels, near & (pixels.weight > 0.5), around, scale)
     limit = _uncertainty(edges)
     moved = _along(edges, _lowest(differences(width * scale, EXACTLY)))
-    shift = band.at(torch.maximum(torch.minimum(moved, limit), -limit), pixels.place)[0]
+    shift = band.at(torch.maximum(torch.minimum(moved, limit + OUTWARDS), -limit - INWARDS), pixels.place)[0]
     weight = pixels.weight * (1 - _between(contradiction, *CONTRADICTED))
     return _step(pixels, shift, width * scale), weight
 
@@ -173,12 +173,12 @@ def _along(edges: HardEdges, values: Tensor) -> Tensor:
 
 
 def _uncertainty(edges: HardEdges) -> Tensor:
-    """Return how far the edge may move: [1,1,⌈h/2⌉,⌈w/2⌉]. A network's mask is less steep where it guesses."""
+    """Return how far the mask's edge is uncertain: [1,1,⌈h/2⌉,⌈w/2⌉]. A network's mask is less steep where it guesses."""
     slope, weight = edges.fields.split(1, 1)
     length = 1 / slope.clamp(min=0.05)
     hard = length[(edges.contour > 0) & (weight > 0.5)]
     usual = hard.sort().values[int(STEEPEST * len(hard))] if len(hard) else length.new_tensor(torch.inf)
-    limit = (CERTAIN + UNCERTAIN * (length - usual).clamp(min=0)).clamp(max=FURTHEST)
+    limit = (UNCERTAIN * (length - usual)).clamp(0, FURTHEST)
     return -F.max_pool2d(-limit, 2, ceil_mode=True)
 
 

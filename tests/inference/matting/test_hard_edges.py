@@ -94,7 +94,8 @@ def test_a_certain_edge_stays_where_the_mask_has_it(beside: int, monkeypatch: py
         return float((of - moved).abs()[:, 10:-10].mean())
 
     assert error(refine_alpha(photo, mask)) < 0.7 * error(enlarge(mask, SIDE, SIDE))
-    monkeypatch.setattr(hard_edges, "CERTAIN", 1.5)
+    for limit in ("INWARDS", "OUTWARDS"):
+        monkeypatch.setattr(hard_edges, limit, 1.5)
     assert error(refine_alpha(photo, mask)) > error(enlarge(mask, SIDE, SIDE))
 
 
