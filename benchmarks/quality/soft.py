@@ -215,7 +215,7 @@ def _emoji(
     flat = cv2.resize(flat, (size, size), interpolation=cv2.INTER_CUBIC)
     alpha = cv2.resize(alpha, (size, size), interpolation=cv2.INTER_CUBIC)
     # After enlarging, an edge is as wide as a pixel of the small image; sharpen it to one pixel of the large image.
-    sharp = np.clip((alpha - 0.5) * size / 256 + 0.5, 0, 1)
+    sharp = np.clip((alpha - 0.5) * max(1, size / 256) + 0.5, 0, 1)
     colour = np.clip(flat / np.maximum(alpha, 0.3)[..., None], 0, 255) * sharp[..., None]
     top = round((height - size) * (0.5 + rng.uniform(-shift, shift)))
     left = round((width - size) * (0.5 + rng.uniform(-shift, shift)))
