@@ -10,7 +10,7 @@ the edge's colours is only a hint.
 
 A mask that is made from the truth shares its errors: an alpha that lies a pixel beside the photo's edge makes the raw
 mask look better than any method that follows the photo. With drawn bottles and boxes of 1 megapixel, an alpha moved by
-2 pixels along both axes turns a ratio of 0.40 of the error into 1.16. So photos whose alpha fits are averaged alone as well.
+2 pixels along both axes turns a ratio of 0.40 of the error into 1.27. So photos whose alpha fits are averaged alone as well.
 """
 
 import argparse
