@@ -22,7 +22,7 @@ ATTENTION_OPSET = 23  # the first with the operator Attention
 def onnx_graph(checkpoint: Checkpoint, folder: ModelsFolder) -> Path:
     """Return the path of the checkpoint's ONNX graph, exporting it next to the weights on first use.
 
-    The export takes 10 s, or 45 s for RMBG-2.0.
+    The export takes 10 s, or 50 s for RMBG-2.0.
 
     Raises:
         WeightsUnavailable, LicenceNotAccepted: see `load_network`; or the graph cannot be written.
