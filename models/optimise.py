@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cutout.models import gpu_kernels
+from cutout.models import gpu_kernels, onnx_attention
 from cutout.models.birefnet import (
     ASPPDeformable,
     BiRefNet,
@@ -138,6 +138,9 @@ class FusedWindowAttention(nn.Module):
         height, width = x.shape[1:3]
         if gpu_kernels.usable(x):
             x = gpu_kernels.window_attention(self.qkv(x), self.bias, self.heads, self.window, self.shift)
+            return self.proj(x)  # type: ignore[no-any-return]
+        if torch.onnx.is_in_onnx_export():
+            x = onnx_attention.window_attention(x, self.qkv, self.bias, self.heads, self.window, self.shift)
             return self.proj(x)  # type: ignore[no-any-return]
         x = pad_to_windows(self.qkv(x), self.window)
         if self.shift:

@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cutout.inference.backends.onnx_export import export_onnx
 from cutout.inference.backends.onnx_runner import OnnxRunner
 from cutout.inference.backends.runners import TorchRunner
 from cutout.models import swin
 from cutout.models.birefnet import BiRefNet
-from cutout.models.optimise import optimise
+from cutout.models.optimise import FusedWindowAttention, optimise
 from tests.parity import fill, image
 
 pytestmark = pytest.mark.slow
@@ -38,3 +40,38 @@ def test_a_birefnet_runs_in_onnx_runtime_as_in_torch(tmp_path: Path, monkeypatch
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
     assert expected.std() > 0.05
     assert (expected[0] - expected[1]).abs().max() > 0.05
+
+
+class Windows(nn.Module):
+    """One window attention on [B,C,H,W], for `export_onnx`, which exports networks of pictures."""
+
+    def __init__(self, window: int, shift: int) -> None:
+        super().__init__()
+        plain = swin.WindowAttention(12, 2, window, shift)
+        for name, tensor in plain.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.from_numpy(fill(name, tuple(tensor.shape))))
+        torch.nn.init.normal_(plain.relative_position_bias_table)
+        self.window, self.shift = window, shift
+        self.embed = nn.Conv2d(3, 12, kernel_size=1)
+        self.attention = FusedWindowAttention(plain)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.embed(pixels).permute(0, 2, 3, 1)
+        out: Tensor = self.attention(x, swin.shift_mask(x, self.window, self.shift))
+        return out
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize("size", [3, 8, 10])  # one padded window; whole windows; padded windows
+def test_windows_are_gathered_in_onnx_as_they_are_cut_in_torch(tmp_path: Path, size: int, shift: int) -> None:
+    torch.manual_seed(0)
+    windows = Windows(4, shift).eval()
+    export_onnx(windows, tmp_path / "graph.onnx", size, batch=2)
+    pixels = 3 * torch.randn(2, 3, size, size)
+    session = onnxruntime.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(None, {"pixels": pixels.numpy()})[0]
+    expected = windows(pixels)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    assert expected.std() > 0.05
