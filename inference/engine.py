@@ -59,8 +59,7 @@ from cutout.inference.weights.store import ModelsFolder
 log = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
-# Often enough to keep the memory of a long run small, and rare enough to cost nothing.
-TIDY_EVERY_SECONDS = 5.0
+TIDY_EVERY_SECONDS = 5.0  # keeps the memory of a long run small, and costs nothing
 
 
 @dataclass(eq=False)
