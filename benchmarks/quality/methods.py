@@ -55,7 +55,9 @@ def _standard(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
 
 
 def _professional(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:
-    return _cleaned(rgb, to_levels(refinement.refine_alpha(torch.from_numpy(rgb), mask)).numpy())
+    photo = torch.from_numpy(rgb)
+    alpha, coverage = refinement.refine(photo, mask)
+    return refinement.clean_colours(photo, coverage).numpy(), to_levels(alpha).numpy()
 
 
 def _guided(rgb: Bytes, mask: Tensor) -> tuple[Bytes, Bytes]:

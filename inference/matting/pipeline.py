@@ -41,11 +41,14 @@ def cut_out(
     mask = look(rgb)
     if mask is None:
         return Matte(rgb, rgb.new_zeros(height, width), no_foreground=True)
-    alpha = refinement.refine_alpha(rgb, mask) if recipe.refines else enlarge(mask, height, width)
-    if recipe.looks_twice:
-        _look_again(rgb, mask, alpha, look)
-    levels = to_levels(alpha)
-    cleaned = refinement.clean_colours(rgb, levels) if recipe.cleans and colours else rgb
+    if recipe.refines:
+        alpha, coverage = refinement.refine(rgb, mask)
+        if recipe.looks_twice:
+            _look_again(rgb, mask, alpha, coverage, look)
+        levels = to_levels(alpha)
+    else:
+        levels = coverage = to_levels(enlarge(mask, height, width))
+    cleaned = refinement.clean_colours(rgb, coverage) if recipe.cleans and colours else rgb
     if own_alpha is not None:
         levels = to_levels(levels.float() * own_alpha / 255**2)
     return Matte(cleaned, levels, no_foreground=False)
@@ -61,8 +64,8 @@ def run_recipes(recipes: Iterable[Recipe], device: torch.device) -> None:
             compose(matte.rgb, matte.alpha, options)
 
 
-def _look_again(rgb: Tensor, mask: Tensor, alpha: Tensor, look: Look) -> None:
-    """Replace a part of `alpha`, in place, with the result of a second look, if that is reliable."""
+def _look_again(rgb: Tensor, mask: Tensor, alpha: Tensor, coverage: Tensor, look: Look) -> None:
+    """Replace a part of `alpha` and `coverage`, in place, with that of a second look, if it is reliable."""
     height, width = rgb.shape[:2]
     box = crop_refinement.box_around(mask, height, width)
     if box is None:
@@ -73,4 +76,4 @@ def _look_again(rgb: Tensor, mask: Tensor, alpha: Tensor, look: Look) -> None:
         return
     merged = crop_refinement.merge(mask, second, box, height, width)
     if merged is not None:
-        alpha[box.rows, box.columns] = refinement.refine_alpha(part, merged)
+        alpha[box.rows, box.columns], coverage[box.rows, box.columns] = refinement.refine(part, merged)

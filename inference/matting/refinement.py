@@ -28,7 +28,7 @@ from cutout.inference.matting.colour_lines import (
     texture,
 )
 from cutout.inference.matting.hard_edges import EdgePixels, HardEdges
-from cutout.inference.matting.mask import enlarge
+from cutout.inference.matting.mask import enlarge, to_levels
 from cutout.inference.matting.unknown_region import SmallGrid, UnknownRegion, see_through, uncertain
 from cutout.inference.matting.windows import in_tiles, window_mean
 
@@ -49,6 +49,10 @@ NOISE_FACTOR = 3.0
 # Where there is no detail, the fit does not override the mask unless their mean difference is more than this.
 TOLERANCE = 0.1
 
+# On the outer side of a hard edge, where the mask is below the first value and gradually within the second, colours are
+# cleaned by what the photo shows.
+OUTER, FADING = 0.9, 0.1
+
 # A photo whose longer side is below the first of these shares of the mask's has no detail that the mask lacks, and is not
 # refined; from the second on it is refined in full.
 FINER_THAN_MASK = (0.7, 1.1)
@@ -60,8 +64,12 @@ COLOUR_WINDOW = 2
 COLOUR_STIFFNESS = 0.5
 
 
-def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
-    """Return the alpha of the photo's size, float32 [H,W] of 0…1, that follows the photo's detail.
+def refine(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the alpha of the photo's size, float32 [H,W] of 0…1, that follows the photo's detail, and the coverage.
+
+    The coverage, uint8 [H,W] of 0…255, is the subject's share of each of the photo's pixels, for `clean_colours`: the
+    alpha, but on the outer side of hard edges no more than the photo shows. There the mask's step may enclose a sliver
+    of the background, which would be a light rim on a dark ground.
 
     `rgb` is uint8 [H,W,3]; `mask` is float [1,1,h,w] of 0…1, on the same device. Where the mask is certain, it is
     enlarged bilinearly without other changes. Where the colours do not explain it, it is only sharpened a little. Hard
@@ -114,9 +122,18 @@ def refine_alpha(rgb: Tensor, mask: Tensor) -> Tensor:
 
     pixels = EdgePixels(*(torch.cat(parts) for parts in zip(*hard, strict=True)))
     sharp, weight = hard_edges.sharpened(edges, pixels, band, min(1.0, columns / width))
+    return alpha, _cut(alpha, pixels, sharp, weight)
+
+
+def _cut(alpha: Tensor, pixels: EdgePixels, sharp: Tensor, weight: Tensor) -> Tensor:
+    """Replace `alpha` at hard edges, in place, with their step; return the coverage."""
     flat = alpha.view(-1)
-    flat[pixels.place] = torch.lerp(flat[pixels.place], sharp, weight)
-    return alpha
+    shown = flat[pixels.place]
+    flat[pixels.place] = cut = torch.lerp(shown, sharp, weight)
+    coverage = to_levels(alpha)
+    outer = ((OUTER - pixels.mask) / FADING).clamp_(0, 1)
+    coverage.view(-1)[pixels.place] = to_levels(torch.lerp(cut, torch.minimum(cut, shown), outer))
+    return coverage
 
 
 def _edge_fields(
@@ -143,7 +160,7 @@ def _strength(finer: float) -> float:
 def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
     """Remove the old background's colour from the semi-transparent pixels of a photo.
 
-    `rgb` is uint8 [H,W,3] and `alpha` uint8 [H,W]; the result is a copy, uint8 [H,W,3]. Every pixel is modelled as the
+    `rgb` is uint8 [H,W,3] and `alpha` uint8 [H,W], the subject's share of each pixel; the result is a copy, uint8 [H,W,3]. Every pixel is modelled as the
     mixture alpha × foreground + (1 − alpha) × background. Both colours are estimated together, by least squares over
     small windows, from the coarsest scale up to COLOUR_SIDE, and each scale is pulled towards the coarser one before
     it (after Germer and others, "Fast Multi-Level Foreground Estimation", 2020, who smooth between neighbours instead).

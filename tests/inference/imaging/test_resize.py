@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cutout.inference.imaging import compositing
 from cutout.inference.imaging.resize import resize_antialiased, resize_bilinear, resize_planes
 from cutout.inference.matting.mask import to_pixels
-from cutout.inference.matting.refinement import clean_colours, refine_alpha
+from cutout.inference.matting.refinement import clean_colours, refine
 from cutout.models.catalog import find
 
 pytestmark = pytest.mark.slow
@@ -115,7 +115,7 @@ def test_nothing_between_a_thin_mask_and_the_cutout_is_large(size: tuple[int, in
     rgb, alpha = picture(*size), torch.full(size, 128, dtype=torch.uint8)
     mask = torch.full((1, 1, 64, 64), 0.5)
     with Largest() as largest:
-        refine_alpha(rgb, mask)
+        refine(rgb, mask)
         clean_colours(rgb, alpha)
         compositing.on_background(rgb, alpha, (1, 2, 3))
     assert largest.bytes <= 30 * max(1 << 20, alpha.numel() // 4)

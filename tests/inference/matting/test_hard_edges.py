@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutout.inference.matting import hard_edges
-from cutout.inference.matting.mask import enlarge
-from cutout.inference.matting.refinement import refine_alpha
+from cutout.inference.matting.mask import enlarge, to_levels
+from cutout.inference.matting.refinement import clean_colours, refine
 from tests.inference.matting.test_refinement import BLUE, RED, mixture, ramp, soft_mask, strands
 
 SIDE = 400
@@ -36,13 +36,13 @@ def test_print_beside_the_edge_makes_no_holes_and_no_fringe(monkeypatch: pytest.
     alpha = diagonal()
     photo, mask = printed(alpha), soft_mask(alpha)
     deep = -F.max_pool2d(-alpha[None, None], 2 * INSIDE + 1, 1, INSIDE)[0, 0] == 1
-    refined = refine_alpha(photo, mask)
+    refined = refine(photo, mask)[0]
     assert refined[deep].min() > 0.98
     before = (enlarge(mask, SIDE, SIDE) - alpha).abs().mean()
     assert (refined - alpha).abs().mean() < 0.5 * before
 
     monkeypatch.setattr(hard_edges, "SHARE", (2.0, 3.0))  # As if no edge was hard.
-    ragged = refine_alpha(photo, mask)
+    ragged = refine(photo, mask)[0]
     assert ragged[deep].min() < 0.9
     assert (ragged - alpha).abs().mean() > 2 * (refined - alpha).abs().mean()
 
@@ -76,7 +76,7 @@ def test_where_the_mask_is_unsure_its_edge_moves_to_the_photos(monkeypatch: pyte
     there = slice(SIDE * 80 // 256, SIDE * 176 // 256)
 
     def error() -> float:
-        return float((refine_alpha(photo, mask) - alpha).abs()[there].mean())
+        return float((refine(photo, mask)[0] - alpha).abs()[there].mean())
 
     moved = error()
     monkeypatch.setattr(hard_edges, "UNCERTAIN", 0.0)
@@ -93,10 +93,10 @@ def test_a_certain_edge_stays_where_the_mask_has_it(beside: int, monkeypatch: py
     def error(of: Tensor) -> float:
         return float((of - moved).abs()[:, 10:-10].mean())
 
-    assert error(refine_alpha(photo, mask)) < 0.7 * error(enlarge(mask, SIDE, SIDE))
+    assert error(refine(photo, mask)[0]) < 0.7 * error(enlarge(mask, SIDE, SIDE))
     for limit in ("INWARDS", "OUTWARDS"):
         monkeypatch.setattr(hard_edges, limit, 1.5)
-    assert error(refine_alpha(photo, mask)) > error(enlarge(mask, SIDE, SIDE))
+    assert error(refine(photo, mask)[0]) > error(enlarge(mask, SIDE, SIDE))
 
 
 def test_without_evidence_the_masks_edge_stays() -> None:
@@ -106,12 +106,28 @@ def test_without_evidence_the_masks_edge_stays() -> None:
     weight = hard_edges.find(mask, torch.zeros_like(mask)).fields[:, 1:]
     assert weight.max() == 0
     before = (enlarge(mask, SIDE, SIDE) - alpha).abs().mean()
-    assert (refine_alpha(grey, mask) - alpha).abs().mean() <= before
+    assert (refine(grey, mask)[0] - alpha).abs().mean() <= before
 
 
 def test_a_photo_smaller_than_its_mask_keeps_the_masks_soft_edges() -> None:
     alpha = strands(SIDE, SIDE)
     photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE), noise=4)
     mask = F.interpolate(alpha[None, None], size=(1024, 1024), mode="bilinear")
-    change = (refine_alpha(photo, mask) - enlarge(mask, SIDE, SIDE)).abs()
+    change = (refine(photo, mask)[0] - enlarge(mask, SIDE, SIDE)).abs()
     assert change.mean() < 1e-5  # At the photo's border a strand may look like an edge.
+
+
+def test_a_sliver_of_background_within_the_step_takes_on_the_subjects_colour() -> None:
+    alpha = diagonal()
+    white = torch.full((3,), 250.0)
+    photo = mixture(alpha, torch.tensor(RED), white, noise=4)
+    mask = soft_mask(torch.roll(alpha, -2, dims=1))  # Two pixels outside of the photo's edge.
+    cut, coverage = refine(photo, mask)
+    sliver = (cut > 0.95) & (alpha < 0.05)
+    sliver[:, :10] = sliver[:, -10:] = False
+    assert sliver.any()
+    off = [
+        (clean_colours(photo, one)[sliver].float() - torch.tensor(RED)).abs().mean()
+        for one in (to_levels(cut), coverage)
+    ]
+    assert off[1] < 0.4 * off[0]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cutout.inference.matting import unknown_region
 from cutout.inference.matting.mask import enlarge, to_levels
-from cutout.inference.matting.refinement import clean_colours, refine_alpha
+from cutout.inference.matting.refinement import clean_colours, refine
 
 RED, GREEN, BLUE = (200.0, 60.0, 50.0), (60.0, 170.0, 70.0), (50.0, 70.0, 180.0)
 SIDE = 1024
@@ -50,7 +50,7 @@ def test_alpha_follows_strands_that_the_mask_has_lost() -> None:
     photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE))
     mask = soft_mask(alpha)
     before = (enlarge(mask, *alpha.shape) - alpha).abs().mean()
-    after = (refine_alpha(photo, mask) - alpha).abs().mean()
+    after = (refine(photo, mask)[0] - alpha).abs().mean()
     assert after < 0.25 * before
 
 
@@ -59,7 +59,7 @@ def test_where_the_mask_is_certain_nothing_changes() -> None:
     texture = torch.rand(*alpha.shape, 3, generator=torch.Generator().manual_seed(1)) * 255
     mask = soft_mask(alpha)
     difference = (
-        refine_alpha(mixture(alpha, texture, texture.flip(0)), mask) - enlarge(mask, *alpha.shape)
+        refine(mixture(alpha, texture, texture.flip(0)), mask)[0] - enlarge(mask, *alpha.shape)
     ).abs()
     assert difference[:, : SIDE // 2 - 40].max() == 0
     assert difference[:, SIDE // 2 + 40 :].max() == 0
@@ -70,7 +70,7 @@ def test_an_edge_out_of_focus_does_not_take_on_texture_and_noise(width: float) -
     alpha = ramp(width)
     texture = torch.rand(*alpha.shape, 1, generator=torch.Generator().manual_seed(1)) * 120
     photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE) - 60 + texture, noise=4)
-    error = (refine_alpha(photo, soft_mask(alpha)) - alpha).abs()
+    error = (refine(photo, soft_mask(alpha))[0] - alpha).abs()
     assert error.mean() < 1e-3
     assert error.max() < 0.1
 
@@ -80,14 +80,14 @@ def test_a_mask_too_sure_of_a_soft_edge_is_softened() -> None:
     photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE))
     mask = soft_mask(ramp(12))
     before = (enlarge(mask, *alpha.shape) - alpha).abs().mean()
-    assert (refine_alpha(photo, mask) - alpha).abs().mean() < 0.8 * before
+    assert (refine(photo, mask)[0] - alpha).abs().mean() < 0.8 * before
 
 
 def test_a_subject_of_its_backgrounds_colour_keeps_the_masks_edge() -> None:
     alpha = ramp(8)
     photo = mixture(alpha, torch.tensor(GREEN), torch.tensor(GREEN), noise=3)
     mask = soft_mask(alpha)
-    error = (refine_alpha(photo, mask) - alpha).abs()
+    error = (refine(photo, mask)[0] - alpha).abs()
     assert error.mean() <= (enlarge(mask, *alpha.shape) - alpha).abs().mean()
 
 
@@ -136,7 +136,7 @@ def test_opaque_pixels_keep_their_colours_bit_for_bit() -> None:
 def test_the_photo_itself_is_left_alone() -> None:
     photo = mixture(ramp(24), torch.tensor(RED), torch.tensor(BLUE))
     before = photo.clone()
-    refine_alpha(photo, soft_mask(ramp(24)))
+    refine(photo, soft_mask(ramp(24)))
     clean_colours(photo, to_levels(ramp(24)))
     assert torch.equal(photo, before)
 
@@ -145,9 +145,9 @@ def test_strips_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     alpha = strands(100, 300)
     photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE))
     mask = soft_mask(alpha, 75)
-    whole = refine_alpha(photo, mask), clean_colours(photo, to_levels(alpha))
+    whole = refine(photo, mask)[0], clean_colours(photo, to_levels(alpha))
     monkeypatch.setitem(unknown_region.STRIP_PIXELS, "cpu", 900)
-    torch.testing.assert_close(refine_alpha(photo, mask), whole[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(refine(photo, mask)[0], whole[0], atol=1e-5, rtol=0)
     assert torch.equal(clean_colours(photo, to_levels(alpha)), whole[1])
 
 
@@ -169,7 +169,7 @@ def test_every_size_gives_an_alpha_and_colours(
         "clear": np.zeros((size, size)),
         "opaque": np.ones((size, size)),
     }
-    alpha = refine_alpha(photo, torch.from_numpy(values[kind]).float()[None, None])
+    alpha = refine(photo, torch.from_numpy(values[kind]).float()[None, None])[0]
     assert alpha.shape == (height, width)
     assert bool(((alpha >= 0) & (alpha <= 1 + 1e-6)).all())
     if kind != "noise":
@@ -183,7 +183,7 @@ def test_a_gpu_gives_what_a_cpu_gives() -> None:
     alpha = strands()
     photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE))
     mask = soft_mask(alpha)
-    on_cpu, on_gpu = refine_alpha(photo, mask), refine_alpha(photo.cuda(), mask.cuda()).cpu()
+    on_cpu, on_gpu = refine(photo, mask)[0], refine(photo.cuda(), mask.cuda())[0].cpu()
     # Resizing in floats and in bytes differs by at most one level.
     assert (on_gpu - on_cpu).abs().mean() < 2e-3
     levels = to_levels(alpha)
