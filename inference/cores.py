@@ -5,8 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from pathlib import Path
 
-import torch
-
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 
@@ -33,6 +31,8 @@ def photo_threads(count: int) -> ThreadPoolExecutor:
     A photo's edges are thousands of small operators, and after each one torch's own threads wait for each other without
     giving their cores away. That gains little on an idle host; on a busy one, edges took ten times as long.
     """
+    import torch  # here, because what only counts cores does not need it
+
     return ThreadPoolExecutor(count, "photo", initializer=torch.set_num_threads, initargs=(1,))
 
 
