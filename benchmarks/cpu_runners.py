@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks import inputs
+from benchmarks.environments import python_with
 from benchmarks.report import Table, publish
 from cutout.app.config import settings
 from cutout.inference.backends.mnn_export import convert
@@ -39,7 +39,7 @@ RUNS_A_ROUND = 3
 
 def run() -> None:
     """Measure all libraries, print and save the results."""
-    python = _openvino_python()
+    python = python_with(OPENVINO, ENVIRONMENT)
     graph = onnx_graph(CHECKPOINT, settings.load().models_folder)
     found: dict[tuple[int, str], list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -94,11 +94,3 @@ def _publish(found: dict[tuple[int, str], list[dict[str, Any]]], differences: di
         [Table(title, columns, rows)],
         {"avx512": avx512, "openvino": OPENVINO, "libraries": figures, "differences": differences},
     )
-
-
-def _openvino_python() -> str:
-    python = ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        venv.create(ENVIRONMENT, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", OPENVINO], check=True)
-    return str(python)

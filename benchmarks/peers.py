@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import onnx
 
 from benchmarks import inputs
+from benchmarks.environments import python_with
 from benchmarks.report import Table, publish
 from cutout.app.config import settings
 from cutout.inference.backends.onnx_export import onnx_graph
@@ -33,7 +33,7 @@ PHOTOS_A_ROUND = 5
 
 def run() -> None:
     """Measure both sides, print and save the results."""
-    python = _rembg_python()
+    python = python_with(REMBG, ENVIRONMENT)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photo = folder / "photo.jpg"
@@ -88,14 +88,6 @@ def run() -> None:
             "cutout_stages_s": stages,
         },
     )
-
-
-def _rembg_python() -> str:
-    python = ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        venv.create(ENVIRONMENT, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", REMBG], check=True)
-    return str(python)
 
 
 def _graph_with_sigmoid(file: Path) -> Path:

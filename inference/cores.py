@@ -69,6 +69,5 @@ def _quota_of(cgroup: Path) -> list[float]:
             period = (cgroup / "cpu.cfs_period_us").read_text().strip()
     except (OSError, ValueError):
         return []
-    return (
-        [int(quota) / int(period)] if quota.isdecimal() and int(quota) > 0 else []
-    )  # "max" and -1 are no quota
+    limited = quota.isdecimal() and int(quota) > 0  # "max" and -1 are no quota
+    return [int(quota) / int(period)] if limited else []

@@ -3,7 +3,7 @@
 Along the edge of a box or a bottle, alpha is a step as wide as the lens makes it, and what the photo shows beside it is
 print, knitting, reflections and traces of JPEG. There the refinement by colour lines would turn such detail into holes
 and fringes. A mask of the right shape shows such an edge as a blurred step; so the step is given back its width, around
-the place where the mask, or clearly the photo, has it.
+the place where the mask has it, or the photo, as far as the mask is unsure.
 
 An edge counts as hard where the mask goes from background to subject within a few of its pixels, along one boundary.
 Hair, fur, defocus and glass are in between for longer, lace has many boundaries, thin wires never reach the subject's
