@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cutout.inference.matting import refinement
 from cutout.inference.matting.pipeline import Matte, cut_out, run_recipes
 from cutout.inference.tiers import TIERS, Recipe, Tier
 from tests.fakes import BLUE, photo_with_disc
@@ -124,3 +125,26 @@ def test_the_photos_own_transparency_is_multiplied_in(recipe: Recipe) -> None:
 
 def test_every_recipe_runs_on_a_picture_without_a_subject_of_its_own() -> None:
     run_recipes(set(Recipe), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("recipe", "looks"), [(Recipe.REFINED, 1), (Recipe.SECOND_LOOK, 2)])
+def test_colours_are_cleaned_by_the_coverage_of_each_look(
+    recipe: Recipe, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refine, looked, cleaned = refinement.refine, [], []
+
+    def refine_and_mark(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, coverage = refine(rgb, mask)
+        looked.append(coverage.shape)
+        return alpha, torch.full_like(coverage, len(looked))
+
+    def remember(rgb: Tensor, coverage: Tensor) -> Tensor:
+        cleaned.append(coverage)
+        return rgb
+
+    monkeypatch.setattr(refinement, "refine", refine_and_mark)
+    monkeypatch.setattr(refinement, "clean_colours", remember)
+    cut_out(PHOTO, None, recipe, Network().look)
+    assert len(looked) == looks
+    assert cleaned[0][0, 0] == 1
+    assert int((cleaned[0] == looks).sum()) == looked[-1].numel()
