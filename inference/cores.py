@@ -58,7 +58,7 @@ def in_parts(work: Callable[[Part], Result], parts: Iterable[Part], device: "tor
     left, taking = iter(range(len(parts))), Lock()
 
     def work_through() -> list[tuple[int, Result]]:
-        done = []
+        done: list[tuple[int, Result]] = []
         while True:
             with taking:
                 index = next(left, None)

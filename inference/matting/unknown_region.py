@@ -70,8 +70,8 @@ class UnknownRegion(SmallGrid):
         """Return a strip's pixels in marked cells as indices into the flattened picture, int64 [N]."""
         rows, columns = (torch.arange(part.start, part.stop, device=self._cells.device) for part in strip)
         marked = self._cells[self._row_of(rows)][:, self._column_of(columns)]
-        place = marked.flatten().nonzero()[:, 0]
-        return place + (strip[0].start * self._width + strip[1].start)  # whole rows, or a part of one
+        first: int = strip[0].start * self._width + strip[1].start
+        return marked.flatten().nonzero()[:, 0] + first  # a strip is whole rows, or a part of one
 
 
 def pixel_strips(alpha: Tensor) -> list[slice]:
@@ -82,8 +82,8 @@ def pixel_strips(alpha: Tensor) -> list[slice]:
 
 def see_through(alpha: Tensor, strip: slice) -> Tensor:
     """Return the semi-transparent pixels of a strip of an alpha, uint8 [H,W], as indices into it flattened, int64 [N]."""
-    levels = alpha.view(-1)[strip]
-    return ((levels > 0) & (levels < 255)).nonzero()[:, 0] + strip.start
+    levels, first = alpha.view(-1)[strip], int(strip.start)
+    return ((levels > 0) & (levels < 255)).nonzero()[:, 0] + first
 
 
 def uncertain(alpha: Tensor, reach: int, certain: tuple[float, float] = CERTAIN) -> Tensor:
