@@ -51,6 +51,7 @@ def _device(settings: Settings) -> tuple[str | None, bool]:
     """Show the device and the libraries. Return the device, None if it cannot be used, and whether it can."""
     from cutout.app.bootstrap import device_of
     from cutout.inference.backends.runners import device_name
+    from cutout.inference.cores import multiplies_bfloat16
     from cutout.inference.errors import DeviceUnavailable
 
     healthy, target = True, None
@@ -69,6 +70,11 @@ def _device(settings: Settings) -> tuple[str | None, bool]:
             _good(f"{package} {version(package)}")
         except PackageNotFoundError:
             _plain(f"{package} is not installed")
+    if target == "cpu" and settings.precision == "auto" and multiplies_bfloat16():
+        _plain(
+            "this processor has units for bfloat16 (AMX): with CUTOUT_PRECISION=bfloat16 networks take about half the"
+            " time, and masks differ by up to 4 of 255 levels"
+        )
     return target, healthy
 
 

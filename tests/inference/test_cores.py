@@ -13,7 +13,7 @@ from torch import nn
 
 from cutout.inference import engine as engine_module
 from cutout.inference.backends.runners import TorchRunner
-from cutout.inference.cores import in_parts, network_threads, usable_cores
+from cutout.inference.cores import in_parts, multiplies_bfloat16, network_threads, usable_cores
 from cutout.inference.matting.pipeline import Matte, cut_out
 from tests.fakes import fake_engine, photo_bytes
 
@@ -71,6 +71,22 @@ def test_without_cgroups_affinity_counts_and_else_all_cores(
     assert usable_cores(tmp_path, tmp_path / "none") == 16
     monkeypatch.delattr(os, "sched_getaffinity")
     assert usable_cores(tmp_path, tmp_path / "none") == 64
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor: 0\nflags\t\t: fpu avx512f amx_bf16 amx_tile\n", True),
+        ("processor: 0\nflags\t\t: fpu avx512f avx512_bf16\nmodel name: amx_bf16\n", False),
+        (None, False),
+    ],
+)
+def test_units_for_bfloat16_are_a_flag_of_the_processor(
+    tmp_path: Path, cpuinfo: str | None, expected: bool
+) -> None:
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert multiplies_bfloat16(tmp_path / "cpuinfo") is expected
 
 
 @pytest.mark.parametrize(
