@@ -50,8 +50,11 @@ INDEXED = {
 CONVOLUTIONS = {aten.convolution.default, aten.cudnn_convolution_relu.default}
 
 
-class Fault(AssertionError):
-    """The code would fail, wait or be slow on a GPU."""
+class Fault(BaseException):
+    """The code would fail, wait or be slow on a GPU.
+
+    It is no `Exception`, so that no code under test takes it for an error that it can live with.
+    """
 
 
 class MixedDevices(Fault):
@@ -205,6 +208,7 @@ def pretended_gpu(
     stand_ins = [
         *((torch.cuda, name, mock.MagicMock()) for name in ("Stream", "stream", "current_stream")),
         (torch.cuda, "Event", event),
+        (Tensor, "record_stream", lambda tensor, stream: None),
         (torch.cuda, "CUDAGraph", _Graph),
         (torch.cuda, "graph", gpu.capture),
         (Streams, "photo", lambda _: gpu.stream("photo")),
@@ -281,7 +285,7 @@ class _Operations(TorchDispatchMode):
             out = _run(func, args, kwargs)
             gpu.take(out)
             if gpu.tape is not None:
-                gpu.tape.append(partial(_repeat, func, args, kwargs, out))
+                gpu.tape.append(partial(_repeat, gpu, func, args, kwargs, out))
             _check_types(gpu, str(func), tensors_of(out))
             gpu.note(
                 Call(
@@ -323,7 +327,6 @@ class _Functions(TorchFunctionMode):
             Tensor.cuda: lambda x: self._to(x, DEVICE),
             Tensor.pin_memory: lambda x: gpu.pin(x.clone()),
             Tensor.is_pinned: gpu.is_pinned,
-            Tensor.record_stream: lambda x, stream: None,
             Tensor.tolist: self._tolist,
             Tensor.numpy: self._numpy,
             Tensor.__array__: self._numpy,
@@ -449,9 +452,9 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return out.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
-def _repeat(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+def _repeat(gpu: PretendGPU, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Do a captured operation again, with the result where it was the first time."""
-    with torch.inference_mode():
+    with torch.inference_mode(), gpu.apart():
         again = _run(func, args, kwargs)
         for old, new in zip(tensors_of(out), tensors_of(again), strict=True):
             if old.untyped_storage()._cdata != new.untyped_storage()._cdata:
