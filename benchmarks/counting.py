@@ -91,9 +91,7 @@ class Count:
     def groups(self) -> dict[str, "Count"]:
         """Return the groups that have kernels, those with the most bytes first."""
         names = {cost.group for cost in self.costs if cost.kernels}
-        return dict(
-            sorted(((name, self.of_group(name)) for name in names), key=lambda item: -item[1].bytes)
-        )
+        return dict(sorted(((name, self.of_group(name)) for name in names), key=lambda item: -item[1].bytes))
 
     def seconds(self, bandwidth: float, flops: float) -> float:
         """Return the time of all kernels, each as long as its bytes or its FLOP take, at these rates a second."""
@@ -126,7 +124,7 @@ def changes_layout(call: Call) -> bool:
 def added(call: Call) -> Iterable[Cost]:
     """Yield the kernels that torch starts beside an operation's own."""
     if GROUP_OF.get(call.name) == "convolution":
-        x, weight, bias = call.args[:3]
+        x, _, bias = call.args[:3]
         layout = torch.channels_last if is_channels_last(call.out) else torch.contiguous_format
         if not x.is_contiguous(memory_format=layout):
             yield Cost("layout for cuDNN", "change of layout", 1, 2 * size(x))
@@ -176,7 +174,7 @@ def flop_of(call: Call) -> int:
     args, constants = call.args, call.kwargs
     match call.name:
         case "convolution" | "cudnn_convolution_relu":
-            return 2 * int(call.out.numel()) * math.prod(args[1].shape[1:])
+            return 2 * int(call.out.numel()) * int(math.prod(args[1].shape[1:]))
         case "mm" | "bmm":
             return 2 * int(call.out.numel()) * int(args[0].shape[-1])
         case "addmm" | "baddbmm" | "_addmm_activation":

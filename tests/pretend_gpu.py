@@ -34,6 +34,7 @@ DEVICE = torch.device("cuda", 0)
 Store = Literal["cpu", "meta"]
 Stage = Literal["photo", "network"]
 
+REDUCED = "allow_fp16_reduced_precision_reduction"
 COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 aten = torch.ops.aten
@@ -216,6 +217,9 @@ def pretended_gpu(
         *((module, name, _Kernel(name, gpu)) for module, name in triton_kernels()),
     ]
     with ExitStack() as stack:
+        # A runner for CUDA sets these for the whole process.
+        for place, name in ((torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, REDUCED)):
+            stack.callback(setattr, place, name, getattr(place, name))
         for place, name, stand_in in stand_ins:
             stack.enter_context(mock.patch.object(place, name, stand_in))
         stack.enter_context(gpu.stream())
@@ -231,7 +235,9 @@ def triton_kernels() -> list[tuple[Any, str]]:
 
     kinds = (triton.JITFunction, InterpretedFunction)
     modules = [module for name, module in vars(gpu_kernels).items() if hasattr(module, "tl")]
-    return [(module, name) for module in modules for name, it in vars(module).items() if isinstance(it, kinds)]
+    return [
+        (module, name) for module in modules for name, it in vars(module).items() if isinstance(it, kinds)
+    ]
 
 
 class _Kernel:
@@ -318,7 +324,7 @@ class _Functions(TorchFunctionMode):
         super().__init__()
         self._gpu = gpu
         self._own: dict[Any, Callable[..., Any]] = {
-            Tensor.device.__get__: lambda x: DEVICE if gpu.holds(x) else x.device,  # type: ignore[attr-defined]
+            Tensor.device.__get__: lambda x: DEVICE if gpu.holds(x) else x.device,
             Tensor.is_cuda.__get__: gpu.holds,  # type: ignore[attr-defined]
             Tensor.is_cpu.__get__: lambda x: x.is_cpu and not gpu.holds(x),  # type: ignore[attr-defined]
             Tensor.is_meta.__get__: lambda x: x.is_meta and not gpu.holds(x),  # type: ignore[attr-defined]
@@ -364,24 +370,29 @@ class _Functions(TorchFunctionMode):
 
     def _to(self, tensor: Tensor, *args: Any, copy: bool = False, **kwargs: Any) -> Tensor:
         gpu = self._gpu
-        if args and isinstance(args[0], Tensor):
+        here = gpu.holds(tensor)
+        if args and isinstance(args[0], Tensor):  # the device and type of another tensor
             like, *rest = args
             args = (DEVICE if gpu.holds(like) else like.device, like.dtype, *rest)
-        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
-        up = gpu.holds(tensor) if device is None else device.type == "cuda"
-        if up == gpu.holds(tensor):
-            if device is not None and not up:
-                kwargs["device"] = device
-            kwargs = {"dtype": dtype or tensor.dtype, "memory_format": memory_format or torch.preserve_format}
-            return tensor.to(**kwargs, copy=copy)
-        with self._gpu.apart():
-            out = tensor.to(
-                dtype=dtype or tensor.dtype, memory_format=memory_format or torch.preserve_format, copy=True
-            )
-        if up:
+        parsed: tuple[torch.device | None, torch.dtype | None, bool, torch.memory_format | None] = (
+            torch._C._nn._parse_to(*args, **kwargs)
+        )
+        device, dtype, non_blocking, memory_format = parsed
+        there = here if device is None else device.type == "cuda"
+        form: dict[str, Any] = {
+            "dtype": tensor.dtype if dtype is None else dtype,
+            "memory_format": torch.preserve_format if memory_format is None else memory_format,
+        }
+        if there == here:
+            if not here and device is not None:
+                form["device"] = device
+            return tensor.to(**form, copy=copy)
+        with gpu.apart():
+            out = tensor.to(**form, copy=True)
+        if there:
             gpu.take(out)
-        name = "upload" if up else "download"
-        wait = not (up and non_blocking and gpu.is_pinned(tensor))
+        name = "upload" if there else "download"
+        wait = not (there and non_blocking and gpu.is_pinned(tensor))
         gpu.note(Call(name, (tensor,), {}, out, wait=name if wait else ""))
         return out
 

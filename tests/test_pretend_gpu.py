@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention as attention
 
 from benchmarks.counting import Count
 from cutout.inference.backends.cuda import FixedBatch, download, upload
@@ -32,7 +33,7 @@ FAULTS: dict[str, tuple[type[Fault], Callable[[Tensor], Tensor]]] = {
     "a map in float32": (MixedTypes, lambda x: x.float().exp().half()),
     "attention in float32": (
         MixedTypes,
-        lambda x: torch.nn.functional.scaled_dot_product_attention(*[x.flatten(2).float()] * 3).half(),
+        lambda x: attention(x.float(), x.float(), x.float()).half(),
     ),
     "item": (HiddenWait, lambda x: x * x.amax().item()),
     "a comparison": (HiddenWait, lambda x: x if x.sum() > 0 else -x),
@@ -133,7 +134,10 @@ def test_costs_of_a_few_operations() -> None:
         out = torch.conv2d(x, weight, bias, padding=1)
         of_x, of_out, of_weight = 2 * 2 * 16 * 64, 2 * 2 * 32 * 64, 2 * 32 * 16 * 9
         convolution, added = count.costs
-        assert (convolution.bytes, convolution.flop) == (of_x + of_weight + 64 + of_out, 2 * 2 * 32 * 64 * 144)
+        assert (convolution.bytes, convolution.flop) == (
+            of_x + of_weight + 64 + of_out,
+            2 * 2 * 32 * 64 * 144,
+        )
         assert (added.name, added.kernels, added.bytes) == ("bias of a convolution", 1, 2 * of_out + 64)
 
         count.costs.clear()

@@ -27,7 +27,12 @@ pytestmark = pytest.mark.slow
 HEIGHT, WIDTH = 300, 420
 # The operations that the host starts for a photo of up to 16 megapixels, without the network's, and how often it waits,
 # other than at an event. A second look that is used refines its part of the photo once more.
-MOST = {Tier.BASIC: (70, 3), Tier.STANDARD: (580, 4), Tier.PROFESSIONAL: (2100, 10), Tier.INDUSTRY: (3750, 27)}
+MOST = {
+    Tier.BASIC: (70, 3),
+    Tier.STANDARD: (580, 4),
+    Tier.PROFESSIONAL: (2100, 10),
+    Tier.INDUSTRY: (3750, 27),
+}
 
 
 class Operations:
