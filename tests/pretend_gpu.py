@@ -84,7 +84,6 @@ class Call:
     kwargs: dict[str, Any]
     out: Any
     changes: bool = False  # the operation writes into one of its arguments
-    pointwise: bool = False
     programs: int = 0
     wait: str = ""
     stage: Stage = "photo"
@@ -119,9 +118,12 @@ class PretendGPU:
         return tensor.untyped_storage() in self._pinned
 
     def note(self, call: Call) -> None:
-        if call.wait and not self.may_wait:
-            raise HiddenWait(f"{call.name}: the host waits ({call.wait}) within what is captured")
+        self.check_wait(call.name, call.wait)
         self._note(replace(call, stage=self.thread.stage))
+
+    def check_wait(self, name: str, wait: str) -> None:
+        if wait and not self.may_wait:
+            raise HiddenWait(f"{name}: the host waits ({wait}) within what is captured")
 
     def watch(self, network: nn.Module, dtype: torch.dtype) -> None:
         """Allow only this type of floats while the network runs, and nothing that cannot be captured."""
@@ -288,22 +290,14 @@ class _Operations(TorchDispatchMode):
                 return self._copied(args[0], args[1], non_blocking=args[2] if len(args) > 2 else False)
             _check_devices(gpu, func, tensors)
             _check_types(gpu, str(func), tensors)
+            name, wait = func._schema.name.removeprefix("aten::"), _wait(func, args)
+            gpu.check_wait(name, wait)
             out = _run(func, args, kwargs)
             gpu.take(out)
             if gpu.tape is not None:
                 gpu.tape.append(partial(_repeat, gpu, func, args, kwargs, out))
             _check_types(gpu, str(func), tensors_of(out))
-            gpu.note(
-                Call(
-                    func._schema.name.removeprefix("aten::"),
-                    args,
-                    kwargs,
-                    out,
-                    func._schema.is_mutable,
-                    torch.Tag.pointwise in func.tags,
-                    wait=_wait(func, args),
-                )
-            )
+            gpu.note(Call(name, args, kwargs, out, func._schema.is_mutable, wait=wait))
             return out
 
     def _copied(self, target: Tensor, source: Tensor, *, non_blocking: bool) -> Tensor:
