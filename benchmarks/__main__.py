@@ -24,6 +24,7 @@ BENCHMARKS = (
     "peers",
     "quality",
     "rewrites",
+    "roofline",
     "service",
     "targets",
 )

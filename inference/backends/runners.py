@@ -139,7 +139,7 @@ class TorchRunner:
 
     def _check_kernels(self, input_size: int) -> None:
         """Switch the Triton kernels off if they do not run on this host or their masks differ."""
-        pixels = torch.rand(1, 3, input_size, input_size, device=self.device) - 0.5
+        pixels = torch.rand(1, 3, input_size, input_size, device=self.device, dtype=self._dtype) - 0.5
         if not gpu_kernels.usable(pixels):
             return
         try:
