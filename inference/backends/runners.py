@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cutout.inference.backends import fastest
 from cutout.inference.backends.cuda import FixedBatch, errors_translated
+from cutout.inference.backends.gpu_support import gpu_problem, unused_gpu
 from cutout.inference.backends.mnn_export import why_not
 from cutout.inference.backends.onnx_export import onnx_graph
 from cutout.inference.backends.onnx_runner import OnnxRunner
@@ -180,24 +181,18 @@ def pick_device(wanted: Device) -> Literal["cuda", "cpu"]:
         DeviceUnavailable: a GPU was requested and none can be used; the message says why.
 
     """
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+    if wanted == "cpu":
         return "cpu"
-    if not torch.cuda.is_available():
-        reason = _why_no_gpu()
+    problem = gpu_problem()
+    if problem is None:
+        return "cuda"
+    if wanted == "cuda":
         raise DeviceUnavailable(
-            f"CUTOUT_DEVICE=cuda, but {reason}. Check nvidia-smi, or set CUTOUT_DEVICE=cpu."
+            f"CUTOUT_DEVICE=cuda, but {problem}. Check nvidia-smi, or set CUTOUT_DEVICE=cpu."
         )
-    return "cuda"
-
-
-def _why_no_gpu() -> str:
-    if not torch.version.cuda:
-        return "this build of PyTorch supports only the CPU"
-    try:
-        torch.cuda.init()
-    except RuntimeError as error:  # for example, that the driver is too old
-        return str(error).splitlines()[0].rstrip(".")
-    return "no GPU or driver was found"
+    if unused := unused_gpu():
+        warn_once(f"The GPU of this host is not used: {unused}. Check nvidia-smi, or set CUTOUT_DEVICE=cpu.")
+    return "cpu"
 
 
 def device_name(device: Literal["cuda", "cpu"]) -> str:

@@ -40,7 +40,7 @@ def test_a_photo_that_finds_no_memory_is_tried_again_alone(
         with lock:
             in_work.append(width)
             crowd = len(in_work)
-        wait_until(lambda: crowd > 1 or failed or len(in_work) > 1)
+        wait_until(lambda: crowd > 1 or bool(failed) or len(in_work) > 1)
         if width == 41 and len(in_work) > 1:
             with lock:
                 in_work.remove(width)
