@@ -1,5 +1,6 @@
-"""Whether torch can use this host's NVIDIA GPU, and if not, why."""
+"""Whether torch can use this host's NVIDIA GPU, and if not, why; and how threads wait for it."""
 
+import ctypes
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import torch
 OLDEST_DRIVER = {"12": 525, "13": 580}
 # Traces of a driver on the host, or of a GPU in a container.
 DEVICES, DRIVER = Path("/dev"), Path("/proc/driver/nvidia")
+BLOCKING_SYNC = 4  # cudaDeviceScheduleBlockingSync of driver_types.h
 ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)(a|f|)", re.ASCII)
 
 
@@ -54,6 +56,24 @@ def covers(architectures: list[str], capability: tuple[int, int]) -> bool:
         if parts[1] == "compute" and not parts[4] and built < capability:
             return True
     return False
+
+
+def wait_without_spinning() -> bool:
+    """Let threads sleep while they wait for the GPU; return whether CUDA accepted that.
+
+    By default a wait keeps a core busy, and the threads of photos need the cores for decoding. Torch has no setting for
+    it; users who set it this way report up to 30 % less CPU time, and 0.5 % more time in all.
+    """
+    version = (torch.version.cuda or "").partition(".")[0]
+    try:
+        # The library is loaded already, so the same one is returned that torch uses.
+        runtime = ctypes.CDLL(f"libcudart.so.{version}")
+        refused = runtime.cudaSetDeviceFlags(BLOCKING_SYNC) != 0
+        if refused:
+            runtime.cudaGetLastError()  # or torch would find this error after its next kernel
+    except (OSError, AttributeError):  # another name or another system
+        return False
+    return not refused
 
 
 def _why_none() -> str:

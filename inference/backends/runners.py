@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cutout.inference.backends import fastest
 from cutout.inference.backends.cuda import FixedBatch, errors_translated
-from cutout.inference.backends.gpu_support import gpu_problem, unused_gpu
+from cutout.inference.backends.gpu_support import gpu_problem, unused_gpu, wait_without_spinning
 from cutout.inference.backends.mnn_export import why_not
 from cutout.inference.backends.onnx_export import onnx_graph
 from cutout.inference.backends.onnx_runner import OnnxRunner
@@ -101,6 +101,7 @@ class TorchRunner:
         self._batch_sizes = batch_sizes
         self._captured: dict[int, FixedBatch] = {}
         if device.type == "cuda":
+            wait_without_spinning()
             network = fit_to_gpu(network)
             # float32 must be float32: by default convolutions round their inputs to TF32's 10 bits. Sums of float16
             # products must not be rounded to float16 on the way.

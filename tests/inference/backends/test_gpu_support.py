@@ -2,12 +2,13 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from cutout.inference.backends import gpu_support, runners
-from cutout.inference.backends.gpu_support import covers, unused_gpu
+from cutout.inference.backends.gpu_support import covers, unused_gpu, wait_without_spinning
 from cutout.inference.backends.runners import pick_device
 from cutout.inference.errors import DeviceUnavailable
 
@@ -112,3 +113,31 @@ def test_a_card_that_is_too_old_is_refused(
     assert "V100" in caplog.text
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     assert pick_device("auto") == pick_device("cuda") == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("status", "accepted", "expected"), [(0, True, ["flags 4"]), (708, False, ["flags 4", "clear"])]
+)
+def test_threads_sleep_while_they_wait_if_cuda_lets_them(
+    monkeypatch: pytest.MonkeyPatch, status: int, accepted: bool, expected: list[str]
+) -> None:
+    """An error must not be left behind: torch would take it for one of its next kernel."""
+    calls: list[str] = []
+
+    def set_flags(flags: int) -> int:
+        calls.append(f"flags {flags}")
+        return status
+
+    def load(name: str) -> SimpleNamespace:
+        assert name == "libcudart.so.13"
+        return SimpleNamespace(cudaSetDeviceFlags=set_flags, cudaGetLastError=lambda: calls.append("clear"))
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr("ctypes.CDLL", load)
+    assert wait_without_spinning() is accepted
+    assert calls == expected
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch brings CUDA's library along")
+def test_without_cudas_library_threads_wait_as_they_do_by_default() -> None:
+    assert wait_without_spinning() is False
