@@ -20,9 +20,11 @@ def gpu_problem() -> str | None:
     """Return why no GPU can be used, as a clause for an error message, or None if the first GPU can be used."""
     if not torch.cuda.is_available():
         return _why_none()
-    capability = torch.cuda.get_device_capability(0)
     architectures = torch.cuda.get_arch_list()
-    if not architectures or covers(architectures, capability):
+    if not architectures:
+        return None
+    capability = torch.cuda.get_device_capability(0)
+    if covers(architectures, capability):
         return None
     return (
         f"{torch.cuda.get_device_name(0)} has the compute capability {capability[0]}.{capability[1]}, and this build of"
