@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import typer
 
+from cutout.app.cli.doctor import doctor
 from cutout.inference.backends import gpu_support, runners
 from cutout.inference.backends.gpu_support import covers, unused_gpu, wait_without_spinning
 from cutout.inference.backends.runners import pick_device
@@ -72,6 +74,18 @@ def test_a_driver_that_is_too_old_is_named(host: Path, caplog: pytest.LogCapture
     assert warning.levelno == logging.WARNING
     assert "GPU of this host is not used" in warning.getMessage()
     assert "found version 12040" in warning.getMessage()
+
+
+def test_the_doctor_tells_of_a_gpu_that_is_not_used(
+    host: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUTOUT_MODELS_DIR", str(host))
+    (host / "nvidia0").touch()
+    with pytest.raises(typer.Exit):  # there are no weights
+        doctor()
+    told = " ".join(capsys.readouterr().err.split())
+    assert "! the GPU of this host is not used: The NVIDIA driver" in told
+    assert "found version 12040" in told
 
 
 @pytest.mark.parametrize("trace", ["nvidia0", "driver", "nvidia-smi"])
