@@ -3,6 +3,7 @@
 Every helper also works on the CPU, where it does the equivalent without CUDA, so that there is one code path to test.
 """
 
+import gc
 import itertools
 import threading
 import time
@@ -118,9 +119,11 @@ def timed(device: torch.device, work: Callable[[], Tensor]) -> Callable[[], tupl
 def release_unused(device: torch.device) -> None:
     """Return memory that torch keeps for reuse to the GPU, as other streams, graphs and processes cannot use it.
 
-    After an error, call this once the error is dropped: its traceback refers to the tensors of the work that failed.
+    After an error, call this once the error is dropped: its traceback refers to the tensors of the work that failed,
+    in the batcher through a cycle, for which the garbage is collected.
     """
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 
