@@ -50,6 +50,7 @@ def doctor(
 def _device(settings: Settings) -> tuple[str | None, bool]:
     """Show the device and the libraries. Return the device, None if it cannot be used, and whether it can."""
     from cutout.app.bootstrap import device_of
+    from cutout.inference.backends.gpu_support import unused_gpu
     from cutout.inference.backends.runners import device_name
     from cutout.inference.cores import multiplies_bfloat16
     from cutout.inference.errors import DeviceUnavailable
@@ -62,6 +63,8 @@ def _device(settings: Settings) -> tuple[str | None, bool]:
             _good(f"huggingface (CUTOUT_DEVICE={settings.device}): photos are sent there")
         else:
             _good(f"{device_name(target)} (CUTOUT_DEVICE={settings.device})")
+        if target != "cuda" and settings.device == "auto" and (reason := unused_gpu()):
+            _warn(f"the GPU of this host is not used: {reason}")
     except DeviceUnavailable as error:
         healthy = False
         _bad(str(error))

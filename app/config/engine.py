@@ -42,7 +42,8 @@ class EngineSettings(SettingsGroup):
     megapixels_in_work: float = Field(
         200,
         gt=0,
-        description="the limit for all photos in work together; each megapixel takes up to 35 MB of memory",
+        description="the limit for all photos in work together; each megapixel takes up to 35 MB of memory. A GPU "
+        "with less free memory than they need takes fewer",
     )
     max_waiting: int = Field(
         64, ge=1, description="photos that may wait for the engine before 503 `OVERLOADED`"
