@@ -40,11 +40,15 @@ class FindsRed(nn.Module):
 
 @contextmanager
 def pretended_engine(
-    input_size: int, note: Callable[[Call], None] = lambda call: None, network: nn.Module | None = None
+    input_size: int,
+    note: Callable[[Call], None] = lambda call: None,
+    network: nn.Module | None = None,
+    *,
+    antialias: bool = False,
 ) -> Iterator[Engine]:
     """Open an engine that serves all tiers on a pretended GPU; `note` gets every operation of its threads."""
     network = network or FindsRed()
-    checkpoint = replace(find("isnet-general"), input_size=input_size)
+    checkpoint = replace(find("isnet-general"), input_size=input_size, antialias=antialias)
     with pretended_gpu(note=note) as gpu:
         gpu.watch(network, torch.float16)
         runner = TorchRunner(network, torch.device("cuda"), dtype=torch.float16, batch_sizes=(1, 2))

@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cutout.inference.backends.cuda import Streams
+from cutout.inference.matting import colour_lines, hard_edges, mask
 from cutout.models import gpu_kernels
 
 DEVICE = torch.device("cuda", 0)
@@ -35,6 +36,9 @@ Store = Literal["cpu", "meta"]
 Stage = Literal["photo", "network"]
 
 REDUCED = "allow_fp16_reduced_precision_reduction"
+MEMORY = 80 << 30
+# What the product makes once for each device.
+CONSTANTS = (colour_lines._tables, colour_lines._kernels, hard_edges._widths, mask._normalisation)
 COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 aten = torch.ops.aten
@@ -211,6 +215,7 @@ def pretended_gpu(
     stand_ins = [
         *((torch.cuda, name, mock.MagicMock()) for name in ("Stream", "stream", "current_stream")),
         (torch.cuda, "Event", event),
+        (torch.cuda, "mem_get_info", lambda _: (MEMORY, MEMORY)),
         (Tensor, "record_stream", lambda tensor, stream: None),
         (torch.cuda, "CUDAGraph", _Graph),
         (torch.cuda, "graph", gpu.capture),
@@ -219,6 +224,9 @@ def pretended_gpu(
         *((module, name, _Kernel(name, gpu)) for module, name in triton_kernels()),
     ]
     with ExitStack() as stack:
+        for constants in CONSTANTS:  # those of another pretended GPU are not on this one
+            constants.cache_clear()
+            stack.callback(constants.cache_clear)
         # A runner for CUDA sets these for the whole process.
         for place, name in ((torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, REDUCED)):
             stack.callback(setattr, place, name, getattr(place, name))

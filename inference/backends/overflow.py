@@ -12,12 +12,12 @@ def like_a_photo(size: int, values: tuple[float, float], device: torch.device) -
     It shows a bright disc with a sharp edge on a dark gradient, with noise; both extremes occur.
     """
     lowest, highest = values
-    axis = torch.linspace(-1, 1, size, device=device)
+    axis = torch.linspace(-1, 1, size)
     inside = ((axis[:, None] ** 2 + axis**2) < 0.36).float()
-    gradient = 0.25 * (axis + 1) * torch.tensor([1.0, 0.6, 0.2], device=device)[:, None, None]
-    grain = torch.rand(3, size, size, device=device, generator=torch.Generator(device).manual_seed(0))
+    gradient = 0.25 * (axis + 1) * torch.tensor([1.0, 0.6, 0.2])[:, None, None]
+    grain = torch.rand(3, size, size, generator=torch.Generator().manual_seed(0))
     picture = (gradient * (1 - inside) + inside + 0.2 * (grain - 0.5)).clamp_(0, 1)
-    return (lowest + (highest - lowest) * picture)[None]
+    return (lowest + (highest - lowest) * picture)[None].to(device)
 
 
 def overflows(forward: Callable[[Tensor], Tensor], pixels: Tensor) -> bool:

@@ -34,15 +34,14 @@ def transparent(rgb: Tensor, alpha: Tensor) -> Tensor:
     Fully transparent pixels are set to black, so that the file does not contain the removed background. The colours of
     all other pixels are returned unchanged, bit for bit.
     """
-    colours, opacity = rgb.reshape(-1, 3), alpha.reshape(-1)
-    rgba = torch.empty(len(opacity), 4, dtype=torch.uint8, device=rgb.device)
+    rgba = torch.empty(*alpha.shape, 4, dtype=torch.uint8, device=rgb.device)
     pixels = STRIP_PIXELS[rgb.device.type]
 
-    def join(start: int) -> None:
-        strip = slice(start, start + pixels)
-        rgba[strip, :3], rgba[strip, 3] = colours[strip], opacity[strip]
-        # All four bytes of a pixel at once.
-        rgba[strip].view(torch.int32)[:, 0].masked_fill_(opacity[strip] == 0, 0)
+    def join(strip: tuple[Tensor, ...]) -> None:
+        joined, colours, opacity = strip
+        joined[:, :3], joined[:, 3] = colours, opacity
+        joined.view(torch.int32)[:, 0].masked_fill_(opacity == 0, 0)  # all four bytes of a pixel at once
 
-    in_parts(join, range(0, len(opacity), pixels), rgb.device)
-    return rgba.view(*alpha.shape, 4)
+    flat = rgba.view(-1, 4), rgb.reshape(-1, 3), alpha.reshape(-1)
+    in_parts(join, zip(*(part.split(pixels) for part in flat), strict=True), rgb.device)
+    return rgba

@@ -30,20 +30,15 @@ def resize_bilinear(image: Tensor, height: int, width: int) -> Tensor:
     top, bottom, down = _neighbours(rows, height, image.device)
     left, right, across = _neighbours(columns, width, image.device)
     across, down = across[:, None], down[:, None, None]
+    rows_of = torch.cat([top, bottom])
     # If the result has more rows than the source, gathering rows first would copy long source rows many times over.
     if rows < height:
-        before, after = image.index_select(1, left), image.index_select(1, right)
-
-        def row(index: Tensor) -> Tensor:
-            return before.index_select(0, index).float().lerp_(after.index_select(0, index).float(), across)
-
+        before, after = (image.index_select(1, index).index_select(0, rows_of) for index in (left, right))
     else:
-
-        def row(index: Tensor) -> Tensor:
-            line = image.index_select(0, index)
-            return line.index_select(1, left).float().lerp_(line.index_select(1, right).float(), across)
-
-    return row(top).lerp_(row(bottom), down)
+        lines = image.index_select(0, rows_of)
+        before, after = lines.index_select(1, left), lines.index_select(1, right)
+    blended: Tensor = before.float().lerp_(after.float(), across)
+    return blended[:height].lerp_(blended[height:], down)
 
 
 def resize_antialiased(image: Tensor, height: int, width: int) -> Tensor:
@@ -51,10 +46,13 @@ def resize_antialiased(image: Tensor, height: int, width: int) -> Tensor:
 
     On a CPU torch resizes bytes directly, with rounding, as Pillow does; on a GPU it needs floats.
     """
+    return resized_planes(image, height, width)[0].permute(1, 2, 0).float()
+
+
+def resized_planes(image: Tensor, height: int, width: int) -> Tensor:
+    """Resize uint8 [H,W,C] as `resize_antialiased` does, to [1,C,height,width], uint8 on a CPU and float32 on a GPU."""
     planes = image.permute(2, 0, 1)[None]
-    if image.device.type != "cpu":
-        planes = planes.float()
-    return resize_planes(planes, height, width)[0].permute(1, 2, 0).float()
+    return resize_planes(planes if image.device.type == "cpu" else planes.float(), height, width)
 
 
 def resize_planes(planes: Tensor, height: int, width: int) -> Tensor:
@@ -86,6 +84,6 @@ def _interpolated(planes: Tensor, height: int, width: int) -> Tensor:
 
 def _neighbours(source: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return for each of `size` positions on an axis the pixel before, the one after, and the weight of the latter."""
-    place = ((torch.arange(size, device=device) + 0.5) * (source / size) - 0.5).clamp_(min=0)
+    place = (torch.arange(0.5, size, device=device) * (source / size) - 0.5).clamp_(min=0)
     before = place.long()
     return before, (before + 1).clamp_(max=source - 1), place - before

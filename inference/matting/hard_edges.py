@@ -10,16 +10,15 @@ Hair, fur, defocus and glass are in between for longer, lace has many boundaries
 opacity: these keep the refinement.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, cached_property, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cutout.inference.cores import in_parts
-from cutout.inference.matting.unknown_region import UnknownRegion
+from cutout.inference.matting.unknown_region import UnknownRegion, sampled
 from cutout.inference.matting.windows import window_max, window_mean
 
 # All lengths that do not name the photo's pixels are in pixels of the mask's scale.
@@ -34,9 +33,10 @@ CROWDED = (0.23, 0.30)
 # factor: an edge that is too sharp is worse than one that is a little soft.
 WIDTHS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0)
 AS_WELL = 1.03
-# The photo's edge is sought beside the mask's, in windows of this radius of a grid of half the size: roughly for the width
-# of the step, then exactly; it is found where the difference from the photo becomes smaller than this share.
-ROUGHLY, EXACTLY = tuple(step / 2 for step in range(-6, 7)), tuple(step / 4 for step in range(-6, 7))
+# The photo's edge is sought beside the mask's at this many places, so far apart: roughly for the width of the step, then
+# exactly; in windows of this radius of a grid of half the size. It is found where the difference from the photo becomes
+# smaller than this share.
+SHIFTS, ROUGHLY, EXACTLY = 13, 0.5, 0.25
 SEARCH_WINDOW, BETTER = 1, 0.85
 # The edge moves there, but never further than the mask is uncertain: where the mask goes from 0 to 1 less steeply than in
 # the steepest quarter of its hard edges, by this share of the additional length, up to the second value. Anywhere it may
@@ -78,16 +78,22 @@ class EdgePixels:
     slope: Tensor = field(repr=False)
     weight: Tensor = field(repr=False)
 
+    @cached_property
+    def above(self) -> Tensor:
+        """How far the enlarged mask is above its contour, -0.5…0.5, [N]."""
+        return self.mask - 0.5
+
 
 def find(mask: Tensor, explained: Tensor) -> HardEdges:
     """Find the hard edges of a mask, float [1,1,h,w] of 0…1; `explained` is the share of it that colours explain."""
     steps = ((window_max(-mask, REACH) > -STEP[0]) & (window_max(mask, REACH) > STEP[1])).float()
-    middle = ((mask > 0.2) & (mask < 0.8)).float()
-    share = window_mean(steps * middle, WINDOW) / window_mean(middle, WINDOW).clamp(min=1e-6)
-    crowd = window_mean(((mask > 0.25) & (mask < 0.75)).float(), WINDOW)
+    apart = (mask - 0.5).abs()
+    middle, inner, contour = ((apart < limit).float() for limit in (0.3, 0.25, 0.4))
+    means = window_mean(torch.cat([steps * middle, middle, inner], 1), WINDOW)
+    share, count, crowd = means.split(1, 1)
+    share = share / count.clamp(min=1e-6)
     crowd = window_max(crowd, WINDOW)
     weight = _between(share, *SHARE) * (1 - _between(crowd, *CROWDED)) * _between(explained, *EXPLAINED)
-    contour = ((mask > 0.1) & (mask < 0.9)).float()
     return HardEdges(torch.cat([window_max(_slope(mask), 2), weight], 1), contour)
 
 
@@ -101,78 +107,102 @@ def sharpened(
     """
     if not len(pixels.place):
         return pixels.mask, pixels.weight
-    near = (pixels.mask - 0.5).abs() < NEAR
-    differences = partial(_differences, edges, pixels, near, band)
+    near = pixels.above.abs() < NEAR
+    row, column = band.pixels_at(pixels.place)
+    grid = band.grid(row, column)
+    differences = partial(_differences, pixels, _HalfGrid(band, row, column, near.float()))
+    contour = F.max_pool2d(edges.contour, 2, ceil_mode=True)
     # The width is judged around the photo's own edge: around another place every step looks too sharp.
     lowest, best = differences(USUAL_WIDTH * scale, ROUGHLY).min(0, keepdim=True)
-    apart = (best - len(ROUGHLY) // 2) * (ROUGHLY[1] - ROUGHLY[0])
-    around, contradiction = band.at(torch.cat([apart, _along(edges, lowest)], 1), pixels.place)
+    apart = (best - SHIFTS // 2) * ROUGHLY
+    around, contradiction = sampled(torch.cat([apart, _along(contour, lowest)], 1), grid)
     width = _width(pixels, near & (pixels.weight > 0.5), around, scale)
     limit = _uncertainty(edges)
-    moved = _along(edges, _lowest(differences(width * scale, EXACTLY)))
-    shift = band.at(torch.maximum(torch.minimum(moved, limit + OUTWARDS), -limit - INWARDS), pixels.place)[0]
+    moved = _along(contour, _lowest(differences(width * scale, EXACTLY)))
+    shift = sampled(torch.maximum(torch.minimum(moved, limit + OUTWARDS), -limit - INWARDS), grid)[0]
     weight = pixels.weight * (1 - _between(contradiction, *CONTRADICTED))
     return _step(pixels, shift, width * scale), weight
 
 
-def _step(pixels: EdgePixels, shift: Tensor | float, width: float) -> Tensor:
-    """Return a step of this width around the mask's contour, moved outwards by `shift`; never softer than the mask."""
-    steepness = (pixels.slope * width).clamp(min=1e-4, max=1)
-    return (0.5 + (pixels.mask - 0.5 + shift * pixels.slope) / steepness).clamp(0, 1)
+def _step(pixels: EdgePixels, shift: Tensor, width: Tensor | float) -> Tensor:
+    """Return a step of this width around the mask's contour, moved outwards by `shift`; never softer than the mask.
+
+    Shifts and widths are one for all pixels, or [K,1] for K steps.
+    """
+    steepness = (pixels.slope * width).clamp_(min=1e-4, max=1)
+    return torch.addcmul(pixels.above, pixels.slope, shift).div(steepness).add_(0.5).clamp_(0, 1)
 
 
-def _width(pixels: EdgePixels, certain: Tensor, shift: Tensor, scale: float) -> float:
-    weight = certain.float()
-    if float(weight.sum()) < FEWEST:
-        return USUAL_WIDTH
-    errors = torch.stack(
-        [((pixels.photo - _step(pixels, shift, width * scale)).abs() * weight).sum() for width in WIDTHS]
-    )
-    return WIDTHS[int((errors <= AS_WELL * errors.min()).nonzero()[-1])]
+def _width(pixels: EdgePixels, certain: Tensor, shift: Tensor, scale: float) -> Tensor:
+    weight, widths = certain.float(), _widths(certain.device)
+
+    def error(width: Tensor) -> Tensor:
+        off = (_step(pixels, shift, width[:, None] * scale) - pixels.photo).abs_()
+        return off @ weight
+
+    errors = torch.cat(in_parts(error, _at_once(widths), widths.device))
+    best = torch.where(errors <= AS_WELL * errors.min(), widths, 0).max()
+    return torch.where(weight.sum() < FEWEST, USUAL_WIDTH, best)
 
 
-def _differences(
-    edges: HardEdges,
-    pixels: EdgePixels,
-    near: Tensor,
-    band: UnknownRegion,
-    width: float,
-    shifts: Sequence[float],
-) -> Tensor:
-    """Return how much the step differs from the photo near each place, for each shift: [shifts,1,⌈h/2⌉,⌈w/2⌉]."""
-    rows, columns = ((length + 1) // 2 for length in edges.contour.shape[2:])
-    row, column = band.row_and_column(pixels.place)
-    cell = row // 2 * columns + column // 2
-    weight = near.float()
+class _HalfGrid:
+    """Averages over small windows of a grid of half the mask's size, of values of pixels that have weights, [N]."""
 
-    def by_cell(values: Tensor) -> Tensor:
-        cells = torch.zeros(rows * columns, device=values.device).index_add_(0, cell, values)
-        return window_mean(cells.view(1, 1, rows, columns), SEARCH_WINDOW)
+    def __init__(self, band: UnknownRegion, row: Tensor, column: Tensor, weight: Tensor) -> None:
+        """Take the pixels' rows and columns in the picture."""
+        self.rows, self.columns = ((length + 1) // 2 for length in band.size)
+        row, column = band.cells_at(row, column)
+        self.cell = (row // 2).mul_(self.columns).add_(column // 2)
+        self.weight = weight
+        self.count = self._sums(weight[None]).clamp_(min=1e-6)
 
-    count = by_cell(weight).clamp(min=1e-6)
+    def means(self, values: Tensor) -> Tensor:
+        """Average values, [K,N], which are changed: [K,1,⌈h/2⌉,⌈w/2⌉]."""
+        return self._sums(values.mul_(self.weight)).div_(self.count)
 
-    def difference(shift: float) -> Tensor:
-        return by_cell((pixels.photo - _step(pixels, shift, width)).abs() * weight) / count
+    def _sums(self, values: Tensor) -> Tensor:
+        cells = values.new_zeros(len(values), self.rows * self.columns).index_add_(1, self.cell, values)
+        return window_mean(cells.view(-1, 1, self.rows, self.columns), SEARCH_WINDOW)
 
-    return torch.cat(in_parts(difference, shifts, weight.device))
+
+def _differences(pixels: EdgePixels, grid: _HalfGrid, width: Tensor | float, apart: float) -> Tensor:
+    """Return how much the step differs from the photo near each place, for each shift: [SHIFTS,1,⌈h/2⌉,⌈w/2⌉]."""
+
+    def difference(shift: Tensor) -> Tensor:
+        return grid.means((_step(pixels, shift[:, None], width) - pixels.photo).abs_())
+
+    shifts = torch.arange(-(SHIFTS // 2), SHIFTS // 2 + 1, device=pixels.place.device) * apart
+    return torch.cat(in_parts(difference, _at_once(shifts), shifts.device))
+
+
+def _at_once(steps: Tensor) -> tuple[Tensor, ...]:
+    """Split steps that are tried, [K], into those that are computed at once: all on a GPU, one by one on a CPU's cores."""
+    parts: tuple[Tensor, ...] = steps.split(1 if steps.device.type == "cpu" else len(steps))
+    return parts
+
+
+@cache
+def _widths(device: torch.device) -> Tensor:
+    return torch.tensor(WIDTHS, device=device)
 
 
 def _lowest(errors: Tensor) -> Tensor:
-    """Return the shift of EXACTLY with the lowest error, 0 where it is not clearly better than none: [1,1,h,w]."""
+    """Return the shift with the lowest error, 0 where it is not clearly better than none: [1,1,h,w]."""
     lowest, best = errors.min(0, keepdim=True)
-    inner = best.clamp(1, len(EXACTLY) - 2)
-    before, here, after = (errors.gather(0, inner + step) for step in (-1, 0, 1))
+    inner = best.clamp(1, SHIFTS - 2)
+    before, here, after = errors.gather(0, torch.cat([inner - 1, inner, inner + 1])).split(1)
     # The lowest point of the parabola through three neighbours.
     beyond = ((before - after) / (2 * (before - 2 * here + after)).clamp(min=1e-6)).clamp(-0.5, 0.5)
-    middle = len(EXACTLY) // 2
-    shift = (inner - middle + beyond) * (EXACTLY[1] - EXACTLY[0])
+    middle = SHIFTS // 2
+    shift: Tensor = (inner - middle + beyond) * EXACTLY
     return shift * (lowest < BETTER * errors[middle : middle + 1])
 
 
-def _along(edges: HardEdges, values: Tensor) -> Tensor:
-    """Average values, [1,1,⌈h/2⌉,⌈w/2⌉], along the contour."""
-    contour = F.max_pool2d(edges.contour, 2, ceil_mode=True)
-    return window_mean(values * contour, WINDOW // 2) / window_mean(contour, WINDOW // 2).clamp(min=1e-6)
+def _along(contour: Tensor, values: Tensor) -> Tensor:
+    """Average values along a contour, both [1,1,⌈h/2⌉,⌈w/2⌉]."""
+    sums, count = window_mean(torch.cat([values * contour, contour], 1), WINDOW // 2).split(1, 1)
+    means: Tensor = sums / count.clamp(min=1e-6)
+    return means
 
 
 def _uncertainty(edges: HardEdges) -> Tensor:
@@ -186,10 +216,11 @@ def _uncertainty(edges: HardEdges) -> Tensor:
 
 
 def _slope(mask: Tensor) -> Tensor:
-    padded = F.pad(mask, (1, 1, 1, 1), mode="replicate")
-    across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
-    down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-    return torch.hypot(across, down)
+    wider, higher = (F.pad(mask, around, mode="replicate") for around in ((1, 1, 0, 0), (0, 0, 1, 1)))
+    height, width = mask.shape[2:]
+    across = wider.narrow(3, 2, width) - wider.narrow(3, 0, width)
+    down = higher.narrow(2, 2, height) - higher.narrow(2, 0, height)
+    return torch.hypot(across, down) / 2
 
 
 def _between(values: Tensor, low: float, high: float) -> Tensor:

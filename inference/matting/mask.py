@@ -1,6 +1,7 @@
 """Pre- and post-processing of a network: photo to network input, and network mask to alpha of the photo's size."""
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +38,16 @@ def to_pixels(rgb: Tensor, checkpoint: Checkpoint) -> Tensor:
     size = checkpoint.input_size
     resize = resize_antialiased if checkpoint.antialias else resize_bilinear
     pixels = resize(rgb, size, size).permute(2, 0, 1)[None].contiguous()
-    mean = torch.tensor(checkpoint.mean, device=rgb.device).view(1, 3, 1, 1)
-    std = torch.tensor(checkpoint.std, device=rgb.device).view(1, 3, 1, 1)
+    mean, std = _normalisation(checkpoint.mean, checkpoint.std, rgb.device)
     return pixels.div_(255).sub_(mean).div_(std)
+
+
+@cache  # otherwise each photo would wait for a copy to the GPU
+def _normalisation(
+    mean: tuple[float, float, float], std: tuple[float, float, float], device: torch.device
+) -> Tensor:
+    """Return mean and standard deviation, [2,1,3,1,1]."""
+    return torch.tensor([mean, std], device=device).view(2, 1, 3, 1, 1)
 
 
 def find_subject(mask: Tensor, checkpoint: Checkpoint) -> Tensor | None:
@@ -82,7 +90,8 @@ def _near(cells: Tensor, reach: int, side: int, like: Tensor) -> Tensor:
     `side` is the side of a cell in pixels.
     """
     near = F.max_pool2d(cells.to(like.dtype), 2 * reach + 1, 1, reach)
-    marked = near.repeat_interleave(side, 2).repeat_interleave(side, 3)
+    enlarged = near.unsqueeze(3).unsqueeze(5).expand(-1, -1, -1, side, -1, side)
+    marked = enlarged.flatten(2, 3).flatten(3)
     return marked[:, :, : like.shape[2], : like.shape[3]]
 
 

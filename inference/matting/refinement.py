@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutout.inference.cores import in_parts
-from cutout.inference.imaging.resize import resize_antialiased, resize_planes
+from cutout.inference.imaging.resize import resize_planes, resized_planes
 from cutout.inference.matting import hard_edges
 from cutout.inference.matting.colour_lines import (
     blurred,
@@ -35,6 +35,7 @@ from cutout.inference.matting.unknown_region import (
     SmallGrid,
     UnknownRegion,
     pixel_strips,
+    sampled,
     see_through,
     uncertain,
 )
@@ -65,6 +66,8 @@ OUTER, FADING = 0.9, 0.1
 # refined; from the second on it is refined in full.
 FINER_THAN_MASK = (0.7, 1.1)
 
+# The size of the coarsest scale of colours: both begin with the photo's there.
+COARSEST = 4
 # The weight of the coarser scale's colours, expressed as a mean squared alpha in a window.
 COLOUR_PULL = 0.1
 COLOUR_WINDOW = 2
@@ -92,48 +95,61 @@ def refine(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     band = UnknownRegion(cells, height, width)
     strength = _strength(max(height, width) / max(mask.shape))
     deviation = deviations(rgb, small)
-    compute = partial(_edge_fields, overall=overall_texture(deviation, coarse), strength=strength)
-    fields = in_tiles(compute, cells, FIELD_REACH, small, coarse, deviation)
+    certain = 1 - cells
+    overall = overall_texture(deviation, certain)
+    compute = partial(_edge_fields, overall=overall, strength=strength)
+    fields = in_tiles(compute, cells, FIELD_REACH, small, coarse, deviation, certain)
     edges = HardEdges(fields[:, 5:7], fields[:, 9:])
     pieces = in_parts(partial(_piece, rgb, alpha, band, fields[:, :7]), band.strips(), rgb.device)
-    count, total, energy = torch.zeros(3, rows * columns, device=rgb.device)
+    count, total, energy = torch.zeros(3, 1, rows * columns, device=rgb.device).split(1)
     for piece in pieces:
-        count.index_add_(0, piece.cell, torch.ones_like(piece.detail))
-        total.index_add_(0, piece.cell, piece.detail)
-    count = count.view(coarse.shape)
-    offset = window_mean(total.view(coarse.shape), 2) / window_mean(count, 2).clamp(min=1e-6)
-    in_parts(lambda piece: piece.detail.sub_(band.at(offset, piece.place)[0]), pieces, rgb.device)
+        count.index_add_(2, piece.cell, torch.ones_like(piece.detail)[None, None])
+        total.index_add_(2, piece.cell, piece.detail[None, None])
+
+    def mean(sums: Tensor, radius: int) -> Tensor:
+        both = torch.cat([sums, count], 1).unflatten(2, (rows, columns))
+        sums, counts = window_mean(both, radius).split(1, 1)
+        means: Tensor = sums / counts.clamp_(min=1e-6)
+        return means
+
+    offset = mean(total, 2)
+    in_parts(lambda piece: piece.detail.sub_(sampled(offset, piece.grid)[0]), pieces, rgb.device)
     for piece in pieces:
-        energy.index_add_(0, piece.cell, piece.detail.square())
-    energy = window_mean(energy.view(coarse.shape), 4) / window_mean(count, 4).clamp(min=1e-6)
+        energy.index_add_(2, piece.cell, piece.detail.square()[None, None])
     # Wiener gain: the share of the energy that exceeds that of texture and noise.
     unwanted, trust = fields[:, 8:9], fields[:, 7:8]
-    gain = (1 - unwanted / energy.clamp(min=1e-8)).clamp(0, 1)
-    offset = offset.sign() * (offset.abs() - TOLERANCE * (1 - gain)).clamp(min=0)
+    gain = (1 - unwanted / mean(energy, 4).clamp_(min=1e-8)).clamp_(0, 1)
+    tolerance = TOLERANCE * (1 - gain)
+    offset = offset - offset.clamp(-tolerance, tolerance)
     weights = torch.cat([offset, gain, strength * trust], 1)
 
+    flat = alpha.view(-1)
+
     def add_detail(piece: _Piece) -> None:
-        shift, share, weight = band.at(weights, piece.place)
-        alpha.view(-1)[piece.place] += (shift + piece.detail * share) * weight
+        shift, share, weight = sampled(weights, piece.grid)
+        flat.index_add_(0, piece.place, (shift + piece.detail * share) * weight)
 
     in_parts(add_detail, pieces, rgb.device)
     alpha.clamp_(0, 1)
-    pixels = EdgePixels(*(torch.cat(parts) for parts in zip(*(piece.hard for piece in pieces), strict=True)))
+    places, shown = zip(*(piece.hard for piece in pieces), strict=True)
+    pixels = EdgePixels(torch.cat(places), *torch.cat(shown, 1))
     sharp, weight = hard_edges.sharpened(edges, pixels, band, min(1.0, columns / width))
     return alpha, _cut(alpha, pixels, sharp, weight)
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """The unknown pixels of a strip: index, cell and detail, each [N]; and the fields of EdgePixels at its hard edges.
+    """The unknown pixels of a strip: index, cell and detail, each [N], and where `sampled` finds them in small fields.
 
-    Detail is the difference between what the colours say and the sharpened mask.
+    Detail is the difference between what the colours say and the sharpened mask. `hard` are the index, [M], and the other
+    fields of EdgePixels, [4,M], at hard edges.
     """
 
     place: Tensor = field(repr=False)
     cell: Tensor = field(repr=False)
+    grid: Tensor = field(repr=False)
     detail: Tensor = field(repr=False)
-    hard: tuple[Tensor, ...] = field(repr=False)
+    hard: tuple[Tensor, Tensor] = field(repr=False)
 
 
 def _piece(
@@ -141,14 +157,18 @@ def _piece(
 ) -> _Piece:
     """Sharpen the mask, `alpha`, in place in the unknown pixels of a strip; return those and their detail."""
     place = band.pixels(strip)
-    *line, constant, crisp, slope, weight = band.at(fields, place)
+    row, column = band.pixels_at(place)
+    grid = band.grid(row, column)
+    lines, (constant, crisp), edge = sampled(fields, grid).split((3, 2, 2))
     enlarged = alpha.view(-1)[place]
     start = (enlarged + crisp).clamp_(0, 1)
     alpha.view(-1)[place] = start
-    found = _dot(line, _colours(rgb, place)) + constant
-    at = (weight > 0).nonzero()[:, 0]
-    hard = tuple(part[at] for part in (place, enlarged, found.clamp(0, 1), slope, weight))
-    return _Piece(place, band.cell(place), (found - start).clamp_(-1, 1), hard)
+    found = (lines * _colours(rgb, place)).sum(0) + constant
+    at = (edge[1] > 0).nonzero().flatten()
+    shown = torch.cat([enlarged[None], found.clamp(0, 1)[None], edge])
+    hard = place[at], shown.index_select(1, at)
+    row, column = band.cells_at(row, column)
+    return _Piece(place, row * band.size[1] + column, grid, (found - start).clamp_(-1, 1), hard)
 
 
 def _cut(alpha: Tensor, pixels: EdgePixels, sharp: Tensor, weight: Tensor) -> Tensor:
@@ -163,7 +183,7 @@ def _cut(alpha: Tensor, pixels: EdgePixels, sharp: Tensor, weight: Tensor) -> Te
 
 
 def _edge_fields(
-    small: Tensor, coarse: Tensor, deviation: Tensor, *, overall: Tensor, strength: float
+    small: Tensor, coarse: Tensor, deviation: Tensor, certain: Tensor, *, overall: Tensor, strength: float
 ) -> Tensor:
     """Return what refinement needs at the mask's scale, [1,10,h,w].
 
@@ -174,7 +194,7 @@ def _edge_fields(
     # A second blur removes about as much as the blur that the mask already has, so adding the difference sharpens it.
     crisper = strength * (coarse - blurred(coarse, MASK_BLUR))
     edges = hard_edges.find(coarse, trust)
-    unwanted = NOISE_FACTOR * energy_along(lines, texture(deviation, coarse, overall))
+    unwanted = NOISE_FACTOR * energy_along(lines, texture(deviation, certain, overall))
     return torch.cat([lines, crisper, edges.fields, trust, unwanted, edges.contour], 1)
 
 
@@ -196,15 +216,15 @@ def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
     height, width = alpha.shape
     rows, columns = _scaled(height, width, COLOUR_SIDE)
     small = _resized(rgb, rows, columns)
-    coarse = resize_antialiased(alpha[..., None], rows, columns).permute(2, 0, 1)[None] / 255
-    fields = torch.cat(_layers(small, coarse), 1)
+    coarse = _resized(alpha[..., None], rows, columns)
+    fields = _layers(small, coarse)
     cleaned = rgb.clone()
     grid = SmallGrid(rows, columns, height, width)
 
     def clean(strip: slice) -> None:
         place = see_through(alpha, strip)
         opacity = alpha.view(-1)[place].float().div_(255)
-        foreground, background = grid.at(fields, place).split(3)
+        foreground, background = sampled(fields, grid.grid(*grid.pixels_at(place))).split(3)
         clear = 1 - opacity
         error = _colours(rgb, place) - opacity * foreground - clear * background
         # The smallest change of both colours that explains the pixel, damped where the pixel is far from opaque.
@@ -216,27 +236,25 @@ def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
     return cleaned
 
 
-def _layers(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Estimate the foreground and background colours of a small photo [1,3,h,w], each [1,3,h,w] of 0…1."""
-    scales = [(colour, alpha)]
-    while max(scales[-1][1].shape[-2:]) > 1:
-        colour, alpha = (F.avg_pool2d(part, 2, ceil_mode=True) for part in scales[-1])
-        scales.append((colour, alpha))
-    foreground = background = scales[-1][0]
-    for cell, opacity in reversed(scales):
-        size = opacity.shape[-2:]
-        foreground = window_mean(F.interpolate(foreground, size=size, mode="bilinear"), COLOUR_WINDOW)
-        background = window_mean(F.interpolate(background, size=size, mode="bilinear"), COLOUR_WINDOW)
-        clear = 1 - opacity
-        error = cell - opacity * foreground - clear * background
-        parts = [opacity * opacity, opacity * clear, clear * clear, opacity * error, clear * error]
-        means = window_mean(torch.cat(parts, 1), COLOUR_WINDOW)
-        aa, ab, bb = means[:, 0:1] + COLOUR_PULL, means[:, 1:2], means[:, 2:3] + COLOUR_PULL
-        ae, be = means[:, 3:6], means[:, 6:9]
-        determinant = aa * bb - ab * ab
-        foreground = (foreground + (bb * ae - ab * be) / determinant).clamp(0, 1)
-        background = (background + (aa * be - ab * ae) / determinant).clamp(0, 1)
-    return foreground, background
+def _layers(colour: Tensor, alpha: Tensor) -> Tensor:
+    """Estimate the foreground and background colours of a small photo, [1,3,h,w]: [1,6,h,w] of 0…1."""
+    scales = [torch.cat([colour, alpha], 1)]
+    while max(scales[-1].shape[2:]) > COARSEST:
+        scales.append(F.avg_pool2d(scales[-1], 2, ceil_mode=True))
+    layers = scales[-1][:, :3].repeat(2, 1, 1, 1)  # foreground and background, [2,3,h,w]
+    for scale in reversed(scales):
+        layers = window_mean(F.interpolate(layers, size=scale.shape[2:], mode="bilinear"), COLOUR_WINDOW)
+        cell, opacity = scale.split((3, 1), 1)
+        shares = torch.cat([opacity, 1 - opacity])
+        errors = shares * (cell - (shares * layers).sum(0))
+        product = shares.prod(0).expand(2, 1, -1, -1)
+        means = window_mean(torch.cat([shares.square(), product, errors], 1), COLOUR_WINDOW)
+        squares, product, errors = means.split((1, 1, 3), 1)
+        squares = squares + COLOUR_PULL
+        determinant = torch.addcmul(squares.prod(0), product, product, value=-1)
+        change = torch.addcmul(squares.flip(0) * errors, product, errors.flip(0), value=-1)
+        layers = layers.addcdiv_(change, determinant).clamp_(0, 1)
+    return layers.flatten(0, 1)[None]
 
 
 def _scaled(height: int, width: int, side: int) -> tuple[int, int]:
@@ -244,13 +262,9 @@ def _scaled(height: int, width: int, side: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _resized(rgb: Tensor, rows: int, columns: int) -> Tensor:
-    return resize_antialiased(rgb, rows, columns).permute(2, 0, 1)[None] / 255
+def _resized(picture: Tensor, rows: int, columns: int) -> Tensor:
+    return resized_planes(picture, rows, columns) / 255
 
 
 def _colours(rgb: Tensor, place: Tensor) -> Tensor:
     return rgb.view(-1, 3)[place].t() / 255
-
-
-def _dot(line: list[Tensor], colours: Tensor) -> Tensor:
-    return line[0] * colours[0] + line[1] * colours[1] + line[2] * colours[2]

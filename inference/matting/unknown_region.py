@@ -20,33 +20,32 @@ class SmallGrid:
         self._rows, self._columns = rows, columns
         self._height, self._width = height, width
 
-    def cell(self, place: Tensor) -> Tensor:
-        """Return the index of each pixel's cell in the flattened grid; `place` is as `strips` yields it."""
-        row, column = self.row_and_column(place)
-        return row * self._columns + column
+    @property
+    def size(self) -> tuple[int, int]:
+        """The grid's rows and columns."""
+        return self._rows, self._columns
 
-    def row_and_column(self, place: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the row and the column of each pixel's cell in the grid."""
-        row, column = self._coordinates(place)
+    def pixels_at(self, place: Tensor) -> tuple[Tensor, Tensor]:
+        """Return row and column, in the picture, of pixels given as indices into it flattened, int64 [N]."""
+        row = place // self._width
+        return row, place - row * self._width
+
+    def cells_at(self, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+        """Return row and column, in the grid, of the pixels' cells."""
         return self._row_of(row), self._column_of(column)
+
+    def grid(self, row: Tensor, column: Tensor) -> Tensor:
+        """Return where `sampled` finds pixels of the picture, [1,1,N,2]."""
+        # From pixels to -1…1, at their middles.
+        x = column * (2 / self._width) + (1 / self._width - 1)
+        y = row * (2 / self._height) + (1 / self._height - 1)
+        return torch.stack([x, y], 1)[None, None]
 
     def _row_of(self, row: Tensor) -> Tensor:
         return row * self._rows // self._height
 
     def _column_of(self, column: Tensor) -> Tensor:
         return column * self._columns // self._width
-
-    def at(self, fields: Tensor, place: Tensor) -> Tensor:
-        """Sample small fields, float [1,C,h,w], bilinearly at the pixels of `place`; returns [C,N]."""
-        row, column = self._coordinates(place)
-        x = (column + 0.5) * (2 / self._width) - 1
-        y = (row + 0.5) * (2 / self._height) - 1
-        grid = torch.stack([x, y], 1)[None, None]
-        return F.grid_sample(fields, grid, padding_mode="border", align_corners=False)[0, :, 0]
-
-    def _coordinates(self, place: Tensor) -> tuple[Tensor, Tensor]:
-        row = place // self._width
-        return row, place - row * self._width
 
 
 class UnknownRegion(SmallGrid):
@@ -71,7 +70,13 @@ class UnknownRegion(SmallGrid):
         rows, columns = (torch.arange(part.start, part.stop, device=self._cells.device) for part in strip)
         marked = self._cells[self._row_of(rows)][:, self._column_of(columns)]
         first: int = strip[0].start * self._width + strip[1].start
-        return marked.flatten().nonzero()[:, 0] + first  # a strip is whole rows, or a part of one
+        return marked.flatten().nonzero().flatten() + first  # a strip is whole rows, or a part of one
+
+
+def sampled(fields: Tensor, grid: Tensor) -> Tensor:
+    """Sample small fields, float [1,C,h,w], bilinearly at the pixels of a `SmallGrid.grid`; returns [C,N]."""
+    found = F.grid_sample(fields, grid, padding_mode="border", align_corners=False)
+    return found.view(fields.shape[1], grid.shape[2])
 
 
 def pixel_strips(alpha: Tensor) -> list[slice]:
@@ -83,7 +88,7 @@ def pixel_strips(alpha: Tensor) -> list[slice]:
 def see_through(alpha: Tensor, strip: slice) -> Tensor:
     """Return the semi-transparent pixels of a strip of an alpha, uint8 [H,W], as indices into it flattened, int64 [N]."""
     levels, first = alpha.view(-1)[strip], int(strip.start)
-    return ((levels > 0) & (levels < 255)).nonzero()[:, 0] + first
+    return ((levels > 0) & (levels < 255)).nonzero().flatten() + first
 
 
 def uncertain(alpha: Tensor, reach: int, certain: tuple[float, float] = CERTAIN) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Windows up to this radius are so small that a GPU takes longer to start two kernels than to run one.
+SMALL = 2
 # Cells along a tile's side.
 TILE = 128
 
@@ -16,9 +18,9 @@ TILE = 128
 def window_mean(values: Tensor, radius: int) -> Tensor:
     """Average [1,C,h,w] over squares of 2 × radius + 1 pixels a side; at the border over the part inside."""
     if values.device.type != "cpu":
-        side = 2 * radius + 1
-        down = F.avg_pool2d(values, (side, 1), 1, (radius, 0), count_include_pad=False)
-        return F.avg_pool2d(down, (1, side), 1, (0, radius), count_include_pad=False)
+        for kernel, padding in _kernels(radius):
+            values = F.avg_pool2d(values, kernel, 1, padding, count_include_pad=False)
+        return values
     return _line_mean(_line_mean(values, radius, 2), radius, 3)
 
 
@@ -38,9 +40,9 @@ def _line_mean(values: Tensor, radius: int, axis: int) -> Tensor:
 def window_max(values: Tensor, radius: int) -> Tensor:
     """Return the highest of [1,C,h,w] in squares of 2 × radius + 1 pixels a side; at the border of the part inside."""
     if values.device.type != "cpu":
-        side = 2 * radius + 1
-        down = F.max_pool2d(values, (side, 1), 1, (radius, 0))
-        return F.max_pool2d(down, (1, side), 1, (0, radius))
+        for kernel, padding in _kernels(radius):
+            values = F.max_pool2d(values, kernel, 1, padding)
+        return values
     for axis in (2, 3):
         highest, length = values.clone(), values.shape[axis]
         for step in range(1, min(radius, length - 1) + 1):
@@ -50,6 +52,14 @@ def window_max(values: Tensor, radius: int) -> Tensor:
                 torch.maximum(part, values.narrow(axis, other, kept), out=part)
         values = highest
     return values
+
+
+def _kernels(radius: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return sizes and paddings of the windows that a GPU takes one after the other."""
+    side = 2 * radius + 1
+    if radius <= SMALL:
+        return [((side, side), (radius, radius))]
+    return [((side, 1), (radius, 0)), ((1, side), (0, radius))]
 
 
 def in_tiles(compute: Callable[..., Tensor], marked: Tensor, reach: int, *fields: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ SHAPES = [(1, 1, 1, 1), (1, 3, 2, 9), (1, 2, 33, 20)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("radius", [1, 4])
+@pytest.mark.parametrize("radius", [1, 2, 4])
 def test_windows_are_those_of_pooling(shape: tuple[int, ...], radius: int) -> None:
     values = torch.rand(shape)
     side = 2 * radius + 1
@@ -26,6 +26,7 @@ def test_tiles_are_those_of_the_whole_grid(size: tuple[int, int], monkeypatch: p
     """Refinement's own fields, so that FIELD_REACH is proven too."""
     monkeypatch.setattr(windows, "TILE", 16)
     small, deviation = torch.rand(1, 3, *size), torch.rand(1, 3, *size)
+    certain = (torch.rand(1, 1, *size) > 0.5).float()
     coarse = F.avg_pool2d(torch.rand(1, 1, *size), 5, 1, 2, count_include_pad=False)
     calls = 0
 
@@ -34,10 +35,10 @@ def test_tiles_are_those_of_the_whole_grid(size: tuple[int, int], monkeypatch: p
         calls += 1
         return refinement._edge_fields(*fields, overall=torch.full((1, 6, 1, 1), 0.01), strength=1)
 
-    whole = compute(small, coarse, deviation)
+    whole = compute(small, coarse, deviation, certain)
     marked = torch.zeros(1, 1, *size)
     marked[..., 5:9, size[1] // 2 :] = 1
-    found = in_tiles(compute, marked, refinement.FIELD_REACH, small, coarse, deviation)
+    found = in_tiles(compute, marked, refinement.FIELD_REACH, small, coarse, deviation, certain)
     near = (F.max_pool2d(marked, 3, 1, 1) > 0).expand_as(whole)
     assert (found - whole)[near].abs().max() < 1e-6
     assert calls > 2
