@@ -1,0 +1,51 @@
+"""The report of a self-test: a JSON file to keep, to commit or to send in. It names no host, user or path of theirs."""
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cutout.inference.selftest.checklist import Checklist
+from cutout.inference.selftest.device import describe
+from cutout.inference.selftest.run import Plan
+
+FORMAT = 1  # increment this when fields change their meaning
+
+
+def write_report(plan: Plan, checklist: Checklist, file: Path | None = None) -> Path:
+    """Write the report to `file`, by default into the current folder, named after the device. Return its path.
+
+    Raises:
+        OSError: it cannot be written.
+
+    """
+    content = as_dict(plan, checklist)
+    if file is None:
+        name = "".join(c if c.isalnum() else " " for c in str(content["host"]["name"]).lower())
+        file = Path(f"cutout-selftest-{'-'.join(name.split())}.json")
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+    return file
+
+
+def as_dict(plan: Plan, checklist: Checklist) -> dict[str, Any]:
+    """Return the report: the host, what was tested, and every finding with its figures."""
+    return {
+        "format": FORMAT,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "ok": not checklist.failed,
+        "seconds": round(checklist.elapsed, 1),
+        "host": describe(plan.device),
+        "precision": plan.precision,
+        "subjects": [
+            {
+                "checkpoint": subject.checkpoint.name,
+                "weights": "published" if subject.trained else "random",
+                "tiers": [choice.tier.value for choice in subject.choices],
+            }
+            for subject in plan.subjects
+        ],
+        "findings": [
+            {**asdict(finding), "seconds": round(finding.seconds, 2)} for finding in checklist.findings
+        ],
+    }
