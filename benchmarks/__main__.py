@@ -34,12 +34,16 @@ WITH_ARGUMENTS = {f"quality-{name}": name for name in ("compare", "order", "real
 
 def main() -> None:
     """Run the benchmarks named on the command line."""
+    if sys.argv[1:2] == ["selftest"]:
+        sys.exit(importlib.import_module("benchmarks.selftest").main(sys.argv[2:]))
     if sys.argv[1:2] and (own := WITH_ARGUMENTS.get(sys.argv[1])):
         quality.part(own).main(sys.argv[2:])
         return
     known = (*BENCHMARKS, *GROUPS, *PARTS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join((*known, *WITH_ARGUMENTS)))
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=", ".join((*known, *WITH_ARGUMENTS, "selftest"))
+    )
     names = parser.parse_args().names
     if unknown := set(names) - set(known):
         parser.error(f"unknown benchmarks: {', '.join(sorted(unknown))}. Choose from: {', '.join(known)}")

@@ -21,6 +21,7 @@ Modules, one for each kind of check:
 from cutout.inference.selftest.checklist import Checklist as Checklist
 from cutout.inference.selftest.checklist import Finding as Finding
 from cutout.inference.selftest.checklist import Outcome as Outcome
+from cutout.inference.selftest.report import as_json as as_json
 from cutout.inference.selftest.report import write_report as write_report
 from cutout.inference.selftest.run import Plan as Plan
 from cutout.inference.selftest.run import run as run

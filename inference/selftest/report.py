@@ -20,12 +20,16 @@ def write_report(plan: Plan, checklist: Checklist, file: Path | None = None) -> 
         OSError: it cannot be written.
 
     """
-    content = as_dict(plan, checklist)
     if file is None:
-        name = "".join(c if c.isalnum() else " " for c in str(content["host"]["name"]).lower())
+        name = "".join(c if c.isalnum() else " " for c in str(describe(plan.device)["name"]).lower())
         file = Path(f"cutout-selftest-{'-'.join(name.split())}.json")
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+    file.write_text(as_json(plan, checklist) + "\n")
     return file
+
+
+def as_json(plan: Plan, checklist: Checklist) -> str:
+    """Return the report as JSON; see `as_dict`."""
+    return json.dumps(as_dict(plan, checklist), indent=2, ensure_ascii=False, default=str)
 
 
 def as_dict(plan: Plan, checklist: Checklist) -> dict[str, Any]:

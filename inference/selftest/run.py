@@ -177,6 +177,7 @@ def _tiers(
                 lambda tier=tier, name=name: photos.tier_serves(  # type: ignore[misc]
                     engine, tier, precision, trained=trained[name]
                 ),
+                optional=not trained[name],
             )
             if ok:
                 under_load.setdefault(name, tier)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cutout.inference.errors import ModelUnavailable
 from cutout.inference.selftest.checklist import REPORT_IT, Fact, Failed, Skipped
 from cutout.inference.weights.store import ModelsFolder
-from cutout.models.birefnet import BiRefNet, SimpleConvs
+from cutout.models.birefnet import BiRefNet, Decoder, SimpleConvs
 from cutout.models.catalog import Checkpoint, PatchOrder
 
 ORDERS: tuple[PatchOrder, ...] = get_args(PatchOrder)
@@ -51,7 +51,7 @@ def patches_are_in_order() -> Fact:
     pixels = pixels.reshape(1, 3, rows * high, columns * wide)
     for order in ORDERS:
         with torch.device("meta"):
-            decoder = BiRefNet("swin_v1_t", order).decoder
+            decoder = Decoder([16, 32, 64, 128], order)
         found = decoder.patches(pixels, torch.zeros(1, 1, high, wide))
         for colour in range(3):
             for row in range(rows):
