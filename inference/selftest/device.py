@@ -58,21 +58,19 @@ def gpu_state() -> dict[str, str]:
     program = shutil.which("nvidia-smi")
     if program is None or not torch.cuda.is_available():
         return {}
-    # By its own number: nvidia-smi does not follow CUDA_VISIBLE_DEVICES.
-    number = getattr(torch.cuda.get_device_properties(0), "uuid", None)
     command = [program, f"--query-gpu={ASKED}", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(
-            command + ([f"--id=GPU-{number}"] if number else []),
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    values = [value.strip() for value in told.stdout.splitlines()[0].split(",")] if told.stdout else []
-    return dict(zip(ASKED.split(","), values, strict=False))
+    # By its own number, because nvidia-smi does not follow CUDA_VISIBLE_DEVICES; a part of a GPU (MIG) has another.
+    number = getattr(torch.cuda.get_device_properties(0), "uuid", None)
+    for chosen in ([f"--id=GPU-{number}"] if number else [], []):
+        try:
+            told = subprocess.run(
+                command + chosen, capture_output=True, text=True, timeout=10, check=True
+            ).stdout
+        except (OSError, subprocess.SubprocessError):
+            continue
+        values = [value.strip() for value in told.partition("\n")[0].split(",")]
+        return dict(zip(ASKED.split(","), values, strict=False))
+    return {}
 
 
 def computes(device: Literal["cuda", "cpu"]) -> Fact:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks import __main__ as command
-from benchmarks import engine, network, resume, standin
+from benchmarks import engine, network, report, resume, standin
 from benchmarks.resume import Steps
 
 
@@ -20,12 +20,13 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume, "digest", lambda: "as it is")
 
 
-def never() -> float:
+def never() -> Any:
     pytest.fail("was measured again")
 
 
 def test_what_was_measured_is_kept() -> None:
-    assert Steps("some").take("one", lambda: {"a": (1.5, 2)}) == {"a": [1.5, 2]}
+    figures: dict[str, Any] = {"a": (1.5, 2)}
+    assert Steps("some").take("one", lambda: figures) == {"a": [1.5, 2]}
     assert Steps("some").take("one", never) == {"a": [1.5, 2]}
     assert Steps("some").has("one")
     assert not Steps("others").has("one")
@@ -39,9 +40,9 @@ def test_a_change_makes_it_measure_anew(changed: str, monkeypatch: pytest.Monkey
         monkeypatch.setattr(resume, "digest", lambda: "changed")
     else:
         # A name that makes the same file as before: what is in it decides.
-        machine = resume.report.machine()
+        machine = report.machine()
         other = {**machine, changed: f"{machine[changed]}."}
-        monkeypatch.setattr(resume.report, "machine", lambda: other)
+        monkeypatch.setattr(report, "machine", lambda: other)
     assert Steps("some").take("one", lambda: 2) == 2
 
 
