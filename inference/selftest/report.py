@@ -28,8 +28,13 @@ def write_report(plan: Plan, checklist: Checklist, file: Path | None = None) -> 
 
 
 def as_json(plan: Plan, checklist: Checklist) -> str:
-    """Return the report as JSON; see `as_dict`."""
-    return json.dumps(as_dict(plan, checklist), indent=2, ensure_ascii=False, default=str)
+    """Return the report as JSON; see `as_dict`. Messages name files, so the folders that lead to them are left out."""
+    text = json.dumps(as_dict(plan, checklist), indent=2, ensure_ascii=False, default=str)
+    folders = [] if plan.folder is None else [(plan.folder.path, "MODELS")]
+    for folder, name in [*folders, (Path.home(), "~")]:
+        if folder != Path(folder.root):
+            text = text.replace(json.dumps(str(folder), ensure_ascii=False)[1:-1], name)
+    return text
 
 
 def as_dict(plan: Plan, checklist: Checklist) -> dict[str, Any]:

@@ -166,6 +166,13 @@ def test_a_spoilt_file_of_weights_is_caught_and_not_run(tmp_path: Path) -> None:
     assert found["weights"].advice == "Run: cutout models pull rmbg-2.0"
     assert "on the CPU" not in found
 
+    checklist = Checklist()
+    run(plan := Plan("cpu", [], folder), checklist)
+    assert str(file) in next(found.text for found in checklist.findings if found.check == "weights")
+    report = write_report(plan, checklist, tmp_path / "report.json").read_text()
+    assert "MODELS/rmbg-2.0/model.safetensors is damaged" in report
+    assert str(tmp_path) not in report
+
     (tmp_path / checkpoint.name / "origin.json").unlink()
     file.write_bytes(b"placed by hand")
     assert findings([], folder)["weights"].outcome is Outcome.WARNED
