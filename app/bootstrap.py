@@ -92,6 +92,20 @@ def device_of(settings: Settings) -> Literal["cuda", "cpu", "huggingface"]:
     return here
 
 
+def api_engine_of(settings: Settings) -> Literal["local", "queue"]:
+    """Return what makes single photos. By default workers do if they are started here on a GPU.
+
+    Two engines on a GPU would hold weights and graphs twice, and slow each other down.
+
+    Raises:
+        DeviceUnavailable: a GPU was asked for and none can be used.
+
+    """
+    if settings.api_engine is not None:
+        return settings.api_engine
+    return "queue" if settings.workers_here > 0 and device_of(settings) == "cuda" else "local"
+
+
 def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engine:
     """Open the engine that the settings describe.
 

@@ -123,5 +123,5 @@ async def _start_background_work(state: AppState, settings: Settings, stack: Asy
 async def _stop_workers_early(state: AppState, settings: Settings, embedded: EmbeddedProcesses) -> None:
     """Let workers finish at the same time as the service's own requests, unless the workers are what answers those."""
     await state.get(Shutdown).wait()
-    if settings.api_engine == "local":
+    if settings.api_engine != "queue":
         await asyncio.to_thread(embedded.ask_workers_to_stop)

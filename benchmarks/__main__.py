@@ -28,6 +28,7 @@ BENCHMARKS = (
     "peers",
     "quality",
     "rewrites",
+    "roofline",
     "service",
     "targets",
 )

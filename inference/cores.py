@@ -1,12 +1,23 @@
 """How many cores this process may use, in a container often fewer than the host has, and how threads share them."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from math import ceil
 from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def usable_cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
@@ -25,15 +36,76 @@ def network_threads() -> int:
     return int(limit) if limit.isdecimal() and int(limit) > 0 else usable_cores()
 
 
+def multiplies_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
+    """Return whether the processor has units for matrices of bfloat16 (AMX), which torch uses.
+
+    There networks run twice as fast in bfloat16 as in float32, and masks differ by a few levels of 255.
+    """
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:  # not Linux
+        return False
+    return any(line.startswith("flags") and "amx_bf16" in line.split() for line in lines)
+
+
 def photo_threads(count: int) -> ThreadPoolExecutor:
     """Return a pool of threads, each of which runs torch's operators alone.
 
     A photo's edges are thousands of small operators, and after each one torch's own threads wait for each other without
     giving their cores away. That gains little on an idle host; on a busy one, edges took ten times as long.
     """
+    return _threads(count, "photo")
+
+
+def in_parts(work: Callable[[Part], Result], parts: Iterable[Part], device: "torch.device") -> list[Result]:
+    """Return the result of `work` for each part, in order, computed by the calling thread and by those of idle cores.
+
+    Parts are independent pieces of one photo's work, of a millisecond or more each. The threads that help are the same
+    for all photos, one for each core but one: if others keep them busy, the calling thread does everything. On a GPU it
+    always does, because its work belongs on its own stream.
+    """
+    parts = list(parts)
+    cores = network_threads() if device.type == "cpu" and len(parts) > 1 else 1
+    if cores == 1:
+        return [work(part) for part in parts]
+    left, taking = iter(range(len(parts))), Lock()
+
+    def work_through() -> list[tuple[int, Result]]:
+        done: list[tuple[int, Result]] = []
+        while True:
+            with taking:
+                index = next(left, None)
+            if index is None:
+                return done
+            done.append((index, work(parts[index])))
+
+    helpers = _helpers(cores - 1)
+    asked = [helpers.submit(work_through) for _ in range(min(cores, len(parts)) - 1)]
+    try:
+        results = work_through()
+    finally:
+        with taking:
+            left = iter(())  # after an error, no other part is begun
+        wait(helping := [one for one in asked if not one.cancel()])
+    for one in helping:
+        results += one.result()
+    return [result for _, result in sorted(results, key=lambda pair: pair[0])]
+
+
+@cache
+def _helpers(count: int) -> ThreadPoolExecutor:
+    return _threads(count, "helper")
+
+
+def _threads(count: int, name: str) -> ThreadPoolExecutor:
     import torch  # here, because what only counts cores does not need it
 
-    return ThreadPoolExecutor(count, "photo", initializer=torch.set_num_threads, initargs=(1,))
+    def use_one() -> None:
+        # A thread's first operator would set its number anew, to the one that any thread has set last.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+
+    return ThreadPoolExecutor(count, name, initializer=use_one)
 
 
 def _quotas(cgroups: Path, own: Path) -> list[float]:

@@ -8,28 +8,30 @@ and downloads run on their own streams, in parallel with the network.
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from math import inf
 from typing import Self, TypeVar
 
-import torch
 from torch import Tensor
 
 from cutout.inference.backends.cuda import (
     HOST_FULL,
+    PHOTO_DOES_NOT_FIT,
     Streams,
     download,
     errors_translated,
-    timed,
+    pixels_that_fit,
+    release_unused,
     upload,
     used_here,
     wait_for,
 )
-from cutout.inference.backends.malloc import give_back_freed
-from cutout.inference.backends.runners import Device, Precision, Runner, Serving, open_runner, pick_device
+from cutout.inference.backends.launching import launcher
+from cutout.inference.backends.malloc import Tidier
+from cutout.inference.backends.runners import Device, Precision, Serving, open_runner, pick_device
 from cutout.inference.cores import photo_threads
 from cutout.inference.cutout import Cutout, compose
 from cutout.inference.errors import (
@@ -50,6 +52,7 @@ from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.scheduling.dispatcher import Dispatcher, RemoteDispatcher
 from cutout.inference.scheduling.fair_queue import FairQueue
 from cutout.inference.scheduling.futures import answer, completed, fail
+from cutout.inference.scheduling.gate import Gate
 from cutout.inference.scheduling.pixel_budget import PixelBudget
 from cutout.inference.scheduling.stage_timer import StageTimer
 from cutout.inference.scheduling.timers import Timers
@@ -59,7 +62,6 @@ from cutout.inference.weights.store import ModelsFolder
 log = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
-TIDY_EVERY_SECONDS = 5.0  # keeps the memory of a long run small, and costs nothing
 
 
 @dataclass(eq=False)
@@ -91,10 +93,10 @@ class Engine:
         self._limits = limits
         self._threads = limits.threads_on(self.device.type)
         self._held = 0
-        self._in_work = 0
         self._closed = False
         self._lock = threading.Lock()
-        self._tidied = time.monotonic()
+        self._gate = Gate()
+        self._tidier = Tidier()
         self._queue: FairQueue[tuple[_Request, Future[Cutout]]] = FairQueue()
         self._pool = photo_threads(self._threads)
         self.budget = PixelBudget(limits.pixels_in_work)
@@ -102,7 +104,7 @@ class Engine:
         self._deadlines = Timers()
         self._remote = remote
         self._turns: Dispatcher = remote or Batcher(
-            self._launch,
+            launcher(self.device, self._streams),
             self._deadlines,
             max_batch=limits.batch_on(self.device.type),
             max_wait=limits.batch_wait,
@@ -135,7 +137,7 @@ class Engine:
     @property
     def in_work(self) -> int:
         """Return the number of photos being processed."""
-        return self._in_work
+        return self._gate.inside
 
     @property
     def is_closed(self) -> bool:
@@ -233,17 +235,22 @@ class Engine:
     def warm_up(self) -> None:
         """Warm up every network, so that the first photo does not have to wait for one-time work.
 
+        Photos that are submitted meanwhile wait: on a GPU their work could spoil the capture of a graph. Afterwards
+        photos in work are limited to the GPU's free memory, if that is less than `Limits.pixels_in_work`.
+
         Raises:
             OutOfMemory: one photo needs more memory than the device has.
 
         """
         choices = {serving.runner: serving.choice for serving in self.serving.values()}
-        for runner, choice in choices.items():
-            runner.warm_up(choice.checkpoint.input_size)
-        if self.device.type == "cuda":
-            with errors_translated(), self._streams.photo():
-                run_recipes({serving.choice.recipe for serving in self.serving.values()}, self.device)
-                wait_for(self.device)
+        with self._gate.closed():
+            for runner, choice in choices.items():
+                runner.warm_up(choice.checkpoint.input_size)
+            if self.device.type == "cuda":
+                with errors_translated(), self._streams.photo():
+                    run_recipes({serving.choice.recipe for serving in self.serving.values()}, self.device)
+                    wait_for(self.device)
+                self.budget.resize(min(self._limits.pixels_in_work, pixels_that_fit(self.device)))
 
     def __enter__(self) -> Self:
         return self
@@ -267,28 +274,39 @@ class Engine:
 
     def _carry_next(self) -> None:
         """Process the next photo of the queue."""
-        with self._lock:
-            ((request, future),) = self._queue.take(lambda taken, _: not taken)
-            self._in_work += 1
-        try:
-            if future.done():  # cancelled, or past its deadline
-                return
-            answer(future, self._remove(request))
-        except MemoryError:  # fails this photo only
-            fail(future, OutOfMemory(HOST_FULL))
-        except BaseException as error:  # noqa: BLE001 - every error is passed to the caller
-            if isinstance(error, DeviceLost):  # it may come from a stage that the batcher does not see
-                self._turns.lose(str(error))
-            fail(future, error)
-        finally:
+        with self._gate.photo():
             with self._lock:
-                self._in_work -= 1
-        del future  # breaks a cycle: the error's traceback refers to this frame
+                ((request, future),) = self._queue.take(lambda taken, _: not taken)
+            try:
+                if future.done():  # cancelled, or past its deadline
+                    return
+                answer(future, self._remove(request))
+            except MemoryError:  # fails this photo only
+                fail(future, OutOfMemory(HOST_FULL))
+            except BaseException as error:  # noqa: BLE001 - every error is passed to the caller
+                if isinstance(error, DeviceLost):  # it may come from a stage that the batcher does not see
+                    self._turns.lose(str(error))
+                fail(future, error)
+            del future  # breaks a cycle: the error's traceback refers to this frame
 
     def _remove(self, request: _Request) -> Cutout:
+        """Process a photo. If the memory is full, try again while no other photo is in work."""
         data = request.read()
+        with suppress(OutOfMemory):
+            return self._try(data, request)
+        # The error is gone here, and with it the tensors that its traceback referred to.
+        release_unused(self.device)
+        with self.budget.hold(self.budget.total, request.deadline):
+            try:
+                return self._try(data, request, alone=True)
+            except OutOfMemory as error:
+                if self.device.type == "cpu":
+                    raise
+                raise OutOfMemory(PHOTO_DOES_NOT_FIT) from error
+
+    def _try(self, data: bytes, request: _Request, *, alone: bool = False) -> Cutout:
         try:
-            return self._remove_from(data, request)
+            return self._remove_from(data, request, alone)
         except (CutoutError, CancelledError, MemoryError):
             raise
         except Exception as error:
@@ -298,14 +316,15 @@ class Engine:
                 "This photo could not be processed because of an error in Cutout. Try again, or try another photo."
             ) from error
 
-    def _remove_from(self, data: bytes, request: _Request) -> Cutout:
+    def _remove_from(self, data: bytes, request: _Request, alone: bool) -> Cutout:
         options, serving = request.options, self.serving[request.options.tier]
         clock = StageTimer()
         with ExitStack() as held:
 
             def hold(pixels: int) -> None:
                 clock.lap("decode")
-                held.enter_context(self.budget.hold(pixels, request.deadline))
+                if not alone:  # or all pixels of the budget are held already
+                    held.enter_context(self.budget.hold(pixels, request.deadline))
                 clock.lap("wait")
 
             picture = decode.decode(data, self._limits.sizes, hold)
@@ -325,7 +344,7 @@ class Engine:
             clock.lap("edges")
             encoded = encode.encode(finished, options.format, options.quality, picture.dpi)
             clock.lap("encode")
-        self._tidy()
+        self._tidier.tidy()
         return Cutout(
             data=encoded,
             format=options.format,
@@ -348,32 +367,13 @@ class Engine:
         wait_for(self.device)
         clock.lap("decode")
         spent = clock.seconds["network"]
-        future = self._turns.submit(
+        # Not kept in a variable: the traceback of its error would refer to it, and it to the error.
+        mask, network = self._turns.submit(
             serving.runner, pixels, caller=request.caller, deadline=request.deadline, spent=spent
-        )
-        mask, network = future.result()
+        ).result()
         clock.lap("wait")
         clock.move("wait", "network", network)
         return matte.find_subject(used_here(mask), checkpoint)
-
-    def _launch(self, runner: Runner, pixels: Sequence[Tensor]) -> Callable[[], list[tuple[Tensor, float]]]:
-        with errors_translated(), self._streams.network():
-            batch = torch.cat(list(pixels)) if len(pixels) > 1 else pixels[0]
-            run = timed(self.device, lambda: runner.run(batch))
-
-        def finish() -> list[tuple[Tensor, float]]:
-            with errors_translated():
-                masks, seconds = run()
-            return [(mask, seconds) for mask in masks.split(1)]
-
-        return finish
-
-    def _tidy(self) -> None:
-        with self._lock:
-            if time.monotonic() - self._tidied < TIDY_EVERY_SECONDS:
-                return
-            self._tidied = time.monotonic()
-        give_back_freed()
 
 
 def open_engine(

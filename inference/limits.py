@@ -64,7 +64,8 @@ class Limits:
     - `waiting`: the most photos that `submit` holds at once.
     - `seconds`: the deadline of each photo given to `submit`.
     - `sizes`: the largest photo that is accepted.
-    - `pixels_in_work`: the most pixels that all photos being processed may have together.
+    - `pixels_in_work`: the most pixels that all photos being processed may have together. On a GPU the engine lowers it
+      to what fits into the free memory after its warm-up.
     - `batch`: the most photos in a batch. The default is 8 on a GPU and 1 on a CPU, where larger batches save nothing.
     - `batch_wait`: the seconds that a batch waits for more photos while the device is idle.
     """

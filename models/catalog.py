@@ -77,6 +77,12 @@ class Checkpoint:
     fetch: Literal["always", "gpu", "never"] = "always"
     description: str = field(default="", kw_only=True)
 
+    @property
+    def input_range(self) -> tuple[float, float]:
+        """Return the lowest and the highest value of the network's inputs."""
+        channels = list(zip(self.mean, self.std, strict=True))
+        return min(-mean / std for mean, std in channels), max((1 - mean) / std for mean, std in channels)
+
 
 MIT = Licence(
     name="MIT", url="https://github.com/ZhengPeng7/BiRefNet", summary="open, commercial use included"

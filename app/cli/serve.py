@@ -21,17 +21,28 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(help="Number of worker processes for batches; 0: none, and no embedded queue."),
+        str | None,
+        typer.Option(
+            help="Number of worker processes for batches; auto: one per GPU; 0: none, and no embedded queue."
+        ),
     ] = None,
 ) -> None:
     """Run the service. Weights with an open licence are downloaded at the first start."""
     from cutout.app.app import create_app
-    from cutout.app.bootstrap import engine_from, prepare, pull_missing, storage_from
+    from cutout.app.bootstrap import (
+        api_engine_of,
+        device_of,
+        engine_from,
+        prepare,
+        pull_missing,
+        storage_from,
+    )
+    from cutout.app.embedded.cards import visible_cards
     from cutout.app.embedded.supervisor import EmbeddedProcesses
     from cutout.app.http.uvicorn_server import allow_many_connections, leave, server_of
 
     settings = load_settings(host=host, port=port, device=device, workers=workers)
+    settings = settings.model_copy(update={"api_engine": api_engine_of(settings)})
     with opened(settings) as database:
         prepare(settings, database, storage_from(settings))
 
@@ -39,7 +50,9 @@ def serve(
         assert engine is not None
         return engine
 
-    service = create_app(settings, make_engine=loaded, embedded=EmbeddedProcesses(settings))
+    cards = visible_cards() if settings.workers == "auto" and device_of(settings) == "cuda" else []
+    embedded = EmbeddedProcesses(settings, cards=cards)
+    service = create_app(settings, make_engine=loaded, embedded=embedded)
     makes_photos = settings.api_engine == "local"
     if makes_photos or settings.workers_here > 0:
         pull_missing(settings, Tier, lambda checkpoint: pull_one(settings, checkpoint))

@@ -1,6 +1,6 @@
 """The queue of batches and its workers."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -23,11 +23,10 @@ class QueueSettings(SettingsGroup):
         "rate limits of all hosts together; default: `cutout serve` runs a queue of its own, and each"
         " host counts for itself",
     )
-    workers: int | None = Field(
+    workers: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] | None = Field(
         None,
-        ge=0,
-        le=64,
         description="the number of workers that `cutout serve` starts, each with its own copy of the models; "
+        "`auto`: one for each GPU, or for each MIG slice of one; "
         "default: 1, and 0 where `REDIS_URL` is set. Without either there is no queue, and no batch "
         "is accepted",
     )
@@ -37,10 +36,11 @@ class QueueSettings(SettingsGroup):
         description="how long a worker without a sign of life keeps its photos before others take them; and how "
         "long a photo counts as in work after its service has crashed",
     )
-    api_engine: Literal["local", "queue"] = Field(
-        "local",
+    api_engine: Literal["local", "queue"] | None = Field(
+        None,
         description="what makes single photos: `local`, the service itself; `queue`, the workers, so that the "
-        "service needs no device",
+        "service needs no device; default: `queue` where `cutout serve` starts workers on a GPU, which would hold the "
+        "models twice otherwise, else `local`",
     )
 
     @field_validator("redis_url")
@@ -52,7 +52,9 @@ class QueueSettings(SettingsGroup):
 
     @property
     def workers_here(self) -> int:
-        """How many workers the service starts beside itself."""
+        """How many workers the service starts beside itself; 1 for `auto`, where it is at least 1."""
+        if self.workers == "auto":
+            return 1
         if self.workers is not None:
             return self.workers
         return 1 if self.redis_url is None else 0

@@ -26,6 +26,7 @@ from cutout.app.config.queue import REDIS_URL
 from cutout.app.config.settings import Settings
 from cutout.app.core.atomic_write import make_private_folder
 from cutout.app.core.errors import OperatorError
+from cutout.app.embedded.cards import VISIBLE
 
 log = structlog.get_logger()
 
@@ -46,8 +47,11 @@ class NoPlaceForQueue(OperatorError):
 class EmbeddedProcesses:
     """The queue and the workers of one service, according to its settings."""
 
-    def __init__(self, settings: Settings, worker: Sequence[str] = WORKER) -> None:
+    def __init__(self, settings: Settings, worker: Sequence[str] = WORKER, cards: Sequence[str] = ()) -> None:
         """Prepare without starting anything. `worker` is the command of one worker.
+
+        With `cards`, values of CUDA_VISIBLE_DEVICES, there is a worker for each of them; otherwise there are as many
+        as the settings say, on whatever device they find.
 
         Raises:
             NoPlaceForQueue: the queue's folder cannot be created, or another user owns the folder of its socket.
@@ -55,6 +59,7 @@ class EmbeddedProcesses:
         """
         self._settings = settings
         self._worker = worker
+        self._cards: Sequence[str | None] = cards or [None] * settings.workers_here
         self._running_workers: list[SupervisedProcess] = []
         self._folder = settings.data_dir.expanduser().resolve() / "valkey"
         self._socket: Path | None = None
@@ -97,8 +102,14 @@ class EmbeddedProcesses:
         """Run the workers during the block. Kill those that take over `finish_seconds` to finish current photos."""
         environment = {**os.environ, **self._own_settings()}
         workers = [
-            SupervisedProcess("worker", self._worker, environment, self._life.end, self._need.held)
-            for _ in range(self._settings.workers_here)
+            SupervisedProcess(
+                "worker",
+                self._worker,
+                environment if card is None else {**environment, VISIBLE: card},
+                self._life.end,
+                self._need.held,
+            )
+            for card in self._cards
         ]
         self._running_workers = workers
         async with _running(workers, finish_seconds):

@@ -3,6 +3,7 @@
 Every helper also works on the CPU, where it does the equivalent without CUDA, so that there is one code path to test.
 """
 
+import gc
 import itertools
 import threading
 import time
@@ -22,10 +23,17 @@ HOST_FULL = (
     "This host does not have enough memory for the photo. Set a smaller CUTOUT_MEGAPIXELS_IN_WORK or"
     " CUTOUT_MAX_MEGAPIXELS, or send a smaller photo."
 )
+PHOTO_DOES_NOT_FIT = (
+    "The GPU does not have enough memory for this photo, even alone. Send a smaller photo, set a smaller"
+    " CUTOUT_BATCH_SIZE, or free some GPU memory (see nvidia-smi)."
+)
 # CUDA error codes (driver_types.h) after which every later call of the process fails too: no device, uncorrectable
 # memory or link, illegal address or instruction, a launch that never ends, "unknown".
 LOST = frozenset({46, 100, 214, 220, 700, 702, 709, 710, *range(714, 720), 999})
 MEMORY_FULL = 2
+# GPU memory for the photos in work. Counted for 12 megapixels: 45 bytes a pixel at the peak, and 120 if most of the
+# photo is semi-transparent; few photos are at their peak at once, and one that finds no room is retried alone.
+BYTES_PER_PIXEL = 64
 # Warm-up runs before a graph capture, in which libraries choose kernels and allocate their workspaces.
 RUNS_BEFORE_CAPTURE = 3
 
@@ -108,6 +116,24 @@ def timed(device: torch.device, work: Callable[[], Tensor]) -> Callable[[], tupl
     return wait
 
 
+def release_unused(device: torch.device) -> None:
+    """Return memory that torch keeps for reuse to the GPU, as other streams, graphs and processes cannot use it.
+
+    After an error, call this once the error is dropped: its traceback refers to the tensors of the work that failed,
+    in the batcher through a cycle, for which the garbage is collected.
+    """
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def pixels_that_fit(device: torch.device) -> int:
+    """Return for how many pixels of photos a GPU has memory now, at least 1."""
+    release_unused(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, free // BYTES_PER_PIXEL)
+
+
 @contextmanager
 def errors_translated() -> Iterator[None]:
     """Translate torch's GPU errors and out-of-memory errors into the engine's own.
@@ -126,8 +152,6 @@ def errors_translated() -> Iterator[None]:
         if "DefaultCPUAllocator" in text:
             raise OutOfMemory(HOST_FULL) from error
         if isinstance(error, torch.OutOfMemoryError) or "_ALLOC_FAILED" in text or code == MEMORY_FULL:
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
             raise OutOfMemory(
                 "The GPU's memory is full. Set a smaller CUTOUT_BATCH_SIZE or CUTOUT_MEGAPIXELS_IN_WORK, or free"
                 " some GPU memory (see nvidia-smi)."

@@ -25,6 +25,7 @@ from cutout.inference.backends.mnn_export import MnnFailed
 from cutout.inference.backends.mnn_runner import MnnRunner
 from cutout.inference.backends.onnx_export import GRAPH_VERSION, cannot_write, onnx_graph
 from cutout.inference.backends.onnx_runner import OnnxRunner
+from cutout.inference.cores import CPUINFO
 from cutout.inference.weights.store import ModelsFolder
 from cutout.models.catalog import Checkpoint
 
@@ -36,7 +37,6 @@ WORTH_IT = 0.9
 RUNS = 2
 # Logits that differ more than this, of 1 plus their magnitude, are those of a network that was not converted rightly.
 DIFFER = 0.01
-CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,10 @@
 
 import ctypes
 import sys
+import threading
+import time
+
+TIDY_EVERY_SECONDS = 5.0  # keeps the memory of a long run small, and costs nothing
 
 
 def give_back_freed() -> None:
@@ -14,3 +18,19 @@ def give_back_freed() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+class Tidier:
+    """Gives freed memory back regularly; called after each photo, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tidied = time.monotonic()
+
+    def tidy(self) -> None:
+        """Give freed memory back, if the last time is at least TIDY_EVERY_SECONDS ago."""
+        with self._lock:
+            if time.monotonic() - self._tidied < TIDY_EVERY_SECONDS:
+                return
+            self._tidied = time.monotonic()
+        give_back_freed()

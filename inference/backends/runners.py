@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from cutout.inference.backends import fastest
 from cutout.inference.backends.cuda import FixedBatch, errors_translated
+from cutout.inference.backends.gpu_support import gpu_problem, unused_gpu, wait_without_spinning
 from cutout.inference.backends.mnn_export import why_not
 from cutout.inference.backends.onnx_export import onnx_graph
 from cutout.inference.backends.onnx_runner import OnnxRunner
+from cutout.inference.backends.overflow import like_a_photo, overflows
 from cutout.inference.cores import network_threads, usable_cores
 from cutout.inference.errors import DeviceLost, DeviceUnavailable, OutOfMemory
 from cutout.inference.tiers import Choice
@@ -83,14 +85,23 @@ class TorchRunner:
         *,
         dtype: torch.dtype = torch.float32,
         batch_sizes: Sequence[int] = (),
+        wider: torch.dtype | None = None,
+        values: tuple[float, float] = (-0.5, 0.5),
     ) -> None:
-        """Prepare the network. `warm_up` captures a graph for each of `batch_sizes`; without any, none is used."""
+        """Prepare the network. `warm_up` captures a graph for each of `batch_sizes`; without any, none is used.
+
+        If the network overflows in float16 on inputs of the range `values`, `wider` is taken instead of it.
+        """
         self.device = device
-        self.backend = f"torch-{device.type}"
+        self.notes: list[str] = []  # what `warm_up` found to be other than it should be
+        self._words = ["torch", device.type]
+        self._wider = wider
+        self._values = values
         self._dtype = dtype
         self._batch_sizes = batch_sizes
         self._captured: dict[int, FixedBatch] = {}
         if device.type == "cuda":
+            wait_without_spinning()
             network = fit_to_gpu(network)
             # float32 must be float32: by default convolutions round their inputs to TF32's 10 bits. Sums of float16
             # products must not be rounded to float16 on the way.
@@ -100,6 +111,11 @@ class TorchRunner:
         with errors_translated():
             network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._network = network
+
+    @property
+    def backend(self) -> str:
+        """Such as "torch-cuda"; "-bfloat16" is added where float16 overflows, "-eager" where graphs are missing."""
+        return "-".join(self._words)
 
     @torch.inference_mode()
     def run(self, pixels: Tensor) -> Tensor:
@@ -128,7 +144,9 @@ class TorchRunner:
     @torch.inference_mode()
     @torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
     def warm_up(self, input_size: int) -> None:
-        self._check_kernels(input_size)
+        photo = like_a_photo(input_size, self._values, self.device)
+        self._check_precision(photo)
+        self._check_kernels(photo.to(self._dtype))
         pixels = torch.zeros(max(self._batch_sizes, default=1), 3, input_size, input_size, device=self.device)
         if not self._batch_sizes:
             self.run(pixels)
@@ -144,13 +162,43 @@ class TorchRunner:
             except DeviceLost:
                 raise
             except Exception:
-                log.warning(
-                    "No CUDA graph for batches of %d on this GPU; they start slower", size, exc_info=True
-                )
+                note = f"No CUDA graph for batches of {size} on this GPU; they start slower"
+                log.warning("%s", note, exc_info=True)
+                self._record(note, "eager")
 
-    def _check_kernels(self, input_size: int) -> None:
+    def _check_precision(self, photo: Tensor) -> None:
+        """Take the wider type if the network overflows in float16; the kernels are checked after that.
+
+        Raises:
+            DeviceUnavailable: no type that may be taken is wide enough.
+
+        """
+        if self._dtype != torch.float16:
+            return
+        with errors_translated(), gpu_kernels.only(on=False):
+            if not overflows(self._forward, photo):
+                return
+            if self._wider is not None:
+                self._dtype = self._wider
+                self._network = self._network.to(self._wider)
+            if self._wider is None or overflows(self._forward, photo):
+                raise DeviceUnavailable(
+                    "This network's numbers are too large for float16 on this device. Set CUTOUT_PRECISION=bfloat16 if"
+                    " the GPU has it, or float32."
+                )
+        name = str(self._wider).removeprefix("torch.")
+        note = f"This network's numbers are too large for float16; {name} is used instead"
+        log.warning("%s", note)
+        self._record(note, name)
+
+    def _record(self, note: str, word: str) -> None:
+        """Add to `notes` and to `backend`."""
+        self.notes.append(note)
+        if word not in self._words:
+            self._words.append(word)
+
+    def _check_kernels(self, pixels: Tensor) -> None:
         """Switch the Triton kernels off if they do not run on this host or their masks differ."""
-        pixels = torch.rand(1, 3, input_size, input_size, device=self.device) - 0.5
         if not gpu_kernels.usable(pixels):
             return
         try:
@@ -191,24 +239,18 @@ def pick_device(wanted: Device) -> Literal["cuda", "cpu"]:
         DeviceUnavailable: a GPU was requested and none can be used; the message says why.
 
     """
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+    if wanted == "cpu":
         return "cpu"
-    if not torch.cuda.is_available():
-        reason = _why_no_gpu()
+    problem = gpu_problem()
+    if problem is None:
+        return "cuda"
+    if wanted == "cuda":
         raise DeviceUnavailable(
-            f"CUTOUT_DEVICE=cuda, but {reason}. Check nvidia-smi, or set CUTOUT_DEVICE=cpu."
+            f"CUTOUT_DEVICE=cuda, but {problem}. Check nvidia-smi, or set CUTOUT_DEVICE=cpu."
         )
-    return "cuda"
-
-
-def _why_no_gpu() -> str:
-    if not torch.version.cuda:
-        return "this build of PyTorch supports only the CPU"
-    try:
-        torch.cuda.init()
-    except RuntimeError as error:  # for example, that the driver is too old
-        return str(error).splitlines()[0].rstrip(".")
-    return "no GPU or driver was found"
+    if unused := unused_gpu():
+        warn_once(f"The GPU of this host is not used: {unused}. Check nvidia-smi, or set CUTOUT_DEVICE=cpu.")
+    return "cpu"
 
 
 def device_name(device: Literal["cuda", "cpu"]) -> str:
@@ -266,8 +308,14 @@ def open_runner(
         if dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise DeviceUnavailable("This GPU has no bfloat16. Set CUTOUT_PRECISION=float16 or float32.")
         sizes = [size for size in BATCH_SIZES if size < max_batch] + [max_batch]
+        has_wider = precision == "auto" and torch.cuda.is_bf16_supported(including_emulation=False)
         return TorchRunner(
-            load_network(checkpoint, folder), torch.device("cuda"), dtype=dtype, batch_sizes=sizes
+            load_network(checkpoint, folder),
+            torch.device("cuda"),
+            dtype=dtype,
+            batch_sizes=sizes,
+            wider=torch.bfloat16 if has_wider else None,
+            values=checkpoint.input_range,
         )
     library, reason = cpu_library(checkpoint, folder, precision)
     if library in ("mnn", fastest.UNKNOWN):

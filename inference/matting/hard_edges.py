@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cutout.inference.cores import in_parts
 from cutout.inference.matting.unknown_region import UnknownRegion
 from cutout.inference.matting.windows import window_max, window_mean
 
@@ -149,9 +150,11 @@ def _differences(
         return window_mean(cells.view(1, 1, rows, columns), SEARCH_WINDOW)
 
     count = by_cell(weight).clamp(min=1e-6)
-    return torch.cat(
-        [by_cell((pixels.photo - _step(pixels, shift, width)).abs() * weight) / count for shift in shifts]
-    )
+
+    def difference(shift: float) -> Tensor:
+        return by_cell((pixels.photo - _step(pixels, shift, width)).abs() * weight) / count
+
+    return torch.cat(in_parts(difference, shifts, weight.device))
 
 
 def _lowest(errors: Tensor) -> Tensor:

@@ -11,12 +11,14 @@ All fitting is done at the mask's scale, in the tiles that the subject's edge cr
 uncertain pixels is processed, in strips.
 """
 
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cutout.inference.cores import in_parts
 from cutout.inference.imaging.resize import resize_antialiased, resize_planes
 from cutout.inference.matting import hard_edges
 from cutout.inference.matting.colour_lines import (
@@ -29,7 +31,13 @@ from cutout.inference.matting.colour_lines import (
 )
 from cutout.inference.matting.hard_edges import EdgePixels, HardEdges
 from cutout.inference.matting.mask import enlarge, to_levels
-from cutout.inference.matting.unknown_region import SmallGrid, UnknownRegion, see_through, uncertain
+from cutout.inference.matting.unknown_region import (
+    SmallGrid,
+    UnknownRegion,
+    pixel_strips,
+    see_through,
+    uncertain,
+)
 from cutout.inference.matting.windows import in_tiles, window_mean
 
 # The scale at which alpha and colours are fitted, in pixels along the longer side. Alpha is fitted at the mask's own
@@ -87,42 +95,60 @@ def refine(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     compute = partial(_edge_fields, overall=overall_texture(deviation, coarse), strength=strength)
     fields = in_tiles(compute, cells, FIELD_REACH, small, coarse, deviation)
     edges = HardEdges(fields[:, 5:7], fields[:, 9:])
+    pieces = in_parts(partial(_piece, rgb, alpha, band, fields[:, :7]), band.strips(), rgb.device)
     count, total, energy = torch.zeros(3, rows * columns, device=rgb.device)
-    places = list(band.strips())
-    details, hard = [], []
-    for place in places:
-        *line, constant, crisp, slope, weight = band.at(fields[:, :7], place)
-        enlarged = alpha.view(-1)[place]
-        start = (enlarged + crisp).clamp_(0, 1)
-        alpha.view(-1)[place] = start
-        found = _dot(line, _colours(rgb, place)) + constant
-        detail = (found - start).clamp_(-1, 1)
-        details.append(detail)
-        at = (weight > 0).nonzero()[:, 0]
-        hard.append([part[at] for part in (place, enlarged, found.clamp(0, 1), slope, weight)])
-        cell = band.cell(place)
-        count.index_add_(0, cell, torch.ones_like(detail))
-        total.index_add_(0, cell, detail)
+    for piece in pieces:
+        count.index_add_(0, piece.cell, torch.ones_like(piece.detail))
+        total.index_add_(0, piece.cell, piece.detail)
     count = count.view(coarse.shape)
     offset = window_mean(total.view(coarse.shape), 2) / window_mean(count, 2).clamp(min=1e-6)
-
-    for place, detail in zip(places, details, strict=True):
-        detail -= band.at(offset, place)[0]
-        energy.index_add_(0, band.cell(place), detail.square())
+    in_parts(lambda piece: piece.detail.sub_(band.at(offset, piece.place)[0]), pieces, rgb.device)
+    for piece in pieces:
+        energy.index_add_(0, piece.cell, piece.detail.square())
     energy = window_mean(energy.view(coarse.shape), 4) / window_mean(count, 4).clamp(min=1e-6)
     # Wiener gain: the share of the energy that exceeds that of texture and noise.
     unwanted, trust = fields[:, 8:9], fields[:, 7:8]
     gain = (1 - unwanted / energy.clamp(min=1e-8)).clamp(0, 1)
     offset = offset.sign() * (offset.abs() - TOLERANCE * (1 - gain)).clamp(min=0)
+    weights = torch.cat([offset, gain, strength * trust], 1)
 
-    fields = torch.cat([offset, gain, strength * trust], 1)
-    for place, detail in zip(places, details, strict=True):
-        shift, share, weight = band.at(fields, place)
-        alpha.view(-1)[place] = (alpha.view(-1)[place] + (shift + detail * share) * weight).clamp_(0, 1)
+    def add_detail(piece: _Piece) -> None:
+        shift, share, weight = band.at(weights, piece.place)
+        alpha.view(-1)[piece.place] += (shift + piece.detail * share) * weight
 
-    pixels = EdgePixels(*(torch.cat(parts) for parts in zip(*hard, strict=True)))
+    in_parts(add_detail, pieces, rgb.device)
+    alpha.clamp_(0, 1)
+    pixels = EdgePixels(*(torch.cat(parts) for parts in zip(*(piece.hard for piece in pieces), strict=True)))
     sharp, weight = hard_edges.sharpened(edges, pixels, band, min(1.0, columns / width))
     return alpha, _cut(alpha, pixels, sharp, weight)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The unknown pixels of a strip: index, cell and detail, each [N]; and the fields of EdgePixels at its hard edges.
+
+    Detail is the difference between what the colours say and the sharpened mask.
+    """
+
+    place: Tensor = field(repr=False)
+    cell: Tensor = field(repr=False)
+    detail: Tensor = field(repr=False)
+    hard: tuple[Tensor, ...] = field(repr=False)
+
+
+def _piece(
+    rgb: Tensor, alpha: Tensor, band: UnknownRegion, fields: Tensor, strip: tuple[slice, slice]
+) -> _Piece:
+    """Sharpen the mask, `alpha`, in place in the unknown pixels of a strip; return those and their detail."""
+    place = band.pixels(strip)
+    *line, constant, crisp, slope, weight = band.at(fields, place)
+    enlarged = alpha.view(-1)[place]
+    start = (enlarged + crisp).clamp_(0, 1)
+    alpha.view(-1)[place] = start
+    found = _dot(line, _colours(rgb, place)) + constant
+    at = (weight > 0).nonzero()[:, 0]
+    hard = tuple(part[at] for part in (place, enlarged, found.clamp(0, 1), slope, weight))
+    return _Piece(place, band.cell(place), (found - start).clamp_(-1, 1), hard)
 
 
 def _cut(alpha: Tensor, pixels: EdgePixels, sharp: Tensor, weight: Tensor) -> Tensor:
@@ -174,7 +200,9 @@ def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
     fields = torch.cat(_layers(small, coarse), 1)
     cleaned = rgb.clone()
     grid = SmallGrid(rows, columns, height, width)
-    for place in see_through(alpha):
+
+    def clean(strip: slice) -> None:
+        place = see_through(alpha, strip)
         opacity = alpha.view(-1)[place].float().div_(255)
         foreground, background = grid.at(fields, place).split(3)
         clear = 1 - opacity
@@ -183,6 +211,8 @@ def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
         share = opacity / (opacity.square() + clear.square() + COLOUR_STIFFNESS * clear)
         colours = foreground + share * error
         cleaned.view(-1, 3)[place] = colours.mul_(255).round_().clamp_(0, 255).t().to(torch.uint8)
+
+    in_parts(clean, pixel_strips(alpha), rgb.device)
     return cleaned
 
 

@@ -1,7 +1,5 @@
 """The unknown region: the pixels of a photo where a mask is uncertain, marked as cells of the mask's small grid."""
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,27 +56,34 @@ class UnknownRegion(SmallGrid):
         super().__init__(cells.shape[2], cells.shape[3], height, width)
         self._cells = cells[0, 0] > 0
 
-    def strips(self) -> Iterator[Tensor]:
-        """Yield the band's pixels as indices into the flattened picture, int64 [N].
-
-        Each strip covers several rows, or a part of one row.
-        """
+    def strips(self) -> list[tuple[slice, slice]]:
+        """Return strips of the picture, as rows and columns; each covers several rows, or a part of one row."""
         pixels = STRIP_PIXELS[self._cells.device.type]
         step = max(1, pixels // self._width)
-        rows, columns = (torch.arange(n, device=self._cells.device) for n in (self._height, self._width))
-        row_of, column_of = self._row_of(rows), self._column_of(columns)
-        for top in range(0, self._height, step):
-            cells = self._cells[row_of[top : top + step]]
-            for left in range(0, self._width, pixels):
-                marked = cells[:, column_of[left : left + pixels]]
-                yield marked.flatten().nonzero()[:, 0] + (top * self._width + left)
+        return [
+            (slice(top, min(top + step, self._height)), slice(left, min(left + pixels, self._width)))
+            for top in range(0, self._height, step)
+            for left in range(0, self._width, pixels)
+        ]
+
+    def pixels(self, strip: tuple[slice, slice]) -> Tensor:
+        """Return a strip's pixels in marked cells as indices into the flattened picture, int64 [N]."""
+        rows, columns = (torch.arange(part.start, part.stop, device=self._cells.device) for part in strip)
+        marked = self._cells[self._row_of(rows)][:, self._column_of(columns)]
+        first: int = strip[0].start * self._width + strip[1].start
+        return marked.flatten().nonzero()[:, 0] + first  # a strip is whole rows, or a part of one
 
 
-def see_through(alpha: Tensor) -> Iterator[Tensor]:
-    """Yield the semi-transparent pixels of an alpha, uint8 [H,W], as indices into it flattened, int64 [N], in strips."""
-    flat = alpha.view(-1)
-    for start, levels in enumerate(flat.split(STRIP_PIXELS[alpha.device.type])):
-        yield ((levels > 0) & (levels < 255)).nonzero()[:, 0] + start * STRIP_PIXELS[alpha.device.type]
+def pixel_strips(alpha: Tensor) -> list[slice]:
+    """Return strips of an alpha, [H,W], flattened."""
+    pixels = STRIP_PIXELS[alpha.device.type]
+    return [slice(start, start + pixels) for start in range(0, alpha.numel(), pixels)]
+
+
+def see_through(alpha: Tensor, strip: slice) -> Tensor:
+    """Return the semi-transparent pixels of a strip of an alpha, uint8 [H,W], as indices into it flattened, int64 [N]."""
+    levels, first = alpha.view(-1)[strip], int(strip.start)
+    return ((levels > 0) & (levels < 255)).nonzero()[:, 0] + first
 
 
 def uncertain(alpha: Tensor, reach: int, certain: tuple[float, float] = CERTAIN) -> Tensor:

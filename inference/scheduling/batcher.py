@@ -1,21 +1,21 @@
 """The batcher: gathers items from many callers into batches for one device.
 
-One thread owns the device. It starts a batch as soon as the device is idle, so a single photo does not wait for others.
-If the device works asynchronously, as a GPU does, the next batch is started while one runs, as soon as it is full, so a
-busy device never waits for its next batch.
+One thread starts batches: as soon as the device is idle, so that a single photo does not wait for others. If the device
+works asynchronously, as a GPU does, the next batch is started while one runs, as soon as it is full, so a busy device
+never waits for its next batch. A second thread waits for the batches that run, in the order of their starts.
 
 If a batch fails, its items are retried one by one, so that a faulty photo fails alone. If a batch does not fit into the
-device's memory, it is retried in halves, and no larger batch is started afterwards.
+device's memory, it is retried in halves, and larger batches are tried again after a while: see `BatchSizes`.
 """
 
 import itertools
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from cutout.inference.errors import (
@@ -26,6 +26,7 @@ from cutout.inference.errors import (
     OutOfMemory,
     Overloaded,
 )
+from cutout.inference.scheduling.batch_sizes import BatchSizes
 from cutout.inference.scheduling.fair_queue import FairQueue
 from cutout.inference.scheduling.futures import answer, fail
 from cutout.inference.scheduling.timers import Timers
@@ -76,11 +77,10 @@ class Batcher(Generic[Kind, Item, Answer]):
         self._deadlines = deadlines
         self._max_batch = max_batch
         self._max_wait = max_wait
-        self._max_started = max_started
         self._max_waiting = max_waiting
         self._stuck_after = stuck_after
         self._on_lost = on_lost
-        self._largest: dict[Kind, int] = {}  # largest batch that fits into memory, if less than max_batch
+        self._sizes: BatchSizes[Kind] = BatchSizes(max_batch, max_started)
         self._changed = threading.Condition()
         self._waiting: FairQueue[_Request[Kind, Item, Answer]] = FairQueue()
         self._open: dict[int, _Request[Kind, Item, Answer]] = {}
@@ -89,8 +89,14 @@ class Batcher(Generic[Kind, Item, Answer]):
         self._counted = 0.0  # the time up to which busy_seconds is counted
         self._lost: DeviceLost | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
-        self._thread.start()
+        self._running = 0  # batches that were started and are not finished
+        self._started: SimpleQueue[_Batch[Kind, Item, Answer] | None] = SimpleQueue()  # None ends the thread
+        self._threads = (
+            threading.Thread(target=self._work, args=(self._start_batches,), name="device", daemon=True),
+            threading.Thread(target=self._work, args=(self._finish_batches,), name="results", daemon=True),
+        )
+        for thread in self._threads:
+            thread.start()
 
     @property
     def lost(self) -> DeviceLost | None:
@@ -157,11 +163,12 @@ class Batcher(Generic[Kind, Item, Answer]):
         return request.future
 
     def close(self) -> None:
-        """Finish the submitted items and stop. If the device is lost, wait for its thread for one second only."""
+        """Finish the submitted items and stop. If the device is lost, wait for its threads for a second each only."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join(None if self._lost is None else 1.0)
+        for thread in self._threads:
+            thread.join(None if self._lost is None else 1.0)
 
     def _forget(self, number: int, alarm: int | None) -> None:
         if alarm is not None:
@@ -170,49 +177,64 @@ class Batcher(Generic[Kind, Item, Answer]):
             request = self._open.pop(number)
             self._waiting.discard(request.caller, request)
 
-    def _work(self) -> None:
+    def _work(self, loop: Callable[[], None]) -> None:
         try:
-            self._run_batches()
+            loop()
         except BaseException as error:
             # After any error, fail all open items, because the thread that would finish them has ended.
             self.lose(f"The device's thread has ended with an error ({error!r}). Restart Cutout.")
             raise
 
-    def _run_batches(self) -> None:
-        running: deque[_Batch[Kind, Item, Answer]] = deque()
-        while True:
-            requests = self._next(len(running))
-            if requests is None or self._lost is not None:
-                return
-            if requests:
-                running.extend(self._start(requests, alone=not running))
-            else:
-                self._finish(running.popleft())
+    def _start_batches(self) -> None:
+        try:
+            while self._start_next():
+                pass
+        finally:
+            self._started.put(None)
 
-    def _next(self, running: int) -> list[_Request[Kind, Item, Answer]] | None:
-        """Return the next batch; wait for one while nothing runs.
+    def _finish_batches(self) -> None:
+        while self._finish_next():
+            pass
 
-        Returns [] if a running batch has to be finished first, and None if the batcher is closed and empty.
-        """
+    def _start_next(self) -> bool:
+        """Wait for the next batch and start it. Return False if the batcher is closed and empty, or lost."""
+        requests = self._next()
+        if requests:
+            self._start(requests)
+        return bool(requests)
+
+    def _finish_next(self) -> bool:
+        """Wait for the next batch that was started, and finish it. Return False if there are no more."""
+        batch = self._started.get()
+        if batch is None or self._lost is not None:
+            return False
+        self._finish(batch)
+        return True
+
+    def _next(self) -> list[_Request[Kind, Item, Answer]]:
+        """Wait for the next batch that may be started; return [] if the batcher is closed and empty, or lost."""
         with self._changed:
-            while True:
-                first = next(iter(self._waiting), None)
-                if first is None and running:
-                    return []
-                if first is None and self._closed:
-                    return None
-                if first is None:
-                    self._changed.wait()
-                    continue
-                most = min(first.most, self._largest.get(first.kind, self._max_batch))
-                if sum(request.kind == first.kind for request in self._waiting) >= most:
-                    return self._take() if running < self._max_started else []
-                if running:
-                    return []
-                left = first.arrived + self._max_wait - time.monotonic()
-                if left <= 0 or self._closed:
+            while self._lost is None:
+                left = self._until_next()
+                if left is not None and left <= 0:
+                    self._running += 1
                     return self._take()
+                if self._closed and not self._running and not self._waiting:
+                    return []
                 self._changed.wait(left)
+        return []
+
+    def _until_next(self) -> float | None:
+        """Return the seconds until the next batch may be started, or None if something else has to happen first."""
+        first = next(iter(self._waiting), None)
+        if first is None or self._running >= self._sizes.most_started():
+            return None
+        most = min(first.most, self._sizes.largest(first.kind))
+        if sum(request.kind == first.kind for request in self._waiting) >= most:
+            return 0.0
+        if self._running:
+            return None
+        return 0.0 if self._closed else first.arrived + self._max_wait - time.monotonic()
 
     def _take(self) -> list[_Request[Kind, Item, Answer]]:
         def fits(taken: list[_Request[Kind, Item, Answer]], request: _Request[Kind, Item, Answer]) -> bool:
@@ -220,15 +242,14 @@ class Batcher(Generic[Kind, Item, Answer]):
                 return True
             if request.kind != taken[0].kind:
                 return False
-            largest = self._largest.get(request.kind, self._max_batch)
+            largest = self._sizes.largest(request.kind)
             return len(taken) < min(largest, request.most, *(other.most for other in taken))
 
         return self._waiting.take(fits)
 
-    def _start(
-        self, requests: list[_Request[Kind, Item, Answer]], alone: bool
-    ) -> list["_Batch[Kind, Item, Answer]"]:
-        """Start a batch; return it in a list, or [] if it failed immediately."""
+    def _start(self, requests: list[_Request[Kind, Item, Answer]]) -> None:
+        """Start a batch, and hand it to the thread that finishes batches, unless it failed immediately."""
+        alone = self._running == 1
         began = time.monotonic()
         stuck = f"The device has not answered for {self._stuck_after:g} s. Check it with nvidia-smi and restart Cutout."
         watch = self._deadlines.call_at(began + self._stuck_after, lambda: self.lose(stuck))
@@ -237,13 +258,15 @@ class Batcher(Generic[Kind, Item, Answer]):
         except Exception as error:  # noqa: BLE001 - a network or a driver may raise anything
             self._deadlines.call_off(watch)
             if isinstance(error, OutOfMemory) and not alone:
-                self._max_started = 1  # two batches at once do not fit into memory
+                with self._changed:
+                    self._sizes.too_many()
                 self._put_back(requests)
             else:
                 self._busy(began)
                 self._failed(requests, error)
-            return []
-        return [_Batch(requests, wait, began, watch)]
+            self._ended()
+        else:
+            self._started.put(_Batch(requests, wait, began, watch))
 
     def _finish(self, batch: "_Batch[Kind, Item, Answer]") -> None:
         failure = None
@@ -255,10 +278,18 @@ class Batcher(Generic[Kind, Item, Answer]):
         each = self._busy(batch.began) / len(batch.requests)
         if failure is not None:
             self._failed(batch.requests, failure)
+            self._ended()
             return
+        self._ended()
         self._seconds_each = 0.8 * self._seconds_each + 0.2 * each if self._seconds_each else each
         for request, result in zip(batch.requests, results, strict=True):
             answer(request.future, result)
+
+    def _ended(self) -> None:
+        """Note that a batch is not on the device any more. Its failed requests must have been put back before."""
+        with self._changed:
+            self._running -= 1
+            self._changed.notify()
 
     def _failed(self, requests: list[_Request[Kind, Item, Answer]], error: Exception) -> None:
         """Put the requests of a failed batch back to be retried in smaller batches, or fail a single request."""
@@ -276,7 +307,9 @@ class Batcher(Generic[Kind, Item, Answer]):
             return
         most = 1
         if isinstance(error, OutOfMemory):
-            most = self._largest[requests[0].kind] = len(requests) // 2
+            most = len(requests) // 2
+            with self._changed:
+                self._sizes.too_large(requests[0].kind, len(requests))
         for request in requests:
             request.most = most
         self._put_back(requests)
@@ -301,10 +334,11 @@ class Batcher(Generic[Kind, Item, Answer]):
 
     def _busy(self, began: float) -> float:
         """Add the time since a batch began to `busy_seconds`, counting no time twice; return the seconds added."""
-        now = time.monotonic()
-        seconds = now - max(began, self._counted)
-        self._counted = now
-        self.busy_seconds += seconds
+        with self._changed:
+            now = time.monotonic()
+            seconds = now - max(began, self._counted)
+            self._counted = now
+            self.busy_seconds += seconds
         return seconds
 
 

@@ -19,6 +19,17 @@ class PixelBudget:
         self._changed = threading.Condition()
         self.turns: deque[object] = deque()
 
+    @property
+    def total(self) -> int:
+        """Return how many pixels may be processed at once."""
+        return self._total
+
+    def resize(self, total: int) -> None:
+        """Change the total while nothing is held."""
+        with self._changed:
+            assert self._left == self._total, "photos are in work"
+            self._total = self._left = total
+
     @contextmanager
     def hold(self, pixels: int, deadline: float = math.inf) -> Iterator[None]:
         """Wait until `pixels` fit into the budget, and reserve them; a photo larger than the budget reserves all of it.

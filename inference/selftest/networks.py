@@ -244,6 +244,11 @@ def _run(runner: Runner, pixels: Tensor) -> Tensor:
     return masks
 
 
+def computed_in(runner: Runner, precision: str) -> str:
+    """Return the precision that a runner computes in: bfloat16, if it found float16 too narrow for its network."""
+    return "bfloat16" if "bfloat16" in runner.backend.split("-") else precision
+
+
 def _sizes(runner: Runner) -> tuple[int, ...]:
     """Return the batch sizes to measure: those with a graph, or one photo."""
     return (runner.captured if isinstance(runner, TorchRunner) else ()) or (1,)

@@ -154,9 +154,10 @@ def _network(
     ):
         return
     runner, size = runners[name], subject.checkpoint.input_size
-    checklist.take("masks", label, lambda: networks.same_masks(subject, runner, precision, reference))
-    checklist.take("graphs", label, lambda: networks.same_from_graphs(runner, precision, reference))
-    checklist.take("kernels", label, lambda: networks.kernels_in_use(runner, precision, reference))
+    found = networks.computed_in(runner, precision)
+    checklist.take("masks", label, lambda: networks.same_masks(subject, runner, found, reference))
+    checklist.take("graphs", label, lambda: networks.same_from_graphs(runner, found, reference))
+    checklist.take("kernels", label, lambda: networks.kernels_in_use(runner, found, reference))
     if served:
         checklist.take("memory", label, lambda: networks.memory(runner, size), optional=True)
         checklist.take("speed", label, lambda: networks.speed(runner, size), optional=True)
@@ -174,8 +175,11 @@ def _tiers(
             ok = checklist.take(
                 f"tier {tier}",
                 precision,
-                lambda tier=tier, name=name: photos.tier_serves(  # type: ignore[misc]
-                    engine, tier, precision, trained=trained[name]
+                lambda tier=tier, name=name, served_by=served_by: photos.tier_serves(  # type: ignore[misc]
+                    engine,
+                    tier,
+                    networks.computed_in(served_by.runner, precision),
+                    trained=trained[name],
                 ),
                 optional=not trained[name],
             )
@@ -185,6 +189,8 @@ def _tiers(
             checklist.take(
                 "under load",
                 f"{name}, tier {tier}",
-                lambda tier=tier: photos.equal_under_load(engine, tier, precision),  # type: ignore[misc]
+                lambda tier=tier: photos.equal_under_load(  # type: ignore[misc]
+                    engine, tier, networks.computed_in(serving[tier].runner, precision)
+                ),
                 optional=True,
             )

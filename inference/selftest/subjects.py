@@ -71,13 +71,17 @@ def stand_in(checkpoint: Checkpoint, network: nn.Module, device: Literal["cuda",
     """
 
     def open_it(precision: Precision, batch: int) -> Runner:
-        usual = torch.float16 if device == "cuda" else torch.float32
+        on_gpu = device == "cuda"
+        usual = torch.float16 if on_gpu else torch.float32
+        has_wider = on_gpu and precision == "auto" and torch.cuda.is_bf16_supported(including_emulation=False)
         sizes = [size for size in BATCH_SIZES if size < batch] + [batch]
         return TorchRunner(
             deepcopy(network),
             torch.device(device),
             dtype=usual if precision == "auto" else getattr(torch, precision),
-            batch_sizes=sizes if device == "cuda" else (),
+            batch_sizes=sizes if on_gpu else (),
+            wider=torch.bfloat16 if has_wider else None,
+            values=checkpoint.input_range,
         )
 
     promised = [tier for tier, rule in TIERS.items() if rule.checkpoints[0] == checkpoint.name]

@@ -1,6 +1,7 @@
 """The cores that a process may use: affinity, and quotas of cgroups of both versions."""
 
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 
 from cutout.inference import engine as engine_module
 from cutout.inference.backends.runners import TorchRunner
-from cutout.inference.cores import network_threads, usable_cores
+from cutout.inference.cores import in_parts, multiplies_bfloat16, network_threads, usable_cores
 from cutout.inference.matting.pipeline import Matte, cut_out
 from tests.fakes import fake_engine, photo_bytes
 
@@ -73,6 +74,22 @@ def test_without_cgroups_affinity_counts_and_else_all_cores(
 
 
 @pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor: 0\nflags\t\t: fpu avx512f amx_bf16 amx_tile\n", True),
+        ("processor: 0\nflags\t\t: fpu avx512f avx512_bf16\nmodel name: amx_bf16\n", False),
+        (None, False),
+    ],
+)
+def test_units_for_bfloat16_are_a_flag_of_the_processor(
+    tmp_path: Path, cpuinfo: str | None, expected: bool
+) -> None:
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert multiplies_bfloat16(tmp_path / "cpuinfo") is expected
+
+
+@pytest.mark.parametrize(
     ("setting", "expected"),
     [("3", 3), ("2,4", 2), ("99", 99), ("0", None), ("", None), ("many", None), (None, None)],
 )
@@ -123,3 +140,63 @@ def test_networks_in_torch_run_on_all_that_the_process_may_use() -> None:
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
         thread.submit(runner.run, torch.zeros(1, 3, 4, 4)).result()
     assert counts == [3]
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.usefixtures("_three_threads")
+def test_parts_are_shared_with_helpers_that_run_torch_on_one_thread() -> None:
+    meeting = threading.Barrier(3)
+
+    def work(part: int) -> tuple[int, str, int]:
+        if part < 3:
+            meeting.wait(60)  # three threads must be at work at once
+        return part, threading.current_thread().name, torch.get_num_threads()
+
+    results = in_parts(work, range(20), CPU)
+    assert [part for part, *_ in results] == list(range(20))
+    threads = {name: count for _, name, count in results}
+    assert len(threads) == 3
+    assert {count for name, count in threads.items() if name.startswith("helper")} == {1}
+
+
+@pytest.mark.usefixtures("_three_threads")
+def test_on_a_gpu_the_calling_thread_does_everything() -> None:
+    here = threading.current_thread().name
+    assert in_parts(lambda _: threading.current_thread().name, range(9), torch.device("cuda")) == [here] * 9
+
+
+@pytest.mark.usefixtures("_three_threads")
+def test_while_helpers_are_busy_the_calling_thread_does_everything() -> None:
+    go_on, busy = threading.Event(), threading.Barrier(4)
+
+    def hold(_: int) -> None:
+        busy.wait(60)
+        go_on.wait(60)
+
+    with ThreadPoolExecutor(1) as other:
+        occupied = other.submit(in_parts, hold, range(3), CPU)
+        busy.wait(60)
+        assert in_parts(lambda part: part * 2, range(5), CPU) == [0, 2, 4, 6, 8]
+        assert not occupied.done()
+        go_on.set()
+        occupied.result()
+
+
+@pytest.mark.usefixtures("_three_threads")
+@pytest.mark.parametrize("failing", ["calling", "helper"])
+def test_after_an_error_no_part_is_begun_and_none_goes_on(failing: str) -> None:
+    meeting, begun, ended = threading.Barrier(3), [], []
+
+    def work(part: int) -> None:
+        begun.append(part)
+        if part < 3:
+            meeting.wait(60)
+            if threading.current_thread().name.startswith("helper") == (failing == "helper"):
+                raise MemoryError(failing)
+        ended.append(part)
+
+    with pytest.raises(MemoryError, match=failing):
+        in_parts(work, range(3) if failing == "helper" else range(4), CPU)
+    assert len(ended) == len(begun) - (2 if failing == "helper" else 1)

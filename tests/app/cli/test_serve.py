@@ -51,7 +51,7 @@ def test_a_service_whose_device_fails_ends_with_an_error(
     user = threading.Thread(target=use)
     user.start()
     with pytest.raises(typer.Exit) as ended:
-        serve(port=port, workers=0)
+        serve(port=port, workers="0")
     user.join()
     assert ended.value.exit_code == 1
     assert answers[0].status_code == 503
@@ -106,4 +106,4 @@ def test_without_a_queue_somebody_has_to_make_the_photos(monkeypatch: pytest.Mon
     monkeypatch.setenv("CUTOUT_AUTH", "off")
     monkeypatch.setenv("CUTOUT_API_ENGINE", "queue")
     with pytest.raises(SettingsError, match="set REDIS_URL, or CUTOUT_WORKERS=1"):
-        serve(workers=0)
+        serve(workers="0")

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,9 +21,12 @@ from cutout.inference.backends.cuda import (
     used_here,
     wait_for,
 )
+from cutout.inference.backends.overflow import like_a_photo
 from cutout.inference.backends.runners import TorchRunner
-from cutout.inference.errors import DeviceLost, NetworkFailed, OutOfMemory
+from cutout.inference.errors import DeviceLost, DeviceUnavailable, NetworkFailed, OutOfMemory
+from cutout.inference.matting.mask import to_pixels
 from cutout.models import gpu_kernels, isnet
+from cutout.models.catalog import CHECKPOINTS
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -193,6 +197,8 @@ def test_a_batch_size_that_cannot_be_captured_is_done_without(
     runner = TorchRunner(Small(), torch.device("cpu"), batch_sizes=(1, 2, 4))
     runner.warm_up(32)
     assert "No CUDA graph for batches of 4" in caplog.text
+    assert "code 900" in caplog.text, "with the error"
+    assert (runner.backend, len(runner.notes)) == ("torch-cpu-eager", 1)
     expected = TorchRunner(Small(), torch.device("cpu")).run(photos(4))
     torch.testing.assert_close(runner.run(photos(4)), expected, atol=1e-5, rtol=0)
 
@@ -208,6 +214,68 @@ def test_a_logit_that_overflowed_gives_no_mask(spoil: float) -> None:
     mask = TorchRunner(Overflowing(), torch.device("cpu")).run(photos(1))
     assert mask[0, 0, 3, 5].isnan()
     assert mask.isnan().sum() == 1
+
+
+class Tall(Small):
+    """A network whose numbers grow with the range of its input, up to about 10⁵ for photos."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(pixels * self.factor / 2.0) * 2.0 / self.factor
+
+
+def test_a_network_that_overflows_in_float16_is_run_in_bfloat16(caplog: pytest.LogCaptureFixture) -> None:
+    network = Tall(3e5)
+    expected = TorchRunner(network, torch.device("cpu")).run(photos(3))
+    runner = TorchRunner(
+        network, torch.device("cpu"), dtype=torch.float16, wider=torch.bfloat16, batch_sizes=(1, 2)
+    )
+    assert runner.backend == "torch-cpu"
+    runner.warm_up(32)
+    assert runner.backend == "torch-cpu-bfloat16"
+    assert "too large for float16; bfloat16 is used" in caplog.text
+    assert len(runner.notes) == 1
+    torch.testing.assert_close(runner.run(photos(3)), expected, atol=2e-2, rtol=0)
+
+
+def test_a_network_that_overflows_without_a_wider_type_is_an_error_at_the_start() -> None:
+    runner = TorchRunner(Tall(3e5), torch.device("cpu"), dtype=torch.float16)
+    with pytest.raises(DeviceUnavailable, match="CUTOUT_PRECISION=bfloat16"):
+        runner.warm_up(32)
+    beyond_all = TorchRunner(
+        Tall(float("inf")), torch.device("cpu"), dtype=torch.float16, wider=torch.bfloat16
+    )
+    with pytest.raises(DeviceUnavailable, match="or float32"):
+        beyond_all.warm_up(32)
+
+
+@pytest.mark.parametrize(
+    ("factor", "values", "word"),
+    [(100.0, (-2.2, 2.7), ""), (4e4, (-0.5, 0.5), ""), (4e4, (-2.2, 8.0), "-bfloat16")],
+)
+def test_only_numbers_that_photos_reach_count(factor: float, values: tuple[float, float], word: str) -> None:
+    runner = TorchRunner(
+        Tall(factor), torch.device("cpu"), dtype=torch.float16, wider=torch.bfloat16, values=values
+    )
+    runner.warm_up(32)
+    assert runner.backend == f"torch-cpu{word}"
+
+
+def test_the_range_of_a_checkpoints_inputs_is_that_of_black_and_white() -> None:
+    for checkpoint in CHECKPOINTS.values():
+        corners = [
+            to_pixels(torch.full((4, 4, 3), level, dtype=torch.uint8), replace(checkpoint, input_size=4))
+            for level in (0, 255)
+        ]
+        lowest, highest = checkpoint.input_range
+        assert lowest == pytest.approx(float(corners[0].min()))
+        assert highest == pytest.approx(float(corners[1].max()))
+        picture = like_a_photo(64, checkpoint.input_range, torch.device("cpu"))
+        assert lowest - 1e-5 <= float(picture.min()) < float(picture.max()) <= highest + 1e-5
+        assert picture.std() > 0.2 * (highest - lowest)
 
 
 class Pooled(Small):

@@ -119,3 +119,27 @@ def test_nothing_between_a_thin_mask_and_the_cutout_is_large(size: tuple[int, in
         clean_colours(rgb, alpha)
         compositing.on_background(rgb, alpha, (1, 2, 3))
     assert largest.bytes <= 30 * max(1 << 20, alpha.numel() // 4)
+
+
+@pytest.mark.parametrize("size", [(48_640, 1000), (1000, 65_535), (65_535, 656), (328, 32_768), (8000, 6000)])
+@pytest.mark.parametrize("side", [64, 256, 1024])
+def test_a_photo_with_a_long_side_fits_the_shared_memory_of_a_gpu(
+    size: tuple[int, int], side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's CUDA kernel keeps the weights of both axes there, for one row of threads at least (UpSampleBilinear2d.cu)."""
+    real = F.interpolate
+    needed: list[int] = []
+
+    def counted(planes: Tensor, size: tuple[int, int], **rest: Any) -> Tensor:
+        down, across = (
+            1 + 2 * -(-max(1, source) // max(1, wanted))
+            for source, wanted in zip(planes.shape[2:], size, strict=True)
+        )
+        needed.append(4 * (across * 32 + down * 33))
+        return real(planes, size=size, **rest)
+
+    monkeypatch.setattr("cutout.inference.imaging.resize.F.interpolate", counted)
+    rgb = torch.empty(*size, 3, dtype=torch.uint8, device="meta")
+    assert resize_antialiased(rgb, side, side).shape == (side, side, 3)
+    assert needed
+    assert max(needed) <= 48 * 1024

@@ -141,7 +141,10 @@ def test_the_photo_itself_is_left_alone() -> None:
     assert torch.equal(photo, before)
 
 
-def test_strips_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_strips_leave_no_trace(threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do the threads that share them."""
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
     alpha = strands(100, 300)
     photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE))
     mask = soft_mask(alpha, 75)

@@ -193,6 +193,49 @@ def test_a_full_batch_is_started_behind_the_one_that_runs(deadlines: Timers) -> 
     batcher.close()
 
 
+def test_a_batch_that_becomes_full_while_one_runs_is_started_at_once(deadlines: Timers) -> None:
+    """On a GPU the second batch is queued behind the first, so that the device does not wait for it."""
+    device = Device()
+    device.go_on.clear()
+    batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=2)
+    futures = [batcher.submit("a", 0)]
+    wait_until(lambda: device.batches == [("a", [0])])
+    futures.append(batcher.submit("a", 1))
+    time.sleep(0.02)
+    assert len(device.batches) == 1, "one photo is no full batch"
+    futures.append(batcher.submit("a", 2))
+    wait_until(lambda: device.batches == [("a", [0]), ("a", [1, 2])])
+    assert not any(future.done() for future in futures), "the first batch still runs"
+    futures += [batcher.submit("a", number) for number in (3, 4)]
+    time.sleep(0.02)
+    assert len(device.batches) == 2, "two batches are on the device"
+    device.go_on.set()
+    assert [outcome(future) for future in futures] == [("a", number) for number in range(5)]
+    batcher.close()
+
+
+def test_a_device_that_dies_with_two_batches_on_it_fails_both(deadlines: Timers) -> None:
+    device = Device()
+    device.go_on.clear()
+
+    def launch(kind: str, items: Sequence[int]) -> Callable[[], list[tuple[str, int]]]:
+        finish = device.launch(kind, items)
+
+        def finish_or_die() -> list[tuple[str, int]]:
+            finish()
+            raise DeviceLost("the device has failed")
+
+        return finish_or_die
+
+    batcher: FakeBatcher = Batcher(launch, deadlines, max_batch=2)
+    futures = [batcher.submit("a", number) for number in range(5)]
+    wait_until(lambda: len(device.batches) == 2)
+    device.go_on.set()
+    assert [outcome(future) for future in futures] == ["DeviceLost"] * 5
+    batcher.close()
+    assert not any(thread.is_alive() for thread in batcher._threads)
+
+
 def test_a_batch_waits_for_others_only_so_long(deadlines: Timers) -> None:
     device = Device()
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=3, max_wait=1.0)
@@ -286,7 +329,9 @@ def test_one_bad_photo_fails_alone(deadlines: Timers, fails_late: bool) -> None:
 
 
 @pytest.mark.parametrize("fails_late", [False, True])
-def test_a_batch_too_large_for_the_memory_is_halved_for_good(deadlines: Timers, fails_late: bool) -> None:
+def test_a_batch_too_large_for_the_memory_is_halved_and_so_are_the_next(
+    deadlines: Timers, fails_late: bool
+) -> None:
     device = Device(room=2, fails_late=fails_late)
     batcher: FakeBatcher = Batcher(device.launch, deadlines, max_batch=8, max_wait=PATIENCE)
     first = [batcher.submit("a", number) for number in range(8)]

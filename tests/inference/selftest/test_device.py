@@ -41,15 +41,6 @@ def test_without_nvidia_smi_the_report_has_none(tmp_path: Path, monkeypatch: pyt
     assert device.describe("cpu")["packages"]["torch"] == torch.__version__
 
 
-def test_a_card_that_torch_has_no_kernels_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "pick_device", lambda wanted: wanted)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90a", "compute_120"])
-    with pytest.raises(Failed, match="no kernels for the GPU's sm_70, only for sm_75") as caught:
-        device.computes("cuda")
-    assert "compute capability 7.5" in caught.value.fix
-
-
 def test_a_device_that_computes_wrongly_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device.computes("cpu").figures["matmul_error"] == 0
     product = torch.Tensor.__matmul__

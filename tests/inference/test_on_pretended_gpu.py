@@ -1,0 +1,125 @@
+"""The whole way of a photo through the engine, on a pretended GPU: see `tests.pretend_gpu` for what that refuses."""
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from benchmarks.counting import Count
+from cutout.inference.backends.runners import TorchRunner
+from cutout.inference.engine import Engine
+from cutout.inference.imaging.encode import Format
+from cutout.inference.matting import colour_lines
+from cutout.inference.options import Options
+from cutout.inference.tiers import Tier
+from cutout.models import gpu_kernels
+from tests.fakes import photo_with_disc
+from tests.pretend_engine import RADIUS, RED, FindsRed, photo, pretended_engine
+from tests.pretend_gpu import Call, MixedDevices, MixedTypes, pretended_gpu
+
+pytestmark = pytest.mark.slow
+
+HEIGHT, WIDTH = 300, 420
+# The operations that the host starts for a photo of up to 16 megapixels, without the network's, and how often it waits,
+# other than at an event. A second look that is used refines its part of the photo once more.
+MOST = {
+    Tier.BASIC: (70, 3),
+    Tier.STANDARD: (580, 4),
+    Tier.PROFESSIONAL: (2100, 10),
+    Tier.INDUSTRY: (3750, 27),
+}
+
+
+class Operations:
+    """Counts what is done for a photo outside of the network."""
+
+    def __init__(self) -> None:
+        self.count = Count()
+
+    def note(self, call: Call) -> None:
+        if call.stage == "photo":
+            self.count.note(call)
+
+
+@pytest.fixture(scope="module")
+def operations() -> Operations:
+    return Operations()
+
+
+@pytest.fixture(scope="module")
+def engine(operations: Operations) -> Iterator[Engine]:
+    with pretended_engine(256, operations.note) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("tier", list(Tier))
+def test_every_tier_runs_on_a_gpu_with_few_operations_and_waits(
+    tier: Tier, engine: Engine, operations: Operations
+) -> None:
+    operations.count = count = Count()
+    cutout = engine.remove(photo(HEIGHT, WIDTH), Options(tier=tier))
+    found = np.asarray(Image.open(io.BytesIO(cutout.data)))[..., 3] / 255
+    assert np.abs(found - photo_with_disc(HEIGHT, WIDTH, RADIUS * HEIGHT)[1]).mean() < 0.005
+    most, waits = MOST[tier]
+    assert count.operations <= most, Counter(cost.name for cost in count.costs)
+    assert len(count.waits) <= waits, Counter(count.waits)
+
+
+def test_a_photo_of_12_megapixels_takes_no_more_operations(engine: Engine, operations: Operations) -> None:
+    picture, data = Image.new("RGB", (4000, 3000), (60, 80, 170)), io.BytesIO()
+    ImageDraw.Draw(picture).ellipse((1500, 1000, 2500, 2000), RED)
+    picture.save(data, "PNG", compress_level=1)
+    operations.count = count = Count()
+    engine.remove(data.getvalue(), Options(tier=Tier.PROFESSIONAL))
+    most, waits = MOST[Tier.PROFESSIONAL]
+    assert count.operations <= most
+    assert len(count.waits) <= waits
+
+
+@pytest.mark.parametrize(
+    "options", [Options(background=(1, 2, 3)), Options(format=Format.JPG), Options(mask_only=True)]
+)
+def test_what_is_composed_is_composed_on_the_gpu(options: Options, engine: Engine) -> None:
+    assert engine.remove(photo(HEIGHT, WIDTH), options).height == HEIGHT
+
+
+def test_the_photos_own_transparency_goes_up_too(engine: Engine) -> None:
+    data = io.BytesIO()
+    Image.new("RGBA", (WIDTH, HEIGHT), (*RED, 100)).save(data, "PNG")
+    alpha = np.asarray(Image.open(io.BytesIO(engine.remove(data.getvalue()).data)))[..., 3]
+    assert 95 < alpha.min() <= alpha.max() == 100
+
+
+def test_a_constant_made_on_the_cpu_is_found(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    centres = colour_lines._centres
+    monkeypatch.setattr(
+        colour_lines, "_centres", lambda length, cells, device: centres(length, cells, torch.device("cpu"))
+    )
+    with pytest.raises(MixedDevices, match="index_select"):
+        engine.remove(photo(HEIGHT, WIDTH), Options(tier=Tier.PROFESSIONAL))
+
+
+def test_a_network_that_computes_in_two_types_is_found() -> None:
+    class Widened(FindsRed):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return super().forward(pixels) * torch.ones(1, 1, 1, 1, device=pixels.device)
+
+    with pytest.raises(MixedTypes, match="float32"), pretended_engine(64, network=Widened()):
+        pass
+
+
+def test_warm_up_compares_the_kernels_with_ordinary_operators() -> None:
+    class Network(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            used.append(gpu_kernels.usable(pixels))
+            return pixels[:, :1]
+
+    used: list[bool] = []
+    with pretended_gpu(), gpu_kernels.only(on=True):
+        TorchRunner(Network(), torch.device("cuda"), dtype=torch.float16).warm_up(32)
+    assert used[:2] == [True, False]
