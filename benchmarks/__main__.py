@@ -1,8 +1,12 @@
 """`python -m benchmarks [NAME]…`: run the named benchmarks, or all.
 
 `gpu` runs the benchmarks meant for a host with a GPU. Together they take under nine minutes and need only torch, numpy,
-Pillow and the small wheels that `cutout.inference` depends on. The parts of `quality` run alone as well; those with
-arguments of their own come first and alone: `python -m benchmarks quality-real --help`.
+Pillow and the small wheels that `cutout.inference` depends on. After an interruption, the same command goes on where it
+was, unless the device or the code has changed; `--again` measures everything anew. On a host without a GPU, it runs a
+small part of both and publishes nothing.
+
+The parts of `quality` run alone as well; those with arguments of their own come first and alone:
+`python -m benchmarks quality-real --help`. So does `selftest`, which is `cutout doctor --deep` without weights.
 """
 
 import argparse
@@ -35,22 +39,31 @@ WITH_ARGUMENTS = {f"quality-{name}": name for name in ("compare", "order", "real
 
 def main() -> None:
     """Run the benchmarks named on the command line."""
+    if sys.argv[1:2] == ["selftest"]:
+        sys.exit(importlib.import_module("benchmarks.selftest").main(sys.argv[2:]))
     if sys.argv[1:2] and (own := WITH_ARGUMENTS.get(sys.argv[1])):
         quality.part(own).main(sys.argv[2:])
         return
     known = (*BENCHMARKS, *GROUPS, *PARTS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join((*known, *WITH_ARGUMENTS)))
-    names = parser.parse_args().names
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=", ".join((*known, *WITH_ARGUMENTS, "selftest"))
+    )
+    parser.add_argument("--again", action="store_true", help="measure anew what `gpu` has measured before")
+    options = parser.parse_args()
+    names = options.names
     if unknown := set(names) - set(known):
         parser.error(f"unknown benchmarks: {', '.join(sorted(unknown))}. Choose from: {', '.join(known)}")
     for name in names or BENCHMARKS:
         if name in PARTS:
             quality.part(PARTS[name]).run()
             continue
-        for one in GROUPS.get(name, (name,)):
-            # Imported one by one, because their dependencies differ.
-            importlib.import_module(f"benchmarks.{one}").run()
+        # Imported one by one, because their dependencies differ.
+        for one in GROUPS.get(name, ()):
+            module = importlib.import_module(f"benchmarks.{one}")
+            module.run(again=options.again, small=not module.CUDA)
+        if name not in GROUPS:
+            importlib.import_module(f"benchmarks.{name}").run()
 
 
 if __name__ == "__main__":

@@ -17,11 +17,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
 from benchmarks import inputs, standin
 from benchmarks.report import Table, publish
+from benchmarks.resume import Steps
 from cutout.inference.backends.onnx_export import export_onnx
 from cutout.inference.backends.onnx_runner import OnnxRunner
 from cutout.inference.backends.runners import BATCH_SIZES, Runner, TorchRunner
@@ -35,6 +37,7 @@ from cutout.models.catalog import find
 
 CUDA = torch.cuda.is_available()
 SECONDS = 4.0 if CUDA else 20.0
+SMALL_SECONDS = 0.5
 SETTLE_SECONDS = 1.5
 ALONE = 15 if CUDA else 3
 MEGAPIXELS = (0.3, 2.0, 12.0)
@@ -65,22 +68,38 @@ class Run:
         return "waiting: too few photos in progress"
 
 
-def run() -> None:
-    """Measure every subject, print and save the results."""
+def run(*, again: bool = True, small: bool = False) -> None:
+    """Measure every subject, print and save the results. Without `again`, what was measured before is kept: see `resume`.
+
+    `small` is to try the whole way out where there is no GPU: one small size for a moment, and nothing is published.
+    """
+    steps = Steps("engine-small" if small else "engine", again=again)
+    seconds = SMALL_SECONDS if small else SECONDS
     rows, figures = [], {}
-    for label, checkpoint, tiers, sizes, open_runner in subjects():
+    for label, checkpoint, tiers, megapixels, open_runner in subjects()[: 1 if small else None]:
+        cases = [(tier, size, f"{label}/{tier.value}/{size:g}") for tier in tiers for size in megapixels]
         with ExitStack() as opened:
-            engine = standin.engine(open_runner(opened), checkpoint, Limits(batch=BATCH if CUDA else 1))
-            opened.callback(engine.close)
-            engine.warm_up()
-            for tier in tiers:
-                for size in sizes:
-                    measured = measure(engine, tier, size)
-                    rows.append(row(f"{label}, {tier.value}", size, measured))
-                    figures[f"{label}/{tier.value}/{size:g}"] = {**vars(measured), "limit": measured.limit}
-                    print(", ".join(rows[-1]), flush=True)
+            engine = None
+            for tier, size, key in cases:
+                if engine is None and not steps.has(key):
+                    limits = Limits(batch=BATCH if CUDA else 1)
+                    engine = standin.engine(open_runner(opened), checkpoint, limits)
+                    opened.callback(engine.close)
+                    engine.warm_up()
+
+                def measured(
+                    tier: Tier = tier, size: float = size, engine: Engine | None = engine
+                ) -> dict[str, Any]:
+                    assert engine is not None
+                    return vars(measure(engine, tier, size, seconds))
+
+                found = Run(**steps.take(key, measured))
+                rows.append(row(f"{label}, {tier.value}", size, found))
+                figures[key] = {**vars(found), "limit": found.limit}
+                print(", ".join(rows[-1]), flush=True)
         # Written after each subject: time with a GPU may end before the last one is done.
-        publish("engine", [table_of(rows)], {"batch": BATCH if CUDA else 1, "runs": figures})
+        if not small:
+            publish("engine", [table_of(rows)], {"batch": BATCH if CUDA else 1, "runs": figures})
 
 
 def table_of(rows: list[list[str]]) -> Table:
@@ -132,7 +151,7 @@ def real(checkpoint: str, opened: ExitStack) -> Runner:
     return standin.DiscRunner.around(OnnxRunner(graph))
 
 
-def measure(engine: Engine, tier: Tier, megapixels: float) -> Run:
+def measure(engine: Engine, tier: Tier, megapixels: float, seconds: float = SECONDS) -> Run:
     """Stream photos through an engine for some seconds, then send some one at a time."""
     photos = [inputs.jpeg(name, megapixels) for name in inputs.SUBJECTS]
     stop = float("inf")
@@ -151,7 +170,7 @@ def measure(engine: Engine, tier: Tier, megapixels: float) -> Run:
         now = time.monotonic()
         if now - began < SETTLE_SECONDS or not counted_from:
             counted_from, busy, cores = now, engine.network_seconds, time.process_time()
-            stop = now + SECONDS
+            stop = now + seconds
         elif now < stop:
             done.append(outcome)
             wall = now - counted_from

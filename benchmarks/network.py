@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import standin
 from benchmarks.report import Table, publish
+from benchmarks.resume import Steps
 from cutout.inference.backends.onnx_export import export_onnx
 from cutout.inference.backends.onnx_runner import OnnxRunner
 from cutout.inference.backends.runners import Runner, TorchRunner
@@ -35,6 +36,7 @@ DEVICE = torch.device("cuda" if CUDA else "cpu")
 BLOCKS, BLOCK_SECONDS = (5, 0.4) if CUDA else (2, 0.0)
 MATMUL_SIDE = 8192 if CUDA else 2048
 TOP = 10
+SMALL_SIDE, SMALL_INPUT = 512, 128
 
 
 @dataclass(frozen=True)
@@ -60,44 +62,71 @@ CASES = (
 )
 
 
-def run() -> None:
-    """Measure every case, print and save the results."""
+def run(*, again: bool = True, small: bool = False) -> None:
+    """Measure every case, print and save the results. Without `again`, what was measured before is kept: see `resume`.
+
+    `small` is to try the whole way out where there is no GPU: few cases at a small size, and nothing is published.
+    """
+    steps = Steps("network-small" if small else "network", again=again)
+    side = SMALL_SIDE if small else MATMUL_SIDE
+    cases = CASES[:1] if small else CASES
     rates = {
-        precision: matmul_rate(precision) for precision in dict.fromkeys(case.precision for case in CASES)
+        precision: steps.take(
+            f"matmul {precision}",
+            lambda precision=precision: matmul_rate(precision, side),  # type: ignore[misc]
+        )
+        for precision in dict.fromkeys(case.precision for case in cases)
     }
     tables = [
         Table(
-            f"Product of two matrices of {MATMUL_SIDE}², the upper bound for the device",
+            f"Product of two matrices of {side}², the upper bound for the device",
             ["precision", "TFLOP/s"],
             [[precision, f"{rate:.3g}"] for precision, rate in rates.items()],
         )
     ]
     figures: dict[str, Any] = {"matmul_tflops": rates, "networks": {}}
     for name in CHECKPOINTS:
-        rows, cases = [], {}
-        gflop = count_gflop(name)
-        for case in CASES:
-            row = [case.form, case.precision, str(case.batch)]
-            try:
-                with opened(name, case) as runner:
-                    seconds = seconds_a_run(runner, find(name).input_size, case.batch)
-            except Exception as error:  # noqa: BLE001 - a case that fails on this host must not end the others
-                print(f"{name}, {case}: {error!r}", flush=True)
-                rows.append([*row, f"not available: {type(error).__name__}"])
-                continue
-            each = seconds / case.batch
-            share = gflop / 1e3 / each / rates[case.precision]
-            rows.append([*row, duration(seconds), f"{1 / each:.3g}", f"{share:.0%}"])
-            cases["/".join(row)] = {"batch_s": seconds, "images_per_s": 1 / each, "share_of_matmul": share}
-            print(f"{name}: {', '.join(rows[-1])}", flush=True)
-        title = f"{name} at {find(name).input_size}², {gflop:.0f} GFLOP per photo, random weights"
+        size = SMALL_INPUT if small else find(name).input_size
+        gflop = count_gflop(name, size)
+        rows, measured = measure_cases(steps, name, size, cases, gflop, rates)
+        title = f"{name} at {size}², {gflop:.0f} GFLOP per photo, random weights"
         tables.append(
             Table(title, ["form", "precision", "batch", "per batch", "photos/s", "of matmul"], rows)
         )
-        tables.append(where_the_time_goes(name))
-        figures["networks"][name] = {"gflop": gflop, "cases": cases}
+        tables.append(
+            Table(**steps.take(f"{name} profile", lambda: asdict(where_the_time_goes(name, size))))  # noqa: B023
+        )
+        figures["networks"][name] = {"gflop": gflop, "cases": measured}
         # Written after each network: time with a GPU may end before the last one is done.
-        publish("network", tables, figures)
+        if not small:
+            publish("network", tables, figures)
+
+
+def measure_cases(
+    steps: Steps, name: str, size: int, cases: tuple[Case, ...], gflop: float, rates: dict[str, float]
+) -> tuple[list[list[str]], dict[str, dict[str, float]]]:
+    """Measure a network in every case. Return the rows of a table, and the figures by case."""
+    rows, measured = [], {}
+    for case in cases:
+        row = [case.form, case.precision, str(case.batch)]
+        key = "/".join(row)
+
+        def measure(case: Case = case) -> float:
+            with opened(name, case, size) as runner:
+                return seconds_a_run(runner, size, case.batch)
+
+        try:
+            seconds = steps.take(f"{name} {key}", measure)
+        except Exception as error:  # noqa: BLE001 - a case that fails on this host must not end the others
+            print(f"{name}, {case}: {error!r}", flush=True)
+            rows.append([*row, f"not available: {type(error).__name__}"])
+            continue
+        each = seconds / case.batch
+        share = gflop / 1e3 / each / rates[case.precision]
+        rows.append([*row, duration(seconds), f"{1 / each:.3g}", f"{share:.0%}"])
+        measured[key] = {"batch_s": seconds, "images_per_s": 1 / each, "share_of_matmul": share}
+        print(f"{name}: {', '.join(rows[-1])}", flush=True)
+    return rows, measured
 
 
 def duration(seconds: float) -> str:
@@ -105,27 +134,22 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
-def matmul_rate(precision: str) -> float:
+def matmul_rate(precision: str, side: int = MATMUL_SIDE) -> float:
     """Measure the matrix multiplication rate of the device, in TFLOP/s."""
-    a, b = (
-        torch.randn(MATMUL_SIDE, MATMUL_SIDE, device=DEVICE, dtype=getattr(torch, precision))
-        for _ in range(2)
-    )
-    return 2 * MATMUL_SIDE**3 / 1e12 / timed_blocks(lambda: a @ b)
+    a, b = (torch.randn(side, side, device=DEVICE, dtype=getattr(torch, precision)) for _ in range(2))
+    return 2 * side**3 / 1e12 / timed_blocks(lambda: a @ b)
 
 
-def count_gflop(name: str) -> float:
+def count_gflop(name: str, size: int) -> float:
     """Count the GFLOP per photo of the optimised network on the meta device, without computing anything."""
-    size = find(name).input_size
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         standin.network(name).to("meta")(torch.zeros(1, 3, size, size, device="meta"))
     return float(counter.get_total_flops()) / 1e9
 
 
 @contextmanager
-def opened(name: str, case: Case) -> Iterator[Runner]:
+def opened(name: str, case: Case, size: int) -> Iterator[Runner]:
     """Open a runner for a case, and free its memory afterwards."""
-    size = find(name).input_size
     if case.form == "onnxruntime":
         if importlib.util.find_spec("onnxruntime") is None:
             raise ModuleNotFoundError("onnxruntime is not installed")
@@ -171,10 +195,9 @@ def timed_blocks(work: Callable[[], Tensor]) -> float:
     return median(block(max(1, round(BLOCK_SECONDS / once))) for _ in range(BLOCKS))
 
 
-def where_the_time_goes(name: str) -> Table:
+def where_the_time_goes(name: str, size: int) -> Table:
     """Profile one batch in eager mode and return the operations that take longest on the device."""
     batch, precision = (8, "float16") if CUDA else (1, "float32")
-    size = find(name).input_size
     runner = TorchRunner(standin.network(name), DEVICE, dtype=getattr(torch, precision))
     pixels = torch.randn(batch, 3, size, size, device=DEVICE)
     if CUDA:

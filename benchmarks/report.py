@@ -35,8 +35,7 @@ def publish(name: str, tables: list[Table], figures: dict[str, Any]) -> None:
     for table in tables:
         print(as_markdown(table))
     about = machine()
-    device = "-".join("".join(c if c.isalnum() else " " for c in about["device"].lower()).split())
-    file = RESULTS / f"{name}-{device}.json"
+    file = RESULTS / f"{name}-{slug(about['device'])}.json"
     RESULTS.mkdir(exist_ok=True)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     content = {
@@ -53,6 +52,11 @@ def publish(name: str, tables: list[Table], figures: dict[str, Any]) -> None:
         plots.draw(content, _picture(file))
     PAGE.write_text(page())
     print(f"{file.name} and {PAGE.name} written.")
+
+
+def slug(device: str) -> str:
+    """Return a device's name as a part of a file's name."""
+    return "-".join("".join(c if c.isalnum() else " " for c in device.lower()).split())
 
 
 def machine() -> dict[str, Any]:

@@ -6,6 +6,7 @@ rebuilt anywhere. The scales keep activations in a healthy range through all lay
 
 import zlib
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,9 @@ from torch import nn
 
 from cutout.models import build_network
 from cutout.models.swin import SIZES, relative_position_index
-from tests.conftest import DATA
+
+# Not from conftest, which needs the service's libraries: benchmarks on a host with a GPU import this too.
+DATA = Path(__file__).parent / "data"
 
 
 def fill(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

@@ -1,34 +1,58 @@
-"""`cutout doctor`: check what this host can do and what serves each tier, and say how to fix problems."""
+"""`cutout doctor`: check what this host can do and what serves each tier, and say how to fix problems.
+
+With `--deep` it also runs the self-test of `cutout.inference.selftest` and shows what that finds.
+"""
 
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cutout.app.cli.console import escape, say
+from cutout.app.cli.console import CommandError, console, escape, say
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
 from cutout.inference.tiers import Choice, Tier
 from cutout.models.catalog import CHECKPOINTS
 from cutout.version import __version__
 
+if TYPE_CHECKING:
+    from cutout.inference.selftest import Checklist, Finding, Plan
+
 
 def doctor(
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also run the networks and compare their results: some minutes.")
+    ] = False,
+    report: Annotated[
+        str | None,
+        typer.Option(help="The JSON file that --deep writes; - for stdout. Default: named after the device."),
+    ] = None,
 ) -> None:
-    """Check device, backends, weights and licences, or token and providers. Exit code 1 if a tier cannot be served."""
+    """Check device, backends, weights and licences, or token and providers. Exit code 1 if a tier cannot be served.
+
+    With --deep, photos go through every tier and precision that this host has, and the exit code is also 1 if any of
+    them is not as it should be.
+    """
     from cutout.inference.errors import ModelUnavailable
     from cutout.inference.tiers import choose
 
     settings = load_settings(device=device)
+    if report is not None and not deep:
+        raise CommandError("--report is for the self-test: add --deep.")
     folder = settings.models_folder
 
     say(f"[bold]cutout {__version__}[/bold] on Python {platform.python_version()}, {platform.platform()}")
 
     target, healthy = _device(settings)
     if target == "huggingface":
+        if deep:
+            raise CommandError(
+                "Networks run at Hugging Face, so there is nothing to test here: add --device cpu or cuda."
+            )
         if not (_remote_tiers(settings) and healthy):
             raise typer.Exit(1)
         return
@@ -43,11 +67,58 @@ def doctor(
             _bad(f"{tier.value}: {error}")
             continue
         healthy &= _tell(choice, strict=settings.strict_models)
+    if deep:  # without the device, the report says why
+        healthy &= _self_test(settings, target or "cuda", report)
     if not healthy:
         raise typer.Exit(1)
 
 
-def _device(settings: Settings) -> tuple[str | None, bool]:
+def _self_test(settings: Settings, target: Literal["cuda", "cpu"], report: str | None) -> bool:
+    """Run the self-test and write its report. Return whether nothing failed."""
+    from cutout.inference.selftest import Checklist, Outcome, Plan, installed, run
+
+    say("\n[bold]Self-test[/bold]")
+    subjects, unserved = installed(settings.models_folder, target)
+    plan = Plan(target, subjects, settings.models_folder, unserved, settings.precision, settings.limits)
+    with console.status("") as status:
+        checklist = Checklist(lambda name: status.update(f"{escape(name)} …"), _show)
+        run(plan, checklist)
+    failed = [finding for finding in checklist.findings if finding.outcome is Outcome.FAILED]
+    passed = sum(finding.outcome is Outcome.PASSED for finding in checklist.findings)
+    say("")
+    if failed:
+        say(f"[red]{len(failed)} checks failed[/red], {passed} passed in {checklist.elapsed:.0f} s.")
+    else:
+        say(f"[green]Nothing failed:[/green] {passed} checks passed in {checklist.elapsed:.0f} s.")
+    _write(plan, checklist, report)
+    return not failed
+
+
+def _show(finding: "Finding") -> None:
+    """Print a finding of the self-test and, if it is not as it should be, what to do."""
+    mark = {"passed": _good, "warned": _warn, "failed": _bad, "skipped": _plain}[finding.outcome.value]
+    about = finding.check + (f" ({finding.subject})" if finding.subject else "")
+    mark(f"{about}: {finding.text}")
+    if finding.advice:
+        say(f"      {escape(finding.advice)}")
+
+
+def _write(plan: "Plan", checklist: "Checklist", report: str | None) -> None:
+    """Write the report where it is wanted. If that fails, say so: the results are on the screen."""
+    from cutout.inference.selftest import as_json, write_report
+
+    if report == "-":
+        typer.echo(as_json(plan, checklist))
+        return
+    try:
+        file = write_report(plan, checklist, None if report is None else Path(report))
+    except OSError as error:
+        _warn(f"The report cannot be written ({error.strerror}): choose another place with --report FILE.")
+    else:
+        say(f"Report, to keep or to send in: {escape(str(file.resolve()))}")
+
+
+def _device(settings: Settings) -> tuple[Literal["cuda", "cpu", "huggingface"] | None, bool]:
     """Show the device and the libraries. Return the device, None if it cannot be used, and whether it can."""
     from cutout.app.bootstrap import device_of
     from cutout.inference.backends.gpu_support import unused_gpu
@@ -55,7 +126,8 @@ def _device(settings: Settings) -> tuple[str | None, bool]:
     from cutout.inference.cores import multiplies_bfloat16
     from cutout.inference.errors import DeviceUnavailable
 
-    healthy, target = True, None
+    healthy = True
+    target: Literal["cuda", "cpu", "huggingface"] | None = None
     say("\n[bold]Device[/bold]")
     try:
         target = device_of(settings)

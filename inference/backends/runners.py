@@ -129,6 +129,17 @@ class TorchRunner:
             largest = max(self._captured)
             return torch.cat([self._smallest_for(part)(part) for part in pixels.split(largest)])
 
+    @property
+    def captured(self) -> tuple[int, ...]:
+        """The batch sizes that have a graph after `warm_up`, in ascending order."""
+        return tuple(sorted(self._captured))
+
+    @torch.inference_mode()
+    def run_eagerly(self, pixels: Tensor) -> Tensor:
+        """Return the masks as `run` does, without graphs: one batch of any size, kernel by kernel."""
+        with errors_translated():
+            return self._forward(pixels)
+
     # benchmark: cuDNN times its kernels and keeps the fastest.
     @torch.inference_mode()
     @torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)

@@ -26,6 +26,7 @@ from cutout.inference.cutout import Cutout
 from cutout.inference.engine import Engine
 from cutout.inference.matting import mask as matte
 from cutout.inference.options import Options
+from cutout.inference.selftest.photos import tier_serves
 from cutout.inference.tiers import Tier
 from cutout.inference.weights.loader import load_network
 from cutout.inference.weights.store import ModelsFolder
@@ -234,3 +235,10 @@ def test_dearer_tiers_are_nearer_to_the_truth(real_engine: Engine) -> None:
 
     # The second look of "industry" begins with what "professional" makes.
     assert error(Tier.INDUSTRY) < 0.5 * error(Tier.BASIC)
+
+
+@pytest.mark.parametrize("tier", [Tier.BASIC, Tier.PROFESSIONAL])
+def test_the_self_test_has_the_alphas_of_these_weights(tier: Tier, real_engine: Engine) -> None:
+    fact = tier_serves(real_engine, tier, "float32", trained=True)
+    assert "the stored alpha" in fact.text
+    assert fact.figures["mean_levels"] < 0.02
