@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 from unittest import mock
 from weakref import WeakSet
@@ -28,7 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cutout.inference.backends.cuda import Streams
-from cutout.inference.matting import colour_lines, hard_edges, mask
+from cutout.inference.matting import colour_lines, hard_edges
+from cutout.inference.matting import mask as matte
 from cutout.models import gpu_kernels
 
 DEVICE = torch.device("cuda", 0)
@@ -38,7 +39,12 @@ Stage = Literal["photo", "network"]
 REDUCED = "allow_fp16_reduced_precision_reduction"
 MEMORY = 80 << 30
 # What the product makes once for each device.
-CONSTANTS = (colour_lines._tables, colour_lines._kernels, hard_edges._widths, mask._normalisation)
+CONSTANTS: list[tuple[Any, str]] = [
+    (colour_lines, "_tables"),
+    (colour_lines, "_kernels"),
+    (hard_edges, "_widths"),
+    (matte, "_normalisation"),
+]
 COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 aten = torch.ops.aten
@@ -222,11 +228,10 @@ def pretended_gpu(
         (Streams, "photo", lambda _: gpu.stream("photo")),
         (Streams, "network", lambda _: gpu.stream("network")),
         *((module, name, _Kernel(name, gpu)) for module, name in triton_kernels()),
+        # Those of another pretended GPU are not on this one.
+        *((module, name, cache(getattr(module, name).__wrapped__)) for module, name in CONSTANTS),
     ]
     with ExitStack() as stack:
-        for constants in CONSTANTS:  # those of another pretended GPU are not on this one
-            constants.cache_clear()
-            stack.callback(constants.cache_clear)
         # A runner for CUDA sets these for the whole process.
         for place, name in ((torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, REDUCED)):
             stack.callback(setattr, place, name, getattr(place, name))
