@@ -28,6 +28,7 @@ from cutout.inference.backends.cuda import (
     used_here,
     wait_for,
 )
+from cutout.inference.backends.gpu_backends import GpuBackend
 from cutout.inference.backends.malloc import give_back_freed
 from cutout.inference.backends.runners import Device, Precision, Runner, Serving, open_runner, pick_device
 from cutout.inference.cores import photo_threads
@@ -237,9 +238,8 @@ class Engine:
             OutOfMemory: one photo needs more memory than the device has.
 
         """
-        choices = {serving.runner: serving.choice for serving in self.serving.values()}
-        for runner, choice in choices.items():
-            runner.warm_up(choice.checkpoint.input_size)
+        for runner, size in {s.runner: s.choice.checkpoint.input_size for s in self.serving.values()}.items():
+            runner.warm_up(size)
         if self.device.type == "cuda":
             with errors_translated(), self._streams.photo():
                 run_recipes({serving.choice.recipe for serving in self.serving.values()}, self.device)
@@ -382,6 +382,7 @@ def open_engine(
     *,
     tiers: Iterable[Tier] = tuple(Tier),
     precision: Precision = "auto",
+    gpu_backend: GpuBackend = "auto",
     limits: Limits = DEFAULT_LIMITS,
 ) -> Engine:
     """Load the checkpoint that serves each of `tiers` on this host; tiers with the same checkpoint share its runner.
@@ -391,10 +392,9 @@ def open_engine(
 
     """
     target = pick_device(device)
-    choices = [choose(tier, folder) for tier in tiers]
+    batch, choices = limits.batch_on(target), [choose(tier, folder) for tier in tiers]
     runners = {
-        checkpoint.name: open_runner(checkpoint, folder, target, precision, limits.batch_on(target))
-        for checkpoint in {choice.checkpoint.name: choice.checkpoint for choice in choices}.values()
+        checkpoint: open_runner(checkpoint, folder, target, precision, batch, gpu_backend)
+        for checkpoint in dict.fromkeys(choice.checkpoint for choice in choices)
     }
-    serving = {choice.tier: Serving(choice, runners[choice.checkpoint.name]) for choice in choices}
-    return Engine(serving, limits)
+    return Engine({choice.tier: Serving(choice, runners[choice.checkpoint]) for choice in choices}, limits)

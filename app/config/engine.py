@@ -25,6 +25,11 @@ class EngineSettings(SettingsGroup):
     precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="the precision of the networks; `auto`: float16 on a GPU, float32 on a CPU"
     )
+    gpu_backend: Literal["auto", "torch", "onnxruntime", "tensorrt"] = Field(
+        "auto",
+        description="the library that runs the networks on a GPU: `torch`, or `onnxruntime` or `tensorrt`, which need"
+        " `cutout-server[gpu-onnx]`; `auto`: the fastest by `cutout doctor --measure-backends`, `torch` without that",
+    )
     batch_size: int | None = Field(
         None, ge=1, le=64, description="photos in one run of a network; default: 8 on a GPU, 1 on a CPU"
     )

@@ -73,7 +73,7 @@ def open_fastest(checkpoint: Checkpoint, folder: ModelsFolder) -> MnnRunner | On
     folder.check(checkpoint)
     runner = _open_known(checkpoint, folder)
     if runner is None:
-        with _alone(folder.file(checkpoint)):
+        with alone(folder.file(checkpoint)):
             runner = _open_known(checkpoint, folder) or _find_out(checkpoint, folder)
     return runner
 
@@ -122,7 +122,7 @@ def _warn(checkpoint: Checkpoint, reason: str) -> None:
 
 
 @contextmanager
-def _alone(file: Path) -> Iterator[None]:
+def alone(file: Path) -> Iterator[None]:
     """Let one process at a time measure, as it would disturb another; those that waited find its result."""
     import fcntl  # not on Windows, where MNN is not used
 
@@ -134,12 +134,17 @@ def _alone(file: Path) -> Iterator[None]:
 
 def _record(checkpoint: Checkpoint, folder: ModelsFolder) -> Path:
     """Return the file that remembers a measurement. All that it depends on is in its name."""
-    about = (GRAPH_VERSION, _version("MNN"), _version("onnxruntime", "onnxruntime-gpu"), _processor())
+    about = (
+        GRAPH_VERSION,
+        installed_version("MNN"),
+        installed_version("onnxruntime", "onnxruntime-gpu"),
+        _processor(),
+    )
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     return folder.file(checkpoint).with_name(f"fastest-{key[:12]}.json")
 
 
-def _version(*packages: str) -> str:
+def installed_version(*packages: str) -> str:
     """Return the version of the first of these packages that is installed."""
     for package in packages:
         with suppress(PackageNotFoundError):
@@ -165,7 +170,7 @@ def _measure(graph: Path, target: Path, input_size: int) -> Measured:
         OSError: the models folder is full or read-only.
 
     """
-    pixels = _blobs(input_size)
+    pixels = blobs(input_size)
     with tempfile.TemporaryDirectory(prefix=".converting-", dir=target.parent) as name:
         staged = Path(name, target.name)
         mnn_export.convert(graph, staged)
@@ -193,7 +198,7 @@ def _timed(logits: Callable[[Tensor], Tensor], pixels: Tensor) -> tuple[Tensor, 
     return result, min(seconds)
 
 
-def _blobs(size: int) -> Tensor:
+def blobs(size: int) -> Tensor:
     """Return the pixels, float32 [1,3,S,S] of -0.5…0.5, of a picture of soft blobs."""
     coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     return F.interpolate(coarse, size=(size, size), mode="bilinear") - 0.5
