@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -123,8 +124,11 @@ def _warn(checkpoint: Checkpoint, reason: str) -> None:
 
 @contextmanager
 def alone(file: Path) -> Iterator[None]:
-    """Let one process at a time measure, as it would disturb another; those that waited find its result."""
-    import fcntl  # not on Windows, where MNN is not used
+    """Let one process at a time measure or build, as it would disturb another; those that waited find its result."""
+    if sys.platform == "win32":  # it has no such locks: two processes may do the same work
+        yield
+        return
+    import fcntl
 
     with file.open("rb") as held:
         with suppress(OSError):  # a network file system may have no locks

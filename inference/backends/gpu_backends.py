@@ -32,8 +32,10 @@ def gpu_library(
     wanted: GpuBackend, checkpoint: Checkpoint, folder: ModelsFolder, dtype: torch.dtype, batch: int
 ) -> tuple[Literal["torch"] | Library, str]:
     """Return the library that runs a checkpoint on this host's GPU, and the reason for it."""
+    if wanted == "torch":
+        return wanted, "CUTOUT_GPU_BACKEND=torch"
     if wanted != "auto":
-        return wanted, f"CUTOUT_GPU_BACKEND={wanted}"
+        return wanted, why_not(wanted) or f"CUTOUT_GPU_BACKEND={wanted}"
     measured = known(checkpoint, folder, dtype, batch)
     if measured is None:
         if why_not("onnxruntime"):

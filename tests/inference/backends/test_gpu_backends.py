@@ -74,6 +74,8 @@ def test_torch_runs_until_something_faster_was_measured(
 
     monkeypatch.setattr(gpu_backends, "why_not", lambda _: "not installed any more")
     assert gpu_library("auto", CHECKPOINT, folder, HALF, 8) == ("torch", "not installed any more")
+    # The doctor says why a start will be refused.
+    assert gpu_library("tensorrt", CHECKPOINT, folder, HALF, 8) == ("tensorrt", "not installed any more")
     gpu_backends._record(CHECKPOINT, folder, HALF, 8).write_text("{")
     assert library_of(folder) == "torch"
 
