@@ -174,7 +174,7 @@ def _measure(graph: Path, target: Path, input_size: int) -> Measured:
         OSError: the models folder is full or read-only.
 
     """
-    pixels = blobs(input_size)
+    pixels = _blobs(input_size)
     with tempfile.TemporaryDirectory(prefix=".converting-", dir=target.parent) as name:
         staged = Path(name, target.name)
         mnn_export.convert(graph, staged)
@@ -202,7 +202,7 @@ def _timed(logits: Callable[[Tensor], Tensor], pixels: Tensor) -> tuple[Tensor, 
     return result, min(seconds)
 
 
-def blobs(size: int) -> Tensor:
+def _blobs(size: int) -> Tensor:
     """Return the pixels, float32 [1,3,S,S] of -0.5…0.5, of a picture of soft blobs."""
     coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     return F.interpolate(coarse, size=(size, size), mode="bilinear") - 0.5

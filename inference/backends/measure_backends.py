@@ -10,8 +10,9 @@ from torch import Tensor
 
 from cutout.inference.backends import gpu_backends
 from cutout.inference.backends.cuda import errors_translated, timed
-from cutout.inference.backends.fastest import Measured, blobs
+from cutout.inference.backends.fastest import Measured
 from cutout.inference.backends.runners import BATCH_SIZES, KERNELS_DIFFER, Precision, Runner, open_runner
+from cutout.inference.backends.trial import trial_pixels
 from cutout.inference.errors import CutoutError, DeviceLost
 from cutout.inference.weights.store import ModelsFolder
 from cutout.models.catalog import Checkpoint
@@ -85,7 +86,7 @@ def _measured(opener: Opener, input_size: int, batch: int) -> tuple[Tensor, floa
     """Return the masks of a batch, and the median of the seconds that a run takes; the runner is closed afterwards."""
     runner = opener()
     runner.warm_up(input_size)
-    pixels = torch.cat([blobs(input_size).roll(97 * shift, dims=3) for shift in range(batch)])
+    pixels = torch.cat([trial_pixels(input_size).roll(97 * shift, dims=3) for shift in range(batch)])
     pixels = pixels.to(runner.device)
     work = partial(runner.run, pixels)
     with errors_translated():

@@ -16,6 +16,7 @@ from cutout.inference.backends.gpu_backends import GpuBackend
 from cutout.inference.backends.mnn_export import why_not
 from cutout.inference.backends.onnx_export import onnx_graph
 from cutout.inference.backends.onnx_runner import OnnxRunner
+from cutout.inference.backends.trial import trial_pixels
 from cutout.inference.cores import network_threads, usable_cores
 from cutout.inference.errors import DeviceLost, DeviceUnavailable, OutOfMemory
 from cutout.inference.tiers import Choice
@@ -140,7 +141,7 @@ class TorchRunner:
 
     def _check_kernels(self, input_size: int) -> None:
         """Switch the Triton kernels off if they do not run on this host or their masks differ."""
-        pixels = torch.rand(1, 3, input_size, input_size, device=self.device) - 0.5
+        pixels = trial_pixels(input_size).to(self.device)
         if not gpu_kernels.usable(pixels):
             return
         try:

@@ -191,7 +191,7 @@ def test_no_other_library_and_no_cpu_takes_the_place_of_the_one_that_is_set(
 
 
 class Timed:
-    """A runner that takes some milliseconds and gives each photo's red plane, plus something."""
+    """A runner that takes some milliseconds and finds the orange subject, plus something."""
 
     device = torch.device("cpu")
     backend = "test-cpu"
@@ -201,7 +201,14 @@ class Timed:
 
     def run(self, pixels: Tensor) -> Tensor:
         time.sleep(self._seconds)
-        return pixels[:, :1] + 0.5 + self._more
+        return ((pixels[:, :1] - pixels[:, 2:]) > 0.2).float() + self._more
+
+
+class Blind(Timed):
+    """A runner that finds nothing, as fast as it can."""
+
+    def run(self, pixels: Tensor) -> Tensor:
+        return torch.zeros_like(pixels[:, :1])
 
     def warm_up(self, input_size: int) -> None:
         self.run(torch.zeros(1, 3, input_size, input_size))
@@ -226,6 +233,7 @@ def test_the_faster_library_is_chosen_if_its_masks_are_those_of_torch() -> None:
             "torch": lambda: Timed(20),
             "onnxruntime": lambda: Timed(4, more=0.001),
             "tensorrt": lambda: Timed(0, more=0.02),
+            "blind": lambda: Blind(0),
             "nan": lambda: Timed(0, more=float("nan")),
             "missing": failing(DeviceUnavailable("no libnvinfer")),
         },
@@ -236,9 +244,10 @@ def test_the_faster_library_is_chosen_if_its_masks_are_those_of_torch() -> None:
     assert found.library == "onnxruntime"
     assert set(found.seconds) == {"torch", "onnxruntime"}
     assert "tensorrt cannot be used: it gives other masks (by 0.0200" in found.reason
+    assert "blind cannot be used: it gives other masks" in found.reason
     assert "nan cannot be used: it gives other masks" in found.reason
     assert "missing cannot be used: no libnvinfer" in found.reason
-    assert told == ["torch", "onnxruntime", "tensorrt", "nan", "missing"]
+    assert told == ["torch", "onnxruntime", "tensorrt", "blind", "nan", "missing"]
 
     for error, openers in (
         (WeightsUnavailable, {"torch": failing(WeightsUnavailable("none"))}),
