@@ -25,7 +25,7 @@ MOST = 64  # photos in a batch; the largest CUTOUT_BATCH_SIZE
 def gpu_graph(checkpoint: Checkpoint, folder: ModelsFolder, dtype: torch.dtype) -> Path:
     """Return the path of the checkpoint's graph for a GPU in `dtype`, exporting it next to the weights on first use.
 
-    The export takes half a minute, or some minutes for RMBG-2.0.
+    The export takes half a minute, or seven minutes and 4 GB of memory for RMBG-2.0.
 
     Raises:
         WeightsUnavailable, LicenceNotAccepted: see `load_network`; or the graph cannot be written.
@@ -36,7 +36,7 @@ def gpu_graph(checkpoint: Checkpoint, folder: ModelsFolder, dtype: torch.dtype) 
     graph = folder.file(checkpoint).with_name(name)
     if not graph.is_file():
         log.warning(
-            "%s is exported to ONNX for the GPU; this takes up to some minutes, once", checkpoint.name
+            "%s is exported to ONNX for the GPU; this takes up to seven minutes, once", checkpoint.name
         )
         network = load_network(checkpoint, folder)
         try:

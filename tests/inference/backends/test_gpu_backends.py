@@ -203,15 +203,15 @@ class Timed:
         time.sleep(self._seconds)
         return ((pixels[:, :1] - pixels[:, 2:]) > 0.2).float() + self._more
 
+    def warm_up(self, input_size: int) -> None:
+        self.run(torch.zeros(1, 3, input_size, input_size))
+
 
 class Blind(Timed):
     """A runner that finds nothing, as fast as it can."""
 
     def run(self, pixels: Tensor) -> Tensor:
         return torch.zeros_like(pixels[:, :1])
-
-    def warm_up(self, input_size: int) -> None:
-        self.run(torch.zeros(1, 3, input_size, input_size))
 
 
 def failing(error: Exception) -> Callable[[], Runner]:
