@@ -125,6 +125,8 @@ def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engi
             device,
             tiers=tiers,
             precision=settings.precision,
+            # A device that is set to the CPU has no use for it; one that turns out to be the CPU must not pass over it.
+            gpu_backend="auto" if settings.device == "cpu" else settings.gpu_backend,
             limits=settings.limits,
         )
     if settings.strict_models:

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,8 +24,11 @@ from benchmarks import standin
 from benchmarks.report import Table, publish
 from benchmarks.resume import Steps
 from cutout.inference.backends.onnx_export import export_onnx
+from cutout.inference.backends.onnx_gpu_export import export_for_gpu
+from cutout.inference.backends.onnx_gpu_runner import Library, OnnxGpuRunner, why_not
 from cutout.inference.backends.onnx_runner import OnnxRunner
 from cutout.inference.backends.runners import Runner, TorchRunner
+from cutout.inference.errors import DeviceUnavailable
 from cutout.models import gpu_kernels
 from cutout.models.catalog import find
 
@@ -41,7 +44,7 @@ SMALL_SIDE, SMALL_INPUT = 512, 128
 
 @dataclass(frozen=True)
 class Case:
-    """A way to run a network; `form` is eager, graph, "without kernels", or onnxruntime."""
+    """A way to run a network; `form` is eager, graph, "without kernels", onnxruntime, or tensorrt."""
 
     form: str
     precision: str
@@ -56,6 +59,8 @@ CASES = (
         Case("without kernels", "float16", 8),
         Case("graph", "bfloat16", 8),
         Case("graph", "float32", 8),
+        # the other libraries of CUTOUT_GPU_BACKEND, where they are installed; TensorRT builds its engine for minutes
+        *(Case(form, "float16", batch) for form in ("onnxruntime", "tensorrt") for batch in (1, 8)),
     )
     if CUDA
     else (Case("eager", "float32", 1), Case("eager", "float32", 2), Case("onnxruntime", "float32", 1))
@@ -150,13 +155,9 @@ def count_gflop(name: str, size: int) -> float:
 @contextmanager
 def opened(name: str, case: Case, size: int) -> Iterator[Runner]:
     """Open a runner for a case, and free its memory afterwards."""
-    if case.form == "onnxruntime":
-        if importlib.util.find_spec("onnxruntime") is None:
-            raise ModuleNotFoundError("onnxruntime is not installed")
+    if case.form in ("onnxruntime", "tensorrt"):
         with tempfile.TemporaryDirectory() as folder:
-            graph = Path(folder) / "graph.onnx"
-            export_onnx(standin.network(name), graph, size, case.batch)
-            yield OnnxRunner(graph, "cuda" if CUDA else "cpu")
+            yield in_onnx_runtime(standin.network(name), case, size, Path(folder))
     else:
         runner = TorchRunner(
             standin.network(name),
@@ -170,6 +171,23 @@ def opened(name: str, case: Case, size: int) -> Iterator[Runner]:
         del runner
     if CUDA:
         torch.cuda.empty_cache()
+
+
+def in_onnx_runtime(network: nn.Module, case: Case, size: int, folder: Path) -> Runner:
+    """Export a network into `folder` and open it in ONNX Runtime, or in TensorRT through it."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise ModuleNotFoundError("onnxruntime is not installed")
+    graph = folder / "graph.onnx"
+    if not CUDA:
+        export_onnx(network, graph, size, case.batch)
+        return OnnxRunner(graph)
+    library: Library = "tensorrt" if case.form == "tensorrt" else "onnxruntime"
+    if reason := why_not(library):
+        raise DeviceUnavailable(reason)
+    export_for_gpu(network, graph, size, getattr(torch, case.precision))
+    runner = OnnxGpuRunner(graph, library, DEVICE, input_size=size, batch_sizes=(case.batch,))
+    runner.warm_up(size)
+    return runner
 
 
 def seconds_a_run(runner: Runner, size: int, batch: int) -> float:

@@ -29,6 +29,7 @@ from cutout.inference.backends.cuda import (
     used_here,
     wait_for,
 )
+from cutout.inference.backends.gpu_backends import GpuBackend
 from cutout.inference.backends.launching import launcher
 from cutout.inference.backends.malloc import Tidier
 from cutout.inference.backends.runners import Device, Precision, Serving, open_runner, pick_device
@@ -382,6 +383,7 @@ def open_engine(
     *,
     tiers: Iterable[Tier] = tuple(Tier),
     precision: Precision = "auto",
+    gpu_backend: GpuBackend = "auto",
     limits: Limits = DEFAULT_LIMITS,
 ) -> Engine:
     """Load the checkpoint that serves each of `tiers` on this host; tiers with the same checkpoint share its runner.
@@ -391,10 +393,9 @@ def open_engine(
 
     """
     target = pick_device(device)
-    choices = [choose(tier, folder) for tier in tiers]
+    batch, choices = limits.batch_on(target), [choose(tier, folder) for tier in tiers]
     runners = {
-        checkpoint.name: open_runner(checkpoint, folder, target, precision, limits.batch_on(target))
-        for checkpoint in {choice.checkpoint.name: choice.checkpoint for choice in choices}.values()
+        checkpoint: open_runner(checkpoint, folder, target, precision, batch, gpu_backend)
+        for checkpoint in dict.fromkeys(choice.checkpoint for choice in choices)
     }
-    serving = {choice.tier: Serving(choice, runners[choice.checkpoint.name]) for choice in choices}
-    return Engine(serving, limits)
+    return Engine({choice.tier: Serving(choice, runners[choice.checkpoint]) for choice in choices}, limits)

@@ -6,11 +6,33 @@ softmax, and reads each head where it is instead of transposing it first. Window
 so that their bias is small: ONNX Runtime adds up the constants when it opens the graph, and keeps the sums.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from itertools import product
 
 import torch
 from torch import Tensor, nn
+
+
+class _Form:
+    """`spelled_out`: products and a softmax are written in place of the operator `Attention`."""
+
+    spelled_out = False
+
+
+@contextmanager
+def spelled_out() -> Iterator[None]:
+    """Write products and a softmax in place of the operator `Attention` within this block.
+
+    For libraries on a GPU: not all of them have that operator, and it needs a version of ONNX for whose `GridSample`
+    ONNX Runtime has no CUDA kernel.
+    """
+    _Form.spelled_out = True
+    try:
+        yield
+    finally:
+        _Form.spelled_out = False
 
 
 def window_attention(x: Tensor, qkv: nn.Linear, bias: Tensor, heads: int, window: int, shift: int) -> Tensor:
@@ -47,6 +69,12 @@ def window_attention(x: Tensor, qkv: nn.Linear, bias: Tensor, heads: int, window
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int) -> Tensor:
     """Return ONNX's `Attention` of [B,N,C] each, with `bias` [1,heads,N,N] on the scores: [B,N,C]."""
+    if _Form.spelled_out:
+        q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+        # Scaled before the product, which in float16 could overflow.
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3) + bias.to(q.dtype)
+        mixed: Tensor = scores.softmax(dim=-1) @ v
+        return mixed.transpose(1, 2).flatten(2)
     return torch.onnx.ops.symbolic(
         "Attention",
         (q, k, v, bias),

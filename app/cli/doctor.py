@@ -31,6 +31,9 @@ def doctor(
         str | None,
         typer.Option(help="The JSON file that --deep writes; - for stdout. Default: named after the device."),
     ] = None,
+    measure_backends: Annotated[
+        bool, typer.Option("--measure-backends", help="Measure which library is fastest on this GPU.")
+    ] = False,
 ) -> None:
     """Check device, backends, weights and licences, or token and providers. Exit code 1 if a tier cannot be served.
 
@@ -57,6 +60,10 @@ def doctor(
             raise typer.Exit(1)
         return
 
+    if measure_backends:
+        from cutout.app.cli import measure
+
+        measure.measure_backends(settings, target, _good)
     _weights(settings, target)
     say("\n[bold]Tiers[/bold]")
     for tier in Tier:
@@ -155,6 +162,7 @@ def _device(settings: Settings) -> tuple[Literal["cuda", "cpu", "huggingface"] |
 
 def _weights(settings: Settings, target: str | None) -> None:
     """Show which checkpoints are here, what they run in on this device, and the free space beside them."""
+    from cutout.inference.backends.gpu_backends import dtype_of, gpu_library
     from cutout.inference.backends.runners import cpu_library
     from cutout.inference.errors import ModelUnavailable
 
@@ -169,7 +177,11 @@ def _weights(settings: Settings, target: str | None) -> None:
             if target == "cpu":
                 library, reason = cpu_library(checkpoint, folder, settings.precision)
                 line += f"; runs in {library} ({reason})"
-            _good(line + ("; runs in torch" if target == "cuda" else ""))
+            if target == "cuda":
+                batch, dtype = settings.limits.batch_on(target), dtype_of(settings.precision)
+                library, reason = gpu_library(settings.gpu_backend, checkpoint, folder, dtype, batch)
+                line += f"; runs in {library} ({reason})"
+            _good(line)
         except ModelUnavailable as error:
             (_warn if checkpoint.fetch != "never" else _plain)(str(error))
     existing = next(parent for parent in (folder.path, *folder.path.parents) if parent.exists())

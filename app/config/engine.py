@@ -27,6 +27,11 @@ class EngineSettings(SettingsGroup):
         description="the precision of the networks; `auto`: float16 on a GPU, float32 on a CPU. On a CPU with AMX, "
         "`bfloat16` halves a network's time; masks differ by up to 4 of 255 levels",
     )
+    gpu_backend: Literal["auto", "torch", "onnxruntime", "tensorrt"] = Field(
+        "auto",
+        description="the library that runs the networks on a GPU: `torch`, or `onnxruntime` or `tensorrt`, which need"
+        " `cutout-server[gpu-onnx]`; `auto`: the fastest by `cutout doctor --measure-backends`, `torch` without that",
+    )
     batch_size: int | None = Field(
         None, ge=1, le=64, description="photos in one run of a network; default: 8 on a GPU, 1 on a CPU"
     )

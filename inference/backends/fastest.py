@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,6 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cutout.inference.backends import mnn_export
@@ -25,6 +24,7 @@ from cutout.inference.backends.mnn_export import MnnFailed
 from cutout.inference.backends.mnn_runner import MnnRunner
 from cutout.inference.backends.onnx_export import GRAPH_VERSION, cannot_write, onnx_graph
 from cutout.inference.backends.onnx_runner import OnnxRunner
+from cutout.inference.backends.trial import trial_pixels
 from cutout.inference.cores import CPUINFO
 from cutout.inference.weights.store import ModelsFolder
 from cutout.models.catalog import Checkpoint
@@ -73,7 +73,7 @@ def open_fastest(checkpoint: Checkpoint, folder: ModelsFolder) -> MnnRunner | On
     folder.check(checkpoint)
     runner = _open_known(checkpoint, folder)
     if runner is None:
-        with _alone(folder.file(checkpoint)):
+        with alone(folder.file(checkpoint)):
             runner = _open_known(checkpoint, folder) or _find_out(checkpoint, folder)
     return runner
 
@@ -122,9 +122,12 @@ def _warn(checkpoint: Checkpoint, reason: str) -> None:
 
 
 @contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Let one process at a time measure, as it would disturb another; those that waited find its result."""
-    import fcntl  # not on Windows, where MNN is not used
+def alone(file: Path) -> Iterator[None]:
+    """Let one process at a time measure or build, as it would disturb another; those that waited find its result."""
+    if sys.platform == "win32":  # it has no such locks: two processes may do the same work
+        yield
+        return
+    import fcntl
 
     with file.open("rb") as held:
         with suppress(OSError):  # a network file system may have no locks
@@ -134,12 +137,17 @@ def _alone(file: Path) -> Iterator[None]:
 
 def _record(checkpoint: Checkpoint, folder: ModelsFolder) -> Path:
     """Return the file that remembers a measurement. All that it depends on is in its name."""
-    about = (GRAPH_VERSION, _version("MNN"), _version("onnxruntime", "onnxruntime-gpu"), _processor())
+    about = (
+        GRAPH_VERSION,
+        installed_version("MNN"),
+        installed_version("onnxruntime", "onnxruntime-gpu"),
+        _processor(),
+    )
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     return folder.file(checkpoint).with_name(f"fastest-{key[:12]}.json")
 
 
-def _version(*packages: str) -> str:
+def installed_version(*packages: str) -> str:
     """Return the version of the first of these packages that is installed."""
     for package in packages:
         with suppress(PackageNotFoundError):
@@ -165,7 +173,7 @@ def _measure(graph: Path, target: Path, input_size: int) -> Measured:
         OSError: the models folder is full or read-only.
 
     """
-    pixels = _blobs(input_size)
+    pixels = trial_pixels(input_size)
     with tempfile.TemporaryDirectory(prefix=".converting-", dir=target.parent) as name:
         staged = Path(name, target.name)
         mnn_export.convert(graph, staged)
@@ -191,9 +199,3 @@ def _timed(logits: Callable[[Tensor], Tensor], pixels: Tensor) -> tuple[Tensor, 
         result = logits(pixels)
         seconds.append(time.perf_counter() - start)
     return result, min(seconds)
-
-
-def _blobs(size: int) -> Tensor:
-    """Return the pixels, float32 [1,3,S,S] of -0.5…0.5, of a picture of soft blobs."""
-    coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    return F.interpolate(coarse, size=(size, size), mode="bilinear") - 0.5

@@ -4,9 +4,10 @@ import logging
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cutout.inference.errors import WeightsUnavailable
 from cutout.inference.weights.loader import load_network
@@ -54,8 +55,21 @@ def export_onnx(network: nn.Module, file: Path, input_size: int, batch: int = 1)
     CPU. The exporter's own optimiser is disabled: it takes a minute, and ONNX Runtime does the same in seconds when
     it opens the file.
     """
-    pixels = torch.zeros(batch, 3, input_size, input_size)
     has_windows = any(isinstance(module, FusedWindowAttention) for module in network.modules())
+    write_graph(
+        network,
+        torch.zeros(batch, 3, input_size, input_size),
+        file,
+        optimize=False,
+        opset_version=ATTENTION_OPSET if has_windows else None,
+    )
+
+
+def write_graph(network: nn.Module, pixels: Tensor, file: Path, **options: Any) -> None:
+    """Trace `network` with `pixels` and write its ONNX graph, "pixels" → "logits", to `file`, atomically.
+
+    `options` are those of `torch.onnx.export`.
+    """
     # The exporter logs at length which optional operators are missing and which nodes it merges.
     for library in ("torch.onnx", "onnx_ir", "onnxscript"):
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -65,10 +79,9 @@ def export_onnx(network: nn.Module, file: Path, input_size: int, batch: int = 1)
             (pixels,),
             dynamo=True,
             verbose=False,
-            optimize=False,
-            opset_version=ATTENTION_OPSET if has_windows else None,
             input_names=["pixels"],
             output_names=["logits"],
+            **options,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")

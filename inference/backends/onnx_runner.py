@@ -1,33 +1,21 @@
-"""Runs a network's ONNX graph in ONNX Runtime."""
+"""Runs a network's ONNX graph in ONNX Runtime on the CPU; for GPUs see `onnx_gpu_runner`."""
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cutout.inference.backends.cuda import wait_for
 from cutout.inference.backends.malloc import give_back_freed
 from cutout.inference.cores import network_threads
-from cutout.inference.errors import DeviceUnavailable
 
 
 class OnnxRunner:
-    """Runs a network's ONNX graph in ONNX Runtime.
+    """Runs a network's ONNX graph in ONNX Runtime on the CPU."""
 
-    It is an error if the requested provider is not active. ONNX Runtime itself would silently fall back to the CPU,
-    which is many times slower.
-    """
-
-    def __init__(self, graph: Path, device: Literal["cuda", "cpu"] = "cpu") -> None:
+    def __init__(self, graph: Path) -> None:
         import onnxruntime
 
-        provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
-        if provider not in onnxruntime.get_available_providers():
-            raise DeviceUnavailable(
-                f"This build of ONNX Runtime has no {provider}; install onnxruntime-gpu, or set CUTOUT_DEVICE=cpu."
-            )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # log errors only
         # The memory pattern is a plan of all activations, made in the first run and allocated in the second in
@@ -35,15 +23,10 @@ class OnnxRunner:
         options.enable_mem_pattern = False
         # By itself, ONNX Runtime reads neither OMP_NUM_THREADS nor the quota of a container.
         options.intra_op_num_threads = network_threads()
-        self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
-        if self._session.get_providers()[0] != provider:
-            raise DeviceUnavailable(
-                f"ONNX Runtime could not start its {provider}; check the driver and the CUDA libraries"
-                " with nvidia-smi, or set CUTOUT_DEVICE=cpu."
-            )
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         give_back_freed()
-        self.backend = f"onnxruntime-{device}"
-        self.device = torch.device(device)
+        self.backend = "onnxruntime-cpu"
+        self.device = torch.device("cpu")
         self._batch = int(self._session.get_inputs()[0].shape[0])  # the graph accepts only this batch size
 
     def run(self, pixels: Tensor) -> Tensor:
@@ -53,11 +36,11 @@ class OnnxRunner:
         self.run(torch.zeros(1, 3, input_size, input_size, device=self.device))
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """Return the logits, float32 [B,1,S,S], of pixels, float32 [B,3,S,S], both on `device`."""
+        """Return the logits, float32 [B,1,S,S], of pixels, float32 [B,3,S,S]."""
         return torch.cat([self._run_graph(part) for part in pixels.split(self._batch)])
 
     def _run_graph(self, pixels: Tensor) -> Tensor:
-        """Run the graph directly on the tensors' memory, so that on a GPU nothing is copied through the host."""
+        """Run the graph directly on the tensors' memory."""
         count, size = len(pixels), pixels.shape[-1]
         if count < self._batch:
             pixels = torch.cat([pixels, pixels.new_zeros(self._batch - count, *pixels.shape[1:])])
@@ -69,6 +52,5 @@ class OnnxRunner:
             (binding.bind_output, "logits", logits),
         ):
             bind(name, self.device.type, 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
-        wait_for(self.device)  # ONNX Runtime uses its own stream, which does not wait for ours
         self._session.run_with_iobinding(binding)
         return logits[:count]

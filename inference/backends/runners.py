@@ -10,13 +10,15 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from cutout.inference.backends import fastest
+from cutout.inference.backends import fastest, gpu_backends
 from cutout.inference.backends.cuda import FixedBatch, errors_translated
+from cutout.inference.backends.gpu_backends import GpuBackend
 from cutout.inference.backends.gpu_support import gpu_problem, unused_gpu, wait_without_spinning
 from cutout.inference.backends.mnn_export import why_not
 from cutout.inference.backends.onnx_export import onnx_graph
 from cutout.inference.backends.onnx_runner import OnnxRunner
 from cutout.inference.backends.overflow import like_a_photo, overflows
+from cutout.inference.backends.trial import trial_pixels
 from cutout.inference.cores import network_threads, usable_cores
 from cutout.inference.errors import DeviceLost, DeviceUnavailable, OutOfMemory
 from cutout.inference.tiers import Choice
@@ -144,9 +146,8 @@ class TorchRunner:
     @torch.inference_mode()
     @torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
     def warm_up(self, input_size: int) -> None:
-        photo = like_a_photo(input_size, self._values, self.device)
-        self._check_precision(photo)
-        self._check_kernels(photo.to(self._dtype))
+        self._check_precision(like_a_photo(input_size, self._values, self.device))
+        self._check_kernels(trial_pixels(input_size).to(self.device, self._dtype))
         pixels = torch.zeros(max(self._batch_sizes, default=1), 3, input_size, input_size, device=self.device)
         if not self._batch_sizes:
             self.run(pixels)
@@ -292,22 +293,26 @@ def open_runner(
     device: Literal["cuda", "cpu"],
     precision: Precision = "auto",
     max_batch: int = 1,
+    gpu_backend: GpuBackend = "auto",
 ) -> Runner:
     """Load a checkpoint's weights onto a device, ready to run batches of up to `max_batch`.
 
     `precision` "auto" is float16 on a GPU and float32 on a CPU, where it is the only one for which there are libraries
-    faster than torch: see `cpu_library`.
+    faster than torch: see `cpu_library`. For `gpu_backend` see `gpu_backends`.
 
     Raises:
         WeightsUnavailable, LicenceNotAccepted: see `load_network`.
         OutOfMemory: the weights do not fit into the GPU's memory.
+        DeviceUnavailable: the GPU has no such precision, or `gpu_backend` cannot be used on this host.
 
     """
     if device == "cuda":
-        dtype = torch.float16 if precision == "auto" else getattr(torch, precision)
+        dtype = gpu_backends.dtype_of(precision)
         if dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise DeviceUnavailable("This GPU has no bfloat16. Set CUTOUT_PRECISION=float16 or float32.")
         sizes = [size for size in BATCH_SIZES if size < max_batch] + [max_batch]
+        if other := gpu_backends.open_other(gpu_backend, checkpoint, folder, dtype, sizes):
+            return other
         has_wider = precision == "auto" and torch.cuda.is_bf16_supported(including_emulation=False)
         return TorchRunner(
             load_network(checkpoint, folder),
@@ -317,6 +322,7 @@ def open_runner(
             wider=torch.bfloat16 if has_wider else None,
             values=checkpoint.input_range,
         )
+    gpu_backends.refuse_cpu(gpu_backend)
     library, reason = cpu_library(checkpoint, folder, precision)
     if library in ("mnn", fastest.UNKNOWN):
         return fastest.open_fastest(checkpoint, folder)

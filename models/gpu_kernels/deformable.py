@@ -94,7 +94,9 @@ def _deform_branch(
         kernel = tl.load(weight_pointer + (tap * CHANNELS + channel)[:, None] * MIDDLE + middle[None, :])
         total = tl.dot(values.to(kernel.dtype), kernel, total, input_precision="ieee")
 
-    total = tl.maximum(total + tl.load(bias_pointer + middle).to(tl.float32)[None, :], 0.0)
+    # As in torch, what is not a number stays so: it is how an overflow is noticed.
+    total = total + tl.load(bias_pointer + middle).to(tl.float32)[None, :]
+    total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)
     mix = tl.load(share_pointer + channel[:, None] * MIDDLE + middle[None, :])
     result = tl.dot(total.to(mix.dtype), tl.trans(mix), input_precision="ieee")
     tl.store(

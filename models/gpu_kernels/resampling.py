@@ -178,6 +178,8 @@ def _halve(
         y, x = 2 * row + corner // 2, 2 * column + corner % 2
         mask = (valid & (y < height) & (x < width))[:, None]
         place = (image * height * width + y * width + x)[:, None] * CHANNELS + channel
-        highest = tl.maximum(highest, tl.load(x_pointer + place, mask=mask, other=float("-inf")))
+        # As in torch, what is not a number stays so: it is how an overflow is noticed.
+        value = tl.load(x_pointer + place, mask=mask, other=float("-inf"))
+        highest = tl.maximum(highest, value, propagate_nan=tl.PropagateNan.ALL)
     place = (image * half_height * half_width + position)[:, None] * CHANNELS + channel
     tl.store(out_pointer + place, highest, mask=valid[:, None])

@@ -22,6 +22,7 @@ from cutout.inference.backends.mnn_export import convert, folder_for, why_not
 from cutout.inference.backends.onnx_export import onnx_graph
 from cutout.inference.backends.onnx_runner import OnnxRunner
 from cutout.inference.backends.runners import Runner, TorchRunner, open_runner
+from cutout.inference.backends.trial import trial_pixels
 from cutout.inference.cutout import Cutout
 from cutout.inference.engine import Engine
 from cutout.inference.matting import mask as matte
@@ -146,6 +147,13 @@ def test_onnx_runtime_gives_the_masks_of_torch(
     mask = OnnxRunner(onnx_graph(CHECKPOINT, weights)).run(pixels)
     assert mask.shape == expected.shape
     assert (mask - expected).abs().max() < 2e-3
+
+
+def test_runners_are_compared_on_a_picture_with_a_subject(in_mnn: Runner) -> None:
+    """On noise, the mask of trained weights is 0, and so is that of a runner that is broken."""
+    mask = in_mnn.run(trial_pixels(CHECKPOINT.input_size))
+    assert 0.15 < mask.mean() < 0.3
+    assert mask[..., 512, 512] > 0.9
 
 
 def test_other_threads_run_while_mnn_does(in_mnn: Runner, in_torch: dict[str, tuple[Tensor, Tensor]]) -> None:

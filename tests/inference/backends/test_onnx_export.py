@@ -73,5 +73,5 @@ def test_windows_are_gathered_in_onnx_as_they_are_cut_in_torch(tmp_path: Path, s
     session = onnxruntime.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])
     found = session.run(None, {"pixels": pixels.numpy()})[0]
     expected = windows(pixels)
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-5)
     assert expected.std() > 0.05

@@ -49,7 +49,10 @@ KERNELS: list[tuple[Any, int, dict[str, object]]] = [
 
 
 def main(capability: int) -> None:
-    """Compile all kernels in float16, and write the shared memory that each needs, in bytes."""
+    """Compile all kernels in float16, and write the shared memory that each needs, in bytes.
+
+    A third word says whether a maximum of a number and none is the number.
+    """
     for kernel, warps, constants in KERNELS:
         signature = {name: kind_of(name, constants) for name in kernel.arg_names}
         places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
@@ -57,7 +60,8 @@ def main(capability: int) -> None:
         compiled = triton.compile(
             source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps}
         )
-        sys.stdout.write(f"{kernel.__name__} {compiled.metadata.shared}\n")
+        drops = "drops" if "arith.maxnumf" in compiled.asm["ttir"] else "keeps"
+        sys.stdout.write(f"{kernel.__name__} {compiled.metadata.shared} {drops}\n")
 
 
 def kind_of(name: str, constants: dict[str, object]) -> str:

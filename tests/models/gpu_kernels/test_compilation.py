@@ -1,4 +1,4 @@
-"""Triton's compiler accepts every kernel, and each fits the smallest GPU that CUDA 13 supports: a T4."""
+"""Triton's compiler accepts every kernel, and each fits the smallest GPU that CUDA 13 supports, a T4, and keeps overflows."""
 
 import os
 import subprocess
@@ -21,6 +21,8 @@ def test_every_kernel_compiles_and_fits(tmp_path: Path) -> None:
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    needed = [int(line.split()[1]) for line in done.stdout.splitlines()]
-    assert len(needed) >= 8
-    assert max(needed) <= SHARED
+    kernels = [line.split() for line in done.stdout.splitlines()]
+    assert len(kernels) >= 8
+    assert max(int(needed) for _, needed, _ in kernels) <= SHARED
+    # The interpreter keeps what is not a number in any maximum, so that no other test would notice.
+    assert {"_halve", "_deform_branch"}.isdisjoint(name for name, _, nan in kernels if nan == "drops")

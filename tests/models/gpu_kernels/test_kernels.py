@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cutout.models import birefnet, gpu_kernels, isnet, swin
 from cutout.models.birefnet import DeformableBranch
+from cutout.models.conv_relu import conv_relu
 from cutout.models.gpu_kernels import only
 from cutout.models.optimise import FusedWindowAttention, SummedBranch, optimise
 
@@ -128,3 +129,15 @@ def test_kernels_are_used_on_a_gpu_only_and_may_be_switched_off() -> None:
         gpu_kernels.switch_off()
         assert not gpu_kernels.usable(x)
     assert not gpu_kernels.usable(x)
+
+
+@pytest.mark.gpu
+def test_cudnn_keeps_what_is_not_a_number() -> None:
+    """An overflow shows in the mask only if every layer passes it on; cuDNN's own ReLU may make it 0."""
+    conv = nn.Conv2d(8, 8, 3, padding=1).half().cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.full((1, 8, 16, 16), torch.nan, device="cuda", dtype=torch.float16)
+    assert conv_relu(conv, nn.Identity(), x.contiguous(memory_format=torch.channels_last)).isnan().all()
+    pixels = torch.rand(1, 3, 64, 64, device="cuda", dtype=torch.float16)
+    pixels[:, :, 20:24, 20:24] = torch.inf
+    network = optimise(isnet.ISNet()).half().cuda()
+    assert not network(pixels).isfinite().all()
