@@ -243,9 +243,8 @@ class Engine:
             OutOfMemory: one photo needs more memory than the device has.
 
         """
-        choices = {serving.runner: serving.choice for serving in self.serving.values()}
         with self._gate.closed():
-            for runner, choice in choices.items():
+            for runner, choice in {one.runner: one.choice for one in self.serving.values()}.items():
                 runner.warm_up(choice.checkpoint.input_size)
             if self.device.type == "cuda":
                 with errors_translated(), self._streams.photo():

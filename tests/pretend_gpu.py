@@ -221,7 +221,7 @@ def pretended_gpu(
     stand_ins = [
         *((torch.cuda, name, mock.MagicMock()) for name in ("Stream", "stream", "current_stream")),
         (torch.cuda, "Event", event),
-        (torch.cuda, "mem_get_info", lambda _: (MEMORY, MEMORY)),
+        (torch.cuda, "mem_get_info", lambda *_: (MEMORY, MEMORY)),
         (Tensor, "record_stream", lambda tensor, stream: None),
         (torch.cuda, "CUDAGraph", _Graph),
         (torch.cuda, "graph", gpu.capture),
