@@ -361,19 +361,19 @@ class Engine:
 
     def _look(self, rgb: Tensor, serving: Serving, request: _Request, clock: StageTimer) -> Tensor | None:
         """Run the network on a photo, or on a crop of one."""
-        checkpoint = serving.choice.checkpoint
         clock.lap("edges")
-        pixels = matte.to_pixels(rgb, checkpoint)
-        wait_for(self.device)
-        clock.lap("decode")
-        spent = clock.seconds["network"]
-        # Not kept in a variable: the traceback of its error would refer to it, and it to the error.
-        mask, network = self._turns.submit(
-            serving.runner, pixels, caller=request.caller, deadline=request.deadline, spent=spent
-        ).result()
+        pixels = matte.to_pixels(rgb, serving.choice.checkpoint)
+        with self._streams.letting_others():
+            wait_for(self.device)
+            clock.lap("decode")
+            spent, caller = clock.seconds["network"], request.caller
+            # Not kept in a variable: the traceback of its error would refer to it, and it to the error.
+            mask, network = self._turns.submit(
+                serving.runner, pixels, caller=caller, deadline=request.deadline, spent=spent
+            ).result()
         clock.lap("wait")
         clock.move("wait", "network", network)
-        return matte.find_subject(used_here(mask), checkpoint)
+        return matte.find_subject(used_here(mask), serving.choice.checkpoint)
 
 
 def open_engine(

@@ -11,9 +11,10 @@ is replayed operation by operation, with what was captured. Threads that enter o
 torch's own FakeTensorMode was tried first. Without CUDA in the build, `nonzero`, indexing, `copy_` and `to` fail in it.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Literal
@@ -227,12 +228,14 @@ def pretended_gpu(
         (torch.cuda, "graph", gpu.capture),
         (Streams, "photo", lambda _: gpu.stream("photo")),
         (Streams, "network", lambda _: gpu.stream("network")),
+        (Streams, "letting_others", lambda _: nullcontext()),
         *((module, name, _Kernel(name, gpu)) for module, name in triton_kernels()),
         # Those of another pretended GPU are not on this one.
         *((module, name, cache(getattr(module, name).__wrapped__)) for module, name in CONSTANTS),
     ]
     with ExitStack() as stack:
-        # A runner for CUDA sets these for the whole process.
+        # An engine and a runner for CUDA set these for the whole process.
+        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         for place, name in ((torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, REDUCED)):
             stack.callback(setattr, place, name, getattr(place, name))
         for place, name, stand_in in stand_ins:

@@ -5,6 +5,7 @@ Every helper also works on the CPU, where it does the equivalent without CUDA, s
 
 import gc
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,13 +39,23 @@ BYTES_PER_PIXEL = 64
 RUNS_BEFORE_CAPTURE = 3
 
 
+# So many threads start photos' operations at a time. Each operation is a call of microseconds, before and after which a
+# thread hands Python's lock on: among twenty threads, that takes longer than the operation.
+LAUNCHERS = 2
+# After so long a thread that computes in Python lets another go on, in seconds. By default it is ten times as much: a
+# thread that starts operations would wait longer for one that decodes or encodes than it takes itself.
+SWITCH_SECONDS = 0.0005
+
+
 class Streams:
     """Independent CUDA streams on one device: one for the network, a few for photos."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._mine = threading.local()
+        self._launchers = threading.BoundedSemaphore(LAUNCHERS)
         if device.type == "cuda":
+            sys.setswitchinterval(SWITCH_SECONDS)
             self._network = torch.cuda.Stream(device)
             photo_streams = [torch.cuda.Stream(device, priority=FIRST) for _ in range(PHOTO_STREAMS)]
             self._photo_streams = itertools.cycle(photo_streams)
@@ -53,13 +64,28 @@ class Streams:
         """Return a context manager that queues work on the network's stream."""
         return nullcontext() if self._device.type == "cpu" else torch.cuda.stream(self._network)
 
-    def photo(self) -> AbstractContextManager[object]:
-        """Return a context manager that queues work on the calling thread's photo stream."""
+    @contextmanager
+    def photo(self) -> Iterator[None]:
+        """Queue work on the calling thread's photo stream, while few other threads do so. It may wait for them."""
         if self._device.type == "cpu":
-            return nullcontext()
+            yield
+            return
         if not hasattr(self._mine, "stream"):
             self._mine.stream = next(self._photo_streams)
-        return torch.cuda.stream(self._mine.stream)
+        with self._launchers, torch.cuda.stream(self._mine.stream):
+            yield
+
+    @contextmanager
+    def letting_others(self) -> Iterator[None]:
+        """Within `photo`, let other threads queue work meanwhile: for a wait."""
+        if self._device.type == "cpu":
+            yield
+            return
+        self._launchers.release()
+        try:
+            yield
+        finally:
+            self._launchers.acquire()
 
 
 def upload(pixels: Pixels, device: torch.device) -> Tensor:

@@ -1,8 +1,10 @@
 """The CUDA backend: on the CPU with small networks and, if there is one, on the GPU."""
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -62,6 +64,57 @@ def test_batches_of_any_size_are_filled_up_to_a_captured_one(device: str) -> Non
         torch.testing.assert_close(masks.cpu(), expected[:count], atol=1e-3, rtol=0)
     # 11 = 4 + 4 + 3, padded to 4; a replayed CUDA graph calls no Python code.
     assert network.batches == ([4, 4, 4, 4, 4, 2, 1] if device == "cpu" else [])
+
+
+@pytest.fixture
+def _pretended_streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch.cuda, "Stream", lambda *_, **__: object())
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    before = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_pretended_streams")
+def test_two_threads_start_operations_at_a_time_and_others_do_while_one_waits() -> None:
+    streams = Streams(torch.device("cuda"))
+    waits, goes_on = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with streams.photo():
+            inside.release()
+            waits.wait(60)
+            with streams.letting_others():
+                goes_on.wait(60)
+
+    def other() -> None:
+        with streams.photo():
+            inside.release()
+            goes_on.wait(60)
+
+    inside = threading.Semaphore(0)
+    with ThreadPoolExecutor(3) as threads:
+        running = [threads.submit(first), threads.submit(other)]
+        assert inside.acquire(timeout=60) and inside.acquire(timeout=60)
+        running.append(threads.submit(other))
+        assert not inside.acquire(timeout=0.1)  # the third waits
+        waits.set()
+        assert inside.acquire(timeout=60)
+        goes_on.set()
+        for one in running:
+            one.result(60)
+    with streams.photo(), streams.photo():  # all places are free again
+        pass
+
+
+@pytest.mark.usefixtures("_pretended_streams")
+def test_an_error_during_a_wait_frees_one_place_only() -> None:
+    streams = Streams(torch.device("cuda"))
+    for _ in range(3):
+        with pytest.raises(OutOfMemory), streams.photo(), streams.letting_others():
+            raise OutOfMemory("full")
+    with streams.photo(), streams.photo():
+        pass
 
 
 @pytest.mark.parametrize("device", DEVICES)
