@@ -38,16 +38,23 @@ def _network(checkpoint: str) -> nn.Module:
 class DiscRunner:
     """Runner that calls `work` for each batch and returns a disc as the mask of every photo."""
 
-    def __init__(self, work: Callable[[Tensor], object], device: torch.device, backend: str) -> None:
+    def __init__(
+        self,
+        work: Callable[[Tensor], object],
+        device: torch.device,
+        backend: str,
+        warm_up: Callable[[int], None] = lambda input_size: None,
+    ) -> None:
         self.device = device
         self.backend = backend
         self._work = work
+        self._warm_up = warm_up
         self._discs: dict[int, Tensor] = {}
 
     @classmethod
     def around(cls, runner: Runner) -> "DiscRunner":
         """Return a runner that takes the time of a real one."""
-        return cls(runner.run, runner.device, runner.backend)
+        return cls(runner.run, runner.device, runner.backend, runner.warm_up)
 
     @classmethod
     def waiting(cls, milliseconds: float) -> "DiscRunner":
@@ -63,6 +70,7 @@ class DiscRunner:
         return self._discs[size].expand(len(pixels), 1, size, size).clone()
 
     def warm_up(self, input_size: int) -> None:
+        self._warm_up(input_size)  # otherwise the network would run without its CUDA graphs
         self.run(torch.zeros(1, 3, input_size, input_size, device=self.device))
 
 
