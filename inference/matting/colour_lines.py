@@ -6,7 +6,7 @@ in He, Sun and Tang, "Guided Image Filtering" (2010).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import torch
@@ -95,11 +95,11 @@ class _Tables:
     row by row. Colours' own products are the first six; `times`, [6,1,1], is how often each is in the square of a sum.
     """
 
-    pairs: tuple[Tensor, Tensor]
-    flatness: Tensor
-    system: Tensor
-    colour_pairs: tuple[Tensor, Tensor]
-    times: Tensor
+    pairs: tuple[Tensor, Tensor] = field(repr=False)
+    flatness: Tensor = field(repr=False)
+    system: Tensor = field(repr=False)
+    colour_pairs: tuple[Tensor, Tensor] = field(repr=False)
+    times: Tensor = field(repr=False)
 
 
 @cache

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
 
@@ -36,8 +36,8 @@ MIB = 2**20
 class Reference:
     """The photo as a network sees it, float32 [1,3,S,S], and its mask [1,1,S,S] by the CPU in float32, both there."""
 
-    pixels: Tensor
-    mask: Tensor
+    pixels: Tensor = field(repr=False)
+    mask: Tensor = field(repr=False)
 
 
 def make_reference(network: nn.Module, subject: Subject) -> Reference:
