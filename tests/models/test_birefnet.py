@@ -120,7 +120,8 @@ def test_meets_the_reference_on_a_gpu(
 
 def test_rewrites_save_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published network takes 2,535 GFLOP at 1024²; 146 of them are for padding, 76 for the head, 3 for joining."""
-    monkeypatch.setattr("cutout.models.deform_conv.STRIP_PLACES", 2**30)  # one strip: the same GFLOP, sooner counted
+    # In one strip, the same GFLOP are counted sooner.
+    monkeypatch.setattr("cutout.models.deform_conv.STRIP_PLACES", 2**30)
     with torch.device("meta"):
         network = BiRefNet("swin_v1_l", "wg hg c").eval().requires_grad_(False)
         pixels = torch.zeros(1, 3, 1024, 1024)
