@@ -22,7 +22,7 @@ from torch import Tensor
 from cutout.inference.backends import mnn_export
 from cutout.inference.backends.mnn_export import MnnFailed
 from cutout.inference.backends.mnn_runner import MnnRunner
-from cutout.inference.backends.onnx_export import GRAPH_VERSION, cannot_write, onnx_graph
+from cutout.inference.backends.onnx_export import GRAPH_VERSION, cannot_write, checksum_of, onnx_graph
 from cutout.inference.backends.onnx_runner import OnnxRunner
 from cutout.inference.backends.trial import trial_pixels
 from cutout.inference.cores import CPUINFO
@@ -112,7 +112,8 @@ def _find_out(checkpoint: Checkpoint, folder: ModelsFolder) -> MnnRunner | OnnxR
         _warn(checkpoint, cannot_write(checkpoint, target.parent, error))
         return OnnxRunner(graph)
     if measured.library == "mnn":
-        graph.unlink(missing_ok=True)  # 177 MB that only ONNX Runtime needs
+        for file in (graph, checksum_of(graph)):
+            file.unlink(missing_ok=True)  # 177 MB that only ONNX Runtime needs
         return MnnRunner(target)
     return OnnxRunner(graph)
 

@@ -3,6 +3,7 @@
 import logging
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from cutout.inference.errors import WeightsUnavailable
 from cutout.inference.weights.loader import load_network
-from cutout.inference.weights.store import ModelsFolder
+from cutout.inference.weights.store import ModelsFolder, sha256
 from cutout.models.catalog import Checkpoint
 from cutout.models.optimise import FusedWindowAttention
+
+log = logging.getLogger(__name__)
 
 # Increment this whenever a change to a network or its export makes the graphs on disk stale.
 GRAPH_VERSION = 3
@@ -32,13 +35,38 @@ def onnx_graph(checkpoint: Checkpoint, folder: ModelsFolder) -> Path:
     folder.check(checkpoint)
     digest = folder.verify(checkpoint)
     graph = folder.file(checkpoint).with_name(f"graph-v{GRAPH_VERSION}-{digest[:12]}.onnx")
-    if not graph.is_file():
-        network = load_network(checkpoint, folder)
-        try:
-            export_onnx(network, graph, checkpoint.input_size)
-        except OSError as error:
-            raise WeightsUnavailable(cannot_write(checkpoint, graph, error)) from error
+    return whole_graph(
+        checkpoint,
+        graph,
+        lambda: export_onnx(load_network(checkpoint, folder), graph, checkpoint.input_size),
+    )
+
+
+def whole_graph(checkpoint: Checkpoint, graph: Path, export: Callable[[], None]) -> Path:
+    """Return a checkpoint's graph, which `export` writes if it is missing or is not what was written.
+
+    A graph with damaged weights opens without an error and gives wrong masks. So its SHA-256 is kept beside it.
+
+    Raises:
+        WeightsUnavailable: the graph cannot be written.
+
+    """
+    checksum = checksum_of(graph)
+    if graph.is_file() and checksum.is_file():
+        if checksum.read_text().strip() == sha256(graph):
+            return graph
+        log.warning("%s is damaged and is exported again", graph)
+    try:
+        export()
+        checksum.write_text(sha256(graph) + "\n")
+    except OSError as error:
+        raise WeightsUnavailable(cannot_write(checkpoint, graph, error)) from error
     return graph
+
+
+def checksum_of(graph: Path) -> Path:
+    """Return the file that a graph's SHA-256 is kept in."""
+    return graph.with_name(f"{graph.name}.sha256")
 
 
 def cannot_write(checkpoint: Checkpoint, file: Path, error: OSError) -> str:

@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cutout.inference.backends.onnx_export import GRAPH_VERSION, cannot_write, write_graph
-from cutout.inference.errors import WeightsUnavailable
+from cutout.inference.backends.onnx_export import GRAPH_VERSION, whole_graph, write_graph
 from cutout.inference.weights.loader import load_network
 from cutout.inference.weights.store import ModelsFolder
 from cutout.models import onnx_attention
@@ -34,16 +33,14 @@ def gpu_graph(checkpoint: Checkpoint, folder: ModelsFolder, dtype: torch.dtype) 
     folder.check(checkpoint)
     name = f"gpu-v{GRAPH_VERSION}.{GPU_GRAPH_VERSION}-{folder.verify(checkpoint)[:12]}-{name_of(dtype)}.onnx"
     graph = folder.file(checkpoint).with_name(name)
-    if not graph.is_file():
+
+    def export() -> None:
         log.warning(
             "%s is exported to ONNX for the GPU; this takes up to seven minutes, once", checkpoint.name
         )
-        network = load_network(checkpoint, folder)
-        try:
-            export_for_gpu(network, graph, checkpoint.input_size, dtype)
-        except OSError as error:
-            raise WeightsUnavailable(cannot_write(checkpoint, graph, error)) from error
-    return graph
+        export_for_gpu(load_network(checkpoint, folder), graph, checkpoint.input_size, dtype)
+
+    return whole_graph(checkpoint, graph, export)
 
 
 def name_of(dtype: torch.dtype) -> str:

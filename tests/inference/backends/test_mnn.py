@@ -146,7 +146,7 @@ def test_where_onnx_runtime_is_faster_it_serves_and_nothing_of_mnn_is_kept(
         assert runner.backend == "onnxruntime-cpu"
         monkeypatch.setattr(fastest, "_measure", None)  # which is not called again
     torch.testing.assert_close(runner.run(pixels()), in_torch(), atol=1e-4, rtol=0)
-    assert [path.suffix for path in beside(folder)] == [".json", ".onnx"]
+    assert [path.suffix for path in beside(folder)] == [".json", ".onnx", ".sha256"]
     assert cpu_library(SMALL, folder)[0] == "onnxruntime"
     assert warnings_in(caplog) == []
 
@@ -238,6 +238,28 @@ def test_a_models_folder_that_cannot_be_written_to(
     graph.unlink()
     with pytest.raises(WeightsUnavailable, match=r"Read-only file system\); free some space"):
         open_runner(SMALL, folder, "cpu")
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut off", "no checksum"])
+def test_a_damaged_graph_is_exported_anew(
+    damage: str, folder: ModelsFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With other numbers in it, a graph opens as well and gives other masks."""
+    graph = onnx_export.onnx_graph(SMALL, folder)
+    pixels = torch.rand(1, 3, SIZE, SIZE)
+    expected, data = OnnxRunner(graph).run(pixels), bytearray(graph.read_bytes())
+    written = graph.stat().st_mtime_ns
+    assert onnx_export.onnx_graph(SMALL, folder).stat().st_mtime_ns == written
+    if damage == "no checksum":
+        onnx_export.checksum_of(graph).unlink()
+    else:
+        graph.write_bytes(
+            data[: len(data) // 2] if damage == "cut off" else data[:-1] + bytes([data[-1] ^ 255])
+        )
+    again = onnx_export.onnx_graph(SMALL, folder)
+    assert again.stat().st_mtime_ns != written
+    assert torch.equal(OnnxRunner(again).run(pixels), expected)
+    assert [text for text in warnings_in(caplog) if "is damaged" in text] or damage == "no checksum"
 
 
 def test_a_host_on_which_mnn_no_longer_works(
