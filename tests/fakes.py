@@ -1,11 +1,13 @@
 """A fake network for the real engine, which takes no time, and small photos."""
 
 import io
+import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +109,11 @@ def wait_until(condition: Callable[[], bool], patience: float = PATIENCE) -> Non
         assert time.monotonic() < deadline, f"not so within {patience:g} s"
         time.sleep(pause)
         pause = min(2 * pause, 0.05)  # Polling takes CPU time that the other thread needs.
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files in a folder and all below it, also while others remove them."""
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
 
 
 def held_until(event: threading.Event, patience: float = PATIENCE) -> None:

@@ -14,7 +14,7 @@ from cutout.app.jobs.leases import Line
 from cutout.app.storage.local import LocalStorage
 from cutout.worker import tasks as worker_jobs
 from tests.app.api_client import API, ApiClient, opened_shop
-from tests.fakes import PATIENCE, FakeRunner, photo_bytes
+from tests.fakes import PATIENCE, FakeRunner, files_below, photo_bytes
 from tests.worker.worker_fixtures import context_of, work_off
 
 BATCH = f"{API}/batch"
@@ -55,7 +55,7 @@ class BatchClient(ApiClient):
 
     def kept(self, folder: str = "uploads") -> list[Path]:
         """Return the stored files in one of the folders."""
-        return [path for path in (self.storage.root / folder).rglob("*") if path.is_file()]
+        return files_below(self.storage.root / folder)
 
 
 @contextmanager

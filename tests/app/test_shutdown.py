@@ -35,7 +35,7 @@ from tests.app.http.test_slow_clients import (
     upload,
 )
 from tests.app.serving import served
-from tests.fakes import FakeRunner, fake_engine, held_until, photo_bytes, wait_until
+from tests.fakes import FakeRunner, fake_engine, files_below, held_until, photo_bytes, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ TIMES = StopTimes(uploads=0.2, answers=0.6, give_back=0.4, workers=0.1, closing=
 
 
 def uploads(folder: Path) -> list[Path]:
-    return [path for path in (folder / "uploads").rglob("*") if path.is_file()]
+    return files_below(folder / "uploads")
 
 
 def half_a_batch() -> bytes:

@@ -42,7 +42,7 @@ from cutout.app.jobs.queue import Queue
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.imaging.encode import Format
 from tests.app.databases import Valkey, start_postgresql
-from tests.fakes import PATIENCE, fake_engine, wait_until
+from tests.fakes import PATIENCE, fake_engine, files_below, wait_until
 from tests.forked import ModuleProcess
 from tests.http import answers_ok
 from tests.worker.worker_fixtures import small_photos, submitted, worker_environment
@@ -297,7 +297,7 @@ def require_kept(place: Deployment, batch_id: uuid.UUID) -> None:
     }
     mine = {name for name in results if any(name.startswith(str(photo.id)) for photo in photos)}
     _require(mine <= known, f"pictures that nothing points at: {mine - known}")
-    left = [file for file in (place.storage.root / jobs.UPLOADS / str(batch_id)).rglob("*") if file.is_file()]
+    left = files_below(place.storage.root / jobs.UPLOADS / str(batch_id))
     _require(not left, f"{len(left)} uploads are left")
 
 

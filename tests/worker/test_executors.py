@@ -33,7 +33,7 @@ from cutout.worker import tasks as worker_jobs
 from cutout.worker.context import WorkerContext
 from tests.app.api_client import reserved
 from tests.app.databases import new_user, on_both
-from tests.fakes import PATIENCE, FakeRunner, open_picture, photo_bytes, wait_until
+from tests.fakes import PATIENCE, FakeRunner, files_below, open_picture, photo_bytes, wait_until
 from tests.worker.worker_fixtures import context_of
 
 pytestmark = pytest.mark.slow
@@ -88,7 +88,7 @@ def balance(database: Database, user: User) -> int:
 
 
 def uploads(storage: LocalStorage) -> list[Path]:
-    return [file for file in (storage.root / jobs.UPLOADS).rglob("*") if file.is_file()]
+    return files_below(storage.root / jobs.UPLOADS)
 
 
 @on_both
@@ -176,7 +176,7 @@ def test_who_waits_too_long_or_hangs_up_pays_nothing_and_the_worker_comes_too_la
         go_on.set()
         wait_until(lambda: context.held.tokens() == [])
     assert balance(database, user) == 100
-    assert not any(file.is_file() for file in (storage.root / jobs.RESULTS).rglob("*"))
+    assert not files_below(storage.root / jobs.RESULTS)
     assert uploads(storage) == []
 
 

@@ -17,7 +17,7 @@ from cutout.app.jobs.queue import Queue
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.options import Options
 from tests.app.databases import new_user
-from tests.fakes import held_until
+from tests.fakes import files_below, held_until
 
 
 class Slow(LocalStorage):
@@ -37,7 +37,7 @@ class Slow(LocalStorage):
 
 
 def kept(storage: LocalStorage) -> int:
-    return sum(path.is_file() for path in (storage.root / "uploads").rglob("*"))
+    return len(files_below(storage.root / "uploads"))
 
 
 def cancelled_while(
