@@ -313,6 +313,7 @@ def test_results_that_cannot_be_kept(place: Deployment, verify: Verify) -> None:
     before = balance(place)
     results = place.storage.root / "results"
     aside = results.with_name("aside")
+    results.mkdir(exist_ok=True)  # it is removed with its last file
     results.rename(aside)
     results.touch()
     try:
