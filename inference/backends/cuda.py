@@ -40,7 +40,7 @@ RUNS_BEFORE_CAPTURE = 3
 
 
 # So many threads start photos' operations at a time. Each operation is a call of microseconds, before and after which a
-# thread hands Python's lock on: among twenty threads, that takes longer than the operation.
+# thread hands Python's lock on: among dozens of threads, that takes longer than the operation.
 LAUNCHERS = 2
 # After so long a thread that computes in Python lets another go on, in seconds. By default it is ten times as much: a
 # thread that starts operations would wait longer for one that decodes or encodes than it takes itself.

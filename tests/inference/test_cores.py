@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -164,7 +165,12 @@ def test_parts_are_shared_with_helpers_that_run_torch_on_one_thread() -> None:
 @pytest.mark.usefixtures("_three_threads")
 def test_on_a_gpu_the_calling_thread_does_everything() -> None:
     here = threading.current_thread().name
-    assert in_parts(lambda _: threading.current_thread().name, range(9), torch.device("cuda")) == [here] * 9
+
+    def work(_: int) -> str:
+        time.sleep(0.01)  # for long enough that helpers would take some of the parts
+        return threading.current_thread().name
+
+    assert in_parts(work, range(9), torch.device("cuda")) == [here] * 9
 
 
 @pytest.mark.usefixtures("_three_threads")

@@ -120,6 +120,15 @@ def test_a_mask_is_enlarged_as_published_bilinearly() -> None:
     np.testing.assert_array_equal(to_levels(torch.tensor([[-0.1, 0.0, 0.5, 1.2]])), [[0, 0, 128, 255]])
 
 
+def test_strips_of_a_cutout_are_all_composed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rgb = torch.randint(0, 256, (9, 14, 3), dtype=torch.uint8)
+    alpha = torch.randint(0, 256, (9, 14), dtype=torch.uint8)
+    whole = compositing.transparent(rgb, alpha), compositing.on_background(rgb, alpha, (1, 2, 3))
+    monkeypatch.setitem(compositing.STRIP_PIXELS, "cpu", 50)
+    assert torch.equal(compositing.transparent(rgb, alpha), whole[0])
+    assert torch.equal(compositing.on_background(rgb, alpha, (1, 2, 3)), whole[1])
+
+
 def test_the_cutout_is_laid_on_a_background() -> None:
     rgb = torch.tensor([200, 100, 0], dtype=torch.uint8).expand(1, 3, 3)
     alpha = torch.tensor([[0, 51, 255]], dtype=torch.uint8)

@@ -142,14 +142,15 @@ def test_the_photo_itself_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("threads", ["1", "3"])
-def test_strips_leave_no_trace(threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pixels", [900, 200], ids=["of several rows", "of a part of one row"])
+def test_strips_leave_no_trace(pixels: int, threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor do the threads that share them."""
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     alpha = strands(100, 300)
     photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE))
     mask = soft_mask(alpha, 75)
     whole = refine(photo, mask)[0], clean_colours(photo, to_levels(alpha))
-    monkeypatch.setitem(unknown_region.STRIP_PIXELS, "cpu", 900)
+    monkeypatch.setitem(unknown_region.STRIP_PIXELS, "cpu", pixels)
     torch.testing.assert_close(refine(photo, mask)[0], whole[0], atol=1e-5, rtol=0)
     assert torch.equal(clean_colours(photo, to_levels(alpha)), whole[1])
 
