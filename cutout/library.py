@@ -13,8 +13,9 @@ from cutout.app.bootstrap import engine_from, pull_missing
 from cutout.app.config.settings import load as load_settings
 from cutout.inference.engine import Engine
 from cutout.inference.errors import InvalidOptions, InvalidPhoto
+from cutout.inference.imaging.backgrounds import parse_colour
 from cutout.inference.imaging.encode import Format
-from cutout.inference.options import Options, parse_colour
+from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 from cutout.inference.weights import download
 from cutout.models.catalog import Checkpoint

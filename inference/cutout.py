@@ -6,6 +6,7 @@ from torch import Tensor
 
 from cutout.inference.imaging import compositing
 from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging.geometry import Box
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 
@@ -13,6 +14,10 @@ from cutout.inference.tiers import Tier
 @dataclass(frozen=True)
 class Cutout:
     """A finished picture, and how it was made.
+
+    `format`, `width` and `height` are those of the picture. `subject` is the subject's box in it, None if there is no
+    subject. `coverage`, 0…1, is the share of the picture that the subject takes. `uncertainty`, 0…1, is the share of
+    the subject's mask that the network was undecided about; `needs_review` says that a person should look at it.
 
     `notes` say, for the user, where the photo was not decoded exactly as its file states. `seconds` holds the time of
     each stage, see `stage_timer.STAGES`; a second look is counted in the same stages as the first.
@@ -27,6 +32,10 @@ class Cutout:
     checkpoint: str
     substitute: bool
     backend: str
+    subject: Box | None = None
+    coverage: float = 0.0
+    uncertainty: float = 0.0
+    needs_review: bool = False
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 

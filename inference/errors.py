@@ -5,6 +5,11 @@
     │   ├── UnsupportedFormat   the file format is not supported
     │   └── PhotoTooLarge       the picture exceeds a size limit
     ├── InvalidOptions          an option has a value that cannot be used
+    │   ├── RegionOutside       the region reaches beyond the photo
+    │   ├── RegionEmpty         the region has no pixels
+    │   ├── ResultTooLarge      the result would have more pixels than allowed
+    │   └── InvalidBackground   the picture for the background cannot be read
+    ├── NoSubject               the photo shows no subject, and the options require one
     ├── Overloaded              too many photos are waiting, or the remote service needs a pause
     ├── DeadlineExceeded        the photo was not done by its deadline
     ├── NetworkFailed           this photo could not be processed, in the network or in a library; others can
@@ -40,6 +45,26 @@ class PhotoTooLarge(InvalidPhoto):
 
 class InvalidOptions(CutoutError):
     """An output option has a value that cannot be used."""
+
+
+class RegionOutside(InvalidOptions):
+    """The region reaches beyond the photo."""
+
+
+class RegionEmpty(InvalidOptions):
+    """The region has no pixels."""
+
+
+class ResultTooLarge(InvalidOptions):
+    """The result would have more pixels than allowed."""
+
+
+class InvalidBackground(InvalidOptions):
+    """The picture for the background cannot be read, or is too large."""
+
+
+class NoSubject(CutoutError):
+    """The network found no subject in the photo, and the options require one."""
 
 
 class Overloaded(CutoutError):

@@ -1,58 +1,50 @@
 """The options of a background removal."""
 
-import re
 from dataclasses import dataclass
 
-from PIL import ImageColor
-
 from cutout.inference.errors import InvalidOptions
+from cutout.inference.imaging.backgrounds import Background
 from cutout.inference.imaging.encode import Format
-from cutout.inference.imaging.types import Colour
+from cutout.inference.imaging.geometry import AS_IN_PHOTO, NO_MARGIN, Layout
 from cutout.inference.tiers import Tier
-
-PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
 @dataclass(frozen=True)
 class Options:
     """The options of one background removal.
 
-    `mask_only` returns the alpha matte itself as a grey picture. `background` is a colour to put behind the cut-out; a
-    format without transparency defaults to white. `quality`, 1…100, applies to the lossy formats: WebP, AVIF, JPEG.
+    - `mask_only`: return the alpha matte itself as a grey picture.
+    - `background`: put this behind the cut-out; a format without transparency defaults to white.
+    - `quality`: 1…100, for the lossy formats: WebP, AVIF, JPEG.
+    - `layout`: the part of the photo that is searched, and where the subject stands in the result.
+    - `shadow`: the opacity of a soft shadow under the subject, 0 (none) … 1.
+    - `keep_profile`: keep the photo's own colour profile instead of converting it to sRGB.
+    - `require_subject`: fail with `NoSubject` where the network finds none, instead of returning an empty picture.
     """
 
     tier: Tier = Tier.BASIC
     format: Format = Format.PNG
     mask_only: bool = False
-    background: Colour | None = None
+    background: Background | None = None
     quality: int = 90
+    layout: Layout = AS_IN_PHOTO
+    shadow: float = 0.0
+    keep_profile: bool = False
+    require_subject: bool = False
+
+    def check(self) -> None:
+        """Check that the options go together.
+
+        Raises:
+            InvalidOptions: one has no effect beside the others; the message names it.
+
+        """
+        if self.layout.margin != NO_MARGIN and not self.layout.trim and self.layout.canvas is None:
+            raise InvalidOptions("A margin needs trim (cut to the subject) or a canvas. Add one of them.")
+        if self.mask_only and (self.background is not None or self.shadow):
+            raise InvalidOptions("A mask has neither background nor shadow. Leave them out, or the mask.")
+        if self.mask_only and self.format is Format.ZIP:
+            raise InvalidOptions("A ZIP has both the colours and the mask. Leave out one of the two options.")
 
 
 DEFAULT_OPTIONS = Options()
-
-
-def parse_colour(text: str) -> Colour:
-    """Parse a colour in CSS notation ("white", "#fff", "#ffffff", "rgb(255,255,255)"), or as hex without the #.
-
-    Raises:
-        InvalidOptions: the text is not a colour, or the colour is not opaque.
-
-    """
-    for candidate in (text, f"#{text}"):
-        try:
-            red, green, blue, *opacity = ImageColor.getrgb(candidate.strip())
-        except ValueError:
-            continue
-        percents = map(float, PERCENT.findall(candidate))
-        if (
-            max(red, green, blue, *opacity) > 255
-            or min(red, green, blue) < 0
-            or max(percents, default=0) > 100
-        ):
-            break  # Pillow accepts rgb(999,0,0) as it is, and reads hsl(0,200%,0%) as black
-        if opacity not in ([], [255]):
-            raise InvalidOptions(
-                f"{text!r} is not opaque, but a background must be. Leave it out for a transparent background."
-            )
-        return red, green, blue
-    raise InvalidOptions(f"{text!r} is not a colour. Write a name such as white, or hex such as #ffffff.")

@@ -16,8 +16,9 @@ from cutout.app.cli.plan import RemovalPlan, Task, format_of, plan
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
 from cutout.app.core.atomic_write import is_full, say_full, write_whole
+from cutout.inference.imaging.backgrounds import parse_colour
 from cutout.inference.imaging.encode import Format
-from cutout.inference.options import Options, parse_colour
+from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 
 if TYPE_CHECKING:

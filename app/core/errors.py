@@ -62,6 +62,34 @@ class InvalidImageError(ServiceError):
     example = "The file is empty. Send the picture's bytes."
 
 
+class InvalidBackgroundError(InvalidInputError):
+    """The picture for the background cannot be read or fetched."""
+
+    code = "INVALID_BACKGROUND"
+    example = "backgroundImage: The file is damaged or incomplete. Send another picture."
+
+
+class RegionOutsideError(InvalidInputError):
+    """The region of interest reaches beyond the photo."""
+
+    code = "REGION_OUTSIDE"
+    example = "The region ends at 900 × 600, and the photo has 800 × 600 pixels. Give a region within the photo."
+
+
+class RegionEmptyError(InvalidInputError):
+    """The region of interest has no pixels."""
+
+    code = "REGION_EMPTY"
+    example = "The region has no pixels. Give its left, top, right and bottom, each further than the one opposite."
+
+
+class NoSubjectError(ServiceError):
+    """The photo shows no subject, and the request requires one."""
+
+    code, status = "NO_SUBJECT", 400
+    example = "No subject was found in this photo. Nothing was charged. Try another photo."
+
+
 class UnauthenticatedError(ServiceError):
     """The request has no valid credentials."""
 
@@ -174,6 +202,10 @@ ENGINE_ERRORS: dict[type[BaseException], type[ServiceError]] = {
     engine.PhotoTooLarge: ImageTooLargeError,
     engine.InvalidPhoto: InvalidImageError,
     engine.InvalidOptions: InvalidInputError,
+    engine.RegionOutside: RegionOutsideError,
+    engine.RegionEmpty: RegionEmptyError,
+    engine.InvalidBackground: InvalidBackgroundError,
+    engine.NoSubject: NoSubjectError,
     engine.Overloaded: OverloadedError,
     engine.DeadlineExceeded: DeadlineExceededError,
     engine.NetworkFailed: InternalError,

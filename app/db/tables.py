@@ -219,7 +219,8 @@ class Job(Base):
     """A removal. `credits` is its cost, or 0 if the quota of the day of `created_at` pays for it. A job in progress
     counts as lost after `lease_until`; a waiting job is not taken before it.
 
-    `model`, `backend` and `substitute` describe what served the job; `error_code` and `error_detail` say why it failed.
+    `model`, `backend` and `substitute` describe what served the job; `subject` is the subject's box in the result, with
+    the keys of `Box`, and `coverage`, `uncertainty` and `needs_review` are those of `Cutout`; `error_code` and `error_detail` say why it failed.
 
     A job for a worker has its `options` here and its photo in the storage. `claim` is the token of the worker that
     holds the job, and `attempts` is how often the job was claimed. In a batch, a job has a `position`, from 0, and the
@@ -249,6 +250,10 @@ class Job(Base):
     width: Mapped[int | None]
     height: Mapped[int | None]
     no_foreground: Mapped[bool | None]
+    subject: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    coverage: Mapped[float | None]
+    uncertainty: Mapped[float | None]
+    needs_review: Mapped[bool | None]
     notes: Mapped[list[str] | None]
     milliseconds: Mapped[int | None]
     stage_milliseconds: Mapped[dict[str, Any] | None]

@@ -9,8 +9,9 @@ from pydantic.alias_generators import to_camel
 
 from cutout.app.core.schema import Schema
 from cutout.inference.errors import InvalidOptions
+from cutout.inference.imaging.backgrounds import parse_colour
 from cutout.inference.imaging.encode import Format
-from cutout.inference.options import Options, parse_colour
+from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 
 # PostgreSQL cannot store NUL characters in text.

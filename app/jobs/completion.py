@@ -5,6 +5,7 @@ charges for the photos of a batch are settled when the batch ends.
 """
 
 import uuid
+from dataclasses import asdict
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
@@ -30,12 +31,17 @@ def complete(
         job_id,
         claim,
         status=Status.COMPLETED,
+        format=cutout.format.value,
         model=cutout.checkpoint,
         backend=cutout.backend,
         substitute=cutout.substitute,
         width=cutout.width,
         height=cutout.height,
         no_foreground=cutout.no_foreground,
+        subject=None if cutout.subject is None else asdict(cutout.subject),
+        coverage=cutout.coverage,
+        uncertainty=cutout.uncertainty,
+        needs_review=cutout.needs_review,
         notes=list(cutout.notes),
         milliseconds=milliseconds,
         stage_milliseconds={stage: round(1000 * seconds) for stage, seconds in cutout.seconds.items()},

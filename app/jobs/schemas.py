@@ -37,7 +37,9 @@ class JobInfo(Schema):
     """A background removal of one photo, paid from the subscription's quota (then `credits` is 0) or with credits.
 
     A completed job has a `resultUrl`: a signed URL that gives the image to anybody who has it, until it expires.
-    `processingMs` is the total processing time. A failed job has an `error` instead and costs nothing. A job of a batch
+    `subject` is the subject's box in the image, null if there is no subject; `coverage`, 0…1, is the share of the image
+    that the subject takes. `uncertainty`, 0…1, is the share of the subject that the network was undecided about, and
+    `needsReview` says that a person should look at the image. `processingMs` is the total processing time. A failed job has an `error` instead and costs nothing. A job of a batch
     has the batch's `batchId`, its `position` in the batch, from 0, and the file name of its photo in `name`.
     """
 
@@ -58,6 +60,10 @@ class JobInfo(Schema):
     width: int | None
     height: int | None
     no_foreground: bool | None
+    subject: "SubjectBox | None"
+    coverage: float | None
+    uncertainty: float | None
+    needs_review: bool | None
     notes: list[str]
     processing_ms: int | None
     stage_ms: dict[str, int] | None
@@ -86,12 +92,25 @@ class JobInfo(Schema):
             width=job.width,
             height=job.height,
             no_foreground=job.no_foreground,
+            subject=None if job.subject is None else SubjectBox(**job.subject),
+            coverage=job.coverage,
+            uncertainty=job.uncertainty,
+            needs_review=job.needs_review,
             notes=job.notes or [],
             processing_ms=job.milliseconds,
             stage_ms=job.stage_milliseconds,
             result_url=result_url if job.status is Status.COMPLETED else None,
             error=JobError(code=job.error_code or "", detail=job.error_detail or "") if failed else None,
         )
+
+
+class SubjectBox(Schema):
+    """The subject's box in an image, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
 
 
 class JobError(Schema):

@@ -14,22 +14,36 @@ from cutout.inference.imaging.resolution import Dpi, as_exif
 
 
 class Format(StrEnum):
-    """The file format of a result. JPEG has no transparency, so its cut-outs are put on a background."""
+    """The file format of a result. JPEG has no transparency, so its cut-outs are put on a background.
+
+    `AUTO` is only an option: the result is a PNG if any of its pixels is transparent, else a JPEG. `ZIP` holds the
+    subject's colours as `color.jpg` and its alpha as `alpha.png`.
+    """
 
     PNG = "png"
     WEBP = "webp"
     JPG = "jpg"
     AVIF = "avif"
+    AUTO = "auto"
+    ZIP = "zip"
 
     @property
     def media_type(self) -> str:
-        return "image/jpeg" if self is Format.JPG else f"image/{self.value}"
+        return MEDIA_TYPES[self]
 
     @property
     def has_alpha(self) -> bool:
         return self is not Format.JPG
 
 
+MEDIA_TYPES = {
+    Format.PNG: "image/png",
+    Format.WEBP: "image/webp",
+    Format.JPG: "image/jpeg",
+    Format.AVIF: "image/avif",
+    Format.AUTO: "image/*",
+    Format.ZIP: "application/zip",
+}
 # The largest side that each format supports; the limit of PNG is beyond that of any photo.
 MAX_SIDE = {Format.WEBP: 16_383, Format.JPG: 65_500, Format.AVIF: 65_536}
 

@@ -12,9 +12,10 @@ from PIL import Image
 from cutout.inference.cutout import Cutout
 from cutout.inference.engine import Engine
 from cutout.inference.errors import CutoutError, InvalidOptions, InvalidPhoto, Overloaded
+from cutout.inference.imaging.backgrounds import parse_colour
 from cutout.inference.imaging.encode import Format
 from cutout.inference.limits import Limits
-from cutout.inference.options import Options, parse_colour
+from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 from tests.fakes import (
     PATIENCE,
