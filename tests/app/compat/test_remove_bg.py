@@ -1,10 +1,13 @@
 """remove.bg's API: the picture, its headers, JSON, the ZIP, the account, and what is charged."""
 
+import asyncio
 import base64
 import io
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,15 +145,25 @@ def test_sizes_scale_down_and_never_up(compat: CompatClient) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_large_photo_and_a_large_picture(compat: CompatClient, kind: str) -> None:
-    """They are decoded and encoded beside the requests of others."""
-    photo = photo_bytes(560, 420)
-    assert len(photo) > form.MOST_AT_ONCE_BYTES
+def test_large_photos_and_pictures_are_the_same_from_a_thread(
+    compat: CompatClient, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     how = {"size": "full", "format": "png"}
-    plain = compat.send(how, photo=photo, kind=kind)
-    in_json = compat.send(how, photo=photo, kind=kind, headers={"Accept": "application/json"})
-    assert len(plain.content) > photos.MOST_AT_ONCE_BYTES
-    assert base64.b64decode(in_json.json()["data"]["result_b64"]) == plain.content
+    expected = compat.send(how, photo=PHOTO, kind=kind).content
+    threads = []
+    for module in (form, photos):
+        monkeypatch.setattr(module, "MOST_AT_ONCE_BYTES", 1000)
+    to_thread = asyncio.to_thread
+
+    async def note(work: Callable[..., Any], *given: Any) -> Any:
+        threads.append(work.__name__)
+        return await to_thread(work, *given)
+
+    monkeypatch.setattr(asyncio, "to_thread", note)
+    in_json = compat.send(how, photo=PHOTO, kind=kind, headers={"Accept": "application/json"})
+    assert base64.b64decode(in_json.json()["data"]["result_b64"]) == expected
+    assert "write" in threads
+    assert {"_read_json", "_read_line"}.intersection(threads) or kind == "multipart"
 
 
 def test_a_region_is_of_the_photo_that_was_sent(compat: CompatClient) -> None:
