@@ -34,10 +34,6 @@ class Buckets:
         self._stores = tuple(stores)
         self._clients: dict[int, S3Store] = {}
 
-    @property
-    def any(self) -> bool:
-        return bool(self._stores)
-
     def find(self, user: User, url: str) -> AssignedStore | None:
         """Return the store of a user in which `s3://bucket/key` is: the one with the longest prefix; None without one."""
         names = {name for name in (str(user.id), user.subject, user.email) if name}

@@ -15,13 +15,13 @@ from datetime import datetime, timedelta
 
 import httpx2
 import structlog
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from cutout.app.core.threads import to_storage_thread, to_the_end
 from cutout.app.db.session import Database
-from cutout.app.db.tables import Job, Status, StoreDelivery, User, now
+from cutout.app.db.tables import Job, Status, StoreDelivery, User, now, plain
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.schemas import StoreInfo, StoreStatus
 from cutout.app.net.safe_http import SafeHttpClient
@@ -233,12 +233,20 @@ def plan(
 
     `targets` are addresses by job, as `ResultStores.check` returns them, `stems` the names of their files in a batch.
     """
-    session.add_all(
-        StoreDelivery(
-            job_id=job_id, user_id=user_id, target=target, stem=stems.get(job_id), due_at=None, created_at=at
-        )
+    rows = [
+        {
+            "id": uuid.uuid4(),
+            "job_id": job_id,
+            "user_id": user_id,
+            "target": target,
+            "stem": stems.get(job_id),
+            "attempts": 0,
+            "due_at": None,
+            "created_at": at,
+        }
         for job_id, target in targets.items()
-    )
+    ]
+    session.execute(insert(plain(StoreDelivery)), rows)
 
 
 def claim(session: Session, at: datetime, most: int, busy: Mapping[uuid.UUID, int]) -> list[StoreDelivery]:

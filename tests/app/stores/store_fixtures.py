@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import obstore
+from obstore.store import S3Store
 from sqlalchemy import select
 
 from cutout.app.db.session import Database
@@ -41,8 +43,26 @@ def make_buckets(s3: S3Server) -> None:
         http.put(f"{s3.address}/{bucket}").raise_for_status()
 
 
-def object_of(s3: S3Server, bucket: str, key: str) -> httpx2.Response:
-    return http.get(f"{s3.address}/{bucket}/{key}")
+def bucket_of(s3: S3Server, bucket: str) -> S3Store:
+    """Open a bucket as its owner."""
+    return S3Store(
+        bucket,
+        endpoint=s3.address,
+        region="us-east-1",
+        access_key_id="owner",
+        secret_access_key="secret",
+        client_options={"allow_http": True},
+    )
+
+
+def object_of(s3: S3Server, bucket: str, key: str) -> tuple[bytes, str]:
+    """Return the content and the media type of an object."""
+    found = obstore.get(bucket_of(s3, bucket), key)
+    return bytes(found.bytes()), found.attributes["Content-Type"]
+
+
+def keys_of(s3: S3Server, bucket: str) -> list[str]:
+    return sorted(one["path"] for page in obstore.list(bucket_of(s3, bucket)) for one in page)
 
 
 def address(web: Web, path: str = "/put/picture.png") -> str:
@@ -100,7 +120,3 @@ def pages(web: Web, path: str, *some: Page) -> Iterator[None]:
 
     web.pages[path] = page
     yield
-
-
-def at_time(at: datetime) -> Any:
-    return lambda: at
