@@ -135,6 +135,19 @@ class Fields:
         except ValidationError as error:
             raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
 
+    def complete(self, photos: int) -> BatchForm:
+        """Return the fields of a form that had this number of photos.
+
+        Raises:
+            WrongBatchSize: there are too few photos or too many, or not as many as `imageCount` says.
+            CannotStore: the addresses cannot hold the results of these photos.
+
+        """
+        batches.require_size(photos, self.form.image_count)
+        if self.store_urls:
+            self.form._store_urls = tuple(addresses.assign(self.store_urls, photos))
+        return self.form
+
 
 class Funds:
     """Check of a user's balance while a batch is being uploaded."""
@@ -223,10 +236,7 @@ async def read_batch(
         raise _too_large(error, photos) from None
     except ClientDisconnect:
         raise InvalidInputError("The form is incomplete: it ends too early.") from None
-    batches.require_size(photos, fields.form.image_count)
-    if fields.store_urls:
-        fields.form._store_urls = tuple(addresses.assign(fields.store_urls, photos))
-    return fields.form
+    return fields.complete(photos)
 
 
 def name_of(head: Head) -> str:
