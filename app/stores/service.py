@@ -91,13 +91,13 @@ class ResultStores:
         """
         destinations = self.http_client.destinations
         hosts = set()
-        for url in {without_signature(url) for url in urls if not is_s3(url)}:
-            target = destinations.read(url)
-            port = target.port or (443 if target.scheme == "https" else 80)
-            hosts.add((target.raw_host.decode("ascii"), port))
-        if len(hosts) > MOST_HOSTS:
-            raise CannotStore(f"The addresses of one batch may have at most {MOST_HOSTS} hosts.")
         try:
+            for url in {without_signature(url) for url in urls if not is_s3(url)}:
+                target = destinations.read(url)
+                port = target.port or (443 if target.scheme == "https" else 80)
+                hosts.add((target.raw_host.decode("ascii"), port))
+            if len(hosts) > MOST_HOSTS:
+                raise CannotStore(f"The addresses of one batch may have at most {MOST_HOSTS} hosts.")
             async with asyncio.timeout(LOOKUP_SECONDS):
                 await asyncio.gather(*(destinations.addresses(*host) for host in hosts))
         except NotAllowed as error:

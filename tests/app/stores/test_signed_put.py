@@ -118,6 +118,15 @@ def test_a_repeated_request_is_neither_charged_nor_delivered_twice(shop: ApiClie
     assert len(web.seen) == 1
 
 
+def test_a_repeated_request_does_not_hurry_a_delivery_that_waits(shop: ApiClient, web: Web) -> None:
+    web.pages[path_of()] = answer(status=503)
+    with_key = ANNA | {"Idempotency-Key": "once"}
+    told = [remove(shop, address(web), with_key).raise_for_status().json()["store"] for _ in range(2)]
+    assert told[0] == told[1]
+    assert told[1]["status"] == "pending"
+    assert len(web.seen) == 1
+
+
 def test_names_are_filled_in(shop: ApiClient, web: Web) -> None:
     job = remove(shop, address(web, "/put/{jobId}.{format}"), format="webp").raise_for_status().json()
     assert puts(web) == [path_of(f"/put/{job['jobId']}.webp")]
