@@ -13,7 +13,7 @@ PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 FUNCTION = re.compile(r"(gradient|blur)(?:\s*\((.*)\))?", re.IGNORECASE)
 ANGLE = re.compile(r"(-?\d{1,3}(?:\.\d{1,3})?)(?:deg)?")
 # In percent of the photo's longer side.
-USUAL_BLUR, LARGEST_BLUR = 2.0, 20.0
+SMALLEST_BLUR, USUAL_BLUR, LARGEST_BLUR = 0.2, 2.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,10 @@ def parse_background(text: str) -> Background:
     degrees = ANGLE.fullmatch(arguments[2]) if len(arguments) == 3 else None
     if len(arguments) == 3 and degrees is None:
         raise InvalidOptions(f"{arguments[2]!r} is not an angle. Write degrees, such as 90.")
-    return Gradient(
-        parse_colour(arguments[0]), parse_colour(arguments[1]), float(degrees[1]) if degrees else 180.0
-    )
+    first, last = map(parse_colour, arguments[:2])
+    if len(first) == 4 or len(last) == 4:
+        raise InvalidOptions(f"{text!r} is translucent. Give a gradient two opaque colours.")
+    return Gradient(first, last, float(degrees[1]) if degrees else 180.0)
 
 
 def parse_colour(text: str) -> Colour:
@@ -101,9 +102,9 @@ def _parse_blur(text: str | None) -> float:
     if not text:
         return USUAL_BLUR
     found = re.fullmatch(r"\s*(\d{1,3}(?:\.\d{1,3})?)\s*%?\s*", text)
-    if found is None or not 0 < float(found[1]) <= LARGEST_BLUR:
+    if found is None or not SMALLEST_BLUR <= float(found[1]) <= LARGEST_BLUR:
         raise InvalidOptions(
-            f"{text!r} is not a blur. Write percent of the photo's longer side, up to {LARGEST_BLUR:g}, such as blur(2)."
+            f"{text!r} is not a blur. Write percent of the photo's longer side, from {SMALLEST_BLUR:g} to {LARGEST_BLUR:g}, such as blur(2)."
         )
     return float(found[1])
 
