@@ -14,7 +14,7 @@ from cutout.app.auth.tokens import TokenReader
 from cutout.app.batches import router as batches_router
 from cutout.app.billing import admin_router
 from cutout.app.billing import router as billing_router
-from cutout.app.bootstrap import engine_from, mailer_from, storage_from
+from cutout.app.bootstrap import buckets_from, engine_from, mailer_from, storage_from
 from cutout.app.compat import router as compat
 from cutout.app.config.data_folder import open_data_folder
 from cutout.app.config.settings import Settings
@@ -41,6 +41,7 @@ from cutout.app.removals import router as removals_router
 from cutout.app.stats import router as stats_router
 from cutout.app.storage.base import Storage
 from cutout.app.storage.probe import StorageProbe
+from cutout.app.stores.service import ResultStores
 from cutout.app.system import health, metrics, page
 from cutout.app.system.live_metrics import LiveMetrics
 from cutout.app.system.readiness import Readiness
@@ -150,6 +151,7 @@ def init_state(settings: Settings, embedded: EmbeddedProcesses | None) -> AppSta
             notify_any_email=settings.notify_any_email or settings.auth == "off",
         ),
     )
+    state.put(ResultStores, ResultStores(database, storage, http_client, buckets_from(settings), figures))
     state.put(LeaseRenewer, LeaseRenewer())
     state.put(Readiness, Readiness(database, queue_stats, probe))
     state.put(Shutdown, Shutdown())

@@ -10,12 +10,14 @@ from cutout.app.auth import accounts
 from cutout.app.billing import ledger
 from cutout.app.config.mail import read_sender, read_server
 from cutout.app.config.settings import Settings
+from cutout.app.config.stores import read_stores
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
 from cutout.app.db.tables import User
 from cutout.app.notifications.email import Mailer
 from cutout.app.storage.base import Storage, require_usable
 from cutout.app.storage.local import LocalStorage
+from cutout.app.stores.buckets import Buckets
 from cutout.inference.backends.runners import pick_device
 from cutout.inference.engine import Engine, open_engine
 from cutout.inference.errors import ModelUnavailable
@@ -168,6 +170,25 @@ def storage_from(settings: Settings) -> Storage:
         region=settings.s3_region,
         access_key_id=settings.s3_access_key_id,
         secret_access_key=secret.get_secret_value() if secret else None,
+    )
+
+
+def buckets_from(settings: Settings) -> Buckets:
+    """Return the buckets in which users may have their results stored.
+
+    Raises:
+        SettingsError: the file of `CUTOUT_STORES` is malformed, or names what it must not.
+
+    """
+    if settings.stores is None:
+        return Buckets()
+    return Buckets(
+        read_stores(
+            settings.stores.expanduser(),
+            settings.s3_bucket,
+            settings.s3_endpoint,
+            settings.s3_access_key_id,
+        )
     )
 
 

@@ -25,6 +25,7 @@ from cutout.app.observability.metrics import Metrics
 from cutout.app.ratelimit.limits import RateLimits
 from cutout.app.removals.executors import LocalExecutor, QueueExecutor, RemovalExecutor
 from cutout.app.storage.base import Storage
+from cutout.app.stores.service import ResultStores
 from cutout.app.system.readiness import Readiness
 from cutout.inference.engine import Engine
 from cutout.version import __version__
@@ -112,6 +113,7 @@ async def _start_background_work(state: AppState, settings: Settings, stack: Asy
             state.get(Storage),
             state.get(Queue),
             state.get(Outbox),
+            state.get(ResultStores),
             leases,
             kept=settings.kept,
             lease=lease,

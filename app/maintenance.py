@@ -28,6 +28,7 @@ from cutout.app.notifications.outbox import EVERY as DELIVER_EVERY
 from cutout.app.notifications.outbox import Outbox, deliver_due
 from cutout.app.removals import idempotency, lost_jobs
 from cutout.app.storage.base import Storage, StorageError
+from cutout.app.stores.service import ResultStores
 
 log = structlog.get_logger()
 
@@ -44,6 +45,7 @@ async def running_maintenance(
     storage: Storage,
     queue: Queue,
     outbox: Outbox,
+    stores: ResultStores,
     leases: LeaseRenewer | None = None,
     *,
     kept: timedelta,
@@ -54,8 +56,8 @@ async def running_maintenance(
 
     They settle lost jobs, except those running in this process (`leases`); release photos whose worker has not
     renewed its `lease`; fail photos that no worker has claimed by their `deadline`; delete results and idempotency
-    keys older than `kept`, unneeded uploads, and late rows of deleted users; and deliver the notifications of the
-    outbox.
+    keys older than `kept`, unneeded uploads, and late rows of deleted users; deliver the notifications of the outbox,
+    and results to the `stores` of their users.
     """
     jobs_of_dead_processes = AfterOutages(
         partial(lost_jobs.fail_lost_jobs, database, leases=leases), database
@@ -68,6 +70,7 @@ async def running_maintenance(
     deleted_users = partial(to_the_end, user_deletion.delete_late_rows, database, storage)
     webhooks = partial(deliver_due, outbox, Channel.WEBHOOK)
     mails = partial(deliver_due, outbox, Channel.MAIL)
+    undelivered = partial(to_the_end, stores.end_expired, kept)
     works: list[tuple[timedelta, str, Callable[[], Awaitable[int]]]] = [
         (min(SETTLE_EVERY, check_interval(lease)), "lost jobs settled", jobs_of_dead_processes),
         (check_interval(lease), "photos of lost workers released", lost_workers),
@@ -76,6 +79,8 @@ async def running_maintenance(
         (DELETE_EVERY, "old results deleted", old_results),
         (DELETE_EVERY, "abandoned uploads deleted", old_uploads),
         (DELETE_EVERY, "old idempotency keys deleted", old_keys),
+        (DELETE_EVERY, "deliveries of old results ended", undelivered),
+        (DELIVER_EVERY, "deliveries to stores attempted", stores.deliver_due),
         (DELIVER_EVERY, "webhook deliveries attempted", webhooks),
         (DELIVER_EVERY, "mail deliveries attempted", mails),
     ]

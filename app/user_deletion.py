@@ -20,6 +20,7 @@ from cutout.app.db.tables import (
     PaymentStatus,
     Role,
     Status,
+    StoreDelivery,
     Subscription,
     SubscriptionUsage,
     User,
@@ -140,7 +141,8 @@ def _delete_rows(session: Session, user: User, at: datetime, files: int) -> Dele
 def _delete_work(session: Session, user_id: uuid.UUID, files: int) -> Deleted:
     own_batches = select(Batch.id).where(Batch.user_id == user_id)
     session.execute(delete(Delivery).where(Delivery.batch_id.in_(own_batches)))
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.user_id == user_id))
+    for table in (StoreDelivery, IdempotencyKey):
+        session.execute(delete(table).where(table.user_id == user_id))
     counts = [
         len(session.scalars(delete(table).where(table.user_id == user_id).returning(table.id)).all())
         for table in (Job, Batch)

@@ -32,6 +32,9 @@ class Visit(BaseHTTPRequestHandler):
         self.web.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
         self.do_GET()
 
+    def do_PUT(self) -> None:
+        self.do_POST()
+
     def do_GET(self) -> None:
         self.web.seen.append((str(self.connection.getsockname()[0]), self.path, dict(self.headers)))
         self.close_connection = True
@@ -43,7 +46,7 @@ class Visit(BaseHTTPRequestHandler):
 
 class Web:
     """The same pages on several addresses with one port. `seen` records each request's address, path and headers;
-    `bodies` records the posted bodies.
+    `bodies` records the bodies that were posted or put.
     """
 
     def __init__(self) -> None:

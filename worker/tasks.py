@@ -25,6 +25,7 @@ from cutout.app.jobs import completion, leases
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Claim, Claimed, Line
 from cutout.app.storage.base import StorageError
+from cutout.app.stores.service import infos_of_batch
 from cutout.inference.cutout import Cutout
 from cutout.inference.errors import CutoutError, Overloaded
 from cutout.inference.imaging.backgrounds import Picture
@@ -165,7 +166,8 @@ def _packed(context: WorkerContext, batch: Batch) -> int | None:
     photos = context.database.run_read_only(batches.photos_of, batch.id)
     if not any(photo.status is Status.COMPLETED for photo in photos):
         return None
-    return zip_archive.store(context.storage, batch, photos)
+    stores = context.database.run_read_only(infos_of_batch, batch.id)
+    return zip_archive.store(context.storage, batch, photos, stores)
 
 
 def _with_background(context: WorkerContext, photo: Claimed) -> Options:

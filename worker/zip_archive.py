@@ -7,38 +7,23 @@ that a batch gives the same bytes whichever worker builds its ZIP.
 
 import hashlib
 import io
-import itertools
-import re
 import struct
-import unicodedata
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from zipfile import ZipFile, ZipInfo
 
 from cutout.app.batches import service as batches
+from cutout.app.batches.names import unique_stems
 from cutout.app.core.schema import Schema
 from cutout.app.db.tables import Batch, Job, Status
 from cutout.app.jobs import queries as stored
-from cutout.app.jobs.schemas import JobError
+from cutout.app.jobs.schemas import JobError, StoreInfo
 from cutout.app.storage.base import Storage
 from cutout.inference.tiers import Tier
 
 MANIFEST = "manifest.json"
-NAME_BYTES = 200
-
-SEPARATORS = re.compile(r"[/\\]")
-# Characters that Windows does not allow in names, and names that it reserves for devices, with any extension.
-FORBIDDEN = re.compile(r'[<>:"|?*]')
-DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
-# "Mr. Smith" has no extension.
-EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,5}$")
-AT_THE_ENDS = re.compile(r"^[\s.]+|[\s.]+$")
-# Control characters, lone surrogates, line and paragraph separators; and bidirectional controls, with which "gnp.exe"
-# can be displayed as "exe.png".
-UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
-TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 class ArchiveError(Exception):
@@ -50,7 +35,10 @@ class ArchiveError(Exception):
 
 
 class ManifestImage(Schema):
-    """Outcome of one photo. `name` is the file name of the upload, `file` that of the result in the ZIP."""
+    """Outcome of one photo. `name` is the file name of the upload, `file` that of the result in the ZIP.
+
+    `store` is the way of the result to its user's own store, as it was when the ZIP was made.
+    """
 
     position: int | None
     name: str | None
@@ -66,10 +54,11 @@ class ManifestImage(Schema):
     no_foreground: bool | None
     notes: list[str]
     processing_ms: int | None
+    store: StoreInfo | None
     error: JobError | None
 
     @classmethod
-    def of(cls, job: Job, file: str | None, size: int | None) -> "ManifestImage":
+    def of(cls, job: Job, file: str | None, size: int | None, store: StoreInfo | None) -> "ManifestImage":
         return cls(
             position=job.position,
             name=job.name,
@@ -85,6 +74,7 @@ class ManifestImage(Schema):
             no_foreground=job.no_foreground,
             notes=job.notes or [],
             processing_ms=job.milliseconds,
+            store=store,
             error=JobError(code=job.error_code, detail=job.error_detail or "") if job.error_code else None,
         )
 
@@ -117,8 +107,15 @@ class Manifest(Schema):
         )
 
 
-def store(storage: Storage, batch: Batch, jobs: Sequence[Job]) -> int:
+def store(
+    storage: Storage,
+    batch: Batch,
+    jobs: Sequence[Job],
+    stores: Mapping[uuid.UUID, StoreInfo] | None = None,
+) -> int:
     """Write a batch's ZIP to storage, with one result at a time in memory; return its size in bytes.
+
+    `stores` are the ways of results to their user's own store, by job.
 
     Raises:
         ArchiveError: a completed job's result is missing, or its SHA-256 differs; no ZIP is left.
@@ -126,51 +123,36 @@ def store(storage: Storage, batch: Batch, jobs: Sequence[Job]) -> int:
 
     """
     end = _End()
-    storage.put_stream(stored.archive_key(batch.id), parts_of(end, storage, batch, jobs))
+    storage.put_stream(stored.archive_key(batch.id), parts_of(end, storage, batch, jobs, stores or {}))
     return end.start
 
 
 def zip_names(jobs: Sequence[Job]) -> dict[uuid.UUID, str]:
     """Return the file names of completed jobs: the names of the photos with the extension of the output format.
 
-    The names are safe to unpack on any system, and unique even if case is ignored.
+    The names are safe to unpack on any system, and unique even if case is ignored; a photo's name does not depend on
+    whether others completed.
     """
-    names: dict[uuid.UUID, str] = {}
-    taken: set[str] = set()
-    for job in _in_order(jobs):
-        if job.status is not Status.COMPLETED:
-            continue
-        for number in itertools.count(1):
-            ending = f" ({number}).{job.format}" if number > 1 else f".{job.format}"
-            name = _safe_stem(job, NAME_BYTES - len(ending)) + ending
-            if (same := unicodedata.normalize("NFC", name.casefold())) not in taken:
-                break
-        taken.add(same)
-        names[job.id] = name
-    return names
+    ordered = _in_order(jobs)
+    stems = unique_stems([(job.name or "", job.position or 0) for job in ordered])
+    return {
+        job.id: f"{stem}.{job.format}"
+        for job, stem in zip(ordered, stems, strict=True)
+        if job.status is Status.COMPLETED
+    }
 
 
 def _in_order(jobs: Sequence[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: job.position or 0)
 
 
-def _safe_stem(job: Job, most_bytes: int) -> str:
-    last = SEPARATORS.split(job.name or "")[-1]
-    seen = "".join(
-        one
-        for one in last
-        if unicodedata.category(one) not in UNSEEN and unicodedata.bidirectional(one) not in TURNING
-    )
-    stem = EXTENSION.sub("", AT_THE_ENDS.sub("", FORBIDDEN.sub("_", seen)))
-    # One byte is reserved for the "_" that may be prefixed below.
-    cut = unicodedata.normalize("NFC", stem).encode()[: most_bytes - 1].decode(errors="ignore")
-    safe = AT_THE_ENDS.sub("", cut)
-    if DEVICE.match(safe):
-        return f"_{safe}"
-    return safe or f"image-{(job.position or 0) + 1:04}"
-
-
-def parts_of(end: "_End", storage: Storage, batch: Batch, jobs: Sequence[Job]) -> Iterator[bytes]:
+def parts_of(
+    end: "_End",
+    storage: Storage,
+    batch: Batch,
+    jobs: Sequence[Job],
+    stores: Mapping[uuid.UUID, StoreInfo],
+) -> Iterator[bytes]:
     """Yield the ZIP in parts. The manifest is the last entry, because it describes the entries before it."""
     names = zip_names(jobs)
     images = []
@@ -183,7 +165,7 @@ def parts_of(end: "_End", storage: Storage, batch: Batch, jobs: Sequence[Job]) -
                 archive.writestr(_entry(file, batch.created_at), picture)
                 del picture
                 yield end.take()
-            images.append(ManifestImage.of(job, file, size))
+            images.append(ManifestImage.of(job, file, size, stores.get(job.id)))
         manifest = Manifest.of(batch, jobs, images).model_dump_json(by_alias=True, indent=2)
         archive.writestr(_entry(MANIFEST, batch.created_at), manifest + "\n")
     yield end.take()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 from starlette.requests import ClientDisconnect
 
 from cutout.app.batches import service as batches
@@ -29,10 +29,11 @@ from cutout.app.http.multipart import (
 )
 from cutout.app.http.schemas import OptionsForm
 from cutout.app.notifications.outbox import Outbox
+from cutout.app.stores import addresses
 from cutout.inference.imaging.encode import Format
 from cutout.inference.tiers import Tier
 
-PHOTOS = "images"
+PHOTOS, STORE = "images", "storeUrl"
 
 FORM_WANTED = (
     f"Send a form with each photo in the field {PHOTOS}, as in"
@@ -57,9 +58,12 @@ class BatchForm(OptionsForm):
         str | None, Field(description="e-mail address that is notified when the batch finishes")
     ] = None
 
+    # One for each photo. The form may have its field more than once, as it has that of the photos.
+    _store_urls: tuple[str, ...] = PrivateAttr(())
+
     def to_request(self) -> BatchRequest:
         """Return the batch request that the fields describe."""
-        return BatchRequest(self.options(), self.webhook_url, self.notify_email)
+        return BatchRequest(self.options(), self.webhook_url, self.notify_email, self._store_urls)
 
 
 KNOWN = {field.alias for field in BatchForm.model_fields.values()}
@@ -68,8 +72,13 @@ KNOWN = {field.alias for field in BatchForm.model_fields.values()}
 class Fields:
     """The fields received so far. Each is validated on arrival, so an error is reported before the rest is sent."""
 
-    def __init__(self, outbox: Outbox, own_email: str | None) -> None:
+    def __init__(
+        self, outbox: Outbox, own_email: str | None, check_store: Callable[[str], str] | None
+    ) -> None:
         self.form = BatchForm()
+        self.store_urls: list[str] = []
+        self._check_store = check_store
+        self._stores_sent = 0
         check_email = partial(outbox.check_email, own=own_email)
         self._checks: dict[str, Callable[[str], str]] = {
             "webhookUrl": outbox.check_webhook_url,
@@ -85,6 +94,11 @@ class Fields:
             InvalidInputError: the field was sent before, or the form has too many fields.
 
         """
+        if name == STORE:
+            self._stores_sent += 1
+            if self._stores_sent > LARGEST_BATCH:
+                raise InvalidInputError(f"{name}: send at most {LARGEST_BATCH} addresses, one for each photo")
+            return
         if name in self._names:
             raise InvalidInputError(f"{name}: send this field only once")
         if len(self._names) == MOST_FIELDS:
@@ -103,19 +117,36 @@ class Fields:
             InvalidInputError: the value is not UTF-8 text.
             RequestValidationError: there is no such field, or the value is invalid.
             CannotNotify: no notification can be sent to this address.
+            CannotStore: no result can be stored at this address.
 
         """
         try:
             text = data.decode()
         except UnicodeDecodeError:
             raise InvalidInputError(f"{name}: send text in UTF-8") from None
-        if not text and name in KNOWN:
+        if not text and name in (*KNOWN, STORE):
+            return
+        if name == STORE and self._check_store is not None:
+            self.store_urls.append(self._check_store(text))
             return
         self._values[name] = self._checks[name](text) if name in self._checks else text
         try:
             self.form = BatchForm.model_validate(self._values, by_alias=True, by_name=False)
         except ValidationError as error:
             raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+
+    def complete(self, photos: int) -> BatchForm:
+        """Return the fields of a form that had this number of photos.
+
+        Raises:
+            WrongBatchSize: there are too few photos or too many, or not as many as `imageCount` says.
+            CannotStore: the addresses cannot hold the results of these photos.
+
+        """
+        batches.require_size(photos, self.form.image_count)
+        if self.store_urls:
+            self.form._store_urls = tuple(addresses.assign(self.store_urls, photos))
+        return self.form
 
 
 class Funds:
@@ -153,23 +184,26 @@ async def read_batch(
     largest_bytes: int,
     own_email: str | None,
     funds: Funds | None,
+    check_store: Callable[[str], str] | None = None,
 ) -> BatchForm:
     """Read the request body to its end and store its photos.
 
     `largest_bytes` is the maximum size of one photo, `own_email` the user's e-mail address. Reading stops as soon as
-    the user cannot pay for the photos received; without `funds` the balance is not checked.
+    the user cannot pay for the photos received; without `funds` the balance is not checked. `check_store` returns an
+    address for results as it is kept.
 
     Raises:
         InvalidInputError: the body is not a valid form.
         ImageTooLargeError: a photo is too large.
         RequestValidationError: a field is invalid.
         CannotNotify: no notification can be sent to the address in a field.
+        CannotStore: results cannot be stored at the address in a field, or at so many.
         WrongBatchSize: there are too few photos or too many, or not as many as `imageCount` says.
         InsufficientCredits: the photos received cost more credits than the user has.
         StorageError: a photo cannot be stored.
 
     """
-    fields, photos = Fields(outbox, own_email), 0
+    fields, photos = Fields(outbox, own_email, check_store), 0
 
     def limit(head: Head) -> int:
         nonlocal photos
@@ -202,8 +236,7 @@ async def read_batch(
         raise _too_large(error, photos) from None
     except ClientDisconnect:
         raise InvalidInputError("The form is incomplete: it ends too early.") from None
-    batches.require_size(photos, fields.form.image_count)
-    return fields.form
+    return fields.complete(photos)
 
 
 def name_of(head: Head) -> str:
@@ -221,9 +254,16 @@ def describe_form() -> dict[str, Any]:
         "maxItems": LARGEST_BATCH,
         "description": "the photo files",
     }
+    stores = {
+        "type": "array",
+        "items": {"type": "string", "maxLength": addresses.LONGEST_URL},
+        "maxItems": LARGEST_BATCH,
+        "description": "where the results are stored too: s3://bucket/prefix/ or an https:// address with {name} for"
+        " all, or one address that is signed for a PUT for each photo, in order",
+    }
     return {
         "type": "object",
-        "properties": {PHOTOS: photos, **schema["properties"]},
+        "properties": {PHOTOS: photos, **schema["properties"], STORE: stores},
         "required": [PHOTOS],
         "additionalProperties": False,
         "examples": [{PHOTOS: ["photo.jpg", "another.jpg"], "tier": "standard", "imageCount": 2}],

@@ -3,9 +3,9 @@
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import func, select
@@ -16,6 +16,8 @@ from cutout.app.batches import service as batches
 from cutout.app.batches.service import Progress
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Delivery, Job, Status
+from cutout.app.jobs.schemas import StoreInfo
+from cutout.app.stores.service import infos_of_batch
 
 LOOK_AGAIN_SECONDS = 0.5
 
@@ -34,11 +36,12 @@ class PhotoState:
 
 @dataclass(frozen=True)
 class BatchView:
-    """A batch with its photos in upload order and its notifications."""
+    """A batch with its photos in upload order, its notifications, and the ways of its results to stores, by job."""
 
     batch: Batch
     photos: Sequence[PhotoState]
     deliveries: Sequence[Delivery]
+    stores: Mapping[uuid.UUID, StoreInfo] = field(default_factory=dict)
 
     @property
     def progress(self) -> Progress:
@@ -62,18 +65,19 @@ def view(session: Session, user_id: uuid.UUID, batch_id: uuid.UUID) -> BatchView
         return None
     # Columns only: loading 500 ORM objects takes ten times as long.
     photos = session.execute(
-        select(Job.position, Job.name, Job.id, Job.status, Job.error_code, Job.error_detail)
+        select(Job.position, Job.name, Job.id, Job.status, Job.error_code, Job.error_detail, Job.has_store)
         .where(Job.batch_id == batch_id)
         .order_by(Job.position)
-    )
+    ).all()
     deliveries = select(Delivery).where(Delivery.batch_id == batch_id).order_by(Delivery.channel)
     return BatchView(
         batch,
         [
             PhotoState(position or 0, name or "", job_id, status, error_code, error_detail)
-            for position, name, job_id, status, error_code, error_detail in photos
+            for position, name, job_id, status, error_code, error_detail, _ in photos
         ],
         session.scalars(deliveries).all(),
+        infos_of_batch(session, batch_id) if any(photo.has_store for photo in photos) else {},
     )
 
 

@@ -42,6 +42,7 @@ from cutout.app.jobs.urls import archive_url, result_url
 from cutout.app.notifications.dependencies import OutboxDep
 from cutout.app.notifications.webhook import webhook_secret
 from cutout.app.ratelimit.limits import Kind
+from cutout.app.stores.dependencies import ResultStoresDep
 
 router = APIRouter(prefix="/api/background-remover", tags=["batches"])
 
@@ -77,6 +78,7 @@ async def submit_batch(
     storage: StorageDep,
     queue: QueueDep,
     outbox: OutboxDep,
+    stores: ResultStoresDep,
     settings: SettingsDep,
     secret: SecretDep,
     rate_limits: RateLimitsDep,
@@ -96,11 +98,16 @@ async def submit_batch(
         )
     funds = None if balance is None else Funds(database, user.id, balance)
     async with receiving(storage) as upload:
-        form = await read_batch(request, upload, outbox, settings.max_upload_bytes, user.email, funds)
+        check_store = partial(stores.check, user=user, in_batch=True)
+        form = await read_batch(
+            request, upload, outbox, settings.max_upload_bytes, user.email, funds, check_store
+        )
+        wanted = form.to_request()
+        await stores.require_public(wanted.store_urls)
         # Read before the batch is submitted: nothing may fail after that.
         each = await asyncio.to_thread(database.run_read_only, batches.seconds_each, form.tier)
         with rate_limits.counting_refusals():
-            batch = await upload.submit(database, queue, user.id, form.to_request(), idempotency_key, limit)
+            batch = await upload.submit(database, queue, user.id, wanted, idempotency_key, limit)
     status_url = f"{router.prefix}/batch/{batch.id}"
     return BatchAccepted(
         batch_id=batch.id,

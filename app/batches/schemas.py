@@ -11,7 +11,7 @@ from cutout.app.billing.pricing import Price
 from cutout.app.billing.schemas import PriceInfo
 from cutout.app.core.schema import Schema
 from cutout.app.db.tables import Batch, Channel, Delivery, Status
-from cutout.app.jobs.schemas import JobError
+from cutout.app.jobs.schemas import JobError, StoreInfo
 from cutout.inference.tiers import Tier
 
 
@@ -116,10 +116,13 @@ class BatchPhoto(Schema):
     job_id: uuid.UUID
     status: Status
     result_url: str | None
+    store: StoreInfo | None
     error: JobError | None
 
     @classmethod
-    def of(cls, photo: PhotoState, url_of: Callable[[uuid.UUID], str]) -> "BatchPhoto":
+    def of(
+        cls, photo: PhotoState, url_of: Callable[[uuid.UUID], str], store: StoreInfo | None = None
+    ) -> "BatchPhoto":
         """Return the schema of a photo; `url_of` returns the URL of a job's result."""
         failed = photo.status is Status.FAILED
         return cls(
@@ -128,6 +131,7 @@ class BatchPhoto(Schema):
             job_id=photo.job_id,
             status=photo.status,
             result_url=url_of(photo.job_id) if photo.status is Status.COMPLETED else None,
+            store=store,
             error=JobError(code=photo.error_code or "", detail=photo.error_detail or "") if failed else None,
         )
 
@@ -168,7 +172,7 @@ class BatchInfo(BatchSummary):
         """Return the schema of a batch with photos and notifications."""
         return cls(
             **dict(BatchSummary.of(view.batch, view.progress, zip_url, at)),
-            photos=[BatchPhoto.of(photo, url_of) for photo in view.photos],
+            photos=[BatchPhoto.of(photo, url_of, view.stores.get(photo.job_id)) for photo in view.photos],
             deliveries=[DeliveryInfo.of(delivery) for delivery in view.deliveries],
         )
 

@@ -10,19 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from cutout.app.auth import accounts
+from cutout.app.batches.names import unique_stems
 from cutout.app.billing import ledger
 from cutout.app.billing.pricing import LARGEST_BATCH, SMALLEST_BATCH, least_price, price
 from cutout.app.core.errors import ServiceError
 from cutout.app.db.session import Database
-from cutout.app.db.tables import Batch, IdempotencyKey, Job, PaidBy, Status, plain
+from cutout.app.db.tables import Batch, IdempotencyKey, Job, PaidBy, Status, StoreDelivery, plain
 from cutout.app.jobs import leases
 from cutout.app.notifications import outbox
 from cutout.app.ratelimit.limits import Kind, Limit, RateLimited
 from cutout.app.removals.idempotency import KeyUsed, add_key, find_key, write_once
+from cutout.app.stores import service as stores
 from cutout.inference.options import Options
 
 LONGEST_NAME = 1000
@@ -47,11 +49,14 @@ class StoredPhoto:
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """The options of a batch, and where to send notifications when it ends."""
+    """The options of a batch, where to send notifications when it ends, and where its results go: to no store, or to
+    one address for each photo.
+    """
 
     options: Options
     webhook_url: str | None = field(default=None, repr=False)
     notify_email: str | None = field(default=None, repr=False)
+    store_urls: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -230,6 +235,10 @@ def cancel(session: Session, batch: Batch, at: datetime) -> bool:
         .where(Job.batch_id == batch.id, Job.status.in_(IN_WORK))
         .values(status=Status.CANCELLED, finished_at=at, lease_until=None, claim=None)
     )
+    cancelled_photos = select(Job.id).where(
+        Job.batch_id == batch.id, Job.status == Status.CANCELLED, Job.has_store.is_(True)
+    )
+    session.execute(delete(StoreDelivery).where(StoreDelivery.job_id.in_(cancelled_photos)))
     session.refresh(batch)
     _settle(session, batch)
     return True
@@ -336,10 +345,16 @@ def _write(
             "options": options,
             "attempts": 0,
             "created_at": at,
+            "has_store": bool(request.store_urls),
         }
         for position, photo in enumerate(photos)
     ]
     session.execute(insert(plain(Job)), rows)
+    if request.store_urls:
+        ids = [photo.job_id for photo in photos]
+        stems = unique_stems([(photo.name[:LONGEST_NAME], position) for position, photo in enumerate(photos)])
+        targets = dict(zip(ids, request.store_urls, strict=True))
+        stores.plan(session, user_id, targets, dict(zip(ids, stems, strict=True)), at)
     return batch
 
 
@@ -358,6 +373,8 @@ def _progress(session: Session, batch_ids: Sequence[uuid.UUID]) -> dict[uuid.UUI
 
 def _fingerprint(photos: Sequence[StoredPhoto], request: BatchRequest) -> str:
     sent = "\n".join(f"{photo.sha256} {photo.name}" for photo in photos)
+    if request.store_urls:
+        sent += "\n".join(["\nstoreUrl", *request.store_urls])
     return hashlib.sha256(f"{request!r}\n{sent}".encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -48,8 +48,8 @@ class ServerSettings(SettingsGroup):
     )
     fetch_allow_networks: CommaSeparated[IPvAnyNetwork] = Field(
         (),
-        description="private networks, comma-separated, such as `10.1.2.0/24`, that an `imageUrl` or a "
-        "`webhookUrl` may lead to. Any user can then call any port there, and learn which ones "
+        description="private networks, comma-separated, such as `10.1.2.0/24`, that an `imageUrl`, a "
+        "`webhookUrl` or a `storeUrl` may lead to. Any user can then call any port there, and learn which ones "
         "answer",
     )
     metrics_token: Secret | None = Field(

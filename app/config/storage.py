@@ -27,6 +27,11 @@ class StorageSettings(SettingsGroup):
         description="how often a small file is written, read and deleted in the storage of results; `/api/health`"
         " is 503 while that fails",
     )
+    stores: Path | None = Field(
+        None,
+        description="a TOML file of the buckets in which users may have their results stored by `storeUrl`, with the"
+        " key of each: [stores](stores.md); default: `s3://…` is refused, signed addresses are not",
+    )
     s3_bucket: str | None = Field(
         None,
         validation_alias="S3_BUCKET",

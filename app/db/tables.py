@@ -224,7 +224,7 @@ class Job(Base):
 
     A job for a worker has its `options` here and its photo in the storage. `claim` is the token of the worker that
     holds the job, and `attempts` is how often the job was claimed. In a batch, a job has a `position`, from 0, and the
-    `name` of its photo's file.
+    `name` of its photo's file. `has_store` says that a `StoreDelivery` takes the result to the user's own store.
     """
 
     __tablename__ = "background_removal_jobs"
@@ -250,6 +250,7 @@ class Job(Base):
     width: Mapped[int | None]
     height: Mapped[int | None]
     no_foreground: Mapped[bool | None]
+    has_store: Mapped[bool | None]
     subject: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     coverage: Mapped[float | None]
     uncertainty: Mapped[float | None]
@@ -289,12 +290,22 @@ class IdempotencyKey(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
-class Delivery(Base):
-    """A notification that a batch has ended, by webhook or e-mail. It is due at `due_at` until it is delivered or given
-    up.
+class Attempted:
+    """Columns of what is sent until it arrives: it is due at `due_at` until it is delivered or given up.
 
-    `status` is the webhook's last status code; `error` says why the last attempt failed.
+    `status` is the last status code of the server that it is sent to; `error` says why the last attempt failed.
     """
+
+    attempts: Mapped[int] = mapped_column(default=0)
+    status: Mapped[int | None]
+    error: Mapped[str | None] = mapped_column(String(500))
+    due_at: Mapped[datetime | None] = mapped_column(default=now, index=True)
+    delivered_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Delivery(Attempted, Base):
+    """A notification that a batch has ended, by webhook or e-mail."""
 
     __tablename__ = "webhook_deliveries"
 
@@ -302,12 +313,23 @@ class Delivery(Base):
     batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("background_removal_batches.id"), index=True)
     channel: Mapped[Channel]
     target: Mapped[str] = mapped_column(String(2048))
-    attempts: Mapped[int] = mapped_column(default=0)
-    status: Mapped[int | None]
-    error: Mapped[str | None] = mapped_column(String(500))
-    due_at: Mapped[datetime | None] = mapped_column(default=now, index=True)
-    delivered_at: Mapped[datetime | None]
-    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class StoreDelivery(Attempted, Base):
+    """The way of a job's result to its user's own store. `due_at` is null until the job is completed.
+
+    `target` is a signed address or `s3://…`, in which placeholders stand for what is known when the result is; its
+    query is dropped when the delivery has ended. `stem` is the name of the result's file without its extension, in a
+    batch. The row is deleted if the job ends without a result.
+    """
+
+    __tablename__ = "result_deliveries"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("background_removal_jobs.id"), unique=True)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
+    target: Mapped[str] = mapped_column(String(4096))
+    stem: Mapped[str | None] = mapped_column(String(255))
 
 
 class Payment(Base):

@@ -48,6 +48,7 @@ CORS_READ = (
     "X-Cutout-Model",
     "X-Cutout-No-Foreground",
     "X-Cutout-Processing-Ms",
+    "X-Cutout-Store",
     "X-Cutout-Substitute",
     "X-Request-Id",
 )

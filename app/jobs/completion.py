@@ -6,14 +6,18 @@ charges for the photos of a batch are settled when the batch ends.
 
 import uuid
 from dataclasses import asdict
+from datetime import timedelta
 
-from sqlalchemy import update
+from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
 from cutout.app.billing import job_charges
 from cutout.app.core.errors import shorten
-from cutout.app.db.tables import Job, Status, now
+from cutout.app.db.tables import Job, Status, StoreDelivery, now
 from cutout.inference.cutout import Cutout
+
+# The service that a caller waits for delivers the result itself, at once. If it cannot, others do from then on.
+FIRST_DELIVERY = timedelta(seconds=60)
 
 
 def complete(
@@ -25,7 +29,10 @@ def complete(
     claim: uuid.UUID | None = None,
     sha256: str | None = None,
 ) -> Job | None:
-    """End a job whose result is stored. Return None if it has ended already, or has another claim."""
+    """End a job whose result is stored. Return None if it has ended already, or has another claim.
+
+    If the result goes to a store of its user, it is due there from now on.
+    """
     job = _end(
         session,
         job_id,
@@ -49,6 +56,9 @@ def complete(
     )
     if job is not None and job.batch_id is None:
         job_charges.keep(session, job)
+    if job is not None and job.has_store:
+        due_at = now() if job.batch_id is not None else now() + FIRST_DELIVERY
+        session.execute(update(StoreDelivery).where(StoreDelivery.job_id == job.id).values(due_at=due_at))
     return job
 
 
@@ -66,6 +76,8 @@ def fail(
     )
     if job is not None and job.batch_id is None:
         job_charges.give_back(session, job)
+    if job is not None and job.has_store:
+        session.execute(delete(StoreDelivery).where(StoreDelivery.job_id == job.id))
     return job is not None
 
 

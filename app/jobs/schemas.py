@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
+from enum import StrEnum
 
 from cutout.app.billing.pricing import CREDITS
 from cutout.app.core.schema import Schema
@@ -40,7 +41,8 @@ class JobInfo(Schema):
     `subject` is the subject's box in the image, null if there is no subject; `coverage`, 0…1, is the share of the image
     that the subject takes. `uncertainty`, 0…1, is the share of the subject that the network was undecided about, and
     `needsReview` says that a person should look at the image. `processingMs` is the total processing time. A failed job has an `error` instead and costs nothing. A job of a batch
-    has the batch's `batchId`, its `position` in the batch, from 0, and the file name of its photo in `name`.
+    has the batch's `batchId`, its `position` in the batch, from 0, and the file name of its photo in `name`. `store` says
+    whether the image is in the store that the request named; it is null without one, and for a job without an image.
     """
 
     job_id: uuid.UUID
@@ -68,10 +70,11 @@ class JobInfo(Schema):
     processing_ms: int | None
     stage_ms: dict[str, int] | None
     result_url: str | None
+    store: "StoreInfo | None"
     error: "JobError | None"
 
     @classmethod
-    def of(cls, job: Job, result_url: str | None) -> "JobInfo":
+    def of(cls, job: Job, result_url: str | None, store: "StoreInfo | None" = None) -> "JobInfo":
         """Describe a job; `result_url` is used only if the job is completed."""
         failed = job.status is Status.FAILED
         return cls(
@@ -100,6 +103,7 @@ class JobInfo(Schema):
             processing_ms=job.milliseconds,
             stage_ms=job.stage_milliseconds,
             result_url=result_url if job.status is Status.COMPLETED else None,
+            store=store,
             error=JobError(code=job.error_code or "", detail=job.error_detail or "") if failed else None,
         )
 
@@ -111,6 +115,26 @@ class SubjectBox(Schema):
     top: int
     width: int
     height: int
+
+
+class StoreStatus(StrEnum):
+    """Whether a result is in its user's own store."""
+
+    STORED = "stored"
+    PENDING = "pending"
+    FAILED = "failed"
+
+
+class StoreInfo(Schema):
+    """The way of an image to the store that the request named.
+
+    `stored`: it is there. `pending`: it is not there yet, and tried again. `failed`: it is not tried again. `url` is
+    its address there without a signature, null before the image is made; `detail` says why the last attempt failed.
+    """
+
+    status: StoreStatus
+    url: str | None
+    detail: str | None
 
 
 class JobError(Schema):

@@ -16,7 +16,7 @@ from functools import partial
 
 import httpx2
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cutout.app.core.threads import to_the_end
@@ -25,33 +25,23 @@ from cutout.app.db.tables import Batch, Channel, Delivery, now
 from cutout.app.jobs.urls import archive_url
 from cutout.app.net.safe_http import SafeHttpClient
 from cutout.app.notifications import email, messages, webhook
+from cutout.app.notifications.attempts import (
+    begin_attempt,
+    deliver_all,
+    next_attempt,
+    record_delivered,
+    record_failed,
+)
 from cutout.app.notifications.errors import CannotNotify, NotDelivered
 from cutout.app.notifications.messages import BatchReport
 from cutout.app.observability.metrics import Metrics
 
 log = structlog.get_logger()
 
-# Back-off after each failed attempt. After the last wait one more attempt follows, then the delivery is given up.
-WAITS = (
-    timedelta(seconds=10),
-    timedelta(minutes=1),
-    timedelta(minutes=5),
-    timedelta(minutes=30),
-    timedelta(hours=2),
-    timedelta(hours=6),
-    timedelta(hours=12),
-    timedelta(hours=24),
-)
-LONGEST_RETRY_AFTER = WAITS[-1]
-# Each wait is extended by a random share of up to this much, so that deliveries that failed together are spread.
-JITTER = 0.2
 # Polling interval for due deliveries.
 EVERY = timedelta(seconds=3)
 # Concurrent deliveries per channel, so that a mail server that hangs does not delay webhooks.
 MOST_AT_ONCE = 8
-# Longer than the slowest attempt on either channel.
-LEASE = timedelta(minutes=5)
-LONGEST_ERROR = 500
 OUR_FAULT = "The service failed before it could send this notification."
 NO_MAIL = "This service does not send mail: its operator has not set a mail server."
 
@@ -125,25 +115,11 @@ async def deliver_due(outbox: Outbox, channel: Channel) -> int:
     A slow delivery occupies only its own slot of `MOST_AT_ONCE`. On cancellation, running deliveries are cancelled too,
     and attempted again after their lease.
     """
-    tried = 0
-    running: set[asyncio.Task[None]] = set()
-    try:
-        while True:
-            room = MOST_AT_ONCE - len(running)
-            claimed = await to_the_end(
-                outbox.database.run_in_transaction, claim, channel, outbox.clock(), room
-            )
-            tried += len(claimed)
-            running |= {asyncio.create_task(_deliver(outbox, one)) for one in claimed}
-            if not running:
-                return tried
-            _, running = await asyncio.wait(
-                running, timeout=EVERY.total_seconds(), return_when=asyncio.FIRST_COMPLETED
-            )
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+
+    async def claim_some(room: int) -> list[Delivery]:
+        return await to_the_end(outbox.database.run_in_transaction, claim, channel, outbox.clock(), room)
+
+    return await deliver_all(claim_some, partial(_deliver, outbox), MOST_AT_ONCE, EVERY)
 
 
 def claim(session: Session, channel: Channel, at: datetime, most: int) -> list[Delivery]:
@@ -152,8 +128,7 @@ def claim(session: Session, channel: Channel, at: datetime, most: int) -> list[D
     due = due.order_by(Delivery.due_at).limit(most)
     claimed = list(session.scalars(due.with_for_update(skip_locked=True)))
     for delivery in claimed:
-        delivery.attempts += 1
-        delivery.due_at = at + LEASE
+        begin_attempt(delivery, at)
     return claimed
 
 
@@ -192,7 +167,7 @@ async def _failed(
     failure: NotDelivered,
     about: structlog.typing.FilteringBoundLogger,
 ) -> None:
-    due_at = _next_attempt(outbox, delivery, failure)
+    due_at = next_attempt(delivery, failure, outbox.clock(), outbox.chance)
     await to_the_end(outbox.database.run_in_transaction, record_failed, delivery, failure, due_at)
     outbox.metrics.notified(delivery.channel, "given_up" if due_at is None else "failed")
     about.warning(
@@ -223,30 +198,6 @@ async def _send(outbox: Outbox, delivery: Delivery, report: BatchReport) -> int 
     send = partial(outbox.mailer.send, message, delivery.target)
     await asyncio.get_running_loop().run_in_executor(_mails, send)
     return None
-
-
-def _next_attempt(outbox: Outbox, delivery: Delivery, failure: NotDelivered) -> datetime | None:
-    if failure.final or delivery.attempts > len(WAITS):
-        return None
-    wait = WAITS[delivery.attempts - 1] * (1 + JITTER * outbox.chance())
-    return outbox.clock() + max(wait, min(failure.retry_after, LONGEST_RETRY_AFTER))
-
-
-def record_delivered(session: Session, delivery: Delivery, status: int | None, at: datetime) -> None:
-    # Recorded even if the lease expired and another host claimed the row since: it need not be sent again.
-    mine = update(Delivery).where(Delivery.id == delivery.id, Delivery.delivered_at.is_(None))
-    session.execute(mine.values(status=status, error=None, delivered_at=at, due_at=None))
-
-
-def record_failed(
-    session: Session, delivery: Delivery, failure: NotDelivered, due_at: datetime | None
-) -> None:
-    mine = update(Delivery).where(
-        Delivery.id == delivery.id,
-        Delivery.attempts == delivery.attempts,  # else another host has claimed it since
-        Delivery.delivered_at.is_(None),
-    )
-    session.execute(mine.values(status=failure.status, error=str(failure)[:LONGEST_ERROR], due_at=due_at))
 
 
 def _host(delivery: Delivery) -> str:

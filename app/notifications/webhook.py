@@ -87,7 +87,7 @@ async def post(
     answered: tuple[int, str] | None = None
     try:
         async with asyncio.timeout(SECONDS), http_client.call("POST", target, headers, body) as answer:
-            answered = answer.status, _header(answer, b"retry-after")
+            answered = answer.status, header(answer, b"retry-after")
     except NotAllowed as error:
         raise NotDelivered(str(error)) from None
     except (
@@ -99,7 +99,7 @@ async def post(
     ) as error:
         # Errors after the response headers do not matter.
         if answered is None:
-            raise NotDelivered(_reason(error)) from None
+            raise NotDelivered(why_no_answer(error, SECONDS)) from None
     assert answered is not None
     status, retry_after = answered
     if not 200 <= status < 300:
@@ -107,14 +107,15 @@ async def post(
             f"The server answers {status} instead of 2xx.",
             status=status,
             final=status == GONE,
-            retry_after=_duration(retry_after, at),
+            retry_after=duration(retry_after, at),
         )
     return status
 
 
-def _reason(error: Exception) -> str:
+def why_no_answer(error: Exception, seconds: float) -> str:
+    """Return why a server did not answer a call that was to take at most this long."""
     if isinstance(error, TimeoutError | httpcore2.TimeoutException):
-        return f"The server did not answer within {SECONDS:g} s."
+        return f"The server did not answer within {seconds:g} s."
     if isinstance(
         error.__context__, ssl.SSLError
     ):  # httpcore2 re-raises `from None`, which clears the cause and keeps the context
@@ -122,18 +123,19 @@ def _reason(error: Exception) -> str:
     return "The server does not answer, or closed the connection."
 
 
-def _header(answer: httpcore2.Response, wanted: bytes) -> str:
+def header(answer: httpcore2.Response, wanted: bytes) -> str:
+    """Return a header of an answer, by its name in lower case; empty if there is none."""
     return next(
         (value.decode("latin-1") for name, value in answer.headers if name.lower() == wanted), ""
     ).strip()
 
 
-def _duration(retry_after: str, at: datetime) -> timedelta:
-    """Parse a `Retry-After` header, in seconds or as a date; zero if it is neither."""
+def duration(retry_after: str, at: datetime | None = None) -> timedelta:
+    """Parse a `Retry-After` header, in seconds or as a date, at this time; zero if it is neither."""
     try:
         if retry_after.isdecimal():
             return timedelta(seconds=int(retry_after))
         until = parsedate_to_datetime(retry_after)
-        return (until if until.tzinfo else until.replace(tzinfo=UTC)) - at
+        return (until if until.tzinfo else until.replace(tzinfo=UTC)) - (at or datetime.now(UTC))
     except (ValueError, OverflowError):
         return timedelta(0)

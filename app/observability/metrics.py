@@ -51,6 +51,12 @@ class Metrics:
             ["channel", "outcome"],
             registry=self.registry,
         )
+        self._stores = Counter(
+            "cutout_store_deliveries",
+            "Attempts to store a result in a user's own store: `stored`, `failed` (another attempt follows), or `given_up`",
+            ["kind", "outcome"],
+            registry=self.registry,
+        )
 
     def about(self, version: str, schema_revision: str) -> None:
         """Record the versions of the service and of its database schema."""
@@ -74,3 +80,7 @@ class Metrics:
     def notified(self, channel: str, outcome: str) -> None:
         """Count an attempt to send a notification that a batch has ended."""
         self._notifications.labels(channel, outcome).inc()
+
+    def stored(self, kind: str, outcome: str) -> None:
+        """Count an attempt to store a result in a user's own store; `kind` is `put` or `s3`."""
+        self._stores.labels(kind, outcome).inc()

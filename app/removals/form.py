@@ -18,6 +18,7 @@ from cutout.app.http.multipart import (
 )
 from cutout.app.http.problem_details import PHOTO_WANTED, upload_too_large
 from cutout.app.http.schemas import OptionsForm
+from cutout.app.stores.addresses import LONGEST_URL as LONGEST_STORE_URL
 
 PHOTO = "image"
 LONGEST_URL = 2048
@@ -31,6 +32,14 @@ class RemovalForm(OptionsForm):
         Field(
             max_length=LONGEST_URL,
             description="web address of the photo, http:// or https://, instead of a file",
+        ),
+    ] = None
+    store_url: Annotated[
+        str | None,
+        Field(
+            max_length=LONGEST_STORE_URL,
+            repr=False,
+            description="where the result is stored too: an https:// address that is signed for a PUT, or s3://…",
         ),
     ] = None
 

@@ -37,6 +37,7 @@ from cutout.app.removals.dependencies import ExecutorDep, RemovalContextDep
 from cutout.app.removals.form import describe_removal, read_removal
 from cutout.app.removals.schemas import Pricing
 from cutout.app.removals.service import RemotePhoto
+from cutout.app.stores.dependencies import ResultStoresDep
 from cutout.inference.imaging.encode import Format
 from cutout.inference.tiers import Tier
 
@@ -91,6 +92,7 @@ async def remove(
     user: RemovingUserDep,
     context: RemovalContextDep,
     fetcher: ImageFetcherDep,
+    stores: ResultStoresDep,
     settings: SettingsDep,
     secret: SecretDep,
     accept: Annotated[str, Header()] = "",
@@ -99,22 +101,29 @@ async def remove(
     """Remove the background of one photo.
 
     Answers with the job and its `resultUrl`; with the picture itself where `Accept` asks for `image/*`. What fails
-    costs nothing. The same `Idempotency-Key` gives the same answer and is charged once.
+    costs nothing. The same `Idempotency-Key` gives the same answer and is charged once. With a `storeUrl` the picture
+    is stored there too; `store` says whether it is there, and if not, that is tried again.
     """
     wants_picture, accepted = read_accept(accept)
     form, sent = await read_removal(request, settings.max_upload_bytes)
     options = form.options(accepted)
     photo = RemotePhoto(form.image_url or "", fetcher.fetch) if sent is None else sent
-    job, picture = await removals.remove_one(context, user.id, photo, options, idempotency_key)
+    store_url = None if form.store_url is None else stores.check(form.store_url, user)
+    if store_url is not None:
+        await stores.require_public([store_url])
+    job, picture = await removals.remove_one(context, user.id, photo, options, idempotency_key, store_url)
+    store = await stores.deliver_now(job, picture)
     if wants_picture:
-        return Response(picture, media_type=options.format.media_type, headers=picture_headers(job))
-    return JobInfo.of(job, result_url(job.id, secret, settings.kept))
+        headers = picture_headers(job) | ({} if store is None else {"X-Cutout-Store": store.status.value})
+        return Response(picture, media_type=options.format.media_type, headers=headers)
+    return JobInfo.of(job, result_url(job.id, secret, settings.kept), store)
 
 
 @router.get("/jobs")
 async def get_jobs(
     user: UserDep,
     database: DatabaseDep,
+    stores: ResultStoresDep,
     settings: SettingsDep,
     secret: SecretDep,
     status: Status | None = None,
@@ -138,18 +147,27 @@ async def get_jobs(
         limit=limit,
         offset=offset,
     )
-    return Jobs(jobs=[JobInfo.of(job, result_url(job.id, secret, settings.kept)) for job in found])
+    stored = await asyncio.to_thread(stores.infos, found)
+    return Jobs(
+        jobs=[JobInfo.of(job, result_url(job.id, secret, settings.kept), stored.get(job.id)) for job in found]
+    )
 
 
 @router.get("/jobs/{job_id}", responses=error_responses(NotFoundError))
 async def get_job(
-    job_id: uuid.UUID, user: UserDep, database: DatabaseDep, settings: SettingsDep, secret: SecretDep
+    job_id: uuid.UUID,
+    user: UserDep,
+    database: DatabaseDep,
+    stores: ResultStoresDep,
+    settings: SettingsDep,
+    secret: SecretDep,
 ) -> JobInfo:
     """Return one of the caller's jobs."""
     job = await asyncio.to_thread(jobs.find, database, user.id, job_id)
     if job is None:
         raise NotFoundError("You have no job with this id.")
-    return JobInfo.of(job, result_url(job.id, secret, settings.kept))
+    stored = await asyncio.to_thread(stores.infos, [job])
+    return JobInfo.of(job, result_url(job.id, secret, settings.kept), stored.get(job.id))
 
 
 @router.head("/jobs/{job_id}/image", include_in_schema=False)

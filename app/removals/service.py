@@ -30,6 +30,7 @@ from cutout.app.removals.executors import RemovalExecutor
 from cutout.app.removals.idempotency import KeyInWork, KeyUsed, add_key, find_key, write_once
 from cutout.app.removals.lost_jobs import SERVICE_STOPPED, fail
 from cutout.app.storage.base import Storage, StorageError
+from cutout.app.stores.service import plan
 from cutout.inference.cutout import Cutout
 from cutout.inference.options import Options
 
@@ -83,12 +84,16 @@ class RemotePhoto:
 
 @dataclass(frozen=True)
 class RemovalRequest:
-    """A caller's wish. `fingerprint` identifies photo and options where there is an idempotency `key`."""
+    """A caller's wish. `fingerprint` identifies photo and options where there is an idempotency `key`.
+
+    `store_url` is where the result goes too, as `ResultStores.check` returns it.
+    """
 
     user_id: uuid.UUID
     options: Options
     key: str | None = None
     fingerprint: str = ""
+    store_url: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ async def remove_one(
     photo: bytes | RemotePhoto,
     options: Options,
     key: str | None = None,
+    store_url: str | None = None,
 ) -> tuple[Job, bytes]:
     """Remove the background of one photo. Return the job and the picture.
 
@@ -115,6 +121,9 @@ async def remove_one(
     A second request with the same `key` is no second removal: it waits a moment for the first one and returns the same.
     Only where the first one failed or was lost, the work is done again. For a remote photo the key covers its URL. A
     repetition does not fetch it, since the photo may have changed since.
+
+    With a `store_url`, checked by `ResultStores.check`, the result is due there once the job is completed; the caller
+    may deliver it at once.
 
     Raises:
         InsufficientCredits: the user has too few credits and no quota left; no job is written.
@@ -127,7 +136,7 @@ async def remove_one(
 
     """
     start = time.perf_counter()
-    request = request_of(user_id, photo, options, key)
+    request = request_of(user_id, photo, options, key, store_url)
     reserved = await _reserve_or_repeat(context, request, photo)
     if not isinstance(reserved, _Reserved):
         return reserved
@@ -147,14 +156,19 @@ async def remove_one(
 
 
 def request_of(
-    user_id: uuid.UUID, photo: bytes | RemotePhoto, options: Options, key: str | None = None
+    user_id: uuid.UUID,
+    photo: bytes | RemotePhoto,
+    options: Options,
+    key: str | None = None,
+    store_url: str | None = None,
 ) -> RemovalRequest:
-    """Return a request, with the fingerprint of its photo and options if it has an idempotency key."""
+    """Return a request, with the fingerprint of its photo, options and store if it has an idempotency key."""
     if key is None:
-        return RemovalRequest(user_id, options)
+        return RemovalRequest(user_id, options, store_url=store_url)
     sent = b"imageUrl\n" + photo.url.encode() if isinstance(photo, RemotePhoto) else photo
-    fingerprint = hashlib.sha256(repr(options).encode() + b"\n" + sent).hexdigest()
-    return RemovalRequest(user_id, options, key, fingerprint)
+    wished = repr(options) if store_url is None else f"{options!r}\nstoreUrl\n{store_url}"
+    fingerprint = hashlib.sha256(wished.encode("utf-8", "surrogatepass") + b"\n" + sent).hexdigest()
+    return RemovalRequest(user_id, options, key, fingerprint, store_url)
 
 
 async def _reserve_or_repeat(
@@ -353,9 +367,12 @@ def _write_job(
         "format": options.format.value,
         "lease_until": at + context.lease,
         "created_at": at,
+        "has_store": request.store_url is not None,
         **columns,
     }
     session.execute(WRITE_JOB, job)
+    if request.store_url is not None:
+        plan(session, request.user_id, {job_id: request.store_url}, {}, at)
     if known is not None:
         known.job_id = job_id
     else:

@@ -32,6 +32,7 @@ from cutout.app.net.url_policy import UrlPolicy
 from cutout.app.notifications.outbox import Outbox
 from cutout.app.storage.base import StorageError
 from cutout.app.storage.local import LocalStorage
+from cutout.app.stores.service import ResultStores
 from cutout.inference.options import Options
 from tests.app.api_client import engine_of, place_of, reserved
 from tests.app.databases import on_both
@@ -79,10 +80,12 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
 
     async def sweep() -> None:
         day = timedelta(days=1)
-        outbox = Outbox(database, SafeHttpClient(UrlPolicy()), "secret", day)
+        client = SafeHttpClient(UrlPolicy())
+        outbox = Outbox(database, client, "secret", day)
+        stores = ResultStores(database, storage, client)
         queue = Queue(None)
         async with maintenance.running_maintenance(
-            database, storage, queue, outbox, kept=day, lease=day, deadline=day
+            database, storage, queue, outbox, stores, kept=day, lease=day, deadline=day
         ):
             async with asyncio.timeout(PATIENCE):
                 while any(

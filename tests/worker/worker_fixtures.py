@@ -83,7 +83,7 @@ def submitted(
     *,
     user_id: uuid.UUID | None = None,
     funds: int = 100_000,
-    **order: str,
+    **order: Any,
 ) -> Batch:
     """Submit a batch, for a new user unless one is given."""
     if user_id is None:

@@ -33,6 +33,7 @@ NAMES = {
     "background_remover_subscription_usage",
     "idempotency_keys",
     "webhook_deliveries",
+    "result_deliveries",
 }
 
 

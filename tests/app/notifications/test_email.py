@@ -27,9 +27,10 @@ from cutout.app.core import log_config
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Channel, Delivery
 from cutout.app.notifications import email
+from cutout.app.notifications.attempts import WAITS
 from cutout.app.notifications.email import Mailer, check_email
 from cutout.app.notifications.errors import CannotNotify
-from cutout.app.notifications.outbox import MOST_AT_ONCE, NO_MAIL, WAITS, Outbox
+from cutout.app.notifications.outbox import MOST_AT_ONCE, NO_MAIL, Outbox
 from tests.app.api_client import opened_shop
 from tests.app.databases import new_user
 from tests.app.notifications.test_outbox import deliver, deliveries, end_batch, later, only, outbox_of

@@ -39,9 +39,10 @@ from cutout.app.net.safe_http import SafeHttpClient
 from cutout.app.net.url_policy import UrlPolicy
 from cutout.app.notifications import outbox as outbox_module
 from cutout.app.notifications import webhook
+from cutout.app.notifications.attempts import LEASE, WAITS, record_delivered, record_failed
 from cutout.app.notifications.errors import CannotNotify, NotDelivered
 from cutout.app.notifications.messages import MOST_LISTED
-from cutout.app.notifications.outbox import WAITS, Outbox, announce, deliver_due
+from cutout.app.notifications.outbox import Outbox, announce, deliver_due
 from cutout.app.notifications.webhook import check_webhook_url, verify, webhook_secret
 from cutout.inference.tiers import Tier
 from tests.app.api_client import SECRET, opened_shop
@@ -520,7 +521,7 @@ def test_a_crash_before_the_record_only_delays(
         patch.setattr(outbox_module, "record_delivered", crash)
         assert deliver(outbox) == 1
     assert only(database).delivered_at is None
-    later(outbox, outbox_module.LEASE - timedelta(seconds=1))
+    later(outbox, LEASE - timedelta(seconds=1))
     assert deliver(outbox) == 0
     later(outbox, timedelta(seconds=1))
     assert deliver(outbox) == 1
@@ -533,12 +534,12 @@ def test_a_crash_before_the_record_only_delays(
 def test_who_comes_late_changes_nothing(database: Database) -> None:
     end_batch(database, new_user(database), "https://shop.example/")
     [slow] = database.run_in_transaction(outbox_module.claim, Channel.WEBHOOK, START, 8)
-    [fast] = database.run_in_transaction(outbox_module.claim, Channel.WEBHOOK, START + outbox_module.LEASE, 8)
+    [fast] = database.run_in_transaction(outbox_module.claim, Channel.WEBHOOK, START + LEASE, 8)
     failure = NotDelivered("too slow")
-    database.run_in_transaction(outbox_module.record_failed, slow, failure, None)
-    assert only(database).due_at == START + 2 * outbox_module.LEASE  # The other claim is still valid.
-    database.run_in_transaction(outbox_module.record_delivered, slow, 200, START)
-    database.run_in_transaction(outbox_module.record_failed, fast, failure, START)
+    database.run_in_transaction(record_failed, slow, failure, None)
+    assert only(database).due_at == START + 2 * LEASE  # The other claim is still valid.
+    database.run_in_transaction(record_delivered, slow, 200, START)
+    database.run_in_transaction(record_failed, fast, failure, START)
     delivery = only(database)
     assert (delivery.status, delivery.error, delivery.due_at, delivery.delivered_at) == (
         200,

@@ -13,8 +13,8 @@ JOBS = "background_removal_jobs"
 
 def upgrade() -> None:
     op.add_column(JOBS, sa.Column("subject", sa.JSON(none_as_null=True), nullable=True))
-    op.add_column(JOBS, sa.Column("coverage", sa.Float(), nullable=True))
-    op.add_column(JOBS, sa.Column("uncertainty", sa.Float(), nullable=True))
+    op.add_column(JOBS, sa.Column("coverage", sa.Double(), nullable=True))
+    op.add_column(JOBS, sa.Column("uncertainty", sa.Double(), nullable=True))
     op.add_column(JOBS, sa.Column("needs_review", sa.Boolean(), nullable=True))
 
 
