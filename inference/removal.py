@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -42,7 +42,8 @@ class Workplace:
     sizes: SizeLimits
     hold: Callable[[int], None]
     on_device: Callable[[], AbstractContextManager[None]]
-    look: Look
+    # The network's input is in its closure.
+    look: Look = field(repr=False)
     clock: StageTimer
 
 
