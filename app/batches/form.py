@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
+from pydantic.alias_generators import to_camel
 from starlette.requests import ClientDisconnect
 
 from cutout.app.batches import service as batches
@@ -19,6 +20,7 @@ from cutout.app.billing.ledger import InsufficientCredits
 from cutout.app.billing.pricing import LARGEST_BATCH, SMALLEST_BATCH
 from cutout.app.core.errors import ImageTooLargeError, InvalidInputError, ServiceError
 from cutout.app.db.session import Database
+from cutout.app.http import backgrounds
 from cutout.app.http.multipart import (
     LARGEST_FIELD_BYTES,
     MOST_FIELDS,
@@ -29,7 +31,10 @@ from cutout.app.http.multipart import (
 )
 from cutout.app.http.schemas import OptionsForm
 from cutout.app.notifications.outbox import Outbox
-from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging.backgrounds import Picture
+from cutout.inference.limits import SizeLimits
+from cutout.inference.option_values import OptionValues, as_background
+from cutout.inference.presets import Presets
 from cutout.inference.tiers import Tier
 
 PHOTOS = "images"
@@ -43,7 +48,6 @@ FORM_WANTED = (
 class BatchForm(OptionsForm):
     """The fields of `POST /batch`, without the photos."""
 
-    format: Annotated[Format, Field(description="image format of the results")] = Format.PNG
     image_count: Annotated[
         int | None,
         Field(
@@ -57,9 +61,15 @@ class BatchForm(OptionsForm):
         str | None, Field(description="e-mail address that is notified when the batch finishes")
     ] = None
 
-    def to_request(self) -> BatchRequest:
-        """Return the batch request that the fields describe."""
-        return BatchRequest(self.options(), self.webhook_url, self.notify_email)
+    def to_request(self, presets: Presets, background: Picture | None) -> BatchRequest:
+        """Return the batch request that the fields describe; `background` is the picture that was sent.
+
+        Raises:
+            InvalidOptions: an option has no effect beside the others.
+
+        """
+        options = presets.options(self.values(background_image=background), to_camel)
+        return BatchRequest(options, self.webhook_url, self.notify_email)
 
 
 KNOWN = {field.alias for field in BatchForm.model_fields.values()}
@@ -68,12 +78,13 @@ KNOWN = {field.alias for field in BatchForm.model_fields.values()}
 class Fields:
     """The fields received so far. Each is validated on arrival, so an error is reported before the rest is sent."""
 
-    def __init__(self, outbox: Outbox, own_email: str | None) -> None:
+    def __init__(self, outbox: Outbox, own_email: str | None, presets: Presets) -> None:
         self.form = BatchForm()
         check_email = partial(outbox.check_email, own=own_email)
         self._checks: dict[str, Callable[[str], str]] = {
             "webhookUrl": outbox.check_webhook_url,
             "notifyEmail": check_email,
+            "preset": lambda name: self._known_preset(presets, name),
         }
         self._names: set[str] = set()
         self._values: dict[str, str] = {}
@@ -102,6 +113,7 @@ class Fields:
         Raises:
             InvalidInputError: the value is not UTF-8 text.
             RequestValidationError: there is no such field, or the value is invalid.
+            InvalidOptions: there is no such preset.
             CannotNotify: no notification can be sent to this address.
 
         """
@@ -116,6 +128,10 @@ class Fields:
             self.form = BatchForm.model_validate(self._values, by_alias=True, by_name=False)
         except ValidationError as error:
             raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+
+    def _known_preset(self, presets: Presets, name: str) -> str:
+        presets.apply(OptionValues(preset=name))
+        return name
 
 
 class Funds:
@@ -149,19 +165,20 @@ class Funds:
 async def read_batch(
     request: Request,
     upload: BatchUpload,
-    outbox: Outbox,
-    largest_bytes: int,
-    own_email: str | None,
+    fields: Fields,
     funds: Funds | None,
+    largest_bytes: int,
+    sizes: SizeLimits,
 ) -> BatchForm:
-    """Read the request body to its end and store its photos.
+    """Read the request body to its end and store its photos, and the picture behind them if it is in the body.
 
-    `largest_bytes` is the maximum size of one photo, `own_email` the user's e-mail address. Reading stops as soon as
-    the user cannot pay for the photos received; without `funds` the balance is not checked.
+    `largest_bytes` is the maximum size of one file; `sizes` limits the picture behind the photos. Reading stops as soon
+    as the user cannot pay for the photos received; without `funds` the balance is not checked.
 
     Raises:
         InvalidInputError: the body is not a valid form.
         ImageTooLargeError: a photo is too large.
+        InvalidBackgroundError, InvalidBackground: the picture behind the photos is none, or too large.
         RequestValidationError: a field is invalid.
         CannotNotify: no notification can be sent to the address in a field.
         WrongBatchSize: there are too few photos or too many, or not as many as `imageCount` says.
@@ -169,13 +186,13 @@ async def read_batch(
         StorageError: a photo cannot be stored.
 
     """
-    fields, photos = Fields(outbox, own_email), 0
+    photos = 0
 
     def limit(head: Head) -> int:
         nonlocal photos
         if head.name != PHOTOS:
             fields.expect(head.name)
-            return LARGEST_FIELD_BYTES
+            return largest_bytes if head.name == backgrounds.PART else LARGEST_FIELD_BYTES
         photos += 1
         if photos > LARGEST_BATCH:
             batches.require_size(photos)
@@ -184,13 +201,18 @@ async def read_batch(
     try:
         async for part in read_parts(request.stream(), request.headers.get("content-type", ""), limit):
             is_photo = part.head.name == PHOTOS
-            if not is_photo:
-                fields.take(part.head.name, part.data)
-            elif (
-                not part.data and not part.head.file_name
-            ):  # browsers send this for a file field without a file
+            # Browsers send this for a file field without a file.
+            is_no_file = not part.data and not part.head.file_name
+            if is_photo and is_no_file:
                 photos -= 1
                 is_photo = False
+            elif part.head.name == backgrounds.PART:
+                if not is_no_file:
+                    picture = await asyncio.to_thread(as_background, part.data, backgrounds.PART, sizes)
+                    await upload.add_background(picture)
+                    del picture
+            elif not is_photo:
+                fields.take(part.head.name, part.data)
             if funds is not None:
                 await funds.require(fields.tier, max(photos, fields.form.image_count or 0))
             if is_photo:
@@ -203,7 +225,11 @@ async def read_batch(
     except ClientDisconnect:
         raise InvalidInputError("The form is incomplete: it ends too early.") from None
     batches.require_size(photos, fields.form.image_count)
-    return fields.form
+    form = fields.form
+    backgrounds.require_one(
+        form.background, form.background_image_url, has_part=upload.background is not None
+    )
+    return form
 
 
 def name_of(head: Head) -> str:
@@ -221,9 +247,10 @@ def describe_form() -> dict[str, Any]:
         "maxItems": LARGEST_BATCH,
         "description": "the photo files",
     }
+    background = {"type": "string", "format": "binary", "description": "a picture to put behind the cut-outs"}
     return {
         "type": "object",
-        "properties": {PHOTOS: photos, **schema["properties"]},
+        "properties": {PHOTOS: photos, backgrounds.PART: background, **schema["properties"]},
         "required": [PHOTOS],
         "additionalProperties": False,
         "examples": [{PHOTOS: ["photo.jpg", "another.jpg"], "tier": "standard", "imageCount": 2}],
@@ -231,6 +258,8 @@ def describe_form() -> dict[str, Any]:
 
 
 def _too_large(error: PartTooLarge, photos: int) -> ServiceError:
+    if error.head.name == backgrounds.PART:
+        return backgrounds.too_large(error.most_bytes)
     if error.head.name != PHOTOS:
         return InvalidInputError(
             f"{error.head.name}: send at most {error.most_bytes // 1000} kB, and send files in the field {PHOTOS}",

@@ -22,7 +22,7 @@ LOOK_AGAIN_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class PhotoState:
-    """The status of a photo, with the error if it failed."""
+    """The status of a photo, with the error if it failed, and the facts about its subject if it is done."""
 
     position: int
     name: str
@@ -30,6 +30,10 @@ class PhotoState:
     status: Status
     error_code: str | None
     error_detail: str | None
+    subject: dict[str, int] | None
+    coverage: float | None
+    uncertainty: float | None
+    needs_review: bool | None
 
 
 @dataclass(frozen=True)
@@ -62,17 +66,25 @@ def view(session: Session, user_id: uuid.UUID, batch_id: uuid.UUID) -> BatchView
         return None
     # Columns only: loading 500 ORM objects takes ten times as long.
     photos = session.execute(
-        select(Job.position, Job.name, Job.id, Job.status, Job.error_code, Job.error_detail)
+        select(
+            Job.position,
+            Job.name,
+            Job.id,
+            Job.status,
+            Job.error_code,
+            Job.error_detail,
+            Job.subject,
+            Job.coverage,
+            Job.uncertainty,
+            Job.needs_review,
+        )
         .where(Job.batch_id == batch_id)
         .order_by(Job.position)
     )
     deliveries = select(Delivery).where(Delivery.batch_id == batch_id).order_by(Delivery.channel)
     return BatchView(
         batch,
-        [
-            PhotoState(position or 0, name or "", job_id, status, error_code, error_detail)
-            for position, name, job_id, status, error_code, error_detail in photos
-        ],
+        [PhotoState(position or 0, name or "", *others) for position, name, *others in photos],
         session.scalars(deliveries).all(),
     )
 
