@@ -157,9 +157,7 @@ def as_background(data: bytes | Picture, name: str, sizes: SizeLimits = DEFAULT_
     if isinstance(data, Picture):
         return data
     try:
-        decode.decode(data, sizes, before=_stop)
-    except _HeaderRead:
-        return Picture.of(data)
+        decode.read_size(data, sizes)
     except InvalidPhoto as error:
         raise InvalidBackground(f"{name}: {error}") from None
     return Picture.of(data)
@@ -174,14 +172,6 @@ def _shadow(read: "_Reader") -> float:
     if kind != "soft":
         return 0.0
     return (USUAL_OPACITY if opacity is None else opacity) / 100
-
-
-class _HeaderRead(Exception):
-    """The header of a picture was read, and its size is within the limits."""
-
-
-def _stop(_: int) -> None:
-    raise _HeaderRead
 
 
 class _Reader:

@@ -39,6 +39,11 @@ class Preset:
     source: str = ""
     asks: str = ""
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that the preset sets, by name."""
+        return {name: value for name, value in vars(self.values).items() if value is not None}
+
 
 class Presets(Mapping[str, Preset]):
     """The presets of a host, by name."""
