@@ -14,7 +14,7 @@ from cutout.app.config.settings import load as load_settings
 from cutout.inference.engine import Engine
 from cutout.inference.errors import InvalidPhoto
 from cutout.inference.imaging.encode import Format
-from cutout.inference.option_values import OptionValues, ShadowName
+from cutout.inference.option_values import OptionValues, ShadowName, to_options
 from cutout.inference.options import Options
 from cutout.inference.presets import load_presets
 from cutout.inference.tiers import Tier
@@ -117,8 +117,11 @@ def make_options(*, format: Format | str | None = None, **keywords: Unpack[Optio
         given["canvas"] = "x".join(map(str, given["canvas"]))
     if given.get("background_image") is not None:
         given["background_image"] = _read(given["background_image"])
-    settings = load_settings()
-    return load_presets(settings.presets).options(OptionValues(**given), sizes=settings.limits.sizes)
+    values = OptionValues(**given)
+    if values.preset is None and values.background_image is None:
+        return to_options(values)
+    settings = load_settings()  # takes a while, and here they matter
+    return load_presets(settings.presets).options(values, sizes=settings.limits.sizes)
 
 
 def open_engine(tiers: Iterable[Tier] = tuple(Tier)) -> Engine:
