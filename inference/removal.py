@@ -66,7 +66,7 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
             part = _rescaled(part, picture, photo.shape[1], photo.shape[0])
         at.clock.lap("decode")
         cut = cut_out(
-            photo[part.rows, part.columns],
+            photo[part.rows, part.columns].contiguous(),
             None if own_alpha is None else own_alpha[part.rows, part.columns],
             choice.recipe,
             at.look,
