@@ -208,9 +208,7 @@ async def read_batch(
                 is_photo = False
             elif part.head.name == backgrounds.PART:
                 if not is_no_file:
-                    picture = await asyncio.to_thread(as_background, part.data, backgrounds.PART, sizes)
-                    await upload.add_background(picture)
-                    del picture
+                    await _add_background(upload, part.data, sizes)
             elif not is_photo:
                 fields.take(part.head.name, part.data)
             if funds is not None:
@@ -225,11 +223,13 @@ async def read_batch(
     except ClientDisconnect:
         raise InvalidInputError("The form is incomplete: it ends too early.") from None
     batches.require_size(photos, fields.form.image_count)
-    form = fields.form
-    backgrounds.require_one(
-        form.background, form.background_image_url, has_part=upload.background is not None
-    )
+    form, has_part = fields.form, upload.background is not None
+    backgrounds.require_one(form.background, form.background_image_url, has_part=has_part)
     return form
+
+
+async def _add_background(upload: BatchUpload, data: bytes, sizes: SizeLimits) -> None:
+    await upload.add_background(await asyncio.to_thread(as_background, data, backgrounds.PART, sizes))
 
 
 def name_of(head: Head) -> str:
