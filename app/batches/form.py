@@ -26,6 +26,7 @@ from cutout.app.http.multipart import (
     MOST_FIELDS,
     BrokenForm,
     Head,
+    Part,
     PartTooLarge,
     read_parts,
 )
@@ -201,16 +202,11 @@ async def read_batch(
     try:
         async for part in read_parts(request.stream(), request.headers.get("content-type", ""), limit):
             is_photo = part.head.name == PHOTOS
-            # Browsers send this for a file field without a file.
-            is_no_file = not part.data and not part.head.file_name
-            if is_photo and is_no_file:
+            if not is_photo:
+                await _take_other(part, upload, fields, sizes)
+            elif _has_no_file(part):
                 photos -= 1
                 is_photo = False
-            elif part.head.name == backgrounds.PART:
-                if not is_no_file:
-                    await _add_background(upload, part.data, sizes)
-            elif not is_photo:
-                fields.take(part.head.name, part.data)
             if funds is not None:
                 await funds.require(fields.tier, max(photos, fields.form.image_count or 0))
             if is_photo:
@@ -228,8 +224,18 @@ async def read_batch(
     return form
 
 
-async def _add_background(upload: BatchUpload, data: bytes, sizes: SizeLimits) -> None:
-    await upload.add_background(await asyncio.to_thread(as_background, data, backgrounds.PART, sizes))
+async def _take_other(part: Part, upload: BatchUpload, fields: Fields, sizes: SizeLimits) -> None:
+    """Take a part that is no photo: a field, or the picture behind the photos."""
+    if part.head.name != backgrounds.PART:
+        fields.take(part.head.name, part.data)
+    elif not _has_no_file(part):
+        picture = await asyncio.to_thread(as_background, part.data, backgrounds.PART, sizes)
+        await upload.add_background(picture)
+
+
+def _has_no_file(part: Part) -> bool:
+    """Tell whether a browser sent the part for a file field without a file."""
+    return not part.data and not part.head.file_name
 
 
 def name_of(head: Head) -> str:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -64,11 +64,17 @@ def studio(database: Database, tmp_path: Path, redis_url: str) -> Iterator[Batch
         yield studio
 
 
-def send(shop: ApiClient, behind: bytes | None = None, who: dict[str, str] = PICTURE, **fields: str) -> Any:
+def send(
+    shop: ApiClient,
+    behind: bytes | None = None,
+    who: dict[str, str] = PICTURE,
+    fields: Mapping[str, str] = {},
+    **more: str,
+) -> Any:
     files = {"image": ("a.png", photo_bytes(80, 60), "image/png")}
     if behind is not None:
         files["backgroundImage"] = ("b.png", behind, "image/png")
-    return shop.client.post(REMOVE, files=files, data=fields, headers=who)
+    return shop.client.post(REMOVE, files=files, data={**fields, **more}, headers=who)
 
 
 def corner(answer: httpx2.Response) -> Any:
@@ -101,7 +107,7 @@ def test_the_format_of_the_answer_is_that_of_the_result(shop: ApiClient) -> None
         ({"format": "jpeg"}, "image/jpeg"),
         ({}, "image/png"),
     ):
-        answer = send(shop, **fields).raise_for_status()
+        answer = send(shop, fields=fields).raise_for_status()
         assert answer.headers["content-type"] == kind
         job = shop.get(f"{API}/jobs/{answer.headers['x-cutout-job']}", ANNA).json()
         stored = shop.client.get(job["resultUrl"])
@@ -113,7 +119,7 @@ def test_the_format_of_the_answer_is_that_of_the_result(shop: ApiClient) -> None
         ("application/zip", {}, "application/zip"),
         ("image/*", {"preset": "sticker", "canvas": "50x50"}, "image/webp"),
     ):
-        answer = send(shop, who=ANNA | {"Accept": accept}, **{"canvas": "50x50", **fields})
+        answer = send(shop, who=ANNA | {"Accept": accept}, fields={"canvas": "50x50", **fields})
         assert answer.raise_for_status().headers["content-type"] == kind
     names = ZipFile(io.BytesIO(send(shop, format="zip").content)).namelist()
     assert sorted(names) == ["alpha.png", "color.jpg"]
@@ -153,7 +159,7 @@ def test_a_background_that_cannot_be_had_costs_nothing_and_leaves_no_job(shop: A
         (None, "file:///etc/passwd", "backgroundImageUrl: "),
     ):
         fields = {} if url is None else {"backgroundImageUrl": url}
-        detail = problem(send(shop, data, **fields), 400, "INVALID_BACKGROUND")["detail"]
+        detail = problem(send(shop, data, fields=fields), 400, "INVALID_BACKGROUND")["detail"]
         assert detail.startswith(says)
         assert "photo" not in detail or url is None
     assert not any(address == "127.0.0.1" for address, _ in web.asked)
@@ -163,7 +169,7 @@ def test_a_background_that_cannot_be_had_costs_nothing_and_leaves_no_job(shop: A
         (RED, {"background": "red"}),
         (RED, {"backgroundImageUrl": at}),
     ):
-        refused = problem(send(shop, background, **fields), 400, "INVALID_INPUT")
+        refused = problem(send(shop, background, fields=fields), 400, "INVALID_INPUT")
         assert "only one of background, backgroundImage and backgroundImageUrl" in refused["detail"]
     assert shop.get(f"{API}/jobs", ANNA).json()["jobs"] == []
     assert shop.balance(ANNA) == 1000
@@ -188,18 +194,22 @@ def test_a_key_stands_for_its_options_and_its_background(shop: ApiClient) -> Non
     assert again.headers["x-cutout-job"] == first.headers["x-cutout-job"]
     assert again.content == first.content
     for background, fields in ((RED, {}), (flat(1, 2, 3), {"trim": "true"}), (None, {"trim": "true"})):
-        problem(send(shop, background, keyed, **fields), 409, "CONFLICT")
+        problem(send(shop, background, keyed, fields=fields), 409, "CONFLICT")
     assert shop.balance(ANNA) == 997
 
 
 def hand_in(
-    studio: BatchClient, behind: bytes | None = None, who: dict[str, str] = ANNA, **fields: str
+    studio: BatchClient,
+    behind: bytes | None = None,
+    who: dict[str, str] = ANNA,
+    fields: Mapping[str, str] = {},
+    **more: str,
 ) -> httpx2.Response:
     parts: list[Any] = [("images", (name, data, "image/png")) for name, data in photos(2)]
     if behind is not None:
         parts.insert(1, ("backgroundImage", ("b.png", behind, "image/png")))
-    parts += [(name, (None, value)) for name, value in fields.items()]
-    return studio.client.post(BATCH, files=parts, headers=who)  # type: ignore[no-any-return]
+    parts += [(name, (None, value)) for name, value in {**fields, **more}.items()]
+    return studio.client.post(BATCH, files=parts, headers=who)
 
 
 def archive(studio: BatchClient, batch_id: str) -> ZipFile:
@@ -210,7 +220,7 @@ def archive(studio: BatchClient, batch_id: str) -> ZipFile:
 def test_a_batch_has_its_picture_behind_all_photos(studio: BatchClient, web: Web) -> None:
     url = f"http://{PUBLIC}:{web.port}/red.png"
     for background, fields in ((RED, {}), (None, {"backgroundImageUrl": url})):
-        accepted = hand_in(studio, background, canvas="30x20", margin="10%", **fields)
+        accepted = hand_in(studio, background, fields=fields, canvas="30x20", margin="10%")
         assert accepted.status_code == 202, accepted.text
         assert len(studio.kept()) == 3
         studio.work_off()
@@ -223,7 +233,7 @@ def test_a_batch_has_its_picture_behind_all_photos(studio: BatchClient, web: Web
             assert picture.getpixel((0, 0)) == (200, 10, 20)
         with studio.database.read() as session:
             rows = session.scalars(select(Job.options).where(Job.batch_id.is_not(None))).all()
-        assert all("data" not in row["background"] for row in rows)  # type: ignore[index]
+        assert all("data" not in row["background"] for row in rows)
 
 
 def test_the_facts_about_each_photo_are_told_and_its_extension_is_true(studio: BatchClient) -> None:
@@ -233,7 +243,7 @@ def test_the_facts_about_each_photo_are_told_and_its_extension_is_true(studio: B
         ({"format": "zip"}, "zip"),
         ({"preset": "sticker", "canvas": "20x20", "margin": "1px"}, "webp"),
     ):
-        batch_id = hand_in(studio, **fields).raise_for_status().json()["batchId"]
+        batch_id = hand_in(studio, fields=fields).raise_for_status().json()["batchId"]
         assert studio.batch(ANNA, batch_id)["photos"][0]["coverage"] is None
         studio.work_off()
         pictures = archive(studio, batch_id)
@@ -257,7 +267,7 @@ def test_a_batch_with_a_bad_option_or_background_leaves_nothing(studio: BatchCli
         (None, {"preset": "amazn"}, "INVALID_INPUT"),
         (None, {"margin": "5%"}, "INVALID_INPUT"),
     ):
-        problem(hand_in(studio, background, **fields), 400, code)
+        problem(hand_in(studio, background, fields=fields), 400, code)
         assert studio.kept() == []
     assert studio.balance(ANNA) == 1000
 
