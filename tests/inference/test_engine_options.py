@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,13 @@ from cutout.inference.errors import (
     RegionOutside,
     ResultTooLarge,
 )
-from cutout.inference.imaging.backgrounds import Picture
+from cutout.inference.imaging.backgrounds import BlurredPhoto, Picture
 from cutout.inference.imaging.color_profile import from_srgb, to_srgb
 from cutout.inference.imaging.encode import Format
 from cutout.inference.imaging.geometry import Box, Layout, parse_margin, parse_region
+from cutout.inference.limits import pixels_of as pixels_of_size
 from cutout.inference.options import Options
+from cutout.inference.scheduling.pixel_budget import PixelBudget
 from cutout.inference.tiers import Tier
 from tests.fakes import FakeRunner, fake_engine, open_picture, photo_bytes
 from tests.inference.files import colorants, icc_profile
@@ -137,6 +140,34 @@ def test_a_canvas_that_is_too_large_is_refused_before_the_network_runs() -> None
     with fake_engine(FakeRunner(before=lambda: runs.append(1))) as engine, pytest.raises(ResultTooLarge):
         engine.remove(photo_bytes(), Options(layout=Layout(canvas=(10_000, 10_000))))
     assert not runs
+
+
+def test_memory_is_held_for_the_result_and_the_picture_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    hold = PixelBudget.hold
+
+    def counting(self: PixelBudget, pixels: int, deadline: float) -> AbstractContextManager[None]:
+        held.append(pixels)
+        return hold(self, pixels, deadline)
+
+    monkeypatch.setattr(PixelBudget, "hold", counting)
+    alone = pixels_of_size(40, 30)
+    with fake_engine() as engine:
+        for options in (
+            Options(),
+            Options(layout=Layout(canvas=(100, 200))),
+            Options(layout=Layout(trim=True, margin=parse_margin("100%"))),
+            Options(background=Picture.of(photo_bytes(60, 50))),
+            Options(background=BlurredPhoto()),
+        ):
+            engine.remove(photo_bytes(40, 30), options)
+    assert held == [
+        alone,
+        alone + pixels_of_size(100, 200),
+        alone + pixels_of_size(120, 90),
+        alone + pixels_of_size(60, 50),
+        alone + alone // 2,
+    ]
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", photo_bytes()[:60]])
