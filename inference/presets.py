@@ -91,8 +91,6 @@ class Presets(Mapping[str, Preset]):
             preset = replace(preset, background=None, shadow=None, shadow_opacity=None)
         if values.background_image is not None:
             preset = replace(preset, background=None)
-        if values.shadow == "none":
-            preset = replace(preset, shadow_opacity=None)
         return replace(values.over(preset), preset=None)
 
     def options(
