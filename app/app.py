@@ -46,6 +46,7 @@ from cutout.app.system import health, metrics, page
 from cutout.app.system.live_metrics import LiveMetrics
 from cutout.app.system.readiness import Readiness
 from cutout.inference.engine import Engine
+from cutout.inference.presets import Presets, load_presets
 from cutout.version import __version__
 
 # For one e-mail address.
@@ -129,6 +130,7 @@ def init_state(settings: Settings, embedded: EmbeddedProcesses | None) -> AppSta
     )
     http_client = SafeHttpClient(UrlPolicy(settings.fetch_allow_networks))
     state.put(ImageFetcher, ImageFetcher(http_client, settings.max_upload_bytes, settings.fetch_seconds))
+    state.put(Presets, load_presets(settings.presets))
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
     # The embedded queue serves one host, whose rate limits are counted in its own memory.
     rate_limits = state.put(RateLimits, RateLimits(limits_of(settings), redis_url))

@@ -5,13 +5,14 @@
     picture = remove("photo.jpg")                          # a PIL image with an alpha channel
     data = remove(photo_bytes, format="webp")              # bytes, ready to be stored or sent
     data = remove(array, tier="professional", background="white", format="jpeg")
+    data = remove("photo.jpg", preset="amazon", format="jpeg")
 
 For many photos, an engine processes them in batches, on all cores and the GPU:
 
-    from cutout import Options, Tier, open_engine
+    from cutout import Tier, make_options, open_engine
 
     with open_engine([Tier.BASIC]) as engine:
-        for name, outcome in engine.remove_many(photos, Options()):
+        for name, outcome in engine.remove_many(photos, make_options(trim=True, margin="5%")):
             ...
 """
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from cutout.inference.imaging.encode import Format
     from cutout.inference.options import Options
     from cutout.inference.tiers import Tier
-    from cutout.library import open_engine, remove
+    from cutout.library import make_options, open_engine, remove
 
 __all__ = [
     "Cutout",
@@ -37,6 +38,7 @@ __all__ = [
     "Options",
     "Tier",
     "__version__",
+    "make_options",
     "open_engine",
     "remove",
 ]
@@ -49,6 +51,7 @@ _MODULES = {
     "Format": "cutout.inference.imaging.encode",
     "Options": "cutout.inference.options",
     "Tier": "cutout.inference.tiers",
+    "make_options": "cutout.library",
     "open_engine": "cutout.library",
     "remove": "cutout.library",
 }

@@ -4,7 +4,7 @@ import io
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 from PIL import Image
@@ -12,15 +12,15 @@ from PIL import Image
 from cutout.app.bootstrap import engine_from, pull_missing
 from cutout.app.config.settings import load as load_settings
 from cutout.inference.engine import Engine
-from cutout.inference.errors import InvalidOptions, InvalidPhoto
-from cutout.inference.imaging.backgrounds import parse_colour
+from cutout.inference.errors import InvalidPhoto
 from cutout.inference.imaging.encode import Format
+from cutout.inference.option_values import OptionValues, ShadowName, to_options
 from cutout.inference.options import Options
+from cutout.inference.presets import load_presets
 from cutout.inference.tiers import Tier
 from cutout.inference.weights import download
 from cutout.models.catalog import Checkpoint
 
-Choice = TypeVar("Choice", Tier, Format)
 Photo = bytes | str | Path | Image.Image | np.ndarray[Any, Any]
 _engines: dict[Tier, Engine] = {}
 _opening = threading.Lock()
@@ -28,38 +28,38 @@ _opening = threading.Lock()
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
-@overload
-def remove(
-    photo: Photo,
-    *,
-    tier: Tier | str = ...,
-    background: str | None = ...,
-    mask_only: bool = ...,
-    format: None = ...,
-    quality: int = ...,
-) -> Image.Image: ...
+class OptionKeywords(TypedDict, total=False):
+    """The options of `remove` and `make_options`, as keyword arguments."""
+
+    tier: Tier | str
+    mask_only: bool
+    background: str
+    background_image: Photo
+    quality: int
+    trim: bool
+    margin: str
+    scale: str
+    position: str
+    canvas: str | tuple[int, int]
+    roi: str
+    shadow: ShadowName
+    shadow_opacity: float
+    keep_profile: bool
+    require_subject: bool
+    max_megapixels: float
+    preset: str
 
 
 @overload
-def remove(
-    photo: Photo,
-    *,
-    tier: Tier | str = ...,
-    background: str | None = ...,
-    mask_only: bool = ...,
-    format: Format | str,
-    quality: int = ...,
-) -> bytes: ...
+def remove(photo: Photo, *, format: None = None, **keywords: Unpack[OptionKeywords]) -> Image.Image: ...
+
+
+@overload
+def remove(photo: Photo, *, format: Format | str, **keywords: Unpack[OptionKeywords]) -> bytes: ...
 
 
 def remove(
-    photo: Photo,
-    *,
-    tier: Tier | str = Tier.BASIC,
-    background: str | None = None,
-    mask_only: bool = False,
-    format: Format | str | None = None,
-    quality: int = 90,
+    photo: Photo, *, format: Format | str | None = None, **keywords: Unpack[OptionKeywords]
 ) -> Image.Image | bytes:
     """Remove the background of one photo.
 
@@ -68,31 +68,60 @@ def remove(
 
     Args:
         photo: the bytes of a picture file, the path of one, a PIL image, or an array, uint8 [H,W] or [H,W,3 or 4].
-        tier: "basic", "standard", "professional" or "industry".
-        background: a colour as CSS writes it, such as "white" or "#ffffff", instead of transparency.
-        mask_only: return the alpha matte itself, as a grey picture.
-        format: "png", "webp", "avif" or "jpeg" for bytes; None for a PIL image.
-        quality: 1…100, for WebP, AVIF and JPEG.
+        format: "png", "webp", "avif", "jpeg", "auto", "zip" or "mask" for bytes; None for a PIL image.
+        **keywords: see `make_options`.
 
     Returns:
-        A PIL image, or the bytes of a picture file if `format` is given.
+        A PIL image, or the bytes of a file if `format` is given.
 
     Raises:
         InvalidPhoto: the photo cannot be read, or is too large.
-        InvalidOptions: there is no such tier, format or colour.
+        InvalidOptions: an option has a value that cannot be used; the message names it.
+        NoSubject: the photo shows no subject, and `require_subject` is set.
         ModelUnavailable: the device or the weights are not available.
-        OSError: the file of the path cannot be read.
+        OSError: the file of a path cannot be read.
 
     """
-    options = Options(
-        tier=_one_of(Tier, tier),
-        format=Format.PNG if format is None else _one_of(Format, format),
-        mask_only=mask_only,
-        background=None if background is None else parse_colour(background),
-        quality=quality,
-    )
+    # A PIL image comes from a lossless file, whatever a preset says.
+    options = make_options(format="png" if format is None else format, **keywords)
     cutout = _engine(options.tier).remove(_read(photo), options)
     return cutout.data if format is not None else Image.open(io.BytesIO(cutout.data))
+
+
+def make_options(*, format: Format | str | None = None, **keywords: Unpack[OptionKeywords]) -> Options:
+    """Return the options of a removal, for `Engine.remove` and `Engine.remove_many`.
+
+    Args:
+        format: "png", "webp", "avif", "jpeg", "auto", "zip" or "mask"; None: that of the preset, else "png".
+        **keywords: the options; those that are left out have the preset's value, or none.
+            tier: "basic", "standard", "professional" or "industry".
+            mask_only: return the alpha matte itself, as a grey picture.
+            background: "white", "#ffffff80", "gradient(white, #dddddd, 90)", "blur", or "none".
+            background_image: a picture instead, centred, that covers the result; given as `photo` is.
+            quality: 1…100, for WebP, AVIF and JPEG.
+            trim: cut the result to the subject. margin: such as "5%" or "10px 20px", with trim or canvas.
+            scale: such as "80%". position: such as "center" or "50% 100%". canvas: "2000x2000", or two numbers.
+            roi: the part of the photo with the subject: left, top, right and bottom, such as "10% 0% 90% 100%".
+            shadow: "soft" or "none". shadow_opacity: 0…100 percent.
+            keep_profile: keep the photo's colour profile. require_subject: fail with `NoSubject` without one.
+            max_megapixels: scale a larger photo down before any work.
+            preset: the name of a preset, such as "amazon".
+
+    Raises:
+        InvalidOptions: an option has a value that cannot be used; the message names it.
+        OSError: the file of `background_image` cannot be read.
+
+    """
+    given: dict[str, Any] = {**keywords, "format": format}
+    if isinstance(given.get("canvas"), tuple):
+        given["canvas"] = "x".join(map(str, given["canvas"]))
+    if given.get("background_image") is not None:
+        given["background_image"] = _read(given["background_image"])
+    values = OptionValues(**given)
+    if values.preset is None and values.background_image is None:
+        return to_options(values)
+    settings = load_settings()  # takes a while, and here they matter
+    return load_presets(settings.presets).options(values, sizes=settings.limits.sizes)
 
 
 def open_engine(tiers: Iterable[Tier] = tuple(Tier)) -> Engine:
@@ -117,15 +146,6 @@ def _engine(tier: Tier) -> Engine:
         if tier not in _engines:
             _engines[tier] = open_engine([tier])
         return _engines[tier]
-
-
-def _one_of(kind: type[Choice], value: Choice | str) -> Choice:
-    try:
-        return kind(value)
-    except ValueError:
-        raise InvalidOptions(
-            f"{value!r} is not a {kind.__name__.lower()}. Choose one of: {', '.join(kind)}."
-        ) from None
 
 
 def _read(photo: Photo) -> bytes:

@@ -113,6 +113,7 @@ def test_the_wheel_has_one_package_and_works_alone(tmp_path: Path, weights: Mode
     for name in (
         "app/web/static/index.html",
         "app/db/migrations/script.py.mako",
+        "inference/presets.toml",
         "inference/selftest/samples/photo.jpg",
         "inference/selftest/samples/refined.png",
         "py.typed",

@@ -16,6 +16,7 @@ from cutout.app.config.settings import GROUPS
 from cutout.app.jobs.queue_stats import Waiting
 from cutout.app.observability.metrics import Metrics
 from cutout.app.system.live_metrics import LiveMetrics
+from cutout.inference.presets import Preset, load_presets
 from cutout.inference.tiers import Tier
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -23,6 +24,11 @@ WRITTEN = "<!-- Written by `make docs` from the code. -->"
 SETTINGS_INTRO = """
 All settings come from the environment and are read once at the start. A setting that is unknown, malformed or unsafe stops
 the start with a line that says why.
+"""
+PRESETS_INTRO = """
+Each preset is a set of [options](pictures.md#options); options that are given with it override its values. `cutout presets`
+lists them, with [those of your own](pictures.md#your-own-presets). The requirements were looked up in November 2026, and
+change: the source has the current ones.
 """
 METRICS_INTRO = """
 The metrics of `/metrics`, in the text format of Prometheus. They are about one process since its start, except where they
@@ -38,7 +44,11 @@ def main() -> None:
 
 def pages() -> dict[Path, str]:
     """Return the text of each generated page."""
-    return {DOCS / "settings.md": settings_page(), DOCS / "metrics.md": metrics_page()}
+    return {
+        DOCS / "settings.md": settings_page(),
+        DOCS / "metrics.md": metrics_page(),
+        DOCS / "presets.md": presets_page(),
+    }
 
 
 def settings_page() -> str:
@@ -63,6 +73,23 @@ def metrics_page() -> str:
     ]
     lines += [_metric(metric) for metric in _metrics() if metric.name.startswith("cutout_")]
     return "\n".join(lines) + "\n"
+
+
+def presets_page() -> str:
+    """Return the page of the built-in presets."""
+    lines = ["# Presets", "", WRITTEN, PRESETS_INTRO.rstrip(), "", "| preset | options | what is asked for |"]
+    lines += ["|---|---|---|", *map(_preset, load_presets().values())]
+    return "\n".join(lines) + "\n"
+
+
+def _preset(preset: Preset) -> str:
+    options = ", ".join(f"{name} `{_toml(value)}`" for name, value in preset.given.items())
+    title = f"[{preset.title}]({preset.source})" if preset.source else preset.title
+    return f"| `{preset.name}` | {options} | {title}. {preset.asks} |"
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _setting(group: type[SettingsGroup], name: str) -> str:

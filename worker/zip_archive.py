@@ -19,7 +19,7 @@ from cutout.app.batches.names import unique_stems
 from cutout.app.core.schema import Schema
 from cutout.app.db.tables import Batch, Job, Status
 from cutout.app.jobs import queries as stored
-from cutout.app.jobs.schemas import JobError, StoreInfo
+from cutout.app.jobs.schemas import JobError, StoreInfo, SubjectBox
 from cutout.app.storage.base import Storage
 from cutout.inference.tiers import Tier
 
@@ -52,6 +52,10 @@ class ManifestImage(Schema):
     backend: str | None
     substitute: bool | None
     no_foreground: bool | None
+    subject: SubjectBox | None
+    coverage: float | None
+    uncertainty: float | None
+    needs_review: bool | None
     notes: list[str]
     processing_ms: int | None
     store: StoreInfo | None
@@ -72,6 +76,10 @@ class ManifestImage(Schema):
             backend=job.backend,
             substitute=job.substitute,
             no_foreground=job.no_foreground,
+            subject=SubjectBox.of(job.subject),
+            coverage=job.coverage,
+            uncertainty=job.uncertainty,
+            needs_review=job.needs_review,
             notes=job.notes or [],
             processing_ms=job.milliseconds,
             store=store,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, PrivateAttr, ValidationError
+from pydantic.alias_generators import to_camel
 from starlette.requests import ClientDisconnect
 
 from cutout.app.batches import service as batches
@@ -19,18 +20,23 @@ from cutout.app.billing.ledger import InsufficientCredits
 from cutout.app.billing.pricing import LARGEST_BATCH, SMALLEST_BATCH
 from cutout.app.core.errors import ImageTooLargeError, InvalidInputError, ServiceError
 from cutout.app.db.session import Database
+from cutout.app.http import backgrounds
 from cutout.app.http.multipart import (
     LARGEST_FIELD_BYTES,
     MOST_FIELDS,
     BrokenForm,
     Head,
+    Part,
     PartTooLarge,
     read_parts,
 )
 from cutout.app.http.schemas import OptionsForm
 from cutout.app.notifications.outbox import Outbox
 from cutout.app.stores import addresses
-from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging.backgrounds import Picture
+from cutout.inference.limits import SizeLimits
+from cutout.inference.option_values import OptionValues, as_background
+from cutout.inference.presets import Presets
 from cutout.inference.tiers import Tier
 
 PHOTOS, STORE = "images", "storeUrl"
@@ -44,7 +50,6 @@ FORM_WANTED = (
 class BatchForm(OptionsForm):
     """The fields of `POST /batch`, without the photos."""
 
-    format: Annotated[Format, Field(description="image format of the results")] = Format.PNG
     image_count: Annotated[
         int | None,
         Field(
@@ -61,9 +66,15 @@ class BatchForm(OptionsForm):
     # One for each photo. The form may have its field more than once, as it has that of the photos.
     _store_urls: tuple[str, ...] = PrivateAttr(())
 
-    def to_request(self) -> BatchRequest:
-        """Return the batch request that the fields describe."""
-        return BatchRequest(self.options(), self.webhook_url, self.notify_email, self._store_urls)
+    def to_request(self, presets: Presets, background: Picture | None) -> BatchRequest:
+        """Return the batch request that the fields describe; `background` is the picture that was sent.
+
+        Raises:
+            InvalidOptions: an option has no effect beside the others.
+
+        """
+        options = presets.options(self.values(background_image=background), to_camel)
+        return BatchRequest(options, self.webhook_url, self.notify_email, self._store_urls)
 
 
 KNOWN = {field.alias for field in BatchForm.model_fields.values()}
@@ -73,8 +84,13 @@ class Fields:
     """The fields received so far. Each is validated on arrival, so an error is reported before the rest is sent."""
 
     def __init__(
-        self, outbox: Outbox, own_email: str | None, check_store: Callable[[str], str] | None
+        self,
+        outbox: Outbox,
+        own_email: str | None,
+        presets: Presets,
+        check_store: Callable[[str], str] | None = None,
     ) -> None:
+        """Check notifications by `outbox`; `check_store` returns an address for results as it is kept."""
         self.form = BatchForm()
         self.store_urls: list[str] = []
         self._check_store = check_store
@@ -83,6 +99,7 @@ class Fields:
         self._checks: dict[str, Callable[[str], str]] = {
             "webhookUrl": outbox.check_webhook_url,
             "notifyEmail": check_email,
+            "preset": lambda name: self._known_preset(presets, name),
         }
         self._names: set[str] = set()
         self._values: dict[str, str] = {}
@@ -116,6 +133,7 @@ class Fields:
         Raises:
             InvalidInputError: the value is not UTF-8 text.
             RequestValidationError: there is no such field, or the value is invalid.
+            InvalidOptions: there is no such preset.
             CannotNotify: no notification can be sent to this address.
             CannotStore: no result can be stored at this address.
 
@@ -135,18 +153,25 @@ class Fields:
         except ValidationError as error:
             raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
 
-    def complete(self, photos: int) -> BatchForm:
-        """Return the fields of a form that had this number of photos.
+    def complete(self, photos: int, *, has_background: bool) -> BatchForm:
+        """Return the fields of a form that had this number of photos, and a picture for the background or none.
 
         Raises:
             WrongBatchSize: there are too few photos or too many, or not as many as `imageCount` says.
             CannotStore: the addresses cannot hold the results of these photos.
+            InvalidInputError: there are several backgrounds.
 
         """
-        batches.require_size(photos, self.form.image_count)
+        form = self.form
+        batches.require_size(photos, form.image_count)
+        backgrounds.require_one(form.background, form.background_image_url, has_part=has_background)
         if self.store_urls:
-            self.form._store_urls = tuple(addresses.assign(self.store_urls, photos))
-        return self.form
+            form._store_urls = tuple(addresses.assign(self.store_urls, photos))
+        return form
+
+    def _known_preset(self, presets: Presets, name: str) -> str:
+        presets.apply(OptionValues(preset=name))
+        return name
 
 
 class Funds:
@@ -180,21 +205,20 @@ class Funds:
 async def read_batch(
     request: Request,
     upload: BatchUpload,
-    outbox: Outbox,
-    largest_bytes: int,
-    own_email: str | None,
+    fields: Fields,
     funds: Funds | None,
-    check_store: Callable[[str], str] | None = None,
+    largest_bytes: int,
+    sizes: SizeLimits,
 ) -> BatchForm:
-    """Read the request body to its end and store its photos.
+    """Read the request body to its end and store its photos, and the picture behind them if it is in the body.
 
-    `largest_bytes` is the maximum size of one photo, `own_email` the user's e-mail address. Reading stops as soon as
-    the user cannot pay for the photos received; without `funds` the balance is not checked. `check_store` returns an
-    address for results as it is kept.
+    `largest_bytes` is the maximum size of one file; `sizes` limits the picture behind the photos. Reading stops as soon
+    as the user cannot pay for the photos received; without `funds` the balance is not checked.
 
     Raises:
         InvalidInputError: the body is not a valid form.
         ImageTooLargeError: a photo is too large.
+        InvalidBackgroundError, InvalidBackground: the picture behind the photos is none, or too large.
         RequestValidationError: a field is invalid.
         CannotNotify: no notification can be sent to the address in a field.
         CannotStore: results cannot be stored at the address in a field, or at so many.
@@ -203,13 +227,13 @@ async def read_batch(
         StorageError: a photo cannot be stored.
 
     """
-    fields, photos = Fields(outbox, own_email, check_store), 0
+    photos = 0
 
     def limit(head: Head) -> int:
         nonlocal photos
         if head.name != PHOTOS:
             fields.expect(head.name)
-            return LARGEST_FIELD_BYTES
+            return largest_bytes if head.name == backgrounds.PART else LARGEST_FIELD_BYTES
         photos += 1
         if photos > LARGEST_BATCH:
             batches.require_size(photos)
@@ -219,10 +243,8 @@ async def read_batch(
         async for part in read_parts(request.stream(), request.headers.get("content-type", ""), limit):
             is_photo = part.head.name == PHOTOS
             if not is_photo:
-                fields.take(part.head.name, part.data)
-            elif (
-                not part.data and not part.head.file_name
-            ):  # browsers send this for a file field without a file
+                await _take_other(part, upload, fields, sizes)
+            elif _has_no_file(part):
                 photos -= 1
                 is_photo = False
             if funds is not None:
@@ -236,7 +258,21 @@ async def read_batch(
         raise _too_large(error, photos) from None
     except ClientDisconnect:
         raise InvalidInputError("The form is incomplete: it ends too early.") from None
-    return fields.complete(photos)
+    return fields.complete(photos, has_background=upload.background is not None)
+
+
+async def _take_other(part: Part, upload: BatchUpload, fields: Fields, sizes: SizeLimits) -> None:
+    """Take a part that is no photo: a field, or the picture behind the photos."""
+    if part.head.name != backgrounds.PART:
+        fields.take(part.head.name, part.data)
+    elif not _has_no_file(part):
+        picture = await asyncio.to_thread(as_background, part.data, backgrounds.PART, sizes)
+        await upload.add_background(picture)
+
+
+def _has_no_file(part: Part) -> bool:
+    """Tell whether a browser sent the part for a file field without a file."""
+    return not part.data and not part.head.file_name
 
 
 def name_of(head: Head) -> str:
@@ -254,6 +290,7 @@ def describe_form() -> dict[str, Any]:
         "maxItems": LARGEST_BATCH,
         "description": "the photo files",
     }
+    background = {"type": "string", "format": "binary", "description": "a picture to put behind the cut-outs"}
     stores = {
         "type": "array",
         "items": {"type": "string", "maxLength": addresses.LONGEST_URL},
@@ -263,7 +300,7 @@ def describe_form() -> dict[str, Any]:
     }
     return {
         "type": "object",
-        "properties": {PHOTOS: photos, **schema["properties"], STORE: stores},
+        "properties": {PHOTOS: photos, backgrounds.PART: background, **schema["properties"], STORE: stores},
         "required": [PHOTOS],
         "additionalProperties": False,
         "examples": [{PHOTOS: ["photo.jpg", "another.jpg"], "tier": "standard", "imageCount": 2}],
@@ -271,6 +308,8 @@ def describe_form() -> dict[str, Any]:
 
 
 def _too_large(error: PartTooLarge, photos: int) -> ServiceError:
+    if error.head.name == backgrounds.PART:
+        return backgrounds.too_large(error.most_bytes)
     if error.head.name != PHOTOS:
         return InvalidInputError(
             f"{error.head.name}: send at most {error.most_bytes // 1000} kB, and send files in the field {PHOTOS}",

@@ -24,7 +24,7 @@ LOOK_AGAIN_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class PhotoState:
-    """The status of a photo, with the error if it failed."""
+    """The status of a photo, with the error if it failed, and the facts about its subject if it is done."""
 
     position: int
     name: str
@@ -32,6 +32,10 @@ class PhotoState:
     status: Status
     error_code: str | None
     error_detail: str | None
+    subject: dict[str, int] | None
+    coverage: float | None
+    uncertainty: float | None
+    needs_review: bool | None
 
 
 @dataclass(frozen=True)
@@ -65,17 +69,26 @@ def view(session: Session, user_id: uuid.UUID, batch_id: uuid.UUID) -> BatchView
         return None
     # Columns only: loading 500 ORM objects takes ten times as long.
     photos = session.execute(
-        select(Job.position, Job.name, Job.id, Job.status, Job.error_code, Job.error_detail, Job.has_store)
+        select(
+            Job.position,
+            Job.name,
+            Job.has_store,
+            Job.id,
+            Job.status,
+            Job.error_code,
+            Job.error_detail,
+            Job.subject,
+            Job.coverage,
+            Job.uncertainty,
+            Job.needs_review,
+        )
         .where(Job.batch_id == batch_id)
         .order_by(Job.position)
     ).all()
     deliveries = select(Delivery).where(Delivery.batch_id == batch_id).order_by(Delivery.channel)
     return BatchView(
         batch,
-        [
-            PhotoState(position or 0, name or "", job_id, status, error_code, error_detail)
-            for position, name, job_id, status, error_code, error_detail, _ in photos
-        ],
+        [PhotoState(position or 0, name or "", *others) for position, name, _, *others in photos],
         session.scalars(deliveries).all(),
         infos_of_batch(session, batch_id) if any(photo.has_store for photo in photos) else {},
     )

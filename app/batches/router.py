@@ -14,7 +14,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from cutout.app.auth.dependencies import BatchUserDep, ReaderDep, SecretDep, UserDep, get_caller
 from cutout.app.batches import progress as watching
 from cutout.app.batches import service as batches
-from cutout.app.batches.form import Funds, describe_form, read_batch
+from cutout.app.batches.form import Fields, Funds, describe_form, read_batch
 from cutout.app.batches.schemas import BatchAccepted, Batches, BatchInfo, BatchSummary, ProgressInfo, price_of
 from cutout.app.batches.service import WrongBatchSize
 from cutout.app.batches.upload import receiving
@@ -25,13 +25,23 @@ from cutout.app.core.errors import (
     BodyTooSlowError,
     ConflictError,
     ImageTooLargeError,
+    InvalidBackgroundError,
     InvalidInputError,
     NotFoundError,
     OverloadedError,
 )
 from cutout.app.core.threads import to_storage_thread
 from cutout.app.db.tables import Batch, now
-from cutout.app.http.dependencies import DatabaseDep, RateLimitsDep, SettingsDep, ShutdownDep, StorageDep
+from cutout.app.http.backgrounds import read_background
+from cutout.app.http.dependencies import (
+    DatabaseDep,
+    ImageFetcherDep,
+    PresetsDep,
+    RateLimitsDep,
+    SettingsDep,
+    ShutdownDep,
+    StorageDep,
+)
 from cutout.app.http.openapi import error_responses
 from cutout.app.http.schemas import NO_NUL
 from cutout.app.http.security_headers import KEPT_BY_ITS_USER
@@ -59,6 +69,7 @@ NO_BATCH = "You have no batch with this id."
     dependencies=[Depends(get_caller), Depends(require_queue)],
     responses=error_responses(
         InvalidInputError,
+        InvalidBackgroundError,
         WrongBatchSize,
         InsufficientCredits,
         BodyTooSlowError,
@@ -79,6 +90,8 @@ async def submit_batch(
     queue: QueueDep,
     outbox: OutboxDep,
     stores: ResultStoresDep,
+    fetcher: ImageFetcherDep,
+    presets: PresetsDep,
     settings: SettingsDep,
     secret: SecretDep,
     rate_limits: RateLimitsDep,
@@ -99,10 +112,12 @@ async def submit_batch(
     funds = None if balance is None else Funds(database, user.id, balance)
     async with receiving(storage) as upload:
         check_store = partial(stores.check, user=user, in_batch=True)
-        form = await read_batch(
-            request, upload, outbox, settings.max_upload_bytes, user.email, funds, check_store
-        )
-        wanted = form.to_request()
+        fields, sizes = Fields(outbox, user.email, presets, check_store), settings.limits.sizes
+        form = await read_batch(request, upload, fields, funds, settings.max_upload_bytes, sizes)
+        picture = await read_background(None, form.background_image_url, fetcher, sizes)
+        if picture is not None:
+            await upload.add_background(picture)
+        wanted = form.to_request(presets, upload.background)
         await stores.require_public(wanted.store_urls)
         # Read before the batch is submitted: nothing may fail after that.
         each = await asyncio.to_thread(database.run_read_only, batches.seconds_each, form.tier)

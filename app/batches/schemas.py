@@ -11,7 +11,7 @@ from cutout.app.billing.pricing import Price
 from cutout.app.billing.schemas import PriceInfo
 from cutout.app.core.schema import Schema
 from cutout.app.db.tables import Batch, Channel, Delivery, Status
-from cutout.app.jobs.schemas import JobError, StoreInfo
+from cutout.app.jobs.schemas import JobError, StoreInfo, SubjectBox
 from cutout.inference.tiers import Tier
 
 
@@ -109,12 +109,19 @@ class Batches(Schema):
 
 
 class BatchPhoto(Schema):
-    """A photo of a batch, which is also a job. `position` counts from 0; `name` is the file name as it was sent."""
+    """A photo of a batch, which is also a job. `position` counts from 0; `name` is the file name as it was sent.
+
+    `subject`, `coverage`, `uncertainty` and `needsReview` are those of the job, null until the photo is done.
+    """
 
     position: int
     name: str
     job_id: uuid.UUID
     status: Status
+    subject: SubjectBox | None
+    coverage: float | None
+    uncertainty: float | None
+    needs_review: bool | None
     result_url: str | None
     store: StoreInfo | None
     error: JobError | None
@@ -130,6 +137,10 @@ class BatchPhoto(Schema):
             name=photo.name,
             job_id=photo.job_id,
             status=photo.status,
+            subject=SubjectBox.of(photo.subject),
+            coverage=photo.coverage,
+            uncertainty=photo.uncertainty,
+            needs_review=photo.needs_review,
             result_url=url_of(photo.job_id) if photo.status is Status.COMPLETED else None,
             store=store,
             error=JobError(code=photo.error_code or "", detail=photo.error_detail or "") if failed else None,

@@ -17,6 +17,7 @@ from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue
 from cutout.app.ratelimit.limits import Limit
 from cutout.app.storage.base import Storage, StorageError
+from cutout.inference.imaging.backgrounds import Picture
 
 log = structlog.get_logger()
 
@@ -27,6 +28,7 @@ class BatchUpload:
     def __init__(self, storage: Storage) -> None:
         self.batch_id = uuid.uuid4()
         self.photos: list[StoredPhoto] = []
+        self.background: Picture | None = None
         self.is_taken_in = False
         self._storage = storage
 
@@ -38,6 +40,17 @@ class BatchUpload:
 
         """
         await finished(to_storage_thread(self._add, name, data))
+
+    async def add_background(self, picture: Picture) -> None:
+        """Store the picture that stands behind the subjects; from then on `background` names it, without its bytes.
+
+        Raises:
+            StorageError: the picture cannot be stored.
+
+        """
+        self.background = Picture(picture.sha256)
+        key = jobs.background_key(self.batch_id, picture.sha256)
+        await finished(to_storage_thread(self._storage.put, key, picture.data))
 
     async def submit(
         self,
@@ -61,10 +74,13 @@ class BatchUpload:
         return await to_the_end(self._submit, database, queue, user_id, order, key, limit)
 
     def discard(self) -> None:
-        """Delete the stored photos. The clean-up of old uploads deletes those that cannot be deleted now."""
-        for photo in self.photos:
+        """Delete the stored pictures. The clean-up of old uploads deletes those that cannot be deleted now."""
+        keys = [jobs.upload_key(photo.job_id, self.batch_id) for photo in self.photos]
+        if self.background is not None:
+            keys.append(jobs.background_key(self.batch_id, self.background.sha256))
+        for key in keys:
             try:
-                self._storage.delete(jobs.upload_key(photo.job_id, self.batch_id))
+                self._storage.delete(key)
             except StorageError as error:
                 log.warning("upload not deleted", batch=str(self.batch_id), detail=str(error))
 

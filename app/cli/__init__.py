@@ -1,11 +1,11 @@
-"""`cutout`: remove | serve | worker | verify | models | doctor | migrate | users | keys | credits."""
+"""`cutout`: remove | presets | serve | worker | verify | models | doctor | migrate | users | keys | credits."""
 
 import logging
 import sys
 
 import typer
 
-from cutout.app.cli import accounts, doctor, models, remove, serve, verify, worker
+from cutout.app.cli import accounts, doctor, models, presets, remove, serve, verify, worker
 from cutout.app.cli.console import escape, say
 from cutout.app.config.base import SettingsError
 from cutout.app.core.errors import OperatorError
@@ -25,6 +25,7 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli.command("remove")(remove.remove)
+cli.command("presets")(presets.presets)
 cli.command("serve")(serve.serve)
 cli.command("worker")(worker.worker)
 cli.command("verify")(verify.verify)

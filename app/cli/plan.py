@@ -9,8 +9,10 @@ from pathlib import Path
 from cutout.app.cli.console import CommandError
 from cutout.inference.imaging.decode import SUFFIXES
 from cutout.inference.imaging.encode import Format
+from cutout.inference.option_values import FORMATS
 
 JPG_SUFFIXES = ("jpeg", "jfif", "jpe", "jif", "jfi")
+WRITTEN = tuple(one.value for one in Format if one is not Format.AUTO)
 # Suffixes of image formats that are neither read nor written.
 OTHER_PICTURES = frozenset(
     {".jxl", ".jp2", ".psd", ".psb", ".tga", ".svg", ".pdf", ".ico", ".exr", ".dng", ".ppm", ".eps", ".xcf"}
@@ -19,10 +21,23 @@ OTHER_PICTURES = frozenset(
 
 @dataclass(frozen=True)
 class Task:
-    """One photo and the file that its cut-out is written to."""
+    """One photo and the file that its cut-out is written to.
+
+    With the format `auto`, a cut-out without transparent pixels is written to `opaque_target` instead, as a JPEG.
+    """
 
     source: Path
     target: Path
+    opaque_target: Path | None = None
+
+    @property
+    def targets(self) -> tuple[Path, ...]:
+        """All files that the cut-out may be written to."""
+        return (self.target,) if self.opaque_target is None else (self.target, self.opaque_target)
+
+    def target_of(self, made: Format) -> Path:
+        """Return the file for a cut-out of this format."""
+        return self.opaque_target if self.opaque_target is not None and made is Format.JPG else self.target
 
 
 @dataclass(frozen=True)
@@ -46,12 +61,15 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> RemovalPlan
     suffix keep it: a.jpg and a.png become a.jpg.png and a.png.png.
 
     Raises:
-        CommandError: a source does not exist, or is inside the output folder.
+        CommandError: a source does not exist, or is inside the output folder; or `out` is a ZIP for several photos.
 
     """
     sources = list(sources)
-    if len(sources) == 1 and sources[0].is_file() and names_a_picture(out):
-        return RemovalPlan([Task(sources[0], out)], [], None)
+    if names_a_result(out):
+        if len(sources) == 1 and sources[0].is_file():
+            return RemovalPlan([Task(sources[0], out)], [], None)
+        if out.suffix.lower() == ".zip":
+            raise CommandError(f"{out} would hold the result of one photo. For several, choose a folder.")
 
     placed: list[tuple[Path, Path]] = []  # photo, its place below `out` without suffix
     left_out: list[Path] = []
@@ -70,42 +88,42 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> RemovalPlan
         else:
             raise CommandError(f"{source} does not exist.")
 
+    suffixes = ("png", "jpg") if file_format is Format.AUTO else (file_format.value,)
     taken = Counter(place for _, place in placed)
     tasks = []
     for photo, place in placed:
         stem = photo.name if taken[place] > 1 else place.name
-        tasks.append(Task(photo, out / place.with_name(f"{stem}.{file_format.value}")))
+        targets = [out / place.with_name(f"{stem}.{one}") for one in suffixes]
+        tasks.append(Task(photo, *targets))
     return RemovalPlan(tasks, left_out, out, dict(not_followed))
 
 
-def names_a_picture(path: Path) -> bool:
-    """Tell whether a path has the suffix of an image, of any format, and is not a folder."""
-    return path.suffix.lower() in SUFFIXES | OTHER_PICTURES and not path.is_dir()
+def names_a_result(path: Path) -> bool:
+    """Tell whether a path has the suffix of an image, of any format, or of a ZIP, and is not a folder."""
+    return path.suffix.lower() in SUFFIXES | OTHER_PICTURES | {".zip"} and not path.is_dir()
 
 
-def format_of(out: Path, asked: Format | None) -> Format:
-    """Return the output format: the requested one, else that of the suffix of `out`, else PNG.
+def format_of(out: Path, asked: str | None) -> str | None:
+    """Return the name of the output format: the requested one, else that of the suffix of `out`, else None.
 
     Raises:
         CommandError: the suffix of `out` names a format that cannot be written, or another than the requested one.
 
     """
-    if not names_a_picture(out):
-        return asked or Format.PNG
+    if not names_a_result(out):
+        return asked
     suffix = out.suffix.lower().removeprefix(".")
-    named = (
-        Format.JPG if suffix in JPG_SUFFIXES else next((one for one in Format if one.value == suffix), None)
-    )
-    if named is None:
+    named = Format.JPG.value if suffix in JPG_SUFFIXES else suffix
+    if named not in WRITTEN:
         raise CommandError(
-            f"Results are written as {', '.join(Format)}, not as {suffix}. Choose one of these, such as"
+            f"Results are written as {', '.join(WRITTEN)}, not as {suffix}. Choose one of these, such as"
             f" {out.with_suffix('.png')}."
         )
-    if asked not in (None, named):
+    if asked is not None and FORMATS[asked] != named:
         raise CommandError(
-            f"{out} has the extension of {named.value}, but --format is {asked}. Leave out --format, or make them agree."
+            f"{out} has the extension of {named}, but --format is {asked}. Leave out --format, or make them agree."
         )
-    return named
+    return asked or named
 
 
 def _files(folder: Path, out: Path, not_followed: dict[str, list[Path]]) -> list[Path]:

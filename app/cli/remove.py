@@ -11,14 +11,37 @@ import typer
 
 from cutout.app.cli.console import CommandError, escape, loading, photo_bar, say
 from cutout.app.cli.models import pull_one
-from cutout.app.cli.output_record import Made, Seen
+from cutout.app.cli.option_flags import (
+    BackgroundFlag,
+    BackgroundImageFlag,
+    CanvasFlag,
+    FormatFlag,
+    KeepProfileFlag,
+    MarginFlag,
+    MaskOnlyFlag,
+    MaxMegapixelsFlag,
+    PositionFlag,
+    PresetFlag,
+    QualityFlag,
+    RequireSubjectFlag,
+    RoiFlag,
+    ScaleFlag,
+    ShadowFlag,
+    ShadowOpacityFlag,
+    TierFlag,
+    TrimFlag,
+    flag_of,
+    read_background,
+)
+from cutout.app.cli.output_record import Made, Seen, digest_of
 from cutout.app.cli.plan import RemovalPlan, Task, format_of, plan
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
 from cutout.app.core.atomic_write import is_full, say_full, write_whole
-from cutout.inference.imaging.backgrounds import parse_colour
 from cutout.inference.imaging.encode import Format
+from cutout.inference.option_values import OptionValues
 from cutout.inference.options import Options
+from cutout.inference.presets import load_presets
 from cutout.inference.tiers import Tier
 
 if TYPE_CHECKING:
@@ -27,6 +50,7 @@ if TYPE_CHECKING:
 
 PIPE = "-"
 WATCH_EVERY_SECONDS = 1.0
+UNSURE = "The subject's outline is uncertain, or it is very small or large. Have a look at the result."
 
 
 def remove(
@@ -37,34 +61,64 @@ def remove(
             "-o", "--out", metavar="OUT", help="A folder; for a single photo, a file; - for a pipe."
         ),
     ],
-    tier: Annotated[Tier, typer.Option(help="Quality tier.")] = Tier.BASIC,
-    file_format: Annotated[
-        Format | None, typer.Option("--format", help="Default: by the extension of OUT, else png.")
-    ] = None,
-    mask_only: Annotated[
-        bool, typer.Option("--mask-only", help="Write the alpha matte as a greyscale image.")
-    ] = False,
-    background: Annotated[
-        str | None, typer.Option(help="An opaque background colour, such as white or #ffffff.")
-    ] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of WebP, AVIF and JPEG.")] = 90,
+    tier: TierFlag = Tier.BASIC,
+    preset: PresetFlag = None,
+    file_format: FormatFlag = None,
+    mask_only: MaskOnlyFlag = None,
+    background: BackgroundFlag = None,
+    background_image: BackgroundImageFlag = None,
+    quality: QualityFlag = None,
+    trim: TrimFlag = None,
+    margin: MarginFlag = None,
+    scale: ScaleFlag = None,
+    position: PositionFlag = None,
+    canvas: CanvasFlag = None,
+    roi: RoiFlag = None,
+    shadow: ShadowFlag = None,
+    shadow_opacity: ShadowOpacityFlag = None,
+    keep_profile: KeepProfileFlag = None,
+    require_subject: RequireSubjectFlag = None,
+    max_megapixels: MaxMegapixelsFlag = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Process photos again that are done already.")
     ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep running and process new photos.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:
-    """Remove the background of photos. A second run processes only the photos that are missing or have changed."""
+    """Remove the background of photos. A second run processes only photos that are missing or have changed."""
     settings = load_settings(device=device)
-    target = Path(out)
-    colour = parse_colour(background) if background else None
-    file_format = format_of(target, file_format)
+    values = OptionValues(
+        tier=tier.value,
+        format=format_of(Path(out), file_format),
+        mask_only=mask_only,
+        background=background,
+        background_image=read_background(background_image),
+        quality=quality,
+        trim=trim,
+        margin=margin,
+        scale=scale,
+        position=position,
+        canvas=canvas,
+        roi=roi,
+        shadow=shadow,
+        shadow_opacity=shadow_opacity,
+        keep_profile=keep_profile,
+        require_subject=require_subject,
+        max_megapixels=max_megapixels,
+        preset=preset,
+    )
+    options = load_presets(settings.presets).options(values, flag_of, settings.limits.sizes)
+    _remove_all(settings, sources, out, options, overwrite=overwrite, watch=watch)
 
-    options = Options(tier, file_format, mask_only, colour, quality)
+
+def _remove_all(
+    settings: Settings, sources: list[str], out: str, options: Options, *, overwrite: bool, watch: bool
+) -> None:
+    target = Path(out)
     if PIPE in sources:
         if len(sources) > 1:
             raise CommandError("- reads one photo from a pipe; it must be the only input.")
-        _remove_piped(_open(settings, tier), options, None if out == PIPE else target)
+        _remove_piped(_open(settings, options.tier), options, None if out == PIPE else target)
         return
     if out == PIPE:
         raise CommandError("-o - works only with one photo from a pipe; choose a folder.")
@@ -72,9 +126,9 @@ def remove(
     paths = [Path(source) for source in sources]
     run = _Run(settings, options)
     try:
-        run.do(_plan(paths, target, file_format), overwrite)
+        run.do(_plan(paths, target, options.format), overwrite)
         if watch:
-            _watch(run, paths, target, file_format)
+            _watch(run, paths, target, options.format)
     except KeyboardInterrupt:
         say("Stopped. Run the same command again to continue.")
         raise typer.Exit(130) from None
@@ -99,6 +153,9 @@ class _Run:
         made = self.made(work)
         tasks = [task for task in work.tasks if overwrite or made is None or not made.has(task)]
         skipped = len(work.tasks) - len(tasks)
+        others = 0 if made is None else sum(map(made.has_with_other_options, tasks))
+        if others and not overwrite:
+            say(f"{others} were made with other options and are made again.")
         if made is not None and not overwrite:
             made.adopt(work.tasks)
         if tasks:
@@ -118,13 +175,14 @@ class _Run:
     def made(self, work: RemovalPlan) -> Made | None:
         """Return the record of the output folder, which is read once; None if the output is a named file."""
         if work.folder is not None and self._made is None:
-            self._made = Made(work.folder)
+            self._made = Made(work.folder, digest_of(self._options))
         return self._made
 
     def _remove(self, tasks: list[Task], engine: "Engine", made: Made | None) -> None:
         start, network = time.perf_counter(), engine.network_seconds
         done: list[Task] = []
         remarks: list[str] = []
+        unsure: list[str] = []
         failed: dict[Path, str] = {}
         seen: dict[Task, Seen] = {}
         with photo_bar() as bar:
@@ -134,17 +192,19 @@ class _Run:
                 if isinstance(outcome, Exception):
                     failed[task.source] = _reason(outcome)
                 else:
-                    _write(task, outcome.data, made, seen.get(task))
+                    _write(task, outcome, made, seen.get(task))
                     done.append(task)
-                    remarks += [
-                        f"{escape(str(task.source))}: {escape(remark)}" for remark in _remarks(outcome)
-                    ]
+                    name = escape(str(task.source))
+                    remarks += [f"{name}: {escape(remark)}" for remark in _remarks(outcome)]
+                    unsure += [name] if _is_unsure(outcome) else []
                 bar.advance(row)
         seconds = time.perf_counter() - start
         share = 100 * (engine.network_seconds - network) / seconds
         say(f"{len(done)} of {len(tasks)} done in {seconds:.1f} s, {share:.0f} % of the time in the network.")
         for remark in remarks:
             say(f"[yellow]note:[/yellow] {remark}")
+        for name in unsure:
+            say(f"[yellow]review:[/yellow] {name}: {UNSURE}")
         for source, reason in failed.items():
             say(f"[red]failed:[/red] {escape(str(source))}: {escape(reason)}")
         self.failed |= failed
@@ -189,17 +249,19 @@ def _remove_piped(engine: "Engine", options: Options, target: Path | None) -> No
         engine.close()
     for remark in _remarks(cutout):
         say(f"[yellow]note:[/yellow] {escape(remark)}")
+    if _is_unsure(cutout):
+        say(f"[yellow]review:[/yellow] {UNSURE}")
     if target is None:
         sys.stdout.buffer.write(cutout.data)
         sys.stdout.buffer.flush()
     else:
-        _write(Task(Path(PIPE), target), cutout.data, None, None)
+        _write(Task(Path(PIPE), target), cutout, None, None)
 
 
 def _plan(sources: list[Path], out: Path, file_format: Format) -> RemovalPlan:
     work = plan(sources, out, file_format)
     for task in work.tasks:
-        if task.source.resolve() == task.target.resolve():
+        if task.source.resolve() in [target.resolve() for target in task.targets]:
             raise CommandError(f"{task.source} would be overwritten by its own cut-out; choose another -o.")
     return work
 
@@ -223,14 +285,14 @@ def _read(task: Task, seen: dict[Task, Seen]) -> bytes:
     return task.source.read_bytes()
 
 
-def _write(task: Task, data: bytes, made: Made | None, seen: Seen | None) -> None:
+def _write(task: Task, cutout: "Cutout", made: Made | None, seen: Seen | None) -> None:
+    target = task.target_of(cutout.format)
     try:
-        write_whole(task.target, data)
+        write_whole(target, cutout.data)
         if made is not None and seen is not None:
-            made.add(task, seen)
+            made.add(task, target, seen)
     except OSError as error:
         # A full disk would fail the next photo too, so stop the run.
-        target = task.target
         why = (
             say_full(target.parent, "-o") if is_full(error) else f"Cannot write {target} ({error.strerror})."
         )
@@ -238,8 +300,12 @@ def _write(task: Task, data: bytes, made: Made | None, seen: Seen | None) -> Non
 
 
 def _remarks(cutout: "Cutout") -> list[str]:
-    empty = ["No subject was found, so the image is fully transparent."] if cutout.no_foreground else []
+    empty = ["No subject was found, so the image shows none."] if cutout.no_foreground else []
     return [*empty, *cutout.notes]
+
+
+def _is_unsure(cutout: "Cutout") -> bool:
+    return cutout.needs_review and not cutout.no_foreground  # the latter is a remark
 
 
 def _reason(error: Exception) -> str:

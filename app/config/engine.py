@@ -2,13 +2,21 @@
 
 import os
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from cutout.app.config.base import CommaSeparated, SettingsGroup
 from cutout.inference.limits import Limits, SizeLimits
+from cutout.inference.presets import load_presets
 from cutout.inference.weights.store import ModelsFolder
+
+
+def _check_presets(file: Path | None) -> Path | None:
+    if file is not None:
+        file = file.expanduser()
+        load_presets(file)
+    return file
 
 
 class EngineSettings(SettingsGroup):
@@ -77,6 +85,9 @@ class EngineSettings(SettingsGroup):
         (), description="checkpoints, comma-separated, whose licence you accept, such as `rmbg-1.4`"
     )
     strict_models: bool = Field(False, description="refuse to start if a substitute serves a tier")
+    presets: Annotated[Path | None, AfterValidator(_check_presets)] = Field(
+        None, description="a TOML file of [presets](pictures.md#your-own-presets) of your own"
+    )
 
     @property
     def models_folder(self) -> ModelsFolder:

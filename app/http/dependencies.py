@@ -13,12 +13,14 @@ from cutout.app.net.image_fetcher import ImageFetcher
 from cutout.app.observability.metrics import Metrics
 from cutout.app.ratelimit.limits import RateLimited, RateLimits
 from cutout.app.storage.base import Storage, StorageError
+from cutout.inference.presets import Presets
 
 SettingsDep = Annotated[Settings, Depends(provided(Settings))]
 DatabaseDep = Annotated[Database, Depends(provided(Database))]
 StorageDep = Annotated[Storage, Depends(raises(StorageError)(provided(Storage)))]
 RateLimitsDep = Annotated[RateLimits, Depends(raises(RateLimited)(provided(RateLimits)))]
 ImageFetcherDep = Annotated[ImageFetcher, Depends(provided(ImageFetcher))]
+PresetsDep = Annotated[Presets, Depends(provided(Presets))]
 MetricsDep = Annotated[Metrics, Depends(provided(Metrics))]
 # Set when the server is told to stop; responses that would otherwise never end, such as event streams, end then.
 ShutdownDep = Annotated[Shutdown, Depends(provided(Shutdown))]

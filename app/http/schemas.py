@@ -1,22 +1,44 @@
 """Base classes and types of request and response schemas. Field names in JSON are camelCase."""
 
+import dataclasses
 import uuid
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, Strict, field_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from cutout.app.core.schema import Schema
 from cutout.inference.errors import InvalidOptions
-from cutout.inference.imaging.backgrounds import parse_colour
+from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.imaging.encode import Format
-from cutout.inference.options import Options
+from cutout.inference.option_values import (
+    LEAST_MEGAPIXELS,
+    MOST_MEGAPIXELS,
+    PARSERS,
+    USUAL_OPACITY,
+    USUAL_QUALITY,
+    FormatName,
+    OptionValues,
+    ShadowName,
+)
 from cutout.inference.tiers import Tier
 
 # PostgreSQL cannot store NUL characters in text.
 NO_NUL = "^[^\0]*$"
 LONGEST_WORD = 50
+# Error messages repeat a text, so its length is limited in case an image is sent in such a field by mistake.
+LONGEST_TEXT = 120
+LONGEST_URL = 2048
 
 
 def _in_utc(time: datetime) -> datetime:
@@ -47,33 +69,100 @@ class OptionsForm(BaseModel):
 
     tier: Tier = Tier.BASIC
     format: Annotated[
-        Format | None, Field(description="Output format. Default: the format named by `Accept`, else `png`.")
+        FormatName | None,
+        Field(
+            description="Output format. `auto`: PNG if anything is transparent, else JPEG. `zip`: colours and mask. "
+            "Default: the format named by `Accept`, else that of the preset, else `png`."
+        ),
     ] = None
     mask_only: Annotated[bool, Field(description="Return only the alpha matte, as a greyscale image.")] = (
         False
     )
-    # Error messages repeat the value, so its length is limited in case an image is sent in this field by mistake.
     background: Annotated[
         str | None,
-        Field(max_length=LONGEST_WORD, description="Opaque background colour, such as `white` or `#ffffff`."),
+        Field(
+            max_length=LONGEST_TEXT,
+            description="A colour such as `white` or `#ffffff80`, `gradient(white, #dddddd, 90)`, `blur` or `none`.",
+        ),
     ] = None
-    quality: Annotated[int, Field(ge=1, le=100, description="Encoder quality for WebP, AVIF and JPEG.")] = 90
+    background_image_url: Annotated[
+        str | None,
+        Field(max_length=LONGEST_URL, description="URL of a picture to put behind the cut-out."),
+    ] = None
+    quality: Annotated[int, Field(ge=1, le=100, description="Encoder quality for WebP, AVIF and JPEG.")] = (
+        USUAL_QUALITY
+    )
+    trim: Annotated[bool, Field(description="Cut the result to the subject.")] = False
+    margin: Annotated[
+        str | None,
+        Field(max_length=LONGEST_TEXT, description="Margin with `trim` or `canvas`: `5%`, `10px 20px`, …"),
+    ] = None
+    scale: Annotated[
+        str | None,
+        Field(max_length=LONGEST_TEXT, description="Share of the result that the subject fits in: `80%`."),
+    ] = None
+    position: Annotated[
+        str | None,
+        Field(max_length=LONGEST_TEXT, description="Place of the subject: `center`, `50% 100%`, `original`."),
+    ] = None
+    canvas: Annotated[
+        str | None, Field(max_length=LONGEST_TEXT, description="Size of the result: `2000x2000`.")
+    ] = None
+    roi: Annotated[
+        str | None,
+        Field(
+            max_length=LONGEST_TEXT,
+            description="Part of the photo with the subject: left, top, right and bottom, as `10% 0% 90% 100%`.",
+        ),
+    ] = None
+    shadow: Annotated[ShadowName, Field(description="A soft shadow under the subject.")] = "none"
+    shadow_opacity: Annotated[float, Field(ge=0, le=100, description="Opacity of the shadow in percent.")] = (
+        USUAL_OPACITY
+    )
+    keep_profile: Annotated[
+        bool, Field(description="Keep the photo's colour profile instead of converting it to sRGB.")
+    ] = False
+    require_subject: Annotated[
+        bool, Field(description="Fail, at no cost, if the photo shows no subject.")
+    ] = False
+    max_megapixels: Annotated[
+        float | None,
+        Field(
+            ge=LEAST_MEGAPIXELS,
+            le=MOST_MEGAPIXELS,
+            description="Scale a larger photo down to this size before any work.",
+        ),
+    ] = None
+    preset: Annotated[
+        str | None,
+        Field(max_length=LONGEST_TEXT, description="A preset's name; the other fields override its values."),
+    ] = None
 
-    @field_validator("background")
+    @field_validator(*PARSERS)
     @classmethod
-    def _is_colour(cls, value: str | None) -> str | None:
-        try:
-            parse_colour(value or "white")
-        except InvalidOptions as error:
-            raise ValueError(str(error)) from None
+    def _can_be_parsed(cls, value: str | None, field: ValidationInfo) -> str | None:
+        if value is not None:
+            try:
+                PARSERS[field.field_name or ""](value)
+            except InvalidOptions as error:
+                raise ValueError(str(error)) from None
         return value
 
-    def options(self, accepted: Format | None = None) -> Options:
-        """Return the options; `accepted` is the output format if `format` is not given."""
-        return Options(
-            tier=self.tier,
-            format=self.format or accepted or Format.PNG,
-            mask_only=self.mask_only,
-            background=parse_colour(self.background) if self.background else None,
-            quality=self.quality,
+    def values(
+        self, accepted: Format | None = None, background_image: bytes | Picture | None = None
+    ) -> OptionValues:
+        """Return the values of the fields.
+
+        `accepted` is the output format if `format` is not given, `background_image` the picture that was sent.
+        """
+        known = {field.name for field in dataclasses.fields(OptionValues)}
+        # A default is no value: a preset's counts before it.
+        given = {name: getattr(self, name) for name in known & self.model_fields_set}
+        return OptionValues(
+            **given
+            | {
+                "tier": self.tier.value,
+                "format": self.format or (accepted and accepted.value),
+                "background_image": background_image,
+            }
         )

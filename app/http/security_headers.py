@@ -44,12 +44,16 @@ CORS_READ = (
     "ETag",
     "Retry-After",
     "X-Cutout-Backend",
+    "X-Cutout-Coverage",
     "X-Cutout-Job",
     "X-Cutout-Model",
+    "X-Cutout-Needs-Review",
     "X-Cutout-No-Foreground",
     "X-Cutout-Processing-Ms",
     "X-Cutout-Store",
+    "X-Cutout-Subject",
     "X-Cutout-Substitute",
+    "X-Cutout-Uncertainty",
     "X-Request-Id",
 )
 CORS_SECONDS = 600

@@ -95,7 +95,7 @@ class JobInfo(Schema):
             width=job.width,
             height=job.height,
             no_foreground=job.no_foreground,
-            subject=None if job.subject is None else SubjectBox(**job.subject),
+            subject=SubjectBox.of(job.subject),
             coverage=job.coverage,
             uncertainty=job.uncertainty,
             needs_review=job.needs_review,
@@ -115,6 +115,11 @@ class SubjectBox(Schema):
     top: int
     width: int
     height: int
+
+    @classmethod
+    def of(cls, stored: Mapping[str, int] | None) -> "SubjectBox | None":
+        """Return the box in a job's row; None if there is none."""
+        return None if stored is None else cls(**stored)
 
 
 class StoreStatus(StrEnum):

@@ -24,14 +24,19 @@ HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity"}
 
 
 class NotFetched(InvalidInputError):
-    """A photo could not be fetched from its URL; the message says why and what to do."""
+    """A photo could not be fetched from its URL; the message says why and what to do. `why` is the first part of it."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"imageUrl: {reason} Check the address, or upload the photo as a file.")
+    def __init__(self, why: str) -> None:
+        super().__init__(f"imageUrl: {why} Check the address, or upload the photo as a file.")
+        self.why = why
 
 
 class FetchedTooLarge(ImageTooLargeError):
-    """A photo at a URL is larger than an upload may be."""
+    """A photo at a URL is larger than an upload may be. `why` says so without the field's name."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"imageUrl: {why}")
+        self.why = why
 
 
 class ImageFetcher:
@@ -74,7 +79,7 @@ class ImageFetcher:
             log.info("photo not fetched", reason=str(error))
             raise NotFetched(str(error)) from None
         except (TimeoutError, httpcore2.TimeoutException):
-            raise NotFetched(f"The photo was not received within {self._seconds:g} s.") from None
+            raise NotFetched(f"The picture was not received within {self._seconds:g} s.") from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
             if isinstance(error.__context__, ssl.SSLError):  # httpcore2 takes the cause away
                 raise NotFetched(
@@ -120,5 +125,5 @@ class ImageFetcher:
 
     def _too_large(self) -> FetchedTooLarge:
         return FetchedTooLarge(
-            f"imageUrl: The photo is larger than {self._limit_bytes // 1_000_000} MB. Use a smaller one."
+            f"The picture is larger than {self._limit_bytes // 1_000_000} MB. Use a smaller one."
         )

@@ -1,5 +1,6 @@
 """The body of `POST /remove`: a form with a photo, or its web address in a form or as JSON."""
 
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Request
@@ -8,6 +9,7 @@ from pydantic import Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from cutout.app.core.errors import InvalidInputError
+from cutout.app.http import backgrounds
 from cutout.app.http.multipart import (
     LARGEST_FIELD_BYTES,
     MOST_FIELDS,
@@ -17,11 +19,11 @@ from cutout.app.http.multipart import (
     read_parts,
 )
 from cutout.app.http.problem_details import PHOTO_WANTED, upload_too_large
-from cutout.app.http.schemas import OptionsForm
+from cutout.app.http.schemas import LONGEST_URL, OptionsForm
 from cutout.app.stores.addresses import LONGEST_URL as LONGEST_STORE_URL
 
 PHOTO = "image"
-LONGEST_URL = 2048
+FILES = (PHOTO, backgrounds.PART)
 
 
 class RemovalForm(OptionsForm):
@@ -44,18 +46,29 @@ class RemovalForm(OptionsForm):
     ] = None
 
 
-async def read_removal(request: Request, largest_bytes: int) -> tuple[RemovalForm, bytes | None]:
-    """Read the body to its end: its fields, and the photo, which is None where the fields say where it is.
+@dataclass(frozen=True)
+class Received:
+    """The body of a request: its fields, and its files, which are None where the fields say where they are."""
 
-    A part called `image` is the photo, whether or not it has a file's name: forms may leave that out (RFC 7578).
+    form: RemovalForm
+    photo: bytes | None = field(default=None, repr=False)
+    background: bytes | None = field(default=None, repr=False)
+
+
+async def read_removal(request: Request, largest_bytes: int) -> Received:
+    """Read the body to its end.
+
+    A part called `image` is the photo, whether or not it has a file's name: forms may leave that out (RFC 7578). The
+    same holds for `backgroundImage`.
 
     Raises:
-        InvalidInputError: the body is no such form, has no photo or two, or one of more than `largest_bytes`.
+        InvalidInputError: the body is no such form, has no photo or two, one of more than `largest_bytes`, or several
+            backgrounds.
         RequestValidationError: a field is wrong.
 
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    photo = None
+    files: dict[str, bytes] = {}
     try:
         if kind == "application/json":
             form = RemovalForm.model_validate_json(
@@ -63,21 +76,26 @@ async def read_removal(request: Request, largest_bytes: int) -> tuple[RemovalFor
             )
         else:
             if kind == "multipart/form-data":
-                values, photo = await _read_parts(request, largest_bytes)
+                values, files = await _read_parts(request, largest_bytes)
             else:
                 values = await _read_fields(request)
             form = RemovalForm.model_validate(values, by_alias=True, by_name=False)
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
-    if (photo is None) == (form.image_url is None):
+    received = Received(form, *map(files.get, FILES))
+    if (received.photo is None) == (form.image_url is None):
         raise InvalidInputError(PHOTO_WANTED)
-    return form, photo
+    backgrounds.require_one(
+        form.background, form.background_image_url, has_part=received.background is not None
+    )
+    return received
 
 
 def describe_removal() -> dict[str, Any]:
     """Describe the body for OpenAPI: as a form, and as JSON."""
     schema = RemovalForm.model_json_schema(ref_template="#/components/schemas/{model}")
     photo = {"type": "string", "format": "binary", "description": "the photo file"}
+    background = {"type": "string", "format": "binary", "description": "a picture to put behind the cut-out"}
     url = {key: value for key, value in schema["properties"]["imageUrl"].items() if key == "description"}
     fields = {**schema["properties"], "imageUrl": {"type": "string", "maxLength": LONGEST_URL, **url}}
     described = {"type": "object", "additionalProperties": False}
@@ -85,7 +103,7 @@ def describe_removal() -> dict[str, Any]:
         "multipart/form-data": {
             "schema": {
                 **described,
-                "properties": {PHOTO: photo, **fields},
+                "properties": {PHOTO: photo, backgrounds.PART: background, **fields},
                 "oneOf": [{"required": [PHOTO]}, {"required": ["imageUrl"]}],
                 "examples": [{PHOTO: "photo.jpg", "tier": "standard"}],
             }
@@ -101,9 +119,10 @@ def describe_removal() -> dict[str, Any]:
     }
 
 
-async def _read_parts(request: Request, largest_bytes: int) -> tuple[dict[str, str], bytes | None]:
+async def _read_parts(request: Request, largest_bytes: int) -> tuple[dict[str, str], dict[str, bytes]]:
     values: dict[str, str] = {}
-    photo, names = None, set[str]()
+    files: dict[str, bytes] = {}
+    names = set[str]()
 
     def limit(head: Head) -> int:
         if head.name in names:
@@ -111,15 +130,15 @@ async def _read_parts(request: Request, largest_bytes: int) -> tuple[dict[str, s
         if len(names) == MOST_FIELDS:
             raise InvalidInputError(f"The form has more than {MOST_FIELDS} fields.")
         names.add(head.name)
-        return largest_bytes if head.name == PHOTO else LARGEST_FIELD_BYTES
+        return largest_bytes if head.name in FILES else LARGEST_FIELD_BYTES
 
     try:
         async for part in read_parts(request.stream(), request.headers["content-type"], limit):
-            if part.head.name != PHOTO:
+            if part.head.name not in FILES:
                 if part.data:  # an empty one stands for its default
                     values[part.head.name] = _text(part.head.name, part.data)
             elif part.data or part.head.file_name:  # else a browser's, in which no file was chosen
-                photo = part.data
+                files[part.head.name] = part.data
     except BrokenForm as error:
         raise InvalidInputError(f"{error} {PHOTO_WANTED}") from None
     except ClientDisconnect:
@@ -127,10 +146,12 @@ async def _read_parts(request: Request, largest_bytes: int) -> tuple[dict[str, s
     except PartTooLarge as error:
         if error.head.name == PHOTO:
             raise upload_too_large(largest_bytes) from None
+        if error.head.name == backgrounds.PART:
+            raise backgrounds.too_large(largest_bytes) from None
         raise InvalidInputError(
             f"{error.head.name}: send at most {error.most_bytes // 1000} kB, and send the photo in the field {PHOTO}",
         ) from None
-    return values, photo
+    return values, files
 
 
 async def _read_fields(request: Request) -> dict[str, str]:

@@ -5,6 +5,7 @@ import uuid
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic.alias_generators import to_camel
 
 from cutout.app.auth.auth_first_route import AuthFirstRoute
 from cutout.app.auth.dependencies import ReaderDep, RemovingUserDep, SecretDep, UserDep
@@ -18,14 +19,19 @@ from cutout.app.core.errors import (
     ConflictError,
     DeadlineExceededError,
     ImageTooLargeError,
+    InvalidBackgroundError,
     InvalidImageError,
     InvalidInputError,
+    NoSubjectError,
     NotFoundError,
     OverloadedError,
+    RegionEmptyError,
+    RegionOutsideError,
     UnsupportedFormatError,
 )
 from cutout.app.db.tables import Job, Status
-from cutout.app.http.dependencies import DatabaseDep, ImageFetcherDep, SettingsDep, StorageDep
+from cutout.app.http.backgrounds import read_background
+from cutout.app.http.dependencies import DatabaseDep, ImageFetcherDep, PresetsDep, SettingsDep, StorageDep
 from cutout.app.http.openapi import error_responses
 from cutout.app.http.schemas import NO_NUL, UtcTime
 from cutout.app.http.security_headers import KEPT_BY_ITS_USER
@@ -76,6 +82,10 @@ async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
             BodyTooSlowError,
             BodyTooLargeError,
             InvalidImageError,
+            InvalidBackgroundError,
+            RegionOutsideError,
+            RegionEmptyError,
+            NoSubjectError,
             InsufficientCredits,
             NotFoundError,
             ConflictError,
@@ -94,6 +104,7 @@ async def remove(
     fetcher: ImageFetcherDep,
     stores: ResultStoresDep,
     settings: SettingsDep,
+    presets: PresetsDep,
     secret: SecretDep,
     accept: Annotated[str, Header()] = "",
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=NO_NUL)] = None,
@@ -105,17 +116,22 @@ async def remove(
     is stored there too; `store` says whether it is there, and if not, that is tried again.
     """
     wants_picture, accepted = read_accept(accept)
-    form, sent = await read_removal(request, settings.max_upload_bytes)
-    options = form.options(accepted)
-    photo = RemotePhoto(form.image_url or "", fetcher.fetch) if sent is None else sent
+    received = await read_removal(request, settings.max_upload_bytes)
+    form, photo = received.form, received.photo
+    background = await read_background(
+        received.background, form.background_image_url, fetcher, settings.limits.sizes
+    )
+    options = presets.options(form.values(accepted, background), to_camel)
+    source = RemotePhoto(form.image_url or "", fetcher.fetch) if photo is None else photo
     store_url = None if form.store_url is None else stores.check(form.store_url, user)
     if store_url is not None:
         await stores.require_public([store_url])
-    job, picture = await removals.remove_one(context, user.id, photo, options, idempotency_key, store_url)
+    job, picture = await removals.remove_one(context, user.id, source, options, idempotency_key, store_url)
     store = await stores.deliver_now(job, picture)
     if wants_picture:
         headers = picture_headers(job) | ({} if store is None else {"X-Cutout-Store": store.status.value})
-        return Response(picture, media_type=options.format.media_type, headers=headers)
+        # `auto` was resolved when the picture was made.
+        return Response(picture, media_type=Format(job.format).media_type, headers=headers)
     return JobInfo.of(job, result_url(job.id, secret, settings.kept), store)
 
 
@@ -210,6 +226,7 @@ async def get_credits(
 
 def picture_headers(job: Job) -> dict[str, str]:
     """Say beside a picture what JSON says of a job."""
+    box = job.subject
     return {
         "X-Cutout-Job": str(job.id),
         "X-Cutout-Model": job.model or "",
@@ -217,19 +234,24 @@ def picture_headers(job: Job) -> dict[str, str]:
         "X-Cutout-Substitute": str(job.substitute).lower(),
         "X-Cutout-No-Foreground": str(job.no_foreground).lower(),
         "X-Cutout-Processing-Ms": str(job.milliseconds),
+        "X-Cutout-Subject": "{left},{top},{width},{height}".format(**box) if box else "",
+        "X-Cutout-Coverage": f"{job.coverage or 0:.4f}",
+        "X-Cutout-Uncertainty": f"{job.uncertainty or 0:.4f}",
+        "X-Cutout-Needs-Review": str(bool(job.needs_review)).lower(),
         "Vary": "Accept",
     }
 
 
 def read_accept(accept: str) -> tuple[bool, Format | None]:
-    """Tell whether an `Accept` header asks for a picture, and of which format if it names one.
+    """Tell whether an `Accept` header asks for the result itself, and in which format if it names one.
 
-    The first media type that is JSON or a picture decides; `*/*` asks for nothing in particular.
+    The first media type that is JSON, a picture or a ZIP decides; `*/*` asks for nothing in particular.
     """
     for entry in accept.lower().split(","):
         media_type = entry.split(";")[0].strip()
         if media_type == "application/json":
             return False, None
-        if media_type.startswith("image/"):
-            return True, next((item for item in Format if item.media_type == media_type), None)
+        named = next((one for one in Format if one.media_type == media_type and one is not Format.AUTO), None)
+        if named is not None or media_type.startswith("image/"):
+            return True, named
     return False, None

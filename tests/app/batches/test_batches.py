@@ -20,7 +20,7 @@ from sqlalchemy import event, select
 from starlette.requests import Request
 from starlette.types import Message
 
-from cutout.app.batches.form import Funds, read_batch
+from cutout.app.batches.form import Fields, Funds, read_batch
 from cutout.app.batches.schemas import ProgressInfo
 from cutout.app.batches.service import Progress
 from cutout.app.batches.upload import BatchUpload
@@ -35,6 +35,8 @@ from cutout.app.notifications.outbox import Outbox
 from cutout.app.notifications.webhook import webhook_secret
 from cutout.app.ratelimit.limits import Kind, RateLimits
 from cutout.app.storage.base import Storage, StorageError
+from cutout.inference.limits import DEFAULT_SIZES
+from cutout.inference.presets import Presets
 from tests.app.api_client import ANNA, API, BEN, SECRET, bearer
 from tests.app.batch_client import BATCH, BatchClient, at_work, opened_studio, photos, studio
 from tests.app.databases import valkey_at
@@ -270,8 +272,8 @@ def test_parts_without_a_files_name_are_photos(rich: BatchClient) -> None:
     assert rich.batch(ANNA, answer.json()["batchId"])["counts"]["pending"] == 2
 
 
-@pytest.mark.parametrize("colour", ["#ff000080", "rgb(999,0,0)"])
-def test_a_batchs_colour_is_opaque_and_in_range(rich: BatchClient, colour: str) -> None:
+@pytest.mark.parametrize("colour", ["#ff00008", "rgb(999,0,0)"])
+def test_a_batchs_colour_is_in_range(rich: BatchClient, colour: str) -> None:
     answer = rich.hand_in(ANNA, photos(2), background=colour)
     assert colour in problem(answer, 400, "INVALID_INPUT")["detail"]
     nothing_is_left(rich)
@@ -655,9 +657,9 @@ def read_in_pieces(studio: BatchClient, user_id: uuid.UUID, pieces: list[bytes],
 
     upload = BatchUpload(studio.storage)
     funds = Funds(studio.database, user_id, balance)
-    outbox = studio.state.get(Outbox)
+    fields = Fields(studio.state.get(Outbox), None, studio.state.get(Presets))
     with suppress(InvalidInputError):
-        asyncio.run(read_batch(Request(scope, receive), upload, outbox, MB, None, funds))
+        asyncio.run(read_batch(Request(scope, receive), upload, fields, funds, MB, DEFAULT_SIZES))
     return upload
 
 

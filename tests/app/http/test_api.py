@@ -142,8 +142,8 @@ def test_a_photo_needs_no_file_name(client: TestClient, head: str) -> None:
     problem(client.post("/api/background-remover/remove", **multipart(head, b"")), 400, "INVALID_INPUT")
 
 
-def test_a_background_is_a_colour_that_does_not_show_through(client: TestClient) -> None:
-    for background in ("#10203080", "#1238", "rgba(1,2,3,0.5)", "rgb(999,0,0)", "rgb(1,2,-3)"):
+def test_a_background_is_a_colour_in_range(client: TestClient) -> None:
+    for background in ("#1020308", "rgb(999,0,0)", "rgb(1,2,-3)"):
         problem(send(client, background=background), 400, "INVALID_INPUT")
     laid = send(client, accept="image/png", background="#102030ff")
     assert open_picture(laid.content).getpixel((0, 0)) == (16, 32, 48)
@@ -162,7 +162,7 @@ def test_a_strip_that_no_network_can_use_is_refused(client: TestClient, tier: Ti
         ({"teir": "basic"}, "teir: there is no such field"),
         ({"background": "reddish"}, "'reddish' is not a colour"),
         ({"quality": "101"}, "quality: Input should be less than or equal to 100"),
-        ({"format": "bmp"}, "format: Input should be 'png', 'webp', 'jpg' or 'avif'"),
+        ({"format": "bmp"}, "format: Input should be 'png', 'webp', 'jpg', 'jpeg', 'avif', 'auto', 'zip' or"),
     ],
 )
 def test_bad_fields_are_named(client: TestClient, fields: dict[str, str], says: str) -> None:
@@ -218,11 +218,6 @@ def test_a_part_without_a_files_name_has_the_limits_of_one_with(client: TestClie
     problem(answer, 400, "INVALID_INPUT")
     problem(client.post(REMOVE, **form_of(('name="tier"', bytes(20_000)))), 400, "INVALID_INPUT")
     problem(client.post(REMOVE, **form_of(('name="image"', bytes(1_050_000)))), 413, "IMAGE_TOO_LARGE")
-
-
-@pytest.mark.parametrize("colour", ["#ff000080", "rgb(999,0,0)"])
-def test_a_colour_that_cannot_be_met_is_refused(client: TestClient, colour: str) -> None:
-    assert colour in problem(send(client, background=colour), 400, "INVALID_INPUT")["detail"]
 
 
 def test_a_photo_too_long_for_its_format_is_refused_with_the_field_to_change(client: TestClient) -> None:

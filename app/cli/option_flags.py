@@ -1,0 +1,100 @@
+"""The flags of `cutout remove` that are options of a removal."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cutout.app.cli.console import CommandError
+from cutout.inference.option_values import (
+    LEAST_MEGAPIXELS,
+    MOST_MEGAPIXELS,
+    FormatName,
+    ShadowName,
+)
+from cutout.inference.tiers import Tier
+
+TierFlag = Annotated[Tier, typer.Option("--tier", help="Quality tier.")]
+PresetFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", help="A preset, such as amazon (see cutout presets); other options override it."
+    ),
+]
+FormatFlag = Annotated[
+    FormatName | None,
+    typer.Option("--format", help="Default: by the extension of OUT, else that of the preset, else png."),
+]
+MaskOnlyFlag = Annotated[
+    bool | None, typer.Option("--mask-only", help="Write the alpha matte as a greyscale image.")
+]
+BackgroundFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--background", help="A colour such as white or #ffffff80, gradient(white, #ddd, 90), blur, or none."
+    ),
+]
+BackgroundImageFlag = Annotated[
+    Path | None,
+    typer.Option("--background-image", metavar="FILE", help="A picture, centred, that covers the result."),
+]
+QualityFlag = Annotated[
+    int | None, typer.Option("--quality", min=1, max=100, help="Quality of WebP, AVIF and JPEG; default 90.")
+]
+TrimFlag = Annotated[bool | None, typer.Option("--trim/--no-trim", help="Cut the result to the subject.")]
+MarginFlag = Annotated[
+    str | None, typer.Option("--margin", help="With --trim or --canvas: 5%, or 10px 20px, or four sides.")
+]
+ScaleFlag = Annotated[
+    str | None, typer.Option("--scale", help="Share of the result that the subject fits in, such as 80%.")
+]
+PositionFlag = Annotated[
+    str | None, typer.Option("--position", help="Place of the subject: center, 50% 100%, or original.")
+]
+CanvasFlag = Annotated[
+    str | None, typer.Option("--canvas", help="Width and height of the result in pixels: 2000x2000.")
+]
+RoiFlag = Annotated[
+    str | None,
+    typer.Option("--roi", help="Part of the photo with the subject: left, top, right, bottom."),
+]
+ShadowFlag = Annotated[ShadowName | None, typer.Option("--shadow", help="A shadow under the subject.")]
+ShadowOpacityFlag = Annotated[
+    float | None,
+    typer.Option("--shadow-opacity", min=0, max=100, help="Opacity of the shadow in percent; default 35."),
+]
+KeepProfileFlag = Annotated[
+    bool | None,
+    typer.Option("--keep-profile/--no-keep-profile", help="Keep the photo's colour profile."),
+]
+RequireSubjectFlag = Annotated[
+    bool | None,
+    typer.Option("--require-subject/--no-require-subject", help="Fail for photos without a subject."),
+]
+MaxMegapixelsFlag = Annotated[
+    float | None,
+    typer.Option(
+        "--max-megapixels",
+        min=LEAST_MEGAPIXELS,
+        max=MOST_MEGAPIXELS,
+        help="Scale larger photos down to this size before any work.",
+    ),
+]
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of an option of `OptionValues`."""
+    return "--" + name.replace("_", "-")
+
+
+def read_background(file: Path | None) -> bytes | None:
+    """Return the picture of `--background-image`.
+
+    Raises:
+        CommandError: the file cannot be read.
+
+    """
+    try:
+        return None if file is None else file.read_bytes()
+    except OSError as error:
+        raise CommandError(f"--background-image: {file} cannot be read ({error.strerror}).") from None
