@@ -73,14 +73,18 @@ class RegionOutsideError(InvalidInputError):
     """The region of interest reaches beyond the photo."""
 
     code = "REGION_OUTSIDE"
-    example = "The region ends at 900 × 600, and the photo has 800 × 600 pixels. Give a region within the photo."
+    example = (
+        "The region ends at 900 × 600, and the photo has 800 × 600 pixels. Give a region within the photo."
+    )
 
 
 class RegionEmptyError(InvalidInputError):
     """The region of interest has no pixels."""
 
     code = "REGION_EMPTY"
-    example = "The region has no pixels. Give its left, top, right and bottom, each further than the one opposite."
+    example = (
+        "The region has no pixels. Give its left, top, right and bottom, each further than the one opposite."
+    )
 
 
 class NoSubjectError(ServiceError):
