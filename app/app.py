@@ -15,6 +15,7 @@ from cutout.app.batches import router as batches_router
 from cutout.app.billing import admin_router
 from cutout.app.billing import router as billing_router
 from cutout.app.bootstrap import engine_from, mailer_from, storage_from
+from cutout.app.compat import router as compat
 from cutout.app.config.data_folder import open_data_folder
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
@@ -109,6 +110,7 @@ def limits_of(settings: Settings) -> dict[Kind, Limit]:
 def init_state(settings: Settings, embedded: EmbeddedProcesses | None) -> AppState:
     """Build the parts that endpoints share; the executor and its engine are added at the start."""
     state = AppState()
+    state.put(problem_details.ErrorShapes, problem_details.ErrorShapes(compat.ERROR_SHAPES))
     state.put(Settings, settings)
     database = state.put(Database, Database(settings.database, settings.database_seconds))
     storage = state.put(Storage, storage_from(settings))
@@ -162,17 +164,18 @@ def add_middleware(service: FastAPI, settings: Settings, state: AppState) -> Non
         f"{removals_router.router.prefix}/remove": (most, problem_details.upload_too_large),
         f"{batches_router.router.prefix}/batch": (settings.max_batch_bytes, problem_details.batch_too_large),
     }
+    encoded = compat.ENCODED_UPLOADS
+    uploads |= dict.fromkeys(compat.UPLOADS, (most, problem_details.upload_too_large))
     service.add_middleware(middleware.UnexpectedErrors)
-    service.add_middleware(
-        middleware.BodyMemory, paths=uploads, total_bytes=settings.uploads_at_once_bytes, most_bytes=most
-    )
+    in_memory = dict.fromkeys(uploads, most) | dict.fromkeys(encoded, middleware.encoded_bytes(most))
+    service.add_middleware(middleware.BodyMemory, paths=in_memory, total_bytes=settings.uploads_at_once_bytes)
     service.add_middleware(
         middleware.BodyTime,
         seconds=settings.upload_seconds,
         bytes_each=most,
         stopping=state.get(Shutdown),
     )
-    service.add_middleware(middleware.BodyLimit, uploads=uploads)
+    service.add_middleware(middleware.BodyLimit, uploads=uploads, encoded=encoded)
     if settings.cors_origins:
         service.add_middleware(
             CORSMiddleware,
@@ -206,6 +209,7 @@ def include_routers(service: FastAPI, settings: Settings) -> None:
         admin_router,
         metrics,
         page,
+        compat,
     ):
         service.include_router(module.router)
     everywhere = (InternalError, ForbiddenError) if settings.auth == "off" else (InternalError,)

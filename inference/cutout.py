@@ -2,12 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from cutout.inference.imaging import compositing
 from cutout.inference.imaging.encode import Format
 from cutout.inference.imaging.geometry import Box
-from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 
 
@@ -38,18 +34,3 @@ class Cutout:
     needs_review: bool = False
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
-
-
-def compose(rgb: Tensor, alpha: Tensor, options: Options) -> Tensor:
-    """Lay out foreground colours, uint8 [H,W,3], and alpha, uint8 [H,W], as the options ask.
-
-    Return the alpha alone, uint8 [H,W]; the picture on a background, uint8 [H,W,3]; or RGBA, uint8 [H,W,4].
-    """
-    if options.mask_only:
-        return alpha
-    background = options.background
-    if background is None and not options.format.has_alpha:
-        background = (255, 255, 255)
-    if background is not None:
-        return compositing.on_background(rgb, alpha, background)
-    return compositing.transparent(rgb, alpha)

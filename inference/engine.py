@@ -21,11 +21,9 @@ from cutout.inference.backends.cuda import (
     HOST_FULL,
     PHOTO_DOES_NOT_FIT,
     Streams,
-    download,
     errors_translated,
     pixels_that_fit,
     release_unused,
-    upload,
     used_here,
     wait_for,
 )
@@ -34,7 +32,7 @@ from cutout.inference.backends.launching import launcher
 from cutout.inference.backends.malloc import Tidier
 from cutout.inference.backends.runners import Device, Precision, Serving, open_runner, pick_device
 from cutout.inference.cores import photo_threads
-from cutout.inference.cutout import Cutout, compose
+from cutout.inference.cutout import Cutout
 from cutout.inference.errors import (
     CutoutError,
     DeadlineExceeded,
@@ -43,11 +41,11 @@ from cutout.inference.errors import (
     OutOfMemory,
     Overloaded,
 )
-from cutout.inference.imaging import decode, encode
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
 from cutout.inference.matting import mask as matte
-from cutout.inference.matting.pipeline import cut_out, run_recipes
+from cutout.inference.matting.pipeline import run_recipes
 from cutout.inference.options import DEFAULT_OPTIONS, Options
+from cutout.inference.removal import Workplace, remove_background
 from cutout.inference.scheduling.batcher import Batcher
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.scheduling.dispatcher import Dispatcher, RemoteDispatcher
@@ -327,37 +325,17 @@ class Engine:
                     held.enter_context(self.budget.hold(pixels, request.deadline))
                 clock.lap("wait")
 
-            picture = decode.decode(data, self._limits.sizes, hold)
-            encode.check_size(options.format, picture.width, picture.height)
-            with errors_translated(), self._streams.photo():
-                rgb = upload(picture.rgb, self.device)
-                own_alpha = None if picture.alpha is None else upload(picture.alpha, self.device)
-                clock.lap("decode")
-                cut = cut_out(
-                    rgb,
-                    own_alpha,
-                    serving.choice.recipe,
-                    lambda part: self._look(part, serving, request, clock),
-                    colours=not options.mask_only,
-                )
-                finished = download(compose(cut.rgb, cut.alpha, options))
-            clock.lap("edges")
-            encoded = encode.encode(finished, options.format, options.quality, picture.dpi)
-            clock.lap("encode")
+            place = Workplace(
+                self.device,
+                self._limits.sizes,
+                hold,
+                self._streams.photo,
+                lambda part: self._look(part, serving, request, clock),
+                clock,
+            )
+            cutout = remove_background(data, options, serving.choice, serving.runner.backend, place)
         self._tidier.tidy()
-        return Cutout(
-            data=encoded,
-            format=options.format,
-            width=picture.width,
-            height=picture.height,
-            no_foreground=cut.no_foreground,
-            tier=options.tier,
-            checkpoint=serving.choice.checkpoint.name,
-            substitute=serving.choice.substitute,
-            backend=serving.runner.backend,
-            notes=picture.notes,
-            seconds=clock.seconds,
-        )
+        return cutout
 
     def _look(self, rgb: Tensor, serving: Serving, request: _Request, clock: StageTimer) -> Tensor | None:
         """Run the network on a photo, or on a crop of one."""

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
@@ -26,6 +27,8 @@ from cutout.app.jobs.leases import Claim, Claimed, Line
 from cutout.app.storage.base import StorageError
 from cutout.inference.cutout import Cutout
 from cutout.inference.errors import CutoutError, Overloaded
+from cutout.inference.imaging.backgrounds import Picture
+from cutout.inference.options import Options
 from cutout.worker import zip_archive
 from cutout.worker.context import STORING_AT_ONCE, WorkerContext
 from cutout.worker.zip_archive import ArchiveError
@@ -92,8 +95,10 @@ def process_claim(context: WorkerContext, claim: Claim) -> None:
     start, its_fault, not_before = time.perf_counter(), False, None
     with context.held.holding(claim.token):
         try:
-            for options, photos in groupby(claim.photos, key=lambda photo: photo.options):
-                waiting = _unless_stopped(context, claim.token, list(photos))
+            for _, same in groupby(claim.photos, key=lambda photo: photo.options):
+                photos = list(same)
+                options = _with_background(context, photos[0])
+                waiting = _unless_stopped(context, claim.token, photos)
                 storing: set[Future[None]] = set()
                 began = time.perf_counter()
                 for photo, outcome in context.engine.remove_many(waiting, options):
@@ -163,6 +168,18 @@ def _packed(context: WorkerContext, batch: Batch) -> int | None:
     return zip_archive.store(context.storage, batch, photos)
 
 
+def _with_background(context: WorkerContext, photo: Claimed) -> Options:
+    """Return a photo's options, with the picture behind its subject read from the storage if there is one."""
+    options, key = photo.options, photo.background
+    if key is None or not isinstance(options.background, Picture):
+        return options
+    data = context.storage.get(key)
+    if data is None:
+        # The engine fails each photo with this, and none of them is charged.
+        log.warning("picture for the background is gone", batch=str(photo.batch_id), job=str(photo.job_id))
+    return replace(options, background=replace(options.background, data=data or b""))
+
+
 def _unless_stopped(
     context: WorkerContext, token: uuid.UUID, photos: Sequence[Claimed]
 ) -> Iterator[tuple[Claimed, Callable[[], bytes]]]:
@@ -209,8 +226,10 @@ def _end(
         log.info("photo failed", job=str(photo.job_id), code=code, detail=str(outcome))
     try:
         context.storage.delete(photo.upload)
-        for attempt in range(1, photo.attempt):  # results that a lost worker may have left
-            context.storage.delete(jobs.result_key(photo.job_id, photo.options.format, attempt))
+        if photo.background is not None and photo.batch_id is None:
+            context.storage.delete(photo.background)
+        for key in photo.results():
+            context.storage.delete(key)
     except StorageError as error:  # maintenance deletes it later
         log.warning("files not deleted", job=str(photo.job_id), detail=str(error))
 
@@ -218,11 +237,12 @@ def _end(
 def _complete(
     context: WorkerContext, token: uuid.UUID, photo: Claimed, cutout: Cutout, milliseconds: int
 ) -> bool:
-    context.storage.put(photo.result, cutout.data)
+    result = jobs.result_key(photo.job_id, cutout.format, photo.attempt)
+    context.storage.put(result, cutout.data)
     sha256 = hashlib.sha256(cutout.data).hexdigest()
     told = partial(completion.complete, cutout=cutout, milliseconds=milliseconds, claim=token, sha256=sha256)
     if commits(context.database.run_in_transaction)(told, photo.job_id) is None:
-        context.storage.delete(photo.result)
+        context.storage.delete(result)
         return False
     log.info(
         "Background removed successfully",

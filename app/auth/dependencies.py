@@ -12,7 +12,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from cutout.app.auth import accounts
 from cutout.app.auth.signed_urls import ServiceSecret, is_signed
-from cutout.app.auth.tokens import InvalidToken, TokenReader, require_api_key
+from cutout.app.auth.tokens import KEY_PREFIX, InvalidToken, TokenReader, require_api_key
 from cutout.app.core.errors import ForbiddenError, NotFoundError, OverloadedError, UnauthenticatedError
 from cutout.app.db.outages import DatabaseUnavailableError
 from cutout.app.db.tables import Role, User
@@ -54,6 +54,8 @@ async def get_caller(request: Request, database: DatabaseDep, token: TokenDep, a
     if local_admin is not None:
         structlog.contextvars.bind_contextvars(user=str(local_admin.user.id))
         return local_admin.user
+    if not api_key and token is not None and token.credentials.startswith(KEY_PREFIX):
+        api_key = token.credentials  # the clients of some APIs send keys so
     if api_key:
         # Reject mistyped and invented keys here, without using a thread or a database connection.
         require_api_key(api_key)

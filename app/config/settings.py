@@ -10,6 +10,7 @@ from cutout.app.config import secret_key
 from cutout.app.config.accounts import AccountSettings
 from cutout.app.config.base import PREFIX, SettingsError, SettingsGroup, environment_name, is_loopback
 from cutout.app.config.billing import BillingSettings
+from cutout.app.config.compat import CompatSettings
 from cutout.app.config.database import DatabaseSettings
 from cutout.app.config.engine import EngineSettings
 from cutout.app.config.huggingface import HuggingFaceSettings
@@ -33,6 +34,7 @@ class Settings(
     HuggingFaceSettings,
     MailSettings,
     BillingSettings,
+    CompatSettings,
 ):
     """The settings of a host. Checks here are about more than one group."""
 

@@ -1,6 +1,7 @@
 """Middleware for every request: request id, host and origin check, and limits on the body."""
 
 import asyncio
+import math
 import re
 import time
 import uuid
@@ -8,7 +9,6 @@ from collections.abc import Callable, Collection, Mapping
 from urllib.parse import urlsplit
 
 import structlog
-from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,9 +16,9 @@ from cutout.app.config.base import is_loopback
 from cutout.app.core.errors import ForbiddenError, ServiceError
 from cutout.app.core.shutdown import Shutdown
 from cutout.app.http.problem_details import (
+    answer,
     body_too_large,
     body_too_slow,
-    response,
     service_stops,
     too_many_uploads,
     unexpected,
@@ -34,6 +34,8 @@ THINGS = {"job": "job_id", "batch": "batch_id"}
 FORM_OVERHEAD_BYTES = 100_000
 # Limit for JSON bodies and forms without a file.
 SMALL_BODY_BYTES = 100_000
+# The largest ratio of a file in base64, in lines and escaped for a form, to its bytes.
+ENCODED_GROWTH = 1.5
 # While waiting for a body, how often to check whether the service is being stopped.
 LOOK_SECONDS = 0.5
 
@@ -117,7 +119,7 @@ class UnexpectedErrors:
         except Exception as error:
             if started or scope["type"] != "http":
                 raise
-            await _response(scope, unexpected(error))(scope, receive, send)
+            await answer(scope, unexpected(error))(scope, receive, send)
 
 
 class LocalOnly:
@@ -149,15 +151,20 @@ class BodyLimit:
     """Reject a body that exceeds its size limit: before reading it if `Content-Length` says so, else once it does.
 
     The check happens when the body is read, so a body that no endpoint reads is never rejected. `uploads` maps each
-    path that accepts files to its limit in bytes and to a function that builds the error. All other bodies, and JSON
-    bodies on any path, are limited to `SMALL_BODY_BYTES`.
+    path that accepts files to its limit in bytes and to a function that builds the error. `encoded` are those of these
+    paths where a body of any kind may be a file in base64. All other bodies, and JSON bodies on all other paths, are
+    limited to `SMALL_BODY_BYTES`.
     """
 
     def __init__(
-        self, app: ASGIApp, uploads: Mapping[str, tuple[int, Callable[[int], ServiceError]]]
+        self,
+        app: ASGIApp,
+        uploads: Mapping[str, tuple[int, Callable[[int], ServiceError]]],
+        encoded: Collection[str] = (),
     ) -> None:
         self.app = app
         self.uploads = uploads
+        self.encoded = encoded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -165,9 +172,11 @@ class BodyLimit:
             return
         is_json = Headers(scope=scope).get("content-type", "").lower().startswith("application/json")
         left, too_large = SMALL_BODY_BYTES, body_too_large(SMALL_BODY_BYTES)
-        if not is_json and scope["path"] in self.uploads:
+        is_encoded = scope["path"] in self.encoded
+        if scope["path"] in self.uploads and (is_encoded or not is_json):
             limit, say = self.uploads[scope["path"]]
-            left, too_large = limit + FORM_OVERHEAD_BYTES, say(limit)
+            size = encoded_bytes(limit) if is_encoded else limit
+            left, too_large = size + FORM_OVERHEAD_BYTES, say(limit)
         announced_too_large = announced_bytes(scope) > left
 
         async def receive_within_limit() -> Message:
@@ -247,32 +256,31 @@ class ShutdownMiddleware:
                 raise
             log.warning("request aborted because the service is stopping", path=scope["path"])
             if not has_begun:
-                await _response(scope, service_stops())(scope, receive, send)
+                await answer(scope, service_stops())(scope, receive, send)
 
 
 class BodyMemory:
     """Limit the total memory of all uploads, from their first byte until their requests are answered.
 
-    Each upload counts for at most `most_bytes`, because longer bodies are never in memory as a whole: a batch is read
-    photo by photo. Requests to paths other than `paths` are not affected.
+    `paths` maps each path that accepts files to the most bytes of a body that are in memory at once: a batch is read
+    photo by photo. Requests to other paths are not affected.
     """
 
-    def __init__(self, app: ASGIApp, paths: Collection[str], total_bytes: int, most_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, paths: Mapping[str, int], total_bytes: int) -> None:
         self.app = app
         self.paths = paths
-        self.most_bytes = most_bytes
-        self.left = max(total_bytes, most_bytes)
+        self.left = max(total_bytes, *paths.values())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] not in self.paths:
             await self.app(scope, receive, send)
             return
-        held = 0
+        held, most = 0, self.paths[scope["path"]]
 
         async def receive_into_memory() -> Message:
             nonlocal held
             message = await receive()
-            more = min(len(message.get("body", b"")), self.most_bytes - held)
+            more = min(len(message.get("body", b"")), most - held)
             if more > self.left:
                 raise too_many_uploads()
             held += more
@@ -280,13 +288,18 @@ class BodyMemory:
             return message
 
         # A request whose announced length does not fit is refused at once; only bytes received are counted.
-        if min(announced_bytes(scope), self.most_bytes) > self.left:
-            await _response(scope, too_many_uploads())(scope, receive, send)
+        if min(announced_bytes(scope), most) > self.left:
+            await answer(scope, too_many_uploads())(scope, receive, send)
             return
         try:
             await self.app(scope, receive_into_memory, send)
         finally:
             self.left += held
+
+
+def encoded_bytes(limit_bytes: int) -> int:
+    """Return how long a body may be that holds a file of `limit_bytes` in base64."""
+    return math.ceil(limit_bytes * ENCODED_GROWTH)
 
 
 def announced_bytes(scope: Scope) -> int:
@@ -306,10 +319,6 @@ def _name_of(host: str) -> str:
 
 def _refuse(detail: str) -> ASGIApp:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        await _response(scope, ForbiddenError(detail))(scope, receive, send)
+        await answer(scope, ForbiddenError(detail))(scope, receive, send)
 
     return refuse
-
-
-def _response(scope: Scope, error: ServiceError) -> JSONResponse:
-    return response(error, scope["state"]["request_id"])

@@ -2,6 +2,7 @@
 
 import tempfile
 import uuid
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from cutout.app.core.atomic_write import is_full, say_full
 from cutout.app.core.errors import (
@@ -46,6 +48,9 @@ PHOTO_WANTED = (
     " field imageUrl."
 )
 
+# Builds the response of an error from it and the request's id.
+Shape = Callable[[ServiceError, str], JSONResponse]
+
 # Errors for the status codes of exceptions that Starlette raises itself.
 HTTP_ERRORS: dict[int, type[ServiceError]] = {
     404: NotFoundError,
@@ -61,6 +66,27 @@ def response(error: ServiceError, request_id: str) -> JSONResponse:
         headers["Retry-After"] = f"{error.retry_after:.0f}"
     body = document(error.status, error.code, error.detail, request_id) | error.extra
     return JSONResponse(body, error.status, headers, media_type=MEDIA_TYPE)
+
+
+class ErrorShapes:
+    """Errors in the shapes that clients of other APIs know, at and below the paths of those APIs."""
+
+    def __init__(self, by_path: Mapping[str, Shape]) -> None:
+        self._by_path = by_path
+
+    def shape_at(self, path: str) -> Shape | None:
+        """Return the shape of the errors at a path; None if they are problem documents."""
+        for start, shape in self._by_path.items():
+            if path == start or path.startswith(f"{start}/"):
+                return shape
+        return None
+
+
+def answer(scope: Scope, error: ServiceError) -> JSONResponse:
+    """Return the response of an error to a request, in the shape that the clients of its path know."""
+    shapes = state_of(scope["app"]).find(ErrorShapes)
+    shape = shapes.shape_at(scope["path"]) if shapes is not None else None
+    return (shape or response)(error, scope.get("state", {}).get("request_id", ""))
 
 
 def document(status: int, code: str, detail: str, request_id: str) -> dict[str, Any]:
@@ -119,10 +145,10 @@ def unexpected(error: Exception) -> ServiceError:
 def not_http(detail: str) -> bytes:
     """Build a raw HTTP/1.1 400 response for input that is not valid HTTP."""
     request_id = str(uuid.uuid4())
-    answer = response(InvalidInputError(detail), request_id)
-    answer.headers.update(OF_EVERY_ANSWER | {"Connection": "close", "X-Request-Id": request_id})
-    lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in answer.raw_headers)]
-    return b"\r\n".join([*lines, b"", bytes(answer.body)])
+    told = response(InvalidInputError(detail), request_id)
+    told.headers.update(OF_EVERY_ANSWER | {"Connection": "close", "X-Request-Id": request_id})
+    lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in told.raw_headers)]
+    return b"\r\n".join([*lines, b"", bytes(told.body)])
 
 
 def install(app: FastAPI) -> None:
@@ -135,14 +161,14 @@ def install(app: FastAPI) -> None:
         if isinstance(told, UnauthenticatedError):
             # The exact reason is only logged; the client is not told why its credentials were rejected.
             log.warning("not authenticated", reason=told.reason or told.detail)
-        return response(told, getattr(request.state, "request_id", ""))
+        return answer(request.scope, told)
 
     async def handle_unexpected(request: Request, error: Exception) -> JSONResponse:
         # Starlette handles these outside all middleware, so the headers have to be added here. The middleware
         # `UnexpectedErrors` handles what an endpoint raises before that.
-        answer = await handle(request, error)
-        answer.headers.update(OF_EVERY_ANSWER | {"X-Request-Id": request.state.request_id})
-        return answer
+        told = await handle(request, error)
+        told.headers.update(OF_EVERY_ANSWER | {"X-Request-Id": request.state.request_id})
+        return told
 
     for kind in (ServiceError, CutoutError, OperationalError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, handle)

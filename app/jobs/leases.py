@@ -21,12 +21,15 @@ from sqlalchemy.orm import Session, aliased
 from cutout.app.db.tables import Batch, Job, Status
 from cutout.app.jobs import completion
 from cutout.app.jobs import queries as jobs
+from cutout.inference.imaging.backgrounds import Picture
+from cutout.inference.imaging.encode import Format
 from cutout.inference.options import Options
 
 MOST_ATTEMPTS = 3
 # How many of the batches that have waited longest are searched for photos that no other worker is claiming.
 BATCHES_LOOKED_AT = 10
 OPTIONS: TypeAdapter[Options] = TypeAdapter(Options)
+ROW_LACKS = {"background": {"data"}}
 LOST = (
     f"The service stopped {MOST_ATTEMPTS} times while processing this photo. It was not charged. Save the photo"
     " again or make it smaller, then send it again."
@@ -59,9 +62,22 @@ class Claimed:
         return jobs.upload_key(self.job_id, self.batch_id)
 
     @property
-    def result(self) -> str:
-        """Storage key of the result."""
-        return jobs.result_key(self.job_id, self.options.format, self.attempt)
+    def background(self) -> str | None:
+        """Storage key of the picture behind the subject, None if there is none."""
+        behind = self.options.background
+        if not isinstance(behind, Picture):
+            return None
+        return jobs.background_key(self.batch_id or self.job_id, behind.sha256)
+
+    def results(self) -> list[str]:
+        """Return the storage keys of results that earlier attempts, of workers that were lost, may have left."""
+        wanted = self.options.format
+        formats = (Format.PNG, Format.JPG) if wanted is Format.AUTO else (wanted,)
+        return [
+            jobs.result_key(self.job_id, one, attempt)
+            for attempt in range(1, self.attempt)
+            for one in formats
+        ]
 
 
 @dataclass(frozen=True)
@@ -74,8 +90,8 @@ class Claim:
 
 
 def write_options(options: Options) -> dict[str, object]:
-    """Return options in the form in which a job's row stores them."""
-    written: dict[str, object] = OPTIONS.dump_python(options, mode="json")
+    """Return options in the form in which a job's row stores them, without the bytes of a picture in the background."""
+    written: dict[str, object] = OPTIONS.dump_python(options, mode="json", exclude=ROW_LACKS)
     return written
 
 

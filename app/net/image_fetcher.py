@@ -43,6 +43,18 @@ class ImageFetcher:
         self._seconds = seconds
         self._running = 0
 
+    def check(self, url: str) -> None:
+        """Check how a URL is written, without calling it.
+
+        Raises:
+            NotFetched: it is malformed, not http(s), or contains a password or a disguised host.
+
+        """
+        try:
+            self._http_client.destinations.read(url)
+        except NotAllowed as error:
+            raise NotFetched(str(error)) from None
+
     async def fetch(self, url: str) -> bytes:
         """Return the content at a URL.
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import structlog
 from limits import RateLimitItem, RateLimitItemPerSecond
@@ -30,6 +30,8 @@ from redis.exceptions import RedisError
 from cutout.app.core.errors import ServiceError
 
 log = structlog.get_logger()
+
+Told = TypeVar("Told")
 
 # Timeout of a call to Redis, and how long Redis is not tried again after a failure.
 PATIENCE_SECONDS = 0.4
@@ -79,7 +81,7 @@ class RateLimited(ServiceError):
     example = "Too many removals: 30 a minute are allowed. Try again in 7 s."
 
     def __init__(self, kind: Kind, limit: Limit, wait: float) -> None:
-        self.kind = kind
+        self.kind, self.limit = kind, limit
         # Add 1 ms, because the clocks are read at slightly different times.
         seconds = max(1, math.ceil(wait + 0.001))
         period = PERIODS.get(limit.seconds, f"in {limit.seconds} s")
@@ -87,6 +89,13 @@ class RateLimited(ServiceError):
             f"Too many {COUNTED[kind]}: {limit.calls} {period} are allowed. Try again in {seconds} s.",
             retry_after=seconds,
         )
+
+
+class WindowState(NamedTuple):
+    """How many more calls pass now, and the seconds until one more does; 0 if none was counted."""
+
+    left: int
+    seconds: float
 
 
 class Windows(Protocol):
@@ -97,6 +106,9 @@ class Windows(Protocol):
 
     async def wait(self, limit: Limit, kind: Kind, who: str) -> float:
         """Return the seconds to wait, without counting a call."""
+
+    async def state(self, limit: Limit, kind: Kind, who: str) -> WindowState:
+        """Return how much of the limit is left, without counting a call."""
 
 
 class RateLimits:
@@ -134,6 +146,12 @@ class RateLimits:
         if (limit := self._limits.get(kind)) is not None:
             self._pass(kind, limit, await self._ask(lambda windows: windows.wait(limit, kind, who)))
 
+    async def state(self, kind: Kind, who: str) -> WindowState | None:
+        """Return how much of a limit is left for a caller, without counting a call; None if the kind has no limit."""
+        if (limit := self._limits.get(kind)) is None:
+            return None
+        return await self._ask(lambda windows: windows.state(limit, kind, who))
+
     def limit_of(self, kind: Kind) -> Limit | None:
         """Return the limit of a kind; None if it has none."""
         return self._limits.get(kind)
@@ -157,7 +175,7 @@ class RateLimits:
             self.refused[kind] += 1
             raise RateLimited(kind, limit, wait)
 
-    async def _ask(self, question: Callable[[Windows], Awaitable[float]]) -> float:
+    async def _ask(self, question: Callable[[Windows], Awaitable[Told]]) -> Told:
         if self._shared is None or time.monotonic() < self._ask_again:
             return await question(self._here)
         if self._away:  # Only this call tries Redis; others do not wait with it.
@@ -197,11 +215,15 @@ class OwnWindows:
         return 0.0
 
     async def wait(self, limit: Limit, kind: Kind, who: str) -> float:
+        state = await self.state(limit, kind, who)
+        return 0.0 if state.left > 0 else state.seconds
+
+    async def state(self, limit: Limit, kind: Kind, who: str) -> WindowState:
         now = self._clock()
         times = self._windows.get((kind, who), deque())
         while times and times[0] <= now - limit.seconds:
             times.popleft()
-        return times[0] + limit.seconds - now if len(times) >= limit.calls else 0.0
+        return WindowState(max(0, limit.calls - len(times)), times[0] + limit.seconds - now if times else 0.0)
 
 
 class SharedWindows:
@@ -232,6 +254,11 @@ class SharedWindows:
     async def wait(self, limit: Limit, kind: Kind, who: str) -> float:
         stats = await self._windows.get_window_stats(_item(limit), kind, who)
         return 0.0 if stats.remaining > 0 else max(0.001, stats.reset_time - time.time())
+
+    async def state(self, limit: Limit, kind: Kind, who: str) -> WindowState:
+        stats = await self._windows.get_window_stats(_item(limit), kind, who)
+        left = max(0, stats.remaining)
+        return WindowState(left, max(0.0, stats.reset_time - time.time()) if left < limit.calls else 0.0)
 
     async def close(self) -> None:
         await self._connections.aclose()

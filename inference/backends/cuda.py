@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -94,8 +96,8 @@ def upload(pixels: Pixels, device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def download(tensor: Tensor) -> Pixels:
-    """Copy a uint8 tensor to the host, into pinned memory. On the CPU the array shares its memory."""
+def download(tensor: Tensor) -> npt.NDArray[Any]:
+    """Copy a tensor to the host, into pinned memory. On the CPU the array shares its memory."""
     if tensor.device.type == "cpu":
         return tensor.numpy()
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)

@@ -67,9 +67,10 @@ def parse_background(text: str) -> Background:
     degrees = ANGLE.fullmatch(arguments[2]) if len(arguments) == 3 else None
     if len(arguments) == 3 and degrees is None:
         raise InvalidOptions(f"{arguments[2]!r} is not an angle. Write degrees, such as 90.")
-    return Gradient(
-        parse_colour(arguments[0]), parse_colour(arguments[1]), float(degrees[1]) if degrees else 180.0
-    )
+    first, last = map(parse_colour, arguments[:2])
+    if len(first) == 4 or len(last) == 4:
+        raise InvalidOptions(f"{text!r} is translucent. Give a gradient two opaque colours.")
+    return Gradient(first, last, float(degrees[1]) if degrees else 180.0)
 
 
 def parse_colour(text: str) -> Colour:

@@ -1,9 +1,10 @@
-"""Colour profiles: conversion of every photo to sRGB."""
+"""Colour profiles: conversion of photos to sRGB, and of what is added to them to their own profile."""
 
 import io
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageCms
 
 SRGB_ICC: bytes = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -43,6 +44,43 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     if converted is None:
         raise UnusableProfile("the conversion returned no picture")
     return converted
+
+
+def is_rgb_profile(profile: object) -> bool:
+    """Return whether this is a usable ICC profile of RGB colours other than sRGB."""
+    if not isinstance(profile, bytes) or not profile:
+        return False
+    try:
+        to_srgb(Image.fromarray(_SAMPLES), profile)
+        from_srgb(_SAMPLES, profile)
+        space = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space
+    except (UnusableProfile, OSError, ValueError, TypeError, ImageCms.PyCMSError):
+        return False
+    return space.strip() == "RGB"
+
+
+def from_srgb(pixels: npt.NDArray[np.uint8], profile: bytes) -> npt.NDArray[np.uint8]:
+    """Convert sRGB colours, uint8 [H,W,3], to those of an RGB profile.
+
+    Raises:
+        UnusableProfile: the profile cannot be read, or colours cannot be converted to it.
+
+    """
+    try:
+        transform = ImageCms.buildTransform(
+            ImageCms.createProfile("sRGB"),
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            "RGB",
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        converted = ImageCms.applyTransform(Image.fromarray(pixels), transform)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        raise UnusableProfile(str(error)) from error
+    if converted is None:
+        raise UnusableProfile("the conversion returned no picture")
+    return np.array(converted)
 
 
 def from_lab(image: Image.Image) -> Image.Image:

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cutout.inference.errors import InvalidPhoto, PhotoTooLarge, UnsupportedFormat
 from cutout.inference.imaging import tiff
-from cutout.inference.imaging.color_profile import UnusableProfile, from_lab, to_srgb
+from cutout.inference.imaging.color_profile import UnusableProfile, from_lab, is_rgb_profile, to_srgb
 from cutout.inference.imaging.jpeg import BARE_MARKERS, correct, decode_jpeg
 from cutout.inference.imaging.resolution import Dpi, dpi_of
 from cutout.inference.limits import DEFAULT_SIZES, SizeLimits, pixels_of
@@ -68,17 +68,19 @@ NOTE_EXIF = "The EXIF data is damaged; the photo was treated as upright."
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded picture, upright, in sRGB.
+    """A decoded picture, upright, normally in sRGB.
 
     `rgb` is uint8 [H,W,3]; `alpha` is the picture's own transparency, uint8 [H,W] of 0…255, or None.
     `dpi` is its resolution across and down, also upright, or None if the file does not state it.
     `notes` tell the user, in sentences, where the picture was not decoded exactly as the file states.
+    `profile` is the ICC profile of the colours, or None if they are sRGB.
     """
 
     rgb: Pixels = field(repr=False)
     alpha: Pixels | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     dpi: Dpi | None = None
+    profile: bytes | None = field(default=None, repr=False)
 
     @property
     def height(self) -> int:
@@ -89,14 +91,51 @@ class Photo:
         return int(self.rgb.shape[1])
 
 
+@dataclass(frozen=True)
+class Size:
+    """The size of a picture as its header states it, and how many pixels it counts as (see `limits.pixels_of`)."""
+
+    width: int
+    height: int
+    pixels: int
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A picture file of which the header has been read and checked; `image` is None for a TIFF that tifffile decodes."""
+
+    size: Size
+    data: bytes = field(repr=False)
+    header: tiff.Header | None
+    image: Image.Image | None = None
+    corrected: bool = False
+
+
+def read_size(data: bytes, sizes: SizeLimits = DEFAULT_SIZES) -> Size:
+    """Return the size of a picture from its header.
+
+    Raises:
+        InvalidPhoto: see `decode`.
+
+    """
+    opened = _open_checked(data, sizes)
+    if opened.image is not None:
+        opened.image.close()
+    return opened.size
+
+
 def decode(
-    data: bytes, sizes: SizeLimits = DEFAULT_SIZES, before: Callable[[int], object] = lambda pixels: None
+    data: bytes,
+    sizes: SizeLimits = DEFAULT_SIZES,
+    before: Callable[[Size], object] = lambda size: None,
+    *,
+    keep_profile: bool = False,
 ) -> Photo:
     """Decode a picture file; no memory is allocated for its pixels before its size has been checked.
 
     Reads JPEG (including CMYK), PNG, WebP, AVIF, HEIC, TIFF, BMP and GIF, with 1 to 16 bits a channel. `before` is
-    called before the pixels are decoded, with the number of pixels that the picture counts as (see
-    `limits.pixels_of`); its exceptions are passed on.
+    called before the pixels are decoded, with the picture's size; its exceptions are passed on. With `keep_profile` the
+    colours of an RGB picture stay in its own colour space, whose profile is returned with them.
 
     Raises:
         UnsupportedFormat: the bytes are not a picture of a known format.
@@ -105,31 +144,44 @@ def decode(
         InvalidPhoto: the bytes are empty, truncated or damaged.
 
     """
-    if not data:
-        raise InvalidPhoto("The file is empty. Send the picture's bytes.")
-    if _has_too_many_parts(data):
-        raise PhotoTooLarge(
-            "The file has too many parts and would take too long to read. Save it again and retry."
-        )
-    # Pillow's decoders raise many kinds of errors for damaged files: OSError, SyntaxError, struct.error, ValueError and
-    # more. All of them are treated as a fault of the file.
-    header = _read_tiff_header(data) if tiff.is_tiff(data) else None
-    if header is not None and header.reader == "tifffile":
-        sizes.check(header.width, header.height)
-        before(pixels_of(header.width, header.height) * header.weight)
-        return _from_tiff(header)
-    image, data, corrected = _open_corrected(data, sizes)
-    with image:
-        _check_size(image, data, sizes)
-        before(pixels_of(image.width, image.height))
+    opened = _open_checked(data, sizes)
+    if opened.image is None:
+        assert opened.header is not None
+        before(opened.size)
+        return _from_tiff(opened.header, keep_profile=keep_profile)
+    with opened.image:
+        before(opened.size)
         try:
-            photo = _to_photo(image, data, header, corrected=corrected)
+            photo = _to_photo(opened, keep_profile=keep_profile)
         except (MemoryError, InvalidPhoto):
             raise
         except Exception as error:
             raise InvalidPhoto(_damaged(error)) from error
     sizes.check(photo.width, photo.height)  # some pictures are larger than their headers state
     return photo
+
+
+def _open_checked(data: bytes, sizes: SizeLimits) -> _Opened:
+    if not data:
+        raise InvalidPhoto("The file is empty. Send the picture's bytes.")
+    if _has_too_many_parts(data):
+        raise PhotoTooLarge(
+            "The file has too many parts and would take too long to read. Save it again and retry."
+        )
+    # Pillow's decoders raise many kinds of errors for damaged files. All of them are treated as a fault of the file.
+    header = _read_tiff_header(data) if tiff.is_tiff(data) else None
+    if header is not None and header.reader == "tifffile":
+        width, height = header.width, header.height
+        sizes.check(width, height)
+        return _Opened(Size(width, height, pixels_of(width, height) * header.weight), data, header)
+    image, data, corrected = _open_corrected(data, sizes)
+    try:
+        _check_size(image, data, sizes)
+    except BaseException:
+        image.close()
+        raise
+    width, height = image.size
+    return _Opened(Size(width, height, pixels_of(width, height)), data, header, image, corrected)
 
 
 def _open_corrected(data: bytes, sizes: SizeLimits) -> tuple[Image.Image, bytes, bool]:
@@ -200,17 +252,18 @@ def _read_tiff_header(data: bytes) -> tiff.Header:
         raise InvalidPhoto(_damaged(error)) from error
 
 
-def _from_tiff(header: tiff.Header) -> Photo:
+def _from_tiff(header: tiff.Header, *, keep_profile: bool) -> Photo:
     notes = [NOTE_FIRST_FRAME] if header.has_more else []
     try:
         pixels, mode, alpha = tiff.decode(header)
-        is_done = mode == "RGB" and not header.profile
+        kept = header.profile if keep_profile and is_rgb_profile(header.profile) and mode == "RGB" else None
+        is_done = mode == "RGB" and (not header.profile or kept is not None)
         rgb = pixels if is_done else _in_srgb(Image.fromarray(pixels, mode), header.profile, notes)
     except (MemoryError, InvalidPhoto):
         raise
     except Exception as error:
         raise InvalidPhoto(_damaged(error)) from error
-    return _upright(Photo(rgb, alpha, tuple(notes), header.dpi), header.orientation)
+    return _upright(Photo(rgb, alpha, tuple(notes), header.dpi, kept), header.orientation)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -267,8 +320,9 @@ def _check_png_chunks(data: bytes) -> None:
         place = body_end + 4
 
 
-def _to_photo(image: Image.Image, data: bytes, header: tiff.Header | None, *, corrected: bool) -> Photo:
-    notes = []
+def _to_photo(opened: _Opened, *, keep_profile: bool) -> Photo:
+    image, header, notes = opened.image, opened.header, []
+    assert image
     if image.format != "MPO" and getattr(image, "is_animated", False):
         notes.append(NOTE_FIRST_FRAME)
     try:
@@ -281,13 +335,13 @@ def _to_photo(image: Image.Image, data: bytes, header: tiff.Header | None, *, co
     if header is not None:
         dpi = header.dpi[::-1] if header.dpi and orientation in LYING else header.dpi
         orientation = None  # Pillow already rotates a TIFF while decoding it
-    profile = image.info.get("icc_profile")
-
-    alpha = None
+    profile, kept, alpha = image.info.get("icc_profile"), None, None
+    if keep_profile and image.mode in ("RGB", "RGBA", "P", "PA") and is_rgb_profile(profile):
+        profile, kept = None, profile
     if image.format in ("JPEG", "MPO"):
         # This gives the same pixels as Pillow in a third of the time, and unlike Pillow it reports truncated pictures.
-        pixels, deviates = decode_jpeg(data, image.mode, image.size)  # type: ignore[arg-type]
-        if deviates or corrected:
+        pixels, deviates = decode_jpeg(opened.data, image.mode, image.size)  # type: ignore[arg-type]
+        if deviates or opened.corrected:
             notes.append(NOTE_JPEG)
         is_done = image.mode == "RGB" and not profile
         rgb = pixels if is_done else _in_srgb(Image.fromarray(pixels, image.mode), profile, notes)
@@ -301,7 +355,7 @@ def _to_photo(image: Image.Image, data: bytes, header: tiff.Header | None, *, co
             alpha = np.array(image.getchannel("A"))
         rgb = _in_srgb(_colours(image), profile, notes)
 
-    return _upright(Photo(rgb, alpha, tuple(notes), dpi), orientation)
+    return _upright(Photo(rgb, alpha, tuple(notes), dpi, kept), orientation)
 
 
 def _upright(photo: Photo, orientation: object) -> Photo:

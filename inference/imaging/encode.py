@@ -3,7 +3,9 @@
 import io
 from enum import StrEnum
 from typing import Any
+from zipfile import ZipFile, ZipInfo
 
+import numpy as np
 from PIL import Image
 
 from cutout.inference.errors import InvalidOptions
@@ -45,7 +47,8 @@ MEDIA_TYPES = {
     Format.ZIP: "application/zip",
 }
 # The largest side that each format supports; the limit of PNG is beyond that of any photo.
-MAX_SIDE = {Format.WEBP: 16_383, Format.JPG: 65_500, Format.AVIF: 65_536}
+MAX_SIDE = {Format.WEBP: 16_383, Format.JPG: 65_500, Format.AVIF: 65_536, Format.ZIP: 65_500}
+ZIP_COLOUR, ZIP_ALPHA = "color.jpg", "alpha.png"
 
 
 def check_size(file_format: Format, width: int, height: int) -> None:
@@ -63,11 +66,21 @@ def check_size(file_format: Format, width: int, height: int) -> None:
         )
 
 
-def encode(picture: Pixels, file_format: Format, quality: int, dpi: Dpi | None = None) -> bytes:
+def resolve(file_format: Format, picture: Pixels) -> Format:
+    """Return the format in which a picture is written: that of `AUTO` is JPEG, unless it is not opaque, or too large."""
+    if file_format is not Format.AUTO:
+        return file_format
+    opaque = picture.ndim == 3 and (picture.shape[2] == 3 or bool((picture[..., 3] == 255).all()))
+    return Format.JPG if opaque and max(picture.shape) <= MAX_SIDE[Format.JPG] else Format.PNG
+
+
+def encode(
+    picture: Pixels, file_format: Format, quality: int, dpi: Dpi | None = None, profile: bytes | None = None
+) -> bytes:
     """Encode uint8 [H,W] (grey), [H,W,3] (RGB) or [H,W,4] (RGBA, straight alpha).
 
     `quality`, 1…100, applies to WebP, AVIF and JPEG; PNG is lossless, and so is the alpha of WebP. `dpi` is the only
-    metadata of the photo that is written to the file.
+    metadata of the photo that is written to the file. `profile` is the ICC profile of the colours, None for sRGB.
 
     Raises:
         InvalidOptions: the picture is too wide or too high for the format.
@@ -75,9 +88,13 @@ def encode(picture: Pixels, file_format: Format, quality: int, dpi: Dpi | None =
     """
     check_size(file_format, picture.shape[1], picture.shape[0])
     if file_format is Format.PNG:
-        return encode_png(picture, dpi)
+        return encode_png(picture, dpi, profile)
+    if file_format is Format.ZIP:
+        return _colours_and_alpha(picture, dpi, profile)
+    if file_format is Format.JPG and picture.ndim == 3:
+        picture = picture[..., :3]
     image = Image.fromarray(picture)
-    told: dict[str, Any] = {} if picture.ndim == 2 else {"icc_profile": SRGB_ICC}
+    told: dict[str, Any] = {} if picture.ndim == 2 else {"icc_profile": profile or SRGB_ICC}
     if dpi is not None:
         told |= {"dpi": dpi} if file_format is Format.JPG else {"exif": as_exif(dpi)}
     out = io.BytesIO()
@@ -89,4 +106,20 @@ def encode(picture: Pixels, file_format: Format, quality: int, dpi: Dpi | None =
         case Format.JPG:
             # Chroma subsampling would make the background bleed into the edge of the subject.
             image.save(out, "JPEG", quality=quality, subsampling="4:4:4", **told)
+        case _:
+            raise ValueError(f"{file_format} must be resolved first")
+    return out.getvalue()
+
+
+def _colours_and_alpha(picture: Pixels, dpi: Dpi | None, profile: bytes | None) -> bytes:
+    """Return a ZIP with the colours of uint8 [H,W,4] as a JPEG of the highest quality, and its alpha as a grey PNG."""
+    out = io.BytesIO()
+    with ZipFile(out, "w") as archive:
+        for name, data in (
+            (ZIP_COLOUR, encode(np.ascontiguousarray(picture[..., :3]), Format.JPG, 100, dpi, profile)),
+            (ZIP_ALPHA, encode_png(np.ascontiguousarray(picture[..., 3]), dpi)),
+        ):
+            archive.writestr(
+                ZipInfo(name), data
+            )  # without the time of day, so that equal results are equal bytes
     return out.getvalue()

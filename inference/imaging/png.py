@@ -23,10 +23,10 @@ RELATIVE_COLORIMETRIC = 1
 STRIP_BYTES = 1 << 20
 
 
-def encode_png(pixels: Pixels, dpi: Dpi | None = None) -> bytes:
+def encode_png(pixels: Pixels, dpi: Dpi | None = None, profile: bytes | None = None) -> bytes:
     """Encode uint8 [H,W] (grey), [H,W,2] (grey, alpha), [H,W,3] (RGB) or [H,W,4] (RGBA, straight alpha).
 
-    Colour pictures are marked as sRGB, and `dpi` is written if given. The file follows the PNG specification, with 8
+    Colour pictures are marked as sRGB, or get the ICC `profile` if given, and `dpi` is written if given. The file follows the PNG specification, with 8
     bits a channel.
 
     Raises:
@@ -40,7 +40,9 @@ def encode_png(pixels: Pixels, dpi: Dpi | None = None) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, COLOUR_TYPES[channels], 0, 0, 0)
     parts = [SIGNATURE, *_chunk(b"IHDR", [header])]
-    if channels >= 3:
+    if channels >= 3 and profile is not None:
+        parts += _chunk(b"iCCP", [b"ICC profile\0\0", isal_zlib.compress(profile)])
+    elif channels >= 3:
         parts += _chunk(b"sRGB", [bytes([RELATIVE_COLORIMETRIC])])
     if dpi is not None:
         across, down = (round(one / METRES_AN_INCH) for one in dpi)

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cutout.inference.cutout import compose
+from cutout.inference.composition import Scene, compose
+from cutout.inference.imaging.geometry import Box
+from cutout.inference.limits import DEFAULT_SIZES
 from cutout.inference.matting import crop_refinement, refinement
 from cutout.inference.matting.mask import enlarge, to_levels
 from cutout.inference.options import Options
+from cutout.inference.review import uncertainty_of
 from cutout.inference.tiers import Recipe
 
 # Runs the network on a photo or a crop of one: uint8 [H,W,3] → its mask as `find_subject` returns it, or None.
@@ -21,12 +24,14 @@ class Matte:
     """The foreground colours and the alpha matte of a photo.
 
     `rgb`, uint8 [H,W,3], are the subject's colours; `alpha`, uint8 [H,W], is 0 (background) … 255 (foreground).
-    `no_foreground` is set if the network found no subject; `alpha` is then 0 everywhere.
+    `no_foreground` is set if the network found no subject; `alpha` is then 0 everywhere. `uncertainty`, float32 [1], is
+    that of its mask (see `review.uncertainty_of`), None without a mask.
     """
 
     rgb: Tensor = field(repr=False)
     alpha: Tensor = field(repr=False)
     no_foreground: bool
+    uncertainty: Tensor | None = field(default=None, repr=False)
 
 
 def cut_out(
@@ -41,6 +46,7 @@ def cut_out(
     mask = look(rgb)
     if mask is None:
         return Matte(rgb, rgb.new_zeros(height, width), no_foreground=True)
+    uncertainty = uncertainty_of(mask)
     if recipe.refines:
         alpha, coverage = refinement.refine(rgb, mask)
         if recipe.looks_twice:
@@ -51,7 +57,7 @@ def cut_out(
     cleaned = refinement.clean_colours(rgb, coverage) if recipe.cleans and colours else rgb
     if own_alpha is not None:
         levels = to_levels(levels.float() * own_alpha / 255**2)
-    return Matte(cleaned, levels, no_foreground=False)
+    return Matte(cleaned, levels, no_foreground=False, uncertainty=uncertainty)
 
 
 def run_recipes(recipes: Iterable[Recipe], device: torch.device) -> None:
@@ -60,8 +66,9 @@ def run_recipes(recipes: Iterable[Recipe], device: torch.device) -> None:
     mask = torch.linspace(0, 1, 64, device=device).expand(1, 1, 64, 64)
     for recipe in recipes:
         matte = cut_out(rgb, None, recipe, lambda _: mask)
+        scene = Scene(rgb, Box(0, 0, 256, 256), matte.rgb, matte.alpha)
         for options in (Options(), Options(background=(0, 0, 0))):
-            compose(matte.rgb, matte.alpha, options)
+            compose(scene, options, DEFAULT_SIZES, lambda lines: lines.cpu().numpy())
 
 
 def _look_again(rgb: Tensor, mask: Tensor, alpha: Tensor, coverage: Tensor, look: Look) -> None:

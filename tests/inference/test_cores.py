@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from cutout.inference import engine as engine_module
+from cutout.inference import removal as removal_module
 from cutout.inference.backends.runners import TorchRunner
 from cutout.inference.cores import in_parts, multiplies_bfloat16, network_threads, usable_cores
 from cutout.inference.matting.pipeline import Matte, cut_out
@@ -121,7 +121,7 @@ def test_photos_run_torchs_operators_on_one_thread_each(monkeypatch: pytest.Monk
         counts.append(torch.get_num_threads())
         return cut_out(*arguments, **options)
 
-    monkeypatch.setattr(engine_module, "cut_out", counting)
+    monkeypatch.setattr(removal_module, "cut_out", counting)
     with fake_engine() as engine:
         engine.remove(photo_bytes())
     assert counts == [1]

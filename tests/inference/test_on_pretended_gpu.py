@@ -29,10 +29,10 @@ HEIGHT, WIDTH = 300, 420
 # The operations that the host starts for a photo of up to 16 megapixels, without the network's, and how often it waits,
 # other than at an event. A second look that is used refines its part of the photo once more.
 MOST = {
-    Tier.BASIC: (70, 2),
-    Tier.STANDARD: (340, 3),
-    Tier.PROFESSIONAL: (900, 7),
-    Tier.INDUSTRY: (1600, 19),
+    Tier.BASIC: (88, 3),
+    Tier.STANDARD: (358, 4),
+    Tier.PROFESSIONAL: (918, 8),
+    Tier.INDUSTRY: (1618, 20),
 }
 
 

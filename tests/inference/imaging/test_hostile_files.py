@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cutout.inference import engine as engine_module
-from cutout.inference.cutout import Cutout, compose
+from cutout.inference import removal as removal_module
+from cutout.inference.composition import compose
+from cutout.inference.cutout import Cutout
 from cutout.inference.errors import CutoutError, InvalidPhoto, OutOfMemory, PhotoTooLarge
 from cutout.inference.imaging.decode import decode
 from cutout.inference.limits import SizeLimits
@@ -268,11 +269,11 @@ def test_a_photo_that_the_hosts_memory_does_not_hold_fails_alone(
     engine = fake_engine()
 
     def compose_in_little_memory(*arguments: Any) -> Any:
-        if arguments[0].shape[1] != 41:
+        if arguments[0].photo.shape[1] != 41:
             return compose(*arguments)
         raise MemoryError if message is None else RuntimeError(message)
 
-    monkeypatch.setattr(engine_module, "compose", compose_in_little_memory)
+    monkeypatch.setattr(removal_module, "compose", compose_in_little_memory)
     photos = [(width, lambda width=width: photo_bytes(width)) for width in (40, 41, 42)]
     outcomes = dict(engine.remove_many(photos, Options()))
     engine.close()

@@ -110,7 +110,7 @@ def test_the_resolution_stays_and_all_other_metadata_go(mask_only: bool) -> None
     assert photo.count(SECRET.encode()) == 4
     engine = fake_engine()
     try:
-        for file_format in Format:
+        for file_format in (Format.PNG, Format.WEBP, Format.JPG, Format.AVIF):
             options = dataclasses.replace(Options(), format=file_format, mask_only=mask_only)
             data = engine.remove(photo, options).data
             assert SECRET.encode() not in data

@@ -1,0 +1,182 @@
+"""The removal of one photo's background: from its bytes to the finished file, in the calling thread."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from cutout.inference.backends.cuda import download, errors_translated, upload
+from cutout.inference.composition import Scene, check_result, compose, largest_result
+from cutout.inference.cutout import Cutout
+from cutout.inference.errors import InvalidBackground, InvalidPhoto, NoSubject
+from cutout.inference.imaging import decode, encode
+from cutout.inference.imaging.backgrounds import Background, Gradient, Picture
+from cutout.inference.imaging.color_profile import from_srgb
+from cutout.inference.imaging.decode import Photo, Pixels, Size
+from cutout.inference.imaging.geometry import Box
+from cutout.inference.imaging.placing import scaled_down
+from cutout.inference.imaging.types import Colour
+from cutout.inference.limits import SizeLimits, pixels_of
+from cutout.inference.matting.pipeline import Look, cut_out
+from cutout.inference.options import Options
+from cutout.inference.review import needs_review
+from cutout.inference.scheduling.stage_timer import StageTimer
+from cutout.inference.tiers import Choice
+
+NO_SUBJECT = (
+    "No subject was found in this photo. Nothing was charged. Try another photo, or another region of it."
+)
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where and how a photo is worked on.
+
+    `hold` waits until so many pixels fit into memory; `on_device` is the context in which operations are queued; `look`
+    runs the network (see `pipeline.Look`).
+    """
+
+    device: torch.device
+    sizes: SizeLimits
+    hold: Callable[[int], None]
+    on_device: Callable[[], AbstractContextManager[None]]
+    look: Look
+    clock: StageTimer
+
+
+def remove_background(data: bytes, options: Options, choice: Choice, backend: str, at: Workplace) -> Cutout:
+    """Decode a photo, cut its subject out, compose the result and encode it.
+
+    Raises:
+        InvalidPhoto, InvalidOptions: the photo or an option cannot be used.
+        NoSubject: there is no subject, and the options require one.
+        CutoutError: the network failed, or the memory is full.
+
+    """
+    picture = _decode(data, options, at)
+    options, behind = _background(options, picture.profile, at.sizes)
+    part = _searched(options, picture)
+    with errors_translated(), at.on_device():
+        photo = upload(picture.rgb, at.device)
+        own_alpha = None if picture.alpha is None else upload(picture.alpha, at.device)
+        if options.layout.max_pixels is not None:
+            photo, own_alpha = scaled_down(photo, own_alpha, options.layout.max_pixels)
+            part = _rescaled(part, picture, photo.shape[1], photo.shape[0])
+        at.clock.lap("decode")
+        cut = cut_out(
+            photo[part.rows, part.columns],
+            None if own_alpha is None else own_alpha[part.rows, part.columns],
+            choice.recipe,
+            at.look,
+            colours=not options.mask_only,
+        )
+        if options.require_subject and cut.no_foreground:
+            raise NoSubject(NO_SUBJECT)
+        shown_behind = None if behind is None else upload(behind, at.device)
+        scene = Scene(photo, part, cut.rgb, cut.alpha, cut.uncertainty, shown_behind)
+        composed = compose(scene, options, at.sizes, download)
+        pixels = download(composed.pixels)
+    at.clock.lap("edges")
+    file_format = encode.resolve(options.format, pixels)
+    encoded = encode.encode(pixels, file_format, options.quality, picture.dpi, picture.profile)
+    at.clock.lap("encode")
+    return Cutout(
+        data=encoded,
+        format=file_format,
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        no_foreground=cut.no_foreground,
+        tier=options.tier,
+        checkpoint=choice.checkpoint.name,
+        substitute=choice.substitute,
+        backend=backend,
+        subject=composed.subject,
+        coverage=round(composed.coverage, 4),
+        uncertainty=round(composed.uncertainty, 4),
+        needs_review=needs_review(composed.subject is None, composed.of_photo, composed.uncertainty),
+        notes=picture.notes,
+        seconds=at.clock.seconds,
+    )
+
+
+def _decode(data: bytes, options: Options, at: Workplace) -> Photo:
+    """Decode a photo once there is memory for it, for its result, and for the picture behind it."""
+    layout, more = options.layout, 0
+    if isinstance(options.background, Picture):
+        more = _picture_size(options.background, at.sizes).pixels
+
+    def hold(size: Size) -> None:
+        pixels = size.pixels + more
+        if layout.canvas is not None:
+            check_result(*layout.canvas, at.sizes)
+        else:
+            encode.check_size(options.format, size.width, size.height)
+        if layout.moves:
+            largest = largest_result(size.width, size.height, layout)
+            # The refinement's own memory is free again by then, so that the photo and its result do not count in full.
+            pixels += min(pixels_of(largest.width, largest.height), at.sizes.pixels) // 2
+        at.hold(pixels)
+
+    return decode.decode(data, at.sizes, hold, keep_profile=options.keep_profile)
+
+
+def _background(options: Options, profile: bytes | None, sizes: SizeLimits) -> tuple[Options, Pixels | None]:
+    """Return the options with their background in the photo's colour profile, and the picture behind, uint8 [h,w,3]."""
+    background = options.background
+    if isinstance(background, Picture):
+        return options, _decoded_picture(background, profile, sizes)
+    if background is None or profile is None:
+        return options, None
+    return replace(options, background=_in_profile(background, profile)), None
+
+
+def _picture_size(background: Picture, sizes: SizeLimits) -> Size:
+    if not background.data:
+        raise InvalidBackground(
+            "The picture for the background is empty, or no longer exists. Send it again."
+        )
+    try:
+        return decode.read_size(background.data, sizes)
+    except InvalidPhoto as error:
+        raise InvalidBackground(f"The picture for the background: {error}") from error
+
+
+def _decoded_picture(background: Picture, profile: bytes | None, sizes: SizeLimits) -> Pixels:
+    try:
+        picture = decode.decode(background.data, sizes)
+    except InvalidPhoto as error:
+        raise InvalidBackground(f"The picture for the background: {error}") from error
+    rgb = picture.rgb
+    if picture.alpha is not None:  # behind a background is white, as behind a JPEG
+        weight = picture.alpha[..., None].astype(np.float32) / 255
+        rgb = np.rint(255 + (rgb - np.float32(255)) * weight).astype(np.uint8)
+    return rgb if profile is None else from_srgb(rgb, profile)
+
+
+def _in_profile(background: Background, profile: bytes) -> Background:
+    def convert(colour: Colour) -> Colour:
+        red, green, blue = from_srgb(np.array([[colour[:3]]], np.uint8), profile)[0, 0].tolist()
+        return (red, green, blue) if len(colour) == 3 else (red, green, blue, colour[3])
+
+    if isinstance(background, tuple):
+        return convert(background)
+    if isinstance(background, Gradient):
+        return replace(background, first=convert(background.first), last=convert(background.last))
+    return background
+
+
+def _searched(options: Options, picture: Photo) -> Box:
+    region = options.layout.region
+    if region is None:
+        return Box(0, 0, picture.width, picture.height)
+    return region.box(picture.width, picture.height)
+
+
+def _rescaled(part: Box, picture: Photo, width: int, height: int) -> Box:
+    """Return a box of the photo in the photo scaled to another size, with at least one pixel."""
+    across, down = width / picture.width, height / picture.height
+    left, top = min(width - 1, round(part.left * across)), min(height - 1, round(part.top * down))
+    right, bottom = round(part.right * across), round(part.bottom * down)
+    return Box(left, top, max(1, right - left), max(1, bottom - top))
