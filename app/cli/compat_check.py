@@ -24,9 +24,10 @@ if TYPE_CHECKING:  # the library for requests takes long to import
 MARKS = {
     Verdict.IDENTICAL: "[green]✓[/green]",
     Verdict.IGNORED: "[dim]–[/dim]",
-    Verdict.DIFFERENT: "[red]✗[/red]",
+    Verdict.DIFFERENT: "[yellow]≈[/yellow]",
     Verdict.REFUSED: "[red]✗[/red]",
 }
+FAILED = "[red]✗[/red]"
 
 
 class NoFile(OperatorError):
@@ -145,7 +146,7 @@ async def _run_table(client: "Client", wanted: Wanted) -> bool:
                     found.append(finding)
                     _show(finding, wanted.as_json)
     spent = costs.balance - (await costs_of(client, 0)).balance
-    _sum_up(found, f"{spent:,} credits charged", wanted.as_json)
+    _sum_up(found, f"{spent:,} credits charged", wanted)
     return not any(finding.failed for finding in found)
 
 
@@ -160,8 +161,8 @@ async def _run_own(client: "Client", wanted: Wanted, call: "Call") -> bool:
         outcome: Outcome = await try_own(client, call)
     for finding in outcome.findings:
         _show(finding, wanted.as_json)
-    told = outcome.result or f"no result; {outcome.refusal}"
-    _sum_up(outcome.findings, told, wanted.as_json)
+    told = f"no result; {outcome.refusal}" if outcome.result is None else outcome.result
+    _sum_up(outcome.findings, told, wanted)
     return outcome.result is not None and not any(finding.failed for finding in outcome.findings)
 
 
@@ -171,17 +172,22 @@ def _show(finding: "Finding", as_json: bool) -> None:
         line = {"api": row.api, "name": row.name, "outcome": finding.verdict, "expected": row.expected}
         typer.echo(json.dumps({**line, "ok": not finding.failed, "detail": finding.detail or row.note}))
         return
-    detail = escape(finding.detail or row.note.replace("`", ""))
-    say(f"{MARKS[finding.verdict]} {escape(row.name):<24}{finding.verdict:<11}{detail}".rstrip())
+    detail = escape((finding.detail or row.note).replace("`", ""))
+    mark = FAILED if finding.failed else MARKS[finding.verdict]
+    say(f"{mark} {escape(row.name):<24}{finding.verdict:<11}{detail}".rstrip())
 
 
-def _sum_up(found: "Iterable[Finding]", last: str, as_json: bool) -> None:
+def _sum_up(found: "Iterable[Finding]", last: str, wanted: Wanted) -> None:
     findings = list(found)
     counts = {verdict: sum(finding.verdict is verdict for finding in findings) for verdict in Verdict}
     failed = [finding.row.name for finding in findings if finding.failed]
-    if as_json:
-        typer.echo(json.dumps({"ok": not failed, **{str(name): count for name, count in counts.items()}}))
+    if wanted.as_json:
+        line = {"ok": not failed, **{str(name): count for name, count in counts.items()}, "detail": last}
+        typer.echo(json.dumps(line))
         return
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    colour, word = ("red", "Not as documented:") if failed else ("green", "As documented:")
-    say(f"\n[{colour}]{word}[/{colour}] {told or 'nothing was tried'}; {escape(last)}.")
+    works, fails = (
+        ("The call works:", "Not as it is:") if wanted.own else ("As documented:", "Not as documented:")
+    )
+    head = f"[red]{fails}[/red]" if failed else f"[green]{works}[/green]"
+    say(f"\n{head} {told or 'nothing was tried'}; {escape(last)}.")

@@ -77,8 +77,8 @@ class Answer:
 
     @property
     def subject(self) -> tuple[int, int, int, int]:
-        """The box of what is not transparent: left, top, right, bottom in pixels."""
-        box = self.alpha.point([0 if level <= CLEAR else 255 for level in range(256)]).getbbox()
+        """The box of what is not quite transparent: left, top, right, bottom in pixels."""
+        box = self.alpha.getbbox()
         if box is None:
             raise Failed("The picture is empty. Check the weights.")
         return box

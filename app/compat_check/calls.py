@@ -106,7 +106,7 @@ def refusal_of(answer: httpx2.Response) -> Refusal | None:
         return Refusal(answer.status_code, "", answer.text[:200] or "an empty response")
     match told:
         case {"errors": [{"title": str(title), **rest}, *_]}:
-            return Refusal(answer.status_code, str(rest.get("code", "")), str(rest.get("detail") or title))
+            return Refusal(answer.status_code, str(rest.get("code", "")), title)
         case {"detail": str(detail), **rest}:
             return Refusal(answer.status_code, str(rest.get("code", rest.get("type", ""))), detail)
     return Refusal(answer.status_code, "", json.dumps(told)[:200])

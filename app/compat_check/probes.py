@@ -192,7 +192,7 @@ def _rembg(photo: bytes, _: str | None) -> list[Probe]:
     return [
         Probe(
             Call(api, ignored, file),
-            {"file": answers.cut_out, **dict.fromkeys(("model", "a", "ppm", "dc"), answers.accepted)},
+            {"file": answers.cut_out, **dict.fromkeys(("model", "a", "af", "dc", "ppm"), answers.accepted)},
         ),
         Probe(Call(api, {"om": "true"}, file), {"om": answers.is_mask}),
         Probe(

@@ -69,13 +69,17 @@ ROWS = [
         ("bg_color", ""),
         ("bg_image_file", ""),
         ("bg_image_url", "by the rules for `image_url`"),
-        ("add_shadow", "the shadow is drawn in another way", "add_shadow shadow_type shadow_opacity"),
         ('"undefined"', "as text, is a field that is not set", ""),
         ("a key", "in `X-Api-Key` or `Authorization: Bearer`; another one is 403", ""),
         ("headers of a result", "`X-Width`, `X-Credits-Charged`, `X-Foreground-…` and the others", ""),
         ("GET /v1.0/account", "", ""),
         ("POST /v1.0/improve", "is answered, and nothing is kept", "image_filename tag"),
         ("errors", "the same codes, in the same shape; they cost nothing", ""),
+    ),
+    *_rows(
+        Api.REMOVEBG,
+        Verdict.DIFFERENT,
+        ("add_shadow", "one soft shadow stands for all of theirs", "add_shadow shadow_type shadow_opacity"),
     ),
     *_rows(
         Api.REMOVEBG,
@@ -110,11 +114,16 @@ ROWS = [
     ),
     *_rows(
         Api.REMBG,
+        Verdict.DIFFERENT,
+        ("a", "a dearer tier refines the edges"),
+        ("dc", "a dearer tier cleans the edge colours"),
+    ),
+    *_rows(
+        Api.REMBG,
         Verdict.IGNORED,
         ("model", "the tier chooses the network"),
-        ("a", "the tier decides how edges are refined", "a af ab ae"),
+        ("af", "the tier has no thresholds", "af ab ae"),
         ("ppm", ""),
-        ("dc", "edge colours are cleaned by the tier"),
         ("extras", "neither points nor files are taken from it"),
     ),
 ]
