@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client.core import Metric
 from pydantic.fields import FieldInfo
 
+from cutout.app.compat_check.table import Api, as_markdown, rows_of
 from cutout.app.config.base import SettingsGroup, environment_name
 from cutout.app.config.settings import GROUPS
 from cutout.app.jobs.queue_stats import Waiting
@@ -20,6 +21,7 @@ from cutout.inference.tiers import Tier
 
 DOCS = Path(__file__).parents[1] / "docs"
 WRITTEN = "<!-- Written by `make docs` from the code. -->"
+WRITTEN_ON = "<!-- Written by `make docs` from the code, to the end of the page. -->"
 SETTINGS_INTRO = """
 All settings come from the environment and are read once at the start. A setting that is unknown, malformed or unsafe stops
 the start with a line that says why.
@@ -38,7 +40,11 @@ def main() -> None:
 
 def pages() -> dict[Path, str]:
     """Return the text of each generated page."""
-    return {DOCS / "settings.md": settings_page(), DOCS / "metrics.md": metrics_page()}
+    return {
+        DOCS / "settings.md": settings_page(),
+        DOCS / "metrics.md": metrics_page(),
+        DOCS / "migrate.md": migration_page(),
+    }
 
 
 def settings_page() -> str:
@@ -63,6 +69,15 @@ def metrics_page() -> str:
     ]
     lines += [_metric(metric) for metric in _metrics() if metric.name.startswith("cutout_")]
     return "\n".join(lines) + "\n"
+
+
+def migration_page() -> str:
+    """Return the page about other APIs: its text as it is, and the tables of what is identical, after WRITTEN_ON."""
+    text, _, _ = (DOCS / "migrate.md").read_text().partition(WRITTEN_ON)
+    lines = [WRITTEN_ON]
+    for api in Api:
+        lines += ["", f"### {api}", "", *as_markdown(rows_of(api))]
+    return text + "\n".join(lines) + "\n"
 
 
 def _setting(group: type[SettingsGroup], name: str) -> str:
