@@ -50,9 +50,9 @@ class Fields:
         """Return the value of a field that has one of a few texts, in any case."""
         return self.parse(name, lambda text: _choice(text, choices), default)
 
-    def flag(self, name: str) -> bool:
+    def flag(self, name: str, texts: Mapping[str, bool] = FLAGS) -> bool:
         """Return the value of a field that is true or false; false if it is not set."""
-        return self.choose(name, FLAGS, False)
+        return self.choose(name, texts, False)
 
     def number(self, name: str, least: float, most: float, default: float) -> float:
         """Return the value of a field that is a number from `least` to `most`."""

@@ -1,8 +1,9 @@
-"""Options of remove.bg and Photoroom as options of the engine."""
+"""Options of remove.bg, Photoroom and rembg as options of the engine."""
 
+import re
 from collections.abc import Mapping
 
-from cutout.app.compat.fields import Fields
+from cutout.app.compat.fields import FLAGS, Fields
 from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging.backgrounds import parse_colour
 from cutout.inference.imaging.encode import Format
@@ -44,6 +45,27 @@ FORMATS = {
     "webp": Format.WEBP,
     "zip": Format.ZIP,
 }
+PHOTOROOM_SIZES = {name: SIZES[name] for name in ("preview", "medium", "hd")} | {"full": 36 * MEGAPIXEL}
+PHOTOROOM_FORMATS = {name: FORMATS[name] for name in ("png", "jpg", "jpeg", "webp")}
+# Those that remove any background. The others answer with something else, or need a model file on the server.
+REMBG_MODELS = [
+    "u2net",
+    "u2netp",
+    "u2net_human_seg",
+    "silueta",
+    "isnet-general-use",
+    "isnet-anime",
+    "bria-rmbg",
+    "withoutbg",
+    "birefnet-general",
+    "birefnet-general-lite",
+    "birefnet-portrait",
+    "birefnet-dis",
+    "birefnet-hrsod",
+    "birefnet-cod",
+    "birefnet-massive",
+]
+REMBG_FLAGS = FLAGS | {"on": True, "t": True, "y": True, "off": False, "f": False, "n": False}
 CHANNELS = {"rgba": False, "alpha": True}
 MOST_MARGIN = {Unit.PIXELS: 500.0, Unit.PERCENT: 50.0}
 LEAST_SCALE = 0.1
@@ -68,7 +90,8 @@ def remove_bg_options(fields: Fields, tiers: Mapping[str, Tier], *, all_pixels: 
     background = fields.parse("bg_color", _colour, None)
     shadow = _shadow(fields)
     fields.flag("semitransparency")  # checked, and without effect
-    is_opaque = mask_only or has_picture(fields) or (background is not None and len(background) == 3)
+    # A mask is a PNG where the format is automatic.
+    is_opaque = not mask_only and (has_picture(fields) or (background is not None and len(background) == 3))
     most = SIZES[size]
     if file_format is Format.PNG or (file_format is Format.AUTO and not is_opaque):
         most = min(most, PNG_PIXELS)
@@ -80,6 +103,50 @@ def remove_bg_options(fields: Fields, tiers: Mapping[str, Tier], *, all_pixels: 
         shadow=0.0 if mask_only else shadow,
         layout=_layout(fields, most if most < all_pixels else None),
         require_subject=True,
+    )
+
+
+def photoroom_options(fields: Fields, tiers: Mapping[str, Tier], *, all_pixels: int) -> Options:
+    """Return the options that a request for Photoroom asks for; see `remove_bg_options`.
+
+    Raises:
+        CompatInputError: a field has a value that cannot be used.
+
+    """
+    size = fields.choose("size", {name: name for name in PHOTOROOM_SIZES}, "full")
+    mask_only = fields.choose("channels", CHANNELS, False)
+    background = fields.parse("bg_color", _colour, None)
+    fields.flag("despill")  # checked, and without effect
+    most = PHOTOROOM_SIZES[size]
+    return Options(
+        tier=tiers[size],
+        format=fields.choose("format", PHOTOROOM_FORMATS, Format.PNG),
+        mask_only=mask_only,
+        background=None if mask_only else background,
+        layout=Layout(trim=fields.flag("crop"), max_pixels=most if most < all_pixels else None),
+        require_subject=True,
+    )
+
+
+def rembg_options(fields: Fields, tiers: Mapping[str, Tier]) -> Options:
+    """Return the options that a request for a rembg server asks for.
+
+    Raises:
+        CompatInputError: a field has a value that cannot be used.
+
+    """
+    fields.choose("model", dict.fromkeys(REMBG_MODELS), None)
+    matting, clean = fields.flag("a", REMBG_FLAGS), fields.flag("dc", REMBG_FLAGS)
+    mask_only = fields.flag("om", REMBG_FLAGS)
+    background = fields.parse("bgc", _four_numbers, None)
+    # Checked, and without effect.
+    fields.flag("ppm", REMBG_FLAGS)
+    for name, most in (("af", 255), ("ab", 255), ("ae", 1_000_000)):
+        fields.number(name, 0, most, 0)
+    return Options(
+        tier=tiers["rembg-a" if matting else "rembg-dc" if clean else "rembg"],
+        mask_only=mask_only,
+        background=None if mask_only else background,
     )
 
 
@@ -104,6 +171,21 @@ def _layout(fields: Fields, most_pixels: int | None) -> Layout:
 
 def _colour(text: str) -> Colour | None:
     return parse_colour(text)
+
+
+def _four_numbers(text: str) -> Colour | None:
+    """Parse "red,green,blue,opacity"; None if nothing of the colour is seen."""
+    parts = [one.strip() for one in text.split(",")]
+    if len(parts) not in (3, 4) or not all(re.fullmatch("[0-9]{1,3}", one) for one in parts):
+        raise InvalidOptions(
+            f"{text!r} is not a colour. Send red, green, blue and opacity, such as 255,255,255,255."
+        )
+    red, green, blue, opacity = (*map(int, parts), 255)[:4]
+    if max(red, green, blue, opacity) > 255:
+        raise InvalidOptions(f"{text!r} is not a colour. Each number is from 0 to 255.")
+    if opacity == 0:
+        return None
+    return (red, green, blue) if opacity == 255 else (red, green, blue, opacity)
 
 
 def _margin(text: str) -> Margin:

@@ -22,7 +22,8 @@ def photo_of(fields: Fields, files: Sequence[str], url: str, fetcher: ImageFetch
         CompatInputError: there is none, or more than one; or the URL is malformed.
 
     """
-    sent = [name for name in (*files, url) if name in fields.files or name in fields.texts]
+    # A file's name with a text is none: such a field is for forms with files.
+    sent = [*(name for name in files if name in fields.files), *({url} & fields.texts.keys())]
     if len(sent) > 1 or fields.repeated.intersection(files):
         raise CompatInputError(f"Send only one photo: {', '.join(files)} or {url}.", "multiple_sources")
     if not sent:

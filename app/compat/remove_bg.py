@@ -15,7 +15,13 @@ from cutout.app.compat.form import BodyReader
 from cutout.app.compat.options import remove_bg_options
 from cutout.app.compat.photos import checked_url, fetching, json_with_picture, photo_of, wants_json
 from cutout.app.compat.remove_bg_errors import rate_limit_headers
-from cutout.app.core.errors import InvalidBackgroundError, JobFailedError, NotFoundError, describe
+from cutout.app.core.errors import (
+    InvalidBackgroundError,
+    InvalidInputError,
+    JobFailedError,
+    NotFoundError,
+    describe,
+)
 from cutout.app.db.tables import Job, now
 from cutout.app.http.dependencies import DatabaseDep, ImageFetcherDep, RateLimitsDep, SettingsDep
 from cutout.app.http.schemas import NO_NUL
@@ -58,10 +64,7 @@ async def remove_background(
     try:
         job, made = await removals.remove_one(context, user.id, photo, options, idempotency_key)
     except (CutoutError, JobFailedError) as error:
-        code, detail = describe(error)
-        if code == InvalidBackgroundError.code and BACKGROUND_FILE in fields.files:  # no download has failed
-            raise CompatInputError(detail, "failed_to_read_image") from None
-        raise
+        raise _their_error(error, fields) from None
     headers = _headers(job) | rate_limit_headers(limit.calls if limit else None, state)
     if fields.texts.get("type_level", "").strip().lower() != "none":
         headers["X-Type"] = "other"
@@ -108,6 +111,16 @@ async def _background(fields: Fields, fetcher: ImageFetcher) -> bytes | None:
         return fields.files.get(BACKGROUND_FILE)
     url = checked_url(fields, BACKGROUND_URL, fetcher)
     return await fetching(fetcher, BACKGROUND_URL, "failed_bg_download")(url)
+
+
+def _their_error(error: CutoutError | JobFailedError, fields: Fields) -> Exception:
+    """Return the error to raise for one of the engine, here or in a worker."""
+    code, detail = describe(error)
+    if code == InvalidBackgroundError.code and BACKGROUND_FILE in fields.files:  # no download has failed
+        return CompatInputError(detail, "failed_to_read_image")
+    if code == InvalidInputError.code:  # the options were checked: it is the size of the result
+        return CompatInputError(detail, "invalid_dimensions")
+    return error
 
 
 def _headers(job: Job) -> dict[str, str]:

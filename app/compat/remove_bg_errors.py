@@ -6,7 +6,7 @@ import time
 from fastapi.responses import JSONResponse
 
 from cutout.app.compat.errors import CompatInputError
-from cutout.app.core.errors import ServiceError, shorten
+from cutout.app.core.errors import ImageTooLargeError, ServiceError, shorten
 from cutout.app.ratelimit.limits import RateLimited, WindowState
 
 # Their status and code for ours; codes that are not here stay, in small letters, with their status.
@@ -24,7 +24,7 @@ CODES = {
     "REGION_EMPTY": (400, "roi_region_empty"),
     "NO_SUBJECT": (400, "unknown_foreground"),
 }
-# A photo or a result with too many pixels has the code of a file with too many bytes, and names the setting.
+# A photo with too many pixels has the code of a file with too many bytes, and names the setting.
 PIXELS = {
     "CUTOUT_MAX_MEGAPIXELS": (400, "resolution_too_high"),
     "CUTOUT_MAX_SIDE": (400, "invalid_dimensions"),
@@ -36,7 +36,7 @@ UNLIMITED = 1_000_000
 
 def remove_bg_error(error: ServiceError, request_id: str) -> JSONResponse:
     """Return the response of an error. The title is the whole sentence, because it is what their clients show."""
-    status, code = _code(error)
+    status, code = their_code(error)
     headers = {name: value for name, value in error.headers.items() if name.lower() == "allow"}
     if status == 429:
         seconds = math.ceil(error.retry_after or 1)
@@ -58,10 +58,12 @@ def rate_limit_headers(calls: int | None, state: WindowState | None) -> dict[str
     }
 
 
-def _code(error: ServiceError) -> tuple[int, str]:
+def their_code(error: ServiceError) -> tuple[int, str]:
+    """Return the status and the code with which remove.bg answers an error."""
     if isinstance(error, CompatInputError):
         return error.status, error.theirs
-    for setting, pixels in PIXELS.items():
-        if setting in error.detail and error.status in (400, 413):
-            return pixels
+    if error.code == ImageTooLargeError.code:
+        for setting, pixels in PIXELS.items():
+            if setting in error.detail:
+                return pixels
     return CODES.get(error.code, (error.status, error.code.lower()))
