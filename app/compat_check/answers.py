@@ -137,10 +137,10 @@ def is_mask_only(answer: Answer) -> str | None:
     return None if answer.picture.mode == "L" else f"the picture is {answer.picture.mode}, not a mask"
 
 
-def is_square(answer: Answer) -> str | None:
-    """Check that the picture was cropped to the ball of the test photo, which is as wide as high."""
+def is_cropped(answer: Answer) -> str | None:
+    """Check that the picture is smaller than `preview`: the ball of the test photo takes a part of it."""
     width, height = answer.picture.size
-    return None if abs(width - height) < 0.1 * width else f"the picture has {width}×{height} pixels"
+    return None if width * height < 0.9 * PREVIEW_PIXELS else f"the picture has {width}×{height} pixels"
 
 
 def has_margin(pixels: int, tolerance: int) -> Check:

@@ -107,6 +107,8 @@ def refusal_of(answer: httpx2.Response) -> Refusal | None:
     match told:
         case {"errors": [{"title": str(title), **rest}, *_]}:
             return Refusal(answer.status_code, str(rest.get("code", "")), title)
+        case {"detail": [{"loc": [*_, str(name)], "msg": str(why)}, *_]}:
+            return Refusal(answer.status_code, f"invalid_{name}", why)
         case {"detail": str(detail), **rest}:
             return Refusal(answer.status_code, str(rest.get("code", rest.get("type", ""))), detail)
     return Refusal(answer.status_code, "", json.dumps(told)[:200])

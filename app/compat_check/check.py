@@ -142,8 +142,8 @@ async def try_own(client: Client, call: Call, tell: Callable[[str], None] = lamb
 
 
 def row_for(row: Row, name: str) -> Row:
-    """Return the row under the name of one of its fields."""
-    return Row(row.api, name, row.expected, row.note, row.fields)
+    """Return the row as one about this field alone."""
+    return Row(row.api, name, row.expected, row.note, (name,))
 
 
 async def _try(

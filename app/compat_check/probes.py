@@ -44,10 +44,8 @@ def probes_of(api: Api, key: str | None = None, image_url: str | None = None) ->
 def _removebg(photo: bytes, key: str | None) -> list[Probe]:
     api, file, text = Api.REMOVEBG, {"image_file": photo}, {"image_file_b64": coded(photo)}
     unset = dict.fromkeys(("bg_color", "bg_image_url", "roi", "scale", "crop_margin"), "undefined")
-    bearer = {"Authorization": f"Bearer {key}"} if key else {}
     ignored = {"type": "car", "type_level": "2", "semitransparency": "false", "shadow_method": "legacy"}
     cropped = {"crop": "true", "crop_margin": "10px", "format": "png"}
-    placed = {"scale": "50%", "position": "0% 0%", "channels": "alpha", "format": "png"}
     return [
         Probe(
             Call(api, PREVIEW | unset | {"format": "png"}, file),
@@ -79,6 +77,17 @@ def _removebg(photo: bytes, key: str | None) -> list[Probe]:
             Call(api, PREVIEW | cropped | text, body=Body.JSON),
             {"JSON": answers.cut_out, "crop": answers.has_margin(10, 4)},
         ),
+        *_removebg_pictures(file, key),
+        *_removebg_account(file),
+        *_removebg_errors(file),
+    ]
+
+
+def _removebg_pictures(file: dict[str, bytes], key: str | None) -> list[Probe]:
+    api = Api.REMOVEBG
+    placed = {"scale": "50%", "position": "0% 0%", "channels": "alpha", "format": "png"}
+    bearer = {"Authorization": f"Bearer {key}"} if key else {}
+    return [
         Probe(
             Call(api, PREVIEW | placed, file),
             {
@@ -100,6 +109,12 @@ def _removebg(photo: bytes, key: str | None) -> list[Probe]:
                 "add_shadow": answers.accepted,
             },
         ),
+    ]
+
+
+def _removebg_account(file: dict[str, bytes]) -> list[Probe]:
+    api = Api.REMOVEBG
+    return [
         Probe(
             Call(api, path="/v1.0/account", body=Body.QUERY),
             {"GET /v1.0/account": answers.is_account},
@@ -110,7 +125,6 @@ def _removebg(photo: bytes, key: str | None) -> list[Probe]:
             {"POST /v1.0/improve": answers.has_id},
             charged=False,
         ),
-        *_removebg_errors(file),
     ]
 
 
@@ -166,7 +180,7 @@ def _photoroom(photo: bytes, _: str | None) -> list[Probe]:
                 "JSON": answers.is_format("JPEG"),
                 "format": answers.is_format("JPEG"),
                 "bg_color": answers.corner_is(255, 0, 0),
-                "crop": answers.is_square,
+                "crop": answers.is_cropped,
             },
         ),
         Probe(Call(api, PREVIEW), {"errors": answers.refused_like((400,), *keys)}, charged=False),

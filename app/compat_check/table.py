@@ -40,6 +40,11 @@ class Row:
     note: str = ""
     fields: tuple[str, ...] = ()
 
+    @property
+    def shown(self) -> str:
+        """The names of its fields; without fields, its name."""
+        return ", ".join(self.fields) or self.name
+
 
 def _rows(api: Api, expected: Verdict, *rows: tuple[str, str] | tuple[str, str, str]) -> list[Row]:
     """Return rows from their name, note and fields; a row without fields is about the one of its name."""

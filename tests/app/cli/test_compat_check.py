@@ -257,6 +257,13 @@ def test_a_field_that_is_refused_is_named_and_the_others_are_tried(compat_check:
     assert "200 image/webp" in told.summary["detail"]
 
 
+def test_a_field_of_rembg_that_is_refused_is_named(compat_check: CompatCheck) -> None:
+    told = compat_check("--api", "rembg", "--field", "om=perhaps", "--field", "bgc=1,2,3,255")
+    assert told.outcomes() == {"file": "identical", "om": "refused", "bgc": "identical"}
+    assert "422 invalid_om" in told.lines[1]["detail"]
+    assert "200 image/png" in told.summary["detail"]
+
+
 def test_a_saved_curl_command_is_tried(compat_check: CompatCheck, tmp_path: Path) -> None:
     saved = tmp_path / "call.sh"
     saved.write_text(

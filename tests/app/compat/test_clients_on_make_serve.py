@@ -24,9 +24,9 @@ from removebg import removebg
 from rembgpy import bg
 address, photo = sys.argv[1:]
 removebg.API_ENDPOINT = bg.base_url = f"{address}/v1.0/removebg"
-removebg.RemoveBg("any key", "errors.log").remove_background_from_img_file(photo, size="4k")
+removebg.RemoveBg("any key", "errors.log").remove_background_from_img_file(photo)
 coded = base64.b64encode(Path(photo).read_bytes())
-bg.RemBg("any key", "errors.log").remove_b64(coded, size="full", nfn="rembgpy.png")
+bg.RemBg("any key", "errors.log").remove_b64(coded, nfn="rembgpy.png")
 """
 
 
