@@ -168,7 +168,9 @@ def add_middleware(service: FastAPI, settings: Settings, state: AppState) -> Non
     uploads |= dict.fromkeys(compat.UPLOADS, (most, problem_details.upload_too_large))
     service.add_middleware(middleware.UnexpectedErrors)
     in_memory = dict.fromkeys(uploads, most) | dict.fromkeys(encoded, middleware.encoded_bytes(most))
-    service.add_middleware(middleware.BodyMemory, paths=in_memory, total_bytes=settings.uploads_at_once_bytes)
+    service.add_middleware(
+        middleware.BodyMemory, paths=in_memory, total_bytes=max(settings.uploads_at_once_bytes, most)
+    )
     service.add_middleware(
         middleware.BodyTime,
         seconds=settings.upload_seconds,

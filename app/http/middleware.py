@@ -263,13 +263,13 @@ class BodyMemory:
     """Limit the total memory of all uploads, from their first byte until their requests are answered.
 
     `paths` maps each path that accepts files to the most bytes of a body that are in memory at once: a batch is read
-    photo by photo. Requests to other paths are not affected.
+    photo by photo. One upload always fits: it counts for at most `total_bytes`. Requests to other paths are not affected.
     """
 
     def __init__(self, app: ASGIApp, paths: Mapping[str, int], total_bytes: int) -> None:
         self.app = app
-        self.paths = paths
-        self.left = max(total_bytes, *paths.values())
+        self.paths = {path: min(most, total_bytes) for path, most in paths.items()}
+        self.left = total_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] not in self.paths:

@@ -1,7 +1,7 @@
 """Every error of remove.bg's API is provoked; it has exactly the shape that clients know, and costs nothing."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,11 @@ from starlette.testclient import TestClient
 
 from cutout.app.app import create_app
 from cutout.app.auth import accounts
+from cutout.app.compat.options import SIZES
+from cutout.app.compat.remove_bg_errors import CODES as THEIRS
+from cutout.app.compat.remove_bg_errors import PIXELS
 from cutout.app.config import settings as app_settings
+from cutout.app.config.compat import TIERS
 from cutout.app.core.errors import InternalError, JobFailedError, kinds_by_code
 from cutout.app.db.session import Database
 from cutout.app.http.problem_details import answer as answer_error
@@ -56,6 +60,7 @@ CODES = {
         )
     ),
 }
+REMBG_FIELDS = ("model", "a", "af", "ab", "ae", "om", "ppm", "dc", "bgc", "extras", "url", "file")
 Send = Callable[[CompatClient, str], httpx2.Response]
 
 
@@ -127,9 +132,9 @@ PROVOKED: list[tuple[str, Send]] = [
 
 
 @pytest.fixture(scope="module")
-def pages(web: Web) -> Iterator[str]:
+def pages(web: Web) -> str:
     web.pages |= {"/large": answer(LARGE), "/text": answer(b"a text")}
-    yield f"http://{PUBLIC}:{web.port}"
+    return f"http://{PUBLIC}:{web.port}"
 
 
 def test_every_code(compat: CompatClient, pages: str) -> None:
@@ -243,7 +248,7 @@ def test_every_kind_of_error_has_their_shape(compat: CompatClient) -> None:
     for error in (*made, body_too_slow(1), service_stops(), too_many_uploads(), InternalError("x")):
         for path in ("/v1.0/removebg", "/v1.0/account", "/v1.0/anything", "/v1.0"):
             response = answer_error(scope | {"path": path}, error)
-            body = response.body.decode()
+            body = bytes(response.body).decode()
             assert body.startswith('{"errors":[{"title":"'), error
             assert ("retry-after" in response.headers) == (response.status_code == 429)
         for path in ("/v1.0removebg", "/v1.00/removebg", "/api/health"):
@@ -332,3 +337,12 @@ def test_an_idempotency_key_charges_once(compat: CompatClient) -> None:
 def test_an_admins_token_works_as_well(compat: CompatClient) -> None:
     account = compat.shop.client.get("/v1.0/account", headers=ADMIN | bearer("anna"))
     assert account.status_code == 200
+
+
+def test_the_documentation_names_every_code_field_and_size() -> None:
+    page = (Path(__file__).parents[3] / "docs/compat.md").read_text()
+    for code in [*CODES, *(theirs for _, theirs in (*THEIRS.values(), *PIXELS.values()))]:
+        field = code.removeprefix("invalid_")
+        assert f"`{code}`" in page or (field != code and f"`{field}`" in page), code
+    for name in [*TIERS, *SIZES, *REMBG_FIELDS]:
+        assert f"`{name}`" in page or f"`{name.replace('mp', 'MP')}`" in page, name

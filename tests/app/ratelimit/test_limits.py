@@ -417,3 +417,43 @@ def test_a_refused_photo_is_not_worked_on(database: Database, tmp_path: Path) ->
         refused(shop.remove(ANNA, photo_bytes(300, 200)))
         assert len(runs) == 1
         assert len(shop.get(f"{API}/jobs", ANNA).json()["jobs"]) == 1
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_is_left_is_told_and_not_counted(shared: bool, redis_url: str) -> None:
+    async def look() -> None:
+        limits = RateLimits({Kind.READS: READS}, redis_url if shared else None)
+        who = str(uuid.uuid4())
+        try:
+            assert await limits.state(Kind.REMOVE, who) is None
+            assert await limits.state(Kind.READS, who) == (3, 0)
+            for left in (2, 1, 0, 0):
+                await passes(limits, 1, who)
+                for _ in range(3):
+                    state = await limits.state(Kind.READS, who)
+                    assert state is not None
+                    assert state.left == left
+                    assert HOUR / 2 < state.seconds <= HOUR
+            assert await limits.state(Kind.READS, "somebody else") == (3, 0)
+        finally:
+            await limits.close()
+
+    asyncio.run(look())
+
+
+def test_a_window_is_free_again_when_its_oldest_call_leaves_it() -> None:
+    now = 100.0
+    windows = OwnWindows(lambda: now)
+
+    async def look() -> None:
+        nonlocal now
+        for seconds in (0, 10, 20):
+            now = 100.0 + seconds
+            assert await windows.take(Limit(3, 60), Kind.READS, "anna") == 0
+        assert await windows.state(Limit(3, 60), Kind.READS, "anna") == (0, 40)
+        now = 161.0
+        assert await windows.state(Limit(3, 60), Kind.READS, "anna") == (1, 9)
+        now = 500.0
+        assert await windows.state(Limit(3, 60), Kind.READS, "anna") == (3, 0)
+
+    asyncio.run(look())
