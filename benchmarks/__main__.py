@@ -33,7 +33,7 @@ BENCHMARKS = (
     "targets",
 )
 GROUPS = {"gpu": ("network", "engine")}
-PARTS = {f"quality-{name}": name for name in ("cost", "recipe", "whole", "second")}
+PARTS = {f"quality-{name}": name for name in ("cost", "recipe", "whole", "second", "halo")}
 WITH_ARGUMENTS = {f"quality-{name}": name for name in ("compare", "order", "real")}
 
 

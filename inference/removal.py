@@ -12,7 +12,7 @@ from cutout.inference.composition import Scene, check_result, compose, largest_r
 from cutout.inference.cutout import Cutout
 from cutout.inference.errors import InvalidBackground, InvalidPhoto, NoSubject
 from cutout.inference.imaging import decode, encode
-from cutout.inference.imaging.backgrounds import Background, Gradient, Picture
+from cutout.inference.imaging.backgrounds import Background, BlurredPhoto, Gradient, Picture
 from cutout.inference.imaging.color_profile import from_srgb
 from cutout.inference.imaging.decode import Photo, Pixels, Size
 from cutout.inference.imaging.geometry import Box
@@ -66,7 +66,7 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
             part = _rescaled(part, picture, photo.shape[1], photo.shape[0])
         at.clock.lap("decode")
         cut = cut_out(
-            photo[part.rows, part.columns],
+            photo[part.rows, part.columns].contiguous(),
             None if own_alpha is None else own_alpha[part.rows, part.columns],
             choice.recipe,
             at.look,
@@ -108,15 +108,16 @@ def _decode(data: bytes, options: Options, at: Workplace) -> Photo:
         more = _picture_size(options.background, at.sizes).pixels
 
     def hold(size: Size) -> None:
-        pixels = size.pixels + more
+        pixels, largest = size.pixels + more, largest_result(size.width, size.height, layout)
+        result = min(pixels_of(largest.width, largest.height), at.sizes.pixels)
         if layout.canvas is not None:
             check_result(*layout.canvas, at.sizes)
         else:
             encode.check_size(options.format, size.width, size.height)
         if layout.moves:
-            largest = largest_result(size.width, size.height, layout)
-            # The refinement's own memory is free again by then, so that the photo and its result do not count in full.
-            pixels += min(pixels_of(largest.width, largest.height), at.sizes.pixels) // 2
+            pixels += result
+        elif isinstance(options.background, BlurredPhoto):
+            pixels += result // 2
         at.hold(pixels)
 
     return decode.decode(data, at.sizes, hold, keep_profile=options.keep_profile)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-# A mask whose undecided share is larger is looked at; measured, see docs/decisions/0022-review.md.
+# A mask whose undecided share is larger is looked at; measured, see docs/decisions/0022-results-for-review.md.
 MOST_UNCERTAIN = 0.12
 # So is a subject that takes less of the photo than this, or more: most likely a speck, or nothing was removed.
 LEAST_COVERAGE, MOST_COVERAGE = 0.001, 0.98

@@ -5,8 +5,8 @@ from types import ModuleType
 
 
 def run() -> None:
-    """Measure the tiers' cost, the recipes alone, the tiers end to end, the second look, and the tiers' order."""
-    for name in ("cost", "recipe", "whole", "second", "order"):
+    """Measure the tiers' cost, the recipes alone, the tiers end to end, the second look, the tiers' order, and halos."""
+    for name in ("cost", "recipe", "whole", "second", "order", "halo"):
         part(name).run()
 
 

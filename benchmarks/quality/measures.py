@@ -46,7 +46,7 @@ class Error:
 def measure(scene: Scene, rgb: Bytes, alpha: Bytes) -> Error:
     """Compare a cut-out, `rgb` uint8 [H,W,3] and `alpha` uint8 [H,W], with the scene's ground truth."""
     found = alpha.astype(np.float32) / 255
-    edge = _edge(scene.alpha)
+    edge = edge_of(scene.alpha)
     difference = np.abs(found - scene.alpha)
     slope = np.abs(_slope(found) - _slope(scene.alpha))[edge]
 
@@ -72,7 +72,7 @@ def measure(scene: Scene, rgb: Bytes, alpha: Bytes) -> Error:
 
 def composite(scene: Scene, rgb: Bytes, alpha: Bytes) -> float:
     """Return only the error of the picture, as in `Error`."""
-    return _composite(scene, rgb, alpha.astype(np.float32) / 255, _edge(scene.alpha))
+    return _composite(scene, rgb, alpha.astype(np.float32) / 255, edge_of(scene.alpha))
 
 
 def mean(errors: list[Error]) -> Error:
@@ -107,7 +107,8 @@ def _composite(scene: Scene, rgb: Bytes, found: Floats, edge: npt.NDArray[np.boo
     return 1000 * float(np.mean([np.abs(flat + (true_opacity - opacity) * one).mean() for one in GROUNDS]))
 
 
-def _edge(alpha: Floats) -> npt.NDArray[np.bool_]:
+def edge_of(alpha: Floats) -> npt.NDArray[np.bool_]:
+    """Return the edge, bool [H,W], in which `Error` compares: see there."""
     # An alpha of 0 and 1 alone has no mixed pixels, but an edge.
     opaque = (alpha > 0.5).astype(np.uint8)
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))

@@ -6,17 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cutout.inference.imaging.backgrounds import BlurredPhoto, Gradient
+from cutout.inference.imaging.backgrounds import SMALLEST_BLUR, BlurredPhoto, Gradient
 from cutout.inference.imaging.resize import resize_planes, resized_planes
 
 # A blurred photo is computed at this size, in pixels of its longer side; more for a slight blur, whose standard deviation
 # has at least SHARPEST pixels there.
-BLURRED_SIDE, LARGEST_BLURRED_SIDE, SHARPEST = 512, 2048, 2.0
+BLURRED_SIDE, SHARPEST = 512, 2.0
 # Behind the subject there is nothing to blur. It is filled from ever wider blurs of what is around it, each this many
 # times as wide; a blur counts in full where at least 1/ENOUGH of what it sees is background.
 WIDER, ENOUGH = 3, 4
 # Three means over a window after each other are close to a Gaussian.
 MEANS = 3
+# A blur is computed in cells in which its standard deviation is about this many.
+CELLS = 4.0
 
 
 def gradient(background: Gradient, height: int, width: int, device: torch.device) -> Tensor:
@@ -48,8 +50,8 @@ def blurred(photo: Tensor, alpha: Tensor, background: BlurredPhoto, height: int,
     """
     rows, columns = photo.shape[:2]
     longer = max(rows, columns)
-    wanted = SHARPEST / (background.blur_percent / 100)
-    side = min(longer, LARGEST_BLURRED_SIDE, max(BLURRED_SIDE, math.ceil(wanted)))
+    percent = max(SMALLEST_BLUR, background.blur_percent)
+    side = min(longer, max(BLURRED_SIDE, math.ceil(SHARPEST / (percent / 100))))
     small = max(1, round(rows * side / longer)), max(1, round(columns * side / longer))
     behind = (alpha == 0).to(torch.uint8)
     weights = resized_planes(behind[..., None] * 255, *small).float() / 255
@@ -57,19 +59,27 @@ def blurred(photo: Tensor, alpha: Tensor, background: BlurredPhoto, height: int,
     # The edge pixels of the subject are mixed with it, and so are the small pixels beside them.
     weights = torch.where(F.max_pool2d(1 - weights, 3, 1, 1) > 0, 0.0, weights)
     colours = colours * (weights > 0)
-    filled = _filled(colours, weights, side * background.blur_percent / 100)
+    filled = _filled(colours, weights, side * percent / 100)
     rows_shown, columns_shown = _covering(*small, height, width)
     shown = filled[:, :, rows_shown, columns_shown]
     return _to_bytes(resize_planes(shown, height, width)[0].permute(1, 2, 0))
 
 
 def blur(planes: Tensor, deviation: float) -> Tensor:
-    """Blur float [1,C,h,w] by about a Gaussian of this standard deviation in pixels; beyond the border is 0."""
+    """Blur float [1,C,h,w] by about a Gaussian of this standard deviation in pixels; beyond the border is 0.
+
+    A wide blur is computed in cells of several pixels and enlarged again, so that it takes no longer than a narrow one.
+    """
+    height, width = planes.shape[2:]
+    cell = max(1, int(deviation / CELLS))
+    if cell > 1:
+        planes = resize_planes(planes, math.ceil(height / cell), math.ceil(width / cell))
+    deviation = deviation / cell
     radius = max(1, round((math.sqrt(12 * deviation**2 / MEANS + 1) - 1) / 2))
     for _ in range(MEANS):
         for rows, columns in ((radius, 0), (0, radius)):
             planes = F.avg_pool2d(planes, (2 * rows + 1, 2 * columns + 1), 1, (rows, columns))
-    return planes
+    return planes if cell == 1 else F.interpolate(planes, size=(height, width), mode="bilinear")
 
 
 def _filled(colours: Tensor, weights: Tensor, deviation: float) -> Tensor:

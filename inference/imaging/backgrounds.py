@@ -13,7 +13,7 @@ PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 FUNCTION = re.compile(r"(gradient|blur)(?:\s*\((.*)\))?", re.IGNORECASE)
 ANGLE = re.compile(r"(-?\d{1,3}(?:\.\d{1,3})?)(?:deg)?")
 # In percent of the photo's longer side.
-USUAL_BLUR, LARGEST_BLUR = 2.0, 20.0
+SMALLEST_BLUR, USUAL_BLUR, LARGEST_BLUR = 0.2, 2.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ def _parse_blur(text: str | None) -> float:
     if not text:
         return USUAL_BLUR
     found = re.fullmatch(r"\s*(\d{1,3}(?:\.\d{1,3})?)\s*%?\s*", text)
-    if found is None or not 0 < float(found[1]) <= LARGEST_BLUR:
+    if found is None or not SMALLEST_BLUR <= float(found[1]) <= LARGEST_BLUR:
         raise InvalidOptions(
-            f"{text!r} is not a blur. Write percent of the photo's longer side, up to {LARGEST_BLUR:g}, such as blur(2)."
+            f"{text!r} is not a blur. Write percent of the photo's longer side, from {SMALLEST_BLUR:g} to {LARGEST_BLUR:g}, such as blur(2)."
         )
     return float(found[1])
 

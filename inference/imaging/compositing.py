@@ -2,7 +2,8 @@
 
 Colours are mixed as they are encoded, in sRGB, like browsers and almost all programs do. The alpha of a photo's edge is
 estimated by the same rule, colour = alpha × subject + (1 − alpha) × background, from encoded colours. Mixing linear light
-with that alpha would make dark edges lighter than in the photo, and light ones fatter.
+with that alpha would make dark edges lighter than in the photo, and light ones fatter: see
+docs/decisions/0023-mixing-encoded-colours.md.
 """
 
 import torch

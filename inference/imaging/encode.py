@@ -116,10 +116,23 @@ def _colours_and_alpha(picture: Pixels, dpi: Dpi | None, profile: bytes | None) 
     out = io.BytesIO()
     with ZipFile(out, "w") as archive:
         for name, data in (
-            (ZIP_COLOUR, encode(np.ascontiguousarray(picture[..., :3]), Format.JPG, 100, dpi, profile)),
+            (ZIP_COLOUR, _exact_jpeg(np.ascontiguousarray(picture[..., :3]), dpi, profile)),
             (ZIP_ALPHA, encode_png(np.ascontiguousarray(picture[..., 3]), dpi)),
         ):
             archive.writestr(
                 ZipInfo(name), data
             )  # without the time of day, so that equal results are equal bytes
+    return out.getvalue()
+
+
+def _exact_jpeg(colours: Pixels, dpi: Dpi | None, profile: bytes | None) -> bytes:
+    """Encode uint8 [H,W,3] as a JPEG whose pixels differ by at most 2 levels: without the lossy change to YCbCr.
+
+    Decoders know such a file by its Adobe marker, as libjpeg has written and read it since 1991.
+    """
+    out = io.BytesIO()
+    told = {} if dpi is None else {"dpi": dpi}
+    Image.fromarray(colours).save(
+        out, "JPEG", quality=100, keep_rgb=True, icc_profile=profile or SRGB_ICC, **told
+    )
     return out.getvalue()

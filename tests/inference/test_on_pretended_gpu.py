@@ -3,20 +3,25 @@
 import io
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from benchmarks.counting import Count
-from cutout.inference.backends.runners import TorchRunner
+from cutout.inference.backends.runners import Serving, TorchRunner
+from cutout.inference.cutout import Cutout
 from cutout.inference.engine import Engine
+from cutout.inference.imaging.backgrounds import BlurredPhoto, Gradient, Picture
 from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging.geometry import Layout, parse_margin, parse_region
 from cutout.inference.matting import colour_lines
 from cutout.inference.options import Options
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import Choice, Tier
 from cutout.models import gpu_kernels
 from cutout.models.catalog import find
 from tests.fakes import photo_with_disc
@@ -92,6 +97,35 @@ def test_what_is_composed_is_composed_on_the_gpu(options: Options, engine: Engin
     assert engine.remove(photo(HEIGHT, WIDTH), options).height == HEIGHT
 
 
+def test_every_layout_and_background_is_composed_on_the_gpu(engine: Engine) -> None:
+    data = photo(90, 130)
+    behind = io.BytesIO()
+    Image.effect_noise((50, 20), 90).convert("RGB").save(behind, "PNG")
+    wanted = [
+        Options(tier=Tier.PROFESSIONAL, shadow=0.5, layout=Layout(trim=True, margin=parse_margin("20%"))),
+        Options(background=Gradient((0, 0, 0), (255, 255, 255), 45), layout=Layout(canvas=(70, 50))),
+        Options(background=BlurredPhoto(), layout=Layout(scale=0.8, position=(0, 1))),
+        Options(background=Picture.of(behind.getvalue()), format=Format.AUTO, quality=100),
+        Options(background=(250, 10, 20, 100), layout=Layout(max_pixels=3000)),
+        Options(layout=Layout(region=parse_region("20% 20% 80% 80%")), mask_only=True),
+        Options(format=Format.ZIP),
+    ]
+    choice = Choice(Tier.BASIC, replace(find("isnet-general"), input_size=256), ())
+    runner = TorchRunner(FindsRed(), torch.device("cpu"), dtype=torch.float32)
+    with Engine({tier: Serving(choice, runner) for tier in Tier}) as cpu:
+        for options in wanted:
+            there, here = engine.remove(data, options), cpu.remove(data, options)
+            assert there.format is here.format, options
+            assert there.subject is not None
+            assert here.subject is not None
+            assert abs(there.subject.left - here.subject.left) <= 1, options
+            # Half precision may move the far end of a soft edge, and with it the size of what is trimmed, by a pixel.
+            assert abs(there.width - here.width) + abs(there.height - here.height) <= 4, options
+            if here.format is not Format.ZIP and (there.width, there.height) == (here.width, here.height):
+                difference = np.abs(_pixels(there).astype(int) - _pixels(here))
+                assert difference.mean() < 2, options
+
+
 def test_the_photos_own_transparency_goes_up_too(engine: Engine) -> None:
     data = io.BytesIO()
     Image.new("RGBA", (WIDTH, HEIGHT), (*RED, 100)).save(data, "PNG")
@@ -127,3 +161,7 @@ def test_warm_up_compares_the_kernels_with_ordinary_operators() -> None:
     with pretended_gpu(), gpu_kernels.only(on=True):
         TorchRunner(Network(), torch.device("cuda"), dtype=torch.float16).warm_up(32)
     assert used[:3] == [False, True, False]  # the first is the check of float16's range
+
+
+def _pixels(cutout: Cutout) -> npt.NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(cutout.data)))
