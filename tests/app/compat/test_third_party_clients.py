@@ -387,3 +387,28 @@ def test_the_calls_of_the_documentation_of_remove_bg_and_photoroom(place: Place,
     command += ["--form", "image_file=@photo.jpg", "--form", "size=preview", "--output", "segment.png"]
     third_party.run(command, place.folder).good()
     require_disc(place.picture("segment.png"))
+
+
+FETCH = """
+const fs = require("fs");
+const [address, key, path] = {arguments};
+(async () => {{
+  const form = new FormData();
+  form.append("image_file", new Blob([fs.readFileSync(path)]), "photo.jpg");
+  form.append("size", "auto");
+  form.append("crop", true);
+  form.append("bg_color", undefined);
+  const answer = await fetch(address + "/v1.0/removebg", {{
+    method: "POST", headers: {{"X-Api-Key": key}}, body: form,
+  }});
+  fs.writeFileSync("fetch.png", Buffer.from(await answer.arrayBuffer()));
+  console.log(answer.status, answer.headers.get("content-type"));
+}})();
+"""
+
+
+def test_fetch_of_node_and_browsers_whose_forms_have_undefined_as_text(place: Place) -> None:
+    script = FETCH.format(arguments=json.dumps([place.address, place.key, place.photo]))
+    assert place.node(script).good() == "200 image/png\n"
+    cropped = place.picture("fetch.png").getchannel("A")
+    assert cropped.getbbox() == (0, 0, *cropped.size)
