@@ -343,7 +343,6 @@ def test_npm_remove_bg_with_a_file_a_url_and_base64(place: Place) -> None:
     before = place.balance()
     script = NODE.format(arguments=json.dumps([place.key, place.photo, place.photo_url]))
     from_file, from_url, from_base64, huge, stranger = json.loads(place.node(script, inside=True).good())
-    # It sends every option that is not set as the text "undefined" in a form.
     picture = place.picture("node-file.png")
     require_preview(picture)
     assert (int(from_file["resultWidth"]), int(from_file["resultHeight"])) == picture.size
