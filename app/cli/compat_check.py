@@ -174,7 +174,7 @@ def _show(finding: "Finding", as_json: bool) -> None:
         return
     detail = escape((finding.detail or row.note).replace("`", ""))
     mark = FAILED if finding.failed else MARKS[finding.verdict]
-    say(f"{mark} {escape(row.shown):<24}{finding.verdict:<11}{detail}".rstrip())
+    say(f"{mark} {escape(row.shown):<24} {finding.verdict:<11}{detail}".rstrip())
 
 
 def _sum_up(found: "Iterable[Finding]", last: str, wanted: Wanted) -> None:

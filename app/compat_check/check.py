@@ -55,7 +55,8 @@ class Costs:
         if not self.removals:
             return "No removals, no credits."
         price = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
-        return f"Up to {self.removals} removals for {price} credits of {self.balance:,}; errors cost nothing."
+        count = "One removal" if self.removals == 1 else f"Up to {self.removals} removals"
+        return f"{count} for {price} credits of {self.balance:,}; errors cost nothing."
 
 
 @dataclass

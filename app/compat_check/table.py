@@ -3,6 +3,7 @@
 `cutout compat-check` tries each row on a running service; the same rows are the table in `docs/migrate.md`.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -42,8 +43,8 @@ class Row:
 
     @property
     def shown(self) -> str:
-        """The names of its fields; without fields, its name."""
-        return ", ".join(self.fields) or self.name
+        """Its name, or the names of its fields if it is called after one of them."""
+        return ", ".join(self.fields) if self.name in self.fields else self.name
 
 
 def _rows(api: Api, expected: Verdict, *rows: tuple[str, str] | tuple[str, str, str]) -> list[Row]:
@@ -148,6 +149,6 @@ def as_markdown(rows: Iterable[Row]) -> list[str]:
     """Return the lines of a table for the documentation."""
     lines = ["| | outcome | |", "|---|---|---|"]
     for row in rows:
-        names = ", ".join(f"`{field}`" for field in row.fields) or row.name
+        names = re.sub(r"\w+", r"`\g<0>`", row.shown) if row.name in row.fields else row.name
         lines.append(f"| {names} | {row.expected} | {row.note} |")
     return lines

@@ -336,9 +336,9 @@ def test_the_output_for_a_person(
     arguments = [shop[0], "--key", shop[2], "--field", "size=huge", "--field", "format=webp"]
     code, _, err = cutout(monkeypatch, capsys, *arguments)
     assert code == 1
-    assert "Up to 1 removals for 3 to 25 credits of " in err
-    assert "✗ size                    refused    400 invalid_size" in err
-    assert "✓ format                  identical  auto, png, jpg, webp, zip" in err
+    assert "One removal for 3 to 25 credits of " in err
+    assert "✗ size                     refused    400 invalid_size" in err
+    assert "✓ format                   identical  auto, png, jpg, webp, zip" in err
     assert "Not as it is: 2 identical, 1 refused; 200 image/webp" in err
 
 

@@ -30,7 +30,7 @@ from tests.web import answer, open_web
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
-WIDTH, HEIGHT = 800, 600
+WIDTH, HEIGHT = 600, 450
 PREVIEW = 250_000
 GRANTED = 1000
 
