@@ -60,7 +60,8 @@ async def remove_background(
     options = remove_bg_options(fields, settings.compat_tiers, all_pixels=settings.limits.sizes.pixels)
     picture = await _background(fields, fetcher)
     if picture is not None and not options.mask_only:
-        options = replace(options, background=Picture.of(picture))
+        # Its fingerprint takes a while.
+        options = replace(options, background=await asyncio.to_thread(Picture.of, picture))
     try:
         job, made = await removals.remove_one(context, user.id, photo, options, idempotency_key)
     except (CutoutError, JobFailedError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cutout.app.compat import form, photos
 from cutout.app.config import settings as app_settings
 from cutout.app.config.base import SettingsError
 from cutout.app.db.session import Database
@@ -18,6 +19,7 @@ from cutout.inference.tiers import Tier
 from tests.app.api_client import ADMIN, ANNA, API
 from tests.app.compat.compat_client import (
     FUNDS,
+    KINDS,
     CompatClient,
     key_of,
     nothing_charged,
@@ -137,6 +139,17 @@ def test_sizes_scale_down_and_never_up(compat: CompatClient) -> None:
     assert abs(width / height - 4 / 3) < 0.01
     kept = compat.send({"size": "medium", "format": "jpg"}, photo=LARGE)
     assert (kept.headers["X-Width"], kept.headers["X-Height"]) == ("800", "600")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_photo_and_a_large_picture(compat: CompatClient, kind: str) -> None:
+    """They are decoded and encoded beside the requests of others."""
+    assert len(LARGE) * 4 / 3 > form.MOST_AT_ONCE_BYTES
+    how = {"size": "full", "format": "png"}
+    plain = compat.send(how, photo=LARGE, kind=kind)
+    in_json = compat.send(how, photo=LARGE, kind=kind, headers={"Accept": "application/json"})
+    assert len(plain.content) > photos.MOST_AT_ONCE_BYTES
+    assert base64.b64decode(in_json.json()["data"]["result_b64"]) == plain.content
 
 
 def test_a_region_is_of_the_photo_that_was_sent(compat: CompatClient) -> None:
