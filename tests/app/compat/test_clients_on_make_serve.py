@@ -1,5 +1,6 @@
 """Clients as published against what `make serve` runs, with the real weights: no account, any key, the real photo."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def test_python_clients_cut_the_cat_out(service: str, cutouts: dict[str, Cutout]
         require_cat(tmp_path / name, cutouts)
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_documented_calls_of_rembg(service: str, cutouts: dict[str, Cutout], tmp_path: Path) -> None:
     with open_web(addresses=["127.0.0.1"]) as web:
         web.pages["/cat.jpg"] = answer(PHOTO.read_bytes())

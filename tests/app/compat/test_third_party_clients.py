@@ -5,6 +5,7 @@ Clients that keep the URL in a constant get another one from outside. For those 
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -372,6 +373,7 @@ wrapper.rbFromImageUrl({json.dumps(place.photo_url)}, {json.dumps(place.key)});
     assert asked == [f"{HOST}:443"] * 2
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_calls_of_the_documentation_of_remove_bg_and_photoroom(place: Place, asked: list[str]) -> None:
     key, trust = f"X-API-Key: {place.key}", place.impostor.environment
     command = ["curl", "-sS", "-H", key, "-F", "image_file=@photo.jpg", "-F", "size=auto", "-f"]
