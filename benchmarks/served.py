@@ -27,13 +27,19 @@ class Served:
 
     def form(self, photo: bytes) -> dict[str, Any]:
         """Return the arguments of a request for a PNG, encoded once so that encoding is not part of the measurement."""
-        url = f"{self.api}/background-remover/remove"
-        written = httpx2.Request("POST", url, files={"image": ("photo.jpg", photo, "image/jpeg")})
+        return self.post(
+            "/api/background-remover/remove", files={"image": ("photo.jpg", photo, "image/jpeg")}
+        )
+
+    def post(self, path: str, accept: str = "image/png", **body: Any) -> dict[str, Any]:
+        """Return the arguments of a request for a picture at any path of the service, encoded once."""
+        url = self.api.removesuffix("/api") + path
+        written = httpx2.Request("POST", url, **body)
         kind = {"Content-Type": written.headers["Content-Type"]}
         return {
             "url": url,
             "content": written.read(),
-            "headers": {**self.headers, **kind, "Accept": "image/png"},
+            "headers": {**self.headers, **kind, "Accept": accept},
         }
 
 

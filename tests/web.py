@@ -40,6 +40,9 @@ class Visit(BaseHTTPRequestHandler):
         self.close_connection = True
         self.web.pages.get(self.path, answer(status=404))(self)
 
+    def do_HEAD(self) -> None:
+        self.do_GET()  # with a body, which a client passes over
+
     def log_message(self, *_: Any) -> None:
         pass
 

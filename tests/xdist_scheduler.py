@@ -17,6 +17,8 @@ DEAR = {
     "tests/inference/test_on_pretended_gpu.py": "pretended GPU",
     "tests/inference/test_real_weights.py": "weights",
     "tests/app/system/test_readiness.py": "weights",
+    "tests/app/compat/test_clients_on_make_serve.py": "weights",
+    "tests/app/compat/test_third_party_clients.py": "clients",
     "tests/worker/test_process.py": "weights",
     "tests/app/cli/test_verify.py": "verify",
     "tests/app/db/test_outages.py": "outages",

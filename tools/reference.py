@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client.core import Metric
 from pydantic.fields import FieldInfo
 
+from cutout.app.compat_check.table import Api, as_markdown, rows_of
 from cutout.app.config.base import SettingsGroup, environment_name
 from cutout.app.config.settings import GROUPS
 from cutout.app.jobs.queue_stats import Waiting
@@ -21,6 +22,7 @@ from cutout.inference.tiers import Tier
 
 DOCS = Path(__file__).parents[1] / "docs"
 WRITTEN = "<!-- Written by `make docs` from the code. -->"
+WRITTEN_ON = "<!-- Written by `make docs` from the code, to the end of the page. -->"
 SETTINGS_INTRO = """
 All settings come from the environment and are read once at the start. A setting that is unknown, malformed or unsafe stops
 the start with a line that says why.
@@ -48,6 +50,7 @@ def pages() -> dict[Path, str]:
         DOCS / "settings.md": settings_page(),
         DOCS / "metrics.md": metrics_page(),
         DOCS / "presets.md": presets_page(),
+        DOCS / "migrate.md": migration_page(),
     }
 
 
@@ -90,6 +93,15 @@ def _preset(preset: Preset) -> str:
 
 def _toml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def migration_page() -> str:
+    """Return the page about other APIs: its text as it is, and the tables of what is identical, after WRITTEN_ON."""
+    text, _, _ = (DOCS / "migrate.md").read_text().partition(WRITTEN_ON)
+    lines = [WRITTEN_ON]
+    for api in Api:
+        lines += ["", f"### {api}", "", *as_markdown(rows_of(api))]
+    return text + "\n".join(lines) + "\n"
 
 
 def _setting(group: type[SettingsGroup], name: str) -> str:

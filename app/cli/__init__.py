@@ -1,11 +1,11 @@
-"""`cutout`: remove | presets | serve | worker | verify | models | doctor | migrate | users | keys | credits."""
+"""`cutout`: remove, presets, serve, worker, verify, compat-check, models, doctor, migrate, users, keys, credits."""
 
 import logging
 import sys
 
 import typer
 
-from cutout.app.cli import accounts, doctor, models, presets, remove, serve, verify, worker
+from cutout.app.cli import accounts, compat_check, doctor, models, presets, remove, serve, verify, worker
 from cutout.app.cli.console import escape, say
 from cutout.app.config.base import SettingsError
 from cutout.app.core.errors import OperatorError
@@ -29,6 +29,7 @@ cli.command("presets")(presets.presets)
 cli.command("serve")(serve.serve)
 cli.command("worker")(worker.worker)
 cli.command("verify")(verify.verify)
+cli.command("compat-check")(compat_check.compat_check)
 cli.add_typer(models.cli, name="models")
 cli.command("doctor")(doctor.doctor)
 cli.command("migrate")(accounts.migrate)

@@ -56,6 +56,8 @@ def service(weights: ModelsFolder, tmp_path_factory: pytest.TempPathFactory) -> 
         "CUTOUT_MODELS_DIR": str(weights.path),
         # A worker would load the models a second time.
         "CUTOUT_WORKERS": "0",
+        # Tests have photos on this machine.
+        "CUTOUT_FETCH_ALLOW_NETWORKS": "127.0.0.1/32",
     }
     log = folder / "log"
     with log.open("w") as out:
