@@ -11,6 +11,9 @@ from cutout.inference.imaging.types import Colour
 
 PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 FUNCTION = re.compile(r"(gradient|blur)(?:\s*\((.*)\))?", re.IGNORECASE)
+RGBA = re.compile(
+    r"rgba\(\s*(\d+\s*,\s*\d+\s*,\s*\d+)\s*,\s*(\d{1,3}(?:\.\d{1,6})?|\.\d{1,6})(%?)\s*\)", re.IGNORECASE
+)
 ANGLE = re.compile(r"(-?\d{1,3}(?:\.\d{1,3})?)(?:deg)?")
 # In percent of the photo's longer side.
 SMALLEST_BLUR, USUAL_BLUR, LARGEST_BLUR = 0.2, 2.0, 20.0
@@ -74,7 +77,7 @@ def parse_background(text: str) -> Background:
 
 
 def parse_colour(text: str) -> Colour:
-    """Parse a colour in CSS notation ("white", "#fff", "#ffffff80", "rgb(255,255,255)"), or as hex without the #.
+    """Parse a colour in CSS notation ("white", "#fff", "#ffffff80", "rgba(255,255,255,0.5)"), or as hex without the #.
 
     Return red, green and blue, and opacity if it is not 255; all are 0…255.
 
@@ -82,6 +85,8 @@ def parse_colour(text: str) -> Colour:
         InvalidOptions: the text is not a colour.
 
     """
+    if (css := RGBA.fullmatch(text.strip())) is not None:
+        text = f"rgba({css[1]},{_level(css[2], css[3])})"
     for candidate in (text, f"#{text}"):
         try:
             red, green, blue, *opacity = ImageColor.getrgb(candidate.strip())
@@ -96,6 +101,14 @@ def parse_colour(text: str) -> Colour:
             break  # Pillow accepts rgb(999,0,0) as it is, and reads hsl(0,200%,0%) as black
         return (red, green, blue) if opacity in ([], [255]) else (red, green, blue, opacity[0])
     raise InvalidOptions(f"{text!r} is not a colour. Write a name such as white, or hex such as #ffffff.")
+
+
+def _level(opacity: str, percent: str) -> int:
+    """Return an opacity as a level of 0…255: CSS has 0…1 or percent, Pillow 0…255."""
+    value = float(opacity)
+    if percent:
+        return round(255 * value / 100)
+    return round(255 * value) if value <= 1 else round(value)
 
 
 def _parse_blur(text: str | None) -> float:

@@ -135,6 +135,10 @@ def test_what_is_no_colour_is_refused() -> None:
         ("#0f08", (0, 255, 0, 136)),
         ("#00000000", (0, 0, 0, 0)),
         ("rgba(1,2,3,128)", (1, 2, 3, 128)),
+        ("rgba(1, 2, 3, 0.5)", (1, 2, 3, 128)),
+        ("RGBA(1,2,3,50%)", (1, 2, 3, 128)),
+        ("rgba(1,2,3,1)", (1, 2, 3)),
+        ("rgba(1,2,3,.0)", (1, 2, 3, 0)),
     ],
 )
 def test_a_colour_may_be_partly_transparent(text: str, colour: tuple[int, ...]) -> None:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from cutout.app.removals.idempotency import KeyUsed
 from cutout.app.removals.service import RemovalContext
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.errors import DeadlineExceeded, ModelUnavailable, Overloaded
+from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging.geometry import Layout, parse_margin, parse_region
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 from cutout.worker import tasks as worker_jobs
@@ -111,6 +114,38 @@ def test_a_worker_makes_it_and_its_caller_gets_it(
         1,
     )
     assert balance(database, user) == 92
+    assert uploads(storage) == []
+
+
+@on_both
+def test_a_worker_lays_the_picture_out_as_asked(
+    database: Database, storage: LocalStorage, queue: Queue, redis_url: str
+) -> None:
+    """Options go through the job's row; the picture for the background goes through the storage and is deleted there."""
+    user, place = funded(database), place_of(database, storage, queue)
+    behind = photo_bytes(30, 60, seed=5)
+    options = Options(
+        format=Format.AUTO,
+        background=Picture.of(behind),
+        layout=Layout(canvas=(90, 70), margin=parse_margin("10% 5px"), region=parse_region("10% 0 90% 100%")),
+        shadow=0.4,
+        quality=100,
+    )
+    with context_of(database, storage, redis_url) as context, working(context):
+        job, picture = asyncio.run(removals.remove_one(place, user.id, photo_bytes(), options))
+        here = context.engine.remove(photo_bytes(), options)
+        with pytest.raises(JobFailedError, match="picture for the background") as damaged:
+            asyncio.run(
+                removals.remove_one(
+                    place, user.id, photo_bytes(), Options(background=Picture.of(behind[:-400]))
+                )
+            )
+    assert picture == here.data
+    assert (job.format, job.width, job.height) == ("jpg", 90, 70)
+    assert here.subject is not None
+    assert job.subject == asdict(here.subject)
+    assert damaged.value.code == "INVALID_BACKGROUND"
+    assert balance(database, user) == 97
     assert uploads(storage) == []
 
 
