@@ -142,7 +142,7 @@ def doors(service: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Open all doors, with nothing behind them but a note of the options that arrive."""
     doors = Doors(service, tmp_path, monkeypatch)
 
-    async def remove_one(context: Any, user: Any, photo: Any, options: Options, key: Any) -> Any:
+    async def remove_one(context: Any, user: Any, photo: Any, options: Options, *_: Any) -> Any:
         doors.seen.append(options)
         raise InvalidInputError("The options have arrived.")
 

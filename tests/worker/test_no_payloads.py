@@ -27,6 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from cutout import app, inference, worker
 from cutout.app.auth import accounts
 from cutout.app.batches.service import BatchRequest
+from cutout.app.compat_check import answers, calls
 from cutout.app.core import log_config
 from cutout.app.db.session import Database
 from cutout.app.db.tables import User
@@ -101,8 +102,13 @@ def may_hold_a_payload(kind: object) -> bool:
 def test_every_repr_leaves_payloads_and_secrets_out() -> None:
     shown, hidden = [], 0
     for kind in dataclasses_here():
-        # The page class of a TIFF comes from a module that is imported for type checking only.
-        names = {"TiffPage": tifffile.TiffPage} | vars(importlib.import_module(kind.__module__))
+        # The page class of a TIFF, and the calls of a check, come from modules that are imported for type checking only.
+        names = (
+            {"TiffPage": tifffile.TiffPage}
+            | vars(answers)
+            | vars(calls)
+            | vars(importlib.import_module(kind.__module__))
+        )
         hints = typing.get_type_hints(kind, names)
         for field in dataclasses.fields(kind):
             is_text = str in (hints[field.name], *typing.get_args(hints[field.name]))
