@@ -73,11 +73,11 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
             at.look,
             colours=not options.mask_only,
         )
-        if options.require_subject and cut.no_foreground:
-            raise NoSubject(NO_SUBJECT)
         shown_behind = None if behind is None else upload(behind, at.device)
         scene = Scene(photo, part, cut.rgb, cut.alpha, cut.uncertainty, shown_behind)
         composed = compose(scene, options, at.sizes, download)
+        if options.require_subject and composed.subject is None:
+            raise NoSubject(NO_SUBJECT)
         pixels = download(composed.pixels)
     at.clock.lap("edges")
     file_format = encode.resolve(options.format, pixels)

@@ -1,19 +1,15 @@
 """Webhooks: JSON sent to a URL that a user provides, signed with a secret per user."""
 
-import asyncio
 import hashlib
 import hmac
-import ssl
 import uuid
 from base64 import urlsafe_b64encode
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
-
-import httpcore2
+from datetime import datetime
 
 from cutout.app.net.safe_http import SafeHttpClient
 from cutout.app.net.url_policy import NotAllowed, UrlPolicy
 from cutout.app.notifications.errors import CannotNotify, NotDelivered
+from cutout.app.notifications.sending import send
 
 EVENT = "batch.finished"
 # Timeout of one attempt, including DNS resolution.
@@ -80,62 +76,12 @@ async def post(
         "X-Cutout-Timestamp": timestamp,
         "X-Cutout-Signature": sign(secret, timestamp, body),
     }
-    try:
-        target = http_client.destinations.read(url)
-    except NotAllowed as error:
-        raise NotDelivered(str(error), final=True) from None
-    answered: tuple[int, str] | None = None
-    try:
-        async with asyncio.timeout(SECONDS), http_client.call("POST", target, headers, body) as answer:
-            answered = answer.status, header(answer, b"retry-after")
-    except NotAllowed as error:
-        raise NotDelivered(str(error)) from None
-    except (
-        TimeoutError,
-        httpcore2.TimeoutException,
-        httpcore2.NetworkError,
-        httpcore2.ProtocolError,
-        OSError,
-    ) as error:
-        # Errors after the response headers do not matter.
-        if answered is None:
-            raise NotDelivered(why_no_answer(error, SECONDS)) from None
-    assert answered is not None
-    status, retry_after = answered
+    status, retry_after = await send(http_client, "POST", url, headers, body, SECONDS, at)
     if not 200 <= status < 300:
         raise NotDelivered(
             f"The server answers {status} instead of 2xx.",
             status=status,
             final=status == GONE,
-            retry_after=duration(retry_after, at),
+            retry_after=retry_after,
         )
     return status
-
-
-def why_no_answer(error: Exception, seconds: float) -> str:
-    """Return why a server did not answer a call that was to take at most this long."""
-    if isinstance(error, TimeoutError | httpcore2.TimeoutException):
-        return f"The server did not answer within {seconds:g} s."
-    if isinstance(
-        error.__context__, ssl.SSLError
-    ):  # httpcore2 re-raises `from None`, which clears the cause and keeps the context
-        return "No secure connection: the server's certificate cannot be verified."
-    return "The server does not answer, or closed the connection."
-
-
-def header(answer: httpcore2.Response, wanted: bytes) -> str:
-    """Return a header of an answer, by its name in lower case; empty if there is none."""
-    return next(
-        (value.decode("latin-1") for name, value in answer.headers if name.lower() == wanted), ""
-    ).strip()
-
-
-def duration(retry_after: str, at: datetime | None = None) -> timedelta:
-    """Parse a `Retry-After` header, in seconds or as a date, at this time; zero if it is neither."""
-    try:
-        if retry_after.isdecimal():
-            return timedelta(seconds=int(retry_after))
-        until = parsedate_to_datetime(retry_after)
-        return (until if until.tzinfo else until.replace(tzinfo=UTC)) - (at or datetime.now(UTC))
-    except (ValueError, OverflowError):
-        return timedelta(0)

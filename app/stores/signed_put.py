@@ -1,14 +1,12 @@
 """Storing a result by a PUT to an address that the user has signed."""
 
-import asyncio
 import re
 
-import httpcore2
+import httpx2
 
 from cutout.app.net.safe_http import SafeHttpClient
-from cutout.app.net.url_policy import NotAllowed
 from cutout.app.notifications.errors import NotDelivered
-from cutout.app.notifications.webhook import duration, header, why_no_answer
+from cutout.app.notifications.sending import send
 
 # Azure refuses a PUT that does not say which kind of object it makes.
 AZURE = re.compile(r"\.blob\.core\.(windows\.net|usgovcloudapi\.net|chinacloudapi\.cn)", re.IGNORECASE)
@@ -23,37 +21,16 @@ async def put(http_client: SafeHttpClient, url: str, data: bytes, media_type: st
         NotDelivered: the address is not allowed, the server does not respond in time, or refuses the result.
 
     """
-    try:
-        target = http_client.destinations.read(url)
-    except NotAllowed as error:
-        raise NotDelivered(str(error), final=True) from None
     headers = {"Content-Type": media_type, "Content-Length": str(len(data))}
-    if AZURE.search(target.host):
+    if AZURE.search(httpx2.URL(url).host):
         headers["x-ms-blob-type"] = "BlockBlob"
-    answered: tuple[int, str] | None = None
-    try:
-        async with asyncio.timeout(seconds), http_client.call("PUT", target, headers, data) as answer:
-            answered = answer.status, header(answer, b"retry-after")
-    except NotAllowed as error:
-        raise NotDelivered(str(error)) from None
-    except (
-        TimeoutError,
-        httpcore2.TimeoutException,
-        httpcore2.NetworkError,
-        httpcore2.ProtocolError,
-        OSError,
-    ) as error:
-        # Errors after the response headers do not matter.
-        if answered is None:
-            raise NotDelivered(why_no_answer(error, seconds)) from None
-    assert answered is not None
-    status, retry_after = answered
+    status, retry_after = await send(http_client, "PUT", url, headers, data, seconds)
     if not 200 <= status < 300:
         raise NotDelivered(
             _reason(status, media_type),
             status=status,
             final=_is_final(status),
-            retry_after=duration(retry_after),
+            retry_after=retry_after,
         )
     return status
 

@@ -39,7 +39,7 @@ def run() -> None:
         rgb = torch.from_numpy(decode.decode(scene.photo).rgb)
         first = network.look(rgb)
         box = None if first is None else crop_refinement.box_around(first, *rgb.shape[:2])
-        second = None if box is None else network.look(box.of(rgb))
+        second = None if box is None else network.look(rgb[box.rows, box.columns].contiguous())
         if first is None or second is None:
             continue
         seen = (scene, rgb, first, second)

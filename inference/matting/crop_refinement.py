@@ -6,12 +6,11 @@ part of it. So the second mask is used only if it shows the same subject and is 
 where the first mask is uncertain or nearly agrees.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cutout.inference.imaging.geometry import Box
 from cutout.inference.imaging.resize import resize_planes
 from cutout.inference.matting.mask import FOREGROUND
 from cutout.inference.matting.unknown_region import uncertain
@@ -29,28 +28,6 @@ REACH = 2
 TOLERANCE = 0.1
 
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle of a photo, in pixels."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def rows(self) -> slice:
-        return slice(self.top, self.bottom)
-
-    @property
-    def columns(self) -> slice:
-        return slice(self.left, self.right)
-
-    def of(self, rgb: Tensor) -> Tensor:
-        """Crop a photo, [H,W,3], to this box."""
-        return rgb[self.rows, self.columns].contiguous()
-
-
 def box_around(mask: Tensor, height: int, width: int) -> Box | None:
     """Return the box of a [height,width] photo for a second look; None if a second look would show nothing new.
 
@@ -64,13 +41,14 @@ def box_around(mask: Tensor, height: int, width: int) -> Box | None:
     top, bottom = float(rows[0]) * down, float(rows[-1] + 1) * down
     left, right = float(columns[0]) * across, float(columns[-1] + 1) * across
     margin = MARGIN * max(bottom - top, right - left)
+    first_row, first_column = max(0, int(top - margin)), max(0, int(left - margin))
     box = Box(
-        top=max(0, int(top - margin)),
-        left=max(0, int(left - margin)),
-        bottom=min(height, int(bottom + margin) + 1),
-        right=min(width, int(right + margin) + 1),
+        first_column,
+        first_row,
+        min(width, int(right + margin) + 1) - first_column,
+        min(height, int(bottom + margin) + 1) - first_row,
     )
-    share = (box.bottom - box.top) * (box.right - box.left) / (height * width)
+    share = box.height * box.width / (height * width)
     return box if share <= LARGEST_SHARE else None
 
 

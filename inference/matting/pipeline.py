@@ -77,7 +77,7 @@ def _look_again(rgb: Tensor, mask: Tensor, alpha: Tensor, coverage: Tensor, look
     box = crop_refinement.box_around(mask, height, width)
     if box is None:
         return
-    part = box.of(rgb)
+    part = rgb[box.rows, box.columns].contiguous()
     second = look(part)
     if second is None:
         return

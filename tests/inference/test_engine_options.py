@@ -108,6 +108,13 @@ def test_a_photo_without_a_subject_fails_where_one_is_required() -> None:
         with pytest.raises(NoSubject, match="No subject was found"):
             engine.remove(photo_bytes(), Options(require_subject=True))
         empty = engine.remove(photo_bytes())
+    invisible = io.BytesIO()
+    Image.new("RGBA", (40, 30)).save(invisible, "PNG")
+    with (
+        fake_engine() as engine,
+        pytest.raises(NoSubject),
+    ):  # the network finds one, but all of it is transparent
+        engine.remove(invisible.getvalue(), Options(require_subject=True))
     assert (empty.subject, empty.coverage, empty.needs_review) == (None, 0.0, True)
 
 
