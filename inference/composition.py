@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cutout.inference.errors import ResultTooLarge
+from cutout.inference.errors import NoSubject
 from cutout.inference.imaging import backdrops, compositing
 from cutout.inference.imaging.backgrounds import Background, BlurredPhoto, Gradient, Picture
 from cutout.inference.imaging.encode import Format
@@ -20,6 +20,9 @@ from cutout.inference.limits import SizeLimits
 from cutout.inference.options import Options
 
 WHITE = (255, 255, 255)
+NO_SUBJECT = (
+    "No subject was found in this photo. Nothing was charged. Try another photo, or another region of it."
+)
 # Copies a small tensor to the host.
 Fetch = Callable[[Tensor], npt.NDArray[np.float32]]
 
@@ -61,6 +64,7 @@ def compose(scene: Scene, options: Options, sizes: SizeLimits, fetch: Fetch) -> 
 
     Raises:
         ResultTooLarge: the result would have more pixels than `sizes` allows.
+        NoSubject: there is no subject, and the options require one.
 
     """
     height, width = scene.photo.shape[:2]
@@ -69,12 +73,14 @@ def compose(scene: Scene, options: Options, sizes: SizeLimits, fetch: Fetch) -> 
     facts = fetch(torch.cat([unsure, lines_of(scene.alpha)]))
     uncertainty, lines = float(facts[0]), facts[1:]
     found = box_of(lines, scene.alpha.shape[0])
+    if found is None and options.require_subject:
+        raise NoSubject(NO_SUBJECT)
     covered = float(lines[: scene.alpha.shape[0]].sum(dtype=np.float64)) / 255
     of_photo = covered / (width * height)
 
     layout, part = options.layout, scene.part
     placement = _placement(found, part, width, height, layout)
-    check_result(placement.width, placement.height, sizes)
+    sizes.check_result(placement.width, placement.height)
     rgb, alpha, subject = scene.rgb, scene.alpha, found
     if found is not None and (layout.moves or part != Box(0, 0, width, height)):
         subject = placement.subject
@@ -91,20 +97,6 @@ def compose(scene: Scene, options: Options, sizes: SizeLimits, fetch: Fetch) -> 
 def largest_result(width: int, height: int, layout: Layout) -> Placement:
     """Return the largest canvas that the result of a photo of this size may have."""
     return place(Box(0, 0, width, height), width, height, layout)
-
-
-def check_result(width: int, height: int, sizes: SizeLimits) -> None:
-    """Check that a result may have this size.
-
-    Raises:
-        ResultTooLarge: it may not; the message names what to change.
-
-    """
-    if width * height > sizes.pixels or max(width, height) > sizes.side:
-        raise ResultTooLarge(
-            f"The result would have {width} × {height} pixels; at most {sizes.pixels / 1e6:g} megapixels and"
-            f" {sizes.side:,} a side are allowed. Choose a smaller canvas or margin."
-        )
 
 
 def _placement(subject: Box | None, part: Box, width: int, height: int, layout: Layout) -> Placement:

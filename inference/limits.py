@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cutout.inference.cores import usable_cores
-from cutout.inference.errors import PhotoTooLarge
+from cutout.inference.errors import PhotoTooLarge, ResultTooLarge
 
 # The overhead of a row or a column, in pixels: Pillow's pointer to it, its index in the mask's cells and its weights
 # there, about 50 bytes. It matters only for pictures that are a few pixels wide or high.
@@ -49,6 +49,19 @@ class SizeLimits:
             raise PhotoTooLarge(
                 f"{found}; it may be at most {self.ratio:g} times as long as wide (CUTOUT_MAX_RATIO), because a network"
                 " cannot find a subject in a thinner one. Crop it and retry."
+            )
+
+    def check_result(self, width: int, height: int) -> None:
+        """Check that a result may have this size; it may be of any shape.
+
+        Raises:
+            ResultTooLarge: it may not; the message names what to change.
+
+        """
+        if width * height > self.pixels or max(width, height) > self.side:
+            raise ResultTooLarge(
+                f"The result would have {width} × {height} pixels; at most {self.pixels / 1e6:g} megapixels and"
+                f" {self.side:,} a side are allowed. Choose a smaller canvas or margin."
             )
 
 

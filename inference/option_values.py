@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar, get_args
 from cutout.inference.errors import InvalidBackground, InvalidOptions, InvalidPhoto
 from cutout.inference.imaging import decode
 from cutout.inference.imaging.backgrounds import Background, Picture, parse_background
-from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging.encode import Format, check_size
 from cutout.inference.imaging.geometry import (
     NO_MARGIN,
     Layout,
@@ -108,7 +108,7 @@ def to_options(
 ) -> Options:
     """Return the options that the values describe, checked; a preset must have been applied before.
 
-    `named` returns the name that the caller knows an option by, for messages. `sizes` limits the background's picture.
+    `named` returns the name that the caller knows an option by, for messages. `sizes` limits the background's picture and the canvas.
 
     Raises:
         InvalidOptions: a value cannot be used, or has no effect beside the others; the message names the option.
@@ -142,6 +142,9 @@ def to_options(
         require_subject=bool(read.flag("require_subject")),
     )
     options.check()
+    if options.layout.canvas is not None:
+        sizes.check_result(*options.layout.canvas)
+        check_size(options.format, *options.layout.canvas)
     return options
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from cutout.inference.backends.cuda import download, errors_translated, upload
-from cutout.inference.composition import Scene, check_result, compose, largest_result
+from cutout.inference.composition import Scene, compose, largest_result
 from cutout.inference.cutout import Cutout
-from cutout.inference.errors import InvalidBackground, InvalidPhoto, NoSubject
+from cutout.inference.errors import InvalidBackground, InvalidPhoto
 from cutout.inference.imaging import decode, encode
 from cutout.inference.imaging.backgrounds import Background, BlurredPhoto, Gradient, Picture
 from cutout.inference.imaging.color_profile import from_srgb
 from cutout.inference.imaging.decode import Photo, Pixels, Size
-from cutout.inference.imaging.geometry import Box
+from cutout.inference.imaging.geometry import Box, place
 from cutout.inference.imaging.placing import scaled_down
 from cutout.inference.imaging.types import Colour
 from cutout.inference.limits import SizeLimits, pixels_of
@@ -28,6 +28,9 @@ from cutout.inference.tiers import Choice
 NO_SUBJECT = (
     "No subject was found in this photo. Nothing was charged. Try another photo, or another region of it."
 )
+
+
+ONE_PIXEL = Box(0, 0, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,6 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
         shown_behind = None if behind is None else upload(behind, at.device)
         scene = Scene(photo, part, cut.rgb, cut.alpha, cut.uncertainty, shown_behind)
         composed = compose(scene, options, at.sizes, download)
-        if options.require_subject and composed.subject is None:
-            raise NoSubject(NO_SUBJECT)
         pixels = download(composed.pixels)
     at.clock.lap("edges")
     file_format = encode.resolve(options.format, pixels)
@@ -88,7 +89,7 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
         format=file_format,
         width=pixels.shape[1],
         height=pixels.shape[0],
-        no_foreground=cut.no_foreground,
+        no_foreground=composed.subject is None,
         tier=options.tier,
         checkpoint=choice.checkpoint.name,
         substitute=choice.substitute,
@@ -109,15 +110,19 @@ def _decode(data: bytes, options: Options, at: Workplace) -> Photo:
         more = _picture_size(options.background, at.sizes).pixels
 
     def hold(size: Size) -> None:
-        pixels, largest = size.pixels + more, largest_result(size.width, size.height, layout)
+        # What no result of this photo could be is refused before any work on it.
+        least = place(ONE_PIXEL, size.width, size.height, layout)
+        at.sizes.check_result(least.width, least.height)
+        if layout.max_pixels is None:
+            encode.check_size(options.format, least.width, least.height)
+        largest = largest_result(size.width, size.height, layout)
         result = min(pixels_of(largest.width, largest.height), at.sizes.pixels)
-        if layout.canvas is not None:
-            check_result(*layout.canvas, at.sizes)
-        else:
-            encode.check_size(options.format, size.width, size.height)
+        pixels = size.pixels + more
         if layout.moves:
             pixels += result
-        elif isinstance(options.background, BlurredPhoto):
+        if options.shadow or isinstance(
+            options.background, BlurredPhoto | Gradient
+        ):  # they are drawn as floats
             pixels += result // 2
         at.hold(pixels)
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,11 @@ def doors(service: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Open all doors, with nothing behind them but a note of the options that arrive."""
     doors = Doors(service, tmp_path, monkeypatch)
 
-    async def remove_one(context: Any, user: Any, photo: Any, options: Options, *_: Any) -> Any:
+    async def remove_one(
+        context: Any, user: Any, photo: Any, options: Options, key: Any, store: Any, background: Any
+    ) -> Any:
+        if background is not None:  # at a URL
+            options = replace(options, background=await background.fetch(background.url))
         doors.seen.append(options)
         raise InvalidInputError("The options have arrived.")
 

@@ -96,7 +96,8 @@ def process_claim(context: WorkerContext, claim: Claim) -> None:
     start, its_fault, not_before = time.perf_counter(), False, None
     with context.held.holding(claim.token):
         try:
-            for _, same in groupby(claim.photos, key=lambda photo: photo.options):
+            # Each photo that is no batch's has its own copy of the picture behind it.
+            for _, same in groupby(claim.photos, key=lambda photo: (photo.options, photo.background)):
                 photos = list(same)
                 options = _with_background(context, photos[0])
                 waiting = _unless_stopped(context, claim.token, photos)

@@ -32,7 +32,7 @@ from cutout.app.core.errors import (
 )
 from cutout.app.core.threads import to_storage_thread
 from cutout.app.db.tables import Batch, now
-from cutout.app.http.backgrounds import read_background
+from cutout.app.http.backgrounds import fetch_background
 from cutout.app.http.dependencies import (
     DatabaseDep,
     ImageFetcherDep,
@@ -114,9 +114,8 @@ async def submit_batch(
         check_store = partial(stores.check, user=user, in_batch=True)
         fields, sizes = Fields(outbox, user.email, presets, check_store), settings.limits.sizes
         form = await read_batch(request, upload, fields, funds, settings.max_upload_bytes, sizes)
-        picture = await read_background(None, form.background_image_url, fetcher, sizes)
-        if picture is not None:
-            await upload.add_background(picture)
+        if form.background_image_url is not None:
+            await upload.add_background(await fetch_background(form.background_image_url, fetcher, sizes))
         wanted = form.to_request(presets, upload.background)
         await stores.require_public(wanted.store_urls)
         # Read before the batch is submitted: nothing may fail after that.

@@ -25,6 +25,7 @@ from cutout.app.notifications import outbox
 from cutout.app.ratelimit.limits import Kind, Limit, RateLimited
 from cutout.app.removals.idempotency import KeyUsed, add_key, find_key, write_once
 from cutout.app.stores import service as stores
+from cutout.app.stores.addresses import names_for
 from cutout.inference.options import Options
 
 LONGEST_NAME = 1000
@@ -352,7 +353,8 @@ def _write(
     session.execute(insert(plain(Job)), rows)
     if request.store_urls:
         ids = [photo.job_id for photo in photos]
-        stems = unique_stems([(photo.name[:LONGEST_NAME], position) for position, photo in enumerate(photos)])
+        names = names_for(request.store_urls, [photo.name[:LONGEST_NAME] for photo in photos])
+        stems = unique_stems([(name, position) for position, name in enumerate(names)])
         targets = dict(zip(ids, request.store_urls, strict=True))
         stores.plan(session, user_id, targets, dict(zip(ids, stems, strict=True)), at)
     return batch

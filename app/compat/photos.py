@@ -9,7 +9,7 @@ from typing import Any
 from cutout.app.compat.errors import CompatInputError
 from cutout.app.compat.fields import LONGEST_URL, Fields
 from cutout.app.net.image_fetcher import FetchedTooLarge, ImageFetcher, NotFetched
-from cutout.app.removals.service import RemotePhoto
+from cutout.app.removals.remote import RemotePhoto
 
 # Writing more than this as base64 is not done between the requests of others.
 MOST_AT_ONCE_BYTES = 500_000

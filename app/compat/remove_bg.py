@@ -2,10 +2,12 @@
 
 import asyncio
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
+from starlette.requests import ClientDisconnect
 
 from cutout.app.auth.dependencies import RemovingUserDep, UserDep
 from cutout.app.compat.account import account_of
@@ -29,6 +31,7 @@ from cutout.app.net.image_fetcher import ImageFetcher
 from cutout.app.ratelimit.limits import Kind
 from cutout.app.removals import service as removals
 from cutout.app.removals.dependencies import RemovalContextDep
+from cutout.app.removals.remote import RemoteBackground
 from cutout.app.removals.router import picture_headers
 from cutout.inference.errors import CutoutError
 from cutout.inference.imaging.backgrounds import Picture
@@ -58,12 +61,17 @@ async def remove_background(
     fields = await reader.read(request)
     photo = photo_of(fields, PHOTOS, PHOTO_URL, fetcher)
     options = remove_bg_options(fields, settings.compat_tiers, all_pixels=settings.limits.sizes.pixels)
-    picture = await _background(fields, fetcher)
-    if picture is not None and not options.mask_only:
+    remote = _remote_background(fields, fetcher)
+    if options.mask_only:  # it has no background
+        remote = None
+    elif BACKGROUND_FILE in fields.files:
         # Its fingerprint takes a while.
-        options = replace(options, background=await asyncio.to_thread(Picture.of, picture))
+        picture = await asyncio.to_thread(Picture.of, fields.files[BACKGROUND_FILE])
+        options = replace(options, background=picture)
     try:
-        job, made = await removals.remove_one(context, user.id, photo, options, idempotency_key)
+        job, made = await removals.remove_one(
+            context, user.id, photo, options, idempotency_key, background=remote
+        )
     except (CutoutError, JobFailedError) as error:
         raise _their_error(error, fields) from None
     headers = _headers(job) | rate_limit_headers(limit.calls if limit else None, state)
@@ -91,17 +99,18 @@ async def improve(request: Request, _: UserDep, settings: SettingsDep) -> dict[s
     """Answer as remove.bg does to a picture for its training. Nothing of it is kept."""
     if not settings.compat_improve:
         raise NotFoundError("This service takes no pictures to learn from (CUTOUT_COMPAT_IMPROVE).")
-    # A client that is still sending would not read an answer.
-    async for _chunk in request.stream():
-        pass
+    # A client that is still sending would not read an answer, and one that has hung up reads none.
+    with suppress(ClientDisconnect):
+        async for _chunk in request.stream():
+            pass
     return {"id": str(uuid.uuid4())}
 
 
-async def _background(fields: Fields, fetcher: ImageFetcher) -> bytes | None:
-    """Return the picture for the background, which may have to be fetched.
+def _remote_background(fields: Fields, fetcher: ImageFetcher) -> RemoteBackground | None:
+    """Return the picture for the background that has to be fetched; None without one.
 
     Raises:
-        CompatInputError: there are two backgrounds, or the picture cannot be fetched.
+        CompatInputError: there are two backgrounds, or the URL is malformed.
 
     """
     sent = [name for name in ("bg_color", BACKGROUND_URL) if name in fields.texts]
@@ -109,9 +118,13 @@ async def _background(fields: Fields, fetcher: ImageFetcher) -> bytes | None:
     if len(sent) > 1 or BACKGROUND_FILE in fields.repeated:
         raise CompatInputError("Send only one background.", "multiple_bg_sources")
     if sent != [BACKGROUND_URL]:
-        return fields.files.get(BACKGROUND_FILE)
-    url = checked_url(fields, BACKGROUND_URL, fetcher)
-    return await fetching(fetcher, BACKGROUND_URL, "failed_bg_download")(url)
+        return None
+    get = fetching(fetcher, BACKGROUND_URL, "failed_bg_download")
+
+    async def fetch(url: str) -> Picture:
+        return await asyncio.to_thread(Picture.of, await get(url))
+
+    return RemoteBackground(checked_url(fields, BACKGROUND_URL, fetcher), fetch)
 
 
 def _their_error(error: CutoutError | JobFailedError, fields: Fields) -> Exception:

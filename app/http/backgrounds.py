@@ -30,20 +30,24 @@ def too_large(limit_bytes: int) -> InvalidBackgroundError:
     )
 
 
-async def read_background(
-    part: bytes | None, url: str | None, fetcher: ImageFetcher, sizes: SizeLimits
-) -> Picture | None:
-    """Return the picture that a request sends as a part or by a URL, after a look at its header; None if it has neither.
+async def read_part(part: bytes, sizes: SizeLimits) -> Picture:
+    """Return the picture that a request sends as a part, after a look at its header.
+
+    Raises:
+        InvalidBackground: it is none, or is too large.
+
+    """
+    return await asyncio.to_thread(as_background, part, PART, sizes)
+
+
+async def fetch_background(url: str, fetcher: ImageFetcher, sizes: SizeLimits) -> Picture:
+    """Fetch the picture that a request names by its URL, and look at its header.
 
     Raises:
         InvalidBackgroundError, InvalidBackground: the picture cannot be fetched, or is none, or is too large.
         Overloaded: too many pictures are being fetched.
 
     """
-    if part is not None:
-        return await asyncio.to_thread(as_background, part, PART, sizes)
-    if url is None:
-        return None
     try:
         data = await fetcher.fetch(url)
     except NotFetched as error:

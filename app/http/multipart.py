@@ -135,14 +135,20 @@ def read_disposition(value: bytes) -> Head:
     """Parse a part's `Content-Disposition`. Bytes that are not valid UTF-8 are replaced.
 
     Raises:
-        BrokenForm: the header names no field.
+        BrokenForm: the header cannot be read, or names no field.
 
     """
     message = Message()
     message["Content-Disposition"] = value.decode("latin-1")
     # python-multipart strips folders from file names and does not support `filename*`. `email.message` returns the
     # latter as a tuple: character set, language, text.
-    told: list[tuple[str, Any]] = message.get_params([], "Content-Disposition")
+    try:
+        told: list[tuple[str, Any]] = message.get_params([], "Content-Disposition")
+    except (
+        TypeError,
+        ValueError,
+    ):  # it mixes numbered and whole parameters, or has numbers of thousands of digits
+        raise BrokenForm("A part of the form has a Content-Disposition that cannot be read.") from None
     plain = {name: text for name, text in told if isinstance(text, str)}
     exact = {name: text for name, text in told if isinstance(text, tuple)}
     if "name" not in plain:

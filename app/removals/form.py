@@ -82,6 +82,8 @@ async def read_removal(request: Request, largest_bytes: int) -> Received:
             form = RemovalForm.model_validate(values, by_alias=True, by_name=False)
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+    except ClientDisconnect:
+        raise InvalidInputError("The body is incomplete: it ends too early.") from None
     received = Received(form, *map(files.get, FILES))
     if (received.photo is None) == (form.image_url is None):
         raise InvalidInputError(PHOTO_WANTED)

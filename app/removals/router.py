@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -30,7 +31,7 @@ from cutout.app.core.errors import (
     UnsupportedFormatError,
 )
 from cutout.app.db.tables import Job, Status
-from cutout.app.http.backgrounds import read_background
+from cutout.app.http.backgrounds import fetch_background, read_part
 from cutout.app.http.dependencies import DatabaseDep, ImageFetcherDep, PresetsDep, SettingsDep, StorageDep
 from cutout.app.http.openapi import error_responses
 from cutout.app.http.schemas import NO_NUL, UtcTime
@@ -41,8 +42,8 @@ from cutout.app.jobs.urls import API, result_url
 from cutout.app.removals import service as removals
 from cutout.app.removals.dependencies import ExecutorDep, RemovalContextDep
 from cutout.app.removals.form import describe_removal, read_removal
+from cutout.app.removals.remote import RemoteBackground, RemotePhoto
 from cutout.app.removals.schemas import Pricing
-from cutout.app.removals.service import RemotePhoto
 from cutout.app.stores.dependencies import ResultStoresDep
 from cutout.inference.imaging.encode import Format
 from cutout.inference.tiers import Tier
@@ -118,15 +119,22 @@ async def remove(
     wants_picture, accepted = read_accept(accept)
     received = await read_removal(request, settings.max_upload_bytes)
     form, photo = received.form, received.photo
-    background = await read_background(
-        received.background, form.background_image_url, fetcher, settings.limits.sizes
-    )
-    options = presets.options(form.values(accepted, background), to_camel)
+    sizes, remote, picture_behind = settings.limits.sizes, None, None
+    if form.background_image_url is not None:
+        remote = RemoteBackground(
+            form.background_image_url, partial(fetch_background, fetcher=fetcher, sizes=sizes)
+        )
+        picture_behind = remote.stand_in
+    elif received.background is not None:
+        picture_behind = await read_part(received.background, sizes)
+    options = presets.options(form.values(accepted, picture_behind), to_camel, sizes)
     source = RemotePhoto(form.image_url or "", fetcher.fetch) if photo is None else photo
     store_url = None if form.store_url is None else stores.check(form.store_url, user)
     if store_url is not None:
         await stores.require_public([store_url])
-    job, picture = await removals.remove_one(context, user.id, source, options, idempotency_key, store_url)
+    job, picture = await removals.remove_one(
+        context, user.id, source, options, idempotency_key, store_url, remote
+    )
     store = await stores.deliver_now(job, picture)
     if wants_picture:
         headers = picture_headers(job) | ({} if store is None else {"X-Cutout-Store": store.status.value})

@@ -5,8 +5,8 @@ import hashlib
 import math
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from cutout.app.observability.metrics import Metrics
 from cutout.app.removals.executors import RemovalExecutor
 from cutout.app.removals.idempotency import KeyInWork, KeyUsed, add_key, find_key, write_once
 from cutout.app.removals.lost_jobs import SERVICE_STOPPED, fail
+from cutout.app.removals.remote import RemoteBackground, RemotePhoto
 from cutout.app.storage.base import Storage, StorageError
 from cutout.app.stores.service import plan
 from cutout.inference.cutout import Cutout
@@ -74,15 +75,6 @@ class RemovalContext:
 
 
 @dataclass(frozen=True)
-class RemotePhoto:
-    """A photo at a URL. It is fetched before anything is held for it."""
-
-    # A signed URL is a key to the photo, so it stays out of logs.
-    url: str = field(repr=False)
-    fetch: Callable[[str], Awaitable[bytes]] = field(repr=False)
-
-
-@dataclass(frozen=True)
 class RemovalRequest:
     """A caller's wish. `fingerprint` identifies photo and options where there is an idempotency `key`.
 
@@ -98,9 +90,10 @@ class RemovalRequest:
 
 @dataclass(frozen=True)
 class _Reserved:
-    """A job that was written for this request, and its photo."""
+    """A job that was written for a request, with the picture for its background, and its photo."""
 
     job_id: uuid.UUID
+    request: RemovalRequest
     photo: bytes = field(repr=False)
 
 
@@ -111,6 +104,7 @@ async def remove_one(
     options: Options,
     key: str | None = None,
     store_url: str | None = None,
+    background: RemoteBackground | None = None,
 ) -> tuple[Job, bytes]:
     """Remove the background of one photo. Return the job and the picture.
 
@@ -119,11 +113,10 @@ async def remove_one(
     a crash `fail_lost_jobs` does that.
 
     A second request with the same `key` is no second removal: it waits a moment for the first one and returns the same.
-    Only where the first one failed or was lost, the work is done again. For a remote photo the key covers its URL. A
-    repetition does not fetch it, since the photo may have changed since.
+    Only where the first one failed or was lost, the work is done again. Of what is remote the key covers the URL; a
+    repetition does not fetch it, since it may have changed since.
 
-    With a `store_url`, checked by `ResultStores.check`, the result is due there once the job is completed; the caller
-    may deliver it at once.
+    With a `store_url`, checked by `ResultStores.check`, the result is due there once the job is completed.
 
     Raises:
         InsufficientCredits: the user has too few credits and no quota left; no job is written.
@@ -136,15 +129,17 @@ async def remove_one(
 
     """
     start = time.perf_counter()
+    if background is not None:
+        options = replace(options, background=background.stand_in)
     request = request_of(user_id, photo, options, key, store_url)
-    reserved = await _reserve_or_repeat(context, request, photo)
+    reserved = await _reserve_or_repeat(context, request, photo, background)
     if not isinstance(reserved, _Reserved):
         return reserved
     job_id = reserved.job_id
     structlog.contextvars.bind_contextvars(job=str(job_id))
     try:
         with context.leases.holding(job_id):
-            job, picture = await _make(context, request, reserved)
+            job, picture = await _make(context, reserved)
     except BaseException as error:
         # Also if the client hung up: this task is being cancelled then, and the price has to be given back all the same.
         await asyncio.shield(_in_thread(context)(abandon_job, context, job_id, error))
@@ -172,9 +167,12 @@ def request_of(
 
 
 async def _reserve_or_repeat(
-    context: RemovalContext, request: RemovalRequest, photo: bytes | RemotePhoto
+    context: RemovalContext,
+    request: RemovalRequest,
+    photo: bytes | RemotePhoto,
+    background: RemoteBackground | None,
 ) -> _Reserved | tuple[Job, bytes]:
-    """Fetch a remote photo and reserve a job; or return what the first request with the same key made."""
+    """Fetch what is remote and reserve a job; or return what the first request with the same key made."""
     start = time.perf_counter()
     run = _in_thread(context)
     while True:
@@ -182,18 +180,22 @@ async def _reserve_or_repeat(
         if job_id is None:
             if isinstance(photo, RemotePhoto):
                 photo = await photo.fetch(photo.url)
+            if background is not None:
+                picture = await background.fetch(background.url)
+                request = replace(request, options=replace(request.options, background=picture))
+                background = None
             job_id, is_new = await run(reserve_job, context, request, photo)
             if is_new:
-                return _Reserved(job_id, photo)
+                return _Reserved(job_id, request, photo)
         first = await first_result(context, request, job_id, time.perf_counter() - start)
         if first is not None:
             return first
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def _make(context: RemovalContext, request: RemovalRequest, reserved: _Reserved) -> tuple[Job, bytes]:
+async def _make(context: RemovalContext, reserved: _Reserved) -> tuple[Job, bytes]:
     """Make the picture of a reserved job. Return the job, completed and charged, and the picture."""
-    began = time.perf_counter()
+    began, request = time.perf_counter(), reserved.request
     cutout = await context.executor.make(reserved.job_id, reserved.photo, request.options, request.user_id)
     if cutout is None:  # a worker has stored the picture and completed the job
         return await to_storage_thread(collect_result, context, reserved.job_id)

@@ -14,6 +14,8 @@ PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 # The names of placeholders, and whether their values differ between the photos of a batch.
 KNOWN = {"{name}": True, "{position}": True, "{jobId}": True, "{format}": False}
 IN_BATCHES = ("{name}", "{position}")
+# A photo's name may have what `read_s3_url` refuses, because a server behind another one may decode or cut it.
+NOT_IN_KEYS = re.compile(r"[%?#\\]")
 
 
 class CannotStore(InvalidInputError):
@@ -84,6 +86,13 @@ def assign(addresses: Sequence[str], photos: int) -> list[str]:
     if len(set(fixed)) < len(fixed):
         raise CannotStore("Two photos have the same address, so one would overwrite the other.")
     return list(addresses)
+
+
+def names_for(addresses: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the names of photos as they may be filled in: in a bucket's key, what it may not have becomes `_`."""
+    if not any(map(is_s3, addresses)):
+        return list(names)
+    return [NOT_IN_KEYS.sub("_", name) for name in names]
 
 
 def filled(delivery: StoreDelivery, job: Job) -> str:

@@ -15,6 +15,8 @@ BLURRED_SIDE, SHARPEST = 512, 2.0
 # Behind the subject there is nothing to blur. It is filled from ever wider blurs of what is around it, each this many
 # times as wide; a blur counts in full where at least 1/ENOUGH of what it sees is background.
 WIDER, ENOUGH = 3, 4
+# What a pixel of the subject counts as background, at most, in parts of one of the background.
+SHINES_THROUGH = 1e-4
 # Three means over a window after each other are close to a Gaussian.
 MEANS = 3
 # A blur is computed in cells in which its standard deviation is about this many.
@@ -55,10 +57,13 @@ def blurred(photo: Tensor, alpha: Tensor, background: BlurredPhoto, height: int,
     small = max(1, round(rows * side / longer)), max(1, round(columns * side / longer))
     behind = (alpha == 0).to(torch.uint8)
     weights = resized_planes(behind[..., None] * 255, *small).float() / 255
-    colours = resized_planes(photo * behind[..., None], *small).float()
     # The edge pixels of the subject are mixed with it, and so are the small pixels beside them.
     weights = torch.where(F.max_pool2d(1 - weights, 3, 1, 1) > 0, 0.0, weights)
-    colours = colours * (weights > 0)
+    # Where all of a photo is subject, as a veil or a close-up, what shines through most is all that there is.
+    through = 1 - resized_planes(alpha[..., None], *small).float() / 255
+    weights = weights + SHINES_THROUGH * (through + SHINES_THROUGH)
+    weights = weights / weights.amax()
+    colours = resized_planes(photo, *small).float() * weights
     filled = _filled(colours, weights, side * percent / 100)
     rows_shown, columns_shown = _covering(*small, height, width)
     shown = filled[:, :, rows_shown, columns_shown]

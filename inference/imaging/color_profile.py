@@ -47,7 +47,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def is_rgb_profile(profile: object) -> bool:
-    """Return whether this is a usable ICC profile of RGB colours other than sRGB."""
+    """Return whether this is a usable ICC profile of RGB colours."""
     if not isinstance(profile, bytes) or not profile:
         return False
     try:

@@ -211,6 +211,15 @@ def test_a_blurred_photo_has_no_ghost_of_the_subject() -> None:
     assert (moved[60:140, 60:140].int() - torch.tensor(BLUE)).abs().max() <= 2
 
 
+@pytest.mark.parametrize("subject", [Box(0, 0, 60, 60), Box(0, 1, 60, 59)])
+def test_where_all_is_subject_the_photo_itself_is_blurred(subject: Box) -> None:
+    of = scene(60, 60, subject, level=100)
+    of.photo[:] = 200
+    pixels = composed(of, background=BlurredPhoto(5.0)).pixels
+    below = (pixels.float() - of.rgb.float() * (of.alpha / 255)[..., None]) / (1 - of.alpha / 255)[..., None]
+    assert (below - 200).abs().max() < 2
+
+
 def test_a_blurred_photo_is_blurred() -> None:
     of = scene(200, 200, None)
     of.photo[:, ::2] = 255

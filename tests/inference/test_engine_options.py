@@ -30,7 +30,7 @@ from cutout.inference.limits import pixels_of as pixels_of_size
 from cutout.inference.options import Options
 from cutout.inference.scheduling.pixel_budget import PixelBudget
 from cutout.inference.tiers import Tier
-from tests.fakes import FakeRunner, fake_engine, open_picture, photo_bytes
+from tests.fakes import FakeRunner, fake_engine, open_picture, photo_bytes, thin_picture
 from tests.inference.files import colorants, icc_profile
 
 DATA = Path(__file__).parents[1] / "data"
@@ -149,6 +149,28 @@ def test_a_canvas_that_is_too_large_is_refused_before_the_network_runs() -> None
     assert not runs
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(layout=Layout(canvas=(20_000, 2500)), format=Format.WEBP),
+        Options(layout=Layout(trim=True, margin=parse_margin("5000px"))),
+    ],
+)
+def test_what_no_result_can_be_is_refused_before_the_network_runs(options: Options) -> None:
+    runs: list[int] = []
+    with fake_engine(FakeRunner(before=lambda: runs.append(1))) as engine, pytest.raises(InvalidOptions):
+        engine.remove(photo_bytes(), options)
+    assert not runs
+
+
+def test_a_long_photo_may_be_scaled_down_to_what_a_format_holds(engine: Engine) -> None:
+    data = thin_picture(16_500, 400)
+    assert engine.remove(data, Options(format=Format.WEBP, layout=Layout(max_pixels=100_000))).width < 3000
+    assert engine.remove(data, Options(format=Format.WEBP, layout=Layout(trim=True))).width < 16_384
+    with pytest.raises(InvalidOptions, match="16,383 pixels per side"):
+        engine.remove(data, Options(format=Format.WEBP))
+
+
 def test_memory_is_held_for_the_result_and_the_picture_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[int] = []
     hold = PixelBudget.hold
@@ -166,6 +188,7 @@ def test_memory_is_held_for_the_result_and_the_picture_behind(monkeypatch: pytes
             Options(layout=Layout(trim=True, margin=parse_margin("100%"))),
             Options(background=Picture.of(photo_bytes(60, 50))),
             Options(background=BlurredPhoto()),
+            Options(shadow=0.5, layout=Layout(canvas=(100, 200))),
         ):
             engine.remove(photo_bytes(40, 30), options)
     assert held == [
@@ -174,6 +197,7 @@ def test_memory_is_held_for_the_result_and_the_picture_behind(monkeypatch: pytes
         alone + pixels_of_size(120, 90),
         alone + pixels_of_size(60, 50),
         alone + alone // 2,
+        alone + pixels_of_size(100, 200) * 3 // 2,
     ]
 
 

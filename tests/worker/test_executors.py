@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -147,6 +147,27 @@ def test_a_worker_lays_the_picture_out_as_asked(
     assert damaged.value.code == "INVALID_BACKGROUND"
     assert balance(database, user) == 97
     assert uploads(storage) == []
+
+
+@on_both
+def test_a_caller_who_hangs_up_takes_no_others_background_away(
+    database: Database, storage: LocalStorage, queue: Queue, redis_url: str
+) -> None:
+    """Two calls have the same options and background, and a worker takes both photos at once."""
+    place = place_of(database, storage, queue)
+    options = Options(background=Picture.of(photo_bytes(30, 60, seed=5)))
+    queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), {}))
+    user = funded(database)
+    first, second = (reserved(place, user.id, photo_bytes(), options)[0] for _ in range(2))
+    removals.abandon_job(place, first, asyncio.CancelledError())
+    with context_of(database, storage, redis_url) as context:
+        claim = database.run_in_transaction(leases.claim, Line.INTERACTIVE, 10, timedelta(seconds=60), now())
+        assert claim is not None
+        gone = replace(claim.photos[0], job_id=first)
+        worker_jobs.process_claim(context, replace(claim, photos=(gone, *claim.photos)))
+    with database.read() as session:
+        assert session.get_one(Job, second).status is Status.COMPLETED
+    assert balance(database, user) == 97
 
 
 @on_both

@@ -32,7 +32,7 @@ from cutout.app.core import log_config
 from cutout.app.db.session import Database
 from cutout.app.db.tables import User
 from cutout.app.http.multipart import Head, Part
-from cutout.app.removals.service import RemotePhoto
+from cutout.app.removals.remote import RemotePhoto
 from cutout.app.storage.base import Storage, StorageError
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.cutout import Cutout

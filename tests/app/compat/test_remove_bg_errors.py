@@ -1,5 +1,7 @@
 """Every error of remove.bg's API is provoked; it has exactly the shape that clients know, and costs nothing."""
 
+import base64
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from starlette.testclient import TestClient
 
 from cutout.app.app import create_app
 from cutout.app.auth import accounts
+from cutout.app.compat.form import MOST_AT_ONCE_BYTES
 from cutout.app.compat.options import SIZES
 from cutout.app.compat.remove_bg_errors import CODES as THEIRS
 from cutout.app.compat.remove_bg_errors import PIXELS
@@ -322,6 +325,30 @@ def test_bodies_that_are_none(compat: CompatClient) -> None:
                 their_error(sent, 400)
         for value in ("", 256 * "k"):
             their_error(compat.send(headers={"Idempotency-Key": value}), 400)
+
+
+def post_json(compat: CompatClient, body: bytes) -> httpx2.Response:
+    headers = {"X-Api-Key": compat.key, "Content-Type": "application/json"}
+    answer = compat.shop.client.post(compat.url, content=body, headers=headers)
+    assert isinstance(answer, httpx2.Response)
+    return answer
+
+
+@pytest.mark.parametrize("piece", [b"[],", b"{},", b'"a",'])
+def test_a_body_of_very_many_values_is_not_parsed(compat: CompatClient, piece: bytes) -> None:
+    """The parser would make an object of each, and stop all other requests meanwhile."""
+    body = b'{"x":[' + 10_000 * piece + b"0]}"
+    assert "too many values" in their_error(post_json(compat, body), 400, "missing_source")
+
+
+def test_escapes_in_base64_are_no_values(compat: CompatClient) -> None:
+    """PHP writes each slash as an escape, and some clients break lines."""
+    photo = base64.b64encode(photo_bytes(500, 400)).decode()
+    assert photo.count("/") > 5000
+    lines = "\n".join(photo[start : start + 76] for start in range(0, len(photo), 76))
+    body = json.dumps({"image_file_b64": lines}).replace("/", "\\/").encode()
+    assert len(body) > MOST_AT_ONCE_BYTES
+    assert post_json(compat, body).status_code == 200
 
 
 def test_an_idempotency_key_charges_once(compat: CompatClient) -> None:

@@ -111,6 +111,12 @@ def test_names_of_files_are_read_as_they_were_sent(value: str, name: str) -> Non
     assert read_disposition(f'form-data; name="images"; {value}'.encode()) == Head("images", name)
 
 
+@pytest.mark.parametrize("value", ["filename*=b; filename*0=c", f"filename*{5000 * '9'}=a"])
+def test_a_header_that_cannot_be_read_is_no_form(value: str) -> None:
+    with pytest.raises(BrokenForm, match="cannot be read"):
+        read_disposition(f'form-data; name="images"; {value}'.encode())
+
+
 def test_what_is_no_text_in_a_name_is_replaced() -> None:
     assert read_disposition(b'form-data; name="images"; filename="a\xff.jpg"').file_name == "a\ufffd.jpg"
     assert read_disposition(b'form-data; name="images"').file_name is None

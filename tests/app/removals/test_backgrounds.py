@@ -198,6 +198,20 @@ def test_a_key_stands_for_its_options_and_its_background(shop: ApiClient) -> Non
     assert shop.balance(ANNA) == 997
 
 
+def test_a_repetition_does_not_fetch_its_background_again(shop: ApiClient, web: Web) -> None:
+    """As with a photo at a URL: the key stands for the URL, and what is there may have changed."""
+    url = f"http://{PUBLIC}:{web.port}/red.png"
+    who = PICTURE | {"Idempotency-Key": "red"}
+    first = send(shop, who=who, backgroundImageUrl=url).raise_for_status()
+    web.pages["/red.png"] = answer(flat(0, 200, 0))
+    again = send(shop, who=who, backgroundImageUrl=url).raise_for_status()
+    assert again.content == first.content
+    del web.pages["/red.png"]
+    assert send(shop, who=who, backgroundImageUrl=url).raise_for_status().content == first.content
+    problem(send(shop, who=who, backgroundImageUrl=f"{url}?2"), 409, "CONFLICT")
+    assert shop.balance(ANNA) == 997
+
+
 def hand_in(
     studio: BatchClient,
     behind: bytes | None = None,

@@ -10,6 +10,7 @@ from cutout.app.db.session import Database
 from cutout.app.db.tables import Job
 from cutout.app.removals import lost_jobs
 from cutout.app.removals import service as removals
+from cutout.app.removals.remote import RemotePhoto
 from cutout.inference.options import Options
 from tests.app.api_client import ANNA, BEN, ApiClient, bearer, engine_of, place_of, reserved
 from tests.app.databases import on_both
@@ -100,7 +101,7 @@ def test_the_same_key_at_once_for_a_photo_elsewhere_is_one_removal(
         return photo_bytes(seed=next(versions))
 
     async def all_at_once() -> list[tuple[Job, bytes]]:
-        photo = removals.RemotePhoto("https://pictures.example/photo.png", fetch)
+        photo = RemotePhoto("https://pictures.example/photo.png", fetch)
         calls = (removals.remove_one(place, user.id, photo, Options(), "order-1") for _ in range(6))
         return await asyncio.gather(*calls)
 

@@ -56,7 +56,7 @@ def studio(
 
 @on_both
 def test_a_batch_goes_to_a_bucket_under_the_names_of_its_zip(studio: BatchClient, s3: S3Server) -> None:
-    names = ["Kleid.jpg", "broken.jpg", "broken.png", "a/Kleid.png", "{format}.jpg", "100 %.jpg"]
+    names = ["Kleid.jpg", "broken.jpg", "broken.png", "a/Kleid.png", "{format}.jpg", "..%2fother#1.jpg"]
     files = [(name, photo_bytes(8, 6, seed=seed)) for seed, name in enumerate(names)]
     files[1] = ("broken.jpg", b"no picture")
     batch_id = studio.accepted(ANNA, files, storeUrl="s3://shop-a/cutouts/summer/", format="webp")
@@ -69,17 +69,25 @@ def test_a_batch_goes_to_a_bucket_under_the_names_of_its_zip(studio: BatchClient
     with zipfile.ZipFile(io.BytesIO(studio.client.get(shown["zipUrl"]).raise_for_status().content)) as opened:
         manifest = json.loads(opened.read("manifest.json"))
         in_zip = {name: opened.read(name) for name in opened.namelist() if name != "manifest.json"}
-    assert list(in_zip) == ["Kleid.webp", "broken (2).webp", "Kleid (2).webp", "{format}.webp", "100 %.webp"]
+    assert list(in_zip) == [
+        "Kleid.webp",
+        "broken (2).webp",
+        "Kleid (2).webp",
+        "{format}.webp",
+        "%2fother#1.webp",
+    ]
     prefix = "s3://shop-a/cutouts/summer/"
+    # A server behind another one may decode or cut a key that has these.
+    keys = [name.replace("%", "_").replace("#", "_") for name in in_zip]
     stored = [photo["store"] for photo in shown["photos"]]
     assert stored.pop(1) is None
-    assert stored == [{"status": "stored", "url": prefix + name, "detail": None} for name in in_zip]
-    for name, data in in_zip.items():
-        assert object_of(s3, "shop-a", f"cutouts/summer/{name}") == (data, "image/webp")
+    assert stored == [{"status": "stored", "url": prefix + key, "detail": None} for key in keys]
+    for key, data in zip(keys, in_zip.values(), strict=True):
+        assert object_of(s3, "shop-a", f"cutouts/summer/{key}") == (data, "image/webp")
     # The ZIP was made before the deliveries.
     told = [image["store"] for image in manifest["images"]]
     assert told.pop(1) is None
-    assert told == [{"status": "pending", "url": prefix + name, "detail": None} for name in in_zip]
+    assert told == [{"status": "pending", "url": prefix + key, "detail": None} for key in keys]
     assert studio.balance(ANNA) == 100 - 5 * 3
     assert deliver(later(studio, timedelta(days=1))) == 0
 
