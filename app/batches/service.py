@@ -351,13 +351,20 @@ def _write(
         for position, photo in enumerate(photos)
     ]
     session.execute(insert(plain(Job)), rows)
-    if request.store_urls:
-        ids = [photo.job_id for photo in photos]
-        names = names_for(request.store_urls, [photo.name[:LONGEST_NAME] for photo in photos])
-        stems = unique_stems([(name, position) for position, name in enumerate(names)])
-        targets = dict(zip(ids, request.store_urls, strict=True))
-        stores.plan(session, user_id, targets, dict(zip(ids, stems, strict=True)), at)
+    _plan_stores(session, user_id, photos, request, at)
     return batch
+
+
+def _plan_stores(
+    session: Session, user_id: uuid.UUID, photos: Sequence[StoredPhoto], request: BatchRequest, at: datetime
+) -> None:
+    if not request.store_urls:
+        return
+    ids = [photo.job_id for photo in photos]
+    names = names_for(request.store_urls, [photo.name[:LONGEST_NAME] for photo in photos])
+    stems = unique_stems([(name, position) for position, name in enumerate(names)])
+    targets = dict(zip(ids, request.store_urls, strict=True))
+    stores.plan(session, user_id, targets, dict(zip(ids, stems, strict=True)), at)
 
 
 def _progress(session: Session, batch_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Progress]:
