@@ -42,6 +42,10 @@ class OptionKeywords(TypedDict, total=False):
     position: str
     canvas: str | tuple[int, int]
     roi: str
+    box: str
+    keep: str
+    drop: str
+    largest_only: bool
     shadow: ShadowName
     shadow_opacity: float
     keep_profile: bool
@@ -102,6 +106,8 @@ def make_options(*, format: Format | str | None = None, **keywords: Unpack[Optio
             trim: cut the result to the subject. margin: such as "5%" or "10px 20px", with trim or canvas.
             scale: such as "80%". position: such as "center" or "50% 100%". canvas: "2000x2000", or two numbers.
             roi: the part of the photo with the subject: left, top, right and bottom, such as "10% 0% 90% 100%".
+            box: the subject is inside of it, given as roi is. keep, drop: points on the parts of the subject that stay
+                or go, such as "120px 80px, 50% 50%". largest_only: keep only the largest part.
             shadow: "soft" or "none". shadow_opacity: 0…100 percent.
             keep_profile: keep the photo's colour profile. require_subject: fail with `NoSubject` without one.
             max_megapixels: scale a larger photo down before any work.

@@ -17,6 +17,7 @@ from cutout.inference.imaging.geometry import (
     parse_region,
     parse_scale,
 )
+from cutout.inference.imaging.hints import Hints, parse_box, parse_points
 from cutout.inference.limits import DEFAULT_SIZES, SizeLimits
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
@@ -46,6 +47,7 @@ class OptionValues:
     - `background`: text for `parse_background`, or "none"; `background_image`: a picture file instead, its bytes.
     - `quality`: 1…100.
     - `trim`, `margin`, `scale`, `position`, `canvas`, `roi`: the layout, as text for the parsers in `geometry`.
+    - `box`, `keep`, `drop`: which subject is meant, as text for the parsers in `hints`; `largest_only`: see `Hints`.
     - `shadow`: "none" or "soft"; `shadow_opacity`: 0…100 percent.
     - `keep_profile`, `require_subject`: see `Options`.
     - `max_megapixels`: a larger photo is scaled down to this size before any work.
@@ -64,6 +66,10 @@ class OptionValues:
     position: str | None = None
     canvas: str | None = None
     roi: str | None = None
+    box: str | None = None
+    keep: str | None = None
+    drop: str | None = None
+    largest_only: bool | None = None
     shadow: str | None = None
     shadow_opacity: float | None = None
     keep_profile: bool | None = None
@@ -100,6 +106,9 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "position": parse_position,
     "canvas": parse_canvas,
     "roi": parse_region,
+    "box": parse_box,
+    "keep": parse_points,
+    "drop": parse_points,
 }
 
 
@@ -140,6 +149,12 @@ def to_options(
         shadow=_shadow(read),
         keep_profile=bool(read.flag("keep_profile")),
         require_subject=bool(read.flag("require_subject")),
+        hints=Hints(
+            box=read.text("box"),
+            keep=read.text("keep") or (),
+            drop=read.text("drop") or (),
+            largest_only=bool(read.flag("largest_only")),
+        ),
     )
     options.check()
     if options.layout.canvas is not None:

@@ -6,6 +6,7 @@ from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging.backgrounds import Background
 from cutout.inference.imaging.encode import Format
 from cutout.inference.imaging.geometry import AS_IN_PHOTO, NO_MARGIN, Layout
+from cutout.inference.imaging.hints import NO_HINTS, Hints
 from cutout.inference.tiers import Tier
 
 
@@ -17,6 +18,7 @@ class Options:
     - `background`: put this behind the cut-out; a format without transparency defaults to white.
     - `quality`: 1…100, for the lossy formats: WebP, AVIF, JPEG.
     - `layout`: the part of the photo that is searched, and where the subject stands in the result.
+    - `hints`: which subject of the photo is meant.
     - `shadow`: the opacity of a soft shadow under the subject, 0 (none) … 1.
     - `keep_profile`: keep the photo's own colour profile instead of converting it to sRGB.
     - `require_subject`: fail with `NoSubject` where the network finds none, instead of returning an empty picture.
@@ -31,14 +33,16 @@ class Options:
     shadow: float = 0.0
     keep_profile: bool = False
     require_subject: bool = False
+    hints: Hints = NO_HINTS
 
     def check(self) -> None:
         """Check that the options go together.
 
         Raises:
-            InvalidOptions: one has no effect beside the others; the message names it.
+            InvalidOptions: one has no effect beside the others, or contradicts one; the message names it.
 
         """
+        self.hints.check()
         if self.layout.margin != NO_MARGIN and not self.layout.trim and self.layout.canvas is None:
             raise InvalidOptions("A margin needs trim (cut to the subject) or a canvas. Add one of them.")
         if self.mask_only and (self.background is not None or self.shadow):

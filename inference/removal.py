@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cutout.inference.backends.cuda import download, errors_translated, upload
 from cutout.inference.composition import Scene, compose, largest_result
@@ -16,6 +17,7 @@ from cutout.inference.imaging.backgrounds import Background, BlurredPhoto, Gradi
 from cutout.inference.imaging.color_profile import from_srgb
 from cutout.inference.imaging.decode import Photo, Pixels, Size
 from cutout.inference.imaging.geometry import Box, place
+from cutout.inference.imaging.hints import NO_HINTS, Marks
 from cutout.inference.imaging.placing import scaled_down
 from cutout.inference.imaging.types import Colour
 from cutout.inference.limits import SizeLimits, pixels_of
@@ -61,23 +63,16 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
     """
     picture = _decode(data, options, at)
     options, behind = _background(options, picture.profile, at.sizes)
-    part = _searched(options, picture)
+    marks = _marks(options, picture)
     with errors_translated(), at.on_device():
         photo = upload(picture.rgb, at.device)
         own_alpha = None if picture.alpha is None else upload(picture.alpha, at.device)
         if options.layout.max_pixels is not None:
             photo, own_alpha = scaled_down(photo, own_alpha, options.layout.max_pixels)
-            part = _rescaled(part, picture, photo.shape[1], photo.shape[0])
+            marks = marks.rescaled(picture.width, picture.height, photo.shape[1], photo.shape[0])
         at.clock.lap("decode")
-        cut = cut_out(
-            photo[part.rows, part.columns].contiguous(),
-            None if own_alpha is None else own_alpha[part.rows, part.columns],
-            choice.recipe,
-            at.look,
-            colours=not options.mask_only,
-        )
         shown_behind = None if behind is None else upload(behind, at.device)
-        scene = Scene(photo, part, cut.rgb, cut.alpha, cut.uncertainty, shown_behind)
+        scene = _scene(photo, own_alpha, marks, options, choice, at.look, shown_behind)
         composed = compose(scene, options, at.sizes, download)
         pixels = download(composed.pixels)
     at.clock.lap("edges")
@@ -174,16 +169,41 @@ def _in_profile(background: Background, profile: bytes) -> Background:
     return background
 
 
-def _searched(options: Options, picture: Photo) -> Box:
-    region = options.layout.region
-    if region is None:
-        return Box(0, 0, picture.width, picture.height)
-    return region.box(picture.width, picture.height)
+def _marks(options: Options, picture: Photo) -> Marks:
+    """Return the hints for this photo, and the part of it that is searched.
+
+    Raises:
+        InvalidOptions: the region or a hint is beyond the photo, or they contradict each other.
+
+    """
+    region, width, height = options.layout.region, picture.width, picture.height
+    part = Box(0, 0, width, height) if region is None else region.box(width, height)
+    return options.hints.on(width, height, part)
 
 
-def _rescaled(part: Box, picture: Photo, width: int, height: int) -> Box:
-    """Return a box of the photo in the photo scaled to another size, with at least one pixel."""
-    across, down = width / picture.width, height / picture.height
-    left, top = min(width - 1, round(part.left * across)), min(height - 1, round(part.top * down))
-    right, bottom = round(part.right * across), round(part.bottom * down)
-    return Box(left, top, max(1, right - left), max(1, bottom - top))
+def _scene(
+    photo: Tensor,
+    own_alpha: Tensor | None,
+    marks: Marks,
+    options: Options,
+    choice: Choice,
+    look: Look,
+    behind: Tensor | None,
+) -> Scene:
+    """Cut the subject that is meant out of a photo, uint8 [H,W,3], for a result with the picture `behind`."""
+    view = marks.view
+    cut = cut_out(
+        photo[view.rows, view.columns].contiguous(),
+        None if own_alpha is None else own_alpha[view.rows, view.columns],
+        choice.recipe,
+        look,
+        colours=not options.mask_only,
+        aim=None if options.hints == NO_HINTS else marks.aim(photo.shape[1], photo.shape[0]),
+    )
+    rgb, alpha, part = cut.rgb, cut.alpha, view
+    if marks.box is not None:  # the network saw more than may be in the result
+        part = marks.box
+        inner = Box(part.left - view.left, part.top - view.top, part.width, part.height)
+        rgb = rgb[inner.rows, inner.columns].contiguous()
+        alpha = alpha[inner.rows, inner.columns].contiguous()
+    return Scene(photo, part, rgb, alpha, cut.uncertainty, behind)

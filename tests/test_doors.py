@@ -25,7 +25,8 @@ from cutout.app.removals import service as removals
 from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging.backgrounds import BlurredPhoto, Gradient, Picture
 from cutout.inference.imaging.encode import Format
-from cutout.inference.imaging.geometry import Layout, parse_margin, parse_region
+from cutout.inference.imaging.geometry import Layout, Length, Unit, parse_margin, parse_region
+from cutout.inference.imaging.hints import Hints, Point
 from cutout.inference.option_values import OptionValues
 from cutout.inference.options import Options
 from cutout.inference.presets import load_presets
@@ -191,6 +192,20 @@ TABLE: list[tuple[dict[str, Any], Options]] = [
             layout=Layout(canvas=(2000, 1500), region=parse_region("10% 0% 90% 100%"), max_pixels=2_500_000)
         ),
     ),
+    (
+        {"box": "10% 0 90% 300px", "keep": "120px 80px, 50% 50%", "drop": "1 2"},
+        Options(
+            hints=Hints(
+                box=parse_region("10% 0 90% 300px"),
+                keep=(
+                    Point(Length(120), Length(80)),
+                    Point(Length(50, Unit.PERCENT), Length(50, Unit.PERCENT)),
+                ),
+                drop=(Point(Length(1), Length(2)),),
+            )
+        ),
+    ),
+    ({"largest_only": True}, Options(hints=Hints(largest_only=True))),
     ({"shadow": "soft"}, Options(shadow=0.35)),
     ({"shadow": "soft", "shadow_opacity": 60.0}, Options(shadow=0.6)),
     ({"shadow": "soft", "shadow_opacity": 0}, Options(shadow=0.0)),
@@ -224,6 +239,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"position": "5px"}, "position", "'5px' is not a position"),
     ({"canvas": "0x5"}, "canvas", "'0x5' is not a size"),
     ({"roi": "1 2 3"}, "roi", "'1 2 3' is not a region"),
+    ({"box": "1 2 3"}, "box", "'1 2 3' is not a box"),
+    ({"box": "50% 0 10% 9"}, "box", "has no pixels"),
+    ({"keep": "1 2 3"}, "keep", "'1 2 3' is not a list of points"),
+    ({"keep": ", ".join(["1 2"] * 101)}, "keep", "There are 101 points. Give at most 100."),
+    ({"drop": "1 2em"}, "drop", "'2em' is not a length"),
     ({"preset": "amazn"}, "preset", "Did you mean amazon? Choose one of: amazon, ebay"),
     ({"preset": "../../etc/passwd"}, "preset", "is not a preset. Choose one of: amazon"),
     ({"shadow_opacity": 5.0}, "shadow_opacity", "has no effect without a shadow"),
@@ -253,6 +273,8 @@ def test_a_wrong_value_is_named_as_its_caller_calls_it(
         ({"margin": "5%"}, "A margin needs trim"),
         ({"mask_only": True, "background": "red"}, "A mask has neither background nor shadow"),
         ({"format": "zip", "mask_only": True}, "A ZIP has both"),
+        ({"keep": "1 2, 3 4", "drop": "3px 4px"}, "The point 3px 4px is both to keep and to drop"),
+        ({"keep": "1 2", "largest_only": True}, "Give only one of the two"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(
@@ -267,6 +289,7 @@ def test_python_takes_a_size_as_two_numbers_and_refuses_other_types(doors: Doors
     for values, says in (
         ({"margin": 5}, "margin: 5 is not text"),
         ({"trim": "yes"}, "trim: 'yes' is not true or false"),
+        ({"keep": [(1, 2)]}, r"keep: \[(1, 2)\] is not text"),
         ({"quality": 101}, "quality: 101 is not a whole number from 1 to 100"),
         ({"quality": True}, "quality: True is not a whole number"),
         ({"max_megapixels": float("nan")}, "max_megapixels: nan is not a number from 0.01 to 1000"),

@@ -58,6 +58,21 @@ RoiFlag = Annotated[
     str | None,
     typer.Option("--roi", help="Part of the photo with the subject: left, top, right, bottom."),
 ]
+BoxFlag = Annotated[
+    str | None,
+    typer.Option("--box", help="A box that the subject is inside of: left, top, right, bottom."),
+]
+KeepFlag = Annotated[
+    str | None,
+    typer.Option("--keep", help="Points on the parts that stay: 120px 80px, 50% 50%."),
+]
+DropFlag = Annotated[
+    str | None, typer.Option("--drop", help="Points on the parts that go: 120px 80px, 50% 50%.")
+]
+LargestOnlyFlag = Annotated[
+    bool | None,
+    typer.Option("--largest-only/--no-largest-only", help="Keep only the largest connected part."),
+]
 ShadowFlag = Annotated[ShadowName | None, typer.Option("--shadow", help="A shadow under the subject.")]
 ShadowOpacityFlag = Annotated[
     float | None,

@@ -21,6 +21,7 @@ from cutout.app.core.schema import Schema
 from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging.hints import LONGEST_POINTS
 from cutout.inference.option_values import (
     LEAST_MEGAPIXELS,
     MOST_MEGAPIXELS,
@@ -115,6 +116,29 @@ class OptionsForm(BaseModel):
             description="Part of the photo with the subject: left, top, right and bottom, as `10% 0% 90% 100%`.",
         ),
     ] = None
+    box: Annotated[
+        str | None,
+        Field(
+            max_length=LONGEST_TEXT,
+            description="The subject is inside of this box: left, top, right and bottom, as `10% 0% 90% 100%`.",
+        ),
+    ] = None
+    keep: Annotated[
+        str | None,
+        Field(
+            max_length=LONGEST_POINTS,
+            description="Points on the parts of the subject that stay, across and down: `120px 80px, 50% 50%`.",
+        ),
+    ] = None
+    drop: Annotated[
+        str | None,
+        Field(
+            max_length=LONGEST_POINTS, description="Points on the parts of the subject that go, as `keep`."
+        ),
+    ] = None
+    largest_only: Annotated[
+        bool, Field(description="Keep only the largest connected part of the subject.")
+    ] = False
     shadow: Annotated[ShadowName, Field(description="A soft shadow under the subject.")] = "none"
     shadow_opacity: Annotated[float, Field(ge=0, le=100, description="Opacity of the shadow in percent.")] = (
         USUAL_OPACITY

@@ -80,6 +80,23 @@ class Box:
     def columns(self) -> slice:
         return slice(self.left, self.right)
 
+    def rescaled(self, width: int, height: int, new_width: int, new_height: int) -> "Box":
+        """Return the box of a photo, of width × height pixels, in it scaled to another size, with at least one pixel."""
+        across, down = new_width / width, new_height / height
+        left = min(new_width - 1, round(self.left * across))
+        top = min(new_height - 1, round(self.top * down))
+        right, bottom = round(self.right * across), round(self.bottom * down)
+        return Box(left, top, max(1, right - left), max(1, bottom - top))
+
+    def within(self, outer: "Box") -> "Box":
+        """Return the part of the box that lies in another one; at least one pixel at its edge."""
+        left, top = (
+            min(outer.right - 1, max(outer.left, self.left)),
+            min(outer.bottom - 1, max(outer.top, self.top)),
+        )
+        right, bottom = min(outer.right, self.right), min(outer.bottom, self.bottom)
+        return Box(left, top, max(1, right - left), max(1, bottom - top))
+
 
 @dataclass(frozen=True)
 class Region:

@@ -72,6 +72,12 @@ def merge(first: Tensor, second: Tensor, box: Box, height: int, width: int) -> T
     return second.lerp(before, weight)
 
 
+def sampled(weights: Tensor, box: Box, height: int, width: int, like: Tensor) -> Tensor:
+    """Return the part in the box of weights for the whole photo, [1,1,h,w], in the size of `like`, [1,1,S,S]."""
+    part = _part(weights, box, height, width)
+    return F.interpolate(part, size=like.shape[-2:], mode="bilinear")
+
+
 def _doubt(mask: Tensor) -> Tensor:
     """Return how uncertain a mask is: the sum of mask × (1 − mask) as a share of the sum of the mask."""
     return (mask * (1 - mask)).sum() / mask.sum().clamp(min=1e-6)

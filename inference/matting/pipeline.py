@@ -8,8 +8,9 @@ from torch import Tensor
 
 from cutout.inference.composition import Scene, compose
 from cutout.inference.imaging.geometry import Box
+from cutout.inference.imaging.hints import Aim
 from cutout.inference.limits import DEFAULT_SIZES
-from cutout.inference.matting import crop_refinement, refinement
+from cutout.inference.matting import crop_refinement, parts, refinement
 from cutout.inference.matting.mask import enlarge, to_levels
 from cutout.inference.options import Options
 from cutout.inference.review import uncertainty_of
@@ -35,22 +36,37 @@ class Matte:
 
 
 def cut_out(
-    rgb: Tensor, own_alpha: Tensor | None, recipe: Recipe, look: Look, *, colours: bool = True
+    rgb: Tensor,
+    own_alpha: Tensor | None,
+    recipe: Recipe,
+    look: Look,
+    *,
+    colours: bool = True,
+    aim: Aim | None = None,
 ) -> Matte:
     """Cut the subject out of a photo, uint8 [H,W,3], on the photo's device.
 
     `own_alpha`, uint8 [H,W], is the photo's own transparency; the resulting alpha is multiplied by it. Without
-    `colours` only the alpha is computed, and the photo's colours are returned unchanged.
+    `colours` only the alpha is computed, and the photo's colours are returned unchanged. `aim` says which parts of the
+    network's mask are meant; without it, all are.
+
+    Raises:
+        InvalidOptions: the parts of this photo cannot be told apart as `aim` asks.
+
     """
     height, width = rgb.shape[:2]
-    mask = look(rgb)
-    if mask is None:
+    whole = look(rgb)
+    chosen = None
+    if whole is not None:
+        chosen = parts.Chosen(whole) if aim is None else parts.choose(whole, aim, height, width)
+    if chosen is None:
         return Matte(rgb, rgb.new_zeros(height, width), no_foreground=True)
+    mask, weights = chosen.mask, chosen.weights
     uncertainty = uncertainty_of(mask)
     if recipe.refines:
-        alpha, coverage = refinement.refine(rgb, mask)
+        alpha, coverage = refinement.refine(rgb, mask, None if weights is None else whole)
         if recipe.looks_twice:
-            _look_again(rgb, mask, alpha, coverage, look)
+            _look_again(rgb, mask, alpha, coverage, look, weights)
         levels = to_levels(alpha)
     else:
         levels = coverage = to_levels(enlarge(mask, height, width))
@@ -71,16 +87,24 @@ def run_recipes(recipes: Iterable[Recipe], device: torch.device) -> None:
             compose(scene, options, DEFAULT_SIZES, lambda lines: lines.cpu().numpy())
 
 
-def _look_again(rgb: Tensor, mask: Tensor, alpha: Tensor, coverage: Tensor, look: Look) -> None:
-    """Replace a part of `alpha` and `coverage`, in place, with that of a second look, if it is reliable."""
+def _look_again(
+    rgb: Tensor, mask: Tensor, alpha: Tensor, coverage: Tensor, look: Look, weights: Tensor | None
+) -> None:
+    """Replace a part of `alpha` and `coverage`, in place, with that of a second look, if it is reliable.
+
+    `weights`, [1,1,h,w] as the mask, are 0 on parts of the first mask that went; the second look may see them again.
+    """
     height, width = rgb.shape[:2]
     box = crop_refinement.box_around(mask, height, width)
     if box is None:
         return
     part = rgb[box.rows, box.columns].contiguous()
-    second = look(part)
+    second, whole = look(part), None
     if second is None:
         return
+    if weights is not None:
+        whole = second
+        second = second * crop_refinement.sampled(weights, box, height, width, second)
     merged = crop_refinement.merge(mask, second, box, height, width)
     if merged is not None:
-        alpha[box.rows, box.columns], coverage[box.rows, box.columns] = refinement.refine(part, merged)
+        alpha[box.rows, box.columns], coverage[box.rows, box.columns] = refinement.refine(part, merged, whole)

@@ -30,6 +30,7 @@ from cutout.inference.errors import DeadlineExceeded, ModelUnavailable, Overload
 from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.imaging.encode import Format
 from cutout.inference.imaging.geometry import Layout, parse_margin, parse_region
+from cutout.inference.imaging.hints import Hints, parse_points
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 from cutout.worker import tasks as worker_jobs
@@ -130,6 +131,9 @@ def test_a_worker_lays_the_picture_out_as_asked(
         layout=Layout(canvas=(90, 70), margin=parse_margin("10% 5px"), region=parse_region("10% 0 90% 100%")),
         shadow=0.4,
         quality=100,
+        hints=Hints(
+            box=parse_region("1px 0 100% 100%"), keep=parse_points("50% 50%"), drop=parse_points("0 0, 1% 2")
+        ),
     )
     with context_of(database, storage, redis_url) as context, working(context):
         job, picture = asyncio.run(removals.remove_one(place, user.id, photo_bytes(), options))
