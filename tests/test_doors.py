@@ -289,7 +289,7 @@ def test_python_takes_a_size_as_two_numbers_and_refuses_other_types(doors: Doors
     for values, says in (
         ({"margin": 5}, "margin: 5 is not text"),
         ({"trim": "yes"}, "trim: 'yes' is not true or false"),
-        ({"keep": [(1, 2)]}, r"keep: \[(1, 2)\] is not text"),
+        ({"keep": [(1, 2)]}, r"keep: \[.*\] is not text"),
         ({"quality": 101}, "quality: 101 is not a whole number from 1 to 100"),
         ({"quality": True}, "quality: True is not a whole number"),
         ({"max_megapixels": float("nan")}, "max_megapixels: nan is not a number from 0.01 to 1000"),

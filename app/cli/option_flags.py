@@ -1,4 +1,4 @@
-"""The flags of `cutout remove` that are options of a removal."""
+"""The flags of `cutout remove`, most of which are options of a removal."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,13 @@ from cutout.inference.option_values import (
 )
 from cutout.inference.tiers import Tier
 
+OutFlag = Annotated[
+    str,
+    typer.Option("-o", "--out", metavar="OUT", help="A folder; for a single photo, a file; - for a pipe."),
+]
+OverwriteFlag = Annotated[
+    bool, typer.Option("--overwrite", help="Process photos again that are done already.")
+]
 TierFlag = Annotated[Tier, typer.Option("--tier", help="Quality tier.")]
 PresetFlag = Annotated[
     str | None,

@@ -24,6 +24,8 @@ from cutout.app.cli.option_flags import (
     MarginFlag,
     MaskOnlyFlag,
     MaxMegapixelsFlag,
+    OutFlag,
+    OverwriteFlag,
     PositionFlag,
     PresetFlag,
     QualityFlag,
@@ -59,12 +61,7 @@ UNSURE = "The subject's outline is uncertain, or it is very small or large. Have
 
 def remove(
     sources: Annotated[list[str], typer.Argument(metavar="IN...", help="Photos, folders, or - for a pipe.")],
-    out: Annotated[
-        str,
-        typer.Option(
-            "-o", "--out", metavar="OUT", help="A folder; for a single photo, a file; - for a pipe."
-        ),
-    ],
+    out: OutFlag,
     tier: TierFlag = Tier.BASIC,
     preset: PresetFlag = None,
     file_format: FormatFlag = None,
@@ -87,9 +84,7 @@ def remove(
     keep_profile: KeepProfileFlag = None,
     require_subject: RequireSubjectFlag = None,
     max_megapixels: MaxMegapixelsFlag = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Process photos again that are done already.")
-    ] = False,
+    overwrite: OverwriteFlag = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep running and process new photos.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:

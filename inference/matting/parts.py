@@ -30,6 +30,8 @@ Cells = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
 DROPPED, KEPT = 1, 2
+# How many cells beyond its soft edge a part is taken away with what refinement finds there.
+BEYOND = 3
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ class _Grid:
 
 def _staying(values: Values, aim: Aim, grid: _Grid) -> Cells | None:
     """Return which cells stay, if any does; None if all do."""
-    strong, shown = values >= FOREGROUND, values > 0
+    strong: Cells = values >= FOREGROUND
+    shown: Cells = values > 0
     if not shown.any():
         return None
     labels = _spread(_labelled(strong), shown)
@@ -132,9 +135,9 @@ def _staying(values: Values, aim: Aim, grid: _Grid) -> Cells | None:
     if not stays or not (stays_strong or aim.keep):  # faint patches alone are no subject
         return np.zeros_like(shown)
     states = np.where(labels > 0, np.where(np.isin(labels, list(stays)), KEPT, DROPPED), 0)
-    # One cell further, so that the weights are level wherever the mask is not 0.
-    states = np.where(states > 0, states, _highest_around(states))
-    return states != DROPPED
+    # A few cells further, so that the weights are level wherever the mask or the refined alpha is not 0.
+    staying: Cells = _spread(states, states == 0, BEYOND) != DROPPED
+    return staying
 
 
 def _pointed_at(labels: Labels, strong: Cells, aim: Aim, grid: _Grid) -> tuple[Labels, set[int], set[int]]:
@@ -205,9 +208,9 @@ def _labelled(marked: Cells) -> Labels:
         labels = joined
 
 
-def _spread(labels: Labels, within: Cells) -> Labels:
-    """Let labels grow over the cells without one, a cell at a time and as far as they are connected `within`."""
-    for _ in range(2 * CELLS):
+def _spread(labels: Labels, within: Cells, most: int = 2 * CELLS) -> Labels:
+    """Let labels grow over cells without one, a cell at a time, `most` times and as far as they are connected `within`."""
+    for _ in range(most):
         free = within & (labels == 0)
         grown = np.where(free, _highest_around(labels), labels)
         if not free.any() or (grown == labels).all():

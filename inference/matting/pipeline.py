@@ -59,14 +59,19 @@ def cut_out(
     chosen = None
     if whole is not None:
         chosen = parts.Chosen(whole) if aim is None else parts.choose(whole, aim, height, width)
-    if chosen is None:
+    if whole is None or chosen is None:
         return Matte(rgb, rgb.new_zeros(height, width), no_foreground=True)
     mask, weights = chosen.mask, chosen.weights
     uncertainty = uncertainty_of(mask)
     if recipe.refines:
-        alpha, coverage = refinement.refine(rgb, mask, None if weights is None else whole)
+        # Of all parts: how wide the lens makes an edge is found on all of them.
+        alpha, coverage = refinement.refine(rgb, whole)
         if recipe.looks_twice:
             _look_again(rgb, mask, alpha, coverage, look, weights)
+        if weights is not None:
+            shares = enlarge(weights, height, width)
+            alpha.mul_(shares)
+            coverage.mul_(shares >= 0.5)
         levels = to_levels(alpha)
     else:
         levels = coverage = to_levels(enlarge(mask, height, width))
@@ -99,12 +104,11 @@ def _look_again(
     if box is None:
         return
     part = rgb[box.rows, box.columns].contiguous()
-    second, whole = look(part), None
+    second = look(part)
     if second is None:
         return
     if weights is not None:
-        whole = second
         second = second * crop_refinement.sampled(weights, box, height, width, second)
     merged = crop_refinement.merge(mask, second, box, height, width)
     if merged is not None:
-        alpha[box.rows, box.columns], coverage[box.rows, box.columns] = refinement.refine(part, merged, whole)
+        alpha[box.rows, box.columns], coverage[box.rows, box.columns] = refinement.refine(part, merged)

@@ -75,7 +75,7 @@ COLOUR_WINDOW = 2
 COLOUR_STIFFNESS = 0.5
 
 
-def refine(rgb: Tensor, mask: Tensor, whole: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def refine(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return the alpha of the photo's size, float32 [H,W] of 0…1, that follows the photo's detail, and the coverage.
 
     The coverage, uint8 [H,W] of 0…255, is the subject's share of each of the photo's pixels, for `clean_colours`: the
@@ -85,9 +85,6 @@ def refine(rgb: Tensor, mask: Tensor, whole: Tensor | None = None) -> tuple[Tens
     `rgb` is uint8 [H,W,3]; `mask` is float [1,1,h,w] of 0…1, on the same device. Where the mask is certain, it is
     enlarged bilinearly without other changes. Where the colours do not explain it, it is only sharpened a little. Hard
     edges become one step, whatever detail is beside them (`hard_edges`).
-
-    `whole`, of the same shape as `mask`, is the mask before parts of it were taken away, if any were. The edges of what
-    went are no texture of the background, so what stays is refined as it was with them.
     """
     height, width = rgb.shape[:2]
     alpha = enlarge(mask, height, width)
@@ -98,9 +95,7 @@ def refine(rgb: Tensor, mask: Tensor, whole: Tensor | None = None) -> tuple[Tens
     band = UnknownRegion(cells, height, width)
     strength = _strength(max(height, width) / max(mask.shape))
     deviation = deviations(rgb, small)
-    certain = 1 - (
-        cells if whole is None else uncertain(resize_planes(whole.float(), rows, columns), reach=1)
-    )
+    certain = 1 - cells
     overall = overall_texture(deviation, certain)
     compute = partial(_edge_fields, overall=overall, strength=strength)
     fields = in_tiles(compute, cells, FIELD_REACH, small, coarse, deviation, certain)

@@ -41,7 +41,8 @@ def ellipse(x: float, y: float, across: float, down: float) -> Alpha:
     """Return the alpha, [H,W] of 0…1, of an ellipse with this middle and these radii in pixels."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32) + 0.5
     distance = np.hypot((columns - x) / across, (rows - y) / down)
-    return np.clip((1 - distance) * min(across, down) / 1.5 + 0.5, 0, 1).astype(np.float32)
+    alpha: Alpha = np.clip((1 - distance) * min(across, down) / 1.5 + 0.5, 0, 1).astype(np.float32)
+    return alpha
 
 
 def block(left: int, top: int, right: int, bottom: int) -> Alpha:
@@ -84,7 +85,7 @@ def scene(seed: int, count: int) -> list[Subject]:
     return subjects
 
 
-SCENES = [scene(seed, 2 + seed % 2) for seed in range(10)]
+SCENES = [scene(seed, 2 + seed % 2) for seed in range(8)]
 ONE = SCENES[1]
 
 
@@ -96,7 +97,7 @@ class MarksRed(FindsRed):
         return super().forward(F.pad(pixels, (rim,) * 4, mode="replicate"))[..., rim:-rim, rim:-rim]
 
 
-@pytest.fixture(scope="module", params=[128, 512])
+@pytest.fixture(scope="module", params=[128, 288])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Open an engine whose masks have fewer cells than parts are found on, or more."""
     with on_the_cpu(MarksRed(), request.param) as opened:
@@ -113,7 +114,7 @@ def alpha_of(
     engine: Engine, data: bytes, hints: Hints, tier: Tier = Tier.BASIC, layout: Layout = AS_IN_PHOTO
 ) -> Alpha:
     cutout = engine.remove(data, Options(tier=tier, mask_only=True, hints=hints, layout=layout))
-    return np.asarray(open_picture(cutout.data)).astype(np.float32) / 255
+    return np.asarray(open_picture(cutout.data), np.float32) / np.float32(255)
 
 
 def likeness(found: Alpha, true: Alpha) -> float:
@@ -301,9 +302,8 @@ def test_random_hints_are_refused_or_give_a_picture() -> None:
                 texts = points(rng.choice([1, 2, 9, 50])), points(rng.choice([1, 3, 40]))
                 try:
                     box = None if rng.random() < 0.5 else parse_box(points(3))
-                    hints = Hints(
-                        box, *(parse_points(text) if text else () for text in texts), rng.random() < 0.2
-                    )
+                    kept, dropped = (parse_points(text) if text else () for text in texts)
+                    hints = Hints(box, kept, dropped, largest_only=rng.random() < 0.2)
                     options = Options(Tier.INDUSTRY, hints=hints, layout=layout)
                     options.check()
                     pictures += len(engine.remove(data, options).data) > 0
@@ -314,7 +314,7 @@ def test_random_hints_are_refused_or_give_a_picture() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tier", list(Tier))
+@pytest.mark.parametrize("tier", [Tier.BASIC, Tier.INDUSTRY])
 def test_hints_work_on_a_gpu_as_on_the_cpu(tier: Tier) -> None:
     data = drawn(*(subject.alpha for subject in ONE))
     hinted = [
@@ -323,7 +323,7 @@ def test_hints_work_on_a_gpu_as_on_the_cpu(tier: Tier) -> None:
         Hints(box=parse_box(ONE[1].box)),
         Hints(largest_only=True),
     ]
-    with on_the_cpu(MarksRed(), 512) as cpu, pretended_engine(512, network=MarksRed()) as gpu:
+    with on_the_cpu(MarksRed(), 288) as cpu, pretended_engine(288, network=MarksRed()) as gpu:
         for hints in hinted:
             there, here = alpha_of(gpu, data, hints, tier), alpha_of(cpu, data, hints, tier)
             assert np.abs(there - here).max() < 0.05

@@ -75,13 +75,13 @@ def test_hints_that_contradict_the_photo_or_each_other_are_refused(wrong: Hints,
 def test_the_network_is_shown_the_box_with_a_margin_as_far_as_is_searched() -> None:
     marks = hints(box="100px 20px 140px 40px", keep="50% 25px").on(200, 100, ALL)
     assert marks.view == Box(94, 14, 52, 32)
-    assert marks.aim(200, 100).keep == ((pytest.approx(6 / 52), pytest.approx(11 / 32)),)
+    assert marks.aim(200, 100).keep[0] == pytest.approx((6 / 52, 11 / 32))
     assert marks.aim(200, 100).box == pytest.approx((6 / 52, 6 / 32, 46 / 52, 26 / 32))
     assert hints(box="100px 20px 140px 40px").on(200, 100, Box(98, 0, 30, 100)).view == Box(98, 16, 30, 28)
     assert hints().on(200, 100, Box(1, 2, 3, 4)).view == Box(1, 2, 3, 4)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TEXTS, TEXTS, TEXTS, st.integers(1, 300), st.integers(1, 300), st.data())
 def test_any_text_is_refused_or_lies_within_the_photo(
     box: str, keep: str, drop: str, width: int, height: int, data: st.DataObject
