@@ -52,16 +52,22 @@ def box_around(mask: Tensor, height: int, width: int) -> Box | None:
     return box if share <= LARGEST_SHARE else None
 
 
-def merge(first: Tensor, second: Tensor, box: Box, height: int, width: int) -> Tensor | None:
+def merge(
+    first: Tensor, second: Tensor, box: Box, height: int, width: int, weights: Tensor | None = None
+) -> Tensor | None:
     """Merge the first and the second mask within the box; None if the second mask is not reliable.
 
     `first` is the mask of the whole photo, float [1,1,h,w]; `second` is that of the box, [1,1,S,S], and so is the
-    result.
+    result. `weights`, [1,1,h,w], are 0 on subjects that are not meant; those may differ, as where the box cuts them off.
     """
     before = _part(first, box, height, width)
     after = resize_planes(second, *before.shape[-2:])
-    common, either = torch.minimum(before, after).sum(), torch.maximum(before, after).sum()
-    if common < AGREEMENT * either or _doubt(after) > _doubt(before):
+    one, other = before, after
+    if weights is not None:
+        meant = _part(weights, box, height, width)
+        one, other = before * meant, after * meant
+    common, either = torch.minimum(one, other).sum(), torch.maximum(one, other).sum()
+    if common < AGREEMENT * either or _doubt(other) > _doubt(one):
         return None
     settled = 1 - uncertain(before, REACH, (TOLERANCE, 1 - TOLERANCE))
     overruled = settled * ((before - after).abs() > TOLERANCE)
@@ -70,12 +76,6 @@ def merge(first: Tensor, second: Tensor, box: Box, height: int, width: int) -> T
     size = second.shape[-2:]
     weight, before = (F.interpolate(part, size=size, mode="bilinear") for part in (weight, before))
     return second.lerp(before, weight)
-
-
-def sampled(weights: Tensor, box: Box, height: int, width: int, like: Tensor) -> Tensor:
-    """Return the part in the box of weights for the whole photo, [1,1,h,w], in the size of `like`, [1,1,S,S]."""
-    part = _part(weights, box, height, width)
-    return F.interpolate(part, size=like.shape[-2:], mode="bilinear")
 
 
 def _doubt(mask: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def cut_out(
         # Of all parts: how wide the lens makes an edge is found on all of them.
         alpha, coverage = refinement.refine(rgb, whole)
         if recipe.looks_twice:
-            _look_again(rgb, mask, alpha, coverage, look, weights)
+            _look_again(rgb, whole, chosen, alpha, coverage, look)
         if weights is not None:
             shares = enlarge(weights, height, width)
             alpha.mul_(shares)
@@ -93,22 +93,20 @@ def run_recipes(recipes: Iterable[Recipe], device: torch.device) -> None:
 
 
 def _look_again(
-    rgb: Tensor, mask: Tensor, alpha: Tensor, coverage: Tensor, look: Look, weights: Tensor | None
+    rgb: Tensor, mask: Tensor, chosen: parts.Chosen, alpha: Tensor, coverage: Tensor, look: Look
 ) -> None:
-    """Replace a part of `alpha` and `coverage`, in place, with that of a second look, if it is reliable.
+    """Replace a part of `alpha` and `coverage`, in place, with that of a second look at what is chosen, if it is reliable.
 
-    `weights`, [1,1,h,w] as the mask, are 0 on parts of the first mask that went; the second look may see them again.
+    Both have all subjects of the mask, also those that are not chosen.
     """
     height, width = rgb.shape[:2]
-    box = crop_refinement.box_around(mask, height, width)
+    box = crop_refinement.box_around(chosen.mask, height, width)
     if box is None:
         return
     part = rgb[box.rows, box.columns].contiguous()
     second = look(part)
     if second is None:
         return
-    if weights is not None:
-        second = second * crop_refinement.sampled(weights, box, height, width, second)
-    merged = crop_refinement.merge(mask, second, box, height, width)
+    merged = crop_refinement.merge(mask, second, box, height, width, chosen.weights)
     if merged is not None:
         alpha[box.rows, box.columns], coverage[box.rows, box.columns] = refinement.refine(part, merged)

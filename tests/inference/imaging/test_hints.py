@@ -81,6 +81,11 @@ def test_the_network_is_shown_the_box_with_a_margin_as_far_as_is_searched() -> N
     assert hints().on(200, 100, Box(1, 2, 3, 4)).view == Box(1, 2, 3, 4)
 
 
+def test_a_box_stays_within_what_is_searched_in_a_smaller_photo() -> None:
+    marks = hints(box="3px 0 4px 100%").on(50, 50, Box(0, 0, 4, 50)).rescaled(50, 50, 10, 10)
+    assert (marks.part, marks.box, marks.view) == (Box(0, 0, 1, 10), Box(0, 0, 1, 10), Box(0, 0, 1, 10))
+
+
 @settings(max_examples=100, deadline=None)
 @given(TEXTS, TEXTS, TEXTS, st.integers(1, 300), st.integers(1, 300), st.data())
 def test_any_text_is_refused_or_lies_within_the_photo(

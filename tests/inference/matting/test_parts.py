@@ -1,0 +1,116 @@
+"""Connected parts of masks."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from cutout.inference.errors import InvalidOptions
+from cutout.inference.imaging.hints import Aim
+from cutout.inference.matting import parts
+from cutout.inference.matting.parts import Chosen, choose
+
+LEFT, RIGHT = (0.25, 0.5), (0.75, 0.5)
+
+
+def flooded(marked: npt.NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
+    """Find connected regions cell by cell."""
+    left, regions = set(zip(*map(np.ndarray.tolist, np.nonzero(marked)), strict=True)), []
+    while left:
+        region, todo = set(), [left.pop()]
+        while todo:
+            row, column = todo.pop()
+            region.add((row, column))
+            for cell in [(row + down, column + across) for down in (-1, 0, 1) for across in (-1, 0, 1)]:
+                if cell in left:
+                    left.remove(cell)
+                    todo.append(cell)
+        regions.append(region)
+    return regions
+
+
+def spiral(side: int) -> npt.NDArray[np.bool_]:
+    """Return one line that winds from the corner to the middle, the longest way that a region can have."""
+    marked = np.zeros((side, side), np.bool_)
+    for ring in range(0, side // 2, 2):
+        marked[ring, max(0, ring - 2) : side - ring] = True
+        marked[ring : side - ring, side - 1 - ring] = True
+        marked[side - 1 - ring, ring : side - ring] = True
+        marked[ring + 2 : side - ring, ring] = True
+    return marked
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.4, 0.9, 1.0])
+def test_regions_are_those_that_a_flood_finds(share: float) -> None:
+    marked = np.random.default_rng(1).random((40, 61)) < share
+    labels = parts._labelled(marked)
+    np.testing.assert_array_equal(labels > 0, marked)
+    regions = flooded(marked)
+    found = [{int(labels[cell]) for cell in region} for region in regions]
+    assert all(len(numbers) == 1 for numbers in found)
+    assert len(set.union(set(), *found)) == len(regions)
+
+
+def test_a_long_way_is_one_region() -> None:
+    marked = spiral(64)
+    assert len(flooded(marked)) == len(np.unique(parts._labelled(marked))) - 1 == 1
+
+
+@pytest.mark.parametrize("size", [(200, 256), (512, 512), (700, 300), (1030, 1030)])
+def test_a_hard_part_goes_whole_and_the_other_stays_bit_for_bit(size: tuple[int, int]) -> None:
+    height, width = size
+    mask = torch.zeros(1, 1, height, width)
+    mask[..., height // 5 : height // 3 * 2, width // 7 : width // 3] = 0.9
+    mask[..., height // 4 : height // 2 + 5, width // 3 * 2 : width // 10 * 9] = 1
+    other = mask.clone()
+    other[..., : width // 2] = 0
+    chosen = choose(mask, Aim(drop=(LEFT,)), 300, 400)
+    assert chosen is not None
+    assert chosen.weights is not None
+    assert torch.equal(chosen.mask, other)
+    assert chosen.weights.shape == mask.shape
+    again = choose(mask, Aim(keep=(RIGHT,)), 300, 400)
+    assert again is not None
+    assert torch.equal(again.mask, other)
+
+
+def test_nothing_changes_where_all_parts_stay() -> None:
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 10:50, 10:50] = 1
+    for aim in (
+        Aim(),
+        Aim(keep=(LEFT, RIGHT)),
+        Aim(largest_only=True),
+        Aim(drop=((0.0, 0.0), (1.0, 1.0), (-3.0, 9.0))),
+    ):
+        chosen = choose(mask, aim, 64, 64)
+        assert chosen is not None
+        assert chosen.mask is mask
+        assert chosen.weights is None
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_mask_and_any_spots_give_a_mask_or_a_clear_error(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    size = [(1, 1), (1, 300), (257, 3), (300, 301)][seed % 4]
+    values = rng.random(size, dtype=np.float32)
+    mask = torch.from_numpy(np.where(rng.random(size) < rng.choice([0, 0.02, 0.5, 1]), values, 0))[None, None]
+
+    def spots(most: int) -> tuple[tuple[float, float], ...]:
+        return tuple((float(x), float(y)) for x, y in rng.uniform(-0.2, 1.2, (rng.integers(most), 2)))
+
+    for _ in range(4):
+        aim = Aim(
+            spots(rng.choice([1, 3])),
+            spots(9),
+            bool(rng.random() < 0.3),
+            (0.2, 0.2, 0.8, 0.8) if rng.random() < 0.5 else None,
+        )
+        try:
+            chosen = choose(mask, aim, int(rng.integers(1, 5000)), int(rng.integers(1, 5000)))
+        except InvalidOptions:
+            continue
+        if chosen is not None:
+            assert isinstance(chosen, Chosen)
+            assert chosen.mask.shape == mask.shape
+            assert (chosen.mask <= mask).all()
