@@ -178,11 +178,24 @@ def test_a_background_that_cannot_be_had_costs_nothing_and_leaves_no_job(shop: A
 def test_what_only_the_photo_shows_fails_and_costs_nothing(shop: ApiClient) -> None:
     problem(send(shop, roi="0 0 81 60"), 400, "REGION_OUTSIDE")
     problem(send(shop, roi="50% 0% 50% 100%"), 400, "REGION_EMPTY")
+    for hints, says in (
+        ({"keep": "40 30, 1 1"}, "No subject was found at point 2 of those to keep"),
+        ({"drop": "81 1"}, "The point 81px 1px is beyond the photo"),
+        ({"box": "0 0 81 60"}, "The box ends at 81 × 60"),
+        ({"keep": "40 30", "drop": "42 30"}, "on the same part of the subject"),
+        ({"keep": "1 1 " * 1001}, "keep: "),
+        ({"largestOnly": "perhaps"}, "largestOnly: "),
+    ):
+        assert says in problem(send(shop, fields=hints), 400, "INVALID_INPUT")["detail"]
     shop.runner.radius = -1.0  # the network finds nothing
     problem(send(shop, requireSubject="true"), 400, "NO_SUBJECT")
     damaged = RED[:-20]
     problem(send(shop, damaged), 400, "INVALID_BACKGROUND")
     assert shop.balance(ANNA) == 1000
+    shop.runner.radius = 0.3
+    assert send(shop, keep="50% 50%", drop="1 1", box="5% 0 100% 100%").raise_for_status().content
+    assert shop.balance(ANNA) == 997
+    shop.runner.radius = -1.0
     empty = send(shop).raise_for_status()
     assert (empty.headers["x-cutout-subject"], empty.headers["x-cutout-needs-review"]) == ("", "true")
 
