@@ -23,6 +23,10 @@ def _check_presets(file: Path | None) -> Path | None:
     return file
 
 
+def _setting_of(tier: Tier) -> str:
+    return environment_name(EngineSettings, f"tier_{tier}")
+
+
 class EngineSettings(SettingsGroup):
     """The engine: its device, its models, and its limits."""
 
@@ -135,8 +139,13 @@ class EngineSettings(SettingsGroup):
                 names = (*names, LAST_RESORT)
             try:
                 orders[tier] = [own.find(self.models_folder, name) for name in names]
-            except (UnknownCheckpoint, WeightsUnavailable) as error:
-                problems.append(f"{environment_name(type(self), f'tier_{tier}')}: {error}")
+            except UnknownCheckpoint as error:
+                problems.append(
+                    f"{_setting_of(tier)}: {error} Weights of your own are added with: cutout models add FILE --like"
+                    f" CHECKPOINT --name {error.name}"
+                )
+            except WeightsUnavailable as error:
+                problems.append(f"{_setting_of(tier)}: {error}")
         if problems:
             raise SettingsError("\n".join(problems))
         return orders

@@ -146,3 +146,16 @@ def test_the_doctor_names_own_weights_and_what_they_stand_in_for(
 def test_every_checkpoint_of_the_catalogue_is_still_listed(models: ModelsFolder, run: Run) -> None:
     listed = [line.split()[0] for line in run("models", "list")[1].splitlines()[1:]]
     assert listed == list(CHECKPOINTS)
+
+
+def test_pull_without_names_takes_what_the_tiers_name(
+    models: ModelsFolder, file: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("models", "add", str(file), "--like", "isnet-general", "--name", "shop-v3")
+    pulled: list[str] = []
+    monkeypatch.setattr(
+        "cutout.app.cli.models.pull_one", lambda _, checkpoint, *__: pulled.append(checkpoint.name)
+    )
+    monkeypatch.setenv("CUTOUT_TIER_STANDARD", "shop-v3,rmbg-2.0,birefnet-lite")
+    assert run("models", "pull")[0] == 0
+    assert pulled == ["isnet-general", "birefnet-lite"]  # nobody has accepted the licence of rmbg-2.0

@@ -350,6 +350,9 @@ def test_another_model_stands_in_where_the_promised_one_is_not_served(stub: Stub
 
 def test_a_tiers_own_order_counts_there_too(stub: Stub) -> None:
     stub.mappings = {"ZhengPeng7/BiRefNet": FAL, "ZhengPeng7/BiRefNet-portrait": FAL}
+    settings = load_settings(device="huggingface", hf_inference_token=TOKEN, tier_standard="birefnet-general")
+    with engine_from(settings, [Tier.STANDARD]) as engine:
+        assert engine.serving[Tier.STANDARD].choice.checkpoint.name == "birefnet-general"
     own = replace(find("birefnet-hr"), name="shop-v3", like="birefnet-hr", sources=())
     order = {Tier.STANDARD: [own, find("birefnet-general")], Tier.BASIC: [find("isnet-general")]}
     access = HuggingFaceConfig(TOKEN)

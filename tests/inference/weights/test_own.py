@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cutout.inference.errors import WeightsUnavailable
+from cutout.inference.selftest import Checklist, Plan, installed
+from cutout.inference.selftest.run import _whole_files
 from cutout.inference.tiers import Tier, choose
 from cutout.inference.weights import own
 from cutout.inference.weights.loader import load_network
@@ -321,3 +323,21 @@ def test_a_tiers_own_order_replaces_the_usual_one(folder: ModelsFolder, tmp_path
     assert (choice.checkpoint.name, choice.substitute, choice.passed_over) == ("birefnet-hr", False, ())
     with pytest.raises(WeightsUnavailable, match=r"No checkpoint for tier basic is ready: rmbg-1\.4: "):
         choose(Tier.BASIC, folder, {Tier.BASIC: [find("rmbg-1.4")]})
+
+
+@pytest.mark.usefixtures("small")
+def test_the_self_test_tests_what_serves_and_every_file(folder: ModelsFolder, tmp_path: Path) -> None:
+    serves = own.add(folder, weights(tmp_path / "my.safetensors"), "shop-v3", "isnet-general")
+    other = own.add(folder, weights(tmp_path / "my.safetensors"), "shop-v4", "isnet-general")
+    subjects, _ = installed(folder, "cpu", {Tier.BASIC: [serves]})
+    assert [(subject.checkpoint, subject.choices[0].tier) for subject in subjects] == [(serves, Tier.BASIC)]
+    folder.file(other).write_bytes(b"changed")
+    checklist = Checklist()
+    assert _whole_files(Plan("cpu", subjects, folder), checklist) == {"shop-v3"}
+    assert [(finding.subject, finding.outcome.value) for finding in checklist.findings] == [
+        ("shop-v3", "passed"),
+        ("shop-v4", "failed"),
+    ]
+    assert (
+        "cutout models add FILE --like isnet-general --name shop-v4 --replace" in checklist.findings[1].advice
+    )
