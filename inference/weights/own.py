@@ -98,9 +98,7 @@ def add(folder: ModelsFolder, file: Path, name: str, like: str, *, replacing: bo
                     " --replace"
                 )
             (staging / RECORD).write_text(json.dumps(asdict(record), indent=2) + "\n")
-            if target.exists():  # with what was made from the old weights, such as exported graphs
-                target.rename(Path(made) / "replaced")
-            staging.rename(target)
+            _put(staging, target, Path(made) / "replaced")
     except OSError as error:  # such as a full disk, no permission, or another `add` that was faster
         raise WeightsUnavailable(
             f"{name}: {file} cannot be copied to {folder.own} ({error.strerror}); check the permissions and the free space,"
@@ -149,6 +147,18 @@ def _checkpoint(name: str, record: Record) -> Checkpoint:
         description=f"your own weights, like {record.like}",
         like=record.like,
     )
+
+
+def _put(staging: Path, target: Path, old: Path) -> None:
+    """Rename a folder into place. What was there, such as graphs of other weights too, becomes `old`."""
+    if target.exists():
+        target.rename(old)
+    try:
+        staging.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
 
 
 def _require_usable(name: str) -> None:

@@ -103,6 +103,17 @@ def test_what_is_named_is_downloaded_and_nothing_else(load: Load) -> None:
     assert pulled_for(load(tier_industry="shop-v3,birefnet-hr")) == []
 
 
+def test_own_weights_whose_file_is_missing_are_not_downloaded(load: Load) -> None:
+    settings = load(tier_basic="shop-v3,birefnet-lite")
+    add_own(settings, "shop-v3")
+    (settings.models_folder.own / "shop-v3/model.safetensors").unlink()
+    assert pulled_for(settings) == ["birefnet-lite"]
+    reasons = choose(Tier.BASIC, settings.models_folder, settings.tier_orders).passed_over
+    assert reasons == (
+        "shop-v3: weights missing; run: cutout models add FILE --like birefnet-general --name shop-v3 --replace",
+    )
+
+
 def test_what_cannot_be_had_is_replaced_by_the_next(load: Load, caplog: pytest.LogCaptureFixture) -> None:
     settings = load(tier_standard="rmbg-2.0,birefnet-hr,birefnet-lite")
     assert pulled_for(settings, broken=("birefnet-hr",)) == ["isnet-general", "birefnet-lite"]

@@ -239,6 +239,27 @@ def test_a_full_disk_leaves_what_was_there(
 
 
 @pytest.mark.usefixtures("small")
+def test_what_cannot_be_put_in_place_leaves_what_was_there(
+    folder: ModelsFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = weights(tmp_path / "1.safetensors"), weights(tmp_path / "2.safetensors", seed=1)
+    added = own.add(folder, first, "shop-v3", "isnet-general")
+    rename = Path.rename
+
+    def fail_once(source: Path, target: Path) -> Path:
+        if target == folder.own / "shop-v3":
+            monkeypatch.setattr(Path, "rename", rename)
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(WeightsUnavailable, match="Input/output error"):
+        own.add(folder, second, "shop-v3", "isnet-general", replacing=True)
+    assert names_in(folder) == WHOLE
+    assert folder.verify(added) == sha256(first)
+
+
+@pytest.mark.usefixtures("small")
 def test_removed_weights_are_gone(folder: ModelsFolder, tmp_path: Path) -> None:
     own.add(folder, weights(tmp_path / "my.safetensors"), "shop-v3", "isnet-general")
     with pytest.raises(WeightsUnavailable, match="isnet-general is not one of your own"):
