@@ -75,7 +75,7 @@ def find_subject(mask: Tensor, checkpoint: Checkpoint) -> Tensor | None:
     # One copy, because the host waits for each.
     values = torch.cat([cells.view(-1), mask.amin().view(1)]).cpu().numpy()
     lowest, highest = float(values[-1]), float(values[:-1].max())
-    if not math.isfinite(highest):
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise NetworkFailed(
             f"{checkpoint.name} returned invalid numbers for this photo; if other photos fail too, set CUTOUT_PRECISION=float32."
         )
