@@ -21,7 +21,7 @@ from cutout.app.stores.buckets import Buckets
 from cutout.inference.backends.runners import pick_device
 from cutout.inference.engine import Engine, open_engine
 from cutout.inference.errors import ModelUnavailable
-from cutout.inference.tiers import TIERS, Tier
+from cutout.inference.tiers import Tier, candidates
 from cutout.models.catalog import CHECKPOINTS, Checkpoint
 
 # Not structlog, which prints to stdout until it is configured: the command may write an image there.
@@ -38,34 +38,38 @@ def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Chec
     Raises:
         ModelUnavailable: the device is missing, or a tier has no weights; then the message gives the reason and fix for
             its last checkpoint.
+        SettingsError: the settings name a checkpoint that does not exist.
 
     """
     if device_of(settings) == "huggingface":
         return
     folder = settings.models_folder
-    unasked = fetched_unasked(settings)
+    unasked, orders = fetched_unasked(settings), settings.tier_orders
     failed: dict[str, ModelUnavailable] = {}
     for tier in tiers:
-        candidates = [CHECKPOINTS[name] for name in TIERS[tier].checkpoints]
-        for checkpoint in candidates:
+        choices = candidates(tier, orders)
+        for checkpoint in choices:
             if not folder.licence_accepted(checkpoint):
                 continue
             if folder.file(checkpoint).is_file():
                 break
-            if checkpoint not in unasked or checkpoint.name in failed:
+            # An order of the operator's own asks for what it names; own weights cannot be downloaded.
+            asked = checkpoint in unasked or (tier in orders and checkpoint.like is None)
+            if not asked or checkpoint.name in failed:
                 continue
             try:
                 pull(checkpoint)
             except ModelUnavailable as error:
                 failed[checkpoint.name] = error
-                if checkpoint is not candidates[-1]:
+                if checkpoint is not choices[-1]:
                     log.warning(
                         "%s cannot be downloaded; a substitute may be used: %s", checkpoint.name, error
                     )
             else:
                 break
         else:
-            raise failed[candidates[-1].name]
+            if choices[-1].name in failed:  # else opening the engine says what each of them lacks
+                raise failed[choices[-1].name]
 
 
 def fetched_unasked(settings: Settings) -> list[Checkpoint]:
@@ -114,13 +118,14 @@ def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engi
     Raises:
         ModelUnavailable: the device or weights are missing, no provider serves a tier remotely, or `strict_models`
             refuses a substitute.
+        SettingsError: the settings name a checkpoint that does not exist.
 
     """
     device = device_of(settings)
     if device == "huggingface":
         from cutout.inference.huggingface.dispatcher import open_remote  # imported only if needed
 
-        engine = open_remote(settings.access, tiers, settings.limits)
+        engine = open_remote(settings.access, tiers, settings.limits, orders=settings.tier_orders)
     else:
         engine = open_engine(
             settings.models_folder,
@@ -130,6 +135,7 @@ def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engi
             # A device that is set to the CPU has no use for it; one that turns out to be the CPU must not pass over it.
             gpu_backend="auto" if settings.device == "cpu" else settings.gpu_backend,
             limits=settings.limits,
+            orders=settings.tier_orders,
         )
     if settings.strict_models:
         try:

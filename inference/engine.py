@@ -55,7 +55,7 @@ from cutout.inference.scheduling.gate import Gate
 from cutout.inference.scheduling.pixel_budget import PixelBudget
 from cutout.inference.scheduling.stage_timer import StageTimer
 from cutout.inference.scheduling.timers import Timers
-from cutout.inference.tiers import Tier, choose
+from cutout.inference.tiers import USUAL, Orders, Tier, choose
 from cutout.inference.weights.store import ModelsFolder
 
 log = logging.getLogger(__name__)
@@ -362,15 +362,18 @@ def open_engine(
     precision: Precision = "auto",
     gpu_backend: GpuBackend = "auto",
     limits: Limits = DEFAULT_LIMITS,
+    orders: Orders = USUAL,
 ) -> Engine:
     """Load the checkpoint that serves each of `tiers` on this host; tiers with the same checkpoint share its runner.
+
+    `orders` replaces the usual order of the checkpoints of some tiers.
 
     Raises:
         ModelUnavailable: the device is not available, or a tier has no usable weights.
 
     """
     target = pick_device(device)
-    batch, choices = limits.batch_on(target), [choose(tier, folder) for tier in tiers]
+    batch, choices = limits.batch_on(target), [choose(tier, folder, orders) for tier in tiers]
     runners = {
         checkpoint: open_runner(checkpoint, folder, target, precision, batch, gpu_backend)
         for checkpoint in dict.fromkeys(choice.checkpoint for choice in choices)

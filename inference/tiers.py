@@ -1,5 +1,6 @@
 """The four tiers: the preferred checkpoint of each, its substitutes, and how the mask is post-processed."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -69,17 +70,25 @@ TIERS: dict[Tier, TierRule] = {
 }
 
 
+# The operator's order of a tier's checkpoints, which replaces the one of `TIERS`. Tiers may be left out.
+Orders = Mapping[Tier, Sequence[Checkpoint]]
+USUAL: Orders = {}
+# Serves where nothing else does.
+LAST_RESORT = "isnet-general"
+
+
 @dataclass(frozen=True)
 class Choice:
     """The checkpoint that serves a tier on this host, and why the preferred ones before it cannot."""
 
     tier: Tier
     checkpoint: Checkpoint
-    passed_over: tuple[str, ...]  # in order, a reason for each, except those with fetch "never"
+    passed_over: tuple[str, ...]  # in order, a reason for each, except those that nobody asked for
+    first: str | None = None  # the first checkpoint of the operator's order, if there is one
 
     @property
     def wanted(self) -> str:
-        return TIERS[self.tier].checkpoints[0]
+        return self.first or TIERS[self.tier].checkpoints[0]
 
     @property
     def recipe(self) -> Recipe:
@@ -90,7 +99,17 @@ class Choice:
         return self.checkpoint.name != self.wanted
 
 
-def choose(tier: Tier, folder: ModelsFolder) -> Choice:
+def candidates(tier: Tier, orders: Orders = USUAL) -> Sequence[Checkpoint]:
+    """Return the tier's checkpoints in order of preference."""
+    return orders.get(tier) or [catalog.find(name) for name in TIERS[tier].checkpoints]
+
+
+def first_of(tier: Tier, orders: Orders) -> str | None:
+    """Return the name of the first checkpoint of the operator's order; None if the tier has its usual one."""
+    return orders[tier][0].name if orders.get(tier) else None
+
+
+def choose(tier: Tier, folder: ModelsFolder, orders: Orders = USUAL) -> Choice:
     """Pick the first of the tier's checkpoints whose weights are ready in `folder`.
 
     Raises:
@@ -98,12 +117,13 @@ def choose(tier: Tier, folder: ModelsFolder) -> Choice:
 
     """
     reasons: list[str] = []
-    for checkpoint in map(catalog.find, TIERS[tier].checkpoints):
+    first = first_of(tier, orders)
+    for checkpoint in candidates(tier, orders):
         try:
             folder.check(checkpoint)
         except ModelUnavailable as error:
-            if checkpoint.fetch != "never":
+            if checkpoint.fetch != "never" or first is not None:
                 reasons.append(str(error))
         else:
-            return Choice(tier, checkpoint, tuple(reasons))
+            return Choice(tier, checkpoint, tuple(reasons), first)
     raise WeightsUnavailable(f"No checkpoint for tier {tier} is ready: " + "; ".join(reasons))

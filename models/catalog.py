@@ -1,5 +1,7 @@
 """Catalogue of the checkpoints that Cutout can run: sources, licences and preprocessing."""
 
+import difflib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,14 +12,17 @@ PatchOrder = Literal["wg hg c", "c hg wg"]
 
 
 class UnknownCheckpoint(KeyError):
-    """The name is not in the catalogue. The message lists the names that are."""
+    """The name is neither in the catalogue nor one of `own`. The message lists the names that are."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, own: Collection[str] = ()) -> None:
         super().__init__(name)
         self.name = name
+        self.known = (*CHECKPOINTS, *own)
 
     def __str__(self) -> str:
-        return f"There is no checkpoint {self.name!r}. Choose one of: {', '.join(CHECKPOINTS)}."
+        close = difflib.get_close_matches(self.name, self.known, n=1)
+        hint = f"Did you mean {close[0]}? " if close else ""
+        return f"There is no checkpoint {self.name!r}. {hint}Choose one of: {', '.join(self.known)}."
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,9 @@ class Checkpoint:
 
     `fetch` says when the checkpoint is downloaded by default: "always" (after its licence is accepted, if
     that is required), "gpu" (only on hosts with a GPU), or "never".
+
+    `like` is set for the operator's own weights only: the name of the checkpoint in the catalogue whose network,
+    preprocessing and input size they share.
     """
 
     name: str
@@ -76,6 +84,14 @@ class Checkpoint:
     patch_order: PatchOrder = "wg hg c"
     fetch: Literal["always", "gpu", "never"] = "always"
     description: str = field(default="", kw_only=True)
+    like: str | None = field(default=None, kw_only=True)
+
+    @property
+    def install_command(self) -> str:
+        """Return the command that installs its file, again if need be."""
+        if self.like is None:
+            return f"cutout models pull {self.name}"
+        return f"cutout models add FILE --like {self.like} --name {self.name} --replace"
 
     @property
     def input_range(self) -> tuple[float, float]:

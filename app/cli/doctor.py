@@ -68,7 +68,7 @@ def doctor(
     say("\n[bold]Tiers[/bold]")
     for tier in Tier:
         try:
-            choice = choose(tier, folder)
+            choice = choose(tier, folder, settings.tier_orders)
         except ModelUnavailable as error:
             healthy = False
             _bad(f"{tier.value}: {error}")
@@ -85,7 +85,7 @@ def _self_test(settings: Settings, target: Literal["cuda", "cpu"], report: str |
     from cutout.inference.selftest import Checklist, Outcome, Plan, installed, run
 
     say("\n[bold]Self-test[/bold]")
-    subjects, unserved = installed(settings.models_folder, target)
+    subjects, unserved = installed(settings.models_folder, target, settings.tier_orders)
     plan = Plan(target, subjects, settings.models_folder, unserved, settings.precision, settings.limits)
     with console.status("") as status:
         checklist = Checklist(lambda name: status.update(f"{escape(name)} …"), _show)
@@ -165,15 +165,17 @@ def _weights(settings: Settings, target: str | None) -> None:
     from cutout.inference.backends.gpu_backends import dtype_of, gpu_library
     from cutout.inference.backends.runners import cpu_library
     from cutout.inference.errors import ModelUnavailable
+    from cutout.inference.weights.own import own_checkpoints
 
     folder = settings.models_folder
     say(f"\n[bold]Weights[/bold] in {escape(str(folder.path))}")
-    for checkpoint in CHECKPOINTS.values():
+    for checkpoint in (*CHECKPOINTS.values(), *own_checkpoints(folder).values()):
         try:
             folder.check(checkpoint)
             folder.verify(checkpoint)
             record = folder.record(checkpoint)
-            line = f"{checkpoint.name}: ready, from {record.source if record else 'a manually placed file'}"
+            whose = f", your own weights, like {checkpoint.like}" if checkpoint.like else ""
+            line = f"{checkpoint.name}: ready{whose}, from {record.source if record else 'a manually placed file'}"
             if target == "cpu":
                 library, reason = cpu_library(checkpoint, folder, settings.precision)
                 line += f"; runs in {library} ({reason})"
@@ -183,7 +185,7 @@ def _weights(settings: Settings, target: str | None) -> None:
                 line += f"; runs in {library} ({reason})"
             _good(line)
         except ModelUnavailable as error:
-            (_warn if checkpoint.fetch != "never" else _plain)(str(error))
+            (_warn if checkpoint.fetch != "never" or checkpoint.like else _plain)(str(error))
     existing = next(parent for parent in (folder.path, *folder.path.parents) if parent.exists())
     free = shutil.disk_usage(existing).free / 1e9
     (_good if free > 2 else _warn)(f"{free:.0f} GB free")
@@ -208,7 +210,7 @@ def _remote_tiers(settings: Settings) -> bool:
             _bad(str(error))
     say("\n[bold]Tiers[/bold]")
     try:
-        choices = choose_remote(access, Tier)
+        choices = choose_remote(access, Tier, settings.tier_orders)
     except ModelUnavailable as error:
         _bad(str(error))
         return False
@@ -220,6 +222,8 @@ def _remote_tiers(settings: Settings) -> bool:
 def _tell(choice: Choice, by: str = "", *, strict: bool) -> bool:
     """Print what serves a tier. Return False if it is a substitute and `strict` forbids that."""
     tier, name, recipe = choice.tier.value, choice.checkpoint.name, choice.recipe.value
+    if choice.checkpoint.like:
+        by = f" (your own weights){by}"
     if not choice.substitute:
         _good(f"{tier}: {name}{by}, recipe {recipe}")
         return True

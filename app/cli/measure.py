@@ -23,7 +23,7 @@ def measure_backends(settings: Settings, device: str | None, good: Callable[[str
     checkpoints = {}
     for tier in Tier:
         try:
-            checkpoint = choose(tier, settings.models_folder).checkpoint
+            checkpoint = choose(tier, settings.models_folder, settings.tier_orders).checkpoint
         except ModelUnavailable:
             continue  # the list of tiers says so
         checkpoints[checkpoint.name] = checkpoint

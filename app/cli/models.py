@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cutout.app.cli.console import console, download_bar, escape, print_list, say
+from cutout.app.cli.console import CommandError, console, download_bar, escape, print_list, say
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
+from cutout.inference.tiers import Tier
+from cutout.inference.weights import own
 from cutout.models.catalog import CHECKPOINTS, Checkpoint, find
 
 cli = typer.Typer(no_args_is_help=True, help="Manage the weights on this machine.")
@@ -23,7 +25,7 @@ def list_models() -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("checkpoint", "description", "licence", "state"):
         table.add_column(column, overflow="fold")
-    for checkpoint in CHECKPOINTS.values():
+    for checkpoint in (*CHECKPOINTS.values(), *own.own_checkpoints(folder).values()):
         try:
             folder.check(checkpoint)
             folder.verify(checkpoint)
@@ -31,11 +33,14 @@ def list_models() -> None:
         except LicenceNotAccepted:
             state = "licence not accepted: pull with --accept-licence"
         except WeightsUnavailable:
+            again = "add it again" if checkpoint.like else "pull it again"
             state = (
-                "[red]damaged[/red]: pull it again"
+                f"[red]damaged[/red]: {again}"
                 if folder.file(checkpoint).is_file()
                 else "not downloaded: pull it"
             )
+        if checkpoint.like and checkpoint.name in CHECKPOINTS:
+            state = "its name is now that of another checkpoint: add it under another"
         licence = f"{checkpoint.licence.name}: {checkpoint.licence.summary}"
         table.add_row(checkpoint.name, checkpoint.description, licence, state)
     print_list(table)
@@ -59,13 +64,16 @@ def pull(
     """Download missing weights and verify them. Incomplete or damaged files are never installed."""
     settings = load_settings(models_from=source)
     if names:
-        wanted = [find(name) for name in names]
+        wanted = [_published(settings, name) for name in names]
     else:
         from cutout.app.bootstrap import fetched_unasked
 
         folder = settings.models_folder
+        named = [checkpoint for order in settings.tier_orders.values() for checkpoint in order]
         wanted = [
-            checkpoint for checkpoint in fetched_unasked(settings) if folder.licence_accepted(checkpoint)
+            checkpoint
+            for checkpoint in dict.fromkeys([*fetched_unasked(settings), *named])
+            if checkpoint.like is None and folder.licence_accepted(checkpoint)
         ]
     for checkpoint in wanted:
         pull_one(settings, checkpoint, accept_licence)
@@ -79,7 +87,60 @@ def path(
 ) -> None:
     """Print the path of the weights, whether or not they are downloaded."""
     folder = load_settings().models_folder
-    typer.echo(folder.file(find(name)) if name else folder.path)
+    typer.echo(folder.file(own.find(folder, name)) if name else folder.path)
+
+
+@cli.command()
+def add(
+    file: Annotated[Path, typer.Argument(help="The weights: a safetensors file.")],
+    like: Annotated[
+        str,
+        typer.Option(metavar="CHECKPOINT", help="The checkpoint whose network and preprocessing they have."),
+    ],
+    name: Annotated[
+        str, typer.Option(help="Their name: lower-case letters, digits, dots and hyphens, such as shop-v3.")
+    ],
+    replacing: Annotated[
+        bool, typer.Option("--replace", help="Replace the weights that have this name.")
+    ] = False,
+) -> None:
+    """Add weights of your own as a checkpoint, which the tiers may use. They are copied into the models folder."""
+    from cutout.inference.selftest.checklist import Failed, Skipped
+    from cutout.inference.selftest.weights import order_fits_file
+
+    folder = load_settings().models_folder
+    checkpoint = own.add(folder, file, name, like, replacing=replacing)
+    say(f"{name} is a checkpoint now, like {like}: {escape(str(folder.file(checkpoint)))}")
+    say(f"SHA-256 {checkpoint.sha256}")
+    try:
+        order_fits_file(folder.file(checkpoint), checkpoint)
+    except Skipped:
+        pass
+    except Failed as error:
+        say(f"[yellow]note:[/yellow] {escape(f'{error.text}. {error.fix}')}")
+    if not any(name in load_settings().names_of(tier) for tier in Tier):
+        say(
+            f"To use it, name it first for a tier, such as CUTOUT_TIER_STANDARD={name}, and start the service anew."
+        )
+
+
+@cli.command()
+def remove(name: Annotated[str, typer.Argument(help="A checkpoint that was added with add.")]) -> None:
+    """Remove weights of your own."""
+    settings = load_settings()
+    users = [f"CUTOUT_TIER_{tier.upper()}" for tier in Tier if name in settings.names_of(tier)]
+    if users:
+        raise CommandError(f"{name} is in use: remove it from {', '.join(users)} first.")
+    own.remove(settings.models_folder, name)
+    say(f"{name} is removed.")
+
+
+def _published(settings: Settings, name: str) -> Checkpoint:
+    """Return a checkpoint of the catalogue; own weights cannot be downloaded."""
+    ours = own.own_checkpoints(settings.models_folder)
+    if name in ours and name not in CHECKPOINTS:
+        raise CommandError(f"{name} is your own and cannot be downloaded; run: {ours[name].install_command}")
+    return find(name)
 
 
 def pull_one(settings: Settings, checkpoint: Checkpoint, accept_licence: bool = False) -> None:

@@ -4,12 +4,16 @@ import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
-from cutout.app.config.base import CommaSeparated, SettingsGroup
+from cutout.app.config.base import CommaSeparated, SettingsError, SettingsGroup, environment_name
+from cutout.inference.errors import WeightsUnavailable
 from cutout.inference.limits import Limits, SizeLimits
 from cutout.inference.presets import load_presets
+from cutout.inference.tiers import LAST_RESORT, Orders, Tier
+from cutout.inference.weights import own
 from cutout.inference.weights.store import ModelsFolder
+from cutout.models.catalog import UnknownCheckpoint
 
 
 def _check_presets(file: Path | None) -> Path | None:
@@ -17,6 +21,10 @@ def _check_presets(file: Path | None) -> Path | None:
         file = file.expanduser()
         load_presets(file)
     return file
+
+
+def _setting_of(tier: Tier) -> str:
+    return environment_name(EngineSettings, f"tier_{tier}")
 
 
 class EngineSettings(SettingsGroup):
@@ -85,6 +93,16 @@ class EngineSettings(SettingsGroup):
         (), description="checkpoints, comma-separated, whose licence you accept, such as `rmbg-1.4`"
     )
     strict_models: bool = Field(False, description="refuse to start if a substitute serves a tier")
+    tier_basic: CommaSeparated[str] = Field(
+        (),
+        description="the checkpoints of the tier `basic`, comma-separated, in order of preference, such as"
+        " `shop-v3,rmbg-1.4`: [own weights](models.md#your-own-weights) or others. The first is the one that the tier"
+        " promises, the later ones are substitutes, and `isnet-general` is the last of them unless"
+        " `CUTOUT_STRICT_MODELS` is set; default: [the usual order](models.md)",
+    )
+    tier_standard: CommaSeparated[str] = Field((), description="the same for `standard`")
+    tier_professional: CommaSeparated[str] = Field((), description="the same for `professional`")
+    tier_industry: CommaSeparated[str] = Field((), description="the same for `industry`")
     presets: Annotated[Path | None, AfterValidator(_check_presets)] = Field(
         None, description="a TOML file of [presets](pictures.md#your-own-presets) of your own"
     )
@@ -92,6 +110,50 @@ class EngineSettings(SettingsGroup):
     @property
     def models_folder(self) -> ModelsFolder:
         return ModelsFolder(self.models_dir.expanduser(), self.accept_licences)
+
+    @field_validator("tier_basic", "tier_standard", "tier_professional", "tier_industry")
+    @classmethod
+    def _check_order(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        # Only where networks run it matters which of them are there: see `tier_orders`.
+        for name in names:
+            if not own.NAME.fullmatch(name):
+                raise ValueError(f"{name} cannot be the name of a checkpoint; {own.NAME_RULE}")
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is in the list twice")
+        return names
+
+    @property
+    def tier_orders(self) -> Orders:
+        """The checkpoints of the tiers whose order is set.
+
+        Raises:
+            SettingsError: one is neither in the catalogue nor among the own weights of this host; a line for each tier.
+
+        """
+        orders, problems = {}, []
+        for tier in Tier:
+            names = self.names_of(tier)
+            if not names:
+                continue
+            if not self.strict_models and LAST_RESORT not in names:
+                names = (*names, LAST_RESORT)
+            try:
+                orders[tier] = [own.find(self.models_folder, name) for name in names]
+            except UnknownCheckpoint as error:
+                problems.append(
+                    f"{_setting_of(tier)}: {error} Weights of your own are added with: cutout models add FILE --like"
+                    f" CHECKPOINT --name {error.name}"
+                )
+            except WeightsUnavailable as error:
+                problems.append(f"{_setting_of(tier)}: {error}")
+        if problems:
+            raise SettingsError("\n".join(problems))
+        return orders
+
+    def names_of(self, tier: Tier) -> tuple[str, ...]:
+        """Return the checkpoints that are set for a tier."""
+        names: tuple[str, ...] = getattr(self, f"tier_{tier}")
+        return names
 
     @property
     def limits(self) -> Limits:

@@ -9,13 +9,16 @@ from cutout.inference.tiers import Recipe, Tier
 
 @dataclass(frozen=True)
 class Served:
-    """The model, backend and recipe that serve a tier. If `model` is a substitute, it differs from `wanted`."""
+    """The model, backend and recipe that serve a tier. If `model` is a substitute, it differs from `wanted`; if it is
+    `own`, it is the operator's own weights.
+    """
 
     model: str
     backend: str
     recipe: Recipe
     wanted: str
     substitute: bool
+    own: bool = False  # workers of older versions do not tell
 
 
 def served_by(engine: Engine) -> Mapping[Tier, Served]:
@@ -27,6 +30,7 @@ def served_by(engine: Engine) -> Mapping[Tier, Served]:
             serving.choice.recipe,
             serving.choice.wanted,
             serving.choice.substitute,
+            serving.choice.checkpoint.like is not None,
         )
         for tier, serving in engine.serving.items()
     }

@@ -15,7 +15,9 @@ from cutout.inference.tiers import Recipe, Tier
 
 
 class TierInfo(Schema):
-    """A tier, its price, and the model that serves it. If `substitute` is true, `model` stands in for `wanted`."""
+    """A tier, its price, and the model that serves it. If `substitute` is true, `model` stands in for `wanted`; if `own`
+    is, it is the operator's own weights.
+    """
 
     name: str
     credits: int
@@ -24,6 +26,7 @@ class TierInfo(Schema):
     recipe: Recipe
     wanted: str
     substitute: bool
+    own: bool
 
     @classmethod
     def by_tier(cls, tiers: Mapping[Tier, Served]) -> "dict[Tier, TierInfo]":

@@ -20,13 +20,16 @@ class QueueState(Schema):
 
 
 class WorkerTier(Schema):
-    """The model that serves a tier on a worker. `wanted` differs from `model` if a substitute is used."""
+    """The model that serves a tier on a worker. `wanted` differs from `model` if a substitute is used; `own` is true for
+    the operator's own weights.
+    """
 
     model: str
     backend: str
     recipe: Recipe
     wanted: str
     substitute: bool
+    own: bool
 
 
 class Worker(Schema):

@@ -43,7 +43,7 @@ from cutout.inference.imaging.encode import Format
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
 from cutout.inference.matting.mask import to_levels
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
-from cutout.inference.tiers import RMBG_2, TIERS, Choice, Tier
+from cutout.inference.tiers import RMBG_2, USUAL, Choice, Orders, Tier, candidates, first_of
 from cutout.models.catalog import Checkpoint, HubSource, find
 
 log = logging.getLogger(__name__)
@@ -260,16 +260,18 @@ def open_remote(
     tiers: Iterable[Tier] = tuple(Tier),
     limits: Limits = DEFAULT_LIMITS,
     make_remote: Callable[[HuggingFaceConfig], HuggingFaceDispatcher] = HuggingFaceDispatcher,
+    orders: Orders = USUAL,
 ) -> Engine:
     """Find a provider for each of `tiers` and open an engine whose networks run there.
 
-    Logs a warning that photos leave this host. `make_remote` allows a `HuggingFaceDispatcher` with another retry policy.
+    Logs a warning that photos leave this host. `make_remote` allows a `HuggingFaceDispatcher` with another retry policy;
+    `orders` replaces the usual order of the checkpoints of some tiers.
 
     Raises:
         ModelUnavailable: a tier has no provider, or the model hub could not be asked; the message says why.
 
     """
-    choices = choose_remote(access, tiers)
+    choices = choose_remote(access, tiers, orders)
     remote = make_remote(access)
     runners = {offer: RemoteRunner(offer, remote) for _, offer in choices}
     serving = {choice.tier: Serving(choice, runners[offer]) for choice, offer in choices}
@@ -284,7 +286,9 @@ def open_remote(
     return Engine(serving, replace(limits, threads=threads), remote)
 
 
-def choose_remote(access: HuggingFaceConfig, tiers: Iterable[Tier]) -> list[tuple[Choice, Offer]]:
+def choose_remote(
+    access: HuggingFaceConfig, tiers: Iterable[Tier], orders: Orders = USUAL
+) -> list[tuple[Choice, Offer]]:
     """Find for each tier the first of its checkpoints that has a provider, or else any checkpoint that has one.
 
     Raises:
@@ -294,14 +298,18 @@ def choose_remote(access: HuggingFaceConfig, tiers: Iterable[Tier]) -> list[tupl
     if access.endpoint is not None:
         offer = endpoint_offer(find(access.endpoint_model), access.endpoint)
         why = f"{ENDPOINT_URL} serves {access.endpoint_model}"
-        return [(Choice(tier, offer.checkpoint, (why,)), offer) for tier in tiers]
+        return [(Choice(tier, offer.checkpoint, (why,), first_of(tier, orders)), offer) for tier in tiers]
     asked: dict[str, Offer | str] = {}
-    return [_choose(tier, access, asked) for tier in tiers]
+    return [_choose(tier, access, asked, orders) for tier in tiers]
 
 
-def _choose(tier: Tier, access: HuggingFaceConfig, asked: dict[str, Offer | str]) -> tuple[Choice, Offer]:
+def _choose(
+    tier: Tier, access: HuggingFaceConfig, asked: dict[str, Offer | str], orders: Orders
+) -> tuple[Choice, Offer]:
     reasons: list[str] = []
-    for checkpoint in map(find, dict.fromkeys(TIERS[tier].checkpoints + RMBG_2)):
+    for checkpoint in dict.fromkeys([*candidates(tier, orders), *map(find, RMBG_2)]):
+        if checkpoint.like is not None:
+            reasons.append(f"{checkpoint.name}: your own weights run on this machine, not at Hugging Face")
         for source in checkpoint.sources:
             if not isinstance(source, HubSource):
                 continue
@@ -309,7 +317,7 @@ def _choose(tier: Tier, access: HuggingFaceConfig, asked: dict[str, Offer | str]
                 asked[checkpoint.name] = find_offer(checkpoint, source.repository, access)
             offer = asked[checkpoint.name]
             if isinstance(offer, Offer):
-                return Choice(tier, offer.checkpoint, tuple(reasons)), offer
+                return Choice(tier, offer.checkpoint, tuple(reasons), first_of(tier, orders)), offer
             reasons.append(offer)
     raise ModelUnavailable(
         f"No provider at Hugging Face serves tier {tier}: {'; '.join(reasons)}. Set {ENDPOINT_URL} to your own endpoint,"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cutout.inference.errors import NetworkFailed
 from cutout.inference.imaging.resize import resize_antialiased, resize_bilinear
+from cutout.inference.matting.faint_patches import Marked, cells_to_keep
 from cutout.models.catalog import Checkpoint
 
 # A mask with no value of at least this has no subject: the network considers every pixel background. Measured with
@@ -24,9 +25,12 @@ FOREGROUND = 0.5
 # three cells of such a cell. A cell that is crossed by a hair, one pixel wide and a third opaque, has a mean of 0.04; a
 # cell with a typical speck has 0.002.
 SUBJECT, SUBJECT_CELLS, SUBJECT_REACH = 0.02, 128, 3
-# A cell, 1/256 of the mask a side, is not faint if any of its values is at least SHOWN. Faint values are kept within
+# A cell, 1/256 of the mask a side, is not faint if any of its values is at least SHOWN. Faint values are kept only within
 # two cells of such a cell.
 SHOWN, SHOWN_CELLS, SHOWN_REACH = 3.5 / 255, 256, 2
+# Cells that are not faint make up parts: two cells are of one part if they are within SHOWN_REACH of each other. A part
+# without any value of at least SURE is a faint patch, and becomes background: docs/decisions/0024-faint-patches.md.
+SURE = FOREGROUND
 
 
 def to_pixels(rgb: Tensor, checkpoint: Checkpoint) -> Tensor:
@@ -58,45 +62,51 @@ def find_subject(mask: Tensor, checkpoint: Checkpoint) -> Tensor | None:
     """Post-process a network's mask, float [1,1,S,S] of 0…1; None if it shows no subject.
 
     If the checkpoint asks for it, the mask is stretched from its minimum … maximum to 0…1, as published. A mask
-    without any background is not stretched, because that would amplify noise.
+    without any background is not stretched, because that would amplify noise. Then the background beyond the subject's
+    soft edge, specks and faint patches become exactly 0. All other values stay.
 
     Raises:
         NetworkFailed: the mask contains values that are not finite.
 
     """
-    lowest, highest = torch.stack(mask.aminmax()).tolist()
-    if not math.isfinite(highest):
+    mask = mask.float()
+    side = max(1, max(mask.shape) // SHOWN_CELLS)
+    cells = F.max_pool2d(mask, side, ceil_mode=True)
+    # One copy, because the host waits for each.
+    values = torch.cat([cells.view(-1), mask.amin().view(1)]).cpu().numpy()
+    lowest, highest = float(values[-1]), float(values[:-1].max())
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise NetworkFailed(
             f"{checkpoint.name} returned invalid numbers for this photo; if other photos fail too, set CUTOUT_PRECISION=float32."
         )
     if highest < FOREGROUND:
         return None
-    mask = mask.float()
+    highest_of_cells = values[:-1].reshape(cells.shape[2:])
     if checkpoint.stretch and lowest < FOREGROUND:
         mask = (mask - lowest) / (highest - lowest)
-    return without_specks(mask)
+        highest_of_cells = (highest_of_cells - lowest) / (highest - lowest)
+    kept = cells_to_keep(highest_of_cells, SHOWN, SURE, SHOWN_REACH)
+    return _near_subject(mask).mul_(_enlarged(_uploaded(kept, mask.device), side, mask))
 
 
-def without_specks(mask: Tensor) -> Tensor:
-    """Set the background beyond the subject's soft edge to exactly 0 in a mask, float [1,1,h,w] of 0…1.
-
-    All other values are returned unchanged.
-    """
+def _near_subject(mask: Tensor) -> Tensor:
+    """Return a mask, float [1,1,h,w] of 0…1, without what is far from every part of a subject."""
     side = max(1, max(mask.shape) // SUBJECT_CELLS)
-    mask = mask * _near(F.avg_pool2d(mask, side, ceil_mode=True) >= SUBJECT, SUBJECT_REACH, side, mask)
-    side = max(1, max(mask.shape) // SHOWN_CELLS)
-    return mask * _near(F.max_pool2d(mask, side, ceil_mode=True) >= SHOWN, SHOWN_REACH, side, mask)
+    cells = (F.avg_pool2d(mask, side, ceil_mode=True) >= SUBJECT).to(mask.dtype)
+    near = F.max_pool2d(cells, 2 * SUBJECT_REACH + 1, 1, SUBJECT_REACH)
+    return mask * _enlarged(near, side, mask)
 
 
-def _near(cells: Tensor, reach: int, side: int, like: Tensor) -> Tensor:
-    """Return a 0/1 mask, of the size of `like`, of all cells within `reach` cells of a marked one.
+def _enlarged(cells: Tensor, side: int, like: Tensor) -> Tensor:
+    """Return a map of cells, [1,1,r,c], at the size of `like`; `side` is the side of a cell in pixels."""
+    enlarged = cells.unsqueeze(3).unsqueeze(5).expand(-1, -1, -1, side, -1, side)
+    return enlarged.flatten(2, 3).flatten(3)[:, :, : like.shape[2], : like.shape[3]]
 
-    `side` is the side of a cell in pixels.
-    """
-    near = F.max_pool2d(cells.to(like.dtype), 2 * reach + 1, 1, reach)
-    enlarged = near.unsqueeze(3).unsqueeze(5).expand(-1, -1, -1, side, -1, side)
-    marked = enlarged.flatten(2, 3).flatten(3)
-    return marked[:, :, : like.shape[2], : like.shape[3]]
+
+def _uploaded(cells: Marked, device: torch.device) -> Tensor:
+    """Return a map of cells, bool [r,c], as [1,1,r,c] on a device, without waiting for it."""
+    marked = torch.from_numpy(cells)[None, None]
+    return marked.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else marked
 
 
 def enlarge(mask: Tensor, height: int, width: int) -> Tensor:

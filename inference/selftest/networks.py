@@ -52,7 +52,9 @@ def make_reference(network: nn.Module, subject: Subject) -> Reference:
     try:
         require_sound(mask)
     except Failed as error:
-        again = f"The weights are damaged or those of another network. Run: cutout models pull {subject.checkpoint.name}"
+        again = (
+            f"The weights are damaged or those of another network. Run: {subject.checkpoint.install_command}"
+        )
         raise Failed(f"on the CPU in float32, {error.text}", again) from None
     return Reference(pixels, mask)
 

@@ -13,6 +13,7 @@ from cutout.inference.selftest.checklist import Checklist, Fact, Skipped
 from cutout.inference.selftest.networks import Reference
 from cutout.inference.selftest.subjects import Subject
 from cutout.inference.tiers import Tier
+from cutout.inference.weights.own import own_checkpoints
 from cutout.inference.weights.store import ModelsFolder
 from cutout.models.birefnet import BiRefNet
 from cutout.models.catalog import CHECKPOINTS
@@ -78,7 +79,7 @@ def _whole_files(plan: Plan, checklist: Checklist) -> set[str]:
     usable = {subject.checkpoint.name for subject in plan.subjects}
     folder = plan.folder
     if folder is not None:
-        for checkpoint in CHECKPOINTS.values():
+        for checkpoint in (*CHECKPOINTS.values(), *own_checkpoints(folder).values()):
             if not folder.file(checkpoint).is_file():
                 continue
             if not checklist.take(

@@ -10,7 +10,7 @@ from torch import nn
 
 from cutout.inference.backends.runners import BATCH_SIZES, Precision, Runner, TorchRunner, open_runner
 from cutout.inference.errors import ModelUnavailable
-from cutout.inference.tiers import TIERS, Choice, Tier, choose
+from cutout.inference.tiers import TIERS, USUAL, Choice, Orders, Tier, choose
 from cutout.inference.weights.loader import load_network
 from cutout.inference.weights.store import ModelsFolder
 from cutout.models.catalog import Checkpoint
@@ -33,13 +33,13 @@ class Subject:
 
 
 def installed(
-    folder: ModelsFolder, device: Literal["cuda", "cpu"]
+    folder: ModelsFolder, device: Literal["cuda", "cpu"], orders: Orders = USUAL
 ) -> tuple[list[Subject], dict[Tier, ModelUnavailable]]:
     """Return a subject for each checkpoint that serves tiers here, and the reason for each tier that none serves."""
     choices, reasons = {}, {}
     for tier in Tier:
         try:
-            choices[tier] = choose(tier, folder)
+            choices[tier] = choose(tier, folder, orders)
         except ModelUnavailable as error:
             reasons[tier] = error
     checkpoints = {choice.checkpoint.name: choice.checkpoint for choice in choices.values()}

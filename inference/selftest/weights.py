@@ -1,21 +1,26 @@
 """Checks of weights: the files themselves, and the order in which BiRefNet stacks patches of the photo."""
 
 from itertools import combinations
+from pathlib import Path
 from typing import get_args
 
+import safetensors
 import torch
 from torch import Tensor, nn
 
 from cutout.inference.errors import ModelUnavailable
 from cutout.inference.selftest.checklist import REPORT_IT, Fact, Failed, Skipped
 from cutout.inference.weights.store import ModelsFolder
+from cutout.models import build_network
 from cutout.models.birefnet import BiRefNet, Decoder, SimpleConvs
-from cutout.models.catalog import Checkpoint, PatchOrder
+from cutout.models.catalog import CHECKPOINTS, Checkpoint, PatchOrder
 
 ORDERS: tuple[PatchOrder, ...] = get_args(PatchOrder)
 # Weights of a pixel's three colours are correlated: the colours themselves are, in almost every photo. By this much and
 # this many times more than in the other order, they say clearly which order they were trained with.
 CLEAR, TIMES = 0.1, 3.0
+# The layers behind the two finest grids of patches.
+FIRST_LAYERS = ("decoder.ipt_blk2.", "decoder.ipt_blk3.")
 
 
 def file_is_whole(folder: ModelsFolder, checkpoint: Checkpoint) -> Fact:
@@ -25,7 +30,7 @@ def file_is_whole(folder: ModelsFolder, checkpoint: Checkpoint) -> Fact:
         Failed: it was changed, or it cannot be read.
 
     """
-    again = f"Run: cutout models pull {checkpoint.name}"
+    again = f"Run: {checkpoint.install_command}"
     try:
         digest = folder.verify(checkpoint)
     except ModelUnavailable as error:
@@ -34,7 +39,7 @@ def file_is_whole(folder: ModelsFolder, checkpoint: Checkpoint) -> Fact:
         raise Failed(f"{folder.file(checkpoint)} cannot be read: {error.strerror}", again) from error
     figures = {"sha256": digest}
     if folder.expected_sha256(checkpoint) is None:
-        advice = f"To get one with a checksum, remove it and run: cutout models pull {checkpoint.name}"
+        advice = f"To get one with a checksum, remove it and run: {checkpoint.install_command}"
         return Fact("a file placed by hand, without a checksum to compare it with", figures, advice)
     return Fact("its checksum is the expected one", figures)
 
@@ -82,16 +87,57 @@ def order_fits_weights(network: nn.Module, checkpoint: Checkpoint) -> Fact:
     own, other = (found[order] for order in sorted(found, key=lambda order: order != checkpoint.patch_order))
     told = ", ".join(f"{order!r} {value:.2f}" for order, value in found.items())
     if other > CLEAR and other > TIMES * abs(own):
+        advice = (
+            "Update Cutout, or use another checkpoint; if a newer version says the same, report it with the JSON file of"
+            " this test."
+        )
+        if checkpoint.like is not None:
+            others = _with_other_order(checkpoint)
+            advice = (
+                f"Add them again with --replace and --like {' or '.join(others)}."
+                if others
+                else "There is no checkpoint with this network and the other order yet."
+            )
         raise Failed(
             f"the weights were trained with the other order of patches than {checkpoint.patch_order!r}"
             f" (correlation of colours: {told})",
-            f"The masks of {checkpoint.name} will look plausible and be wrong. Update Cutout, or use another checkpoint;"
-            " if a newer version says the same, report it with the JSON file of this test.",
+            f"The masks of {checkpoint.name} will look plausible and be wrong. {advice}",
             {"correlation": found},
         )
     if not (own > CLEAR and own > TIMES * abs(other)):
         raise Skipped(f"these weights do not tell the order of patches (correlation of colours: {told})")
     return Fact(f"the weights fit the order {checkpoint.patch_order!r}", {"correlation": found})
+
+
+def order_fits_file(file: Path, checkpoint: Checkpoint) -> Fact:
+    """Do the same for a safetensors file, of which little is read.
+
+    Raises:
+        Failed, Skipped: see `order_fits_weights`.
+
+    """
+    with torch.device("meta"):
+        network = build_network(checkpoint.like or checkpoint.name)
+    if isinstance(network, BiRefNet):
+        with safetensors.safe_open(file, framework="pt") as tensors:
+            read = {
+                name: tensors.get_tensor(name)
+                for name in network.state_dict()
+                if name.startswith(FIRST_LAYERS)
+            }
+        network.load_state_dict(read, strict=False, assign=True)
+    return order_fits_weights(network, checkpoint)
+
+
+def _with_other_order(checkpoint: Checkpoint) -> list[str]:
+    """Return the names of the checkpoints with the same network but the other order of patches."""
+    return [
+        other.name
+        for other in CHECKPOINTS.values()
+        if other.network == checkpoint.network
+        and other.backbone == checkpoint.backbone
+        and other.patch_order != checkpoint.patch_order
+    ]
 
 
 def colour_correlation(network: BiRefNet, order: PatchOrder) -> float:

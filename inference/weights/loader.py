@@ -15,6 +15,8 @@ from cutout.models import build_network
 from cutout.models.catalog import Checkpoint
 from cutout.models.optimise import optimise
 
+NAMED = 3  # tensors at fault in a message, of each kind
+
 
 def load_network(checkpoint: Checkpoint, folder: ModelsFolder) -> nn.Module:
     """Build the checkpoint's network and load its weights: optimised, on the CPU, always in float32.
@@ -28,7 +30,7 @@ def load_network(checkpoint: Checkpoint, folder: ModelsFolder) -> nn.Module:
     folder.verify(checkpoint)
     file = folder.file(checkpoint)
     with torch.device("meta"):  # allocate no memory: the tensors of the file are used
-        network = build_network(checkpoint.name)
+        network = build_network(checkpoint.like or checkpoint.name)
     try:
         if file.suffix == ".onnx":
             # BatchNorm is already folded in an ONNX file, so its weights fit the network only after optimise.
@@ -40,9 +42,30 @@ def load_network(checkpoint: Checkpoint, folder: ModelsFolder) -> nn.Module:
     except (safetensors.SafetensorError, struct.error, ValueError) as error:
         raise WeightsUnavailable(
             f"{checkpoint.name}: {file} does not contain the {checkpoint.network} network ({error});"
-            f" remove it and run: cutout models pull {checkpoint.name}"
+            f" remove it and run: {checkpoint.install_command}"
         ) from error
     return network
+
+
+def require_fit(checkpoint: Checkpoint, file: Path) -> None:
+    """Check that a safetensors file holds all tensors of the checkpoint's network, in their shapes. Reads only its header.
+
+    Raises:
+        ValueError: it does not; the message names the first tensors at fault, or the file is no safetensors file.
+
+    """
+    with torch.device("meta"):
+        network = build_network(checkpoint.like or checkpoint.name)
+    try:
+        with safetensors.safe_open(file, framework="pt") as tensors:
+            parts = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - it is no dict
+            found = {
+                name: (tuple(part.get_shape()), part.get_dtype().startswith(("F", "BF")))
+                for name, part in parts.items()
+            }
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"it is not a whole safetensors file: {error}") from error
+    _require_same(network.state_dict(), found)
 
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -52,24 +75,41 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         ValueError: the weights do not fit the network; the message names some of the tensors at fault.
 
     """
-    expected = network.state_dict()
-    missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
-    both = [(name, expected[name], state[name]) for name in expected.keys() & state.keys()]
-    other = {name for name, want, found in both if want.shape != found.shape}
-    quantised = {name for name, want, found in both if want.is_floating_point() != found.is_floating_point()}
-    faults = [
-        f"{len(names)} {what}, such as {min(names)}"
-        for what, names in (
-            ("missing", missing),
-            ("unknown", unknown),
-            ("with another shape", other),
-            ("with another type", quantised),
-        )
+    found = {name: (tuple(part.shape), part.is_floating_point()) for name, part in state.items()}
+    _require_same(network.state_dict(), found)
+    network.load_state_dict(state, assign=True)
+
+
+def _require_same(expected: Mapping[str, Tensor], found: Mapping[str, tuple[tuple[int, ...], bool]]) -> None:
+    """Compare tensors with the shapes of others, and whether those are of floating-point numbers.
+
+    Raises:
+        ValueError: they differ; the message names the first tensors at fault of each kind.
+
+    """
+    both = [name for name in expected if name in found]
+    shapes = {name: (tuple(expected[name].shape), found[name][0]) for name in both}
+    faults = {
+        "missing": [name for name in expected if name not in found],
+        "unknown": [name for name in found if name not in expected],
+        "with another shape": [
+            f"{name} ({_shape(has)} instead of {_shape(wants)})"
+            for name, (wants, has) in shapes.items()
+            if has != wants
+        ],
+        "with another type": [name for name in both if expected[name].is_floating_point() != found[name][1]],
+    }
+    told = [
+        f"{len(names)} {fault}, such as {', '.join(sorted(names)[:NAMED])}"
+        for fault, names in faults.items()
         if names
     ]
-    if faults:
-        raise ValueError(f"of {len(expected)} tensors " + "; ".join(faults))
-    network.load_state_dict(state, assign=True)
+    if told:
+        raise ValueError(f"of {len(expected)} tensors " + "; ".join(told))
+
+
+def _shape(sides: tuple[int, ...]) -> str:
+    return "×".join(map(str, sides)) or "a number"
 
 
 def read_onnx(file: Path, wanted: set[str]) -> dict[str, Tensor]:

@@ -10,19 +10,22 @@ from pathlib import Path
 from cutout.inference.errors import LicenceNotAccepted, WeightsUnavailable
 from cutout.models.catalog import Checkpoint
 
+RECORD = "origin.json"
+
 
 @dataclass(frozen=True)
 class Record:
-    """The origin of a checkpoint's file, stored next to it."""
+    """The origin of a checkpoint's file, stored next to it. `like`: see `Checkpoint`."""
 
     source: str
     sha256: str
     fetched_at: str
+    like: str | None = None
 
 
 @dataclass(frozen=True)
 class ModelsFolder:
-    """A folder of checkpoints, each stored as `path`/<checkpoint>/<published file>.
+    """A folder of checkpoints, each stored as `path`/<checkpoint>/<published file>; own weights are in `path`/own.
 
     Next to each file are a record of its origin and, if its licence requires one, a note that the user accepted it.
     `accepted` names checkpoints whose licence is accepted by a setting instead of by such a note.
@@ -31,8 +34,17 @@ class ModelsFolder:
     path: Path
     accepted: Collection[str] = ()
 
+    @property
+    def own(self) -> Path:
+        """The folder of the operator's own weights: a name there never hides one of the catalogue."""
+        return self.path / "own"
+
+    def home(self, checkpoint: Checkpoint) -> Path:
+        """Return the folder of one checkpoint."""
+        return (self.path if checkpoint.like is None else self.own) / checkpoint.name
+
     def file(self, checkpoint: Checkpoint) -> Path:
-        return self.path / checkpoint.name / checkpoint.file
+        return self.home(checkpoint) / checkpoint.file
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Check that the checkpoint may be used and that its file exists; `verify` checks the file's content.
@@ -44,9 +56,8 @@ class ModelsFolder:
         """
         self.require_licence(checkpoint)
         if not self.file(checkpoint).is_file():
-            raise WeightsUnavailable(
-                f"{checkpoint.name}: weights not downloaded; run: cutout models pull {checkpoint.name}"
-            )
+            state = "not downloaded" if checkpoint.like is None else "missing"
+            raise WeightsUnavailable(f"{checkpoint.name}: weights {state}; run: {checkpoint.install_command}")
 
     def require_licence(self, checkpoint: Checkpoint) -> None:
         if not self.licence_accepted(checkpoint):
@@ -75,14 +86,14 @@ class ModelsFolder:
         path.write_text(json.dumps(note, indent=2) + "\n")
 
     def _acceptance(self, checkpoint: Checkpoint) -> Path:
-        return self.path / checkpoint.name / "licence-accepted.json"
+        return self.home(checkpoint) / "licence-accepted.json"
 
     def record(self, checkpoint: Checkpoint) -> Record | None:
         path = self._record(checkpoint)
         return Record(**json.loads(path.read_text())) if path.is_file() else None
 
     def _record(self, checkpoint: Checkpoint) -> Path:
-        return self.path / checkpoint.name / "origin.json"
+        return self.home(checkpoint) / RECORD
 
     def expected_sha256(self, checkpoint: Checkpoint) -> str | None:
         """Return the SHA-256 that the file must have: the catalogue's, or else the one recorded at the download."""
@@ -100,7 +111,7 @@ class ModelsFolder:
         if found != (self.expected_sha256(checkpoint) or found):
             raise WeightsUnavailable(
                 f"{checkpoint.name}: {self.file(checkpoint)} is damaged (SHA-256 differs);"
-                f" run: cutout models pull {checkpoint.name}"
+                f" run: {checkpoint.install_command}"
             )
         return found
 

@@ -330,6 +330,7 @@ def test_pricing_names_what_serves_each_tier(client: TestClient) -> None:
         "recipe": "mask",
         "wanted": "rmbg-1.4",
         "substitute": True,
+        "own": False,
     }
     assert [discount["percent"] for discount in body["discounts"]] == [5, 10, 15, 20]
     assert body["plans"]["pro"]["professionalPerDay"] == 50

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from cutout.inference.huggingface.dispatcher import HuggingFaceDispatcher, Retry
 from cutout.inference.options import Options
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.tiers import Tier
+from cutout.models.catalog import find
 from tests.fakes import open_picture, photo_bytes, photo_with_disc, wait_until
 from tests.remote import PROMISED, QUICK, SMALL, engine_on, local_engine, wait_shortly
 from tests.stub_huggingface import (
@@ -344,6 +346,26 @@ def test_another_model_stands_in_where_the_promised_one_is_not_served(stub: Stub
     [(choice, offer)] = dispatcher.choose_remote(HuggingFaceConfig(TOKEN), [Tier.STANDARD])
     assert (choice.checkpoint.name, choice.substitute) == ("birefnet-general", True)
     assert offer.provider == "fal-ai"
+
+
+def test_a_tiers_own_order_counts_there_too(stub: Stub) -> None:
+    stub.mappings = {"ZhengPeng7/BiRefNet": FAL, "ZhengPeng7/BiRefNet-portrait": FAL}
+    settings = load_settings(device="huggingface", hf_inference_token=TOKEN, tier_standard="birefnet-general")
+    with engine_from(settings, [Tier.STANDARD]) as engine:
+        assert engine.serving[Tier.STANDARD].choice.checkpoint.name == "birefnet-general"
+    own = replace(find("birefnet-hr"), name="shop-v3", like="birefnet-hr", sources=())
+    order = {Tier.STANDARD: [own, find("birefnet-general")], Tier.BASIC: [find("isnet-general")]}
+    access = HuggingFaceConfig(TOKEN)
+    (standard, _), (basic, _), (industry, _) = dispatcher.choose_remote(
+        access, [Tier.STANDARD, Tier.BASIC, Tier.INDUSTRY], order
+    )
+    assert (standard.checkpoint.name, standard.wanted) == ("birefnet-general", "shop-v3")
+    assert standard.passed_over == ("shop-v3: your own weights run on this machine, not at Hugging Face",)
+    assert (basic.checkpoint.name, basic.wanted) == ("birefnet-portrait", "isnet-general")
+    assert (industry.checkpoint.name, industry.wanted) == ("birefnet-portrait", "rmbg-2.0")
+    endpoint = HuggingFaceConfig(TOKEN, endpoint=stub.url, endpoint_model="rmbg-2.0")
+    [(choice, _)] = dispatcher.choose_remote(endpoint, [Tier.STANDARD], order)
+    assert (choice.checkpoint.name, choice.wanted) == ("rmbg-2.0", "shop-v3")
 
 
 @pytest.mark.parametrize(
