@@ -268,19 +268,6 @@ def test_subjects_that_touch_are_divided_at_the_narrowest_place(engine: Engine) 
         alpha_of(engine, data, Hints(keep=parse_points("90px 120px"), drop=parse_points("110px 120px")))
 
 
-def test_a_faint_patch_can_be_dropped(engine: Engine) -> None:
-    subject, patch = ellipse(100, 120, 60, 70), ellipse(270, 120, 40, 40) * np.float32(0.42)
-    data = drawn(subject, patch)
-    before = alpha_of(engine, data, Hints())
-    assert 0.05 < before[120, 270] < 0.5
-    after = alpha_of(engine, data, drop("270px 120px"))
-    assert after[:, 190:].max() == 0
-    assert np.abs(after - before)[:, :190].max() <= 1 / 255
-    nothing = engine.remove(data, Options(hints=drop("100px 120px")))
-    assert nothing.no_foreground, "a faint patch alone is no subject"
-    assert alpha_of(engine, data, keep("270px 120px"))[120, 270] > 0.05, "but what is pointed at stays"
-
-
 def test_dropping_all_leaves_no_subject(engine: Engine) -> None:
     data, hints = drawn(ONE[0].alpha), drop(ONE[0].point)
     cutout = engine.remove(data, Options(hints=hints))

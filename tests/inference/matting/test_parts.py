@@ -74,6 +74,34 @@ def test_a_hard_part_goes_whole_and_the_other_stays_bit_for_bit(size: tuple[int,
     assert torch.equal(again.mask, other)
 
 
+def test_a_faint_patch_that_touches_no_subject_is_a_part_but_no_subject() -> None:
+    """`find_subject` leaves such patches only near a subject."""
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 10:50, 10:30] = 1
+    mask[..., 10:50, 32:50] = 0.3
+    subject, patch = (0.3, 0.5), (0.6, 0.5)
+    dropped = choose(mask, Aim(drop=(patch,)), 64, 64)
+    assert dropped is not None
+    assert torch.equal(dropped.mask, mask.where(mask != 0.3, 0))
+    assert choose(mask, Aim(drop=(subject,)), 64, 64) is None
+    kept = choose(mask, Aim(keep=(patch,)), 64, 64)
+    assert kept is not None
+    assert torch.equal(kept.mask, mask.where(mask != 1, 0)), "what is pointed at stays"
+
+
+def test_a_soft_edge_belongs_to_its_own_part() -> None:
+    """Two soft edges that meet: each part keeps its half, and the mask is whole with both."""
+    across = torch.linspace(0, 1, 256)
+    left, right = (torch.sigmoid((0.14 - (across - middle).abs()) * 60) for middle in (0.3, 0.7))
+    both = (left + right).clamp(max=1).expand(1, 1, 256, 256)
+    first, second = (choose(both, Aim(keep=((middle, 0.5),)), 256, 256) for middle in (0.3, 0.7))
+    assert first is not None
+    assert second is not None
+    assert torch.equal(first.mask + second.mask, both)
+    assert torch.equal(first.mask[..., :126], both[..., :126])
+    assert not first.mask[..., 130:].any()
+
+
 def test_nothing_changes_where_all_parts_stay() -> None:
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., 10:50, 10:50] = 1
