@@ -20,9 +20,7 @@ from cutout.inference.limits import SizeLimits
 from cutout.inference.options import Options
 
 WHITE = (255, 255, 255)
-NO_SUBJECT = (
-    "No subject was found in this photo. Nothing was charged. Try another photo, or another region of it."
-)
+NO_SUBJECT = "No subject was found in this photo. Try another photo, or another region of it."
 # Copies a small tensor to the host.
 Fetch = Callable[[Tensor], npt.NDArray[np.float32]]
 

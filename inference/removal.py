@@ -1,7 +1,7 @@
 """The removal of one photo's background: from its bytes to the finished file, in the calling thread."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,11 +26,6 @@ from cutout.inference.options import Options
 from cutout.inference.review import needs_review
 from cutout.inference.scheduling.stage_timer import StageTimer
 from cutout.inference.tiers import Choice
-
-NO_SUBJECT = (
-    "No subject was found in this photo. Nothing was charged. Try another photo, or another region of it."
-)
-
 
 ONE_PIXEL = Box(0, 0, 1, 1)
 
@@ -115,9 +110,8 @@ def _decode(data: bytes, options: Options, at: Workplace) -> Photo:
         pixels = size.pixels + more
         if layout.moves:
             pixels += result
-        if options.shadow or isinstance(
-            options.background, BlurredPhoto | Gradient
-        ):  # they are drawn as floats
+        # They are drawn as floats.
+        if options.shadow or isinstance(options.background, BlurredPhoto | Gradient):
             pixels += result // 2
         at.hold(pixels)
 
@@ -139,22 +133,27 @@ def _picture_size(background: Picture, sizes: SizeLimits) -> Size:
         raise InvalidBackground(
             "The picture for the background is empty, or no longer exists. Send it again."
         )
-    try:
+    with _named_background():
         return decode.read_size(background.data, sizes)
-    except InvalidPhoto as error:
-        raise InvalidBackground(f"The picture for the background: {error}") from error
 
 
 def _decoded_picture(background: Picture, profile: bytes | None, sizes: SizeLimits) -> Pixels:
-    try:
+    with _named_background():
         picture = decode.decode(background.data, sizes)
-    except InvalidPhoto as error:
-        raise InvalidBackground(f"The picture for the background: {error}") from error
     rgb = picture.rgb
     if picture.alpha is not None:  # behind a background is white, as behind a JPEG
         weight = picture.alpha[..., None].astype(np.float32) / 255
         rgb = np.rint(255 + (rgb - np.float32(255)) * weight).astype(np.uint8)
     return rgb if profile is None else from_srgb(rgb, profile)
+
+
+@contextmanager
+def _named_background() -> Iterator[None]:
+    """Say of a picture that cannot be read that it is the one for the background."""
+    try:
+        yield
+    except InvalidPhoto as error:
+        raise InvalidBackground(f"The picture for the background: {error}") from error
 
 
 def _in_profile(background: Background, profile: bytes) -> Background:

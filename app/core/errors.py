@@ -91,7 +91,7 @@ class NoSubjectError(ServiceError):
     """The photo shows no subject, and the request requires one."""
 
     code, status = "NO_SUBJECT", 400
-    example = "No subject was found in this photo. Nothing was charged. Try another photo."
+    example = "No subject was found in this photo. Try another photo, or another region of it."
 
 
 class UnauthenticatedError(ServiceError):

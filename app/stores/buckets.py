@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import BaseError
@@ -12,6 +13,9 @@ from obstore.store import S3Store
 from cutout.app.config.stores import SCHEME, AssignedStore
 from cutout.app.db.tables import User
 from cutout.app.notifications.errors import NotDelivered
+
+if TYPE_CHECKING:
+    from obstore.store import S3Credential
 
 CONNECT_SECONDS = 5
 # What a refusal means, by the code of S3, for the operator to mend.
@@ -80,7 +84,7 @@ class Buckets:
 
 
 def _open(store: AssignedStore) -> S3Store:
-    credentials = {
+    credentials: S3Credential = {
         "access_key_id": store.access_key_id,
         "secret_access_key": store.secret_access_key.get_secret_value(),
         "token": None,
@@ -93,7 +97,7 @@ def _open(store: AssignedStore) -> S3Store:
         region=store.region,
         skip_signature=False,
         virtual_hosted_style_request=False,
-        credential_provider=lambda: credentials,  # type: ignore[arg-type]
+        credential_provider=lambda: credentials,
         client_options={"allow_http": True, "connect_timeout": f"{CONNECT_SECONDS}s", "timeout": "300s"},
         # Callers set their own limits on the time; the outbox repeats what fails.
         retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=CONNECT_SECONDS)},

@@ -107,6 +107,13 @@ class Region:
     right: Length
     bottom: Length
 
+    def edges(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return left, top, right and bottom in a photo of this size, in whole pixels, which may be beyond it."""
+        across, down = (self.left, self.right), (self.top, self.bottom)
+        left, right = (round(edge.of(width)) for edge in across)
+        top, bottom = (round(edge.of(height)) for edge in down)
+        return left, top, right, bottom
+
     def box(self, width: int, height: int) -> Box:
         """Return the region of a photo of this size, in whole pixels.
 
@@ -115,8 +122,7 @@ class Region:
             RegionEmpty: it has no pixels.
 
         """
-        left, right = round(self.left.of(width)), round(self.right.of(width))
-        top, bottom = round(self.top.of(height)), round(self.bottom.of(height))
+        left, top, right, bottom = self.edges(width, height)
         if right > width or bottom > height:
             raise RegionOutside(
                 f"The region ends at {right} × {bottom}, and the photo has {width} × {height} pixels. Give a region"

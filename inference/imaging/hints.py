@@ -9,7 +9,7 @@ MOST_POINTS = 100
 # Enough for as many points with every decimal that a length may have.
 LONGEST_POINTS = 4000
 LONGEST_WORD = 20
-# Margin around the box, as a share of its longer side, so that the network sees some of the background.
+# Margin around a subject, as a share of its longer side, so that the network sees some of the background.
 MARGIN = 0.15
 
 # Across and down, as shares of a picture's width and height.
@@ -230,8 +230,7 @@ def _box_in(region: Region, width: int, height: int, part: Box) -> Box:
         InvalidOptions: it has no pixels, reaches beyond the photo, or lies outside of what is searched.
 
     """
-    left, right = round(region.left.of(width)), round(region.right.of(width))
-    top, bottom = round(region.top.of(height)), round(region.bottom.of(height))
+    left, top, right, bottom = region.edges(width, height)
     if right > width or bottom > height:
         raise InvalidOptions(
             f"The box ends at {right} × {bottom}, and the photo has {width} × {height} pixels. Give a box within the"

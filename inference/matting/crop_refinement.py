@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutout.inference.imaging.geometry import Box
+from cutout.inference.imaging.hints import MARGIN
 from cutout.inference.imaging.resize import resize_planes
 from cutout.inference.matting.mask import FOREGROUND
 from cutout.inference.matting.unknown_region import uncertain
 
-# Margin around the subject, as a share of its longer side, so that the network sees some of the background.
-MARGIN = 0.15
 # The largest crop, as a share of the photo's area. A larger crop would magnify the subject less than twice: the network
 # would see hardly more detail, and less of the surroundings.
 LARGEST_SHARE = 0.25

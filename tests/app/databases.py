@@ -104,6 +104,16 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"unix://{server.unix_socket_path}"
 
 
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[Queue]:
+    """An empty queue."""
+    queue = Queue(redis_url)
+    assert queue.connection is not None
+    queue.connection.flushdb()
+    yield queue
+    queue.close()
+
+
 class Valkey(ValkeyServer):  # type: ignore[misc]  # it has no types
     """Valkey server that is waited for as long as its process lives, for busy hosts."""
 

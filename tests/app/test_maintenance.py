@@ -4,7 +4,6 @@ import asyncio
 import os
 import threading
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -100,15 +99,6 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
     assert "the host's reason" in told
     assert "surprise" in told
     engine_of(place).close()
-
-
-@pytest.fixture
-def queue(redis_url: str) -> Iterator[Queue]:
-    queue = Queue(redis_url)
-    assert queue.connection is not None
-    queue.connection.flushdb()
-    yield queue
-    queue.close()
 
 
 def wake_ups(queue: Queue, line: Line = Line.BATCH) -> int:

@@ -62,15 +62,6 @@ def working(context: WorkerContext) -> Iterator[None]:
         thread.join()
 
 
-@pytest.fixture
-def queue(redis_url: str) -> Iterator[Queue]:
-    queue = Queue(redis_url)
-    assert queue.connection is not None
-    queue.connection.flushdb()
-    yield queue
-    queue.close()
-
-
 def place_of(
     database: Database, storage: LocalStorage, queue: Queue, deadline: float = PATIENCE, most: int = 9
 ) -> RemovalContext:

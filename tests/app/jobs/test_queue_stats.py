@@ -1,7 +1,6 @@
 """Queue and workers in health and `/metrics`; a queue that is away hardly delays them."""
 
 import socket
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,15 +36,6 @@ def told(shop: ApiClient) -> tuple[dict[str, object] | None, list[dict[str, obje
     answer = shop.client.get("/api/health").raise_for_status().json()
     assert answer["status"] == "ok"
     return answer["queue"], answer["workers"]
-
-
-@pytest.fixture
-def queue(redis_url: str) -> Iterator[Queue]:
-    queue = Queue(redis_url)
-    assert queue.connection is not None
-    queue.connection.flushdb()
-    yield queue
-    queue.close()
 
 
 def test_what_waits_and_who_is_alive_is_told(

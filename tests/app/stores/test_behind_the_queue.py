@@ -1,13 +1,10 @@
 """`storeUrl` where a worker makes the picture: the service that the caller waits for delivers it, once."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
-
-import pytest
 
 from cutout.app.db.session import Database
 from cutout.app.db.tables import now
@@ -23,15 +20,6 @@ from tests.fakes import photo_bytes
 from tests.web import PUBLIC, answer, open_web
 from tests.worker.test_executors import balance, funded, place_of, working
 from tests.worker.worker_fixtures import context_of
-
-
-@pytest.fixture
-def queue(redis_url: str) -> Iterator[Queue]:
-    queue = Queue(redis_url)
-    assert queue.connection is not None
-    queue.connection.flushdb()
-    yield queue
-    queue.close()
 
 
 def test_a_worker_makes_it_and_the_service_delivers_it(
