@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 
 from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging import compositing, png
-from cutout.inference.imaging.encode import Format, encode
+from cutout.inference.imaging.encode import MAX_SIDE, Format, encode, resolve
 from cutout.inference.imaging.png import encode_png
 from cutout.inference.imaging.types import Colour
 from tests.fakes import open_picture
@@ -153,3 +153,9 @@ def test_a_picture_too_long_for_a_format_is_refused_in_words() -> None:
     ):
         encode(strip, Format.WEBP, 90)
     assert Image.open(io.BytesIO(encode(strip, Format.PNG, 90))).size == (16_384, 1)
+
+
+def test_what_is_too_long_for_a_jpeg_becomes_a_png() -> None:
+    longest = MAX_SIDE[Format.JPG]
+    assert resolve(Format.AUTO, np.zeros((1, longest, 3), np.uint8)) is Format.JPG
+    assert resolve(Format.AUTO, np.zeros((1, longest + 1, 3), np.uint8)) is Format.PNG

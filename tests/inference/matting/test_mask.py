@@ -1,11 +1,14 @@
 """Photo to network input, and mask to alpha."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from cutout.inference.errors import NetworkFailed
 from cutout.inference.imaging import compositing
 from cutout.inference.imaging.resize import resize_antialiased, resize_bilinear
 from cutout.inference.matting.mask import enlarge, find_subject, to_levels, to_pixels
@@ -142,3 +145,11 @@ def test_a_photo_of_any_size_is_resized_as_published(size: tuple[int, int]) -> N
     planes = rgb.permute(2, 0, 1)[None].float()
     expected = F.interpolate(planes, size=(64, 48), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
     torch.testing.assert_close(resize_bilinear(rgb, 64, 48), expected)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_mask_with_a_value_that_is_no_number_is_an_error(value: float) -> None:
+    mask = torch.rand(1, 1, 64, 64)
+    mask[0, 0, 20, 30] = value
+    with pytest.raises(NetworkFailed, match="invalid numbers"):
+        find_subject(mask, CHECKPOINT)
