@@ -96,6 +96,7 @@ def limits_of(settings: Settings) -> dict[Kind, Limit]:
     """Return the rate limit for each kind of call. Only logins are limited when authentication is off."""
     calls = {
         Kind.REMOVE: Limit(settings.remove_per_minute, 60),
+        Kind.REFINE: Limit(settings.refine_per_minute, 60),
         Kind.BATCH: Limit(settings.batch_per_hour, 3600),
         Kind.BATCH_ATTEMPT: Limit(settings.batch_attempts_per_hour, 3600),
         Kind.READS: Limit(settings.reads_per_minute, 60),

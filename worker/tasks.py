@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 from cutout.app.batches import service as batches
 from cutout.app.core.errors import describe
 from cutout.app.db.tables import Batch, Status, now
-from cutout.app.jobs import completion, leases
+from cutout.app.jobs import completion, leases, originals
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Claim, Claimed, Line
 from cutout.app.storage.base import StorageError
@@ -29,6 +29,7 @@ from cutout.app.stores.service import infos_of_batch
 from cutout.inference.cutout import Cutout
 from cutout.inference.errors import CutoutError, Overloaded
 from cutout.inference.imaging.backgrounds import Picture
+from cutout.inference.masked_photo import MaskedPhoto, Source
 from cutout.inference.options import Options
 from cutout.worker import zip_archive
 from cutout.worker.context import STORING_AT_ONCE, WorkerContext
@@ -103,7 +104,8 @@ def process_claim(context: WorkerContext, claim: Claim) -> None:
                 waiting = _unless_stopped(context, claim.token, photos)
                 storing: set[Future[None]] = set()
                 began = time.perf_counter()
-                for photo, outcome in context.engine.remove_many(waiting, options):
+                made = context.engine.remove_many(waiting, options, keep_masks=context.keep_photos)
+                for photo, outcome in made:
                     if len(storing) >= STORING_AT_ONCE:
                         storing = _some_done(storing)
                     ended = partial(_end, context, claim.token, photo, outcome, began)
@@ -185,20 +187,20 @@ def _with_background(context: WorkerContext, photo: Claimed) -> Options:
 
 def _unless_stopped(
     context: WorkerContext, token: uuid.UUID, photos: Sequence[Claimed]
-) -> Iterator[tuple[Claimed, Callable[[], bytes]]]:
+) -> Iterator[tuple[Claimed, Callable[[], Source]]]:
     for photo in photos:
         if context.stopping.is_set():
             return
         yield photo, partial(_read, context, token, photo)
 
 
-def _read(context: WorkerContext, token: uuid.UUID, photo: Claimed) -> bytes:
+def _read(context: WorkerContext, token: uuid.UUID, photo: Claimed) -> Source:
     if not context.database.run_read_only(leases.holds, photo.job_id, token):
         raise _NotOurs
     data = context.storage.get(photo.upload)
     if data is None:
         raise CutoutError(UPLOAD_GONE)
-    return data
+    return MaskedPhoto.from_bytes(data) if photo.is_masked else data
 
 
 def _end(
@@ -242,6 +244,8 @@ def _complete(
 ) -> bool:
     result = jobs.result_key(photo.job_id, cutout.format, photo.attempt)
     context.storage.put(result, cutout.data)
+    if cutout.masked is not None:
+        originals.keep(context.storage, photo.job_id, cutout.masked)
     sha256 = hashlib.sha256(cutout.data).hexdigest()
     told = partial(completion.complete, cutout=cutout, milliseconds=milliseconds, claim=token, sha256=sha256)
     if commits(context.database.run_in_transaction)(told, photo.job_id) is None:

@@ -24,7 +24,7 @@ from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
 from cutout.app.removals import service as removals
 from cutout.app.removals.executors import QueueExecutor
 from cutout.app.removals.idempotency import KeyUsed
-from cutout.app.removals.service import RemovalContext
+from cutout.app.removals.request import RemovalContext
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.errors import DeadlineExceeded, ModelUnavailable, Overloaded
 from cutout.inference.imaging.backgrounds import Picture

@@ -20,7 +20,7 @@ from cutout.app.jobs.lease_renewal import renewing
 from cutout.app.removals import lost_jobs
 from cutout.app.removals import service as removals
 from cutout.app.removals.idempotency import KeyInWork
-from cutout.app.removals.service import RemovalContext
+from cutout.app.removals.request import RemovalContext
 from cutout.inference.errors import NetworkFailed
 from cutout.inference.options import Options
 from tests.app.api_client import ANNA, ApiClient, engine_of, place_of, reserved
