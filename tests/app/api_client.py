@@ -115,6 +115,7 @@ def service_settings(database_url: str, folder: Path, **others: object) -> Setti
             "data_dir": folder,
             "max_upload_mb": 1,
             "remove_per_minute": 0,
+            "refine_per_minute": 0,
             "reads_per_minute": 0,
             **others,
         }
