@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
@@ -97,10 +96,10 @@ def process_claim(context: WorkerContext, claim: Claim) -> None:
     start, its_fault, not_before = time.perf_counter(), False, None
     with context.held.holding(claim.token):
         try:
-            # Each photo that is no batch's has its own copy of the picture behind it.
-            for _, same in groupby(claim.photos, key=lambda photo: (photo.options, photo.background)):
+            # Each photo that is no batch's has its own copy of the pictures of its options.
+            for _, same in groupby(claim.photos, key=lambda photo: (photo.options, photo.pictures)):
                 photos = list(same)
-                options = _with_background(context, photos[0])
+                options = _with_pictures(context, photos[0])
                 waiting = _unless_stopped(context, claim.token, photos)
                 storing: set[Future[None]] = set()
                 began = time.perf_counter()
@@ -173,16 +172,17 @@ def _packed(context: WorkerContext, batch: Batch) -> int | None:
     return zip_archive.store(context.storage, batch, photos, stores)
 
 
-def _with_background(context: WorkerContext, photo: Claimed) -> Options:
-    """Return a photo's options, with the picture behind its subject read from the storage if there is one."""
-    options, key = photo.options, photo.background
-    if key is None or not isinstance(options.background, Picture):
-        return options
-    data = context.storage.get(key)
-    if data is None:
-        # The engine fails each photo with this, and none of them is charged.
-        log.warning("picture for the background is gone", batch=str(photo.batch_id), job=str(photo.job_id))
-    return replace(options, background=replace(options.background, data=data or b""))
+def _with_pictures(context: WorkerContext, photo: Claimed) -> Options:
+    """Return a photo's options, with their pictures read from the storage if there are any."""
+
+    def read(picture: Picture) -> bytes:
+        data = context.storage.get(photo.pictures[picture.sha256])
+        if data is None:
+            # The engine fails each photo with this, and none of them is charged.
+            log.warning("picture of the options is gone", batch=str(photo.batch_id), job=str(photo.job_id))
+        return data or b""
+
+    return photo.options.with_pictures(read)
 
 
 def _unless_stopped(
@@ -231,8 +231,9 @@ def _end(
         log.info("photo failed", job=str(photo.job_id), code=code, detail=str(outcome))
     try:
         context.storage.delete(photo.upload)
-        if photo.background is not None and photo.batch_id is None:
-            context.storage.delete(photo.background)
+        if photo.batch_id is None:
+            for key in photo.pictures.values():
+                context.storage.delete(key)
         for key in photo.results():
             context.storage.delete(key)
     except StorageError as error:  # maintenance deletes it later

@@ -23,7 +23,6 @@ from cutout.app.storage.base import Storage, StorageError
 from cutout.inference.cutout import Cutout
 from cutout.inference.engine import Engine
 from cutout.inference.errors import DeadlineExceeded, DeviceLost, ModelUnavailable, Overloaded
-from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.masked_photo import Source
 from cutout.inference.options import Options
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
@@ -176,15 +175,14 @@ class QueueExecutor(RemovalExecutor):
             raise Overloaded(f"{waiting} photos are already waiting. Try again in a moment.", retry_after=5)
         data = photo if isinstance(photo, bytes) else photo.to_bytes()
         self._storage.put(jobs.upload_key(job_id, None), data)
-        if isinstance(options.background, Picture):
-            key = jobs.background_key(job_id, options.background.sha256)
-            self._storage.put(key, options.background.data)
+        for picture in options.pictures:
+            self._storage.put(jobs.picture_key(job_id, picture.sha256), picture.data)
         return {"status": Status.PENDING, "options": leases.write_options(options), "lease_until": None}
 
     def withdraw(self, job_id: uuid.UUID) -> None:
         try:
             self._storage.delete(jobs.upload_key(job_id, None))
-            # The picture for its background, if there is one.
+            # The pictures of its options, if there are any.
             self._storage.delete_older_than(timedelta(0), jobs.uploads_of(job_id))
         except StorageError as error:  # maintenance deletes it
             log.warning("upload not deleted", job=str(job_id), detail=str(error))

@@ -31,6 +31,7 @@ from cutout.app.core.errors import (
     UnsupportedFormatError,
 )
 from cutout.app.db.tables import Job, Status
+from cutout.app.http import strokes
 from cutout.app.http.backgrounds import fetch_background, read_part
 from cutout.app.http.dependencies import DatabaseDep, ImageFetcherDep, PresetsDep, SettingsDep, StorageDep
 from cutout.app.http.openapi import error_responses
@@ -127,7 +128,8 @@ async def remove(
         picture_behind = remote.stand_in
     elif received.background is not None:
         picture_behind = await read_part(received.background, sizes)
-    options = presets.options(form.values(accepted, picture_behind), to_camel, sizes)
+    marked = await strokes.read_parts(received.files, sizes)
+    options = presets.options(form.values(accepted, picture_behind, marked), to_camel, sizes)
     source = RemotePhoto(form.image_url or "", fetcher.fetch) if photo is None else photo
     store_url = None if form.store_url is None else stores.check(form.store_url, user)
     if store_url is not None:

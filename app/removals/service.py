@@ -55,7 +55,7 @@ class ResultGone(NotFoundError):
 
 @dataclass(frozen=True)
 class _Reserved:
-    """A job that was written for a request, with the picture for its background, and its photo."""
+    """A job that was written for a request, with the pictures of its options, and its photo."""
 
     job_id: uuid.UUID
     request: RemovalRequest
