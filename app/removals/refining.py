@@ -1,7 +1,6 @@
 """Refining a result: the same photo is cut out again with other hints, from the masks that the network made of it."""
 
 import uuid
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -15,6 +14,7 @@ from cutout.app.jobs.originals import original_key
 from cutout.app.storage.base import Storage
 from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.masked_photo import MaskedPhoto
+from cutout.inference.option_values import OptionValues
 from cutout.inference.options import Options
 
 # Options of the first removal that a refinement may change. Those that decide what the network is shown stay, and so does
@@ -40,15 +40,20 @@ class Original:
     photo: MaskedPhoto = field(repr=False)
     is_free: bool
 
-    def refined(self, wanted: Options, given: Collection[str]) -> Options:
-        """Return its options with the hints that are `wanted`, and those other options whose names are `given`.
+    def refined(self, wanted: Options, values: OptionValues) -> Options:
+        """Return its options with the hints of `wanted`, and with those others that are given in its `values`.
 
         Raises:
             InvalidInputError: a picture was behind the first result, which is not kept.
             InvalidOptions: the options do not go together.
 
         """
-        changed = {name: getattr(wanted, name) for name in CHANGEABLE & set(given)}
+        given = {name for name, value in vars(values).items() if value is not None}
+        if values.background_image is not None:
+            given.add("background")
+        if values.wants_mask:  # a format says so too
+            given.add("mask_only")
+        changed = {name: getattr(wanted, name) for name in CHANGEABLE & given}
         if isinstance(self.options.background, Picture) and "background" not in changed:
             raise InvalidInputError(
                 "background: the picture behind the first result is not kept. Send it again as backgroundImage, or"
