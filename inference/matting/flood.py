@@ -29,6 +29,7 @@ STROKES, SURELY, RIVALS = 0.5, 0.65, 0.35
 ISLAND = 0.002
 # Apart from both seeds of touching subjects, the colours of an area with at least this share of all cells tell whose it is.
 LARGE = 0.015
+COUNTS = 2
 # The length of a step is the change of colours, of 0…1 each, and of that share by this factor, and for each cell…
 SHARE_LENGTH, CELL_LENGTH = 0.5, 0.003
 # …and in a narrow place, this divided by the squared distance from its rim in cells: subjects of one colour part there.
@@ -80,14 +81,19 @@ def parted(ground: Ground, one: Cells, other: Cells) -> Cells:
     Large areas, and what is connected to a seed, are its subject's if they have a colour that only that seed has. Where
     the ground is narrow between the two, it is divided there.
     """
-    share = _share(ground.colours, one, other)
-    smooth = _smooth(share)
-    mine = ground.within & ~other & ((smooth >= SURELY) | one)
-    mine = connected(one, mine) | at_least(mine, LARGE * mine.size)
-    others = ground.within & ~one & ((smooth <= 1 - SURELY) | other)
-    others = connected(other, others) | at_least(others, LARGE * others.size)
+    mine, others = one, other
+    for _ in range(COUNTS):  # those of the seeds first, then those of what they have reached
+        share = _share(ground.colours, mine, others)
+        smooth = _smooth(share)
+        mine = _area(ground.within & ~others & ((smooth >= SURELY) | one), one)
+        others = _area(ground.within & ~mine & ((smooth <= 1 - SURELY) | other), other)
     core, other_core = _cores(ground, one, other)
     return nearer(ground, share, mine | (core & ~others), others | (other_core & ~mine), narrow=True)
+
+
+def _area(marked: Cells, seed: Cells) -> Cells:
+    """Return the marked cells that are connected to a seed, and large areas of others."""
+    return connected(seed, marked) | at_least(marked, LARGE * marked.size)
 
 
 def _cores(ground: Ground, one: Cells, other: Cells) -> tuple[Cells, Cells]:

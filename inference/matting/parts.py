@@ -51,8 +51,8 @@ GRAZED = 0.1
 DROPPED, KEPT = 1, 2
 # How many cells beyond its soft edge a part is taken away with what refinement finds there.
 BEYOND = 3
-# How many cells beyond what strokes change the refined alpha may change: 1.6 % of the picture.
-NEAR = 4
+# How far beyond what strokes change the refined alpha may change, as a share of all cells a side.
+NEAR = 1 / 64
 # How many cells what is added reaches into the subject beside it, so that no seam is between them.
 OVERLAP = 2
 # The side of the mask of a photo in which the network found no subject.
@@ -136,7 +136,7 @@ def choose(whole: Tensor | None, aim: Aim, rgb: Tensor) -> Chosen | None:
         weights = enlarged(_weights(picked.labels, values > 0, stays) | added)
         mask = mask * weights
     if added.any() or removed.any():
-        near = grown(added | removed, NEAR)
+        near = grown(added | removed, max(1, int(NEAR * max(values.shape))))
         added |= grown(added, OVERLAP) & shown
         gone = _with_soft_edge(removed, picked, values > 0)
         change = Change(enlarged(added), enlarged(gone), enlarged(near))
