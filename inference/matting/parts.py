@@ -42,8 +42,9 @@ from cutout.inference.matting.mask import FOREGROUND
 KEEP_REACH, DROP_REACH = 0.05, 0.01
 # A part with less than this share inside of the box goes, if another has more: it is a neighbour that the box touches.
 INSIDE = 0.5
-# A part of which a stroke to drop reaches at least this share goes as a whole.
-WHOLE = 0.75
+# A part that a stroke to drop is on goes as a whole if it reaches at least this share of it, and so does a part that has
+# less than this share of the largest one: a false patch, of whatever colours.
+WHOLE, SMALL = 0.75, 0.5
 # A stroke to keep means the parts that it is on if more than this share of it is on parts; else what is beside them.
 MOSTLY = 0.5
 # It means a part only if at least this share of it is there: it may graze others.
@@ -227,7 +228,8 @@ class _Picked:
         both = label in self.dropped  # points of both kinds
         if not drawn.any() and not both:
             return
-        if not body.any():  # a faint patch
+        is_small = self.sizes[label] < SMALL * self.sizes[1:].max()
+        if not body.any() or (is_small and label not in self.kept):
             self.dropped.add(label)
             return
         ground, keep = Ground(colours, body), self.keep_marks & body
