@@ -42,10 +42,11 @@ from cutout.inference.errors import (
     Overloaded,
 )
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
-from cutout.inference.masked_photo import Maker, Source
+from cutout.inference.masked_photo import Maker, MaskedPhoto, Source
 from cutout.inference.matting import mask as matte
 from cutout.inference.matting.pipeline import run_recipes
 from cutout.inference.options import DEFAULT_OPTIONS, Options
+from cutout.inference.recently_seen import RecentlySeen
 from cutout.inference.removal import Workplace, remove_background
 from cutout.inference.scheduling.batcher import Batcher
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
@@ -102,6 +103,8 @@ class Engine:
         self._pool = photo_threads(self._threads)
         self.budget = PixelBudget(limits.pixels_in_work)
         self._streams = Streams(self.device)
+        # A GPU refines a photo in milliseconds.
+        self._recent = RecentlySeen() if self.device.type == "cpu" else None
         self._deadlines = Timers()
         self._remote = remote
         self._turns: Dispatcher = remote or Batcher(
@@ -341,6 +344,8 @@ class Engine:
                 self._streams.photo,
                 lambda part: self._look(part, serving, request, clock),
                 clock,
+                # Not photos of batches, which have no deadline: nobody is about to refine one of them.
+                self._recent if isinstance(source, MaskedPhoto) or request.deadline < inf else None,
             )
             choice = serving.choice
             maker = Maker(choice.checkpoint.name, choice.substitute, serving.runner.backend)
