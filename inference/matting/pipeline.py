@@ -115,24 +115,25 @@ class _Seen:
             return
         self._merged = crop_refinement.merge(self._whole, second, box, height, width)
         self._box = box
-        self._refine_crop(self.alpha, self.coverage, self._merged)
+        if self._merged is not None:
+            self._refine_box(box, self._merged, self.alpha, self.coverage)
 
     def changed(self, change: parts.Change) -> tuple[Tensor, Tensor]:
         """Return alpha and coverage of the masks with a change, refined."""
         height, width = self._rgb.shape[:2]
-        alpha, coverage = refinement.refine(self._rgb, change.of(self._whole))
+        alpha, coverage = self.alpha.clone(), self.coverage.clone()
+        part = crop_refinement.part_of(change.of(self._whole), change.box, height, width)
+        self._refine_box(change.box, part, alpha, coverage)
         if self._merged is not None and self._box is not None:
-            part = change.within(self._box, height, width, self._merged.shape[-1])
-            self._refine_crop(alpha, coverage, part.of(self._merged))
+            merged = change.of_part(self._merged, self._box, height, width)
+            self._refine_box(self._box, merged, alpha, coverage)
         return alpha, coverage
 
-    def _refine_crop(self, alpha: Tensor, coverage: Tensor, mask: Tensor | None) -> None:
-        """Replace a part of `alpha` and `coverage`, in place, with that of the crop's mask, if there is one."""
-        box = self._box
-        if mask is not None and box is not None:
-            alpha[box.rows, box.columns], coverage[box.rows, box.columns] = refinement.refine(
-                self._part(box), mask
-            )
+    def _refine_box(self, box: Box, mask: Tensor, alpha: Tensor, coverage: Tensor) -> None:
+        """Replace a box of `alpha` and `coverage`, in place, with those of its mask."""
+        alpha[box.rows, box.columns], coverage[box.rows, box.columns] = refinement.refine(
+            self._part(box), mask
+        )
 
     def _part(self, box: Box) -> Tensor:
         return self._rgb[box.rows, box.columns].contiguous()
