@@ -203,14 +203,15 @@ class Engine:
         return future
 
     def remove_many(
-        self, photos: Iterable[tuple[Key, Callable[[], bytes]]], options: Options
+        self, photos: Iterable[tuple[Key, Callable[[], bytes]]], options: Options | Callable[[Key], Options]
     ) -> Iterator[tuple[Key, Cutout | CutoutError | OSError]]:
         """Process many photos, with all stages running at once; yield each result when it is done, in no fixed order.
 
         Each photo is given as a key, chosen by the caller, and a function that reads its bytes. The function runs
         in a thread of the pool, so that reading overlaps with the other stages. The error of one photo is yielded
         with its key and does not stop the others. The iterable is read only as far ahead as there are threads, so
-        it may be endless. These photos have no deadline.
+        it may be endless. These photos have no deadline. `options` are those of all photos, or return those of the photo
+        with a key.
 
         Raises:
             DeviceLost: the device has failed; no photo that was not yielded before has a result.
@@ -221,7 +222,8 @@ class Engine:
         try:
             for key, read in photos:
                 future: Future[Cutout] = Future()
-                self._enter(_Request(read, options, caller), future)
+                its_own = options if isinstance(options, Options) else options(key)
+                self._enter(_Request(read, its_own, caller), future)
                 running[future] = key
                 if len(running) > self._threads:
                     yield from completed(running)

@@ -96,10 +96,10 @@ def process_claim(context: WorkerContext, claim: Claim) -> None:
     start, its_fault, not_before = time.perf_counter(), False, None
     with context.held.holding(claim.token):
         try:
-            # Each photo that is no batch's has its own copy of the picture behind it.
-            for _, same in groupby(claim.photos, key=lambda photo: (photo.options, photo.background)):
+            # Each photo that is no batch's has its own copy of the picture behind it, and only one is in memory.
+            for _, same in groupby(claim.photos, key=lambda photo: photo.background):
                 photos = list(same)
-                options = _with_background(context, photos[0])
+                options = partial(_options, _background(context, photos[0]))
                 waiting = _unless_stopped(context, claim.token, photos)
                 storing: set[Future[None]] = set()
                 began = time.perf_counter()
@@ -171,16 +171,21 @@ def _packed(context: WorkerContext, batch: Batch) -> int | None:
     return zip_archive.store(context.storage, batch, photos, stores)
 
 
-def _with_background(context: WorkerContext, photo: Claimed) -> Options:
-    """Return a photo's options, with the picture behind its subject read from the storage if there is one."""
-    options, key = photo.options, photo.background
-    if key is None or not isinstance(options.background, Picture):
-        return options
+def _background(context: WorkerContext, photo: Claimed) -> Picture | None:
+    """Read the picture behind a photo's subject from the storage; None if there is none."""
+    behind, key = photo.options.background, photo.background
+    if key is None or not isinstance(behind, Picture):
+        return None
     data = context.storage.get(key)
     if data is None:
         # The engine fails each photo with this, and none of them is charged.
         log.warning("picture for the background is gone", batch=str(photo.batch_id), job=str(photo.job_id))
-    return replace(options, background=replace(options.background, data=data or b""))
+    return replace(behind, data=data or b"")
+
+
+def _options(background: Picture | None, photo: Claimed) -> Options:
+    """Return a photo's options, with the picture behind its subject if there is one."""
+    return photo.options if background is None else replace(photo.options, background=background)
 
 
 def _unless_stopped(

@@ -80,6 +80,10 @@ LargestOnlyFlag = Annotated[
     bool | None,
     typer.Option("--largest-only/--no-largest-only", help="Keep only the largest connected part."),
 ]
+HintsFlag = Annotated[
+    Path | None,
+    typer.Option("--hints", metavar="FILE", help="Hints by file name, as JSON; they replace those above."),
+]
 ShadowFlag = Annotated[ShadowName | None, typer.Option("--shadow", help="A shadow under the subject.")]
 ShadowOpacityFlag = Annotated[
     float | None,
