@@ -23,6 +23,7 @@ from cutout.inference.option_values import PARSERS, OptionValues, to_options
 LONGEST_QUOTE, MOST_NAMES = 60, 5
 # Of a name, this much of the end is compared to find close ones: the time grows with its square.
 COMPARED = 40
+MOST_PIXELS = 1_000_000
 LISTS_OF_POINTS = tuple(name for name, parse in PARSERS.items() if parse is parse_points)
 
 
@@ -111,8 +112,9 @@ def require_photos(hints: Mapping[str, Hints], names: Sequence[str]) -> None:
     unknown = [name for name in hints if name not in known and name not in folders]
     if not unknown:
         return
-    others = f" (nor do {len(unknown) - 1} others)" if len(unknown) > 1 else ""
-    message = f"{_quoted(unknown[0])} fits no photo{others}."
+    message = f"{_quoted(unknown[0])} fits no photo."
+    if len(unknown) > 1:
+        message = f"{len(unknown)} names fit no photo, the first of them {_quoted(unknown[0])}."
     ends: dict[str, str] = {}
     for key in sorted(known):
         ends.setdefault(_end(key), key)
@@ -179,8 +181,15 @@ def _points(where: str, points: list[object]) -> str:
                 raise InvalidOptions(
                     f'{where}Write each length as a number of pixels, or as text, such as "50%".'
                 )
-        texts.append(" ".join(point))
+        texts.append(" ".join(map(_length, point)))
     return ", ".join(texts)
+
+
+def _length(value: str) -> str:
+    """Return a length of a point as text. Programs write numbers with more decimals than a text may have."""
+    if isinstance(value, Number) and 0 <= float(value) < MOST_PIXELS:
+        return f"{float(value):.6f}"
+    return str(value)
 
 
 def _by_last_part(names: Sequence[str]) -> dict[str, set[str]]:

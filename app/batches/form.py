@@ -43,7 +43,7 @@ from cutout.inference.presets import Presets
 from cutout.inference.tiers import Tier
 
 PHOTOS, STORE, HINTS = "images", "storeUrl", "hints"
-LARGEST_HINTS_BYTES = 1_000_000
+LARGEST_HINTS_BYTES = 500_000
 
 FORM_WANTED = (
     f"Send a form with each photo in the field {PHOTOS}, as in"
@@ -356,7 +356,7 @@ def _too_large(error: PartTooLarge, photos: int) -> ServiceError:
     if error.head.name == backgrounds.PART:
         return backgrounds.too_large(error.most_bytes)
     if error.head.name == HINTS:
-        return InvalidInputError(f"{HINTS}: send at most {error.most_bytes // 1_000_000} MB of JSON")
+        return InvalidInputError(f"{HINTS}: send at most {error.most_bytes // 1000} kB of JSON")
     if error.head.name != PHOTOS:
         return InvalidInputError(
             f"{error.head.name}: send at most {error.most_bytes // 1000} kB, and send files in the field {PHOTOS}",
