@@ -43,7 +43,8 @@ from cutout.inference.presets import Presets
 from cutout.inference.tiers import Tier
 
 PHOTOS, STORE, HINTS = "images", "storeUrl", "hints"
-LARGEST_HINTS_BYTES = 500_000
+# Limits in bytes for fields that may be larger than others.
+LARGEST = {HINTS: 500_000}
 
 FORM_WANTED = (
     f"Send a form with each photo in the field {PHOTOS}, as in"
@@ -258,8 +259,10 @@ async def read_batch(
         nonlocal photos
         if head.name != PHOTOS:
             fields.expect(head.name)
-            return {backgrounds.PART: largest_bytes, HINTS: LARGEST_HINTS_BYTES}.get(
-                head.name, LARGEST_FIELD_BYTES
+            return (
+                largest_bytes
+                if head.name == backgrounds.PART
+                else LARGEST.get(head.name, LARGEST_FIELD_BYTES)
             )
         photos += 1
         if photos > LARGEST_BATCH:
@@ -285,9 +288,10 @@ async def read_batch(
         raise _too_large(error, photos) from None
     except ClientDisconnect:
         raise InvalidInputError("The form is incomplete: it ends too early.") from None
-    names = [photo.name for photo in upload.photos]
     # In a thread, as finding close names takes a while.
-    return await asyncio.to_thread(fields.complete, names, has_background=upload.background is not None)
+    return await asyncio.to_thread(
+        fields.complete, upload.names, has_background=upload.background is not None
+    )
 
 
 async def _take_other(part: Part, upload: BatchUpload, fields: Fields, sizes: SizeLimits) -> None:

@@ -115,6 +115,7 @@ def test_what_cannot_be_used_is_refused_by_photo_and_hint(data: bytes | str, say
         '{"a":{"%s":1}}' % ("a" * 400_000),
         '{"%s":1}' % ("a" * 400_000),
         '{"a":{"keep":[%s[1,2]]}}' % ("[1,2]," * 50_000),
+        *('{"a":{"%s":"%s"}}' % (name, "x" * 400_000) for name in HINTS),
     ],
     ids=lambda bomb: bomb[:12],
 )
