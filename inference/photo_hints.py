@@ -32,8 +32,9 @@ def _camel(name: str) -> str:
 
 
 # The options that a file may give, by the names that it has them under: the hints that JSON can hold.
-HINTS = {_camel(name): name for name in ("box", "keep", "drop", "largest_only")}
+HINTS = {_camel(name): name for name in ("box", "keep", "drop", "largest_only", "holes", "min_coverage")}
 TYPES = {name: get_args(kind) for name, kind in get_type_hints(OptionValues).items()}
+PICTURES = {_camel(name) for name, types in TYPES.items() if bytes in types}
 
 
 def parse_photo_hints(data: bytes, most: int | None = None) -> dict[str, Hints]:
@@ -133,6 +134,10 @@ def _parse_hints(where: str, value: object) -> Hints:
         raise InvalidOptions(f'{where}Write the hints as an object, such as {{"largestOnly": true}}.')
     given: dict[str, Any] = {}
     for called, one in value:
+        if called in PICTURES:
+            raise InvalidOptions(
+                f"{where}{called} is a picture, which JSON cannot hold. Send this photo alone."
+            )
         if called not in HINTS:
             close = difflib.get_close_matches(called[:COMPARED], HINTS, n=1)
             meant = f"Did you mean {close[0]}?" if close else f"Choose one of: {', '.join(HINTS)}."

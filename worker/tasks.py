@@ -7,9 +7,8 @@ repeated or late, because the database holds the work.
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
@@ -21,14 +20,14 @@ from sqlalchemy.exc import OperationalError
 from cutout.app.batches import service as batches
 from cutout.app.core.errors import describe
 from cutout.app.db.tables import Batch, Status, now
-from cutout.app.jobs import completion, leases
+from cutout.app.jobs import completion, leases, originals
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Claim, Claimed, Line
 from cutout.app.storage.base import StorageError
 from cutout.app.stores.service import infos_of_batch
 from cutout.inference.cutout import Cutout
 from cutout.inference.errors import CutoutError, Overloaded
-from cutout.inference.imaging.backgrounds import Picture
+from cutout.inference.masked_photo import MaskedPhoto, Source
 from cutout.inference.options import Options
 from cutout.worker import zip_archive
 from cutout.worker.context import STORING_AT_ONCE, WorkerContext
@@ -96,14 +95,15 @@ def process_claim(context: WorkerContext, claim: Claim) -> None:
     start, its_fault, not_before = time.perf_counter(), False, None
     with context.held.holding(claim.token):
         try:
-            # Each photo that is no batch's has its own copy of the picture behind it, and only one is in memory.
-            for _, same in groupby(claim.photos, key=lambda photo: photo.background):
+            # Each photo that is no batch's has its own copy of the pictures of its options, and only its are in memory.
+            for _, same in groupby(claim.photos, key=lambda photo: photo.pictures):
                 photos = list(same)
-                options = partial(_options, _background(context, photos[0]))
+                options = partial(_with_pictures, _read_pictures(context, photos[0]))
                 waiting = _unless_stopped(context, claim.token, photos)
                 storing: set[Future[None]] = set()
                 began = time.perf_counter()
-                for photo, outcome in context.engine.remove_many(waiting, options):
+                made = context.engine.remove_many(waiting, options, keep_masks=context.keep_photos)
+                for photo, outcome in made:
                     if len(storing) >= STORING_AT_ONCE:
                         storing = _some_done(storing)
                     ended = partial(_end, context, claim.token, photo, outcome, began)
@@ -171,39 +171,36 @@ def _packed(context: WorkerContext, batch: Batch) -> int | None:
     return zip_archive.store(context.storage, batch, photos, stores)
 
 
-def _background(context: WorkerContext, photo: Claimed) -> Picture | None:
-    """Read the picture behind a photo's subject from the storage; None if there is none."""
-    behind, key = photo.options.background, photo.background
-    if key is None or not isinstance(behind, Picture):
-        return None
-    data = context.storage.get(key)
-    if data is None:
+def _read_pictures(context: WorkerContext, photo: Claimed) -> dict[str, bytes]:
+    """Read the pictures of a photo's options from the storage, by the SHA-256 of their bytes."""
+    found = {sha256: context.storage.get(key) for sha256, key in photo.pictures.items()}
+    if None in found.values():
         # The engine fails each photo with this, and none of them is charged.
-        log.warning("picture for the background is gone", batch=str(photo.batch_id), job=str(photo.job_id))
-    return replace(behind, data=data or b"")
+        log.warning("picture of the options is gone", batch=str(photo.batch_id), job=str(photo.job_id))
+    return {sha256: data or b"" for sha256, data in found.items()}
 
 
-def _options(background: Picture | None, photo: Claimed) -> Options:
-    """Return a photo's options, with the picture behind its subject if there is one."""
-    return photo.options if background is None else replace(photo.options, background=background)
+def _with_pictures(pictures: Mapping[str, bytes], photo: Claimed) -> Options:
+    """Return a photo's options with the bytes of their pictures."""
+    return photo.options.with_pictures(lambda picture: pictures[picture.sha256])
 
 
 def _unless_stopped(
     context: WorkerContext, token: uuid.UUID, photos: Sequence[Claimed]
-) -> Iterator[tuple[Claimed, Callable[[], bytes]]]:
+) -> Iterator[tuple[Claimed, Callable[[], Source]]]:
     for photo in photos:
         if context.stopping.is_set():
             return
         yield photo, partial(_read, context, token, photo)
 
 
-def _read(context: WorkerContext, token: uuid.UUID, photo: Claimed) -> bytes:
+def _read(context: WorkerContext, token: uuid.UUID, photo: Claimed) -> Source:
     if not context.database.run_read_only(leases.holds, photo.job_id, token):
         raise _NotOurs
     data = context.storage.get(photo.upload)
     if data is None:
         raise CutoutError(UPLOAD_GONE)
-    return data
+    return MaskedPhoto.from_bytes(data) if photo.is_masked else data
 
 
 def _end(
@@ -234,8 +231,9 @@ def _end(
         log.info("photo failed", job=str(photo.job_id), code=code, detail=str(outcome))
     try:
         context.storage.delete(photo.upload)
-        if photo.background is not None and photo.batch_id is None:
-            context.storage.delete(photo.background)
+        if photo.batch_id is None:
+            for key in photo.pictures.values():
+                context.storage.delete(key)
         for key in photo.results():
             context.storage.delete(key)
     except StorageError as error:  # maintenance deletes it later
@@ -247,6 +245,8 @@ def _complete(
 ) -> bool:
     result = jobs.result_key(photo.job_id, cutout.format, photo.attempt)
     context.storage.put(result, cutout.data)
+    if cutout.masked is not None:
+        originals.keep(context.storage, photo.job_id, cutout.masked)
     sha256 = hashlib.sha256(cutout.data).hexdigest()
     told = partial(completion.complete, cutout=cutout, milliseconds=milliseconds, claim=token, sha256=sha256)
     if commits(context.database.run_in_transaction)(told, photo.job_id) is None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from cutout.app.billing.ledger import InsufficientCredits
 from cutout.app.billing.pricing import LARGEST_BATCH, SMALLEST_BATCH
 from cutout.app.core.errors import ImageTooLargeError, InvalidInputError, ServiceError
 from cutout.app.db.session import Database
-from cutout.app.http import backgrounds
+from cutout.app.http import backgrounds, strokes
 from cutout.app.http.multipart import (
     LARGEST_FIELD_BYTES,
     MOST_FIELDS,
@@ -43,8 +43,7 @@ from cutout.inference.presets import Presets
 from cutout.inference.tiers import Tier
 
 PHOTOS, STORE, HINTS = "images", "storeUrl", "hints"
-# Limits in bytes for fields that may be larger than others.
-LARGEST = {HINTS: 500_000}
+LARGEST_HINTS_BYTES = 500_000
 
 FORM_WANTED = (
     f"Send a form with each photo in the field {PHOTOS}, as in"
@@ -116,7 +115,7 @@ class Fields:
         """Return if a field of this name is acceptable.
 
         Raises:
-            InvalidInputError: the field was sent before, or the form has too many fields.
+            InvalidInputError: the field was sent before, the form has too many fields, or the field is of one photo.
 
         """
         if name == STORE:
@@ -124,6 +123,11 @@ class Fields:
             if self._stores_sent > LARGEST_BATCH:
                 raise InvalidInputError(f"{name}: send at most {LARGEST_BATCH} addresses, one for each photo")
             return
+        if name in strokes.PARTS:
+            raise InvalidInputError(
+                f"{name}: the options of a batch hold for every photo, and strokes are of one. Send photos with strokes"
+                " one by one to /remove."
+            )
         if name in self._names:
             raise InvalidInputError(f"{name}: send this field only once")
         if len(self._names) == MOST_FIELDS:
@@ -173,8 +177,8 @@ class Fields:
         except InvalidOptions as error:
             raise InvalidInputError(f"{HINTS}: {error}") from None
 
-    def complete(self, names: Sequence[str], *, has_background: bool) -> BatchForm:
-        """Return the fields of a form that had photos of these names, and a picture for the background or none.
+    def complete(self, upload: BatchUpload) -> BatchForm:
+        """Return the fields of a form whose photos, and picture for the background or none, were received.
 
         Raises:
             WrongBatchSize: there are too few photos or too many, or not as many as `imageCount` says.
@@ -182,9 +186,10 @@ class Fields:
             InvalidInputError: there are several backgrounds, or hints for a photo that was not sent.
 
         """
-        form = self.form
+        form, names = self.form, upload.names
         batches.require_size(len(names), form.image_count)
-        backgrounds.require_one(form.background, form.background_image_url, has_part=has_background)
+        has_part = upload.background is not None
+        backgrounds.require_one(form.background, form.background_image_url, has_part=has_part)
         if self.store_urls:
             form._store_urls = tuple(addresses.assign(self.store_urls, len(names)))
         if self.hints:
@@ -259,11 +264,7 @@ async def read_batch(
         nonlocal photos
         if head.name != PHOTOS:
             fields.expect(head.name)
-            return (
-                largest_bytes
-                if head.name == backgrounds.PART
-                else LARGEST.get(head.name, LARGEST_FIELD_BYTES)
-            )
+            return _most_bytes(head.name, largest_bytes)
         photos += 1
         if photos > LARGEST_BATCH:
             batches.require_size(photos)
@@ -289,9 +290,14 @@ async def read_batch(
     except ClientDisconnect:
         raise InvalidInputError("The form is incomplete: it ends too early.") from None
     # In a thread, as finding close names takes a while.
-    return await asyncio.to_thread(
-        fields.complete, upload.names, has_background=upload.background is not None
-    )
+    return await asyncio.to_thread(fields.complete, upload)
+
+
+def _most_bytes(name: str, largest_bytes: int) -> int:
+    """Return how many bytes a field that is no photo may have; `largest_bytes` is the limit of a file."""
+    if name == backgrounds.PART:
+        return largest_bytes
+    return LARGEST_HINTS_BYTES if name == HINTS else LARGEST_FIELD_BYTES
 
 
 async def _take_other(part: Part, upload: BatchUpload, fields: Fields, sizes: SizeLimits) -> None:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,14 +18,18 @@ from cutout.app.cli.option_flags import (
     BoxFlag,
     CanvasFlag,
     DropFlag,
+    DropMaskFlag,
     FormatFlag,
     HintsFlag,
+    HolesFlag,
     KeepFlag,
+    KeepMaskFlag,
     KeepProfileFlag,
     LargestOnlyFlag,
     MarginFlag,
     MaskOnlyFlag,
     MaxMegapixelsFlag,
+    MinCoverageFlag,
     OutFlag,
     OverwriteFlag,
     PositionFlag,
@@ -39,7 +43,7 @@ from cutout.app.cli.option_flags import (
     TierFlag,
     TrimFlag,
     flag_of,
-    read_background,
+    read_picture,
 )
 from cutout.app.cli.output_record import Made, Seen
 from cutout.app.cli.plan import RemovalPlan, Task, format_of, plan, read_hints, with_hints
@@ -84,6 +88,10 @@ def remove(
     keep: KeepFlag = None,
     drop: DropFlag = None,
     largest_only: LargestOnlyFlag = None,
+    keep_mask: KeepMaskFlag = None,
+    drop_mask: DropMaskFlag = None,
+    holes: HolesFlag = None,
+    min_coverage: MinCoverageFlag = None,
     hints: HintsFlag = None,
     shadow: ShadowFlag = None,
     shadow_opacity: ShadowOpacityFlag = None,
@@ -95,31 +103,17 @@ def remove(
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:
     """Remove the background of photos. A second run processes only photos that are missing or have changed."""
+    given = locals()  # here, the flags alone; most have the names and the types of the options
     settings = load_settings(device=device)
-    values = OptionValues(
-        tier=tier.value,
-        format=format_of(Path(out), file_format),
-        mask_only=mask_only,
-        background=background,
-        background_image=read_background(background_image),
-        quality=quality,
-        trim=trim,
-        margin=margin,
-        scale=scale,
-        position=position,
-        canvas=canvas,
-        roi=roi,
-        box=box,
-        keep=keep,
-        drop=drop,
-        largest_only=largest_only,
-        shadow=shadow,
-        shadow_opacity=shadow_opacity,
-        keep_profile=keep_profile,
-        require_subject=require_subject,
-        max_megapixels=max_megapixels,
-        preset=preset,
-    )
+    read = {
+        "tier": tier.value,
+        "format": format_of(Path(out), file_format),
+        "background_image": read_picture("--background-image", background_image),
+        "keep_mask": read_picture("--keep-mask", keep_mask),
+        "drop_mask": read_picture("--drop-mask", drop_mask),
+    }
+    same = {one.name: given[one.name] for one in fields(OptionValues) if one.name not in read}
+    values = OptionValues(**same | read)
     options = load_presets(settings.presets).options(values, flag_of, settings.limits.sizes)
     _remove_all(settings, sources, out, options, hints_file=hints, overwrite=overwrite, watch=watch)
 

@@ -60,6 +60,8 @@ def test_each_photo_has_its_own_and_null_is_none() -> None:
         "c.jpg": {},
     }
     assert parsed(given) == {"a.jpg": BOX, "b.jpg": LARGEST, "c.jpg": Hints()}
+    more = {"a.jpg": {"holes": "fill", "minCoverage": 2.5}, "b.jpg": {"minCoverage": 0, "holes": "keep"}}
+    assert parsed(more) == {"a.jpg": Hints(fill_holes=True, min_coverage=0.025), "b.jpg": Hints()}
     for encoding in ("utf-8-sig", "utf-16", "utf-32"):  # as Windows writes files
         assert len(parse_photo_hints(json.dumps(given).encode(encoding))) == 3
 
@@ -84,6 +86,11 @@ def test_each_photo_has_its_own_and_null_is_none() -> None:
         ('{"a.jpg": {"box": [1, 2, 3, 4]}}', "'a.jpg': box: Write text."),
         ('{"a.jpg": {"largestOnly": "true"}}', "'a.jpg': largestOnly: Write true or false."),
         ('{"a.jpg": {"largestOnly": 1}}', "'a.jpg': largestOnly: Write true or false."),
+        ('{"a.jpg": {"holes": "yes"}}', "'a.jpg': holes: 'yes' is not a holes. Choose one of: keep, fill."),
+        ('{"a.jpg": {"minCoverage": NaN}}', "'a.jpg': minCoverage: nan is not a number from 0 to 100."),
+        ('{"a.jpg": {"minCoverage": 1e999}}', "'a.jpg': minCoverage: inf is not a number from 0 to 100."),
+        ('{"a.jpg": {"minCoverage": "5"}}', "'a.jpg': minCoverage: Write a number."),
+        ('{"a.jpg": {"keepMask": "m.png"}}', "'a.jpg': keepMask is a picture, which JSON cannot hold."),
         ('{"a.jpg": {"keep": [120, 80]}}', "'a.jpg': keep: Write each point as two lengths"),
         ('{"a.jpg": {"keep": [[1, 2, 3]]}}', "'a.jpg': keep: Write each point as two lengths"),
         ('{"a.jpg": {"keep": [{"x": 1, "y": 2}]}}', "'a.jpg': keep: Write each point as two lengths"),
@@ -115,7 +122,7 @@ def test_what_cannot_be_used_is_refused_by_photo_and_hint(data: bytes | str, say
         '{"a":{"%s":1}}' % ("a" * 400_000),
         '{"%s":1}' % ("a" * 400_000),
         '{"a":{"keep":[%s[1,2]]}}' % ("[1,2]," * 50_000),
-        *('{"a":{"%s":"%s"}}' % (name, "x" * 400_000) for name in HINTS),
+        *(json.dumps({"a": {name: "x" * 400_000}}) for name in HINTS),
     ],
     ids=lambda bomb: bomb[:12],
 )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from cutout.app.batches.form import HINTS, LARGEST
+from cutout.app.batches.form import LARGEST_HINTS_BYTES
 from cutout.app.db.tables import Job
 from cutout.app.jobs.leases import OPTIONS
 from cutout.inference.imaging.hints import Hints, parse_box
@@ -114,7 +114,7 @@ WRONG = [
         json.dumps({f"{number}.png": {} for number in range(501)}),
         "hints: It names 501 photos. Name at most 500.",
     ),
-    (" " * (LARGEST[HINTS] + 1), "hints: send at most 500 kB of JSON"),
+    (" " * (LARGEST_HINTS_BYTES + 1), "hints: send at most 500 kB of JSON"),
 ]
 
 
