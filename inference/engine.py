@@ -213,7 +213,7 @@ class Engine:
     def remove_many(
         self,
         photos: Iterable[tuple[Key, Callable[[], Source]]],
-        options: Options,
+        options: Options | Callable[[Key], Options],
         *,
         keep_masks: bool = False,
     ) -> Iterator[tuple[Key, Cutout | CutoutError | OSError]]:
@@ -222,7 +222,8 @@ class Engine:
         Each photo is given as a key, chosen by the caller, and a function that reads it. The function runs
         in a thread of the pool, so that reading overlaps with the other stages. The error of one photo is yielded
         with its key and does not stop the others. The iterable is read only as far ahead as there are threads, so
-        it may be endless. These photos have no deadline.
+        it may be endless. These photos have no deadline. `options` are those of all photos, or return those of the photo
+        with a key.
 
         Raises:
             DeviceLost: the device has failed; no photo that was not yielded before has a result.
@@ -233,7 +234,8 @@ class Engine:
         try:
             for key, read in photos:
                 future: Future[Cutout] = Future()
-                self._enter(_Request(read, options, caller, keep_masks), future)
+                its_own = options if isinstance(options, Options) else options(key)
+                self._enter(_Request(read, its_own, caller, keep_masks), future)
                 running[future] = key
                 if len(running) > self._threads:
                     yield from completed(running)
