@@ -31,7 +31,7 @@ from transformers.utils.hub import cached_file
 from cutout.models.birefnet import BiRefNet
 from cutout.models.catalog import PatchOrder
 from cutout.models.isnet import ISNet
-from cutout.models.state_dicts import depths_of, renamed
+from cutout.models.state_dicts import NOBG, depths_of, renamed
 from cutout.models.swin import SIZES
 
 WEIGHTS = "model.safetensors"
@@ -73,9 +73,13 @@ class MatteModel(PreTrainedModel):
         file, shapes = published_shapes(name, options)
         if cls is not network_class(name, shapes):
             raise NotLoaded(f"{name}: {cls.__name__} cannot load this {WEIGHTS}; {FIX}")
-        config = config or cls.configure(name, shapes, options)
+        names = names_in(file)
+        if config is None:
+            if NOBG in names:  # its library has one order only
+                options.setdefault("patch_order", "c hg wg")
+            config = cls.configure(name, shapes, options)
         of_network = None
-        if not has_names_of(file, shapes):  # read here, since transformers knows only names with a prefix
+        if names != shapes.keys():  # read here, since transformers knows only names with a prefix
             state = renamed(safetensors.torch.load_file(file))
             of_network = {f"network.{key}": tensor for key, tensor in state.items()}
         model, report = super().from_pretrained(
@@ -214,10 +218,10 @@ def published_shapes(name: str | Path, options: dict[str, Any]) -> tuple[Path, S
         raise NotLoaded(f"{name} is not available ({reason}); {FIX}") from error
 
 
-def has_names_of(file: Path, shapes: Shapes) -> bool:
-    """Tell whether a file's tensors have the names of the network here, which `shapes` has."""
+def names_in(file: Path) -> set[str]:
+    """Return the names of a file's tensors as they are published."""
     with safetensors.safe_open(file, "pt") as weights:
-        return set(weights.keys()) == shapes.keys()
+        return set(weights.keys())
 
 
 def network_class(name: str | Path, shapes: Shapes) -> type[MatteModel]:
@@ -230,7 +234,7 @@ def network_class(name: str | Path, shapes: Shapes) -> type[MatteModel]:
 
 
 # Repositories whose weights have the newer order of patches.
-NEWER_ORDER = r"BiRefNet_(HR|dynamic)|egeorcun(/|--)lucida|feyninc(/|--)FeyNobg"
+NEWER_ORDER = r"BiRefNet_(HR|dynamic)|egeorcun(/|--)lucida|feyninc(/|--)FeyNobg|joelseytre(/|--)toonout"
 
 
 def order_of(name: str | Path) -> PatchOrder:

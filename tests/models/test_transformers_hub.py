@@ -13,6 +13,7 @@ from transformers import AutoModelForImageSegmentation
 
 from cutout.models import swin
 from cutout.models.birefnet import BiRefNet
+from cutout.models.catalog import CHECKPOINTS, HubSource
 from cutout.models.transformers_hub import (
     BiRefNetModel,
     ISNetModel,
@@ -109,10 +110,14 @@ def test_the_order_of_patches_comes_from_the_name_or_the_caller(birefnet: Path, 
     for cached in (
         "ZhengPeng7/BiRefNet_HR-matting",
         "/c/models--ZhengPeng7--BiRefNet_dynamic/snapshots/0af1",
-        "egeorcun/lucida",
         "/c/models--feyninc--FeyNobg/snapshots/0af1",
     ):
         assert order_of(cached) == "c hg wg"
+    for checkpoint in CHECKPOINTS.values():
+        if checkpoint.network == "birefnet":
+            for source in checkpoint.sources:
+                assert isinstance(source, HubSource)
+                assert order_of(source.repository) == checkpoint.patch_order
     with pytest.raises(NotLoaded, match="patch_order 'c hw wg' is not one of: wg hg c, c hg wg"):
         from_pretrained(birefnet, patch_order="c hw wg")
 
@@ -127,7 +132,7 @@ def test_another_depth_and_the_names_of_nobg_are_told_by_the_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(swin.SIZES, "swin_v1_l", NARROW)
-    folder = tmp_path / "models--feyninc--FeyNobg"
+    folder = tmp_path / "of-nobg"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"embed_dim": 24, "depths": [2, 2, 24, 2]}))
     safetensors.torch.save_file(narrow_feynobg(), folder / "model.safetensors")

@@ -113,10 +113,11 @@ def test_weights_of_the_other_patch_order_are_noticed(
     assert code == 0
     assert "the weights were trained with the other order of patches than 'wg hg c'" in err
     assert 'Add them again with --replace and --patch-order "c hg wg".' in err
-    code, _, err = run(*add, "birefnet-lite", "--replace", "--patch-order", "c hg wg")
+    code, _, err = run(*add, "birefnet-lite", "--replace", "--patch-order", "c hg wg", "--input-size", "512")
     assert code == 0
     assert "note:" not in err
-    assert own.find(models, "shop-v3").patch_order == "c hg wg"
+    added = own.find(models, "shop-v3")
+    assert (added.patch_order, added.input_size) == ("c hg wg", 512)
 
 
 def test_the_doctor_names_own_weights_and_what_they_stand_in_for(
