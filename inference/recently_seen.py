@@ -26,8 +26,8 @@ class RecentlySeen:
             return self._kept.get(key)
 
     def put(self, key: Hashable, seen: Seen) -> None:
-        """Keep what was seen, if it was refined: else it takes less time to compute than space to keep."""
-        if seen.alpha is None:
+        """Keep what was seen, unless it is too large, or was not refined: then it is computed again in no time."""
+        if not 0 < _pixels(seen) <= self._most:
             return
         with self._lock:
             self._kept[key] = seen
