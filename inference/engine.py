@@ -41,6 +41,7 @@ from cutout.inference.errors import (
     OutOfMemory,
     Overloaded,
 )
+from cutout.inference.imaging.levels import brightened
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
 from cutout.inference.matting import mask as matte
 from cutout.inference.matting.pipeline import run_recipes
@@ -340,7 +341,8 @@ class Engine:
     def _look(self, rgb: Tensor, serving: Serving, request: _Request, clock: StageTimer) -> Tensor | None:
         """Run the network on a photo, or on a crop of one."""
         clock.lap("edges")
-        pixels = matte.to_pixels(rgb, serving.choice.checkpoint)
+        checkpoint = serving.choice.checkpoint
+        pixels = matte.to_pixels(brightened(rgb) if checkpoint.brighten else rgb, checkpoint)
         with self._streams.letting_others():
             wait_for(self.device)
             clock.lap("decode")
@@ -351,7 +353,7 @@ class Engine:
             ).result()
         clock.lap("wait")
         clock.move("wait", "network", network)
-        return matte.find_subject(used_here(mask), serving.choice.checkpoint)
+        return matte.find_subject(used_here(mask), checkpoint)
 
 
 def open_engine(

@@ -16,7 +16,7 @@ from cutout.inference.imaging import decode, encode
 from cutout.inference.imaging.backgrounds import Background, BlurredPhoto, Gradient, Picture
 from cutout.inference.imaging.color_profile import from_srgb
 from cutout.inference.imaging.decode import Photo, Pixels, Size
-from cutout.inference.imaging.geometry import Box, place
+from cutout.inference.imaging.geometry import Box, place, shrunk
 from cutout.inference.imaging.hints import NO_HINTS, Marks
 from cutout.inference.imaging.placing import scaled_down
 from cutout.inference.imaging.types import Colour
@@ -25,9 +25,11 @@ from cutout.inference.matting.pipeline import Look, cut_out
 from cutout.inference.options import Options
 from cutout.inference.review import needs_review
 from cutout.inference.scheduling.stage_timer import StageTimer
-from cutout.inference.tiers import Choice
+from cutout.inference.tiers import TIERS, Choice
 
 ONE_PIXEL = Box(0, 0, 1, 1)
+# In a tier with a limit, a margin may make the result so many times as large.
+MOST_OF_A_MARGIN = 4
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
         CutoutError: the network failed, or the memory is full.
 
     """
-    picture = _decode(data, options, at)
+    options, results = _within_tier(options, at.sizes)
+    picture = _decode(data, options, at, results)
     options, behind = _background(options, picture.profile, at.sizes)
     marks = _marks(options, picture)
     with errors_translated(), at.on_device():
@@ -68,7 +71,7 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
         at.clock.lap("decode")
         shown_behind = None if behind is None else upload(behind, at.device)
         scene = _scene(photo, own_alpha, marks, options, choice, at.look, shown_behind)
-        composed = compose(scene, options, at.sizes, download)
+        composed = compose(scene, options, results, download)
         pixels = download(composed.pixels)
     at.clock.lap("edges")
     file_format = encode.resolve(options.format, pixels)
@@ -93,20 +96,35 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
     )
 
 
-def _decode(data: bytes, options: Options, at: Workplace) -> Photo:
-    """Decode a photo once there is memory for it, for its result, and for the picture behind it."""
+def _within_tier(options: Options, sizes: SizeLimits) -> tuple[Options, SizeLimits]:
+    """Return the options with a layout that the tier allows, and the limits of the result."""
+    most = TIERS[options.tier].most_pixels
+    if most is None:
+        return options, sizes
+    limits = replace(sizes, pixels=min(sizes.pixels, MOST_OF_A_MARGIN * most))
+    return replace(options, layout=options.layout.within(most)), limits
+
+
+def _decode(data: bytes, options: Options, at: Workplace, results: SizeLimits) -> Photo:
+    """Decode a photo once there is memory for it, for its result, and for the picture behind it.
+
+    `results` limits the result.
+    """
     layout, more = options.layout, 0
     if isinstance(options.background, Picture):
         more = _picture_size(options.background, at.sizes).pixels
 
     def hold(size: Size) -> None:
         # What no result of this photo could be is refused before any work on it.
-        least = place(ONE_PIXEL, size.width, size.height, layout)
-        at.sizes.check_result(least.width, least.height)
+        width, height = size.width, size.height
+        if layout.max_pixels is not None:
+            width, height = shrunk(width, height, layout.max_pixels)
+        least = place(ONE_PIXEL, width, height, layout)
+        results.check_result(least.width, least.height)
         if layout.max_pixels is None:
             encode.check_size(options.format, least.width, least.height)
-        largest = largest_result(size.width, size.height, layout)
-        result = min(pixels_of(largest.width, largest.height), at.sizes.pixels)
+        largest = largest_result(width, height, layout)
+        result = min(pixels_of(largest.width, largest.height), results.pixels)
         pixels = size.pixels + more
         if layout.moves:
             pixels += result

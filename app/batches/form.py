@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.requests import ClientDisconnect
 
@@ -37,7 +37,7 @@ from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.limits import SizeLimits
 from cutout.inference.option_values import OptionValues, as_background
 from cutout.inference.presets import Presets
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import SOLD, Tier
 
 PHOTOS, STORE = "images", "storeUrl"
 
@@ -47,9 +47,18 @@ FORM_WANTED = (
 )
 
 
+def _sold(tier: Tier) -> Tier:
+    if tier not in SOLD:
+        raise ValueError(
+            f"{tier} is for single photos: send each to /api/background-remover/remove, or choose one of: {', '.join(SOLD)}"
+        )
+    return tier
+
+
 class BatchForm(OptionsForm):
     """The fields of `POST /batch`, without the photos."""
 
+    tier: Annotated[Tier, AfterValidator(_sold)] = Tier.BASIC
     image_count: Annotated[
         int | None,
         Field(

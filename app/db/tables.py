@@ -63,10 +63,11 @@ class Movement(StrEnum):
 
 
 class PaidBy(StrEnum):
-    """The means of payment of a removal: the daily quota of a subscription, or credits."""
+    """The means of payment of a removal: the daily quota of a subscription, credits, or none for a free tier."""
 
     QUOTA = "quota"
     CREDITS = "credits"
+    NOBODY = "nobody"
 
 
 class PaymentStatus(StrEnum):
@@ -216,7 +217,7 @@ class Batch(Base):
 
 
 class Job(Base):
-    """A removal. `credits` is its cost, or 0 if the quota of the day of `created_at` pays for it. A job in progress
+    """A removal. `credits` is its cost, or 0 if it is free or the quota of the day of `created_at` pays for it. A job in progress
     counts as lost after `lease_until`; a waiting job is not taken before it.
 
     `model`, `backend` and `substitute` describe what served the job; `subject` is the subject's box in the result, with

@@ -38,7 +38,8 @@ class TierInfo(Schema):
 
 
 class JobInfo(Schema):
-    """A background removal of one photo, paid from the subscription's quota (then `credits` is 0) or with credits.
+    """A background removal of one photo, paid from the subscription's quota or by nobody, since its tier is free (in
+    both cases `credits` is 0), or with credits.
 
     A completed job has a `resultUrl`: a signed URL that gives the image to anybody who has it, until it expires.
     `subject` is the subject's box in the image, null if there is no subject; `coverage`, 0…1, is the share of the image
