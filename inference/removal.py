@@ -21,11 +21,13 @@ from cutout.inference.imaging.hints import NO_HINTS, Marks
 from cutout.inference.imaging.placing import scaled_down
 from cutout.inference.imaging.types import Colour
 from cutout.inference.limits import SizeLimits, pixels_of
+from cutout.inference.masked_photo import Maker, MaskedPhoto, Source
 from cutout.inference.matting.pipeline import Look, cut_out
 from cutout.inference.options import Options
+from cutout.inference.recording import Recorder, Replay
 from cutout.inference.review import needs_review
 from cutout.inference.scheduling.stage_timer import StageTimer
-from cutout.inference.tiers import TIERS, Choice
+from cutout.inference.tiers import TIERS
 
 ONE_PIXEL = Box(0, 0, 1, 1)
 # In a tier with a limit, a margin may make the result so many times as large.
@@ -49,16 +51,30 @@ class Workplace:
     clock: StageTimer
 
 
-def remove_background(data: bytes, options: Options, choice: Choice, backend: str, at: Workplace) -> Cutout:
+def remove_background(
+    source: Source, options: Options, maker: Maker, at: Workplace, *, keep_masks: bool = False
+) -> Cutout:
     """Decode a photo, cut its subject out, compose the result and encode it.
 
+    `maker` is what runs at the workplace. For a photo with masks it does not run, and those are used. With `keep_masks`
+    the result has the photo with its masks.
+
     Raises:
+        MasksUnusable: the photo's masks do not fit the options.
         InvalidPhoto, InvalidOptions: the photo or an option cannot be used.
         NoSubject: there is no subject, and the options require one.
         CutoutError: the network failed, or the memory is full.
 
     """
     options, results = _within_tier(options, at.sizes)
+    recorder, look = None, at.look
+    if isinstance(source, MaskedPhoto):
+        data, maker, look = source.photo, source.maker, Replay(source, at.device).look
+    else:
+        data = source
+        if keep_masks:
+            recorder = Recorder(at.look)
+            look = recorder.look
     picture = _decode(data, options, at, results)
     options, behind = _background(options, picture.profile, at.sizes)
     marks = _marks(options, picture)
@@ -70,9 +86,10 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
             marks = marks.rescaled(picture.width, picture.height, photo.shape[1], photo.shape[0])
         at.clock.lap("decode")
         shown_behind = None if behind is None else upload(behind, at.device)
-        scene = _scene(photo, own_alpha, marks, options, choice, at.look, shown_behind)
+        scene = _scene(photo, own_alpha, marks, options, look, shown_behind)
         composed = compose(scene, options, results, download)
         pixels = download(composed.pixels)
+        masked = None if recorder is None else MaskedPhoto(data, recorder.runs(), maker)
     at.clock.lap("edges")
     file_format = encode.resolve(options.format, pixels)
     encoded = encode.encode(pixels, file_format, options.quality, picture.dpi, picture.profile)
@@ -84,14 +101,15 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
         height=pixels.shape[0],
         no_foreground=composed.subject is None,
         tier=options.tier,
-        checkpoint=choice.checkpoint.name,
-        substitute=choice.substitute,
-        backend=backend,
+        checkpoint=maker.checkpoint,
+        substitute=maker.substitute,
+        backend=maker.backend,
         subject=composed.subject,
         coverage=round(composed.coverage, 4),
         uncertainty=round(composed.uncertainty, 4),
         needs_review=needs_review(composed.subject is None, composed.of_photo, composed.uncertainty),
         notes=picture.notes,
+        masked=masked,
         seconds=at.clock.seconds,
     )
 
@@ -203,7 +221,6 @@ def _scene(
     own_alpha: Tensor | None,
     marks: Marks,
     options: Options,
-    choice: Choice,
     look: Look,
     behind: Tensor | None,
 ) -> Scene:
@@ -212,7 +229,7 @@ def _scene(
     cut = cut_out(
         photo[view.rows, view.columns].contiguous(),
         None if own_alpha is None else own_alpha[view.rows, view.columns],
-        choice.recipe,
+        TIERS[options.tier].recipe,
         look,
         colours=not options.mask_only,
         aim=None if options.hints == NO_HINTS else marks.aim(photo.shape[1], photo.shape[0]),

@@ -27,7 +27,7 @@ def reserve(
 
     """
     if CREDITS[tier] == 0:
-        return PaidBy.NOBODY, 0
+        return PaidBy.FREE, 0
     if subscriptions.reserve(session, user_id, tier, at):
         return PaidBy.QUOTA, 0
     ledger.hold(session, user_id, CREDITS[tier], _key(job_id))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cutout.inference.errors import InvalidOptions
+from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.imaging.geometry import Box, Length, Region, parse_length
 
 MOST_POINTS = 100
@@ -48,13 +49,20 @@ class Hints:
 
     - `box`: the subject is inside of it; all else is background.
     - `keep`, `drop`: points on the connected parts of the subject that stay or go. With points to keep, all other parts go.
+    - `keep_mask`, `drop_mask`: pictures of strokes, white on black, stretched to the photo; see `matting.parts`.
     - `largest_only`: only the largest connected part stays.
+    - `fill_holes`: holes that the subject encloses become part of it.
+    - `min_coverage`: a subject that takes less than this share of what is searched, 0…1, counts as none.
     """
 
     box: Region | None = None
     keep: tuple[Point, ...] = ()
     drop: tuple[Point, ...] = ()
     largest_only: bool = False
+    keep_mask: Picture | None = None
+    drop_mask: Picture | None = None
+    fill_holes: bool = False
+    min_coverage: float = 0.0
 
     def check(self) -> None:
         """Check what no photo is needed for.
@@ -72,6 +80,12 @@ class Hints:
             raise InvalidOptions(
                 "Points to keep say which parts stay, and so does the largest part. Give only one of the two."
             )
+        if self.keep_mask is not None and self.largest_only:
+            raise InvalidOptions(
+                "Strokes to keep say which parts stay, and so does the largest part. Give only one of the two."
+            )
+        if self.keep_mask is not None and self.keep_mask == self.drop_mask:
+            raise InvalidOptions("The strokes to keep and those to drop are the same picture. Leave one out.")
 
     def on(self, width: int, height: int, part: Box) -> "Marks":
         """Return the hints for a photo of this size, of which only `part` is searched.
