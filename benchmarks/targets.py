@@ -140,7 +140,7 @@ def needs(engine: Engine, checkpoint: str, around: dict[Tier, list[float]]) -> l
     look = min(seconds)
     lines = []
     for tier, serving in engine.serving.items():
-        if serving.choice.wanted == checkpoint:
+        if tier in SOLD and serving.choice.wanted == checkpoint:
             looks = 2 if serving.choice.recipe.looks_twice else 1
             rest = median(around[tier])
             left = CEILING_SECONDS[tier] - rest

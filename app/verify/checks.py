@@ -40,11 +40,7 @@ PROBLEM, NO_PHOTO = "application/problem+json", b"This is not a photo.\n"
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS, CANCEL_SECONDS = 0.2, 2.0, 5.0
 LEDGER_PAGE, MOST_PAGES = 200, 20
 PROMPTLY = Target(1)
-TARGETS = (
-    {Tier.BASIC: Target(5, 2)}
-    | dict.fromkeys((Tier.STANDARD, Tier.PROFESSIONAL, Tier.INDUSTRY), Target(10, 5))
-    | {Tier.PREVIEW: Target(5, 2)}
-)
+TARGETS = dict.fromkeys(SOLD, Target(10, 5)) | dict.fromkeys((Tier.BASIC, Tier.PREVIEW), Target(5, 2))
 OF_BATCH = Target(len(PHOTOS) * TARGETS[Tier.BASIC].high, len(PHOTOS) * TARGETS[Tier.BASIC].low)
 
 
