@@ -7,10 +7,12 @@ network is shown depends on the photo, its region, the box and the largest size 
 import io
 import json
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from isal import isal_zlib
 
 from cutout.inference.errors import MasksUnusable
 
@@ -62,12 +64,13 @@ class MaskedPhoto:
         ]
         with zipfile.ZipFile(file, "w") as packed:
             packed.writestr(ABOUT, json.dumps({"maker": asdict(self.maker), "runs": runs}))
-            packed.writestr(PHOTO, self.photo)  # compressed already
+            packed.writestr(PHOTO, self.photo)
             for number, run in enumerate(self.runs):
                 if run.levels is not None:
                     # All high bytes, then all low ones: the high ones of an area are alike.
                     both = np.stack([run.levels >> 8, run.levels & 255]).astype(np.uint8)
-                    packed.writestr(str(number), both.tobytes(), zipfile.ZIP_DEFLATED, compresslevel=1)
+                    # In 2 ms; the ZIP's own compression takes 20 for the same size.
+                    packed.writestr(str(number), isal_zlib.compress(both.tobytes(), 1))
         return file.getvalue()
 
     @classmethod
@@ -85,11 +88,12 @@ class MaskedPhoto:
                 for number, run in enumerate(about["runs"]):
                     levels = None
                     if run["shape"] is not None:
-                        both = np.frombuffer(packed.read(str(number)), np.uint8).reshape(2, *run["shape"])
+                        both = np.frombuffer(zlib.decompress(packed.read(str(number))), np.uint8)
+                        both = both.reshape(2, *run["shape"])
                         levels = both[0].astype(np.uint16) << 8 | both[1]
                     runs.append(Run(run["width"], run["height"], levels))
                 return cls(packed.read(PHOTO), tuple(runs), Maker(**about["maker"]))
-        except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError) as error:
             raise MasksUnusable(UNUSABLE) from error
 
 
