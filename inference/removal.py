@@ -12,7 +12,7 @@ from cutout.inference.backends.cuda import download, errors_translated, upload
 from cutout.inference.composition import Scene, compose, largest_result
 from cutout.inference.cutout import Cutout
 from cutout.inference.errors import InvalidBackground, InvalidPhoto
-from cutout.inference.imaging import decode, encode
+from cutout.inference.imaging import decode, encode, strokes
 from cutout.inference.imaging.backgrounds import Background, BlurredPhoto, Gradient, Picture
 from cutout.inference.imaging.color_profile import from_srgb
 from cutout.inference.imaging.decode import Photo, Pixels, Size
@@ -77,7 +77,7 @@ def remove_background(
             look = recorder.look
     picture = _decode(data, options, at, results)
     options, behind = _background(options, picture.profile, at.sizes)
-    marks = _marks(options, picture)
+    marks = _marks(options, picture, at.sizes)
     with errors_translated(), at.on_device():
         photo = upload(picture.rgb, at.device)
         own_alpha = None if picture.alpha is None else upload(picture.alpha, at.device)
@@ -124,13 +124,15 @@ def _within_tier(options: Options, sizes: SizeLimits) -> tuple[Options, SizeLimi
 
 
 def _decode(data: bytes, options: Options, at: Workplace, results: SizeLimits) -> Photo:
-    """Decode a photo once there is memory for it, for its result, and for the picture behind it.
+    """Decode a photo once there is memory for it, for its result, and for the pictures of its options.
 
     `results` limits the result.
     """
     layout, more = options.layout, 0
     if isinstance(options.background, Picture):
         more = _picture_size(options.background, at.sizes).pixels
+    for mask, name in _masks(options):
+        more += strokes.size_of(mask, name, at.sizes).pixels
 
     def hold(size: Size) -> None:
         # What no result of this photo could be is refused before any work on it.
@@ -204,16 +206,24 @@ def _in_profile(background: Background, profile: bytes) -> Background:
     return background
 
 
-def _marks(options: Options, picture: Photo) -> Marks:
+def _masks(options: Options) -> list[tuple[Picture, str]]:
+    """Return the pictures of strokes, and what messages call them."""
+    both = (options.hints.keep_mask, strokes.KEEP), (options.hints.drop_mask, strokes.DROP)
+    return [(mask, name) for mask, name in both if mask is not None]
+
+
+def _marks(options: Options, picture: Photo, sizes: SizeLimits) -> Marks:
     """Return the hints for this photo, and the part of it that is searched.
 
     Raises:
-        InvalidOptions: the region or a hint is beyond the photo, or they contradict each other.
+        InvalidOptions: the region or a hint is beyond the photo, a picture of strokes cannot be read, or they contradict
+            each other.
 
     """
     region, width, height = options.layout.region, picture.width, picture.height
     part = Box(0, 0, width, height) if region is None else region.box(width, height)
-    return options.hints.on(width, height, part)
+    drawn = {name: strokes.read(mask, name, sizes) for mask, name in _masks(options)}
+    return options.hints.on(width, height, part, drawn.get(strokes.KEEP), drawn.get(strokes.DROP))
 
 
 def _scene(
