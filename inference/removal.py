@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,8 +23,9 @@ from cutout.inference.imaging.placing import scaled_down
 from cutout.inference.imaging.types import Colour
 from cutout.inference.limits import SizeLimits, pixels_of
 from cutout.inference.masked_photo import Maker, MaskedPhoto, Source
-from cutout.inference.matting.pipeline import Look, cut_out
+from cutout.inference.matting.pipeline import Look, Seen, cut_out, see
 from cutout.inference.options import Options
+from cutout.inference.recently_seen import RecentlySeen
 from cutout.inference.recording import Recorder, Replay
 from cutout.inference.review import needs_review
 from cutout.inference.scheduling.stage_timer import StageTimer
@@ -49,6 +51,8 @@ class Workplace:
     # The network's input is in its closure.
     look: Look = field(repr=False)
     clock: StageTimer
+    # Where what is seen of a photo with masks is kept for its next refinement, if anywhere.
+    recent: RecentlySeen | None = field(default=None, repr=False)
 
 
 def remove_background(
@@ -67,29 +71,28 @@ def remove_background(
 
     """
     options, results = _within_tier(options, at.sizes)
-    recorder, look = None, at.look
+    recorder, look, known_as = None, at.look, None
     if isinstance(source, MaskedPhoto):
         data, maker, look = source.photo, source.maker, Replay(source, at.device).look
+        known_as = source.id
     else:
         data = source
         if keep_masks:
             recorder = Recorder(at.look)
-            look = recorder.look
+            look, known_as = recorder.look, recorder.id
     picture = _decode(data, options, at, results)
     options, behind = _background(options, picture.profile, at.sizes)
     marks = _marks(options, picture, at.sizes)
     with errors_translated(), at.on_device():
-        photo = upload(picture.rgb, at.device)
-        own_alpha = None if picture.alpha is None else upload(picture.alpha, at.device)
-        if options.layout.max_pixels is not None:
-            photo, own_alpha = scaled_down(photo, own_alpha, options.layout.max_pixels)
-            marks = marks.rescaled(picture.width, picture.height, photo.shape[1], photo.shape[0])
+        photo, own_alpha, marks = _uploaded(picture, marks, options.layout.max_pixels, at.device)
         at.clock.lap("decode")
         shown_behind = None if behind is None else upload(behind, at.device)
-        scene = _scene(photo, own_alpha, marks, options, look, shown_behind)
+        scene = _scene(
+            photo, own_alpha, marks, options, partial(_see, options, look, known_as, at), shown_behind
+        )
         composed = compose(scene, options, results, download)
         pixels = download(composed.pixels)
-        masked = None if recorder is None else MaskedPhoto(data, recorder.runs(), maker)
+        masked = None if recorder is None else MaskedPhoto(data, recorder.runs(), maker, recorder.id)
     at.clock.lap("edges")
     file_format = encode.resolve(options.format, pixels)
     encoded = encode.encode(pixels, file_format, options.quality, picture.dpi, picture.profile)
@@ -154,6 +157,18 @@ def _decode(data: bytes, options: Options, at: Workplace, results: SizeLimits) -
         at.hold(pixels)
 
     return decode.decode(data, at.sizes, hold, keep_profile=options.keep_profile)
+
+
+def _uploaded(
+    picture: Photo, marks: Marks, most_pixels: int | None, device: torch.device
+) -> tuple[Tensor, Tensor | None, Marks]:
+    """Copy a photo and its own alpha to the device, scaled down if need be. Return them, and its marks at that size."""
+    photo = upload(picture.rgb, device)
+    own_alpha = None if picture.alpha is None else upload(picture.alpha, device)
+    if most_pixels is None:
+        return photo, own_alpha, marks
+    photo, own_alpha = scaled_down(photo, own_alpha, most_pixels)
+    return photo, own_alpha, marks.rescaled(picture.width, picture.height, photo.shape[1], photo.shape[0])
 
 
 def _background(options: Options, profile: bytes | None, sizes: SizeLimits) -> tuple[Options, Pixels | None]:
@@ -231,16 +246,17 @@ def _scene(
     own_alpha: Tensor | None,
     marks: Marks,
     options: Options,
-    look: Look,
+    see_in: Callable[[Tensor], Seen],
     behind: Tensor | None,
 ) -> Scene:
     """Cut the subject that is meant out of a photo, uint8 [H,W,3], for a result with the picture `behind`."""
     view = marks.view
+    shown = photo[view.rows, view.columns].contiguous()
     cut = cut_out(
-        photo[view.rows, view.columns].contiguous(),
+        shown,
         None if own_alpha is None else own_alpha[view.rows, view.columns],
         TIERS[options.tier].recipe,
-        look,
+        see_in(shown),
         colours=not options.mask_only,
         aim=None if options.hints == NO_HINTS else marks.aim(photo.shape[1], photo.shape[0]),
     )
@@ -251,3 +267,17 @@ def _scene(
         rgb = rgb[inner.rows, inner.columns].contiguous()
         alpha = alpha[inner.rows, inner.columns].contiguous()
     return Scene(photo, part, rgb, alpha, cut.uncertainty, behind)
+
+
+def _see(options: Options, look: Look, known_as: str | None, at: Workplace, rgb: Tensor) -> Seen:
+    """Return what the network sees in a photo or in the part of it that is searched; at once, if that is still known."""
+    recipe = TIERS[options.tier].recipe
+    if known_as is None or at.recent is None:
+        return see(rgb, recipe, look)
+    layout = options.layout
+    key = known_as, recipe, layout.region, layout.max_pixels, options.hints.box, options.keep_profile
+    seen = at.recent.get(key)
+    if seen is None:
+        seen = see(rgb, recipe, look)
+        at.recent.put(key, seen)
+    return seen
