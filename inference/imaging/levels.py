@@ -2,12 +2,16 @@
 
 from torch import Tensor
 
+from cutout.models.catalog import Checkpoint
 
-def brightened(rgb: Tensor) -> Tensor:
-    """Return a photo, uint8 [H,W,3], scaled so that its highest level is 255; one that is all black stays as it is.
 
-    Levels are rounded, which changes them by half a level at most.
+def levelled(rgb: Tensor, checkpoint: Checkpoint) -> Tensor:
+    """Return a photo, uint8 [H,W,3], as its checkpoint wants it: if it is to `brighten`, with 255 as its highest level.
+
+    Levels are rounded, which changes them by half a level at most. A photo that is all black stays as it is.
     """
+    if not checkpoint.brighten:
+        return rgb
     highest = int(rgb.max())
     if highest in (0, 255):
         return rgb

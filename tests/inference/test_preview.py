@@ -12,7 +12,7 @@ from cutout.inference.backends.runners import Serving
 from cutout.inference.engine import Engine
 from cutout.inference.errors import ModelUnavailable, ResultTooLarge, WeightsUnavailable
 from cutout.inference.imaging.geometry import AS_IN_PHOTO, Layout, parse_margin, parse_region
-from cutout.inference.imaging.levels import brightened
+from cutout.inference.imaging.levels import levelled
 from cutout.inference.options import Options
 from cutout.inference.tiers import SOLD, TIERS, Choice, Tier, candidates
 from cutout.models.catalog import Checkpoint, find
@@ -110,7 +110,8 @@ def test_a_substitute_for_it_is_never_refused() -> None:
 def test_levels_are_stretched_to_the_highest(highest: int, expected: int) -> None:
     levels = [0, min(51, highest), highest]
     rgb = torch.tensor(levels, dtype=torch.uint8).expand(2, 3, 3)
-    assert brightened(rgb)[0, 0].tolist() == [0, expected, 255 if highest else 0]
+    assert levelled(rgb, find("u2netp"))[0, 0].tolist() == [0, expected, 255 if highest else 0]
+    assert levelled(rgb, find("isnet-general")) is rgb
 
 
 @pytest.mark.weights
