@@ -105,12 +105,12 @@ def test_what_is_named_is_downloaded_and_nothing_else(load: Load) -> None:
 
 def test_the_newer_checkpoints_serve_where_they_are_named(load: Load) -> None:
     settings = load(tier_standard="lucida,rmbg-2.0,birefnet-lite-2k", tier_industry="toonout,feynobg")
-    assert pulled_for(settings, broken=("toonout",)) == ["isnet-general", "lucida", "feynobg"]
+    assert pulled_for(settings, broken=("toonout",)) == ["isnet-general", "lucida", "feynobg", "u2netp"]
     served = {
         tier: choose(tier, settings.models_folder, settings.tier_orders).checkpoint.name for tier in Tier
     }
     # A tier of the usual order takes what is there: a general one before a special one, and ToonOut never.
-    assert list(served.values()) == ["isnet-general", "lucida", "feynobg", "feynobg"]
+    assert list(served.values()) == ["isnet-general", "lucida", "feynobg", "feynobg", "u2netp"]
     usual = {name for rule in TIERS.values() for name in rule.checkpoints}
     assert set(CHECKPOINTS) - usual == {"toonout"}
 
