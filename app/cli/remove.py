@@ -41,7 +41,7 @@ from cutout.app.cli.option_flags import (
     TierFlag,
     TrimFlag,
     flag_of,
-    read_picture,
+    values_of,
 )
 from cutout.app.cli.output_record import Made, Seen, digest_of
 from cutout.app.cli.plan import RemovalPlan, Task, format_of, plan
@@ -49,7 +49,6 @@ from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
 from cutout.app.core.atomic_write import is_full, say_full, write_whole
 from cutout.inference.imaging.encode import Format
-from cutout.inference.option_values import OptionValues
 from cutout.inference.options import Options
 from cutout.inference.presets import load_presets
 from cutout.inference.tiers import Tier
@@ -97,35 +96,8 @@ def remove(
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:
     """Remove the background of photos. A second run processes only photos that are missing or have changed."""
+    values = values_of(locals(), format_of(Path(out), file_format))
     settings = load_settings(device=device)
-    values = OptionValues(
-        tier=tier.value,
-        format=format_of(Path(out), file_format),
-        mask_only=mask_only,
-        background=background,
-        background_image=read_picture("--background-image", background_image),
-        quality=quality,
-        trim=trim,
-        margin=margin,
-        scale=scale,
-        position=position,
-        canvas=canvas,
-        roi=roi,
-        box=box,
-        keep=keep,
-        drop=drop,
-        largest_only=largest_only,
-        keep_mask=read_picture("--keep-mask", keep_mask),
-        drop_mask=read_picture("--drop-mask", drop_mask),
-        holes=holes,
-        min_coverage=min_coverage,
-        shadow=shadow,
-        shadow_opacity=shadow_opacity,
-        keep_profile=keep_profile,
-        require_subject=require_subject,
-        max_megapixels=max_megapixels,
-        preset=preset,
-    )
     options = load_presets(settings.presets).options(values, flag_of, settings.limits.sizes)
     _remove_all(settings, sources, out, options, overwrite=overwrite, watch=watch)
 
