@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,11 +22,14 @@ from cutout.inference.imaging.hints import NO_HINTS, Marks
 from cutout.inference.imaging.placing import scaled_down
 from cutout.inference.imaging.types import Colour
 from cutout.inference.limits import SizeLimits, pixels_of
-from cutout.inference.matting.pipeline import Look, cut_out
+from cutout.inference.masked_photo import Maker, MaskedPhoto, Source
+from cutout.inference.matting.pipeline import Look, Seen, cut_out, see
 from cutout.inference.options import Options
+from cutout.inference.recently_seen import RecentlySeen
+from cutout.inference.recording import Recorder, Replay
 from cutout.inference.review import needs_review
 from cutout.inference.scheduling.stage_timer import StageTimer
-from cutout.inference.tiers import Choice
+from cutout.inference.tiers import TIERS
 
 ONE_PIXEL = Box(0, 0, 1, 1)
 
@@ -45,17 +49,34 @@ class Workplace:
     # The network's input is in its closure.
     look: Look = field(repr=False)
     clock: StageTimer
+    # Where what is seen of a photo with masks is kept for its next refinement, if anywhere.
+    recent: RecentlySeen | None = field(default=None, repr=False)
 
 
-def remove_background(data: bytes, options: Options, choice: Choice, backend: str, at: Workplace) -> Cutout:
+def remove_background(
+    source: Source, options: Options, maker: Maker, at: Workplace, *, keep_masks: bool = False
+) -> Cutout:
     """Decode a photo, cut its subject out, compose the result and encode it.
 
+    `maker` is what runs at the workplace. For a photo with masks it does not run, and those are used. With `keep_masks`
+    the result has the photo with its masks.
+
     Raises:
+        MasksUnusable: the photo's masks do not fit the options.
         InvalidPhoto, InvalidOptions: the photo or an option cannot be used.
         NoSubject: there is no subject, and the options require one.
         CutoutError: the network failed, or the memory is full.
 
     """
+    recorder, look, known_as = None, at.look, None
+    if isinstance(source, MaskedPhoto):
+        data, maker, look = source.photo, source.maker, Replay(source, at.device).look
+        known_as = source.id
+    else:
+        data = source
+        if keep_masks:
+            recorder = Recorder(at.look)
+            look, known_as = recorder.look, recorder.id
     picture = _decode(data, options, at)
     options, behind = _background(options, picture.profile, at.sizes)
     marks = _marks(options, picture, at.sizes)
@@ -67,9 +88,12 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
             marks = marks.rescaled(picture.width, picture.height, photo.shape[1], photo.shape[0])
         at.clock.lap("decode")
         shown_behind = None if behind is None else upload(behind, at.device)
-        scene = _scene(photo, own_alpha, marks, options, choice, at.look, shown_behind)
+        scene = _scene(
+            photo, own_alpha, marks, options, partial(_see, options, look, known_as, at), shown_behind
+        )
         composed = compose(scene, options, at.sizes, download)
         pixels = download(composed.pixels)
+        masked = None if recorder is None else MaskedPhoto(data, recorder.runs(), maker, recorder.id)
     at.clock.lap("edges")
     file_format = encode.resolve(options.format, pixels)
     encoded = encode.encode(pixels, file_format, options.quality, picture.dpi, picture.profile)
@@ -81,14 +105,15 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
         height=pixels.shape[0],
         no_foreground=composed.subject is None,
         tier=options.tier,
-        checkpoint=choice.checkpoint.name,
-        substitute=choice.substitute,
-        backend=backend,
+        checkpoint=maker.checkpoint,
+        substitute=maker.substitute,
+        backend=maker.backend,
         subject=composed.subject,
         coverage=round(composed.coverage, 4),
         uncertainty=round(composed.uncertainty, 4),
         needs_review=needs_review(composed.subject is None, composed.of_photo, composed.uncertainty),
         notes=picture.notes,
+        masked=masked,
         seconds=at.clock.seconds,
     )
 
@@ -195,17 +220,17 @@ def _scene(
     own_alpha: Tensor | None,
     marks: Marks,
     options: Options,
-    choice: Choice,
-    look: Look,
+    see_in: Callable[[Tensor], Seen],
     behind: Tensor | None,
 ) -> Scene:
     """Cut the subject that is meant out of a photo, uint8 [H,W,3], for a result with the picture `behind`."""
     view = marks.view
+    shown = photo[view.rows, view.columns].contiguous()
     cut = cut_out(
-        photo[view.rows, view.columns].contiguous(),
+        shown,
         None if own_alpha is None else own_alpha[view.rows, view.columns],
-        choice.recipe,
-        look,
+        TIERS[options.tier].recipe,
+        see_in(shown),
         colours=not options.mask_only,
         aim=None if options.hints == NO_HINTS else marks.aim(photo.shape[1], photo.shape[0]),
     )
@@ -216,3 +241,17 @@ def _scene(
         rgb = rgb[inner.rows, inner.columns].contiguous()
         alpha = alpha[inner.rows, inner.columns].contiguous()
     return Scene(photo, part, rgb, alpha, cut.uncertainty, behind)
+
+
+def _see(options: Options, look: Look, known_as: str | None, at: Workplace, rgb: Tensor) -> Seen:
+    """Return what the network sees in a photo or in the part of it that is searched; at once, if that is still known."""
+    recipe = TIERS[options.tier].recipe
+    if known_as is None or at.recent is None:
+        return see(rgb, recipe, look)
+    layout = options.layout
+    key = known_as, recipe, layout.region, layout.max_pixels, options.hints.box, options.keep_profile
+    seen = at.recent.get(key)
+    if seen is None:
+        seen = see(rgb, recipe, look)
+        at.recent.put(key, seen)
+    return seen

@@ -49,13 +49,14 @@ class Line(StrEnum):
 
 @dataclass(frozen=True)
 class Claimed:
-    """A photo that a worker has claimed, for the `attempt`-th time."""
+    """A photo that a worker has claimed, for the `attempt`-th time. If `is_masked`, its upload has masks as well."""
 
     job_id: uuid.UUID
     batch_id: uuid.UUID | None
     user_id: uuid.UUID
     options: Options
     attempt: int
+    is_masked: bool = False
 
     @property
     def upload(self) -> str:
@@ -246,7 +247,14 @@ def _take(
     return Claim(
         token,
         tuple(
-            Claimed(job.id, job.batch_id, job.user_id, OPTIONS.validate_python(job.options), job.attempts)
+            Claimed(
+                job.id,
+                job.batch_id,
+                job.user_id,
+                OPTIONS.validate_python(job.options),
+                job.attempts,
+                is_masked=job.refined_from is not None,
+            )
             for job in rows
         ),
     )

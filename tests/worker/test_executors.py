@@ -20,11 +20,13 @@ from cutout.app.jobs import leases
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.model_status import served_by
+from cutout.app.jobs.originals import ORIGINALS
 from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
 from cutout.app.removals import service as removals
 from cutout.app.removals.executors import QueueExecutor
 from cutout.app.removals.idempotency import KeyUsed
-from cutout.app.removals.service import RemovalContext
+from cutout.app.removals.refining import find_original
+from cutout.app.removals.request import RemovalContext
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.errors import DeadlineExceeded, ModelUnavailable, Overloaded
 from cutout.inference.imaging.backgrounds import Picture
@@ -148,6 +150,31 @@ def test_a_worker_lays_the_picture_out_as_asked(
     assert damaged.value.code == "INVALID_BACKGROUND"
     assert balance(database, user) == 97
     assert uploads(storage) == []
+
+
+@on_both
+def test_a_worker_refines_a_result_without_its_network(
+    database: Database, storage: LocalStorage, queue: Queue, redis_url: str
+) -> None:
+    user, place, runs = funded(database), place_of(database, storage, queue), []
+    runner = FakeRunner(before=lambda: runs.append(1))
+    tier, drop = Options(Tier.PROFESSIONAL), Hints(drop=parse_points("50% 50%"))
+    working_here = context_of(database, storage, redis_url, runner, keep_photos=True)
+    with working_here as context, working(context):
+        first, made = asyncio.run(removals.remove_one(place, user.id, photo_bytes(), tier))
+        original = asyncio.run(find_original(database, storage, user.id, first.id, timedelta(days=1)))
+        again, same = asyncio.run(removals.remove_one(place, user.id, original, original.options))
+        assert len(runs) == 1
+        dropping = replace(tier, hints=drop)
+        job, picture = asyncio.run(removals.remove_one(place, user.id, original, dropping))
+        assert len(runs) == 1
+        assert picture == context.engine.remove(photo_bytes(), dropping).data
+    assert (same, again.refined_from, again.backend) == (made, first.id, "fake")
+    assert job.no_foreground
+    assert balance(database, user) == 85
+    assert uploads(storage) == []
+    # Refinements keep nothing of their own.
+    assert [file.name for file in files_below(storage.root / ORIGINALS)] == [str(first.id)]
 
 
 @on_both
