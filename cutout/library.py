@@ -48,6 +48,7 @@ class OptionKeywords(TypedDict, total=False):
     largest_only: bool
     shadow: ShadowName
     shadow_opacity: float
+    keep_shadow: bool
     keep_profile: bool
     require_subject: bool
     max_megapixels: float
@@ -108,7 +109,7 @@ def make_options(*, format: Format | str | None = None, **keywords: Unpack[Optio
             roi: the part of the photo with the subject: left, top, right and bottom, such as "10% 0% 90% 100%".
             box: the subject is inside of it, given as roi is. keep, drop: points on the parts of the subject that stay
                 or go, such as "120px 80px, 50% 50%". largest_only: keep only the largest part.
-            shadow: "soft" or "none". shadow_opacity: 0…100 percent.
+            shadow: "soft" or "none". shadow_opacity: 0…100 percent. keep_shadow: keep the photo's own instead.
             keep_profile: keep the photo's colour profile. require_subject: fail with `NoSubject` without one.
             max_megapixels: scale a larger photo down before any work.
             preset: the name of a preset, such as "amazon".

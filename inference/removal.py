@@ -21,6 +21,7 @@ from cutout.inference.imaging.hints import NO_HINTS, Marks
 from cutout.inference.imaging.placing import scaled_down
 from cutout.inference.imaging.types import Colour
 from cutout.inference.limits import SizeLimits, pixels_of
+from cutout.inference.matting import cast_shadow
 from cutout.inference.matting.pipeline import Look, cut_out
 from cutout.inference.options import Options
 from cutout.inference.review import needs_review
@@ -28,6 +29,7 @@ from cutout.inference.scheduling.stage_timer import StageTimer
 from cutout.inference.tiers import Choice
 
 ONE_PIXEL = Box(0, 0, 1, 1)
+NO_SHADOW = "No shadow was kept: the photo shows none on a plain ground around the subject."
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
         shown_behind = None if behind is None else upload(behind, at.device)
         scene = _scene(photo, own_alpha, marks, options, choice, at.look, shown_behind)
         composed = compose(scene, options, at.sizes, download)
+        lacks_shadow = options.keep_shadow and composed.subject is not None and scene.cast is None
         pixels = download(composed.pixels)
     at.clock.lap("edges")
     file_format = encode.resolve(options.format, pixels)
@@ -88,7 +91,7 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
         coverage=round(composed.coverage, 4),
         uncertainty=round(composed.uncertainty, 4),
         needs_review=needs_review(composed.subject is None, composed.of_photo, composed.uncertainty),
-        notes=picture.notes,
+        notes=picture.notes + (NO_SHADOW,) * lacks_shadow,
         seconds=at.clock.seconds,
     )
 
@@ -111,7 +114,7 @@ def _decode(data: bytes, options: Options, at: Workplace) -> Photo:
         if layout.moves:
             pixels += result
         # They are drawn as floats.
-        if options.shadow or isinstance(options.background, BlurredPhoto | Gradient):
+        if options.shadow or options.keep_shadow or isinstance(options.background, BlurredPhoto | Gradient):
             pixels += result // 2
         at.hold(pixels)
 
@@ -205,4 +208,13 @@ def _scene(
         inner = Box(part.left - view.left, part.top - view.top, part.width, part.height)
         rgb = rgb[inner.rows, inner.columns].contiguous()
         alpha = alpha[inner.rows, inner.columns].contiguous()
-    return Scene(photo, part, rgb, alpha, cut.uncertainty, behind)
+    cast = _cast_shadow(photo, own_alpha, alpha, part) if options.keep_shadow else None
+    return Scene(photo, part, rgb, alpha, cut.uncertainty, behind, cast)
+
+
+def _cast_shadow(photo: Tensor, own_alpha: Tensor | None, alpha: Tensor, part: Box) -> Tensor | None:
+    """Return the opacity of the shadow in a photo of the subject with this alpha, uint8 [h,w], in a part of it."""
+    if alpha.shape != photo.shape[:2]:
+        inner, alpha = alpha, photo.new_zeros(photo.shape[:2])
+        alpha[part.rows, part.columns] = inner
+    return cast_shadow.find(photo, alpha, own_alpha)
