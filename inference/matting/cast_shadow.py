@@ -22,9 +22,11 @@ from cutout.inference.matting.windows import window_max, window_mean
 
 # The longer side of the small copy, in cells, and of how many of them a side the ground is fitted to the mean.
 SIDE, COARSER = 512, 4
-# The ground is a polynomial of this degree of the place. It is fitted again and again with ever less weight on what
-# deviates, in shares of the ground's brightness; what is darker counts as further away than what is lighter.
-DEGREE, SPREADS, DARKER = 3, (0.2, 0.1, 0.06, 0.04, 0.03, 0.02, 0.02, 0.02), 1.5
+# The ground is a polynomial of the place. It is fitted again and again, each time with less weight on what deviates by more
+# than a share of the ground's brightness; what is darker counts as further away than what is lighter. Degree and share of
+# each time: a surface that could bend at once would bend towards what is beside the ground, and stay there.
+STEPS = ((1, 0.2), (1, 0.1), (1, 0.06), (2, 0.06), (2, 0.04), (2, 0.03), (3, 0.03), (3, 0.02), (3, 0.02))
+DARKER = 1.5
 # Less opacity than the first of these is noise, and none of it is kept; from twice as much on all is. A shadow has the
 # second somewhere within NEAR cells of the subject, and is connected to that.
 LEAST, SURE, NEAR = 0.02, 0.05, 6
@@ -33,11 +35,11 @@ COLOURED, COLOURED_MORE = 0.03, 0.15
 # The ground is plain if at most OTHERS of the cells within AROUND cells of subject and shadow differ by more than PLAIN.
 # There must be GROUND of all cells of them, and none may be darker than DIM.
 PLAIN, OTHERS, AROUND, GROUND, DIM = 0.03, 0.1, 40, 0.02, 0.15
-# A second ground or an object is no shadow: it reaches more than this share of the photo's border, or more than this
-# share of it is darker than BLACK.
+# A second ground or an object is no shadow: it reaches from one border of the photo to the opposite one, or more than this
+# share of all, or more than this share of it is darker than BLACK.
 BORDER, BLACK_SHARE, BLACK = 0.15, 0.02, 0.85
-# If the whole ground is not plain, as a table before a wall, that below this share of the subject's height may be.
-FOOT = 2 / 3
+# If the whole ground is not plain, what is below one of these shares of the subject's height may be: a table before a wall.
+FEET = (0.25, 0.5, 0.75)
 # Beneath the subject's edge the shadow goes on as it is around, in windows of these radii.
 BENEATH = (3, 12)
 
@@ -74,27 +76,29 @@ def find(photo: Tensor, alpha: Tensor, own_alpha: Tensor | None = None) -> Tenso
     covered = (seen < 254.5).float()
     free = 1 - window_max(covered, 1)
     small = _mean_of(resized_planes(photo, *size).float() / 255, free, 1)
-    rows = (alpha > 0).any(1).nonzero()
-    if not len(rows):
+    box_rows = np.flatnonzero(covered[0, 0].amax(1).cpu().numpy()).tolist()
+    if not box_rows:
         return None
-    top, bottom = (float(row) * size[0] / height for row in (rows[0], rows[-1] + 1))
-    for first in (0, int(top + FOOT * (bottom - top))):
-        below = slice(first, None)
-        opacity = _opacity(small[:, :, below], free[:, :, below], covered[:, :, below])
+    top, tall = box_rows[0], box_rows[-1] + 1 - box_rows[0]
+    for first in (0, *(top + int(share * tall) for share in FEET)):
+        opacity = _opacity(*(one[:, :, first:] for one in (small, free, covered)), whole=first == 0)
         if opacity is not None:
             return _beneath(F.pad(opacity, (0, 0, first, 0)), free)
     return None
 
 
-def _opacity(small: Tensor, free: Tensor, covered: Tensor) -> Tensor | None:
-    """Return the shadow's opacity on the free cells of a small photo, [1,1,h,w]; None if the ground is not plain."""
+def _opacity(small: Tensor, free: Tensor, covered: Tensor, *, whole: bool) -> Tensor | None:
+    """Return the shadow's opacity on the free cells of a small photo, [1,1,h,w]; None if the ground is not plain.
+
+    `whole` is not set if there is more of the photo above.
+    """
     ground = _ground(small, free)
     brightness = ground.amax(1, keepdim=True)
     # By least squares over the channels; what is left is another colour.
     darkened = (small * ground).sum(1, keepdim=True) / ground.square().sum(1, keepdim=True)
     colour = (small - darkened * ground).abs().amax(1, keepdim=True) / brightness
     fields = torch.cat([1 - darkened, colour, brightness, free, covered], 1)[0].cpu().numpy()
-    kept = _kept(_Measured(*fields[:3], *(fields[3:] > 0)))
+    kept = _kept(_Measured(*fields[:3], *(fields[3:] > 0)), whole=whole)
     if kept is None:
         return None
     opacity = (1 - darkened).clamp_(0, 1)
@@ -107,31 +111,31 @@ def _ground(small: Tensor, free: Tensor) -> Tensor:
     share = F.avg_pool2d(free, COARSER, ceil_mode=True, count_include_pad=False)
     coarse = F.avg_pool2d(small * free, COARSER, ceil_mode=True, count_include_pad=False)
     colours, weights = (coarse / share.clamp(min=1e-6)).view(3, -1), share.view(-1)
-    terms = _terms(rows, columns, COARSER, small.device)
-    steady = 1e-6 * torch.eye(len(terms), device=small.device)
     counts = weights
-    for spread in SPREADS:
+    for degree, spread in STEPS:
+        terms = _terms(rows, columns, degree, COARSER, small.device)
+        steady = 1e-6 * torch.eye(len(terms), device=small.device)
         counted = terms * (counts / counts.sum().clamp(min=1e-6))
         factors = torch.linalg.solve(counted @ terms.t() + steady, counted @ colours.t()).t()
         fitted = (factors @ terms).clamp(1e-3, 1)
         difference = (colours - fitted) / fitted.amax(0)
         distance = difference.abs().amax(0) * torch.where(difference.sum(0) < 0, DARKER, 1.0)
         counts = weights / (1 + (distance / spread).square()).square()
-    ground: Tensor = (factors @ _terms(rows, columns, 1, small.device)).clamp(1e-3, 1)
+    ground: Tensor = (factors @ _terms(rows, columns, degree, 1, small.device)).clamp(1e-3, 1)
     return ground.view(1, 3, rows, columns)
 
 
-def _terms(rows: int, columns: int, side: int, device: torch.device) -> Tensor:
+def _terms(rows: int, columns: int, degree: int, side: int, device: torch.device) -> Tensor:
     """Return the polynomial's terms, [K,N], in the middle of each square of `side` × `side` cells of a grid."""
     y, x = (
         (torch.arange(-(-length // side), device=device) + 0.5) * (2 * side / length) - 1
         for length in (rows, columns)
     )
-    powers = [(i, j) for i in range(DEGREE + 1) for j in range(DEGREE + 1 - i)]
+    powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)]
     return torch.stack([(y**i)[:, None] * x**j for i, j in powers]).flatten(1)
 
 
-def _kept(measured: _Measured) -> Cells | None:
+def _kept(measured: _Measured, *, whole: bool) -> Cells | None:
     """Return which cells the shadow is on; None if there is none, or what is there may be something else."""
     opacity, free, covered = measured.opacity, measured.free, measured.covered
     shadow = free & (opacity >= LEAST) & (measured.colour <= COLOURED + COLOURED_MORE * opacity)
@@ -144,16 +148,24 @@ def _kept(measured: _Measured) -> Cells | None:
     other = (np.abs(opacity) > PLAIN) | (measured.colour > PLAIN)
     if around.sum() < max(1, GROUND * free.size) or other[around].mean() > OTHERS:
         return None
-    border = np.concatenate([shadow[0], shadow[-1], shadow[:, 0], shadow[:, -1]])
-    if border.mean() > BORDER or (opacity[shadow] > BLACK).mean() > BLACK_SHARE:
+    borders = shadow[0], shadow[-1], shadow[:, 0], shadow[:, -1]
+    above, below, left, right = (bool(border.any()) for border in borders)
+    if (above and (below or not whole)) or (left and right):  # it crosses the photo, or goes on above
+        return None
+    if np.concatenate(borders).mean() > BORDER or (opacity[shadow] > BLACK).mean() > BLACK_SHARE:
         return None
     return None if measured.brightness[shadow].min() < DIM else shadow
 
 
 def _grown(cells: Cells, reach: int) -> Cells:
     """Return the cells within `reach` cells, along both axes, of marked ones."""
-    grown: Cells = window_max(torch.from_numpy(cells)[None, None].float(), reach)[0, 0].numpy() > 0
-    return grown
+    for axis in (0, 1):
+        around = [(reach + 1, reach) if axis == one else (0, 0) for one in (0, 1)]
+        counts = np.pad(cells, around).cumsum(axis, np.int32)
+        before = np.take(counts, range(cells.shape[axis]), axis)
+        after = np.take(counts, range(2 * reach + 1, counts.shape[axis]), axis)
+        cells = after > before
+    return cells
 
 
 def _beneath(opacity: Tensor, free: Tensor) -> Tensor:
