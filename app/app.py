@@ -96,6 +96,7 @@ def limits_of(settings: Settings) -> dict[Kind, Limit]:
     """Return the rate limit for each kind of call. Only logins are limited when authentication is off."""
     calls = {
         Kind.REMOVE: Limit(settings.remove_per_minute, 60),
+        Kind.REFINE: Limit(settings.refine_per_minute, 60),
         Kind.BATCH: Limit(settings.batch_per_hour, 3600),
         Kind.BATCH_ATTEMPT: Limit(settings.batch_attempts_per_hour, 3600),
         Kind.READS: Limit(settings.reads_per_minute, 60),
@@ -166,6 +167,7 @@ def add_middleware(service: FastAPI, settings: Settings, state: AppState) -> Non
     most = settings.max_upload_bytes
     uploads = {
         f"{removals_router.router.prefix}/remove": (most, problem_details.upload_too_large),
+        f"{removals_router.router.prefix}/jobs/{{job_id}}/refine": (most, problem_details.upload_too_large),
         f"{batches_router.router.prefix}/batch": (settings.max_batch_bytes, problem_details.batch_too_large),
     }
     encoded = compat.ENCODED_UPLOADS

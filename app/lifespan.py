@@ -91,7 +91,7 @@ async def _executor(
             backend=served.backend,
             substitute_for=served.wanted if served.substitute else None,
         )
-    return LocalExecutor(engine)
+    return LocalExecutor(engine, keep_photos=settings.keep_photos)
 
 
 async def _close_executor(executor: RemovalExecutor, seconds: float) -> None:

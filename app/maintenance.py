@@ -19,8 +19,8 @@ from cutout.app.db import advisory_locks
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Channel, now
 from cutout.app.jobs import leases as claims
+from cutout.app.jobs import originals, upload_cleanup
 from cutout.app.jobs import queries as jobs
-from cutout.app.jobs import upload_cleanup
 from cutout.app.jobs.lease_renewal import LeaseRenewer
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue
@@ -55,7 +55,7 @@ async def running_maintenance(
     """Run the periodic tasks within the block.
 
     They settle lost jobs, except those running in this process (`leases`); release photos whose worker has not
-    renewed its `lease`; fail photos that no worker has claimed by their `deadline`; delete results and idempotency
+    renewed its `lease`; fail photos that no worker has claimed by their `deadline`; delete results, their photos and idempotency
     keys older than `kept`, unneeded uploads, and late rows of deleted users; deliver the notifications of the outbox,
     and results to the `stores` of their users.
     """
@@ -65,6 +65,7 @@ async def running_maintenance(
     lost_workers = AfterOutages(partial(recover_lost_work, database, queue), database)
     late = partial(to_the_end, expire_waiting_photos, database, deadline)
     old_results = partial(to_the_end, storage.delete_older_than, kept, jobs.RESULTS)
+    old_photos = partial(to_the_end, storage.delete_older_than, kept, originals.ORIGINALS)
     old_uploads = partial(to_the_end, upload_cleanup.forget_uploads, database, storage, UPLOADS_KEPT)
     old_keys = partial(to_the_end, idempotency.forget_keys, database, kept)
     deleted_users = partial(to_the_end, user_deletion.delete_late_rows, database, storage)
@@ -77,6 +78,7 @@ async def running_maintenance(
         (SETTLE_EVERY, "unclaimed photos expired", late),
         (SETTLE_EVERY, "remaining jobs and batches of deleted users deleted", deleted_users),
         (DELETE_EVERY, "old results deleted", old_results),
+        (DELETE_EVERY, "photos of old results deleted", old_photos),
         (DELETE_EVERY, "abandoned uploads deleted", old_uploads),
         (DELETE_EVERY, "old idempotency keys deleted", old_keys),
         (DELETE_EVERY, "deliveries of old results ended", undelivered),

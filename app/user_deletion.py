@@ -28,6 +28,7 @@ from cutout.app.db.tables import (
 )
 from cutout.app.jobs import completion
 from cutout.app.jobs import queries as jobs
+from cutout.app.jobs.originals import original_key
 from cutout.app.storage.base import Storage
 from cutout.inference.imaging.encode import Format
 
@@ -114,11 +115,14 @@ def _end_work(session: Session, user_id: uuid.UUID, at: datetime) -> None:
 
 
 def _files_of(session: Session, user_id: uuid.UUID) -> list[str]:
-    """Return the storage keys that a user's files may have: photos, results of each attempt, ZIPs."""
+    """Return the storage keys that a user's files may have: photos, also those that are kept, results of each attempt,
+    ZIPs.
+    """
     mine = select(Job.id, Job.batch_id, Job.format, Job.attempts, Job.status).where(Job.user_id == user_id)
     found = []
     for job_id, batch_id, file_format, attempts, status in session.execute(mine):
         found += [jobs.result_key(job_id, Format(file_format), attempt) for attempt in range(attempts + 1)]
+        found.append(original_key(job_id))
         if batch_id is not None or attempts or status is not Status.COMPLETED:
             found.append(jobs.upload_key(job_id, batch_id))
     found += map(jobs.archive_key, session.scalars(select(Batch.id).where(Batch.user_id == user_id)))

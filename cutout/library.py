@@ -14,7 +14,7 @@ from cutout.app.config.settings import load as load_settings
 from cutout.inference.engine import Engine
 from cutout.inference.errors import InvalidPhoto
 from cutout.inference.imaging.encode import Format
-from cutout.inference.option_values import OptionValues, ShadowName, to_options
+from cutout.inference.option_values import HolesName, OptionValues, ShadowName, to_options
 from cutout.inference.options import Options
 from cutout.inference.presets import load_presets
 from cutout.inference.tiers import Tier
@@ -26,6 +26,9 @@ _engines: dict[Tier, Engine] = {}
 _opening = threading.Lock()
 # The modes that a PNG keeps as they are; others go through TIFF.
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+
+# The options that are pictures.
+PICTURES = ("background_image", "keep_mask", "drop_mask")
 
 
 class OptionKeywords(TypedDict, total=False):
@@ -46,6 +49,10 @@ class OptionKeywords(TypedDict, total=False):
     keep: str
     drop: str
     largest_only: bool
+    keep_mask: Photo
+    drop_mask: Photo
+    holes: HolesName
+    min_coverage: float
     shadow: ShadowName
     shadow_opacity: float
     keep_shadow: bool
@@ -109,6 +116,9 @@ def make_options(*, format: Format | str | None = None, **keywords: Unpack[Optio
             roi: the part of the photo with the subject: left, top, right and bottom, such as "10% 0% 90% 100%".
             box: the subject is inside of it, given as roi is. keep, drop: points on the parts of the subject that stay
                 or go, such as "120px 80px, 50% 50%". largest_only: keep only the largest part.
+            keep_mask, drop_mask: pictures, stretched to the photo, with white strokes on what stays or is added, and on
+                what goes; given as `photo` is. holes: "fill": holes that the subject encloses become part of it.
+            min_coverage: 0…100 percent; a subject that takes less of the photo counts as none.
             shadow: "soft" or "none". shadow_opacity: 0…100 percent. keep_shadow: keep the photo's own instead.
             keep_profile: keep the photo's colour profile. require_subject: fail with `NoSubject` without one.
             max_megapixels: scale a larger photo down before any work.
@@ -116,16 +126,18 @@ def make_options(*, format: Format | str | None = None, **keywords: Unpack[Optio
 
     Raises:
         InvalidOptions: an option has a value that cannot be used; the message names it.
-        OSError: the file of `background_image` cannot be read.
+        OSError: the file of a picture cannot be read.
 
     """
     given: dict[str, Any] = {**keywords, "format": format}
     if isinstance(given.get("canvas"), tuple):
         given["canvas"] = "x".join(map(str, given["canvas"]))
-    if given.get("background_image") is not None:
-        given["background_image"] = _read(given["background_image"])
+    has_pictures = False
+    for name in PICTURES:
+        if given.get(name) is not None:
+            given[name], has_pictures = _read(given[name]), True
     values = OptionValues(**given)
-    if values.preset is None and values.background_image is None:
+    if values.preset is None and not has_pictures:
         return to_options(values)
     settings = load_settings()  # takes a while, and here they matter
     return load_presets(settings.presets).options(values, sizes=settings.limits.sizes)

@@ -1,7 +1,7 @@
 """Composition of a result: the subject on its canvas, a shadow under it, and a background behind it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +61,7 @@ class Composed:
 
 
 def compose(scene: Scene, options: Options, sizes: SizeLimits, fetch: Fetch) -> Composed:
-    """Lay the subject out as the options ask, with shadow and background.
+    """Lay the subject out as the options ask, with shadow and background; one that is too small for them is none.
 
     Raises:
         ResultTooLarge: the result would have more pixels than `sizes` allows.
@@ -74,9 +74,12 @@ def compose(scene: Scene, options: Options, sizes: SizeLimits, fetch: Fetch) -> 
     facts = fetch(torch.cat([unsure, lines_of(scene.alpha)]))
     uncertainty, lines = float(facts[0]), facts[1:]
     found = box_of(lines, scene.alpha.shape[0])
+    covered = float(lines[: scene.alpha.shape[0]].sum(dtype=np.float64)) / 255
+    if found is not None and covered < options.hints.min_coverage * scene.alpha.numel():
+        scene = replace(scene, alpha=torch.zeros_like(scene.alpha))
+        found, covered = None, 0.0
     if found is None and options.require_subject:
         raise NoSubject(NO_SUBJECT)
-    covered = float(lines[: scene.alpha.shape[0]].sum(dtype=np.float64)) / 255
     of_photo = covered / (width * height)
 
     layout, part = options.layout, scene.part

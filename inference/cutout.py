@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from cutout.inference.imaging.encode import Format
 from cutout.inference.imaging.geometry import Box
+from cutout.inference.masked_photo import MaskedPhoto
 from cutout.inference.tiers import Tier
 
 
@@ -13,7 +14,8 @@ class Cutout:
 
     `format`, `width` and `height` are those of the picture. `subject` is the subject's box in it, None if there is no
     subject. `coverage`, 0…1, is the share of the picture that the subject takes. `uncertainty`, 0…1, is the share of
-    the subject's mask that the network was undecided about; `needs_review` says that a person should look at it.
+    the subject's mask that the network was undecided about; `needs_review` says that a person should look at it. `masked`
+    is the photo with the network's masks, if those were asked for.
 
     `notes` say, for the user, where the photo was not decoded exactly as its file states, and that it has no shadow to
     keep. `seconds` holds the time of each stage, see `stage_timer.STAGES`; a second look is counted in the same stages
@@ -34,4 +36,5 @@ class Cutout:
     uncertainty: float = 0.0
     needs_review: bool = False
     notes: tuple[str, ...] = ()
+    masked: MaskedPhoto | None = field(default=None, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)

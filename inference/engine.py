@@ -42,6 +42,7 @@ from cutout.inference.errors import (
     Overloaded,
 )
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
+from cutout.inference.masked_photo import Maker, Source
 from cutout.inference.matting import mask as matte
 from cutout.inference.matting.pipeline import run_recipes
 from cutout.inference.options import DEFAULT_OPTIONS, Options
@@ -65,14 +66,15 @@ Key = TypeVar("Key")
 
 @dataclass(eq=False)
 class _Request:
-    """A photo being processed; `read` returns its bytes, `deadline` is a time of `time.monotonic`.
+    """A photo being processed; `read` returns it, `deadline` is a time of `time.monotonic`.
 
     The future is not a field: the error's traceback refers to this request, and the future refers to the error.
     """
 
-    read: Callable[[], bytes] = field(repr=False)
+    read: Callable[[], Source] = field(repr=False)
     options: Options
     caller: Hashable
+    keep_masks: bool
     deadline: float = inf
 
 
@@ -172,10 +174,13 @@ class Engine:
                 retry_after=max(1.0, self._held * self._turns.seconds_each),
             )
 
-    def submit(self, data: bytes, options: Options, *, caller: Hashable = None) -> Future[Cutout]:
+    def submit(
+        self, source: Source, options: Options, *, caller: Hashable = None, keep_masks: bool = False
+    ) -> Future[Cutout]:
         """Start processing one photo; the future gives the cut-out, or raises what `remove` would.
 
-        `caller` is any key that identifies the caller; callers take turns. Cancelling the future before processing
+        `caller` is any key that identifies the caller; callers take turns. With `keep_masks` the cut-out has the
+        network's masks. Cancelling the future before processing
         starts skips all of its work.
 
         Raises:
@@ -199,15 +204,19 @@ class Engine:
                 self._held -= 1
 
         future.add_done_callback(leave)
-        self._enter(_Request(lambda: data, options, caller, deadline), future)
+        self._enter(_Request(lambda: source, options, caller, keep_masks, deadline), future)
         return future
 
     def remove_many(
-        self, photos: Iterable[tuple[Key, Callable[[], bytes]]], options: Options
+        self,
+        photos: Iterable[tuple[Key, Callable[[], Source]]],
+        options: Options,
+        *,
+        keep_masks: bool = False,
     ) -> Iterator[tuple[Key, Cutout | CutoutError | OSError]]:
         """Process many photos, with all stages running at once; yield each result when it is done, in no fixed order.
 
-        Each photo is given as a key, chosen by the caller, and a function that reads its bytes. The function runs
+        Each photo is given as a key, chosen by the caller, and a function that reads it. The function runs
         in a thread of the pool, so that reading overlaps with the other stages. The error of one photo is yielded
         with its key and does not stop the others. The iterable is read only as far ahead as there are threads, so
         it may be endless. These photos have no deadline.
@@ -221,7 +230,7 @@ class Engine:
         try:
             for key, read in photos:
                 future: Future[Cutout] = Future()
-                self._enter(_Request(read, options, caller), future)
+                self._enter(_Request(read, options, caller, keep_masks), future)
                 running[future] = key
                 if len(running) > self._threads:
                     yield from completed(running)
@@ -289,22 +298,22 @@ class Engine:
 
     def _remove(self, request: _Request) -> Cutout:
         """Process a photo. If the memory is full, try again while no other photo is in work."""
-        data = request.read()
+        source = request.read()
         with suppress(OutOfMemory):
-            return self._try(data, request)
+            return self._try(source, request)
         # The error is gone here, and with it the tensors that its traceback referred to.
         release_unused(self.device)
         with self.budget.hold(self.budget.total, request.deadline):
             try:
-                return self._try(data, request, alone=True)
+                return self._try(source, request, alone=True)
             except OutOfMemory as error:
                 if self.device.type == "cpu":
                     raise
                 raise OutOfMemory(PHOTO_DOES_NOT_FIT) from error
 
-    def _try(self, data: bytes, request: _Request, *, alone: bool = False) -> Cutout:
+    def _try(self, source: Source, request: _Request, *, alone: bool = False) -> Cutout:
         try:
-            return self._remove_from(data, request, alone)
+            return self._remove_from(source, request, alone)
         except (CutoutError, CancelledError, MemoryError):
             raise
         except Exception as error:
@@ -314,7 +323,7 @@ class Engine:
                 "This photo could not be processed because of an error in Cutout. Try again, or try another photo."
             ) from error
 
-    def _remove_from(self, data: bytes, request: _Request, alone: bool) -> Cutout:
+    def _remove_from(self, source: Source, request: _Request, alone: bool) -> Cutout:
         options, serving = request.options, self.serving[request.options.tier]
         clock = StageTimer()
         with ExitStack() as held:
@@ -333,7 +342,9 @@ class Engine:
                 lambda part: self._look(part, serving, request, clock),
                 clock,
             )
-            cutout = remove_background(data, options, serving.choice, serving.runner.backend, place)
+            choice = serving.choice
+            maker = Maker(choice.checkpoint.name, choice.substitute, serving.runner.backend)
+            cutout = remove_background(source, options, maker, place, keep_masks=request.keep_masks)
         self._tidier.tidy()
         return cutout
 

@@ -9,6 +9,7 @@
     │   ├── RegionEmpty         the region has no pixels
     │   ├── ResultTooLarge      the result would have more pixels than allowed
     │   └── InvalidBackground   the picture for the background cannot be read
+    ├── MasksUnusable           what the network saw in a photo was kept, and cannot be used again
     ├── NoSubject               the photo shows no subject, and the options require one
     ├── Overloaded              too many photos are waiting, or the remote service needs a pause
     ├── DeadlineExceeded        the photo was not done by its deadline
@@ -61,6 +62,10 @@ class ResultTooLarge(InvalidOptions):
 
 class InvalidBackground(InvalidOptions):
     """The picture for the background cannot be read, or is too large."""
+
+
+class MasksUnusable(CutoutError):
+    """The masks that were kept of a photo do not fit it, or cannot be read."""
 
 
 class NoSubject(CutoutError):

@@ -30,6 +30,7 @@ FORMATS: dict[str, Format] = {
     "mask": Format.PNG,
 }
 ShadowName = Literal["none", "soft"]
+HolesName = Literal["keep", "fill"]
 # In percent: the opacity of a shadow, the quality of a lossy format.
 USUAL_OPACITY, USUAL_QUALITY = 35.0, 90
 # As a background, these stand for none, whatever the preset says.
@@ -48,6 +49,8 @@ class OptionValues:
     - `quality`: 1…100.
     - `trim`, `margin`, `scale`, `position`, `canvas`, `roi`: the layout, as text for the parsers in `geometry`.
     - `box`, `keep`, `drop`: which subject is meant, as text for the parsers in `hints`; `largest_only`: see `Hints`.
+    - `keep_mask`, `drop_mask`: files of pictures with strokes, white on black; `holes`: "keep" or "fill";
+      `min_coverage`: 0…100 percent: see `Hints`.
     - `shadow`: "none" or "soft"; `shadow_opacity`: 0…100 percent.
     - `keep_shadow`, `keep_profile`, `require_subject`: see `Options`.
     - `max_megapixels`: a larger photo is scaled down to this size before any work.
@@ -70,6 +73,10 @@ class OptionValues:
     keep: str | None = None
     drop: str | None = None
     largest_only: bool | None = None
+    keep_mask: bytes | Picture | None = field(default=None, repr=False)
+    drop_mask: bytes | Picture | None = field(default=None, repr=False)
+    holes: str | None = None
+    min_coverage: float | None = None
     shadow: str | None = None
     shadow_opacity: float | None = None
     keep_shadow: bool | None = None
@@ -118,7 +125,7 @@ def to_options(
 ) -> Options:
     """Return the options that the values describe, checked; a preset must have been applied before.
 
-    `named` returns the name that the caller knows an option by, for messages. `sizes` limits the background's picture and the canvas.
+    `named` returns the name that the caller knows an option by, for messages. `sizes` limits pictures and the canvas.
 
     Raises:
         InvalidOptions: a value cannot be used, or has no effect beside the others; the message names the option.
@@ -156,6 +163,10 @@ def to_options(
             keep=read.text("keep") or (),
             drop=read.text("drop") or (),
             largest_only=bool(read.flag("largest_only")),
+            keep_mask=_strokes(values.keep_mask, named("keep_mask"), sizes),
+            drop_mask=_strokes(values.drop_mask, named("drop_mask"), sizes),
+            fill_holes=read.one_of("holes", get_args(HolesName)) == "fill",
+            min_coverage=(read.number("min_coverage", 0, 100) or 0.0) / 100,
         ),
     )
     options.check()
@@ -163,6 +174,22 @@ def to_options(
         sizes.check_result(*options.layout.canvas)
         check_size(options.format, *options.layout.canvas)
     return options
+
+
+def as_strokes(data: bytes | Picture, name: str, sizes: SizeLimits = DEFAULT_SIZES) -> Picture:
+    """Return a picture file of strokes, after a look at its header; `name` is the option's, for messages.
+
+    Raises:
+        InvalidOptions: the bytes are not a picture, or one that is too large.
+
+    """
+    if isinstance(data, Picture):
+        return data
+    try:
+        decode.read_size(data, sizes)
+    except InvalidPhoto as error:
+        raise InvalidOptions(f"{name}: {error}") from None
+    return Picture.of(data)
 
 
 def as_background(data: bytes | Picture, name: str, sizes: SizeLimits = DEFAULT_SIZES) -> Picture:
@@ -181,6 +208,10 @@ def as_background(data: bytes | Picture, name: str, sizes: SizeLimits = DEFAULT_
     except InvalidPhoto as error:
         raise InvalidBackground(f"{name}: {error}") from None
     return Picture.of(data)
+
+
+def _strokes(data: bytes | Picture | None, name: str, sizes: SizeLimits) -> Picture | None:
+    return None if data is None else as_strokes(data, name, sizes)
 
 
 def _shadow(read: "_Reader") -> float:

@@ -1,9 +1,10 @@
 """The options of a background removal."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from cutout.inference.errors import InvalidOptions
-from cutout.inference.imaging.backgrounds import Background, BlurredPhoto
+from cutout.inference.imaging.backgrounds import Background, BlurredPhoto, Picture
 from cutout.inference.imaging.encode import Format
 from cutout.inference.imaging.geometry import AS_IN_PHOTO, NO_MARGIN, Layout
 from cutout.inference.imaging.hints import NO_HINTS, Hints
@@ -22,7 +23,7 @@ class Options:
     - `shadow`: the opacity of a soft shadow under the subject, 0 (none) … 1.
     - `keep_shadow`: keep the shadow that the subject casts in the photo, if the ground is plain.
     - `keep_profile`: keep the photo's own colour profile instead of converting it to sRGB.
-    - `require_subject`: fail with `NoSubject` where the network finds none, instead of returning an empty picture.
+    - `require_subject`: fail with `NoSubject` where there is none, instead of returning an empty picture.
     """
 
     tier: Tier = Tier.BASIC
@@ -59,6 +60,23 @@ class Options:
             )
         if self.mask_only and self.format is Format.ZIP:
             raise InvalidOptions("A ZIP has both the colours and the mask. Leave out one of the two options.")
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The picture files that come with the options: the background, and the strokes of the hints."""
+        all_of_them = self.background, self.hints.keep_mask, self.hints.drop_mask
+        return tuple(one for one in all_of_them if isinstance(one, Picture))
+
+    def with_pictures(self, read: Callable[[Picture], bytes]) -> "Options":
+        """Return the options with the bytes that `read` returns for each of their picture files."""
+
+        def filled(picture: Picture) -> Picture:
+            return replace(picture, data=read(picture))
+
+        keep, drop = self.hints.keep_mask, self.hints.drop_mask
+        hints = replace(self.hints, keep_mask=keep and filled(keep), drop_mask=drop and filled(drop))
+        background = filled(self.background) if isinstance(self.background, Picture) else self.background
+        return replace(self, background=background, hints=hints)
 
 
 DEFAULT_OPTIONS = Options()

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from cutout.inference.backends.cuda import download, errors_translated, upload
-from cutout.inference.composition import Scene, compose, largest_result
+from cutout.inference.composition import Composed, Scene, compose, largest_result
 from cutout.inference.cutout import Cutout
 from cutout.inference.errors import InvalidBackground, InvalidPhoto
-from cutout.inference.imaging import decode, encode
+from cutout.inference.imaging import decode, encode, strokes
 from cutout.inference.imaging.backgrounds import Background, BlurredPhoto, Gradient, Picture
 from cutout.inference.imaging.color_profile import from_srgb
 from cutout.inference.imaging.decode import Photo, Pixels, Size
@@ -21,12 +21,14 @@ from cutout.inference.imaging.hints import NO_HINTS, Marks
 from cutout.inference.imaging.placing import scaled_down
 from cutout.inference.imaging.types import Colour
 from cutout.inference.limits import SizeLimits, pixels_of
+from cutout.inference.masked_photo import Maker, MaskedPhoto, Source
 from cutout.inference.matting import cast_shadow
 from cutout.inference.matting.pipeline import Look, cut_out
 from cutout.inference.options import Options
+from cutout.inference.recording import Recorder, Replay
 from cutout.inference.review import needs_review
 from cutout.inference.scheduling.stage_timer import StageTimer
-from cutout.inference.tiers import Choice
+from cutout.inference.tiers import TIERS
 
 ONE_PIXEL = Box(0, 0, 1, 1)
 NO_SHADOW = "No shadow was kept: the photo shows none on a plain ground around the subject."
@@ -49,18 +51,32 @@ class Workplace:
     clock: StageTimer
 
 
-def remove_background(data: bytes, options: Options, choice: Choice, backend: str, at: Workplace) -> Cutout:
+def remove_background(
+    source: Source, options: Options, maker: Maker, at: Workplace, *, keep_masks: bool = False
+) -> Cutout:
     """Decode a photo, cut its subject out, compose the result and encode it.
 
+    `maker` is what runs at the workplace. For a photo with masks it does not run, and those are used. With `keep_masks`
+    the result has the photo with its masks.
+
     Raises:
+        MasksUnusable: the photo's masks do not fit the options.
         InvalidPhoto, InvalidOptions: the photo or an option cannot be used.
         NoSubject: there is no subject, and the options require one.
         CutoutError: the network failed, or the memory is full.
 
     """
+    recorder, look = None, at.look
+    if isinstance(source, MaskedPhoto):
+        data, maker, look = source.photo, source.maker, Replay(source, at.device).look
+    else:
+        data = source
+        if keep_masks:
+            recorder = Recorder(at.look)
+            look = recorder.look
     picture = _decode(data, options, at)
     options, behind = _background(options, picture.profile, at.sizes)
-    marks = _marks(options, picture)
+    marks = _marks(options, picture, at.sizes)
     with errors_translated(), at.on_device():
         photo = upload(picture.rgb, at.device)
         own_alpha = None if picture.alpha is None else upload(picture.alpha, at.device)
@@ -69,10 +85,10 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
             marks = marks.rescaled(picture.width, picture.height, photo.shape[1], photo.shape[0])
         at.clock.lap("decode")
         shown_behind = None if behind is None else upload(behind, at.device)
-        scene = _scene(photo, own_alpha, marks, options, choice, at.look, shown_behind)
+        scene = _scene(photo, own_alpha, marks, options, look, shown_behind)
         composed = compose(scene, options, at.sizes, download)
-        lacks_shadow = options.keep_shadow and composed.subject is not None and scene.cast is None
         pixels = download(composed.pixels)
+        masked = None if recorder is None else MaskedPhoto(data, recorder.runs(), maker)
     at.clock.lap("edges")
     file_format = encode.resolve(options.format, pixels)
     encoded = encode.encode(pixels, file_format, options.quality, picture.dpi, picture.profile)
@@ -84,23 +100,32 @@ def remove_background(data: bytes, options: Options, choice: Choice, backend: st
         height=pixels.shape[0],
         no_foreground=composed.subject is None,
         tier=options.tier,
-        checkpoint=choice.checkpoint.name,
-        substitute=choice.substitute,
-        backend=backend,
+        checkpoint=maker.checkpoint,
+        substitute=maker.substitute,
+        backend=maker.backend,
         subject=composed.subject,
         coverage=round(composed.coverage, 4),
         uncertainty=round(composed.uncertainty, 4),
         needs_review=needs_review(composed.subject is None, composed.of_photo, composed.uncertainty),
-        notes=picture.notes + (NO_SHADOW,) * lacks_shadow,
+        notes=picture.notes + _notes_of(composed, scene, options),
+        masked=masked,
         seconds=at.clock.seconds,
     )
 
 
+def _notes_of(composed: Composed, scene: Scene, options: Options) -> tuple[str, ...]:
+    """Return what the user should know about the result."""
+    lacks_shadow = options.keep_shadow and composed.subject is not None and scene.cast is None
+    return (NO_SHADOW,) if lacks_shadow else ()
+
+
 def _decode(data: bytes, options: Options, at: Workplace) -> Photo:
-    """Decode a photo once there is memory for it, for its result, and for the picture behind it."""
+    """Decode a photo once there is memory for it, for its result, and for the pictures of its options."""
     layout, more = options.layout, 0
     if isinstance(options.background, Picture):
         more = _picture_size(options.background, at.sizes).pixels
+    for mask, name in _masks(options):
+        more += strokes.size_of(mask, name, at.sizes).pixels
 
     def hold(size: Size) -> None:
         # What no result of this photo could be is refused before any work on it.
@@ -171,16 +196,24 @@ def _in_profile(background: Background, profile: bytes) -> Background:
     return background
 
 
-def _marks(options: Options, picture: Photo) -> Marks:
+def _masks(options: Options) -> list[tuple[Picture, str]]:
+    """Return the pictures of strokes, and what messages call them."""
+    both = (options.hints.keep_mask, strokes.KEEP), (options.hints.drop_mask, strokes.DROP)
+    return [(mask, name) for mask, name in both if mask is not None]
+
+
+def _marks(options: Options, picture: Photo, sizes: SizeLimits) -> Marks:
     """Return the hints for this photo, and the part of it that is searched.
 
     Raises:
-        InvalidOptions: the region or a hint is beyond the photo, or they contradict each other.
+        InvalidOptions: the region or a hint is beyond the photo, a picture of strokes cannot be read, or they contradict
+            each other.
 
     """
     region, width, height = options.layout.region, picture.width, picture.height
     part = Box(0, 0, width, height) if region is None else region.box(width, height)
-    return options.hints.on(width, height, part)
+    drawn = {name: strokes.read(mask, name, sizes) for mask, name in _masks(options)}
+    return options.hints.on(width, height, part, drawn.get(strokes.KEEP), drawn.get(strokes.DROP))
 
 
 def _scene(
@@ -188,7 +221,6 @@ def _scene(
     own_alpha: Tensor | None,
     marks: Marks,
     options: Options,
-    choice: Choice,
     look: Look,
     behind: Tensor | None,
 ) -> Scene:
@@ -197,7 +229,7 @@ def _scene(
     cut = cut_out(
         photo[view.rows, view.columns].contiguous(),
         None if own_alpha is None else own_alpha[view.rows, view.columns],
-        choice.recipe,
+        TIERS[options.tier].recipe,
         look,
         colours=not options.mask_only,
         aim=None if options.hints == NO_HINTS else marks.aim(photo.shape[1], photo.shape[0]),

@@ -81,6 +81,14 @@ def thin_picture(width: int, height: int) -> bytes:
     return out.getvalue()
 
 
+def stroke_mask(left: int, top: int, right: int, bottom: int) -> bytes:
+    """Encode a black picture of 100 × 100 pixels with a white rectangle."""
+    picture, out = Image.new("L", (100, 100)), io.BytesIO()
+    picture.paste(255, (left, top, right, bottom))
+    picture.save(out, "PNG")
+    return out.getvalue()
+
+
 def photo_with_disc(
     height: int, width: int, radius: float, colour: tuple[int, int, int] = (200, 60, 50)
 ) -> tuple[Photo, npt.NDArray[np.float32]]:

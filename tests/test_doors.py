@@ -35,6 +35,8 @@ from tests.fakes import fake_engine, photo_bytes
 
 API = "/api/background-remover/remove"
 PHOTO, BEHIND = photo_bytes(), photo_bytes(9, 7, seed=3)
+STROKES, MORE_STROKES = photo_bytes(5, 6, seed=4), photo_bytes(8, 2, seed=5)
+FILES = ("background_image", "keep_mask", "drop_mask")
 AMAZON = load_presets().options(OptionValues(preset="amazon"))
 
 Door = Callable[[dict[str, Any]], Options]
@@ -61,9 +63,7 @@ class Doors:
     seen: list[Options] = field(default_factory=list)
 
     def form(self, values: dict[str, Any]) -> Options:
-        files = {"image": PHOTO}
-        if "background_image" in values:
-            files["backgroundImage"] = values["background_image"]
+        files = {"image": PHOTO, **{to_camel(name): values[name] for name in FILES if name in values}}
         return self._ask(data=self._texts(values), files=files)
 
     def json(self, values: dict[str, Any]) -> Options:
@@ -93,11 +93,13 @@ class Doors:
         return self.seen.pop()
 
     def command(self, values: dict[str, Any]) -> Options:
-        (self.folder / "behind.png").write_bytes(values.get("background_image", b""))
         arguments: list[str] = []
         for name, value in values.items():
             flag = "--" + name.replace("_", "-")
-            text = str(self.folder / "behind.png") if name == "background_image" else str(value)
+            text = str(value)
+            if name in FILES:
+                text = str(self.folder / name)
+                Path(text).write_bytes(value)
             arguments += [flag] if value is True else [flag, text]
         self.monkeypatch.setattr(sys, "argv", ["cutout", "remove", "a.png", "-o", "out", *arguments])
         said: list[str] = []
@@ -110,7 +112,7 @@ class Doors:
 
     @staticmethod
     def _texts(values: dict[str, Any]) -> dict[str, str]:
-        sent = {name: value for name, value in values.items() if name != "background_image"}
+        sent = {name: value for name, value in values.items() if name not in FILES}
         return {
             to_camel(name): str(value).lower() if isinstance(value, bool) else str(value)
             for name, value in sent.items()
@@ -206,6 +208,11 @@ TABLE: list[tuple[dict[str, Any], Options]] = [
         ),
     ),
     ({"largest_only": True}, Options(hints=Hints(largest_only=True))),
+    (
+        {"holes": "fill", "min_coverage": 2.5},
+        Options(hints=Hints(fill_holes=True, min_coverage=0.025)),
+    ),
+    ({"holes": "keep", "min_coverage": 0}, Options()),
     ({"shadow": "soft"}, Options(shadow=0.35)),
     ({"shadow": "soft", "shadow_opacity": 60.0}, Options(shadow=0.6)),
     ({"shadow": "soft", "shadow_opacity": 0}, Options(shadow=0.0)),
@@ -225,6 +232,30 @@ def test_the_same_values_are_the_same_options(
     assert made == options
     if isinstance(made.background, Picture) and name != "batch":
         assert made.background.data == BEHIND
+
+
+@pytest.mark.parametrize("name", ["form", "python", "command"])
+def test_strokes_are_the_same_options_at_every_door_that_takes_them(doors: Doors, name: str) -> None:
+    made = getattr(doors, name)({"keep_mask": STROKES, "drop_mask": MORE_STROKES, "background_image": BEHIND})
+    assert made.hints == Hints(keep_mask=Picture.of(STROKES), drop_mask=Picture.of(MORE_STROKES))
+    assert [one.data for one in made.pictures] == [BEHIND, STROKES, MORE_STROKES]
+    for values, says in (
+        ({"keep_mask": b"no picture"}, "This file is not a picture"),
+        ({"keep_mask": STROKES, "largest_only": True}, "Give only one of the two"),
+        ({"keep_mask": STROKES, "drop_mask": STROKES}, "are the same picture"),
+    ):
+        with pytest.raises(Refused, match=says):
+            getattr(doors, name)(values)
+    with pytest.raises(Refused, match=CALLED[name]("drop_mask") + ": This file is not a picture"):
+        getattr(doors, name)({"drop_mask": b"x"})
+
+
+def test_doors_that_take_no_strokes_say_so(doors: Doors) -> None:
+    with pytest.raises(Refused, match="keepMask"):
+        doors.json({"keep_mask": "strokes.png"})
+    fields = Fields(state_of(doors.client.app).get(Outbox), None, load_presets())  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="dropMask: the options of a batch hold for every photo"):
+        fields.expect("dropMask")
 
 
 # What each door's caller calls an option.

@@ -82,7 +82,9 @@ def set_up(
     engine = make_engine(settings)
     engine.warm_up()
     lease = timedelta(seconds=settings.lease_seconds)
-    return WorkerContext(engine, storage, database, queue, lease, stopping=stopping)
+    return WorkerContext(
+        engine, storage, database, queue, lease, keep_photos=settings.keep_photos, stopping=stopping
+    )
 
 
 if __name__ == "__main__":

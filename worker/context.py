@@ -73,6 +73,8 @@ class WorkerContext:
     database: Database
     queue: Queue
     lease: timedelta
+    # With their masks, so that results can be refined.
+    keep_photos: bool = False
     held: PhotosInHand = field(default_factory=PhotosInHand)
     pace: Pace = field(default_factory=Pace)
     stopping: threading.Event = field(default_factory=threading.Event)

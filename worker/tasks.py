@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
@@ -21,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from cutout.app.batches import service as batches
 from cutout.app.core.errors import describe
 from cutout.app.db.tables import Batch, Status, now
-from cutout.app.jobs import completion, leases
+from cutout.app.jobs import completion, leases, originals
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Claim, Claimed, Line
 from cutout.app.storage.base import StorageError
@@ -29,6 +28,7 @@ from cutout.app.stores.service import infos_of_batch
 from cutout.inference.cutout import Cutout
 from cutout.inference.errors import CutoutError, Overloaded
 from cutout.inference.imaging.backgrounds import Picture
+from cutout.inference.masked_photo import MaskedPhoto, Source
 from cutout.inference.options import Options
 from cutout.worker import zip_archive
 from cutout.worker.context import STORING_AT_ONCE, WorkerContext
@@ -96,14 +96,15 @@ def process_claim(context: WorkerContext, claim: Claim) -> None:
     start, its_fault, not_before = time.perf_counter(), False, None
     with context.held.holding(claim.token):
         try:
-            # Each photo that is no batch's has its own copy of the picture behind it.
-            for _, same in groupby(claim.photos, key=lambda photo: (photo.options, photo.background)):
+            # Each photo that is no batch's has its own copy of the pictures of its options.
+            for _, same in groupby(claim.photos, key=lambda photo: (photo.options, photo.pictures)):
                 photos = list(same)
-                options = _with_background(context, photos[0])
+                options = _with_pictures(context, photos[0])
                 waiting = _unless_stopped(context, claim.token, photos)
                 storing: set[Future[None]] = set()
                 began = time.perf_counter()
-                for photo, outcome in context.engine.remove_many(waiting, options):
+                made = context.engine.remove_many(waiting, options, keep_masks=context.keep_photos)
+                for photo, outcome in made:
                     if len(storing) >= STORING_AT_ONCE:
                         storing = _some_done(storing)
                     ended = partial(_end, context, claim.token, photo, outcome, began)
@@ -171,34 +172,35 @@ def _packed(context: WorkerContext, batch: Batch) -> int | None:
     return zip_archive.store(context.storage, batch, photos, stores)
 
 
-def _with_background(context: WorkerContext, photo: Claimed) -> Options:
-    """Return a photo's options, with the picture behind its subject read from the storage if there is one."""
-    options, key = photo.options, photo.background
-    if key is None or not isinstance(options.background, Picture):
-        return options
-    data = context.storage.get(key)
-    if data is None:
-        # The engine fails each photo with this, and none of them is charged.
-        log.warning("picture for the background is gone", batch=str(photo.batch_id), job=str(photo.job_id))
-    return replace(options, background=replace(options.background, data=data or b""))
+def _with_pictures(context: WorkerContext, photo: Claimed) -> Options:
+    """Return a photo's options, with their pictures read from the storage if there are any."""
+
+    def read(picture: Picture) -> bytes:
+        data = context.storage.get(photo.pictures[picture.sha256])
+        if data is None:
+            # The engine fails each photo with this, and none of them is charged.
+            log.warning("picture of the options is gone", batch=str(photo.batch_id), job=str(photo.job_id))
+        return data or b""
+
+    return photo.options.with_pictures(read)
 
 
 def _unless_stopped(
     context: WorkerContext, token: uuid.UUID, photos: Sequence[Claimed]
-) -> Iterator[tuple[Claimed, Callable[[], bytes]]]:
+) -> Iterator[tuple[Claimed, Callable[[], Source]]]:
     for photo in photos:
         if context.stopping.is_set():
             return
         yield photo, partial(_read, context, token, photo)
 
 
-def _read(context: WorkerContext, token: uuid.UUID, photo: Claimed) -> bytes:
+def _read(context: WorkerContext, token: uuid.UUID, photo: Claimed) -> Source:
     if not context.database.run_read_only(leases.holds, photo.job_id, token):
         raise _NotOurs
     data = context.storage.get(photo.upload)
     if data is None:
         raise CutoutError(UPLOAD_GONE)
-    return data
+    return MaskedPhoto.from_bytes(data) if photo.is_masked else data
 
 
 def _end(
@@ -229,8 +231,9 @@ def _end(
         log.info("photo failed", job=str(photo.job_id), code=code, detail=str(outcome))
     try:
         context.storage.delete(photo.upload)
-        if photo.background is not None and photo.batch_id is None:
-            context.storage.delete(photo.background)
+        if photo.batch_id is None:
+            for key in photo.pictures.values():
+                context.storage.delete(key)
         for key in photo.results():
             context.storage.delete(key)
     except StorageError as error:  # maintenance deletes it later
@@ -242,6 +245,8 @@ def _complete(
 ) -> bool:
     result = jobs.result_key(photo.job_id, cutout.format, photo.attempt)
     context.storage.put(result, cutout.data)
+    if cutout.masked is not None:
+        originals.keep(context.storage, photo.job_id, cutout.masked)
     sha256 = hashlib.sha256(cutout.data).hexdigest()
     told = partial(completion.complete, cutout=cutout, milliseconds=milliseconds, claim=token, sha256=sha256)
     if commits(context.database.run_in_transaction)(told, photo.job_id) is None:

@@ -85,6 +85,7 @@ def counted(kind: Kind) -> Callable[[User, RateLimits], Awaitable[User]]:
 get_user = counted(Kind.READS)
 UserDep = Annotated[User, Depends(get_user)]
 RemovingUserDep = Annotated[User, Depends(counted(Kind.REMOVE))]
+RefiningUserDep = Annotated[User, Depends(counted(Kind.REFINE))]
 BatchUserDep = Annotated[User, Depends(counted(Kind.BATCH_ATTEMPT))]
 
 

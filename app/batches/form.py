@@ -20,7 +20,7 @@ from cutout.app.billing.ledger import InsufficientCredits
 from cutout.app.billing.pricing import LARGEST_BATCH, SMALLEST_BATCH
 from cutout.app.core.errors import ImageTooLargeError, InvalidInputError, ServiceError
 from cutout.app.db.session import Database
-from cutout.app.http import backgrounds
+from cutout.app.http import backgrounds, strokes
 from cutout.app.http.multipart import (
     LARGEST_FIELD_BYTES,
     MOST_FIELDS,
@@ -108,7 +108,7 @@ class Fields:
         """Return if a field of this name is acceptable.
 
         Raises:
-            InvalidInputError: the field was sent before, or the form has too many fields.
+            InvalidInputError: the field was sent before, the form has too many fields, or the field is of one photo.
 
         """
         if name == STORE:
@@ -116,6 +116,11 @@ class Fields:
             if self._stores_sent > LARGEST_BATCH:
                 raise InvalidInputError(f"{name}: send at most {LARGEST_BATCH} addresses, one for each photo")
             return
+        if name in strokes.PARTS:
+            raise InvalidInputError(
+                f"{name}: the options of a batch hold for every photo, and strokes are of one. Send photos with strokes"
+                " one by one to /remove."
+            )
         if name in self._names:
             raise InvalidInputError(f"{name}: send this field only once")
         if len(self._names) == MOST_FIELDS:

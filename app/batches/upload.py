@@ -49,7 +49,7 @@ class BatchUpload:
 
         """
         self.background = Picture(picture.sha256)
-        key = jobs.background_key(self.batch_id, picture.sha256)
+        key = jobs.picture_key(self.batch_id, picture.sha256)
         await finished(to_storage_thread(self._storage.put, key, picture.data))
 
     async def submit(
@@ -77,7 +77,7 @@ class BatchUpload:
         """Delete the stored pictures. The clean-up of old uploads deletes those that cannot be deleted now."""
         keys = [jobs.upload_key(photo.job_id, self.batch_id) for photo in self.photos]
         if self.background is not None:
-            keys.append(jobs.background_key(self.batch_id, self.background.sha256))
+            keys.append(jobs.picture_key(self.batch_id, self.background.sha256))
         for key in keys:
             try:
                 self._storage.delete(key)

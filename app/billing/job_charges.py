@@ -31,7 +31,7 @@ def reserve(
 
 
 def keep(session: Session, job: Job) -> None:
-    """Make the charge for a completed job final. A charge to the quota is final already."""
+    """Make the charge for a completed job final. One to the quota is final already."""
     if job.paid_by is PaidBy.CREDITS:
         ledger.charge(session, _key(job.id))
 
@@ -40,7 +40,7 @@ def give_back(session: Session, job: Job) -> None:
     """Give back what was reserved for a job that was not completed."""
     if job.paid_by is PaidBy.CREDITS:
         ledger.release(session, _key(job.id))
-    else:
+    elif job.paid_by is PaidBy.QUOTA:
         subscriptions.give_back(session, job.user_id, job.tier, job.created_at)
 
 

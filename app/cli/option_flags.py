@@ -10,6 +10,7 @@ from cutout.inference.option_values import (
     LEAST_MEGAPIXELS,
     MOST_MEGAPIXELS,
     FormatName,
+    HolesName,
     ShadowName,
 )
 from cutout.inference.tiers import Tier
@@ -80,6 +81,29 @@ LargestOnlyFlag = Annotated[
     bool | None,
     typer.Option("--largest-only/--no-largest-only", help="Keep only the largest connected part."),
 ]
+KeepMaskFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--keep-mask", metavar="FILE", help="A picture with white strokes on what stays or is added."
+    ),
+]
+DropMaskFlag = Annotated[
+    Path | None,
+    typer.Option("--drop-mask", metavar="FILE", help="A picture with white strokes on what goes."),
+]
+HolesFlag = Annotated[
+    HolesName | None,
+    typer.Option("--holes", help="fill: holes that the subject encloses become part of it."),
+]
+MinCoverageFlag = Annotated[
+    float | None,
+    typer.Option(
+        "--min-coverage",
+        min=0,
+        max=100,
+        help="A subject that takes less of the photo, in percent, counts as none.",
+    ),
+]
 ShadowFlag = Annotated[ShadowName | None, typer.Option("--shadow", help="A shadow under the subject.")]
 ShadowOpacityFlag = Annotated[
     float | None,
@@ -113,8 +137,8 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def read_background(file: Path | None) -> bytes | None:
-    """Return the picture of `--background-image`.
+def read_picture(flag: str, file: Path | None) -> bytes | None:
+    """Return the file that a flag names.
 
     Raises:
         CommandError: the file cannot be read.
@@ -123,4 +147,4 @@ def read_background(file: Path | None) -> bytes | None:
     try:
         return None if file is None else file.read_bytes()
     except OSError as error:
-        raise CommandError(f"--background-image: {file} cannot be read ({error.strerror}).") from None
+        raise CommandError(f"{flag}: {file} cannot be read ({error.strerror}).") from None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cutout.app.cli.plan import Task
 from cutout.inference.imaging.geometry import AS_IN_PHOTO, Layout
+from cutout.inference.imaging.hints import NO_HINTS, Hints
 from cutout.inference.options import DEFAULT_OPTIONS, Options
 
 NAME = ".cutout-made.jsonl"
@@ -53,6 +54,8 @@ class Line:
 def digest_of(options: Options) -> str:
     """Return a short text that is the same for the same options, also in a later version that has more of them."""
     changed = {name: value for name, value in _changed(options, DEFAULT_OPTIONS).items() if name != "layout"}
+    if "hints" in changed:
+        changed["hints"] = _changed(options.hints, NO_HINTS)
     changed["layout"] = _changed(options.layout, AS_IN_PHOTO)
     return hashlib.sha256(repr(changed).encode()).hexdigest()[:16]
 
@@ -150,7 +153,7 @@ class Made:
         return target.relative_to(self._folder).as_posix()
 
 
-def _changed(options: Options | Layout, usual: Options | Layout) -> dict[str, object]:
+def _changed(options: Options | Layout | Hints, usual: Options | Layout | Hints) -> dict[str, object]:
     """Return the fields that differ from the usual ones."""
     return {
         one.name: getattr(options, one.name)

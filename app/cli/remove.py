@@ -17,14 +17,18 @@ from cutout.app.cli.option_flags import (
     BoxFlag,
     CanvasFlag,
     DropFlag,
+    DropMaskFlag,
     FormatFlag,
+    HolesFlag,
     KeepFlag,
+    KeepMaskFlag,
     KeepProfileFlag,
     KeepShadowFlag,
     LargestOnlyFlag,
     MarginFlag,
     MaskOnlyFlag,
     MaxMegapixelsFlag,
+    MinCoverageFlag,
     OutFlag,
     OverwriteFlag,
     PositionFlag,
@@ -38,7 +42,7 @@ from cutout.app.cli.option_flags import (
     TierFlag,
     TrimFlag,
     flag_of,
-    read_background,
+    read_picture,
 )
 from cutout.app.cli.output_record import Made, Seen, digest_of
 from cutout.app.cli.plan import RemovalPlan, Task, format_of, plan
@@ -80,6 +84,10 @@ def remove(
     keep: KeepFlag = None,
     drop: DropFlag = None,
     largest_only: LargestOnlyFlag = None,
+    keep_mask: KeepMaskFlag = None,
+    drop_mask: DropMaskFlag = None,
+    holes: HolesFlag = None,
+    min_coverage: MinCoverageFlag = None,
     shadow: ShadowFlag = None,
     shadow_opacity: ShadowOpacityFlag = None,
     keep_shadow: KeepShadowFlag = None,
@@ -91,13 +99,12 @@ def remove(
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:
     """Remove the background of photos. A second run processes only photos that are missing or have changed."""
-    settings = load_settings(device=device)
     values = OptionValues(
         tier=tier.value,
         format=format_of(Path(out), file_format),
         mask_only=mask_only,
         background=background,
-        background_image=read_background(background_image),
+        background_image=read_picture("--background-image", background_image),
         quality=quality,
         trim=trim,
         margin=margin,
@@ -109,14 +116,31 @@ def remove(
         keep=keep,
         drop=drop,
         largest_only=largest_only,
+        keep_mask=read_picture("--keep-mask", keep_mask),
+        drop_mask=read_picture("--drop-mask", drop_mask),
+        holes=holes,
+        min_coverage=min_coverage,
         shadow=shadow,
         shadow_opacity=shadow_opacity,
         keep_shadow=keep_shadow,
         keep_profile=keep_profile,
         require_subject=require_subject,
         max_megapixels=max_megapixels,
-        preset=preset,
     )
+    _remove_with(values, preset, load_settings(device=device), sources, out, overwrite=overwrite, watch=watch)
+
+
+def _remove_with(
+    values: OptionValues,
+    preset: str | None,
+    settings: Settings,
+    sources: list[str],
+    out: str,
+    *,
+    overwrite: bool,
+    watch: bool,
+) -> None:
+    values = replace(values, preset=preset)
     options = load_presets(settings.presets).options(values, flag_of, settings.limits.sizes)
     _remove_all(settings, sources, out, options, overwrite=overwrite, watch=watch)
 

@@ -18,8 +18,8 @@ from cutout.app.http.dependencies import ImageFetcherDep, SettingsDep
 from cutout.app.removals import service as removals
 from cutout.app.removals.dependencies import RemovalContextDep
 from cutout.app.removals.remote import RemotePhoto
+from cutout.app.removals.request import RemovalContext
 from cutout.app.removals.router import picture_headers
-from cutout.app.removals.service import RemovalContext
 from cutout.inference.options import Options
 
 router = APIRouter(prefix="/api", include_in_schema=False)

@@ -24,6 +24,11 @@ class BillingSettings(SettingsGroup):
         None,
         description="the secret with which the platform signs payments, 32 bytes or more; `signed` needs it",
     )
+    free_refine_hours: float = Field(
+        24,
+        ge=0,
+        description="hours after a removal in which refining its result costs nothing; later it costs the same",
+    )
     cost_per_image_rupiah: Annotated[dict[Tier, Annotated[Decimal, Field(ge=0)]], NoDecode] = Field(
         "0",
         validate_default=True,

@@ -21,6 +21,11 @@ class StorageSettings(SettingsGroup):
         "service's user can read it",
     )
     result_days: int = Field(7, ge=1, description="days that results are kept")
+    keep_photos: bool = Field(
+        True,
+        description="keep each photo and the network's mask of it as long as its result, so that the result can be"
+        " refined; `off`: photos are deleted when their result is made, and `/jobs/{jobId}/refine` answers 409",
+    )
     storage_check_seconds: float = Field(
         30,
         gt=0,

@@ -209,6 +209,7 @@ ENGINE_ERRORS: dict[type[BaseException], type[ServiceError]] = {
     engine.RegionOutside: RegionOutsideError,
     engine.RegionEmpty: RegionEmptyError,
     engine.InvalidBackground: InvalidBackgroundError,
+    engine.MasksUnusable: ConflictError,
     engine.NoSubject: NoSubjectError,
     engine.Overloaded: OverloadedError,
     engine.DeadlineExceeded: DeadlineExceededError,

@@ -63,10 +63,11 @@ class Movement(StrEnum):
 
 
 class PaidBy(StrEnum):
-    """The means of payment of a removal: the daily quota of a subscription, or credits."""
+    """The means of payment of a removal: the daily quota of a subscription, credits, or none, where it costs nothing."""
 
     QUOTA = "quota"
     CREDITS = "credits"
+    FREE = "free"
 
 
 class PaymentStatus(StrEnum):
@@ -216,13 +217,14 @@ class Batch(Base):
 
 
 class Job(Base):
-    """A removal. `credits` is its cost, or 0 if the quota of the day of `created_at` pays for it. A job in progress
+    """A removal. `credits` is its cost, or 0 if it is free or the quota of the day of `created_at` pays for it. A job in progress
     counts as lost after `lease_until`; a waiting job is not taken before it.
 
     `model`, `backend` and `substitute` describe what served the job; `subject` is the subject's box in the result, with
     the keys of `Box`, and `coverage`, `uncertainty` and `needs_review` are those of `Cutout`; `error_code` and `error_detail` say why it failed.
 
-    A job for a worker has its `options` here and its photo in the storage. `claim` is the token of the worker that
+    A job for a worker has its `options` here and its photo in the storage; other jobs have theirs once they are completed
+    and can be refined. `refined_from` is the job whose masks were used instead of a network. `claim` is the token of the worker that
     holds the job, and `attempts` is how often the job was claimed. In a batch, a job has a `position`, from 0, and the
     `name` of its photo's file. `has_store` says that a `StoreDelivery` takes the result to the user's own store.
     """
@@ -251,6 +253,8 @@ class Job(Base):
     height: Mapped[int | None]
     no_foreground: Mapped[bool | None]
     has_store: Mapped[bool | None]
+    # Not a foreign key: each deleted job would be looked for among all others.
+    refined_from: Mapped[uuid.UUID | None]
     subject: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     coverage: Mapped[float | None]
     uncertainty: Mapped[float | None]

@@ -27,6 +27,8 @@ from cutout.app.http.security_headers import OF_EVERY_ANSWER
 
 log = structlog.get_logger()
 
+JOB_ID = re.compile("/jobs/[^/]+/")
+
 SANE_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 # Keys of a log line and the path parameters that they are taken from.
 THINGS = {"job": "job_id", "batch": "batch_id"}
@@ -152,7 +154,7 @@ class BodyLimit:
 
     The check happens when the body is read, so a body that no endpoint reads is never rejected. `uploads` maps each
     path that accepts files to its limit in bytes and to a function that builds the error. `encoded` are those of these
-    paths where a body of any kind may be a file in base64. All other bodies, and JSON bodies on all other paths, are
+    paths where a body of any kind may be a file in base64. Paths have `{job_id}` for a job's id. All other bodies, and JSON bodies on all other paths, are
     limited to `SMALL_BODY_BYTES`.
     """
 
@@ -172,9 +174,10 @@ class BodyLimit:
             return
         is_json = Headers(scope=scope).get("content-type", "").lower().startswith("application/json")
         left, too_large = SMALL_BODY_BYTES, body_too_large(SMALL_BODY_BYTES)
-        is_encoded = scope["path"] in self.encoded
-        if scope["path"] in self.uploads and (is_encoded or not is_json):
-            limit, say = self.uploads[scope["path"]]
+        path = _path_of(scope)
+        is_encoded = path in self.encoded
+        if path in self.uploads and (is_encoded or not is_json):
+            limit, say = self.uploads[path]
             size = encoded_bytes(limit) if is_encoded else limit
             left, too_large = size + FORM_OVERHEAD_BYTES, say(limit)
         announced_too_large = announced_bytes(scope) > left
@@ -272,10 +275,10 @@ class BodyMemory:
         self.left = total_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] not in self.paths:
+        if scope["type"] != "http" or _path_of(scope) not in self.paths:
             await self.app(scope, receive, send)
             return
-        held, most = 0, self.paths[scope["path"]]
+        held, most = 0, self.paths[_path_of(scope)]
 
         async def receive_into_memory() -> Message:
             nonlocal held
@@ -295,6 +298,11 @@ class BodyMemory:
             await self.app(scope, receive_into_memory, send)
         finally:
             self.left += held
+
+
+def _path_of(scope: Scope) -> str:
+    """Return the path of a request, with `{job_id}` for a job's id."""
+    return JOB_ID.sub("/jobs/{job_id}/", scope["path"])
 
 
 def encoded_bytes(limit_bytes: int) -> int:

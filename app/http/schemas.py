@@ -2,6 +2,7 @@
 
 import dataclasses
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -29,6 +30,7 @@ from cutout.inference.option_values import (
     USUAL_OPACITY,
     USUAL_QUALITY,
     FormatName,
+    HolesName,
     OptionValues,
     ShadowName,
 )
@@ -139,6 +141,17 @@ class OptionsForm(BaseModel):
     largest_only: Annotated[
         bool, Field(description="Keep only the largest connected part of the subject.")
     ] = False
+    holes: Annotated[
+        HolesName, Field(description="`fill`: holes that the subject encloses become part of it.")
+    ] = "keep"
+    min_coverage: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=100,
+            description="A subject that takes less of what is searched counts as none; in percent.",
+        ),
+    ] = 0.0
     shadow: Annotated[ShadowName, Field(description="A soft shadow under the subject.")] = "none"
     shadow_opacity: Annotated[float, Field(ge=0, le=100, description="Opacity of the shadow in percent.")] = (
         USUAL_OPACITY
@@ -176,11 +189,15 @@ class OptionsForm(BaseModel):
         return value
 
     def values(
-        self, accepted: Format | None = None, background_image: bytes | Picture | None = None
+        self,
+        accepted: Format | None = None,
+        background_image: bytes | Picture | None = None,
+        strokes: Mapping[str, Picture] | None = None,
     ) -> OptionValues:
         """Return the values of the fields.
 
-        `accepted` is the output format if `format` is not given, `background_image` the picture that was sent.
+        `accepted` is the output format if `format` is not given, `background_image` the picture that was sent, and
+        `strokes` are those of `keep_mask` and `drop_mask` that were.
         """
         known = {field.name for field in dataclasses.fields(OptionValues)}
         # A default is no value: a preset's counts before it.
@@ -192,4 +209,5 @@ class OptionsForm(BaseModel):
                 "format": self.format or (accepted and accepted.value),
                 "background_image": background_image,
             }
+            | dict(strokes or {})
         )

@@ -5,6 +5,7 @@ charges for the photos of a batch are settled when the batch ends.
 """
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 
@@ -28,8 +29,11 @@ def complete(
     *,
     claim: uuid.UUID | None = None,
     sha256: str | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Job | None:
     """End a job whose result is stored. Return None if it has ended already, or has another claim.
+
+    `options` are written to its row, if it lacks them and may be refined.
 
     If the result goes to a store of its user, it is due there from now on.
     """
@@ -53,6 +57,7 @@ def complete(
         milliseconds=milliseconds,
         stage_milliseconds={stage: round(1000 * seconds) for stage, seconds in cutout.seconds.items()},
         sha256=sha256,
+        **({} if options is None else {"options": options}),
     )
     if job is not None and job.batch_id is None:
         job_charges.keep(session, job)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, exists, func, or_, select, update
@@ -21,7 +22,6 @@ from sqlalchemy.orm import Session, aliased
 from cutout.app.db.tables import Batch, Job, Status
 from cutout.app.jobs import completion
 from cutout.app.jobs import queries as jobs
-from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.imaging.encode import Format
 from cutout.inference.options import Options
 
@@ -29,7 +29,8 @@ MOST_ATTEMPTS = 3
 # How many of the batches that have waited longest are searched for photos that no other worker is claiming.
 BATCHES_LOOKED_AT = 10
 OPTIONS: TypeAdapter[Options] = TypeAdapter(Options)
-ROW_LACKS = {"background": {"data"}}
+# The bytes of the options' pictures.
+ROW_LACKS: Any = {"background": {"data"}, "hints": {"keep_mask": {"data"}, "drop_mask": {"data"}}}
 LOST = (
     f"The service stopped {MOST_ATTEMPTS} times while processing this photo. It was not charged. Save the photo"
     " again or make it smaller, then send it again."
@@ -48,13 +49,14 @@ class Line(StrEnum):
 
 @dataclass(frozen=True)
 class Claimed:
-    """A photo that a worker has claimed, for the `attempt`-th time."""
+    """A photo that a worker has claimed, for the `attempt`-th time. If `is_masked`, its upload has masks as well."""
 
     job_id: uuid.UUID
     batch_id: uuid.UUID | None
     user_id: uuid.UUID
     options: Options
     attempt: int
+    is_masked: bool = False
 
     @property
     def upload(self) -> str:
@@ -62,12 +64,10 @@ class Claimed:
         return jobs.upload_key(self.job_id, self.batch_id)
 
     @property
-    def background(self) -> str | None:
-        """Storage key of the picture behind the subject, None if there is none."""
-        behind = self.options.background
-        if not isinstance(behind, Picture):
-            return None
-        return jobs.background_key(self.batch_id or self.job_id, behind.sha256)
+    def pictures(self) -> dict[str, str]:
+        """Storage keys of the pictures that came with the options, by the SHA-256 of their bytes."""
+        owner = self.batch_id or self.job_id
+        return {one.sha256: jobs.picture_key(owner, one.sha256) for one in self.options.pictures}
 
     def results(self) -> list[str]:
         """Return the storage keys of results that earlier attempts, of workers that were lost, may have left."""
@@ -90,7 +90,7 @@ class Claim:
 
 
 def write_options(options: Options) -> dict[str, object]:
-    """Return options in the form in which a job's row stores them, without the bytes of a picture in the background."""
+    """Return options in the form in which a job's row stores them, without the bytes of their pictures."""
     written: dict[str, object] = OPTIONS.dump_python(options, mode="json", exclude=ROW_LACKS)
     return written
 
@@ -247,7 +247,14 @@ def _take(
     return Claim(
         token,
         tuple(
-            Claimed(job.id, job.batch_id, job.user_id, OPTIONS.validate_python(job.options), job.attempts)
+            Claimed(
+                job.id,
+                job.batch_id,
+                job.user_id,
+                OPTIONS.validate_python(job.options),
+                job.attempts,
+                is_masked=job.refined_from is not None,
+            )
             for job in rows
         ),
     )

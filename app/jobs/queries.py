@@ -97,9 +97,9 @@ def upload_key(job_id: uuid.UUID, batch_id: uuid.UUID | None) -> str:
     return f"{uploads_of(batch_id or job_id)}{job_id}"
 
 
-def background_key(batch_or_job_id: uuid.UUID, sha256: str) -> str:
-    """Return the storage key of the picture that stands behind the subjects of a batch, or of a job without one."""
-    return f"{uploads_of(batch_or_job_id)}background-{sha256}"
+def picture_key(batch_or_job_id: uuid.UUID, sha256: str) -> str:
+    """Return the storage key of a picture that came with the options of a batch, or of a job without one."""
+    return f"{uploads_of(batch_or_job_id)}background-{sha256}"  # also that of strokes; jobs of older versions wait
 
 
 def uploads_of(batch_or_job_id: uuid.UUID) -> str:

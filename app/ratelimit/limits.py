@@ -47,6 +47,7 @@ class Kind(StrEnum):
     """Kinds of calls; each is counted separately."""
 
     REMOVE = "remove"
+    REFINE = "refine"
     BATCH = "batch"
     BATCH_ATTEMPT = "batch_attempt"
     READS = "reads"
@@ -57,6 +58,7 @@ class Kind(StrEnum):
 
 COUNTED = {
     Kind.REMOVE: "removals",
+    Kind.REFINE: "refinements",
     Kind.BATCH: "batches",
     Kind.BATCH_ATTEMPT: "attempts to submit a batch",
     Kind.READS: "calls",

@@ -11,7 +11,7 @@ from cutout.app.http.openapi import raises
 from cutout.app.http.state import state_of
 from cutout.app.jobs.lease_renewal import LeaseRenewer
 from cutout.app.removals.executors import RemovalExecutor
-from cutout.app.removals.service import RemovalContext
+from cutout.app.removals.request import RemovalContext
 from cutout.app.storage.probe import StorageProbe
 
 

@@ -23,7 +23,7 @@ from cutout.app.storage.base import Storage, StorageError
 from cutout.inference.cutout import Cutout
 from cutout.inference.engine import Engine
 from cutout.inference.errors import DeadlineExceeded, DeviceLost, ModelUnavailable, Overloaded
-from cutout.inference.imaging.backgrounds import Picture
+from cutout.inference.masked_photo import Source
 from cutout.inference.options import Options
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.tiers import Tier
@@ -66,7 +66,7 @@ class RemovalExecutor(Protocol):
         """Return the circuit breaker of a remote service; None where this process runs the networks or workers do."""
         return None
 
-    def enqueue(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
+    def enqueue(self, job_id: uuid.UUID, photo: Source, options: Options) -> dict[str, Any]:
         """Check that a photo would be accepted now, and store it where a worker finds it. Return columns of its job's row.
 
         Raises:
@@ -80,7 +80,7 @@ class RemovalExecutor(Protocol):
         """Delete what `enqueue` stored."""
 
     async def make(
-        self, job_id: uuid.UUID, photo: bytes, options: Options, user_id: uuid.UUID
+        self, job_id: uuid.UUID, photo: Source, options: Options, user_id: uuid.UUID
     ) -> Cutout | None:
         """Make a picture. Return it; or None once a worker has ended the job, and stored the picture if it succeeded.
 
@@ -98,8 +98,10 @@ class LocalExecutor(RemovalExecutor):
 
     here = True
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, keep_photos: bool = False) -> None:
+        """With `keep_photos`, cut-outs have their photo and its masks, so that they can be refined."""
         self.engine = engine
+        self._keep_photos = keep_photos
         self.backend = next(iter(engine.serving.values())).runner.backend
 
     def serving(self) -> tuple[str, Mapping[Tier, Served]]:
@@ -113,7 +115,7 @@ class LocalExecutor(RemovalExecutor):
     def breaker(self) -> CircuitBreaker | None:
         return self.engine.breaker
 
-    def enqueue(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
+    def enqueue(self, job_id: uuid.UUID, photo: Source, options: Options) -> dict[str, Any]:
         self.engine.require_capacity()
         return {}
 
@@ -121,9 +123,10 @@ class LocalExecutor(RemovalExecutor):
         pass
 
     async def make(
-        self, job_id: uuid.UUID, photo: bytes, options: Options, user_id: uuid.UUID
+        self, job_id: uuid.UUID, photo: Source, options: Options, user_id: uuid.UUID
     ) -> Cutout | None:
-        return await asyncio.wrap_future(self.engine.submit(photo, options, caller=user_id))
+        made = self.engine.submit(photo, options, caller=user_id, keep_masks=self._keep_photos)
+        return await asyncio.wrap_future(made)
 
     async def close(self) -> None:
         await asyncio.to_thread(self.engine.close)
@@ -165,27 +168,27 @@ class QueueExecutor(RemovalExecutor):
             raise ModelUnavailable("No worker is alive. Start one with: cutout worker")
         return alive[0].device, alive[0].tiers
 
-    def enqueue(self, job_id: uuid.UUID, photo: bytes, options: Options) -> dict[str, Any]:
+    def enqueue(self, job_id: uuid.UUID, photo: Source, options: Options) -> dict[str, Any]:
         self.serving()
         waiting = self._database.run_read_only(leases.waiting, Line.INTERACTIVE)
         if waiting >= self._most_waiting:
             raise Overloaded(f"{waiting} photos are already waiting. Try again in a moment.", retry_after=5)
-        self._storage.put(jobs.upload_key(job_id, None), photo)
-        if isinstance(options.background, Picture):
-            key = jobs.background_key(job_id, options.background.sha256)
-            self._storage.put(key, options.background.data)
+        data = photo if isinstance(photo, bytes) else photo.to_bytes()
+        self._storage.put(jobs.upload_key(job_id, None), data)
+        for picture in options.pictures:
+            self._storage.put(jobs.picture_key(job_id, picture.sha256), picture.data)
         return {"status": Status.PENDING, "options": leases.write_options(options), "lease_until": None}
 
     def withdraw(self, job_id: uuid.UUID) -> None:
         try:
             self._storage.delete(jobs.upload_key(job_id, None))
-            # The picture for its background, if there is one.
+            # The pictures of its options, if there are any.
             self._storage.delete_older_than(timedelta(0), jobs.uploads_of(job_id))
         except StorageError as error:  # maintenance deletes it
             log.warning("upload not deleted", job=str(job_id), detail=str(error))
 
     async def make(
-        self, job_id: uuid.UUID, photo: bytes, options: Options, user_id: uuid.UUID
+        self, job_id: uuid.UUID, photo: Source, options: Options, user_id: uuid.UUID
     ) -> Cutout | None:
         await asyncio.to_thread(self._queue.notify_workers, Line.INTERACTIVE)
         try:

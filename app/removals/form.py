@@ -1,15 +1,16 @@
-"""The body of `POST /remove`: a form with a photo, or its web address in a form or as JSON."""
+"""The bodies of `POST /remove`, a form with a photo or its web address in a form or as JSON, and of refinements."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from starlette.requests import ClientDisconnect
 
 from cutout.app.core.errors import InvalidInputError
-from cutout.app.http import backgrounds
+from cutout.app.http import backgrounds, strokes
 from cutout.app.http.multipart import (
     LARGEST_FIELD_BYTES,
     MOST_FIELDS,
@@ -23,7 +24,19 @@ from cutout.app.http.schemas import LONGEST_URL, OptionsForm
 from cutout.app.stores.addresses import LONGEST_URL as LONGEST_STORE_URL
 
 PHOTO = "image"
-FILES = (PHOTO, backgrounds.PART)
+FILES = (PHOTO, backgrounds.PART, *strokes.PARTS)
+# For OpenAPI.
+SCHEMAS = "#/components/schemas/{model}"
+CLOSED = {"type": "object", "additionalProperties": False}
+DESCRIBED_FILES = {
+    name: {"type": "string", "format": "binary", "description": description}
+    for name, description in {
+        PHOTO: "the photo file",
+        backgrounds.PART: "a picture to put behind the cut-out",
+        "keepMask": "a picture, stretched to the photo, with white strokes on what stays or is added",
+        "dropMask": "such a picture with white strokes on what goes",
+    }.items()
+}
 
 
 class RemovalForm(OptionsForm):
@@ -46,20 +59,51 @@ class RemovalForm(OptionsForm):
     ] = None
 
 
+# The options of the first removal that stay when its result is refined: those that decide what the network is shown,
+# and those about the subject's place.
+NOT_REFINED = (
+    "tier", "trim", "margin", "scale", "position", "canvas", "roi", "box", "shadow", "shadow_opacity", "keep_profile",
+    "require_subject", "max_megapixels", "preset",
+)  # fmt: skip
+
+
+class RefinementForm(OptionsForm):
+    """The fields of `POST /jobs/{jobId}/refine`: the hints, all of them, and what of the result is to be different."""
+
+    @field_validator(*NOT_REFINED, mode="before")
+    @classmethod
+    def _stays(cls, _: object) -> None:
+        raise ValueError(
+            "this stays as it was in the first removal; leave it out, or send the photo to /remove again"
+        )
+
+
+Form = TypeVar("Form", bound=OptionsForm)
+
+
 @dataclass(frozen=True)
 class Received:
-    """The body of a request: its fields, and its files, which are None where the fields say where they are."""
+    """The body of a request: its fields, and its files by the names of their parts."""
 
     form: RemovalForm
-    photo: bytes | None = field(default=None, repr=False)
-    background: bytes | None = field(default=None, repr=False)
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def photo(self) -> bytes | None:
+        """The photo; None where a field says where it is."""
+        return self.files.get(PHOTO)
+
+    @property
+    def background(self) -> bytes | None:
+        """The picture behind the subject; None where there is none, or a field says where it is."""
+        return self.files.get(backgrounds.PART)
 
 
 async def read_removal(request: Request, largest_bytes: int) -> Received:
     """Read the body to its end.
 
     A part called `image` is the photo, whether or not it has a file's name: forms may leave that out (RFC 7578). The
-    same holds for `backgroundImage`.
+    same holds for `backgroundImage`, `keepMask` and `dropMask`.
 
     Raises:
         InvalidInputError: the body is no such form, has no photo or two, one of more than `largest_bytes`, or several
@@ -67,52 +111,66 @@ async def read_removal(request: Request, largest_bytes: int) -> Received:
         RequestValidationError: a field is wrong.
 
     """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    form, files = await _read_form(request, RemovalForm, FILES, largest_bytes)
+    received = Received(form, files)
+    if (received.photo is None) == (form.image_url is None):
+        raise InvalidInputError(PHOTO_WANTED)
+    return received
+
+
+async def read_refinement(request: Request, largest_bytes: int) -> tuple[RefinementForm, Mapping[str, bytes]]:
+    """Read the body of a refinement to its end. Return its fields, and its files by the names of their parts.
+
+    Raises:
+        InvalidInputError: the body is no such form, has a file of more than `largest_bytes`, or several backgrounds.
+        RequestValidationError: a field is wrong.
+
+    """
+    form, files = await _read_form(request, RefinementForm, FILES, largest_bytes)
+    if PHOTO in files:
+        raise InvalidInputError(f"{PHOTO}: the photo is that of the first removal; leave this out")
+    return form, files
+
+
+async def _read_form(
+    request: Request, kind: type[Form], file_parts: Collection[str], largest_bytes: int
+) -> tuple[Form, dict[str, bytes]]:
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     files: dict[str, bytes] = {}
     try:
-        if kind == "application/json":
-            form = RemovalForm.model_validate_json(
-                await request.body(), strict=True, by_alias=True, by_name=False
-            )
+        if media_type == "application/json":
+            form = kind.model_validate_json(await request.body(), strict=True, by_alias=True, by_name=False)
         else:
-            if kind == "multipart/form-data":
-                values, files = await _read_parts(request, largest_bytes)
+            if media_type == "multipart/form-data":
+                values, files = await read_fields_and_files(request, file_parts, largest_bytes)
             else:
                 values = await _read_fields(request)
-            form = RemovalForm.model_validate(values, by_alias=True, by_name=False)
+            form = kind.model_validate(values, by_alias=True, by_name=False)
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
     except ClientDisconnect:
         raise InvalidInputError("The body is incomplete: it ends too early.") from None
-    received = Received(form, *map(files.get, FILES))
-    if (received.photo is None) == (form.image_url is None):
-        raise InvalidInputError(PHOTO_WANTED)
-    backgrounds.require_one(
-        form.background, form.background_image_url, has_part=received.background is not None
-    )
-    return received
+    backgrounds.require_one(form.background, form.background_image_url, has_part=backgrounds.PART in files)
+    return form, files
 
 
 def describe_removal() -> dict[str, Any]:
     """Describe the body for OpenAPI: as a form, and as JSON."""
-    schema = RemovalForm.model_json_schema(ref_template="#/components/schemas/{model}")
-    photo = {"type": "string", "format": "binary", "description": "the photo file"}
-    background = {"type": "string", "format": "binary", "description": "a picture to put behind the cut-out"}
+    schema = RemovalForm.model_json_schema(ref_template=SCHEMAS)
     url = {key: value for key, value in schema["properties"]["imageUrl"].items() if key == "description"}
     fields = {**schema["properties"], "imageUrl": {"type": "string", "maxLength": LONGEST_URL, **url}}
-    described = {"type": "object", "additionalProperties": False}
     return {
         "multipart/form-data": {
             "schema": {
-                **described,
-                "properties": {PHOTO: photo, backgrounds.PART: background, **fields},
+                **CLOSED,
+                "properties": DESCRIBED_FILES | fields,
                 "oneOf": [{"required": [PHOTO]}, {"required": ["imageUrl"]}],
                 "examples": [{PHOTO: "photo.jpg", "tier": "standard"}],
             }
         },
         "application/json": {
             "schema": {
-                **described,
+                **CLOSED,
                 "properties": fields,
                 "required": ["imageUrl"],
                 "examples": [{"imageUrl": "https://example.com/photo.jpg", "tier": "standard"}],
@@ -121,7 +179,29 @@ def describe_removal() -> dict[str, Any]:
     }
 
 
-async def _read_parts(request: Request, largest_bytes: int) -> tuple[dict[str, str], dict[str, bytes]]:
+def describe_refinement() -> dict[str, Any]:
+    """Describe the body of a refinement for OpenAPI: as a form, and as JSON."""
+    schema = RefinementForm.model_json_schema(ref_template=SCHEMAS)
+    stays = {RefinementForm.model_fields[name].alias for name in NOT_REFINED}
+    fields = {name: value for name, value in schema["properties"].items() if name not in stays}
+    files = {name: value for name, value in DESCRIBED_FILES.items() if name != PHOTO}
+    return {
+        "multipart/form-data": {
+            "schema": {**CLOSED, "properties": files | fields, "examples": [{"dropMask": "strokes.png"}]}
+        },
+        "application/json": {"schema": {**CLOSED, "properties": fields, "examples": [{"keep": "50% 40%"}]}},
+    }
+
+
+async def read_fields_and_files(
+    request: Request, file_parts: Collection[str], largest_bytes: int
+) -> tuple[dict[str, str], dict[str, bytes]]:
+    """Read a multipart form to its end: its fields, and its files, which are the parts of these names.
+
+    Raises:
+        InvalidInputError: the form is broken, or a part is too large or is sent twice.
+
+    """
     values: dict[str, str] = {}
     files: dict[str, bytes] = {}
     names = set[str]()
@@ -132,11 +212,11 @@ async def _read_parts(request: Request, largest_bytes: int) -> tuple[dict[str, s
         if len(names) == MOST_FIELDS:
             raise InvalidInputError(f"The form has more than {MOST_FIELDS} fields.")
         names.add(head.name)
-        return largest_bytes if head.name in FILES else LARGEST_FIELD_BYTES
+        return largest_bytes if head.name in file_parts else LARGEST_FIELD_BYTES
 
     try:
         async for part in read_parts(request.stream(), request.headers["content-type"], limit):
-            if part.head.name not in FILES:
+            if part.head.name not in file_parts:
                 if part.data:  # an empty one stands for its default
                     values[part.head.name] = _text(part.head.name, part.data)
             elif part.data or part.head.file_name:  # else a browser's, in which no file was chosen
@@ -150,6 +230,8 @@ async def _read_parts(request: Request, largest_bytes: int) -> tuple[dict[str, s
             raise upload_too_large(largest_bytes) from None
         if error.head.name == backgrounds.PART:
             raise backgrounds.too_large(largest_bytes) from None
+        if error.head.name in strokes.PARTS and error.head.name in file_parts:
+            raise strokes.too_large(error.head.name, largest_bytes) from None
         raise InvalidInputError(
             f"{error.head.name}: send at most {error.most_bytes // 1000} kB, and send the photo in the field {PHOTO}",
         ) from None

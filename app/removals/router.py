@@ -2,14 +2,17 @@
 
 import asyncio
 import uuid
+from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
+from types import MappingProxyType
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic.alias_generators import to_camel
 
 from cutout.app.auth.auth_first_route import AuthFirstRoute
-from cutout.app.auth.dependencies import ReaderDep, RemovingUserDep, SecretDep, UserDep
+from cutout.app.auth.dependencies import ReaderDep, RefiningUserDep, RemovingUserDep, SecretDep, UserDep
 from cutout.app.billing import ledger, pricing
 from cutout.app.billing.ledger import InsufficientCredits
 from cutout.app.billing.schemas import Credits, DiscountInfo, Entry, PlanInfo, PriceInfo, PriceRequest
@@ -31,26 +34,32 @@ from cutout.app.core.errors import (
     UnsupportedFormatError,
 )
 from cutout.app.db.tables import Job, Status
-from cutout.app.http.backgrounds import fetch_background, read_part
+from cutout.app.http import backgrounds, strokes
+from cutout.app.http.backgrounds import fetch_background
 from cutout.app.http.dependencies import DatabaseDep, ImageFetcherDep, PresetsDep, SettingsDep, StorageDep
 from cutout.app.http.openapi import error_responses
-from cutout.app.http.schemas import NO_NUL, UtcTime
+from cutout.app.http.schemas import NO_NUL, OptionsForm, UtcTime
 from cutout.app.http.security_headers import KEPT_BY_ITS_USER
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.schemas import JobInfo, Jobs, TierInfo
 from cutout.app.jobs.urls import API, result_url
+from cutout.app.net.image_fetcher import ImageFetcher
 from cutout.app.removals import service as removals
 from cutout.app.removals.dependencies import ExecutorDep, RemovalContextDep
-from cutout.app.removals.form import describe_removal, read_removal
+from cutout.app.removals.form import describe_refinement, describe_removal, read_refinement, read_removal
+from cutout.app.removals.refining import find_original
 from cutout.app.removals.remote import RemoteBackground, RemotePhoto
 from cutout.app.removals.schemas import Pricing
 from cutout.app.stores.dependencies import ResultStoresDep
 from cutout.inference.imaging.encode import Format
+from cutout.inference.limits import SizeLimits
+from cutout.inference.option_values import OptionValues, to_options
 from cutout.inference.tiers import Tier
 
 router = APIRouter(prefix=API, tags=["background remover"], route_class=AuthFirstRoute)
 
 LARGEST_ID = 2**63 - 1
+IdempotencyKeyHeader = Annotated[str | None, Header(min_length=1, max_length=255, pattern=NO_NUL)]
 SERVING = BoundedExecutor("prices", threads=4, waiting=60, retry_after=2)
 
 
@@ -108,7 +117,7 @@ async def remove(
     presets: PresetsDep,
     secret: SecretDep,
     accept: Annotated[str, Header()] = "",
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=NO_NUL)] = None,
+    idempotency_key: IdempotencyKeyHeader = None,
 ) -> JobInfo | Response:
     """Remove the background of one photo.
 
@@ -118,16 +127,9 @@ async def remove(
     """
     wants_picture, accepted = read_accept(accept)
     received = await read_removal(request, settings.max_upload_bytes)
-    form, photo = received.form, received.photo
-    sizes, remote, picture_behind = settings.limits.sizes, None, None
-    if form.background_image_url is not None:
-        remote = RemoteBackground(
-            form.background_image_url, partial(fetch_background, fetcher=fetcher, sizes=sizes)
-        )
-        picture_behind = remote.stand_in
-    elif received.background is not None:
-        picture_behind = await read_part(received.background, sizes)
-    options = presets.options(form.values(accepted, picture_behind), to_camel, sizes)
+    form, photo, sizes = received.form, received.photo, settings.limits.sizes
+    values, remote = await _read_values(form, received.files, accepted, fetcher, sizes)
+    options = presets.options(values, to_camel, sizes)
     source = RemotePhoto(form.image_url or "", fetcher.fetch) if photo is None else photo
     store_url = None if form.store_url is None else stores.check(form.store_url, user)
     if store_url is not None:
@@ -137,10 +139,60 @@ async def remove(
     )
     store = await stores.deliver_now(job, picture)
     if wants_picture:
-        headers = picture_headers(job) | ({} if store is None else {"X-Cutout-Store": store.status.value})
-        # `auto` was resolved when the picture was made.
-        return Response(picture, media_type=Format(job.format).media_type, headers=headers)
+        return _picture(job, picture, {} if store is None else {"X-Cutout-Store": store.status.value})
     return JobInfo.of(job, result_url(job.id, secret, settings.kept), store)
+
+
+@router.post(
+    "/jobs/{job_id}/refine",
+    response_model=JobInfo,
+    responses={
+        200: {"content": {"image/*": {}}, "description": "The new job, or the picture if `Accept` asks"},
+        **error_responses(
+            InvalidInputError,
+            BodyTooSlowError,
+            BodyTooLargeError,
+            InvalidBackgroundError,
+            NoSubjectError,
+            InsufficientCredits,
+            NotFoundError,
+            ConflictError,
+            OverloadedError,
+            DeadlineExceededError,
+        ),
+    },
+    openapi_extra={"requestBody": {"required": False, "content": describe_refinement()}},
+)
+async def refine(
+    job_id: uuid.UUID,
+    request: Request,
+    user: RefiningUserDep,
+    context: RemovalContextDep,
+    fetcher: ImageFetcherDep,
+    settings: SettingsDep,
+    secret: SecretDep,
+    accept: Annotated[str, Header()] = "",
+    idempotency_key: IdempotencyKeyHeader = None,
+) -> JobInfo | Response:
+    """Make a result again with other hints, from what the network saw at first.
+
+    Send all hints that are to hold, not only new ones. `format`, `quality`, `maskOnly` and the background may change
+    too; all other options stay. The result is a new job, and the first one stays as it is. It is free for a day after
+    the first removal (`CUTOUT_FREE_REFINE_HOURS`), and has the price of its tier later.
+    """
+    wants_picture, accepted = read_accept(accept)
+    form, files = await read_refinement(request, settings.max_upload_bytes)
+    values, remote = await _read_values(form, files, accepted, fetcher, settings.limits.sizes)
+    wanted = to_options(values, to_camel, settings.limits.sizes)
+    free = timedelta(hours=settings.free_refine_hours)
+    original = await find_original(context.database, context.storage, user.id, job_id, free)
+    options = original.refined(wanted, values)
+    job, picture = await removals.remove_one(
+        context, user.id, original, options, idempotency_key, background=remote
+    )
+    if wants_picture:
+        return _picture(job, picture)
+    return JobInfo.of(job, result_url(job.id, secret, settings.kept))
 
 
 @router.get("/jobs")
@@ -230,6 +282,31 @@ async def get_credits(
         database.run_read_only, ledger.statement, user.id, limit, before
     )
     return Credits(balance=balance, entries=[Entry.of(entry) for entry in entries])
+
+
+async def _read_values(
+    form: OptionsForm,
+    files: Mapping[str, bytes],
+    accepted: Format | None,
+    fetcher: ImageFetcher,
+    sizes: SizeLimits,
+) -> tuple[OptionValues, RemoteBackground | None]:
+    """Return the values of a form and of its files; and the picture behind, if it has to be fetched."""
+    remote, picture_behind = None, None
+    if form.background_image_url is not None:
+        remote = RemoteBackground(
+            form.background_image_url, partial(fetch_background, fetcher=fetcher, sizes=sizes)
+        )
+        picture_behind = remote.stand_in
+    elif backgrounds.PART in files:
+        picture_behind = await backgrounds.read_part(files[backgrounds.PART], sizes)
+    return form.values(accepted, picture_behind, await strokes.read_parts(files, sizes)), remote
+
+
+def _picture(job: Job, picture: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> Response:
+    # `auto` was resolved when the picture was made.
+    media_type = Format(job.format).media_type
+    return Response(picture, media_type=media_type, headers=picture_headers(job) | dict(headers))
 
 
 def picture_headers(job: Job) -> dict[str, str]:

@@ -1,13 +1,12 @@
 """One photo: from the caller's bytes to a stored result. The price is held before the work and given back if it fails."""
 
 import asyncio
-import hashlib
 import math
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -20,26 +19,25 @@ from cutout.app.billing import job_charges
 from cutout.app.core.errors import JobFailedError, NotFoundError, describe
 from cutout.app.core.threads import to_storage_thread
 from cutout.app.db.outages import DatabaseUnavailableError
-from cutout.app.db.session import Database
-from cutout.app.db.tables import IdempotencyKey, Job, Status, now, plain
-from cutout.app.jobs import completion
+from cutout.app.db.tables import IdempotencyKey, Job, PaidBy, Status, now, plain
+from cutout.app.jobs import completion, originals
 from cutout.app.jobs import queries as jobs
-from cutout.app.jobs.lease_renewal import LeaseRenewer
-from cutout.app.observability.metrics import Metrics
-from cutout.app.removals.executors import RemovalExecutor
+from cutout.app.jobs.leases import write_options
 from cutout.app.removals.idempotency import KeyInWork, KeyUsed, add_key, find_key, write_once
 from cutout.app.removals.lost_jobs import SERVICE_STOPPED, fail
+from cutout.app.removals.refining import Original
 from cutout.app.removals.remote import RemoteBackground, RemotePhoto
-from cutout.app.storage.base import Storage, StorageError
+from cutout.app.removals.request import RemovalContext, RemovalRequest, request_of
+from cutout.app.storage.base import StorageError
 from cutout.app.stores.service import plan
 from cutout.inference.cutout import Cutout
+from cutout.inference.masked_photo import Source
 from cutout.inference.options import Options
 
 log = structlog.get_logger()
 
-# The interval at which a repeated request checks whether the first one has finished, and how long it goes on checking.
+# The interval at which a repeated request checks whether the first one has finished.
 POLL_SECONDS = 0.1
-PATIENCE = timedelta(seconds=2)
 # A key in work is free again when its lease ends, and most likely much sooner.
 LONGEST_RETRY_SECONDS = 5
 WRITE_JOB = insert(plain(Job))
@@ -56,51 +54,18 @@ class ResultGone(NotFoundError):
 
 
 @dataclass(frozen=True)
-class RemovalContext:
-    """The parts of the service that a removal uses.
-
-    `lease` is the length of the lease on a job that this process works on; `leases` renews it. A request whose key is in
-    work already waits `patience` for the first one. `require_storage` raises StorageError while the storage hangs.
-    """
-
-    executor: RemovalExecutor
-    storage: Storage
-    database: Database
-    lease: timedelta
-    clock: Callable[[], datetime] = now
-    metrics: Metrics = field(default_factory=Metrics)
-    leases: LeaseRenewer = field(default_factory=LeaseRenewer)
-    patience: timedelta = field(default_factory=lambda: PATIENCE)
-    require_storage: Callable[[], None] = lambda: None
-
-
-@dataclass(frozen=True)
-class RemovalRequest:
-    """A caller's wish. `fingerprint` identifies photo and options where there is an idempotency `key`.
-
-    `store_url` is where the result goes too, as `ResultStores.check` returns it.
-    """
-
-    user_id: uuid.UUID
-    options: Options
-    key: str | None = None
-    fingerprint: str = ""
-    store_url: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
 class _Reserved:
-    """A job that was written for a request, with the picture for its background, and its photo."""
+    """A job that was written for a request, with the pictures of its options, and its photo."""
 
     job_id: uuid.UUID
     request: RemovalRequest
-    photo: bytes = field(repr=False)
+    photo: Source = field(repr=False)
 
 
 async def remove_one(
     context: RemovalContext,
     user_id: uuid.UUID,
-    photo: bytes | RemotePhoto,
+    photo: bytes | RemotePhoto | Original,
     options: Options,
     key: str | None = None,
     store_url: str | None = None,
@@ -116,7 +81,8 @@ async def remove_one(
     Only where the first one failed or was lost, the work is done again. Of what is remote the key covers the URL; a
     repetition does not fetch it, since it may have changed since.
 
-    With a `store_url`, checked by `ResultStores.check`, the result is due there once the job is completed.
+    With a `store_url`, checked by `ResultStores.check`, the result is due there once the job is completed. With an
+    `Original` as the photo its result is refined: no network runs.
 
     Raises:
         InsufficientCredits: the user has too few credits and no quota left; no job is written.
@@ -150,26 +116,10 @@ async def remove_one(
     return job, picture
 
 
-def request_of(
-    user_id: uuid.UUID,
-    photo: bytes | RemotePhoto,
-    options: Options,
-    key: str | None = None,
-    store_url: str | None = None,
-) -> RemovalRequest:
-    """Return a request, with the fingerprint of its photo, options and store if it has an idempotency key."""
-    if key is None:
-        return RemovalRequest(user_id, options, store_url=store_url)
-    sent = b"imageUrl\n" + photo.url.encode() if isinstance(photo, RemotePhoto) else photo
-    wished = repr(options) if store_url is None else f"{options!r}\nstoreUrl\n{store_url}"
-    fingerprint = hashlib.sha256(wished.encode("utf-8", "surrogatepass") + b"\n" + sent).hexdigest()
-    return RemovalRequest(user_id, options, key, fingerprint, store_url)
-
-
 async def _reserve_or_repeat(
     context: RemovalContext,
     request: RemovalRequest,
-    photo: bytes | RemotePhoto,
+    photo: bytes | RemotePhoto | Original,
     background: RemoteBackground | None,
 ) -> _Reserved | tuple[Job, bytes]:
     """Fetch what is remote and reserve a job; or return what the first request with the same key made."""
@@ -184,9 +134,10 @@ async def _reserve_or_repeat(
                 picture = await background.fetch(background.url)
                 request = replace(request, options=replace(request.options, background=picture))
                 background = None
-            job_id, is_new = await run(reserve_job, context, request, photo)
+            source = photo.photo if isinstance(photo, Original) else photo
+            job_id, is_new = await run(reserve_job, context, request, source)
             if is_new:
-                return _Reserved(job_id, request, photo)
+                return _Reserved(job_id, request, source)
         first = await first_result(context, request, job_id, time.perf_counter() - start)
         if first is not None:
             return first
@@ -199,7 +150,9 @@ async def _make(context: RemovalContext, reserved: _Reserved) -> tuple[Job, byte
     cutout = await context.executor.make(reserved.job_id, reserved.photo, request.options, request.user_id)
     if cutout is None:  # a worker has stored the picture and completed the job
         return await to_storage_thread(collect_result, context, reserved.job_id)
-    return await to_storage_thread(store_result, context, reserved.job_id, cutout, began), cutout.data
+    return await to_storage_thread(
+        store_result, context, reserved.job_id, request.options, cutout, began
+    ), cutout.data
 
 
 def _in_thread(context: RemovalContext) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -246,7 +199,7 @@ async def first_result(
     return None
 
 
-def reserve_job(context: RemovalContext, request: RemovalRequest, photo: bytes) -> tuple[uuid.UUID, bool]:
+def reserve_job(context: RemovalContext, request: RemovalRequest, photo: Source) -> tuple[uuid.UUID, bool]:
     """Write a job and hold its price. Return its id and True; or the id of the job that has the key by now, and False.
 
     Raises:
@@ -278,7 +231,9 @@ def reserve_job(context: RemovalContext, request: RemovalRequest, photo: bytes) 
     return first, False
 
 
-def store_result(context: RemovalContext, job_id: uuid.UUID, cutout: Cutout, began: float) -> Job:
+def store_result(
+    context: RemovalContext, job_id: uuid.UUID, options: Options, cutout: Cutout, began: float
+) -> Job:
     """Store a picture, then complete and charge its job, so that no completed job lacks its picture. Return the job.
 
     `began` is the time of `time.perf_counter` when the work on the photo began.
@@ -289,11 +244,16 @@ def store_result(context: RemovalContext, job_id: uuid.UUID, cutout: Cutout, beg
     """
     key = jobs.result_key(job_id, cutout.format)
     context.storage.put(key, cutout.data)
+    written = None
+    if cutout.masked is not None:
+        originals.keep(context.storage, job_id, cutout.masked)
+        written = write_options(options)
     milliseconds = round(1000 * (time.perf_counter() - began))
     with context.database.begin() as session:
-        job = completion.complete(session, job_id, cutout, milliseconds)
+        job = completion.complete(session, job_id, cutout, milliseconds, options=written)
     if job is None:
-        context.storage.delete(key)
+        for left in (key, originals.original_key(job_id)):
+            context.storage.delete(left)
         raise RuntimeError(f"job {job_id} was ended by another process")
     log.info(
         "Background removed successfully",
@@ -358,7 +318,11 @@ def _write_job(
         elif first.status is not Status.FAILED:
             return first.id
     at, options = context.clock(), request.options
-    paid_by, price = job_charges.reserve(session, request.user_id, job_id, options.tier, at)
+    original = request.original
+    if original is not None and original.is_free:
+        paid_by, price = PaidBy.FREE, 0
+    else:
+        paid_by, price = job_charges.reserve(session, request.user_id, job_id, options.tier, at)
     job = {
         "id": job_id,
         "user_id": request.user_id,
@@ -370,6 +334,7 @@ def _write_job(
         "lease_until": at + context.lease,
         "created_at": at,
         "has_store": request.store_url is not None,
+        "refined_from": None if original is None else original.job_id,
         **columns,
     }
     session.execute(WRITE_JOB, job)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, func, select
+from sqlalchemy import ColumnElement, Select, case, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from cutout.app.db.tables import Batch, Job, PaidBy, Payment, PaymentStatus, Status, Subscription
@@ -136,4 +136,6 @@ def _times(session: Session, span: Span) -> dict[Tier, Times]:
 
 
 def _jobs(span: Span, *columns: Any) -> Select[Any]:
-    return select(*columns).where(*span.holds(Job.created_at))
+    # A free refinement is a part of the removal that it corrects.
+    counts = or_(Job.refined_from.is_(None), Job.paid_by != PaidBy.FREE)
+    return select(*columns).where(counts, *span.holds(Job.created_at))

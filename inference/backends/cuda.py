@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from cutout.inference.errors import DeviceLost, NetworkFailed, OutOfMemory
-from cutout.inference.imaging.decode import Pixels
 
 # Threads share a few photo streams, because torch's allocator keeps a separate pool of freed memory per stream.
 PHOTO_STREAMS = 4
@@ -90,7 +89,7 @@ class Streams:
             self._launchers.acquire()
 
 
-def upload(pixels: Pixels, device: torch.device) -> Tensor:
+def upload(pixels: npt.NDArray[Any], device: torch.device) -> Tensor:
     """Copy an array to a device, asynchronously from pinned memory. On the CPU the tensor shares its memory."""
     tensor = torch.from_numpy(pixels)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

@@ -37,7 +37,10 @@ class BlurredPhoto:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, centred, that covers the canvas. `sha256` names its file's bytes, which a job's row does not hold."""
+    """A picture file that comes with the options. `sha256` names its bytes, which a job's row does not hold.
+
+    As a background, it is centred and covers the canvas.
+    """
 
     sha256: str
     data: bytes = field(default=b"", repr=False, compare=False)

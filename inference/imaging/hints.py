@@ -1,9 +1,11 @@
 """Hints of a caller that say which subject of a photo is meant. Nothing here needs pixels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cutout.inference.errors import InvalidOptions
+from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.imaging.geometry import Box, Length, Region, parse_length
+from cutout.inference.imaging.strokes import Strokes, check_apart
 
 MOST_POINTS = 100
 # Enough for as many points with every decimal that a length may have.
@@ -48,13 +50,20 @@ class Hints:
 
     - `box`: the subject is inside of it; all else is background.
     - `keep`, `drop`: points on the connected parts of the subject that stay or go. With points to keep, all other parts go.
+    - `keep_mask`, `drop_mask`: pictures of strokes, white on black, stretched to the photo; see `matting.parts`.
     - `largest_only`: only the largest connected part stays.
+    - `fill_holes`: holes that the subject encloses become part of it.
+    - `min_coverage`: a subject that takes less than this share of what is searched, 0…1, counts as none.
     """
 
     box: Region | None = None
     keep: tuple[Point, ...] = ()
     drop: tuple[Point, ...] = ()
     largest_only: bool = False
+    keep_mask: Picture | None = None
+    drop_mask: Picture | None = None
+    fill_holes: bool = False
+    min_coverage: float = 0.0
 
     def check(self) -> None:
         """Check what no photo is needed for.
@@ -72,9 +81,22 @@ class Hints:
             raise InvalidOptions(
                 "Points to keep say which parts stay, and so does the largest part. Give only one of the two."
             )
+        if self.keep_mask is not None and self.largest_only:
+            raise InvalidOptions(
+                "Strokes to keep say which parts stay, and so does the largest part. Give only one of the two."
+            )
+        if self.keep_mask is not None and self.keep_mask == self.drop_mask:
+            raise InvalidOptions("The strokes to keep and those to drop are the same picture. Leave one out.")
 
-    def on(self, width: int, height: int, part: Box) -> "Marks":
-        """Return the hints for a photo of this size, of which only `part` is searched.
+    def on(
+        self,
+        width: int,
+        height: int,
+        part: Box,
+        keep_strokes: Strokes | None = None,
+        drop_strokes: Strokes | None = None,
+    ) -> "Marks":
+        """Return the hints for a photo of this size, of which only `part` is searched; the strokes are those of the masks.
 
         Raises:
             InvalidOptions: a hint is beyond the photo, or contradicts another one or the part that is searched.
@@ -94,7 +116,16 @@ class Hints:
                 raise InvalidOptions(
                     f"The point {point} is both to keep and to drop. Give it for one of the two."
                 )
-        return Marks(part, box, keep, drop, self.largest_only)
+        if keep_strokes is not None:
+            seen = keep_strokes.seen(*_shares_of(inside, width, height))
+            if not seen.shares(inside.height, inside.width, inside.height, inside.width).any():
+                raise InvalidOptions(
+                    f"The strokes to keep are outside of {name}, and so background. Move one of them."
+                )
+            if drop_strokes is not None:
+                check_apart(keep_strokes, drop_strokes)
+        strokes = keep_strokes, drop_strokes
+        return Marks(part, box, keep, drop, self.largest_only, *strokes, fill_holes=self.fill_holes)
 
 
 NO_HINTS = Hints()
@@ -111,6 +142,9 @@ class Aim:
     drop: tuple[Spot, ...] = ()
     largest_only: bool = False
     box: tuple[float, float, float, float] | None = None
+    keep_strokes: Strokes | None = None
+    drop_strokes: Strokes | None = None
+    fill_holes: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,13 +156,16 @@ class Marks:
     keep: tuple[Spot, ...]
     drop: tuple[Spot, ...]
     largest_only: bool
+    keep_strokes: Strokes | None = None
+    drop_strokes: Strokes | None = None
+    fill_holes: bool = False
 
     def rescaled(self, width: int, height: int, new_width: int, new_height: int) -> "Marks":
         """Return the marks for the photo, of width × height pixels, scaled to another size."""
         size = width, height, new_width, new_height
         part = self.part.rescaled(*size)
         box = None if self.box is None else self.box.rescaled(*size).within(part)  # it was, but for rounding
-        return Marks(part, box, self.keep, self.drop, self.largest_only)
+        return replace(self, part=part, box=box)
 
     @property
     def view(self) -> Box:
@@ -157,7 +194,16 @@ class Marks:
                 (box.right - view.left) / view.width,
                 (box.bottom - view.top) / view.height,
             )
-        return Aim(seen(self.keep), seen(self.drop), self.largest_only, edges)
+        keep, drop = (
+            None if one is None else one.seen(*_shares_of(view, width, height))
+            for one in (self.keep_strokes, self.drop_strokes)
+        )
+        return Aim(seen(self.keep), seen(self.drop), self.largest_only, edges, keep, drop, self.fill_holes)
+
+
+def _shares_of(box: Box, width: int, height: int) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of a box as shares of a picture's width and height."""
+    return box.left / width, box.top / height, box.right / width, box.bottom / height
 
 
 def parse_box(text: str) -> Region:

@@ -51,22 +51,16 @@ def box_around(mask: Tensor, height: int, width: int) -> Box | None:
     return box if share <= LARGEST_SHARE else None
 
 
-def merge(
-    first: Tensor, second: Tensor, box: Box, height: int, width: int, weights: Tensor | None = None
-) -> Tensor | None:
+def merge(first: Tensor, second: Tensor, box: Box, height: int, width: int) -> Tensor | None:
     """Merge the first and the second mask within the box; None if the second mask is not reliable.
 
     `first` is the mask of the whole photo, float [1,1,h,w]; `second` is that of the box, [1,1,S,S], and so is the
-    result. `weights`, [1,1,h,w], are 0 on subjects that are not meant; those may differ, as where the box cuts them off.
+    result.
     """
-    before = _part(first, box, height, width)
+    before = part_of(first, box, height, width)
     after = resize_planes(second, *before.shape[-2:])
-    one, other = before, after
-    if weights is not None:
-        meant = _part(weights, box, height, width)
-        one, other = before * meant, after * meant
-    common, either = torch.minimum(one, other).sum(), torch.maximum(one, other).sum()
-    if common < AGREEMENT * either or _doubt(other) > _doubt(one):
+    common, either = torch.minimum(before, after).sum(), torch.maximum(before, after).sum()
+    if common < AGREEMENT * either or _doubt(after) > _doubt(before):
         return None
     settled = 1 - uncertain(before, REACH, (TOLERANCE, 1 - TOLERANCE))
     overruled = settled * ((before - after).abs() > TOLERANCE)
@@ -82,7 +76,7 @@ def _doubt(mask: Tensor) -> Tensor:
     return (mask * (1 - mask)).sum() / mask.sum().clamp(min=1e-6)
 
 
-def _part(mask: Tensor, box: Box, height: int, width: int) -> Tensor:
+def part_of(mask: Tensor, box: Box, height: int, width: int) -> Tensor:
     """Sample the part of the whole photo's mask that lies in the box, at the mask's scale."""
     rows = max(1, round((box.bottom - box.top) * mask.shape[2] / height))
     columns = max(1, round((box.right - box.left) * mask.shape[3] / width))

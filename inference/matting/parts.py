@@ -3,228 +3,306 @@
 Parts are found on the host, on a copy of the mask with at most 256 cells a side. Cells whose highest value is at least
 FOREGROUND are connected where they touch, also at a corner. A soft edge belongs to the part that it is nearest to, along
 values that are not 0; what no such way leads to, as a faint patch, is a part of its own.
+
+Whole parts stay or go. Strokes also change the mask itself, as far as they flood (`flood`), and so do holes that are
+filled. Parts that go take nothing from the others, so they are taken away from the refined alpha; what changes the
+mask is refined as the mask is.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cutout.inference.errors import InvalidOptions
+from cutout.inference.imaging.geometry import Box
 from cutout.inference.imaging.hints import Aim, Spot
+from cutout.inference.imaging.resize import resized_planes
+from cutout.inference.imaging.strokes import Strokes
+from cutout.inference.matting import flood
+from cutout.inference.matting.cells import (
+    CELLS,
+    Cells,
+    Grid,
+    Labels,
+    Values,
+    connected,
+    grown,
+    labelled,
+    spread,
+)
+from cutout.inference.matting.crop_refinement import part_of
+from cutout.inference.matting.flood import Ground
 from cutout.inference.matting.mask import FOREGROUND
 
-CELLS = 256
 # A point means the part that it is on, else the nearest one within this share of the picture's longer side. That of a
 # point to drop is short: a point beside the subject is on the background, which needs no dropping.
 KEEP_REACH, DROP_REACH = 0.05, 0.01
 # A part with less than this share inside of the box goes, if another has more: it is a neighbour that the box touches.
 INSIDE = 0.5
-# A part that has both kinds of points is made thinner by a cell on every side, at most so often, until it falls apart.
-MOST_EROSIONS = 24
-
-Cells = npt.NDArray[np.bool_]
-Labels = npt.NDArray[np.int64]
-Values = npt.NDArray[np.float32]
+# A part that a stroke to drop is on goes as a whole if it reaches at least this share of it, and so does a part that has
+# less than this share of the largest one: a false patch, of whatever colours.
+WHOLE, SMALL = 0.75, 0.5
+# A stroke to keep means the parts that it is on if more than this share of it is on parts; else what is beside them.
+MOSTLY = 0.5
+# It means a part only if at least this share of it is there: it may graze others.
+GRAZED = 0.1
 DROPPED, KEPT = 1, 2
 # How many cells beyond its soft edge a part is taken away with what refinement finds there.
 BEYOND = 3
+# How far beyond what strokes change the refined alpha may change, as a share of all cells a side.
+NEAR = 1 / 64
+# How many cells what is added reaches into the subject beside it, so that no seam is between them.
+OVERLAP = 2
+# The side of the mask of a photo in which the network found no subject.
+EMPTY = 4 * CELLS
+
+
+@dataclass(frozen=True)
+class Change:
+    """What strokes and filled holes change of a mask; each is float32 [1,1,h,w] of 0…1.
+
+    `added` is part of the subject, `removed` is not; `near` is 1 where the refined alpha may change.
+    """
+
+    added: Tensor = field(repr=False)
+    removed: Tensor = field(repr=False)
+    near: Tensor = field(repr=False)
+
+    def of(self, mask: Tensor) -> Tensor:
+        """Return a mask, float [1,1,h,w], with the change."""
+        left = mask * (1 - self.removed)
+        return left + (1 - left) * self.added
+
+    def within(self, box: Box, height: int, width: int, size: int) -> "Change":
+        """Return the part of the change in a box of a photo of this size, float32 [1,1,size,size]."""
+
+        def part(weights: Tensor) -> Tensor:
+            return F.interpolate(part_of(weights, box, height, width), size=(size, size), mode="bilinear")
+
+        return Change(part(self.added), part(self.removed), part(self.near))
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A mask, float32 [1,1,h,w] of 0…1, of the parts that are meant alone.
+    """A mask, float32 [1,1,h,w] of 0…1, of the parts that are meant alone, with their change.
 
     `weights`, of the same shape, are 1 on parts that stay and 0 on parts that go; None if all of them stay.
     """
 
     mask: Tensor = field(repr=False)
     weights: Tensor | None = field(default=None, repr=False)
+    change: Change | None = field(default=None, repr=False)
 
 
-def choose(mask: Tensor, aim: Aim, height: int, width: int) -> Chosen | None:
+def choose(whole: Tensor | None, aim: Aim, rgb: Tensor) -> Chosen | None:
     """Return the parts of a mask that the hints mean; None if none of them stays.
 
-    `mask`, float32 [1,1,h,w] of 0…1, is the network's of a picture of height × width pixels.
+    `whole`, float32 [1,1,h,w], is the network's of a picture, uint8 [H,W,3]; None if it found no subject.
 
     Raises:
-        InvalidOptions: a point to keep is on no part, or a part that cannot be divided has both kinds of points.
+        InvalidOptions: a point to keep is on no part.
 
     """
+    height, width = rgb.shape[:2]
+    mask = torch.zeros(1, 1, EMPTY, EMPTY, device=rgb.device) if whole is None else whole
     side = max(1, -(-max(mask.shape) // CELLS))
     highest = F.max_pool2d(mask, side, ceil_mode=True)
     values: Values = highest[0, 0].cpu().numpy()
     # Shares of the picture in cells. The last row and column of cells may be narrower than the others.
-    grid = _Grid(values.shape, mask.shape[2] / side, mask.shape[3] / side, height, width)
-    staying = _staying(values, aim, grid)
-    if staying is None:
-        return Chosen(mask)
-    if not staying.any():
-        return None
-    weights = torch.from_numpy(staying.astype(np.float32))[None, None].to(mask.device)
-    if side > 1:
-        weights = F.interpolate(weights, scale_factor=side, mode="bilinear", align_corners=False)
-        weights = weights[:, :, : mask.shape[2], : mask.shape[3]]
-    return Chosen(mask * weights, weights)
+    grid = Grid(values.shape, mask.shape[2] / side, mask.shape[3] / side, height, width)
+    picked = _Picked(values, aim, grid, rgb)
+    stays = picked.staying()
+    removed = picked.removed & np.isin(picked.labels, list(stays))
+    shown = picked.strong & np.isin(picked.labels, list(stays)) & ~removed
+    added = picked.added & ~shown
+    if aim.fill_holes and (shown | added).any():
+        lowest: Values = -F.max_pool2d(-mask, side, ceil_mode=True)[0, 0].cpu().numpy()
+        added |= _holes(shown | added, (lowest < FOREGROUND) | ~shown, picked.drop_marks)
+    if not shown.any() and not added.any() and not (aim.keep and stays):
+        return None  # faint patches alone are no subject
+
+    size, device = mask.shape[2:], mask.device
+
+    def enlarged(cells: Cells) -> Tensor:
+        weights = torch.from_numpy(cells.astype(np.float32))[None, None].to(device)
+        if side > 1:
+            weights = F.interpolate(weights, scale_factor=side, mode="bilinear", align_corners=False)
+        return weights[:, :, : size[0], : size[1]]
+
+    weights, change = None, None
+    if stays != picked.parts:
+        weights = enlarged(_weights(picked.labels, values > 0, stays) | added)
+        mask = mask * weights
+    if added.any() or removed.any():
+        near = grown(added | removed, max(1, int(NEAR * max(values.shape))))
+        added |= grown(added, OVERLAP) & shown
+        gone = _with_soft_edge(removed, picked, values > 0)
+        change = Change(enlarged(added), enlarged(gone), enlarged(near))
+        mask = change.of(mask)
+    return Chosen(mask, weights, change)
 
 
-class _Grid:
-    """The cells of a mask: where spots of the picture are on them, and how far apart."""
+class _Picked:
+    """The parts of a mask in cells, [h,w], and what the hints say of each.
 
-    def __init__(self, shape: tuple[int, ...], rows: float, columns: float, height: int, width: int) -> None:
-        self.rows, self.columns = rows, columns
-        # Pixels of the picture a cell, in parts of the picture's longer side.
-        self.down, self.across = height / rows / max(height, width), width / columns / max(height, width)
-        self.shape = shape
+    `labels` numbers the parts; `strong` are cells of at least FOREGROUND; `kept` and `dropped` are parts; `added` and
+    `removed` are what strokes flood to, outside of parts and on parts that stay.
+    """
 
-    def cell(self, spot: Spot) -> tuple[int, int]:
-        """Return the row and the column of a spot, which may lie outside."""
-        return int(spot[1] * self.rows // 1), int(spot[0] * self.columns // 1)
+    def __init__(self, values: Values, aim: Aim, grid: Grid, rgb: Tensor) -> None:
+        self.values, self.aim, self.grid = values, aim, grid
+        self.strong: Cells = values >= FOREGROUND
+        shown: Cells = values > 0
+        labels = spread(labelled(self.strong), shown)
+        faint = labelled(shown & (labels == 0))
+        self.labels: Labels = np.where(faint > 0, faint + labels.max(), labels)
+        self.sizes = np.bincount(self.labels.ravel(), weights=values.ravel())
+        self.parts = set((np.flatnonzero(self.sizes[1:]) + 1).tolist())
+        self.kept, self.dropped = self._kept(), self._dropped()
+        keep, drop = (_marked(one, grid) for one in (aim.keep_strokes, aim.drop_strokes))
+        keep, drop = keep & ~drop, drop & ~keep
+        self.keep_marks, self.drop_marks = keep | grid.at(aim.keep), drop | grid.at(aim.drop)
+        self.added, self.removed = np.zeros_like(shown), np.zeros_like(shown)
+        colours: Values | None = None
+        if keep.any() or drop.any() or self.kept & self.dropped:
+            small = resized_planes(rgb, *values.shape)[0].permute(1, 2, 0) / 255
+            colours = small.cpu().numpy()
+            self._draw(colours, keep, drop)
 
-    def nearest(self, labels: Labels, spot: Spot, reach: float) -> int:
-        """Return the label at a spot, else the nearest one within `reach`, a share of the longer side; 0 if none is."""
-        row, column = self.cell(spot)
-        last_row, last_column = self.shape[0] - 1, self.shape[1] - 1
-        if 0 <= spot[0] <= 1 and 0 <= spot[1] <= 1:  # the right and the lower end belong to the last cell
-            row, column = min(row, last_row), min(column, last_column)
-        if 0 <= row <= last_row and 0 <= column <= last_column and labels[row, column]:
-            return int(labels[row, column])
-        rows, columns = np.nonzero(labels)
-        if not len(rows):
-            return 0
-        distances = np.hypot((rows - row) * self.down, (columns - column) * self.across)
-        closest = int(distances.argmin())
-        if distances[closest] > reach + max(self.down, self.across):
-            return 0
-        return int(labels[rows[closest], columns[closest]])
+    def staying(self) -> set[int]:
+        """Return the parts that stay."""
+        stays = self.kept if self.picks else self.parts - self.dropped
+        if self.aim.box is not None and not self.picks:
+            inside = (self.values * self.grid.inside(self.aim.box)).ravel()
+            within = np.bincount(self.labels.ravel(), weights=inside)
+            stays = {part for part in stays if within[part] >= INSIDE * self.sizes[part]} or stays
+        if self.aim.largest_only and stays:
+            stays = {max(sorted(stays), key=lambda part: float(self.sizes[part]))}
+        return stays
 
-    def inside(self, box: tuple[float, float, float, float]) -> Cells:
-        """Return which cells are inside of a box: left, top, right and bottom, as shares of the picture."""
-        left, top, right, bottom = box
-        down = (np.arange(self.shape[0]) + 0.5) / self.rows
-        across = (np.arange(self.shape[1]) + 0.5) / self.columns
-        return ((down >= top) & (down <= bottom))[:, None] & ((across >= left) & (across <= right))
+    def _kept(self) -> set[int]:
+        kept = set[int]()
+        for number, spot in enumerate(self.aim.keep, 1):
+            label = self.grid.nearest(self.labels, spot, KEEP_REACH)
+            if not label:
+                raise InvalidOptions(
+                    f"No subject was found at point {number} of those to keep, nor near it. Move the point onto the"
+                    " subject, or leave it out."
+                )
+            kept.add(label)
+        self.picks = bool(kept)
+        return kept
+
+    def _dropped(self) -> set[int]:
+        labels = (self.grid.nearest(self.labels, spot, DROP_REACH) for spot in self.aim.drop)
+        return {label for label in labels if label}
+
+    def _draw(self, colours: Values, keep: Cells, drop: Cells) -> None:
+        """Find what the strokes mean: parts that stay or go, and cells beside and on them."""
+        adding = np.zeros_like(keep)
+        pieces = labelled(keep)
+        for piece in np.unique(pieces[keep]):
+            stroke = pieces == piece
+            on = stroke & self.strong
+            if on.sum() > MOSTLY * stroke.sum():
+                counts = np.bincount(self.labels[on])
+                self.kept |= set(np.flatnonzero(counts >= max(1, GRAZED * on.sum())).tolist())
+                self.picks = True
+            else:
+                adding |= stroke
+        if keep.any():
+            ground = Ground(colours, ~self.strong)
+            self.added = flood.flooded(ground, keep, self.drop_marks, adding)
+        for label in sorted(self.parts):
+            part = self.labels == label
+            if label in self.kept or label not in self.dropped:
+                self._cut(label, part, colours, drop)
+
+    def _cut(self, label: int, part: Cells, colours: Values, drop: Cells) -> None:
+        """Take from a part what strokes or points to drop reach, or all of it."""
+        body = part & self.strong
+        drawn = drop & (body if body.any() else part)
+        both = label in self.dropped  # points of both kinds
+        if not drawn.any() and not both:
+            return
+        is_small = self.sizes[label] < SMALL * self.sizes[1:].max()
+        if not body.any() or (is_small and label not in self.kept):
+            self.dropped.add(label)
+            return
+        ground, keep = Ground(colours, body), self.keep_marks & body
+        gone = np.zeros_like(part)
+        if drawn.any():
+            gone |= flood.flooded(ground, drawn, keep, drawn)
+        if both:
+            gone |= self._parted(
+                ground, self._points(self.aim.drop, label), self._points(self.aim.keep, label) | keep
+            )
+        self.dropped.discard(label)
+        if label not in self.kept and gone.sum() >= WHOLE * body.sum():
+            self.dropped.add(label)
+        else:
+            self.removed |= gone
+
+    @staticmethod
+    def _parted(ground: Ground, drop: Cells, keep: Cells) -> Cells:
+        if (drop & keep).any():
+            raise InvalidOptions(
+                "A point to keep is at the same spot as a point to drop, or nearly. Move them apart, or leave one out."
+            )
+        return flood.parted(ground, drop, keep)
+
+    def _points(self, spots: tuple[Spot, ...], label: int) -> Cells:
+        """Return the cells of a part at, or else nearest to, the points that mean it, and those beside them."""
+        rows, columns = np.nonzero((self.labels == label) & self.strong)
+        marked = np.zeros_like(self.strong)
+        for spot in spots:
+            if self.grid.nearest(self.labels, spot, KEEP_REACH) == label:
+                row, column = self.grid.cell(spot)
+                nearest = np.hypot(rows - row, columns - column).argmin()
+                marked[rows[nearest], columns[nearest]] = True
+        beside: Cells = grown(marked) & (self.labels == label) & self.strong
+        return beside
 
 
-def _staying(values: Values, aim: Aim, grid: _Grid) -> Cells | None:
-    """Return which cells stay, if any does; None if all do."""
-    strong: Cells = values >= FOREGROUND
-    shown: Cells = values > 0
-    if not shown.any():
-        return None
-    labels = _spread(_labelled(strong), shown)
-    faint = _labelled(shown & (labels == 0))
-    labels = np.where(faint > 0, faint + labels.max(), labels)
-    labels, kept, dropped = _pointed_at(labels, strong, aim, grid)
+def _marked(strokes: Strokes | None, grid: Grid) -> Cells:
+    """Return the cells that strokes mark: at least half of them, or any of them where the stroke is thinner."""
+    if strokes is None:
+        return np.zeros(grid.shape, np.bool_)
+    shares = strokes.shares(grid.shape[0], grid.shape[1], grid.rows, grid.columns)
+    full: Cells = shares >= 0.5
+    marked: Cells = full | ((shares > 0) & ~grown(full))
+    return marked
 
-    sizes = np.bincount(labels.ravel(), weights=values.ravel())
-    parts = np.flatnonzero(sizes[1:]) + 1
-    stays = kept if aim.keep else set(parts.tolist()) - dropped
-    if aim.box is not None and not aim.keep:
-        within = np.bincount(labels.ravel(), weights=(values * grid.inside(aim.box)).ravel())
-        mostly = {part for part in stays if within[part] >= INSIDE * sizes[part]}
-        stays = mostly or stays
-    if aim.largest_only and stays:
-        stays = {max(sorted(stays), key=lambda part: float(sizes[part]))}
-    if stays == set(parts.tolist()):
-        return None
-    stays_strong = bool(np.isin(labels[strong], list(stays)).any())
-    if not stays or not (stays_strong or aim.keep):  # faint patches alone are no subject
-        return np.zeros_like(shown)
+
+def _holes(subject: Cells, open_cells: Cells, left_open: Cells) -> Cells:
+    """Return the cells of holes that the subject encloses, also of those smaller than a cell.
+
+    `open_cells` have background somewhere; holes that are marked by `left_open` stay.
+    """
+    outside = np.pad(~subject, 1, constant_values=True)
+    rim = np.zeros_like(outside)
+    rim[0] = rim[-1] = rim[:, 0] = rim[:, -1] = True
+    reached = connected(rim, outside)
+    inside = ~grown(reached)[1:-1, 1:-1]
+    holes = inside & open_cells
+    filled: Cells = holes & ~connected(holes & left_open, holes)
+    return filled
+
+
+def _weights(labels: Labels, shown: Cells, stays: set[int]) -> Cells:
+    """Return where parts stay: a few cells further, so that the weights are level wherever an alpha is not 0."""
     states = np.where(labels > 0, np.where(np.isin(labels, list(stays)), KEPT, DROPPED), 0)
-    # A few cells further, so that the weights are level wherever the mask or the refined alpha is not 0.
-    staying: Cells = _spread(states, states == 0, BEYOND) != DROPPED
+    staying: Cells = spread(states, states == 0, BEYOND) != DROPPED
     return staying
 
 
-def _pointed_at(labels: Labels, strong: Cells, aim: Aim, grid: _Grid) -> tuple[Labels, set[int], set[int]]:
-    """Return the labels of the parts, and which of them are at points to keep and at points to drop.
-
-    A part that has both kinds of points is divided; the labels are changed where it is.
-    """
-    kept: dict[int, list[Spot]] = {}
-    for number, spot in enumerate(aim.keep, 1):
-        label = grid.nearest(labels, spot, KEEP_REACH)
-        if not label:
-            raise InvalidOptions(
-                f"No subject was found at point {number} of those to keep, nor near it. Move the point onto the"
-                " subject, or leave it out."
-            )
-        kept.setdefault(label, []).append(spot)
-    dropped: dict[int, list[Spot]] = {}
-    for spot in aim.drop:
-        label = grid.nearest(labels, spot, DROP_REACH)
-        if label:
-            dropped.setdefault(label, []).append(spot)
-    for label in sorted(kept.keys() & dropped.keys()):
-        whole = labels == label
-        pieces = _divided(whole & strong, kept[label], dropped[label], grid)
-        if pieces is None:
-            raise InvalidOptions(
-                "A point to keep and a point to drop are on the same part of the subject, which is not narrow anywhere"
-                " between them. Leave one of them out."
-            )
-        # The piece that stays keeps the label.
-        pieces = _spread(pieces, whole)
-        new = int(labels.max()) + 1
-        labels = np.where(whole & (pieces == DROPPED), new, labels)
-        dropped[new] = dropped.pop(label)
-    return labels, set(kept), set(dropped)
-
-
-def _divided(part: Cells, keep: list[Spot], drop: list[Spot], grid: _Grid) -> Labels | None:
-    """Divide a part at its narrowest place between the points: KEPT and DROPPED; None if no place is narrow."""
-    core = part
-    for _ in range(MOST_EROSIONS):
-        core = core & ~(_highest_around((~core).astype(np.int64)) > 0)
-        labels = _labelled(core)
-        kept = {grid.nearest(labels, spot, 1.0) for spot in keep}
-        dropped = {grid.nearest(labels, spot, 1.0) for spot in drop}
-        if 0 in kept:  # nothing is left
-            return None
-        if not kept & dropped:
-            seeds = np.where(np.isin(labels, list(kept)), KEPT, 0)
-            seeds = np.where(np.isin(labels, list(dropped)), DROPPED, seeds)
-            return _spread(seeds, part)
-    return None
-
-
-def _labelled(marked: Cells) -> Labels:
-    """Number the connected regions of marked cells, [h,w]: 0 where a cell is not marked, else a number above 0."""
-    labels = np.where(marked, np.arange(1, marked.size + 1).reshape(marked.shape), 0)
-    while True:
-        # Each region takes the highest number that any of its cells is next to, and follows that one's own.
-        highest = np.arange(marked.size + 1)
-        np.maximum.at(highest, labels[marked], _highest_around(labels)[marked])
-        further = highest[highest]
-        while (further != highest).any():
-            highest, further = further, further[further]
-        joined = highest[labels]
-        if (joined == labels).all():
-            return joined
-        labels = joined
-
-
-def _spread(labels: Labels, within: Cells, most: int = 2 * CELLS) -> Labels:
-    """Let labels grow over cells without one, a cell at a time, `most` times and as far as they are connected `within`."""
-    for _ in range(most):
-        free = within & (labels == 0)
-        grown = np.where(free, _highest_around(labels), labels)
-        if not free.any() or (grown == labels).all():
-            break
-        labels = grown
-    return labels
-
-
-def _highest_around(labels: Labels) -> Labels:
-    """Return for each cell the highest number among it and its eight neighbours."""
-    rows = labels.copy()
-    np.maximum(rows[1:], labels[:-1], out=rows[1:])
-    np.maximum(rows[:-1], labels[1:], out=rows[:-1])
-    both = rows.copy()
-    np.maximum(both[:, 1:], rows[:, :-1], out=both[:, 1:])
-    np.maximum(both[:, :-1], rows[:, 1:], out=both[:, :-1])
-    return both
+def _with_soft_edge(removed: Cells, picked: "_Picked", shown: Cells) -> Cells:
+    """Return what is removed of parts, with its soft edge."""
+    states = np.where(picked.strong, KEPT, 0)
+    states[removed] = DROPPED
+    states = spread(states, shown & (states == 0))
+    gone: Cells = spread(states, states == 0, BEYOND) == DROPPED
+    return gone

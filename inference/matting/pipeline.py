@@ -47,8 +47,11 @@ def cut_out(
     """Cut the subject out of a photo, uint8 [H,W,3], on the photo's device.
 
     `own_alpha`, uint8 [H,W], is the photo's own transparency; the resulting alpha is multiplied by it. Without
-    `colours` only the alpha is computed, and the photo's colours are returned unchanged. `aim` says which parts of the
-    network's mask are meant; without it, all are.
+    `colours` only the alpha is computed, and the photo's colours are returned unchanged. `aim` says what of the
+    network's mask is meant; without it, all is.
+
+    `look` is called for the photo first, then at most once more, for a crop of it. `aim` changes neither, so the same
+    masks give the same result under any other hints.
 
     Raises:
         InvalidOptions: the parts of this photo cannot be told apart as `aim` asks.
@@ -56,25 +59,18 @@ def cut_out(
     """
     height, width = rgb.shape[:2]
     whole = look(rgb)
-    chosen = None
-    if whole is not None:
-        chosen = parts.Chosen(whole) if aim is None else parts.choose(whole, aim, height, width)
-    if whole is None or chosen is None:
+    seen = None if whole is None else _Seen(rgb, whole, recipe, look)
+    chosen = None if whole is None else parts.Chosen(whole)
+    if aim is not None and (whole is not None or aim.keep_strokes is not None):
+        chosen = parts.choose(whole, aim, rgb)
+    if chosen is None:
         return Matte(rgb, rgb.new_zeros(height, width), no_foreground=True)
-    mask, weights = chosen.mask, chosen.weights
-    uncertainty = uncertainty_of(mask)
+    uncertainty = uncertainty_of(chosen.mask)
     if recipe.refines:
-        # Of all parts: how wide the lens makes an edge is found on all of them.
-        alpha, coverage = refinement.refine(rgb, whole)
-        if recipe.looks_twice:
-            _look_again(rgb, whole, chosen, alpha, coverage, look)
-        if weights is not None:
-            shares = enlarge(weights, height, width)
-            alpha.mul_(shares)
-            coverage.mul_(shares >= 0.5)
+        alpha, coverage = _refined(rgb, seen, chosen)
         levels = to_levels(alpha)
     else:
-        levels = coverage = to_levels(enlarge(mask, height, width))
+        levels = coverage = to_levels(enlarge(chosen.mask, height, width))
     cleaned = refinement.clean_colours(rgb, coverage) if recipe.cleans and colours else rgb
     if own_alpha is not None:
         levels = to_levels(levels.float() * own_alpha / 255**2)
@@ -92,21 +88,70 @@ def run_recipes(recipes: Iterable[Recipe], device: torch.device) -> None:
             compose(scene, options, DEFAULT_SIZES, lambda lines: lines.cpu().numpy())
 
 
-def _look_again(
-    rgb: Tensor, mask: Tensor, chosen: parts.Chosen, alpha: Tensor, coverage: Tensor, look: Look
-) -> None:
-    """Replace a part of `alpha` and `coverage`, in place, with that of a second look at what is chosen, if it is reliable.
+class _Seen:
+    """What the network saw in a photo: its mask, and in a crop of it, if it looked twice and is to be trusted there.
 
-    Both have all subjects of the mask, also those that are not chosen.
+    `alpha`, float32 [H,W], and `coverage`, uint8 [H,W], are refined, with all parts that the network marked: how wide
+    the lens makes an edge is found on all of them.
     """
+
+    def __init__(self, rgb: Tensor, whole: Tensor, recipe: Recipe, look: Look) -> None:
+        self._rgb, self._whole = rgb, whole
+        self._box: Box | None = None
+        self._merged: Tensor | None = None
+        if not recipe.refines:
+            return
+        self.alpha, self.coverage = refinement.refine(rgb, whole)
+        if recipe.looks_twice:
+            self._look_again(look)
+
+    def _look_again(self, look: Look) -> None:
+        height, width = self._rgb.shape[:2]
+        box = crop_refinement.box_around(self._whole, height, width)
+        if box is None:
+            return
+        second = look(self._part(box))
+        if second is None:
+            return
+        self._merged = crop_refinement.merge(self._whole, second, box, height, width)
+        self._box = box
+        self._refine_crop(self.alpha, self.coverage, self._merged)
+
+    def changed(self, change: parts.Change) -> tuple[Tensor, Tensor]:
+        """Return alpha and coverage of the masks with a change, refined."""
+        height, width = self._rgb.shape[:2]
+        alpha, coverage = refinement.refine(self._rgb, change.of(self._whole))
+        if self._merged is not None and self._box is not None:
+            part = change.within(self._box, height, width, self._merged.shape[-1])
+            self._refine_crop(alpha, coverage, part.of(self._merged))
+        return alpha, coverage
+
+    def _refine_crop(self, alpha: Tensor, coverage: Tensor, mask: Tensor | None) -> None:
+        """Replace a part of `alpha` and `coverage`, in place, with that of the crop's mask, if there is one."""
+        box = self._box
+        if mask is not None and box is not None:
+            alpha[box.rows, box.columns], coverage[box.rows, box.columns] = refinement.refine(
+                self._part(box), mask
+            )
+
+    def _part(self, box: Box) -> Tensor:
+        return self._rgb[box.rows, box.columns].contiguous()
+
+
+def _refined(rgb: Tensor, seen: _Seen | None, chosen: parts.Chosen) -> tuple[Tensor, Tensor]:
+    """Return alpha and coverage of what is chosen. What the hints change is refined too, and near it alone."""
     height, width = rgb.shape[:2]
-    box = crop_refinement.box_around(chosen.mask, height, width)
-    if box is None:
-        return
-    part = rgb[box.rows, box.columns].contiguous()
-    second = look(part)
-    if second is None:
-        return
-    merged = crop_refinement.merge(mask, second, box, height, width, chosen.weights)
-    if merged is not None:
-        alpha[box.rows, box.columns], coverage[box.rows, box.columns] = refinement.refine(part, merged)
+    change = chosen.change
+    if seen is None:  # all there is comes from strokes
+        return refinement.refine(rgb, chosen.mask)
+    alpha, coverage = seen.alpha, seen.coverage
+    if change is not None:
+        other, other_coverage = seen.changed(change)
+        near = enlarge(change.near, height, width)
+        alpha = torch.lerp(alpha, other, near)
+        coverage = torch.where(near >= 0.5, other_coverage, coverage)
+    if chosen.weights is not None:
+        shares = enlarge(chosen.weights, height, width)
+        alpha.mul_(shares)
+        coverage.mul_(shares >= 0.5)
+    return alpha, coverage

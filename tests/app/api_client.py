@@ -23,7 +23,8 @@ from cutout.app.config.settings import Settings
 from cutout.app.db.session import Database
 from cutout.app.http.state import AppState, state_of
 from cutout.app.removals.executors import LocalExecutor
-from cutout.app.removals.service import RemovalContext, request_of, reserve_job
+from cutout.app.removals.request import RemovalContext, request_of
+from cutout.app.removals.service import reserve_job
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.engine import Engine
 from cutout.inference.limits import Limits
@@ -114,6 +115,7 @@ def service_settings(database_url: str, folder: Path, **others: object) -> Setti
             "data_dir": folder,
             "max_upload_mb": 1,
             "remove_per_minute": 0,
+            "refine_per_minute": 0,
             "reads_per_minute": 0,
             **others,
         }

@@ -61,7 +61,8 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
     storage = FailsAtFirst(tmp_path)
     storage.put("results/old.png", b"old")
     storage.put("uploads/nobodys", b"old")
-    for old in ("results/old.png", "uploads/nobodys"):
+    storage.put("originals/old", b"old")
+    for old in ("results/old.png", "uploads/nobodys", "originals/old"):
         os.utime(tmp_path / old, (0, 0))
     place = place_of(database, tmp_path, FakeRunner(), lease=-1)
     with database.begin() as session:
@@ -88,7 +89,8 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
         ):
             async with asyncio.timeout(PATIENCE):
                 while any(
-                    storage.list_older_than(timedelta(days=1), folder) for folder in ("results/", "uploads/")
+                    storage.list_older_than(timedelta(days=1), folder)
+                    for folder in ("results/", "uploads/", "originals/")
                 ) or database.run_read_only(left) != ({Status.FAILED}, ["new"]):
                     await asyncio.sleep(0.01)
 

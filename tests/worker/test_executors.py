@@ -20,11 +20,13 @@ from cutout.app.jobs import leases
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.model_status import served_by
+from cutout.app.jobs.originals import ORIGINALS
 from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
 from cutout.app.removals import service as removals
 from cutout.app.removals.executors import QueueExecutor
 from cutout.app.removals.idempotency import KeyUsed
-from cutout.app.removals.service import RemovalContext
+from cutout.app.removals.refining import find_original
+from cutout.app.removals.request import RemovalContext
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.errors import DeadlineExceeded, ModelUnavailable, Overloaded
 from cutout.inference.imaging.backgrounds import Picture
@@ -37,7 +39,7 @@ from cutout.worker import tasks as worker_jobs
 from cutout.worker.context import WorkerContext
 from tests.app.api_client import reserved
 from tests.app.databases import new_user, on_both
-from tests.fakes import PATIENCE, FakeRunner, files_below, open_picture, photo_bytes, wait_until
+from tests.fakes import PATIENCE, FakeRunner, files_below, open_picture, photo_bytes, stroke_mask, wait_until
 from tests.worker.worker_fixtures import context_of
 
 pytestmark = pytest.mark.slow
@@ -113,7 +115,7 @@ def test_a_worker_makes_it_and_its_caller_gets_it(
 def test_a_worker_lays_the_picture_out_as_asked(
     database: Database, storage: LocalStorage, queue: Queue, redis_url: str
 ) -> None:
-    """Options go through the job's row; the picture for the background goes through the storage and is deleted there."""
+    """Options go through the job's row; their pictures go through the storage and are deleted there."""
     user, place = funded(database), place_of(database, storage, queue)
     behind = photo_bytes(30, 60, seed=5)
     options = Options(
@@ -123,25 +125,56 @@ def test_a_worker_lays_the_picture_out_as_asked(
         shadow=0.4,
         quality=100,
         hints=Hints(
-            box=parse_region("1px 0 100% 100%"), keep=parse_points("50% 50%"), drop=parse_points("0 0, 1% 2")
+            box=parse_region("1px 0 100% 100%"),
+            keep=parse_points("50% 50%"),
+            drop=parse_points("0 0, 1% 2"),
+            keep_mask=Picture.of(stroke_mask(40, 40, 60, 60)),
+            drop_mask=Picture.of(stroke_mask(50, 65, 60, 75)),
+            fill_holes=True,
         ),
     )
     with context_of(database, storage, redis_url) as context, working(context):
         job, picture = asyncio.run(removals.remove_one(place, user.id, photo_bytes(), options))
         here = context.engine.remove(photo_bytes(), options)
+        without = context.engine.remove(photo_bytes(), replace(options, hints=Hints()))
         with pytest.raises(JobFailedError, match="picture for the background") as damaged:
             asyncio.run(
                 removals.remove_one(
                     place, user.id, photo_bytes(), Options(background=Picture.of(behind[:-400]))
                 )
             )
-    assert picture == here.data
+    assert picture == here.data != without.data
     assert (job.format, job.width, job.height) == ("jpg", 90, 70)
     assert here.subject is not None
     assert job.subject == asdict(here.subject)
     assert damaged.value.code == "INVALID_BACKGROUND"
     assert balance(database, user) == 97
     assert uploads(storage) == []
+
+
+@on_both
+def test_a_worker_refines_a_result_without_its_network(
+    database: Database, storage: LocalStorage, queue: Queue, redis_url: str
+) -> None:
+    user, place, runs = funded(database), place_of(database, storage, queue), []
+    runner = FakeRunner(before=lambda: runs.append(1))
+    tier, drop = Options(Tier.PROFESSIONAL), Hints(drop=parse_points("50% 50%"))
+    working_here = context_of(database, storage, redis_url, runner, keep_photos=True)
+    with working_here as context, working(context):
+        first, made = asyncio.run(removals.remove_one(place, user.id, photo_bytes(), tier))
+        original = asyncio.run(find_original(database, storage, user.id, first.id, timedelta(days=1)))
+        again, same = asyncio.run(removals.remove_one(place, user.id, original, original.options))
+        assert len(runs) == 1
+        dropping = replace(tier, hints=drop)
+        job, picture = asyncio.run(removals.remove_one(place, user.id, original, dropping))
+        assert len(runs) == 1
+        assert picture == context.engine.remove(photo_bytes(), dropping).data
+    assert (same, again.refined_from, again.backend) == (made, first.id, "fake")
+    assert job.no_foreground
+    assert balance(database, user) == 85
+    assert uploads(storage) == []
+    # Refinements keep nothing of their own.
+    assert [file.name for file in files_below(storage.root / ORIGINALS)] == [str(first.id)]
 
 
 @on_both

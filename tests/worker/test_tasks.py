@@ -1,5 +1,6 @@
 """Batches from submission to end, with a worker in this process."""
 
+import asyncio
 import itertools
 import threading
 import zipfile
@@ -16,6 +17,8 @@ from cutout.app.db.tables import Batch, Delivery, Job, LedgerEntry, Movement, St
 from cutout.app.jobs import leases
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Line
+from cutout.app.jobs.originals import ORIGINALS
+from cutout.app.removals.refining import CannotRefine, find_original
 from cutout.app.storage.base import StorageError
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.errors import Overloaded
@@ -23,7 +26,7 @@ from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 from cutout.worker.tasks import process_claim, process_line
 from tests.app.databases import on_both
-from tests.fakes import FakeRunner, photo_bytes, thin_picture
+from tests.fakes import FakeRunner, files_below, photo_bytes, thin_picture
 from tests.worker.worker_fixtures import context_of, small_photos, submitted, work_off
 
 pytestmark = pytest.mark.slow
@@ -79,6 +82,22 @@ def test_a_batch_is_done_packed_and_charged(database: Database, storage: LocalSt
     assert [file for file in (storage.root / "uploads").rglob("*") if file.is_file()] == []
     with database.begin() as session:
         assert {one.target for one in session.scalars(select(Delivery))} == {"https://example.com/", "a@b.c"}
+
+
+def test_a_batchs_photos_can_be_refined(database: Database, storage: LocalStorage) -> None:
+    batch = submitted(database, storage, [*small_photos(2), b"no picture"])
+    with context_of(database, storage, keep_photos=True) as context:
+        work_off(context)
+        _, photos = look(database, batch)
+        for photo in photos[:2]:
+            original = asyncio.run(
+                find_original(database, storage, batch.user_id, photo.id, timedelta(days=1))
+            )
+            made = context.engine.submit(original.photo, original.options).result()
+            assert made.data == storage.get(jobs.result_key_of(photo))
+        with pytest.raises(CannotRefine):
+            asyncio.run(find_original(database, storage, batch.user_id, photos[2].id, timedelta(days=1)))
+    assert len(files_below(storage.root / ORIGINALS)) == 2
 
 
 @on_both

@@ -53,10 +53,14 @@ def context_of(
     runner: FakeRunner | None = None,
     lease: float = UNRENEWED_SECONDS,
     engine: Engine | None = None,
+    *,
+    keep_photos: bool = False,
 ) -> Iterator[WorkerContext]:
     """Create a worker in this process, on a fake network or on the given engine."""
     engine = engine or fake_engine(runner, Limits(threads=4, waiting=1000))
-    context = WorkerContext(engine, storage, database, Queue(url), timedelta(seconds=lease))
+    context = WorkerContext(
+        engine, storage, database, Queue(url), timedelta(seconds=lease), keep_photos=keep_photos
+    )
     try:
         yield context
     finally:

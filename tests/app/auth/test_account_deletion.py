@@ -189,7 +189,7 @@ def fill(shop: ApiClient, storage: LocalStorage, subject: str) -> uuid.UUID:
 
 def files_in(storage: LocalStorage) -> Sequence[str]:
     found = [file.relative_to(storage.root).as_posix() for file in storage.root.rglob("*") if file.is_file()]
-    return [name for name in found if name.startswith(("results/", "uploads/"))]
+    return [name for name in found if name.startswith(("results/", "uploads/", "originals/"))]
 
 
 @on_both
@@ -197,7 +197,7 @@ def test_a_deleted_user_leaves_only_a_ledger_without_a_name(shop: ApiClient, tmp
     storage = LocalStorage(tmp_path / "data")
     anna = fill(shop, storage, "anna")
     kept = set(files_in(storage))
-    assert len(kept) == 8
+    assert len(kept) == 9
     ben = fill(shop, storage, "ben")
     bens = set(files_in(storage)) - kept
     with shop.database.begin() as session:

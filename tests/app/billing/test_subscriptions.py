@@ -24,7 +24,7 @@ from cutout.app.db.tables import Job, PaidBy, Status, Subscription, Subscription
 from cutout.app.jobs import completion
 from cutout.app.removals import lost_jobs
 from cutout.app.removals import service as removals
-from cutout.app.removals.service import RemovalContext
+from cutout.app.removals.request import RemovalContext
 from cutout.inference.cutout import Cutout
 from cutout.inference.errors import UnsupportedFormat
 from cutout.inference.imaging.encode import Format

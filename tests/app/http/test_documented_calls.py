@@ -19,6 +19,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
+from PIL import Image
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cutout.app.app import create_app
@@ -108,6 +109,9 @@ def folder(tmp_path: Path) -> Path:
     folder.mkdir()
     for name in ("photo.jpg", "another.jpg"):
         (folder / name).write_bytes(photo_bytes(file_format="JPEG"))
+    strokes = Image.new("L", (40, 30))
+    strokes.paste(255, (18, 12, 22, 16))
+    strokes.save(folder / "strokes.png")
     return folder
 
 

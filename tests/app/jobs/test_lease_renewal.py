@@ -17,10 +17,10 @@ from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status, User, now
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.lease_renewal import renewing
-from cutout.app.removals import lost_jobs
+from cutout.app.removals import lost_jobs, request
 from cutout.app.removals import service as removals
 from cutout.app.removals.idempotency import KeyInWork
-from cutout.app.removals.service import RemovalContext
+from cutout.app.removals.request import RemovalContext
 from cutout.inference.errors import NetworkFailed
 from cutout.inference.options import Options
 from tests.app.api_client import ANNA, ApiClient, engine_of, place_of, reserved
@@ -63,7 +63,7 @@ def balance(database: Database, user: User) -> int:
 def test_a_repetition_while_the_first_is_in_work_is_told_so(
     shop: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(removals, "PATIENCE", NO_WAIT)
+    monkeypatch.setattr(request, "PATIENCE", NO_WAIT)
     shop.fund("anna", 50)
     started, go_on = threading.Event(), threading.Event()
 

@@ -7,10 +7,15 @@ import torch
 
 from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging.hints import Aim
-from cutout.inference.matting import parts
-from cutout.inference.matting.parts import Chosen, choose
+from cutout.inference.matting import cells, parts
+from cutout.inference.matting.parts import Chosen
 
 LEFT, RIGHT = (0.25, 0.5), (0.75, 0.5)
+
+
+def choose(mask: torch.Tensor, aim: Aim, height: int, width: int) -> Chosen | None:
+    """Choose in a grey picture of this size."""
+    return parts.choose(mask, aim, torch.full((height, width, 3), 90, dtype=torch.uint8))
 
 
 def flooded(marked: npt.NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
@@ -43,7 +48,7 @@ def spiral(side: int) -> npt.NDArray[np.bool_]:
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.4, 0.9, 1.0])
 def test_regions_are_those_that_a_flood_finds(share: float) -> None:
     marked = np.random.default_rng(1).random((40, 61)) < share
-    labels = parts._labelled(marked)
+    labels = cells.labelled(marked)
     np.testing.assert_array_equal(labels > 0, marked)
     regions = flooded(marked)
     found = [{int(labels[cell]) for cell in region} for region in regions]
@@ -53,7 +58,7 @@ def test_regions_are_those_that_a_flood_finds(share: float) -> None:
 
 def test_a_long_way_is_one_region() -> None:
     marked = spiral(64)
-    assert len(flooded(marked)) == len(np.unique(parts._labelled(marked))) - 1 == 1
+    assert len(flooded(marked)) == len(np.unique(cells.labelled(marked))) - 1 == 1
 
 
 @pytest.mark.parametrize("size", [(200, 256), (512, 512), (700, 300), (1030, 1030)])

@@ -1,0 +1,203 @@
+"""Refining a result: other hints, the same masks, no network, and no second bill on the same day."""
+
+import io
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from PIL import Image
+from sqlalchemy import update
+
+from cutout.app.db.tables import Job, now
+from cutout.app.jobs.originals import ORIGINALS
+from tests.app.api_client import ANNA, API, BEN, ApiClient, opened_shop
+from tests.app.databases import on_both
+from tests.app.http.test_api import problem
+from tests.fakes import photo_bytes
+
+PHOTO = photo_bytes(120, 90)
+# Nothing of the fake network's disc is left.
+DROP = {"drop": "50% 50%"}
+
+
+@pytest.fixture
+def rich(shop: ApiClient) -> ApiClient:
+    shop.fund("anna", 100)
+    return shop
+
+
+def refine(shop: ApiClient, job: dict[str, Any], who: dict[str, str] = ANNA, **body: Any) -> httpx2.Response:
+    """Send a refinement; `body` is what httpx takes: data, files or json."""
+    answer: httpx2.Response = shop.client.post(f"{API}/jobs/{job['jobId']}/refine", headers=who, **body)
+    return answer
+
+
+def refined(shop: ApiClient, job: dict[str, Any], **fields: str) -> dict[str, Any]:
+    made: dict[str, Any] = refine(shop, job, data=fields).raise_for_status().json()
+    return made
+
+
+def removed(shop: ApiClient, **fields: str) -> dict[str, Any]:
+    made: dict[str, Any] = shop.remove(ANNA, PHOTO, **fields).raise_for_status().json()
+    return made
+
+
+def picture_of(shop: ApiClient, job: dict[str, Any]) -> bytes:
+    data: bytes = shop.get(job["resultUrl"], {}).raise_for_status().content
+    return data
+
+
+def without_network(shop: ApiClient) -> None:
+    def run() -> None:
+        raise AssertionError("the network ran")
+
+    shop.runner.before = run
+
+
+@on_both
+def test_a_refined_result_is_what_a_fresh_run_would_give(rich: ApiClient) -> None:
+    first = removed(rich, tier="professional", trim="true", margin="5px")
+    fresh = removed(rich, tier="professional", trim="true", margin="5px", format="webp", **DROP)
+    without_network(rich)
+    before = picture_of(rich, first)
+    again = refined(rich, first, format="webp", **DROP)
+    assert picture_of(rich, again) == picture_of(rich, fresh)
+    assert again["noForeground"]
+    assert (again["refinedFrom"], again["tier"], again["format"]) == (first["jobId"], "professional", "webp")
+    assert (again["model"], again["backend"]) == (first["model"], first["backend"])
+    assert (again["credits"], again["paidBy"]) == (0, "free")
+    assert picture_of(rich, refined(rich, first)) == before == picture_of(rich, first)
+    assert rich.balance(ANNA) == 100 - 2 * 15
+    # A refinement of a refinement is one of the first result; hints that are not sent again are gone.
+    back = refined(rich, again)
+    assert (back["refinedFrom"], picture_of(rich, back)) == (first["jobId"], before)
+
+
+def test_strokes_and_a_background_come_as_files(rich: ApiClient) -> None:
+    first = removed(rich)
+    without_network(rich)
+    strokes, behind = io.BytesIO(), photo_bytes(20, 20, seed=3)
+    Image.new("L", (8, 8), 255).save(strokes, "PNG")
+    files = {"dropMask": ("strokes.png", strokes.getvalue()), "backgroundImage": ("behind.png", behind)}
+    again = refine(rich, first, files=files).raise_for_status().json()
+    fresh = rich.client.post(f"{API}/remove", headers=ANNA, files=files | {"image": ("a.png", PHOTO)})
+    assert fresh.status_code == 500  # the network would have run
+    rich.runner.before = lambda: None
+    fresh = rich.client.post(f"{API}/remove", headers=ANNA, files=files | {"image": ("a.png", PHOTO)})
+    assert picture_of(rich, again) == picture_of(rich, fresh.json())
+    # The picture behind is not kept.
+    told = problem(refine(rich, again | {"jobId": fresh.json()["jobId"]}), 400, "INVALID_INPUT")
+    assert "backgroundImage" in told["detail"]
+    assert refine(rich, fresh.json(), data={"background": "none"}).status_code == 200
+
+
+def test_the_answer_is_the_picture_where_accept_asks(rich: ApiClient) -> None:
+    first = removed(rich)
+    answer = refine(rich, first, ANNA | {"Accept": "image/webp"}, json={"maskOnly": True})
+    assert answer.headers["content-type"] == "image/webp"
+    assert Image.open(io.BytesIO(answer.content)).size == (120, 90)
+    assert answer.headers["x-cutout-model"] == "isnet-general"
+    as_mask = refine(rich, first, data={"format": "mask"}).raise_for_status().json()
+    assert Image.open(io.BytesIO(picture_of(rich, as_mask))).mode == "L"
+
+
+def test_what_the_network_was_shown_cannot_change(rich: ApiClient) -> None:
+    first = removed(rich)
+    for name, value in {"tier": "basic", "box": "0 0 50% 50%", "maxMegapixels": "1", "canvas": "9x9"}.items():
+        told = problem(refine(rich, first, data={name: value}), 400, "INVALID_INPUT")
+        assert told["detail"].startswith(f"{name}: this stays")
+    problem(refine(rich, first, data={"keep": "0 0"}), 400, "INVALID_INPUT")  # on no subject
+    problem(refine(rich, first, data={"colour": "red"}), 400, "INVALID_INPUT")
+    told = problem(refine(rich, first, files={"image": ("a.png", PHOTO)}), 400, "INVALID_INPUT")
+    assert told["detail"].startswith("image: the photo is that of the first removal")
+    assert rich.balance(ANNA) == 97
+
+
+def test_hints_within_a_box_hold_as_in_a_fresh_run(rich: ApiClient) -> None:
+    box = {"box": "10% 10% 90% 90%"}
+    first, fresh = removed(rich, **box), removed(rich, **box, **DROP)
+    without_network(rich)
+    assert picture_of(rich, refined(rich, first, **DROP)) == picture_of(rich, fresh)
+
+
+@on_both
+def test_later_a_refinement_has_the_price_of_its_tier(rich: ApiClient) -> None:
+    first = removed(rich, tier="standard")
+    with rich.database.begin() as session:
+        session.execute(update(Job).values(finished_at=now() - timedelta(hours=25)))
+    assert rich.balance(ANNA) == 92
+    again = refined(rich, first, **DROP)
+    assert (again["credits"], again["paidBy"]) == (8, "credits")
+    problem(refine(rich, first, data={"keep": "0 0"}), 400, "INVALID_INPUT")
+    assert rich.balance(ANNA) == 84
+    stats = rich.get(f"{API}/stats", ANNA).json()
+    assert stats["tiers"]["standard"]["removals"] == 2
+
+
+def test_a_free_refinement_counts_as_no_removal(rich: ApiClient) -> None:
+    refined(rich, removed(rich))
+    assert rich.get(f"{API}/stats", ANNA).json()["tiers"]["basic"]["removals"] == 1
+
+
+@on_both
+def test_only_its_owner_can_refine_a_result(rich: ApiClient) -> None:
+    first = removed(rich)
+    problem(refine(rich, first, BEN), 404, "NOT_FOUND")
+    problem(refine(rich, {"jobId": "0b9c7a3e-0000-4000-8000-000000000000"}), 404, "NOT_FOUND")
+    problem(refine(rich, {"jobId": "no-id"}), 400, "INVALID_INPUT")
+    problem(refine(rich, first, {}), 401, "UNAUTHENTICATED")
+
+
+def test_what_has_no_result_or_no_photo_cannot_be_refined(rich: ApiClient, tmp_path: Path) -> None:
+    first = removed(rich)
+    problem(rich.remove(ANNA, b"no picture"), 415, "UNSUPPORTED_FORMAT")
+    (failed,) = rich.get(f"{API}/jobs?status=failed", ANNA).json()["jobs"]
+    assert "no result" in problem(refine(rich, failed), 409, "CONFLICT")["detail"]
+    (kept,) = (tmp_path / "data" / ORIGINALS).iterdir()
+    kept.write_bytes(b"damaged")
+    assert "Send the photo again" in problem(refine(rich, first), 409, "CONFLICT")["detail"]
+    kept.unlink()
+    assert "Send it again" in problem(refine(rich, first), 409, "CONFLICT")["detail"]
+    assert rich.balance(ANNA) == 97
+
+
+def test_an_operator_may_keep_no_photos(database: Any, tmp_path: Path) -> None:
+    with opened_shop(database, tmp_path, keep_photos=False) as shop:
+        shop.fund("anna", 100)
+        problem(refine(shop, removed(shop)), 409, "CONFLICT")
+        assert not (tmp_path / "data" / ORIGINALS).exists()
+
+
+def test_a_photo_that_cannot_be_kept_is_no_failure(rich: ApiClient, tmp_path: Path) -> None:
+    blocking = tmp_path / "data" / ORIGINALS.strip("/")
+    blocking.write_bytes(b"a file where a folder should be")
+    first = removed(rich)
+    assert first["status"] == "completed"
+    blocking.unlink()
+    problem(refine(rich, first), 409, "CONFLICT")
+
+
+def test_the_same_key_is_one_refinement(rich: ApiClient) -> None:
+    first = removed(rich)
+    keyed = ANNA | {"Idempotency-Key": "correction-1"}
+    one, two = (refine(rich, first, keyed, data=DROP).raise_for_status().json() for _ in range(2))
+    assert one["jobId"] == two["jobId"]
+    problem(refine(rich, first, keyed), 409, "CONFLICT")
+    problem(refine(rich, removed(rich), keyed, data=DROP), 409, "CONFLICT")
+
+
+def test_refinements_have_a_limit_of_their_own(database: Any, tmp_path: Path) -> None:
+    with opened_shop(database, tmp_path, refine_per_minute=2, remove_per_minute=1) as shop:
+        shop.fund("anna", 100)
+        first = removed(shop)
+        answers = [refine(shop, first) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert "refinements" in answers[2].json()["detail"]
+
+
+def test_a_kept_photo_is_the_services_alone(rich: ApiClient, tmp_path: Path) -> None:
+    removed(rich)
+    (kept,) = (tmp_path / "data" / ORIGINALS).iterdir()
+    assert kept.stat().st_mode & 0o077 == 0
