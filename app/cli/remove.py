@@ -127,19 +127,20 @@ def remove(
         require_subject=require_subject,
         max_megapixels=max_megapixels,
     )
-    _remove_with(values, preset, load_settings(device=device), sources, out, overwrite=overwrite, watch=watch)
+    _remove_with(values, preset, device, sources, out, overwrite=overwrite, watch=watch)
 
 
 def _remove_with(
     values: OptionValues,
     preset: str | None,
-    settings: Settings,
+    device: str | None,
     sources: list[str],
     out: str,
     *,
     overwrite: bool,
     watch: bool,
 ) -> None:
+    settings = load_settings(device=device)
     values = replace(values, preset=preset)
     options = load_presets(settings.presets).options(values, flag_of, settings.limits.sizes)
     _remove_all(settings, sources, out, options, overwrite=overwrite, watch=watch)
