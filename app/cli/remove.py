@@ -2,10 +2,10 @@
 
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from cutout.inference.engine import Engine
 
 PIPE = "-"
+PICTURES = ("background_image", "keep_mask", "drop_mask")
 WATCH_EVERY_SECONDS = 1.0
 UNSURE = "The subject's outline is uncertain, or it is very small or large. Have a look at the result."
 
@@ -99,51 +100,19 @@ def remove(
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:
     """Remove the background of photos. A second run processes only photos that are missing or have changed."""
-    values = OptionValues(
-        tier=tier.value,
-        format=format_of(Path(out), file_format),
-        mask_only=mask_only,
-        background=background,
-        background_image=read_picture("--background-image", background_image),
-        quality=quality,
-        trim=trim,
-        margin=margin,
-        scale=scale,
-        position=position,
-        canvas=canvas,
-        roi=roi,
-        box=box,
-        keep=keep,
-        drop=drop,
-        largest_only=largest_only,
-        keep_mask=read_picture("--keep-mask", keep_mask),
-        drop_mask=read_picture("--drop-mask", drop_mask),
-        holes=holes,
-        min_coverage=min_coverage,
-        shadow=shadow,
-        shadow_opacity=shadow_opacity,
-        keep_shadow=keep_shadow,
-        keep_profile=keep_profile,
-        require_subject=require_subject,
-        max_megapixels=max_megapixels,
-    )
-    _remove_with(values, preset, device, sources, out, overwrite=overwrite, watch=watch)
-
-
-def _remove_with(
-    values: OptionValues,
-    preset: str | None,
-    device: str | None,
-    sources: list[str],
-    out: str,
-    *,
-    overwrite: bool,
-    watch: bool,
-) -> None:
+    values = _values(locals())
     settings = load_settings(device=device)
-    values = replace(values, preset=preset)
     options = load_presets(settings.presets).options(values, flag_of, settings.limits.sizes)
     _remove_all(settings, sources, out, options, overwrite=overwrite, watch=watch)
+
+
+def _values(given: dict[str, Any]) -> OptionValues:
+    """Return the option values among the arguments of `remove`, which are called as they are."""
+    known = {field.name for field in fields(OptionValues)}
+    texts = {name: value for name, value in given.items() if name in known}
+    pictures = {name: read_picture(flag_of(name), given[name]) for name in PICTURES}
+    about = {"tier": given["tier"].value, "format": format_of(Path(given["out"]), given["file_format"])}
+    return OptionValues(**texts | pictures | about)
 
 
 def _remove_all(
