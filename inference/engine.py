@@ -42,10 +42,11 @@ from cutout.inference.errors import (
     Overloaded,
 )
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
-from cutout.inference.masked_photo import Maker, Source
+from cutout.inference.masked_photo import Maker, MaskedPhoto, Source
 from cutout.inference.matting import mask as matte
 from cutout.inference.matting.pipeline import run_recipes
 from cutout.inference.options import DEFAULT_OPTIONS, Options
+from cutout.inference.recently_seen import RecentlySeen
 from cutout.inference.removal import Workplace, remove_background
 from cutout.inference.scheduling.batcher import Batcher
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
@@ -102,6 +103,8 @@ class Engine:
         self._pool = photo_threads(self._threads)
         self.budget = PixelBudget(limits.pixels_in_work)
         self._streams = Streams(self.device)
+        # A GPU refines a photo in milliseconds.
+        self._recent = RecentlySeen() if self.device.type == "cpu" else None
         self._deadlines = Timers()
         self._remote = remote
         self._turns: Dispatcher = remote or Batcher(
@@ -210,7 +213,7 @@ class Engine:
     def remove_many(
         self,
         photos: Iterable[tuple[Key, Callable[[], Source]]],
-        options: Options,
+        options: Options | Callable[[Key], Options],
         *,
         keep_masks: bool = False,
     ) -> Iterator[tuple[Key, Cutout | CutoutError | OSError]]:
@@ -219,7 +222,8 @@ class Engine:
         Each photo is given as a key, chosen by the caller, and a function that reads it. The function runs
         in a thread of the pool, so that reading overlaps with the other stages. The error of one photo is yielded
         with its key and does not stop the others. The iterable is read only as far ahead as there are threads, so
-        it may be endless. These photos have no deadline.
+        it may be endless. These photos have no deadline. `options` are those of all photos, or return those of the photo
+        with a key.
 
         Raises:
             DeviceLost: the device has failed; no photo that was not yielded before has a result.
@@ -230,7 +234,8 @@ class Engine:
         try:
             for key, read in photos:
                 future: Future[Cutout] = Future()
-                self._enter(_Request(read, options, caller, keep_masks), future)
+                its_own = options if isinstance(options, Options) else options(key)
+                self._enter(_Request(read, its_own, caller, keep_masks), future)
                 running[future] = key
                 if len(running) > self._threads:
                     yield from completed(running)
@@ -341,6 +346,8 @@ class Engine:
                 self._streams.photo,
                 lambda part: self._look(part, serving, request, clock),
                 clock,
+                # Not photos of batches, which have no deadline: nobody is about to refine one of them.
+                self._recent if isinstance(source, MaskedPhoto) or request.deadline < inf else None,
             )
             choice = serving.choice
             maker = Maker(choice.checkpoint.name, choice.substitute, serving.runner.backend)

@@ -6,6 +6,7 @@ network is shown depends on the photo, its region, the box and the largest size 
 
 import io
 import json
+import uuid
 import zipfile
 import zlib
 from dataclasses import asdict, dataclass, field
@@ -48,11 +49,12 @@ class Run:
 
 @dataclass(frozen=True)
 class MaskedPhoto:
-    """A photo, the bytes of its file, and the runs of the network on it, in their order."""
+    """A photo, the bytes of its file, and the runs of the network on it, in their order; `id` is of no other one."""
 
     photo: bytes = field(repr=False)
     runs: tuple[Run, ...]
     maker: Maker
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def to_bytes(self) -> bytes:
         """Return all of it as the bytes of one file, a ZIP; `from_bytes` reads it."""
@@ -63,7 +65,7 @@ class MaskedPhoto:
             for run, shape in zip(self.runs, shapes, strict=True)
         ]
         with zipfile.ZipFile(file, "w") as packed:
-            packed.writestr(ABOUT, json.dumps({"maker": asdict(self.maker), "runs": runs}))
+            packed.writestr(ABOUT, json.dumps({"id": self.id, "maker": asdict(self.maker), "runs": runs}))
             packed.writestr(PHOTO, self.photo)
             for number, run in enumerate(self.runs):
                 if run.levels is not None:
@@ -92,7 +94,7 @@ class MaskedPhoto:
                         both = both.reshape(2, *run["shape"])
                         levels = both[0].astype(np.uint16) << 8 | both[1]
                     runs.append(Run(run["width"], run["height"], levels))
-                return cls(packed.read(PHOTO), tuple(runs), Maker(**about["maker"]))
+                return cls(packed.read(PHOTO), tuple(runs), Maker(**about["maker"]), about["id"])
         except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError) as error:
             raise MasksUnusable(UNUSABLE) from error
 

@@ -1,5 +1,7 @@
 """Keeps what the network returned for a photo, and gives it again in place of the network."""
 
+import uuid
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ class Recorder:
     def __init__(self, look: Look) -> None:
         self._look = look
         self._runs: list[tuple[int, int, Tensor | None]] = []
+        self.id = uuid.uuid4().hex  # of the photo with its masks
 
     def look(self, rgb: Tensor) -> Tensor | None:
         """Return the network's mask, with values that are kept exactly."""

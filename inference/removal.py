@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,8 +24,9 @@ from cutout.inference.imaging.types import Colour
 from cutout.inference.limits import SizeLimits, pixels_of
 from cutout.inference.masked_photo import Maker, MaskedPhoto, Source
 from cutout.inference.matting import cast_shadow
-from cutout.inference.matting.pipeline import Look, cut_out
+from cutout.inference.matting.pipeline import Look, Seen, cut_out, see
 from cutout.inference.options import Options
+from cutout.inference.recently_seen import RecentlySeen
 from cutout.inference.recording import Recorder, Replay
 from cutout.inference.review import needs_review
 from cutout.inference.scheduling.stage_timer import StageTimer
@@ -49,6 +51,8 @@ class Workplace:
     # The network's input is in its closure.
     look: Look = field(repr=False)
     clock: StageTimer
+    # Where what is seen of a photo with masks is kept for its next refinement, if anywhere.
+    recent: RecentlySeen | None = field(default=None, repr=False)
 
 
 def remove_background(
@@ -66,14 +70,15 @@ def remove_background(
         CutoutError: the network failed, or the memory is full.
 
     """
-    recorder, look = None, at.look
+    recorder, look, known_as = None, at.look, None
     if isinstance(source, MaskedPhoto):
         data, maker, look = source.photo, source.maker, Replay(source, at.device).look
+        known_as = source.id
     else:
         data = source
         if keep_masks:
             recorder = Recorder(at.look)
-            look = recorder.look
+            look, known_as = recorder.look, recorder.id
     picture = _decode(data, options, at)
     options, behind = _background(options, picture.profile, at.sizes)
     marks = _marks(options, picture, at.sizes)
@@ -85,10 +90,12 @@ def remove_background(
             marks = marks.rescaled(picture.width, picture.height, photo.shape[1], photo.shape[0])
         at.clock.lap("decode")
         shown_behind = None if behind is None else upload(behind, at.device)
-        scene = _scene(photo, own_alpha, marks, options, look, shown_behind)
+        scene = _scene(
+            photo, own_alpha, marks, options, partial(_see, options, look, known_as, at), shown_behind
+        )
         composed = compose(scene, options, at.sizes, download)
         pixels = download(composed.pixels)
-        masked = None if recorder is None else MaskedPhoto(data, recorder.runs(), maker)
+        masked = None if recorder is None else MaskedPhoto(data, recorder.runs(), maker, recorder.id)
     at.clock.lap("edges")
     file_format = encode.resolve(options.format, pixels)
     encoded = encode.encode(pixels, file_format, options.quality, picture.dpi, picture.profile)
@@ -221,16 +228,17 @@ def _scene(
     own_alpha: Tensor | None,
     marks: Marks,
     options: Options,
-    look: Look,
+    see_in: Callable[[Tensor], Seen],
     behind: Tensor | None,
 ) -> Scene:
     """Cut the subject that is meant out of a photo, uint8 [H,W,3], for a result with the picture `behind`."""
     view = marks.view
+    shown = photo[view.rows, view.columns].contiguous()
     cut = cut_out(
-        photo[view.rows, view.columns].contiguous(),
+        shown,
         None if own_alpha is None else own_alpha[view.rows, view.columns],
         TIERS[options.tier].recipe,
-        look,
+        see_in(shown),
         colours=not options.mask_only,
         aim=None if options.hints == NO_HINTS else marks.aim(photo.shape[1], photo.shape[0]),
     )
@@ -250,3 +258,17 @@ def _cast_shadow(photo: Tensor, own_alpha: Tensor | None, alpha: Tensor, part: B
         inner, alpha = alpha, photo.new_zeros(photo.shape[:2])
         alpha[part.rows, part.columns] = inner
     return cast_shadow.find(photo, alpha, own_alpha)
+
+
+def _see(options: Options, look: Look, known_as: str | None, at: Workplace, rgb: Tensor) -> Seen:
+    """Return what the network sees in a photo or in the part of it that is searched; at once, if that is still known."""
+    recipe = TIERS[options.tier].recipe
+    if known_as is None or at.recent is None:
+        return see(rgb, recipe, look)
+    layout = options.layout
+    key = known_as, recipe, layout.region, layout.max_pixels, options.hints.box, options.keep_profile
+    seen = at.recent.get(key)
+    if seen is None:
+        seen = see(rgb, recipe, look)
+        at.recent.put(key, seen)
+    return seen

@@ -49,13 +49,18 @@ class TierRule:
 
 
 # The promised checkpoint comes first, then the open ones of its architecture: those that a host has only if somebody
-# pulled them come before the others. The last one is available on every host.
+# pulled them come before the others, and of these the general before the special, the large before the small. ToonOut is
+# for drawings, so it serves only a tier whose order names it. The last one is available on every host.
 RMBG_2 = (
     "rmbg-2.0",
     "birefnet-hr",
+    "birefnet-hr-matting",
+    "feynobg",
+    "lucida",
     "birefnet-dynamic",
     "birefnet-matting",
     "birefnet-portrait",
+    "birefnet-lite-2k",
     "birefnet-lite",
     "birefnet-general",
     "isnet-general",

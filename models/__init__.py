@@ -9,9 +9,11 @@ from cutout.models import catalog
 if TYPE_CHECKING:
     from torch import nn
 
+    from cutout.models.catalog import Checkpoint
 
-def build_network(checkpoint: str) -> nn.Module:
-    """Build the plain network of a checkpoint in the catalogue, with untrained weights.
+
+def build_network(checkpoint: str | Checkpoint) -> nn.Module:
+    """Build the plain network of a checkpoint, or of the one of that name in the catalogue, with untrained weights.
 
     The network loads the checkpoint's published keys strictly. Its `forward` takes pixels, float
     [B,3,H,W], normalised as the checkpoint specifies, and returns logits [B,1,H,W], whose sigmoid is the
@@ -25,7 +27,7 @@ def build_network(checkpoint: str) -> nn.Module:
     from cutout.models.birefnet import BiRefNet
     from cutout.models.isnet import ISNet
 
-    entry = catalog.find(checkpoint)
+    entry = catalog.find(checkpoint) if isinstance(checkpoint, str) else checkpoint
     if entry.network == "isnet":
         return ISNet()
-    return BiRefNet(entry.backbone, entry.patch_order)
+    return BiRefNet(entry.backbone, entry.patch_order, entry.depths)

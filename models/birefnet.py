@@ -8,12 +8,14 @@ Shapes in the comments below are for a 1024×1024 input and the channels of Swin
 input must be multiples of 32.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutout.models import gpu_kernels
-from cutout.models.catalog import PatchOrder
+from cutout.models.catalog import Depths, PatchOrder
 from cutout.models.conv_relu import conv_relu
 from cutout.models.deform_conv import DeformableConv2d
 from cutout.models.swin import SIZES, SwinTransformer
@@ -31,9 +33,10 @@ class BiRefNet(nn.Module):
 
     """
 
-    def __init__(self, backbone: str, patch_order: PatchOrder) -> None:
+    def __init__(self, backbone: str, patch_order: PatchOrder, depths: Depths | None = None) -> None:
+        """`depths`: the blocks of each stage of the backbone, if not as many as `SIZES` says."""
         super().__init__()
-        size = SIZES[backbone]
+        size = SIZES[backbone] if depths is None else replace(SIZES[backbone], depths=depths)
         # The backbone runs on the photo at two scales, so there are two maps per level.
         channels = [2 * channels for channels in size.channels]
         self.bb = SwinTransformer(size)

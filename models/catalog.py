@@ -9,6 +9,8 @@ from typing import Literal
 # column of the patch. Weights are trained with one of the two; the other gives a mask that looks plausible but is
 # wrong.
 PatchOrder = Literal["wg hg c", "c hg wg"]
+# The number of a Swin backbone's blocks in each of its four stages.
+Depths = tuple[int, int, int, int]
 
 
 class UnknownCheckpoint(KeyError):
@@ -60,7 +62,11 @@ class Checkpoint:
     Preprocessing: the photo is resized bilinearly to `input_size`×`input_size`, with or without
     `antialias`, and divided by 255; then `mean` is subtracted and the result divided by `std`, per RGB
     channel. If `stretch` is set, the mask is rescaled to 0…1 by its own minimum and maximum, as its authors
-    publish it. `backbone` and `patch_order` apply to BiRefNet only.
+    publish it. `backbone` and `patch_order` apply to BiRefNet only, as does `depths`, which replaces the number of blocks
+    that the backbone usually has.
+
+    `order_shows` says that trained weights show the order of patches, which the self-test reads from them. They need not
+    if they began as weights of the other order.
 
     `fetch` says when the checkpoint is downloaded by default: "always" (after its licence is accepted, if
     that is required), "gpu" (only on hosts with a GPU), or "never".
@@ -85,13 +91,20 @@ class Checkpoint:
     fetch: Literal["always", "gpu", "never"] = "always"
     description: str = field(default="", kw_only=True)
     like: str | None = field(default=None, kw_only=True)
+    depths: Depths | None = field(default=None, kw_only=True)
+    order_shows: bool = field(default=True, kw_only=True)
 
     @property
     def install_command(self) -> str:
         """Return the command that installs its file, again if need be."""
         if self.like is None:
             return f"cutout models pull {self.name}"
-        return f"cutout models add FILE --like {self.like} --name {self.name} --replace"
+        model, options = CHECKPOINTS[self.like], ""
+        if self.input_size != model.input_size:
+            options += f" --input-size {self.input_size}"
+        if self.patch_order != model.patch_order:
+            options += f' --patch-order "{self.patch_order}"'
+        return f"cutout models add FILE --like {self.like} --name {self.name}{options} --replace"
 
     @property
     def input_range(self) -> tuple[float, float]:
@@ -102,6 +115,17 @@ class Checkpoint:
 
 MIT = Licence(
     name="MIT", url="https://github.com/ZhengPeng7/BiRefNet", summary="open, commercial use included"
+)
+LUCIDA_LICENCE = Licence(
+    name="MIT",
+    url="https://github.com/egeorcun/lucida",
+    summary="open, commercial use included; some of its training data is for research only, says its author",
+)
+FEYNOBG_LICENCE = Licence(
+    name="Apache-2.0", url="https://github.com/feyninc/nobg", summary="open, commercial use included"
+)
+TOONOUT_LICENCE = Licence(
+    name="MIT", url="https://github.com/MatteoKartoon/BiRefNet", summary="open, commercial use included"
 )
 
 
@@ -115,14 +139,20 @@ def _birefnet(
     patch_order: PatchOrder = "wg hg c",
     input_size: int = 1024,
     fetch: Literal["always", "gpu", "never"] = "never",
+    file: str = "model.safetensors",
+    revision: str = "main",
+    sha256: str | None = None,
+    depths: Depths | None = None,
+    order_shows: bool = True,
 ) -> Checkpoint:
     """Make the catalogue entry of a BiRefNet checkpoint; all of them share their preprocessing."""
     return Checkpoint(
         name=name,
         network="birefnet",
-        file="model.safetensors",
-        sources=(HubSource(repository, "model.safetensors"),),
+        file=file,
+        sources=(HubSource(repository, file, revision),),
         licence=licence,
+        sha256=sha256,
         input_size=input_size,
         mean=(0.485, 0.456, 0.406),  # ImageNet statistics
         std=(0.229, 0.224, 0.225),
@@ -131,6 +161,8 @@ def _birefnet(
         patch_order=patch_order,
         fetch=fetch,
         description=description,
+        depths=depths,
+        order_shows=order_shows,
     )
 
 
@@ -203,6 +235,53 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         _birefnet("birefnet-general", "ZhengPeng7/BiRefNet", "BiRefNet for general use", fetch="gpu"),
         _birefnet(
             "birefnet-lite", "ZhengPeng7/BiRefNet_lite", "BiRefNet, small, for a CPU", backbone="swin_v1_t"
+        ),
+        # docs/models.md tells where the facts of the following are from. Their revisions are those that were looked at.
+        _birefnet(
+            "birefnet-hr-matting",
+            "ZhengPeng7/BiRefNet_HR-matting",
+            "BiRefNet at 2048² for hair and other soft edges",
+            input_size=2048,
+            patch_order="c hg wg",
+            revision="5d6b6f8adcb5b417c871b1d84ceaae9871355b7f",
+            sha256="a5a4de698739ea5e0e8bbab28e1b293dde95092b87a442d566cbc585c53cef55",
+        ),
+        _birefnet(
+            "birefnet-lite-2k",
+            "ZhengPeng7/BiRefNet_lite-2K",
+            "BiRefNet, small, at 1920²",
+            backbone="swin_v1_t",
+            input_size=1920,  # as many pixels as the 2560×1440 that it was trained with
+            revision="30075757d2a2669731b649a3332304fb9bd75412",
+        ),
+        _birefnet(
+            "lucida",
+            "egeorcun/lucida",
+            "Lucida (BiRefNet) for glass, camouflage, print, logos and glow",
+            licence=LUCIDA_LICENCE,
+            patch_order="c hg wg",
+            revision="6cbedc9722652dc9a3df91dd871f0c4f3334e922",
+        ),
+        _birefnet(
+            "feynobg",
+            "feyninc/FeyNobg",
+            "FeyNobg (a deeper BiRefNet) for general use",
+            licence=FEYNOBG_LICENCE,
+            patch_order="c hg wg",
+            revision="c1fd67fbefe3efeb78fe2a003270fb5350a0bb1c",
+            depths=(2, 2, 24, 2),
+            order_shows=False,
+        ),
+        _birefnet(
+            "toonout",
+            "joelseytre/toonout",
+            "ToonOut (BiRefNet) for drawings, anime above all",
+            licence=TOONOUT_LICENCE,
+            patch_order="c hg wg",
+            file="birefnet_finetuned_toonout.pth",
+            revision="cbf720eca394edcde66b861a8a8c20fbabe9c748",
+            sha256="8c7f8a0bc24400f4caade76622f75ff22ca1e93e169add9d2b70093e2487fbe5",
+            order_shows=False,
         ),
     )
 }

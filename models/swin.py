@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutout.models import gpu_kernels
+from cutout.models.catalog import Depths
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class SwinSize:
     """`width`: channels of the first stage, doubled by each later one; `heads`, `depths`: one per stage."""
 
     width: int
-    depths: tuple[int, int, int, int]
+    depths: Depths
     heads: tuple[int, int, int, int]
     window: int
 

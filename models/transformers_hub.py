@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Self, get_args
 
 import safetensors
+import safetensors.torch
+import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -29,9 +31,12 @@ from transformers.utils.hub import cached_file
 from cutout.models.birefnet import BiRefNet
 from cutout.models.catalog import PatchOrder
 from cutout.models.isnet import ISNet
+from cutout.models.state_dicts import NOBG, depths_of, renamed
 from cutout.models.swin import SIZES
 
 WEIGHTS = "model.safetensors"
+Shapes = dict[str, list[int]]
+CONFIGURED = ("backbone", "patch_order", "depths")
 # The options of from_pretrained that locate the file, as opposed to those that configure the model.
 WHERE = {"cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token"}
 
@@ -65,13 +70,23 @@ class MatteModel(PreTrainedModel):
             NotLoaded: the model is missing, gated or broken, or holds another network.
 
         """
-        shapes = published_shapes(name, options)
+        file, shapes = published_shapes(name, options)
         if cls is not network_class(name, shapes):
             raise NotLoaded(f"{name}: {cls.__name__} cannot load this {WEIGHTS}; {FIX}")
+        names = names_in(file)
+        if config is None:
+            if NOBG in names:  # its library has one order only
+                options.setdefault("patch_order", "c hg wg")
+            config = cls.configure(name, shapes, options)
+        of_network = None
+        if names != shapes.keys():  # read here, since transformers knows only names with a prefix
+            state = renamed(safetensors.torch.load_file(file))
+            of_network = {f"network.{key}": tensor for key, tensor in state.items()}
         model, report = super().from_pretrained(
-            name,
+            name if of_network is None else None,
             *args,
-            config=config or cls.configure(name, shapes, options),
+            config=config,
+            state_dict=of_network,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **options | {"trust_remote_code": False},  # even if the caller asks for it
@@ -84,9 +99,7 @@ class MatteModel(PreTrainedModel):
         return out
 
     @classmethod
-    def configure(
-        cls, name: str | Path, shapes: dict[str, list[int]], options: dict[str, Any]
-    ) -> PreTrainedConfig:
+    def configure(cls, name: str | Path, shapes: Shapes, options: dict[str, Any]) -> PreTrainedConfig:
         """Make the configuration, and remove the caller's configuration values from `options`."""
         return cls.config_class()
 
@@ -117,11 +130,15 @@ class ISNetModel(MatteModel):
 
 
 class BiRefNetConfig(PreTrainedConfig):
-    """`backbone`: a name in `cutout.models.swin.SIZES`. `patch_order`: see `cutout.models.catalog.PatchOrder`."""
+    """`backbone`: a name in `cutout.models.swin.SIZES`. `depths`: the blocks of its stages, if not as many as there.
+
+    `patch_order`: see `cutout.models.catalog.PatchOrder`.
+    """
 
     model_type = "birefnet"
     backbone: str = "swin_v1_l"
     patch_order: PatchOrder = "wg hg c"
+    depths: list[int] | None = None
 
 
 class BiRefNetModel(MatteModel):
@@ -131,14 +148,13 @@ class BiRefNetModel(MatteModel):
 
     def __init__(self, config: BiRefNetConfig) -> None:
         super().__init__(config)
-        self.network = BiRefNet(config.backbone, config.patch_order)
+        depths = tuple(config.depths) if config.depths else None
+        self.network = BiRefNet(config.backbone, config.patch_order, depths)  # type: ignore[arg-type]
         self.post_init()
 
     @classmethod
-    def configure(
-        cls, name: str | Path, shapes: dict[str, list[int]], options: dict[str, Any]
-    ) -> PreTrainedConfig:
-        """Detect the backbone from the weights and the patch order from the repository's name.
+    def configure(cls, name: str | Path, shapes: Shapes, options: dict[str, Any]) -> PreTrainedConfig:
+        """Detect the backbone and its depths from the weights, and the patch order from the repository's name.
 
         A configuration written by `save_pretrained` takes precedence over both, and the caller's options
         over all.
@@ -148,12 +164,15 @@ class BiRefNetModel(MatteModel):
         if width not in backbones:
             raise NotLoaded(f"{name}: its backbone, of width {width}, is not one of: {', '.join(SIZES)}")
         told: dict[str, Any] = {"backbone": backbones[width], "patch_order": order_of(name)}
+        depths = depths_of(shapes)
+        if len(depths) == len(SIZES[told["backbone"]].depths) and depths != SIZES[told["backbone"]].depths:
+            told["depths"] = list(depths)
         said, _ = cls.config_class.get_config_dict(
             name, **{key: options[key] for key in WHERE & options.keys()}
         )
         if said.get("model_type") == cls.config_class.model_type:
-            told |= {key: said[key] for key in ("backbone", "patch_order") if key in said}
-        told |= {key: options.pop(key) for key in ("backbone", "patch_order") if key in options}
+            told |= {key: said[key] for key in CONFIGURED if key in said}
+        told |= {key: options.pop(key) for key in CONFIGURED if key in options}
         if told["patch_order"] not in get_args(PatchOrder):
             raise NotLoaded(
                 f"{name}: patch_order {told['patch_order']!r} is not one of: {', '.join(get_args(PatchOrder))}"
@@ -168,18 +187,23 @@ def from_pretrained(name: str | Path, **options: Any) -> MatteModel:
         NotLoaded: see `MatteModel.from_pretrained`.
 
     """
-    return network_class(name, published_shapes(name, options)).from_pretrained(name, **options)
+    _, shapes = published_shapes(name, options)
+    return network_class(name, shapes).from_pretrained(name, **options)
 
 
 FIX = "use the repository's id or a complete copy of its folder"
 
 
-def published_shapes(name: str | Path, options: dict[str, Any]) -> dict[str, list[int]]:
-    """Read the names and shapes of the weights, after downloading them if they are on the hub."""
+def published_shapes(name: str | Path, options: dict[str, Any]) -> tuple[Path, Shapes]:
+    """Return the file of weights, downloaded if it is on the hub, and their shapes under the names of the network here."""
     try:
         file = cached_file(str(name), WEIGHTS, **{key: options[key] for key in WHERE & options.keys()})
         with safetensors.safe_open(file, "pt") as weights:
-            return {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+            published = {
+                key: torch.empty(weights.get_slice(key).get_shape(), device="meta")
+                for key in weights.keys()  # noqa: SIM118
+            }
+        return Path(file), {key: list(tensor.shape) for key, tensor in renamed(published).items()}
     except safetensors.SafetensorError as error:
         raise NotLoaded(
             f"{name}: {WEIGHTS} is truncated or not a safetensors file ({error}); {FIX}"
@@ -194,7 +218,13 @@ def published_shapes(name: str | Path, options: dict[str, Any]) -> dict[str, lis
         raise NotLoaded(f"{name} is not available ({reason}); {FIX}") from error
 
 
-def network_class(name: str | Path, shapes: dict[str, list[int]]) -> type[MatteModel]:
+def names_in(file: Path) -> set[str]:
+    """Return the names of a file's tensors as they are published."""
+    with safetensors.safe_open(file, "pt") as weights:
+        return set(weights.keys())
+
+
+def network_class(name: str | Path, shapes: Shapes) -> type[MatteModel]:
     """Return the model class that matches the names of the weights."""
     if "bb.patch_embed.proj.weight" in shapes:
         return BiRefNetModel
@@ -203,9 +233,13 @@ def network_class(name: str | Path, shapes: dict[str, list[int]]) -> type[MatteM
     raise NotLoaded(f"{name}: {WEIGHTS} contains neither an IS-Net nor a BiRefNet; {FIX}")
 
 
+# Repositories whose weights have the newer order of patches.
+NEWER_ORDER = r"BiRefNet_(HR|dynamic)|egeorcun(/|--)lucida|feyninc(/|--)FeyNobg|joelseytre(/|--)toonout"
+
+
 def order_of(name: str | Path) -> PatchOrder:
     """Infer the patch order from the repository's name, which the hub's cache keeps in its paths."""
-    return "c hg wg" if re.search(r"BiRefNet_(HR|dynamic)", str(name)) else "wg hg c"
+    return "c hg wg" if re.search(NEWER_ORDER, str(name)) else "wg hg c"
 
 
 for _config, _model in ((ISNetConfig, ISNetModel), (BiRefNetConfig, BiRefNetModel)):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from cutout.models import build_network
-from cutout.models.swin import SIZES, relative_position_index
+from cutout.models.swin import SIZES, SwinSize, relative_position_index
 
 # Not from conftest, which needs the service's libraries: benchmarks on a host with a GPU import this too.
 DATA = Path(__file__).parent / "data"
@@ -77,6 +77,23 @@ def filled_state(keys: str) -> dict[str, torch.Tensor]:
         else:
             state[name] = torch.from_numpy(fill(name, shape))
     return state
+
+
+# A narrow FeyNobg, so that its reference is computed in a second: the depths are those of the published one.
+NARROW = SwinSize(width=24, depths=(2, 2, 18, 2), heads=(1, 2, 4, 8), window=3)
+FEYNOBG = "feynobg_reference.npz"
+
+
+@cache
+@torch.inference_mode(mode=False)
+def narrow_feynobg() -> dict[str, torch.Tensor]:
+    """Return stand-in weights for FeyNobg on the backbone `NARROW`, under the names that it is published with."""
+    with np.load(DATA / FEYNOBG) as reference:
+        shapes = dict(zip(reference["names"].tolist(), reference["shapes"].tolist(), strict=True))
+    return {
+        name: torch.from_numpy(fill(name, tuple(map(int, shape.split("x"))))) if shape else torch.tensor(0)
+        for name, shape in shapes.items()
+    }
 
 
 WINDOWS = {size.window**2: size.window for size in SIZES.values()}

@@ -7,7 +7,7 @@ repeated or late, because the database holds the work.
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from datetime import datetime, timedelta
 from functools import partial
@@ -27,7 +27,6 @@ from cutout.app.storage.base import StorageError
 from cutout.app.stores.service import infos_of_batch
 from cutout.inference.cutout import Cutout
 from cutout.inference.errors import CutoutError, Overloaded
-from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.masked_photo import MaskedPhoto, Source
 from cutout.inference.options import Options
 from cutout.worker import zip_archive
@@ -96,10 +95,10 @@ def process_claim(context: WorkerContext, claim: Claim) -> None:
     start, its_fault, not_before = time.perf_counter(), False, None
     with context.held.holding(claim.token):
         try:
-            # Each photo that is no batch's has its own copy of the pictures of its options.
-            for _, same in groupby(claim.photos, key=lambda photo: (photo.options, photo.pictures)):
+            # Each photo that is no batch's has its own copy of the pictures of its options, and only its are in memory.
+            for _, same in groupby(claim.photos, key=lambda photo: photo.pictures):
                 photos = list(same)
-                options = _with_pictures(context, photos[0])
+                options = partial(_with_pictures, _read_pictures(context, photos[0]))
                 waiting = _unless_stopped(context, claim.token, photos)
                 storing: set[Future[None]] = set()
                 began = time.perf_counter()
@@ -172,17 +171,18 @@ def _packed(context: WorkerContext, batch: Batch) -> int | None:
     return zip_archive.store(context.storage, batch, photos, stores)
 
 
-def _with_pictures(context: WorkerContext, photo: Claimed) -> Options:
-    """Return a photo's options, with their pictures read from the storage if there are any."""
+def _read_pictures(context: WorkerContext, photo: Claimed) -> dict[str, bytes]:
+    """Read the pictures of a photo's options from the storage, by the SHA-256 of their bytes."""
+    found = {sha256: context.storage.get(key) for sha256, key in photo.pictures.items()}
+    if None in found.values():
+        # The engine fails each photo with this, and none of them is charged.
+        log.warning("picture of the options is gone", batch=str(photo.batch_id), job=str(photo.job_id))
+    return {sha256: data or b"" for sha256, data in found.items()}
 
-    def read(picture: Picture) -> bytes:
-        data = context.storage.get(photo.pictures[picture.sha256])
-        if data is None:
-            # The engine fails each photo with this, and none of them is charged.
-            log.warning("picture of the options is gone", batch=str(photo.batch_id), job=str(photo.job_id))
-        return data or b""
 
-    return photo.options.with_pictures(read)
+def _with_pictures(pictures: Mapping[str, bytes], photo: Claimed) -> Options:
+    """Return a photo's options with the bytes of their pictures."""
+    return photo.options.with_pictures(lambda picture: pictures[picture.sha256])
 
 
 def _unless_stopped(

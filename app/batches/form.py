@@ -33,13 +33,17 @@ from cutout.app.http.multipart import (
 from cutout.app.http.schemas import OptionsForm
 from cutout.app.notifications.outbox import Outbox
 from cutout.app.stores import addresses
+from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging.backgrounds import Picture
+from cutout.inference.imaging.hints import Hints
 from cutout.inference.limits import SizeLimits
 from cutout.inference.option_values import OptionValues, as_background
+from cutout.inference.photo_hints import assign, parse_photo_hints, require_photos
 from cutout.inference.presets import Presets
 from cutout.inference.tiers import Tier
 
-PHOTOS, STORE = "images", "storeUrl"
+PHOTOS, STORE, HINTS = "images", "storeUrl", "hints"
+LARGEST_HINTS_BYTES = 500_000
 
 FORM_WANTED = (
     f"Send a form with each photo in the field {PHOTOS}, as in"
@@ -65,6 +69,8 @@ class BatchForm(OptionsForm):
 
     # One for each photo. The form may have its field more than once, as it has that of the photos.
     _store_urls: tuple[str, ...] = PrivateAttr(())
+    # One for each photo, from the part with hints by file name; or none at all.
+    _hints: tuple[Hints | None, ...] = PrivateAttr(())
 
     def to_request(self, presets: Presets, background: Picture | None) -> BatchRequest:
         """Return the batch request that the fields describe; `background` is the picture that was sent.
@@ -74,7 +80,7 @@ class BatchForm(OptionsForm):
 
         """
         options = presets.options(self.values(background_image=background), to_camel)
-        return BatchRequest(options, self.webhook_url, self.notify_email, self._store_urls)
+        return BatchRequest(options, self.webhook_url, self.notify_email, self._store_urls, self._hints)
 
 
 KNOWN = {field.alias for field in BatchForm.model_fields.values()}
@@ -93,6 +99,7 @@ class Fields:
         """Check notifications by `outbox`; `check_store` returns an address for results as it is kept."""
         self.form = BatchForm()
         self.store_urls: list[str] = []
+        self.hints: dict[str, Hints] = {}
         self._check_store = check_store
         self._stores_sent = 0
         check_email = partial(outbox.check_email, own=own_email)
@@ -158,20 +165,39 @@ class Fields:
         except ValidationError as error:
             raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
 
-    def complete(self, photos: int, *, has_background: bool) -> BatchForm:
-        """Return the fields of a form that had this number of photos, and a picture for the background or none.
+    def take_hints(self, data: bytes) -> None:
+        """Validate and store the hints by file name.
+
+        Raises:
+            InvalidInputError: they are not JSON, or one cannot be used.
+
+        """
+        try:
+            self.hints = parse_photo_hints(data, LARGEST_BATCH)
+        except InvalidOptions as error:
+            raise InvalidInputError(f"{HINTS}: {error}") from None
+
+    def complete(self, upload: BatchUpload) -> BatchForm:
+        """Return the fields of a form whose photos, and picture for the background or none, were received.
 
         Raises:
             WrongBatchSize: there are too few photos or too many, or not as many as `imageCount` says.
             CannotStore: the addresses cannot hold the results of these photos.
-            InvalidInputError: there are several backgrounds.
+            InvalidInputError: there are several backgrounds, or hints for a photo that was not sent.
 
         """
-        form = self.form
-        batches.require_size(photos, form.image_count)
-        backgrounds.require_one(form.background, form.background_image_url, has_part=has_background)
+        form, names = self.form, upload.names
+        batches.require_size(len(names), form.image_count)
+        has_part = upload.background is not None
+        backgrounds.require_one(form.background, form.background_image_url, has_part=has_part)
         if self.store_urls:
-            form._store_urls = tuple(addresses.assign(self.store_urls, photos))
+            form._store_urls = tuple(addresses.assign(self.store_urls, len(names)))
+        if self.hints:
+            try:
+                require_photos(self.hints, names)
+                form._hints = tuple(assign(self.hints, names))
+            except InvalidOptions as error:
+                raise InvalidInputError(f"{HINTS}: {error}") from None
         return form
 
     def _known_preset(self, presets: Presets, name: str) -> str:
@@ -221,7 +247,7 @@ async def read_batch(
     as the user cannot pay for the photos received; without `funds` the balance is not checked.
 
     Raises:
-        InvalidInputError: the body is not a valid form.
+        InvalidInputError: the body is not a valid form, or has hints that cannot be used.
         ImageTooLargeError: a photo is too large.
         InvalidBackgroundError, InvalidBackground: the picture behind the photos is none, or too large.
         RequestValidationError: a field is invalid.
@@ -238,7 +264,7 @@ async def read_batch(
         nonlocal photos
         if head.name != PHOTOS:
             fields.expect(head.name)
-            return largest_bytes if head.name == backgrounds.PART else LARGEST_FIELD_BYTES
+            return _most_bytes(head.name, largest_bytes)
         photos += 1
         if photos > LARGEST_BATCH:
             batches.require_size(photos)
@@ -263,14 +289,26 @@ async def read_batch(
         raise _too_large(error, photos) from None
     except ClientDisconnect:
         raise InvalidInputError("The form is incomplete: it ends too early.") from None
-    return fields.complete(photos, has_background=upload.background is not None)
+    # In a thread, as finding close names takes a while.
+    return await asyncio.to_thread(fields.complete, upload)
+
+
+def _most_bytes(name: str, largest_bytes: int) -> int:
+    """Return how many bytes a field that is no photo may have; `largest_bytes` is the limit of a file."""
+    if name == backgrounds.PART:
+        return largest_bytes
+    return LARGEST_HINTS_BYTES if name == HINTS else LARGEST_FIELD_BYTES
 
 
 async def _take_other(part: Part, upload: BatchUpload, fields: Fields, sizes: SizeLimits) -> None:
-    """Take a part that is no photo: a field, or the picture behind the photos."""
-    if part.head.name != backgrounds.PART:
+    """Take a part that is no photo: a field, hints by file name, or the picture behind the photos."""
+    if part.head.name not in (backgrounds.PART, HINTS):
         fields.take(part.head.name, part.data)
-    elif not _has_no_file(part):
+    elif _has_no_file(part):
+        return
+    elif part.head.name == HINTS:
+        await asyncio.to_thread(fields.take_hints, part.data)
+    else:
         picture = await asyncio.to_thread(as_background, part.data, backgrounds.PART, sizes)
         await upload.add_background(picture)
 
@@ -303,9 +341,21 @@ def describe_form() -> dict[str, Any]:
         "description": "where the results are stored too: s3://bucket/prefix/ or an https:// address with {name} for"
         " all, or one address that is signed for a PUT for each photo, in order",
     }
+    hints = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "description": "hints for single photos, a file or text: an object from file names to `box`, `keep`, `drop`, …,"
+        " which replace those of the fields",
+    }
     return {
         "type": "object",
-        "properties": {PHOTOS: photos, backgrounds.PART: background, **schema["properties"], STORE: stores},
+        "properties": {
+            PHOTOS: photos,
+            backgrounds.PART: background,
+            **schema["properties"],
+            HINTS: hints,
+            STORE: stores,
+        },
         "required": [PHOTOS],
         "additionalProperties": False,
         "examples": [{PHOTOS: ["photo.jpg", "another.jpg"], "tier": "standard", "imageCount": 2}],
@@ -315,6 +365,8 @@ def describe_form() -> dict[str, Any]:
 def _too_large(error: PartTooLarge, photos: int) -> ServiceError:
     if error.head.name == backgrounds.PART:
         return backgrounds.too_large(error.most_bytes)
+    if error.head.name == HINTS:
+        return InvalidInputError(f"{HINTS}: send at most {error.most_bytes // 1000} kB of JSON")
     if error.head.name != PHOTOS:
         return InvalidInputError(
             f"{error.head.name}: send at most {error.most_bytes // 1000} kB, and send files in the field {PHOTOS}",

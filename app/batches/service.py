@@ -7,7 +7,7 @@ import hashlib
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, func, insert, select, update
@@ -26,6 +26,7 @@ from cutout.app.ratelimit.limits import Kind, Limit, RateLimited
 from cutout.app.removals.idempotency import KeyUsed, add_key, find_key, write_once
 from cutout.app.stores import service as stores
 from cutout.app.stores.addresses import names_for
+from cutout.inference.imaging.hints import Hints
 from cutout.inference.options import Options
 
 LONGEST_NAME = 1000
@@ -52,12 +53,15 @@ class StoredPhoto:
 class BatchRequest:
     """The options of a batch, where to send notifications when it ends, and where its results go: to no store, or to
     one address for each photo.
+
+    `hints` are one for each photo, None where those of the options hold; or none at all.
     """
 
     options: Options
     webhook_url: str | None = field(default=None, repr=False)
     notify_email: str | None = field(default=None, repr=False)
     store_urls: tuple[str, ...] = field(default=(), repr=False)
+    hints: tuple[Hints | None, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -330,7 +334,7 @@ def _write(
     )
     session.add(batch)
     session.flush()
-    options = leases.write_options(request.options)
+    shared, hints = leases.write_options(request.options), request.hints or (None,) * len(photos)
     rows = [
         {
             "id": photo.job_id,
@@ -343,12 +347,12 @@ def _write(
             "credits": cost.share(position),
             "paid_by": PaidBy.CREDITS,
             "format": request.options.format.value,
-            "options": options,
+            "options": shared if own is None else leases.write_options(replace(request.options, hints=own)),
             "attempts": 0,
             "created_at": at,
             "has_store": bool(request.store_urls),
         }
-        for position, photo in enumerate(photos)
+        for position, (photo, own) in enumerate(zip(photos, hints, strict=True))
     ]
     session.execute(insert(plain(Job)), rows)
     _plan_stores(session, user_id, photos, request, at)
@@ -384,6 +388,8 @@ def _fingerprint(photos: Sequence[StoredPhoto], request: BatchRequest) -> str:
     sent = "\n".join(f"{photo.sha256} {photo.name}" for photo in photos)
     if request.store_urls:
         sent += "\n".join(["\nstoreUrl", *request.store_urls])
+    if any(hints is not None for hints in request.hints):
+        sent += "\n".join(["\nhints", *map(repr, request.hints)])
     return hashlib.sha256(f"{request!r}\n{sent}".encode("utf-8", "surrogatepass")).hexdigest()
 
 

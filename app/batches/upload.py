@@ -32,6 +32,11 @@ class BatchUpload:
         self.is_taken_in = False
         self._storage = storage
 
+    @property
+    def names(self) -> list[str]:
+        """The file names of the photos, as they were sent."""
+        return [photo.name for photo in self.photos]
+
     async def add(self, name: str, data: bytes) -> None:
         """Store a photo.
 

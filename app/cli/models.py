@@ -1,7 +1,7 @@
 """`cutout models`: list and download weights."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -92,7 +92,9 @@ def path(
 
 @cli.command()
 def add(
-    file: Annotated[Path, typer.Argument(help="The weights: a safetensors file.")],
+    file: Annotated[
+        Path, typer.Argument(help="The weights: a safetensors file, or a .pth file that holds nothing else.")
+    ],
     like: Annotated[
         str,
         typer.Option(metavar="CHECKPOINT", help="The checkpoint whose network and preprocessing they have."),
@@ -100,6 +102,14 @@ def add(
     name: Annotated[
         str, typer.Option(help="Their name: lower-case letters, digits, dots and hyphens, such as shop-v3.")
     ],
+    input_size: Annotated[
+        int | None,
+        typer.Option(metavar="PIXELS", help="Side of the network's input, if not that of the checkpoint."),
+    ] = None,
+    patch_order: Annotated[
+        Literal["wg hg c", "c hg wg"] | None,
+        typer.Option(help="BiRefNet's order of patches, if not that of the checkpoint."),
+    ] = None,
     replacing: Annotated[
         bool, typer.Option("--replace", help="Replace the weights that have this name.")
     ] = False,
@@ -109,7 +119,8 @@ def add(
     from cutout.inference.selftest.weights import order_fits_file
 
     folder = load_settings().models_folder
-    checkpoint = own.add(folder, file, name, like, replacing=replacing)
+    unlike = own.Unlike(input_size, patch_order)
+    checkpoint = own.add(folder, file, name, like, unlike, replacing=replacing)
     say(f"{name} is a checkpoint now, like {like}: {escape(str(folder.file(checkpoint)))}")
     say(f"SHA-256 {checkpoint.sha256}")
     try:

@@ -104,6 +104,10 @@ MinCoverageFlag = Annotated[
         help="A subject that takes less of the photo, in percent, counts as none.",
     ),
 ]
+HintsFlag = Annotated[
+    Path | None,
+    typer.Option("--hints", metavar="FILE", help="Hints by file name, as JSON; they replace those above."),
+]
 ShadowFlag = Annotated[ShadowName | None, typer.Option("--shadow", help="A shadow under the subject.")]
 ShadowOpacityFlag = Annotated[
     float | None,

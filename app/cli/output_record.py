@@ -63,13 +63,14 @@ def digest_of(options: Options) -> str:
 class Made:
     """The record of one folder: one line per cut-out, of which the last counts. Unreadable lines are skipped.
 
-    `options` are those of this run, as `digest_of` gives them.
+    `options` are those of this run; photos may have hints of their own.
     """
 
-    def __init__(self, folder: Path, options: str) -> None:
+    def __init__(self, folder: Path, options: Options) -> None:
         self._folder = folder
         self._file = folder / NAME
         self._options = options
+        self._digests: dict[Hints | None, str] = {}
         self._lines: dict[str, Line] = {}
         try:
             lines = self._file.read_text(errors="replace").splitlines()
@@ -90,7 +91,8 @@ class Made:
         without options, as earlier versions wrote them, counts whatever the options are.
         """
         return any(
-            self._is_current(task.source, target) and self._has_options(target) for target in task.targets
+            self._is_current(task.source, target) and self._has_options(task, target)
+            for target in task.targets
         )
 
     def has_with_other_options(self, task: Task) -> bool:
@@ -106,7 +108,7 @@ class Made:
             OSError: the record cannot be written, or the old file cannot be deleted.
 
         """
-        self._write({self._name(target): Line(seen, self._options)})
+        self._write({self._name(target): Line(seen, self._digest(task))})
         for other in task.targets:
             if other != target and self._name(other) in self._lines:
                 other.unlink(missing_ok=True)
@@ -134,9 +136,14 @@ class Made:
         except FileNotFoundError:
             return False
 
-    def _has_options(self, target: Path) -> bool:
+    def _has_options(self, task: Task, target: Path) -> bool:
         line = self._lines.get(self._name(target))
-        return line is None or line.options in (None, self._options)
+        return line is None or line.options in (None, self._digest(task))
+
+    def _digest(self, task: Task) -> str:
+        if task.hints not in self._digests:
+            self._digests[task.hints] = digest_of(task.options_of(self._options))
+        return self._digests[task.hints]
 
     def _write(self, made: dict[str, Line]) -> None:
         self._lines |= made

@@ -2,14 +2,18 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cutout.app.cli.console import CommandError
+from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging.decode import SUFFIXES
 from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging.hints import Hints
 from cutout.inference.option_values import FORMATS
+from cutout.inference.options import Options
+from cutout.inference.photo_hints import assign, parse_photo_hints
 
 JPG_SUFFIXES = ("jpeg", "jfif", "jpe", "jif", "jfi")
 WRITTEN = tuple(one.value for one in Format if one is not Format.AUTO)
@@ -24,11 +28,14 @@ class Task:
     """One photo and the file that its cut-out is written to.
 
     With the format `auto`, a cut-out without transparent pixels is written to `opaque_target` instead, as a JPEG.
+    `name` is the photo's path within the folder that was given, with `/`. `hints` are its own, None if it has none.
     """
 
     source: Path
     target: Path
     opaque_target: Path | None = None
+    name: str = field(default="", kw_only=True)
+    hints: Hints | None = field(default=None, kw_only=True)
 
     @property
     def targets(self) -> tuple[Path, ...]:
@@ -38,6 +45,10 @@ class Task:
     def target_of(self, made: Format) -> Path:
         """Return the file for a cut-out of this format."""
         return self.opaque_target if self.opaque_target is not None and made is Format.JPG else self.target
+
+    def options_of(self, run: Options) -> Options:
+        """Return the photo's options in a run with these: its own hints replace those of the run."""
+        return run if self.hints is None else replace(run, hints=self.hints)
 
 
 @dataclass(frozen=True)
@@ -67,35 +78,65 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> RemovalPlan
     sources = list(sources)
     if names_a_result(out):
         if len(sources) == 1 and sources[0].is_file():
-            return RemovalPlan([Task(sources[0], out)], [], None)
+            return RemovalPlan([Task(sources[0], out, name=sources[0].name)], [], None)
         if out.suffix.lower() == ".zip":
             raise CommandError(f"{out} would hold the result of one photo. For several, choose a folder.")
 
-    placed: list[tuple[Path, Path]] = []  # photo, its place below `out` without suffix
+    placed: list[tuple[Path, Path]] = []  # photo, its place below `out` with its own suffix
     left_out: list[Path] = []
     not_followed: dict[str, list[Path]] = defaultdict(list)
     for source in sources:
         if source.is_file():
-            placed.append((source, Path(source.stem)))
+            placed.append((source, Path(source.name)))
         elif source.resolve().is_relative_to(out.resolve()):
             raise CommandError(f"{source} is inside the output folder; choose another -o.")
         elif source.is_dir():
             for file in _files(source, out, not_followed):
                 if file.suffix.lower() in SUFFIXES and file.is_file():
-                    placed.append((file, file.relative_to(source).with_suffix("")))
+                    placed.append((file, file.relative_to(source)))
                 else:
                     left_out.append(file)
         else:
             raise CommandError(f"{source} does not exist.")
 
     suffixes = ("png", "jpg") if file_format is Format.AUTO else (file_format.value,)
-    taken = Counter(place for _, place in placed)
+    taken = Counter(place.with_suffix("") for _, place in placed)
     tasks = []
     for photo, place in placed:
-        stem = photo.name if taken[place] > 1 else place.name
+        stem = place.name if taken[place.with_suffix("")] > 1 else place.stem
         targets = [out / place.with_name(f"{stem}.{one}") for one in suffixes]
-        tasks.append(Task(photo, *targets))
+        tasks.append(Task(photo, *targets, name=place.as_posix()))
     return RemovalPlan(tasks, left_out, out, dict(not_followed))
+
+
+def read_hints(file: Path) -> dict[str, Hints]:
+    """Return the hints of `--hints`, by name.
+
+    Raises:
+        CommandError: the file cannot be read, or a hint in it cannot be used.
+
+    """
+    try:
+        return parse_photo_hints(file.read_bytes())
+    except OSError as error:
+        raise CommandError(f"--hints: {file} cannot be read ({error.strerror}).") from None
+    except InvalidOptions as error:
+        raise CommandError(f"--hints: {file}: {error}") from None
+
+
+def with_hints(work: RemovalPlan, hints: Mapping[str, Hints]) -> RemovalPlan:
+    """Return the plan in which the photos have their hints, by their names.
+
+    Raises:
+        CommandError: a name fits photos in several folders, or two names fit the same photo.
+
+    """
+    try:
+        own = assign(hints, [task.name for task in work.tasks])
+    except InvalidOptions as error:
+        raise CommandError(f"--hints: {error}") from None
+    tasks = [replace(task, hints=one) for task, one in zip(work.tasks, own, strict=True)]
+    return replace(work, tasks=tasks)
 
 
 def names_a_result(path: Path) -> bool:

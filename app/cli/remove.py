@@ -2,10 +2,11 @@
 
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +20,7 @@ from cutout.app.cli.option_flags import (
     DropFlag,
     DropMaskFlag,
     FormatFlag,
+    HintsFlag,
     HolesFlag,
     KeepFlag,
     KeepMaskFlag,
@@ -44,14 +46,17 @@ from cutout.app.cli.option_flags import (
     flag_of,
     read_picture,
 )
-from cutout.app.cli.output_record import Made, Seen, digest_of
-from cutout.app.cli.plan import RemovalPlan, Task, format_of, plan
+from cutout.app.cli.output_record import Made, Seen
+from cutout.app.cli.plan import RemovalPlan, Task, format_of, plan, read_hints, with_hints
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
 from cutout.app.core.atomic_write import is_full, say_full, write_whole
+from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging.hints import Hints
 from cutout.inference.option_values import OptionValues
 from cutout.inference.options import Options
+from cutout.inference.photo_hints import require_photos
 from cutout.inference.presets import load_presets
 from cutout.inference.tiers import Tier
 
@@ -60,7 +65,6 @@ if TYPE_CHECKING:
     from cutout.inference.engine import Engine
 
 PIPE = "-"
-PICTURES = ("background_image", "keep_mask", "drop_mask")
 WATCH_EVERY_SECONDS = 1.0
 UNSURE = "The subject's outline is uncertain, or it is very small or large. Have a look at the result."
 
@@ -89,6 +93,7 @@ def remove(
     drop_mask: DropMaskFlag = None,
     holes: HolesFlag = None,
     min_coverage: MinCoverageFlag = None,
+    hints: HintsFlag = None,
     shadow: ShadowFlag = None,
     shadow_opacity: ShadowOpacityFlag = None,
     keep_shadow: KeepShadowFlag = None,
@@ -100,39 +105,52 @@ def remove(
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:
     """Remove the background of photos. A second run processes only photos that are missing or have changed."""
-    values = _values(locals())
+    given = locals()  # here, the flags alone; most have the names and the types of the options
     settings = load_settings(device=device)
+    read = {
+        "tier": tier.value,
+        "format": format_of(Path(out), file_format),
+        "background_image": read_picture("--background-image", background_image),
+        "keep_mask": read_picture("--keep-mask", keep_mask),
+        "drop_mask": read_picture("--drop-mask", drop_mask),
+    }
+    same = {one.name: given[one.name] for one in fields(OptionValues) if one.name not in read}
+    values = OptionValues(**same | read)
     options = load_presets(settings.presets).options(values, flag_of, settings.limits.sizes)
-    _remove_all(settings, sources, out, options, overwrite=overwrite, watch=watch)
-
-
-def _values(given: dict[str, Any]) -> OptionValues:
-    """Return the option values among the arguments of `remove`, which are called as they are."""
-    known = {field.name for field in fields(OptionValues)}
-    texts = {name: value for name, value in given.items() if name in known}
-    pictures = {name: read_picture(flag_of(name), given[name]) for name in PICTURES}
-    about = {"tier": given["tier"].value, "format": format_of(Path(given["out"]), given["file_format"])}
-    return OptionValues(**texts | pictures | about)
+    _remove_all(settings, sources, out, options, hints_file=hints, overwrite=overwrite, watch=watch)
 
 
 def _remove_all(
-    settings: Settings, sources: list[str], out: str, options: Options, *, overwrite: bool, watch: bool
+    settings: Settings,
+    sources: list[str],
+    out: str,
+    options: Options,
+    *,
+    hints_file: Path | None,
+    overwrite: bool,
+    watch: bool,
 ) -> None:
     target = Path(out)
     if PIPE in sources:
         if len(sources) > 1:
             raise CommandError("- reads one photo from a pipe; it must be the only input.")
+        if hints_file is not None:
+            raise CommandError("--hints has the names of photos, and - has none. Give --box, --keep, …")
         _remove_piped(_open(settings, options.tier), options, None if out == PIPE else target)
         return
     if out == PIPE:
         raise CommandError("-o - works only with one photo from a pipe; choose a folder.")
 
     paths = [Path(source) for source in sources]
+    hints = {} if hints_file is None else read_hints(hints_file)
     run = _Run(settings, options)
+    plan_all = partial(_plan, paths, target, options.format, hints)
     try:
-        run.do(_plan(paths, target, options.format), overwrite)
+        work = plan_all()
+        _require_photos(hints, work, watch=watch)
+        run.do(work, overwrite)
         if watch:
-            _watch(run, paths, target, options.format)
+            _watch(run, plan_all)
     except KeyboardInterrupt:
         say("Stopped. Run the same command again to continue.")
         raise typer.Exit(130) from None
@@ -179,7 +197,7 @@ class _Run:
     def made(self, work: RemovalPlan) -> Made | None:
         """Return the record of the output folder, which is read once; None if the output is a named file."""
         if work.folder is not None and self._made is None:
-            self._made = Made(work.folder, digest_of(self._options))
+            self._made = Made(work.folder, self._options)
         return self._made
 
     def _remove(self, tasks: list[Task], engine: "Engine", made: Made | None) -> None:
@@ -192,7 +210,7 @@ class _Run:
         with photo_bar() as bar:
             row = bar.add_task("Removing backgrounds", total=len(tasks))
             photos = ((task, partial(_read, task, seen)) for task in tasks)
-            for task, outcome in engine.remove_many(photos, self._options):
+            for task, outcome in engine.remove_many(photos, lambda task: task.options_of(self._options)):
                 if isinstance(outcome, Exception):
                     failed[task.source] = _reason(outcome)
                 else:
@@ -218,14 +236,14 @@ class _Run:
             self._engine.close()
 
 
-def _watch(run: _Run, sources: list[Path], out: Path, file_format: Format) -> None:
+def _watch(run: _Run, plan_all: Callable[[], RemovalPlan]) -> None:
     """Process photos that arrive in the sources, once they stop growing. Poll, so that network drives work too."""
     say("Watching for new photos. Press Ctrl+C to stop.")
     seen: dict[Path, Seen] = {}  # state at the last poll
     done: dict[Path, Seen] = {}
     while True:
         time.sleep(WATCH_EVERY_SECONDS)
-        work = _plan(sources, out, file_format)
+        work = plan_all()
         made = run.made(work)
         now = {task.source: Seen.of(task.source) for task in work.tasks if task.source.exists()}
         if not seen and made is None:  # the single photo was processed before watching began
@@ -262,12 +280,27 @@ def _remove_piped(engine: "Engine", options: Options, target: Path | None) -> No
         _write(Task(Path(PIPE), target), cutout, None, None)
 
 
-def _plan(sources: list[Path], out: Path, file_format: Format) -> RemovalPlan:
-    work = plan(sources, out, file_format)
+def _plan(sources: list[Path], out: Path, file_format: Format, hints: Mapping[str, Hints]) -> RemovalPlan:
+    work = with_hints(plan(sources, out, file_format), hints)
     for task in work.tasks:
         if task.source.resolve() in [target.resolve() for target in task.targets]:
             raise CommandError(f"{task.source} would be overwritten by its own cut-out; choose another -o.")
     return work
+
+
+def _require_photos(hints: Mapping[str, Hints], work: RemovalPlan, *, watch: bool) -> None:
+    """Check that each name in the hints fits a photo; one that is watched for may arrive later.
+
+    Raises:
+        CommandError: a name fits no photo.
+
+    """
+    try:
+        require_photos(hints, [task.name for task in work.tasks])
+    except InvalidOptions as error:
+        if not watch:
+            raise CommandError(f"--hints: {error}") from None
+        say(f"[yellow]note:[/yellow] --hints: {escape(str(error))}")
 
 
 def _open(settings: Settings, tier: Tier) -> "Engine":

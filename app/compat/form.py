@@ -1,7 +1,6 @@
 """Bodies of requests for other APIs: multipart forms, forms in one line, and JSON, any of them with a photo."""
 
 import asyncio
-import json
 from collections.abc import Collection
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -20,6 +19,7 @@ from cutout.app.http.multipart import (
     read_parts,
 )
 from cutout.app.http.problem_details import upload_too_large
+from cutout.inference.json_text import InvalidJson, read_json
 
 # Decoding more than this is not done between the requests of others.
 MOST_AT_ONCE_BYTES = 500_000
@@ -104,9 +104,8 @@ class BodyReader:
         if sum(map(data.count, SEPARATORS)) > MOST_SEPARATORS:
             raise _unreadable("The body has too many values.")
         try:
-            # Numbers stay as they are written.
-            body: Any = json.loads(data, parse_int=str, parse_float=str, parse_constant=str)
-        except (ValueError, RecursionError):
+            body: Any = read_json(data)
+        except InvalidJson:
             body = None
         del data[:]
         if not isinstance(body, dict):

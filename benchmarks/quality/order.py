@@ -19,7 +19,7 @@ from benchmarks.quality.measures import composite
 from benchmarks.report import Table, publish
 from cutout.inference.imaging import decode
 from cutout.inference.matting import crop_refinement
-from cutout.inference.matting.pipeline import cut_out
+from cutout.inference.matting.pipeline import cut_out, see
 from cutout.inference.tiers import TIERS, Tier
 
 SCENES = 200
@@ -91,6 +91,7 @@ def tiers(scene: Scene, rgb: Bytes) -> dict[Tier, tuple[Bytes, Bytes]]:
         if box is None and TIERS[tier].recipe.looks_twice:
             results[tier] = results[Tier.PROFESSIONAL]
             continue
-        cut = cut_out(photo, None, TIERS[tier].recipe, look)
+        recipe = TIERS[tier].recipe
+        cut = cut_out(photo, None, recipe, see(photo, recipe, look))
         results[tier] = (cut.rgb.numpy(), cut.alpha.numpy())
     return results

@@ -17,7 +17,7 @@ from benchmarks.quality.whole import FOUND, Network
 from benchmarks.report import Table, publish
 from cutout.inference.imaging import decode
 from cutout.inference.matting import crop_refinement
-from cutout.inference.matting.pipeline import cut_out
+from cutout.inference.matting.pipeline import cut_out, see
 from cutout.inference.tiers import Recipe
 
 # Every third subject is small, because the second look is meant for small subjects.
@@ -75,7 +75,8 @@ def run() -> None:
 
 def _error(recipe: Recipe, scene: Scene, rgb: Tensor, first: Tensor, second: Tensor) -> float:
     """Return the MAE of a recipe whose first look gets the mask `first` and whose second look gets `second`."""
-    cut = cut_out(rgb, None, recipe, lambda part: first if part is rgb else second)
+    seen = see(rgb, recipe, lambda part: first if part is rgb else second)
+    cut = cut_out(rgb, None, recipe, seen)
     return measure(scene, cut.rgb.numpy(), cut.alpha.numpy()).mae
 
 

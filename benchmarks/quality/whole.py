@@ -15,7 +15,7 @@ from cutout.app.config import settings
 from cutout.inference.engine import open_engine
 from cutout.inference.imaging import compositing, decode
 from cutout.inference.matting.mask import find_subject, to_pixels
-from cutout.inference.matting.pipeline import cut_out
+from cutout.inference.matting.pipeline import cut_out, see
 from cutout.inference.tiers import TIERS, Tier
 
 SOFT_KINDS = ("hair", "fur", "defocus", "lace", "solid", "small")
@@ -53,9 +53,9 @@ class Network:
         """Cut out a photo in every tier, with the same first look for all."""
         results = {}
         for tier in Tier:
-            cut = cut_out(
-                rgb, None, TIERS[tier].recipe, lambda part: first if part is rgb else self.look(part)
-            )
+            recipe = TIERS[tier].recipe
+            seen = see(rgb, recipe, lambda part: first if part is rgb else self.look(part))
+            cut = cut_out(rgb, None, recipe, seen)
             results[tier] = (cut.rgb.numpy(), cut.alpha.numpy())
         return results
 

@@ -5,6 +5,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from cutout.inference.imaging.geometry import Box
 from cutout.inference.imaging.hints import Spot
 
 # The most cells a side on which parts of a mask are found.
@@ -23,7 +24,7 @@ class Grid:
     """
 
     def __init__(self, shape: tuple[int, ...], rows: float, columns: float, height: int, width: int) -> None:
-        self.rows, self.columns = rows, columns
+        self.rows, self.columns, self.height, self.width = rows, columns, height, width
         # Pixels of the picture a cell, in parts of the picture's longer side.
         self.down, self.across = height / rows / max(height, width), width / columns / max(height, width)
         self.shape = shape
@@ -56,6 +57,16 @@ class Grid:
             if 0 <= row < self.shape[0] and 0 <= column < self.shape[1]:
                 marked[row, column] = True
         return grown(marked)
+
+    def box_of(self, marked: Cells, margin: float) -> Box:
+        """Return the box of the picture, in its pixels, around marked cells and a margin, a share of all cells a side."""
+        rows, columns = (np.flatnonzero(marked.any(axis)) for axis in (1, 0))
+        edges = []
+        for places, count, pixels in ((columns, self.columns, self.width), (rows, self.rows, self.height)):
+            first, last = places[0] / count - margin, (places[-1] + 1) / count + margin
+            edges.append((max(0, int(first * pixels)), min(pixels, int(last * pixels) + 1)))
+        (left, right), (top, bottom) = edges
+        return Box(left, top, right - left, bottom - top)
 
     def inside(self, box: tuple[float, float, float, float]) -> Cells:
         """Return which cells are inside of a box: left, top, right and bottom, as shares of the picture."""

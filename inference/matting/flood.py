@@ -87,8 +87,10 @@ def parted(ground: Ground, one: Cells, other: Cells) -> Cells:
         smooth = _smooth(share)
         mine = _area(ground.within & ~others & ((smooth >= SURELY) | one), one)
         others = _area(ground.within & ~mine & ((smooth <= 1 - SURELY) | other), other)
-    core, other_core = _cores(ground, one, other)
-    return nearer(ground, share, mine | (core & ~others), others | (other_core & ~mine), narrow=True)
+    depth = _depth(ground)
+    core, other_core = _cores(ground, depth, one, other)
+    length: Values = (CELL_LENGTH + NARROW_LENGTH / np.maximum(depth, 1) ** 2).astype(np.float32)
+    return nearer(ground, share, mine | (core & ~others), others | (other_core & ~mine), length)
 
 
 def _area(marked: Cells, seed: Cells) -> Cells:
@@ -96,12 +98,11 @@ def _area(marked: Cells, seed: Cells) -> Cells:
     return connected(seed, marked) | at_least(marked, LARGE * marked.size)
 
 
-def _cores(ground: Ground, one: Cells, other: Cells) -> tuple[Cells, Cells]:
+def _cores(ground: Ground, depth: Values, one: Cells, other: Cells) -> tuple[Cells, Cells]:
     """Return what is connected to each of two seeds so far inside of the ground that a narrow place parts them.
 
     Where no place between them is narrow, these are the seeds.
     """
-    depth = _depth(ground)
     cores = one, other
     connects, parts = 0, MOST_DEEP
     while parts - connects > 1:
@@ -123,15 +124,14 @@ def _depth(ground: Ground) -> Values:
     return depth
 
 
-def nearer(ground: Ground, share: Values, one: Cells, other: Cells, *, narrow: bool = False) -> Cells:
+def nearer(ground: Ground, share: Values, one: Cells, other: Cells, length: Values | None = None) -> Cells:
     """Return the cells that are nearer to `one` than to `other`, by ways that stay within the ground.
 
-    `share`, float32 [h,w] of 0…1, is how much a cell's colour is that of `one`. If `narrow`, ways through narrow
-    places are longer.
+    `share`, float32 [h,w] of 0…1, is how much a cell's colour is that of `one`. `length`, [h,w], is the length of a way
+    through each cell where the photo does not change.
     """
-    length = np.full(share.shape, CELL_LENGTH, np.float32)
-    if narrow:
-        length += NARROW_LENGTH / np.maximum(_depth(ground), 1) ** 2
+    if length is None:
+        length = np.full(share.shape, CELL_LENGTH, np.float32)
     features = np.concatenate([np.moveaxis(ground.colours, 2, 0), SHARE_LENGTH * share[None]])
     mine, others = _distances(features, length, ground.within, [one, other])
     found: Cells = (mine < others) & ground.within

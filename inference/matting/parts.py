@@ -56,6 +56,8 @@ BEYOND = 3
 NEAR = 1 / 64
 # How many cells what is added reaches into the subject beside it, so that no seam is between them.
 OVERLAP = 2
+# How far refinement looks around what it computes, as a share of all cells a side.
+AROUND = 1 / 32
 # The side of the mask of a photo in which the network found no subject.
 EMPTY = 4 * CELLS
 
@@ -64,25 +66,27 @@ EMPTY = 4 * CELLS
 class Change:
     """What strokes and filled holes change of a mask; each is float32 [1,1,h,w] of 0…1.
 
-    `added` is part of the subject, `removed` is not; `near` is 1 where the refined alpha may change.
+    `added` is part of the subject, `removed` is not; `near` is 1 where the refined alpha may change. `box` is a box of the
+    photo that has all of it, and what refinement needs around it.
     """
 
     added: Tensor = field(repr=False)
     removed: Tensor = field(repr=False)
     near: Tensor = field(repr=False)
+    box: Box
 
     def of(self, mask: Tensor) -> Tensor:
         """Return a mask, float [1,1,h,w], with the change."""
         left = mask * (1 - self.removed)
         return left + (1 - left) * self.added
 
-    def within(self, box: Box, height: int, width: int, size: int) -> "Change":
-        """Return the part of the change in a box of a photo of this size, float32 [1,1,size,size]."""
-
-        def part(weights: Tensor) -> Tensor:
-            return F.interpolate(part_of(weights, box, height, width), size=(size, size), mode="bilinear")
-
-        return Change(part(self.added), part(self.removed), part(self.near))
+    def of_part(self, mask: Tensor, box: Box, height: int, width: int) -> Tensor:
+        """Return the mask, float [1,1,h,w], of a box of a photo of this size, with the change."""
+        added, removed = (
+            F.interpolate(part_of(one, box, height, width), size=mask.shape[2:], mode="bilinear")
+            for one in (self.added, self.removed)
+        )
+        return mask.lerp(torch.zeros_like(mask), removed).lerp(torch.ones_like(mask), added)
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def choose(whole: Tensor | None, aim: Aim, rgb: Tensor) -> Chosen | None:
         near = grown(added | removed, max(1, int(NEAR * max(values.shape))))
         added |= grown(added, OVERLAP) & shown
         gone = _with_soft_edge(removed, picked, values > 0)
-        change = Change(enlarged(added), enlarged(gone), enlarged(near))
+        change = Change(enlarged(added), enlarged(gone), enlarged(near), grid.box_of(near, AROUND))
         mask = change.of(mask)
     return Chosen(mask, weights, change)
 

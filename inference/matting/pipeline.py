@@ -35,39 +35,71 @@ class Matte:
     uncertainty: Tensor | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What the network saw in a photo, and what that is when it is refined; the hints change nothing of it.
+
+    `whole` is the mask of the photo, float [1,1,h,w], None if no subject was found; `merged`, of the same kind, is that
+    of the crop `box`, if the network looked twice and is to be trusted there. `alpha`, float32 [H,W], and `coverage`,
+    uint8 [H,W], have all that the network marked, since how wide the lens makes an edge is found on all of it; they
+    are None without a subject, or if the recipe does not refine.
+    """
+
+    whole: Tensor | None = field(default=None, repr=False)
+    alpha: Tensor | None = field(default=None, repr=False)
+    coverage: Tensor | None = field(default=None, repr=False)
+    box: Box | None = None
+    merged: Tensor | None = field(default=None, repr=False)
+
+
+def see(rgb: Tensor, recipe: Recipe, look: Look) -> Seen:
+    """Run the network on a photo, uint8 [H,W,3], on the photo's device, and refine what it found as the recipe says.
+
+    `look` is called for the photo first, then at most once more, for a crop of it.
+    """
+    whole = look(rgb)
+    if whole is None or not recipe.refines:
+        return Seen(whole)
+    alpha, coverage = refinement.refine(rgb, whole)
+    height, width = rgb.shape[:2]
+    box = crop_refinement.box_around(whole, height, width) if recipe.looks_twice else None
+    second = None if box is None else look(_part(rgb, box))
+    merged = None
+    if box is not None and second is not None:
+        merged = crop_refinement.merge(whole, second, box, height, width)
+    if box is not None and merged is not None:
+        _refine_box(rgb, alpha, coverage, box, merged)
+    return Seen(whole, alpha, coverage, box, merged)
+
+
 def cut_out(
     rgb: Tensor,
     own_alpha: Tensor | None,
     recipe: Recipe,
-    look: Look,
+    seen: Seen,
     *,
     colours: bool = True,
     aim: Aim | None = None,
 ) -> Matte:
-    """Cut the subject out of a photo, uint8 [H,W,3], on the photo's device.
+    """Cut the subject out of a photo, uint8 [H,W,3], on the photo's device; `seen` is what `see` returned for it.
 
     `own_alpha`, uint8 [H,W], is the photo's own transparency; the resulting alpha is multiplied by it. Without
     `colours` only the alpha is computed, and the photo's colours are returned unchanged. `aim` says what of the
     network's mask is meant; without it, all is.
-
-    `look` is called for the photo first, then at most once more, for a crop of it. `aim` changes neither, so the same
-    masks give the same result under any other hints.
 
     Raises:
         InvalidOptions: the parts of this photo cannot be told apart as `aim` asks.
 
     """
     height, width = rgb.shape[:2]
-    whole = look(rgb)
-    seen = None if whole is None else _Seen(rgb, whole, recipe, look)
-    chosen = None if whole is None else parts.Chosen(whole)
-    if aim is not None and (whole is not None or aim.keep_strokes is not None):
-        chosen = parts.choose(whole, aim, rgb)
+    chosen = None if seen.whole is None else parts.Chosen(seen.whole)
+    if aim is not None and (seen.whole is not None or aim.keep_strokes is not None):
+        chosen = parts.choose(seen.whole, aim, rgb)
     if chosen is None:
         return Matte(rgb, rgb.new_zeros(height, width), no_foreground=True)
     uncertainty = uncertainty_of(chosen.mask)
     if recipe.refines:
-        alpha, coverage = _refined(rgb, seen, chosen)
+        alpha, coverage = _chosen_part(rgb, seen, chosen)
         levels = to_levels(alpha)
     else:
         levels = coverage = to_levels(enlarge(chosen.mask, height, width))
@@ -82,76 +114,48 @@ def run_recipes(recipes: Iterable[Recipe], device: torch.device) -> None:
     rgb = torch.randint(256, (256, 256, 3), dtype=torch.uint8, device=device)
     mask = torch.linspace(0, 1, 64, device=device).expand(1, 1, 64, 64)
     for recipe in recipes:
-        matte = cut_out(rgb, None, recipe, lambda _: mask)
+        matte = cut_out(rgb, None, recipe, see(rgb, recipe, lambda _: mask))
         scene = Scene(rgb, Box(0, 0, 256, 256), matte.rgb, matte.alpha)
         for options in (Options(), Options(background=(0, 0, 0))):
             compose(scene, options, DEFAULT_SIZES, lambda lines: lines.cpu().numpy())
 
 
-class _Seen:
-    """What the network saw in a photo: its mask, and in a crop of it, if it looked twice and is to be trusted there.
-
-    `alpha`, float32 [H,W], and `coverage`, uint8 [H,W], are refined, with all parts that the network marked: how wide
-    the lens makes an edge is found on all of them.
-    """
-
-    def __init__(self, rgb: Tensor, whole: Tensor, recipe: Recipe, look: Look) -> None:
-        self._rgb, self._whole = rgb, whole
-        self._box: Box | None = None
-        self._merged: Tensor | None = None
-        if not recipe.refines:
-            return
-        self.alpha, self.coverage = refinement.refine(rgb, whole)
-        if recipe.looks_twice:
-            self._look_again(look)
-
-    def _look_again(self, look: Look) -> None:
-        height, width = self._rgb.shape[:2]
-        box = crop_refinement.box_around(self._whole, height, width)
-        if box is None:
-            return
-        second = look(self._part(box))
-        if second is None:
-            return
-        self._merged = crop_refinement.merge(self._whole, second, box, height, width)
-        self._box = box
-        self._refine_crop(self.alpha, self.coverage, self._merged)
-
-    def changed(self, change: parts.Change) -> tuple[Tensor, Tensor]:
-        """Return alpha and coverage of the masks with a change, refined."""
-        height, width = self._rgb.shape[:2]
-        alpha, coverage = refinement.refine(self._rgb, change.of(self._whole))
-        if self._merged is not None and self._box is not None:
-            part = change.within(self._box, height, width, self._merged.shape[-1])
-            self._refine_crop(alpha, coverage, part.of(self._merged))
-        return alpha, coverage
-
-    def _refine_crop(self, alpha: Tensor, coverage: Tensor, mask: Tensor | None) -> None:
-        """Replace a part of `alpha` and `coverage`, in place, with that of the crop's mask, if there is one."""
-        box = self._box
-        if mask is not None and box is not None:
-            alpha[box.rows, box.columns], coverage[box.rows, box.columns] = refinement.refine(
-                self._part(box), mask
-            )
-
-    def _part(self, box: Box) -> Tensor:
-        return self._rgb[box.rows, box.columns].contiguous()
-
-
-def _refined(rgb: Tensor, seen: _Seen | None, chosen: parts.Chosen) -> tuple[Tensor, Tensor]:
+def _chosen_part(rgb: Tensor, seen: Seen, chosen: parts.Chosen) -> tuple[Tensor, Tensor]:
     """Return alpha and coverage of what is chosen. What the hints change is refined too, and near it alone."""
     height, width = rgb.shape[:2]
-    change = chosen.change
-    if seen is None:  # all there is comes from strokes
+    alpha, coverage, change = seen.alpha, seen.coverage, chosen.change
+    if seen.whole is None or alpha is None or coverage is None:  # all there is comes from strokes
         return refinement.refine(rgb, chosen.mask)
-    alpha, coverage = seen.alpha, seen.coverage
     if change is not None:
-        other, other_coverage = seen.changed(change)
+        other, other_coverage = _changed(rgb, seen, change, seen.whole, alpha, coverage)
         near = enlarge(change.near, height, width)
         alpha = torch.lerp(alpha, other, near)
         coverage = torch.where(near >= 0.5, other_coverage, coverage)
     if chosen.weights is not None:
         shares = enlarge(chosen.weights, height, width)
-        alpha.mul_(shares)
-        coverage.mul_(shares >= 0.5)
+        alpha = alpha * shares
+        coverage = coverage * (shares >= 0.5)
     return alpha, coverage
+
+
+def _changed(
+    rgb: Tensor, seen: Seen, change: parts.Change, whole: Tensor, alpha: Tensor, coverage: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return alpha and coverage of the masks with a change, refined around it."""
+    height, width = rgb.shape[:2]
+    alpha, coverage = alpha.clone(), coverage.clone()
+    part = crop_refinement.part_of(change.of(whole), change.box, height, width)
+    _refine_box(rgb, alpha, coverage, change.box, part)
+    if seen.merged is not None and seen.box is not None:
+        merged = change.of_part(seen.merged, seen.box, height, width)
+        _refine_box(rgb, alpha, coverage, seen.box, merged)
+    return alpha, coverage
+
+
+def _refine_box(rgb: Tensor, alpha: Tensor, coverage: Tensor, box: Box, mask: Tensor) -> None:
+    """Replace a box of `alpha` and `coverage`, in place, with those of its mask."""
+    alpha[box.rows, box.columns], coverage[box.rows, box.columns] = refinement.refine(_part(rgb, box), mask)
+
+
+def _part(rgb: Tensor, box: Box) -> Tensor:
+    return rgb[box.rows, box.columns].contiguous()

@@ -13,7 +13,8 @@ from cutout.inference.selftest.checklist import REPORT_IT, Fact, Failed, Skipped
 from cutout.inference.weights.store import ModelsFolder
 from cutout.models import build_network
 from cutout.models.birefnet import BiRefNet, Decoder, SimpleConvs
-from cutout.models.catalog import CHECKPOINTS, Checkpoint, PatchOrder
+from cutout.models.catalog import Checkpoint, PatchOrder
+from cutout.models.state_dicts import renamed_part
 
 ORDERS: tuple[PatchOrder, ...] = get_args(PatchOrder)
 # Weights of a pixel's three colours are correlated: the colours themselves are, in almost every photo. By this much and
@@ -83,6 +84,8 @@ def order_fits_weights(network: nn.Module, checkpoint: Checkpoint) -> Fact:
     """
     if not isinstance(network, BiRefNet):
         raise Skipped("this network has no patches")
+    if not checkpoint.order_shows:
+        raise Skipped("these weights began as others, maybe of the other order of patches: they do not tell")
     found = {order: colour_correlation(network, order) for order in ORDERS}
     own, other = (found[order] for order in sorted(found, key=lambda order: order != checkpoint.patch_order))
     told = ", ".join(f"{order!r} {value:.2f}" for order, value in found.items())
@@ -92,12 +95,8 @@ def order_fits_weights(network: nn.Module, checkpoint: Checkpoint) -> Fact:
             " this test."
         )
         if checkpoint.like is not None:
-            others = _with_other_order(checkpoint)
-            advice = (
-                f"Add them again with --replace and --like {' or '.join(others)}."
-                if others
-                else "There is no checkpoint with this network and the other order yet."
-            )
+            (order,) = set(ORDERS) - {checkpoint.patch_order}
+            advice = f'Add them again with --replace and --patch-order "{order}".'
         raise Failed(
             f"the weights were trained with the other order of patches than {checkpoint.patch_order!r}"
             f" (correlation of colours: {told})",
@@ -117,27 +116,17 @@ def order_fits_file(file: Path, checkpoint: Checkpoint) -> Fact:
 
     """
     with torch.device("meta"):
-        network = build_network(checkpoint.like or checkpoint.name)
+        network = build_network(checkpoint)
     if isinstance(network, BiRefNet):
         with safetensors.safe_open(file, framework="pt") as tensors:
+            names = {renamed_part(name): name for name in tensors.keys()}  # noqa: SIM118 - it is no dict
             read = {
-                name: tensors.get_tensor(name)
+                name: tensors.get_tensor(names[name])
                 for name in network.state_dict()
                 if name.startswith(FIRST_LAYERS)
             }
         network.load_state_dict(read, strict=False, assign=True)
     return order_fits_weights(network, checkpoint)
-
-
-def _with_other_order(checkpoint: Checkpoint) -> list[str]:
-    """Return the names of the checkpoints with the same network but the other order of patches."""
-    return [
-        other.name
-        for other in CHECKPOINTS.values()
-        if other.network == checkpoint.network
-        and other.backbone == checkpoint.backbone
-        and other.patch_order != checkpoint.patch_order
-    ]
 
 
 def colour_correlation(network: BiRefNet, order: PatchOrder) -> float:

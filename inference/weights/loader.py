@@ -1,19 +1,20 @@
-"""Loading of a checkpoint's file, safetensors or ONNX, into a network that is ready to run."""
+"""Loading of a checkpoint's file, safetensors, ONNX or a pickle of weights, into a network that is ready to run."""
 
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from cutout.inference.errors import WeightsUnavailable
+from cutout.inference.weights import files
 from cutout.inference.weights.store import ModelsFolder
 from cutout.models import build_network
-from cutout.models.catalog import Checkpoint
+from cutout.models.catalog import CHECKPOINTS, Checkpoint
 from cutout.models.optimise import optimise
+from cutout.models.state_dicts import depths_of
+from cutout.models.swin import SIZES
 
 NAMED = 3  # tensors at fault in a message, of each kind
 
@@ -30,16 +31,16 @@ def load_network(checkpoint: Checkpoint, folder: ModelsFolder) -> nn.Module:
     folder.verify(checkpoint)
     file = folder.file(checkpoint)
     with torch.device("meta"):  # allocate no memory: the tensors of the file are used
-        network = build_network(checkpoint.like or checkpoint.name)
+        network = build_network(checkpoint)
     try:
         if file.suffix == ".onnx":
             # BatchNorm is already folded in an ONNX file, so its weights fit the network only after optimise.
             network = optimise(network)
             _fill(network, read_onnx(file, set(network.state_dict())))
         else:
-            _fill(network, safetensors.torch.load_file(file))
+            _fill(network, files.read(file))
             network = optimise(network.float())
-    except (safetensors.SafetensorError, struct.error, ValueError) as error:
+    except (struct.error, ValueError) as error:
         raise WeightsUnavailable(
             f"{checkpoint.name}: {file} does not contain the {checkpoint.network} network ({error});"
             f" remove it and run: {checkpoint.install_command}"
@@ -51,21 +52,47 @@ def require_fit(checkpoint: Checkpoint, file: Path) -> None:
     """Check that a safetensors file holds all tensors of the checkpoint's network, in their shapes. Reads only its header.
 
     Raises:
-        ValueError: it does not; the message names the first tensors at fault, or the file is no safetensors file.
+        ValueError: it does not; the message names the first tensors at fault, and the checkpoints whose network it is, if
+            there are any. Or the file is no safetensors file.
 
     """
     with torch.device("meta"):
-        network = build_network(checkpoint.like or checkpoint.name)
+        network = build_network(checkpoint)
+    state = files.read_shapes(file)
     try:
-        with safetensors.safe_open(file, framework="pt") as tensors:
-            parts = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - it is no dict
-            found = {
-                name: (tuple(part.get_shape()), part.get_dtype().startswith(("F", "BF")))
-                for name, part in parts.items()
-            }
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"it is not a whole safetensors file: {error}") from error
-    _require_same(network.state_dict(), found)
+        _require_same(network.state_dict(), _shapes(state))
+    except ValueError as error:
+        raise ValueError(f"{error}{_told_depth(checkpoint, state)}") from None
+
+
+# The blocks of each stage of a backbone, and the channels of the first.
+Backbone = tuple[tuple[int, ...], int]
+
+
+def _told_depth(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> str:
+    """Tell which backbone a BiRefNet's weights have, if another than the checkpoint's, and which checkpoints have it."""
+    first, depths = state.get("bb.patch_embed.proj.weight"), depths_of(state)
+    wanted = _backbone(checkpoint)
+    if wanted is None or first is None or not first.dim() or not depths:
+        return ""
+    found = (depths, first.shape[0])
+    if found == wanted:
+        return ""
+    told = f"; its backbone has {_blocks(found)} instead of {_blocks(wanted)}, "
+    fitting = [other.name for other in CHECKPOINTS.values() if _backbone(other) == found]
+    if not fitting:
+        return told + "which no checkpoint of the catalogue has"
+    return told + f"as has that of --like {' or '.join(fitting)}"
+
+
+def _backbone(checkpoint: Checkpoint) -> Backbone | None:
+    size = SIZES.get(checkpoint.backbone)
+    return (checkpoint.depths or size.depths, size.width) if size else None
+
+
+def _blocks(backbone: Backbone) -> str:
+    depths, width = backbone
+    return f"{'-'.join(map(str, depths))} blocks from {width} channels"
 
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -75,9 +102,13 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         ValueError: the weights do not fit the network; the message names some of the tensors at fault.
 
     """
-    found = {name: (tuple(part.shape), part.is_floating_point()) for name, part in state.items()}
-    _require_same(network.state_dict(), found)
+    _require_same(network.state_dict(), _shapes(state))
     network.load_state_dict(state, assign=True)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """Return the shape of each tensor, and whether it is of floating-point numbers."""
+    return {name: (tuple(part.shape), part.is_floating_point()) for name, part in state.items()}
 
 
 def _require_same(expected: Mapping[str, Tensor], found: Mapping[str, tuple[tuple[int, ...], bool]]) -> None:

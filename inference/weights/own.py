@@ -9,14 +9,15 @@ import logging
 import re
 import shutil
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 from cutout.inference.errors import WeightsUnavailable
 from cutout.inference.weights.store import RECORD, ModelsFolder, Record, sha256
 from cutout.models import catalog
-from cutout.models.catalog import CHECKPOINTS, Checkpoint, Licence, UnknownCheckpoint
+from cutout.models.catalog import CHECKPOINTS, Checkpoint, Licence, PatchOrder, UnknownCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,22 @@ NAME_RULE = (
 )
 FILE = "model.safetensors"
 LICENCE = Licence(name="own", url="", summary="the terms of these weights are for you to know")
+# Input sizes that BiRefNet takes, in pixels a side. IS-Net takes them too.
+STEP, LEAST, MOST = 32, 256, 4096
+
+
+@dataclass(frozen=True)
+class Unlike:
+    """What own weights do not have in common with the checkpoint that they are like; None: nothing.
+
+    `input_size`: pixels a side of the network's input, a multiple of 32 in 256…4096. `patch_order`: see `PatchOrder`.
+    """
+
+    input_size: int | None = None
+    patch_order: PatchOrder | None = None
+
+
+ALIKE = Unlike()
 
 
 def own_checkpoints(folder: ModelsFolder) -> dict[str, Checkpoint]:
@@ -37,7 +54,7 @@ def own_checkpoints(folder: ModelsFolder) -> dict[str, Checkpoint]:
             continue
         try:
             found[name] = _checkpoint(name, Record(**json.loads(record.read_text())))
-        except (OSError, ValueError, TypeError, UnknownCheckpoint) as error:
+        except (OSError, ValueError, TypeError, UnknownCheckpoint, WeightsUnavailable) as error:
             log.warning("%s cannot be used: %s; add the weights of %s again", record, error, name)
     return found
 
@@ -61,11 +78,13 @@ def find(folder: ModelsFolder, name: str) -> Checkpoint:
     return own[name] if name in own else catalog.find(name)
 
 
-def add(folder: ModelsFolder, file: Path, name: str, like: str, *, replacing: bool = False) -> Checkpoint:
-    """Copy a safetensors file into `folder` as the checkpoint `name`, whole or not at all.
+def add(
+    folder: ModelsFolder, file: Path, name: str, like: str, unlike: Unlike = ALIKE, *, replacing: bool = False
+) -> Checkpoint:
+    """Copy a file of weights into `folder` as the checkpoint `name`, whole or not at all, as a safetensors file.
 
-    It must hold the network of the checkpoint `like`, whose preprocessing and input size it takes. Nothing changes if the
-    same file is there already under this name, like the same checkpoint.
+    It must hold the network of the checkpoint `like`, whose preprocessing and input size it takes, but for what `unlike`
+    says. Nothing changes if the same file is there already under this name, like the same checkpoint.
 
     Raises:
         UnknownCheckpoint: the catalogue has no checkpoint `like`.
@@ -75,6 +94,7 @@ def add(folder: ModelsFolder, file: Path, name: str, like: str, *, replacing: bo
     """
     model = catalog.find(like)
     _require_usable(name)
+    _require_possible(unlike, model)
     if not file.is_file():
         raise WeightsUnavailable(f"{file} is not a file; give the path of your weights, a safetensors file")
     target = folder.own / name
@@ -85,8 +105,9 @@ def add(folder: ModelsFolder, file: Path, name: str, like: str, *, replacing: bo
         ) as made:
             staging = Path(made) / name
             staging.mkdir()
-            copy = Path(shutil.copyfile(file, staging / FILE))
-            record = Record(str(file.absolute()), sha256(copy), _now(), like)
+            copy = _copied(file, staging / FILE)
+            differing = (unlike.input_size, unlike.patch_order)
+            record = Record(str(file.absolute()), sha256(copy), _now(), like, *differing)
             checkpoint = _checkpoint(name, record)
             _require_fit(checkpoint, copy, file, model)
             there = own_checkpoints(folder).get(name)
@@ -136,8 +157,11 @@ def _checkpoint(name: str, record: Record) -> Checkpoint:
     """Return the checkpoint of own weights: all but the weights is as in the one that they are like."""
     if record.like is None:
         raise ValueError("it does not say which checkpoint the weights are like")
+    model = catalog.find(record.like)
+    unlike = Unlike(record.input_size, record.patch_order)
+    _require_possible(unlike, model)
     return replace(
-        catalog.find(record.like),
+        model,
         name=name,
         file=FILE,
         sources=(),
@@ -146,7 +170,53 @@ def _checkpoint(name: str, record: Record) -> Checkpoint:
         fetch="never",
         description=f"your own weights, like {record.like}",
         like=record.like,
+        input_size=unlike.input_size or model.input_size,
+        patch_order=unlike.patch_order or model.patch_order,
     )
+
+
+def _copied(file: Path, target: Path) -> Path:
+    """Copy a file of weights to a safetensors file; a pickle's tensors are read, without running code, and written anew.
+
+    Raises:
+        WeightsUnavailable: a pickle that holds anything else than weights, or that is cut off.
+        OSError: it cannot be read or written.
+
+    """
+    from cutout.inference.weights import files  # imports torch
+
+    if file.suffix not in files.PICKLES:
+        return Path(shutil.copyfile(file, target))
+    try:
+        files.write(files.read(file), target)
+    except ValueError as error:
+        raise WeightsUnavailable(
+            f"{file} cannot be added: {error}; save the network's state dict with safetensors.torch.save_file, and add that"
+        ) from error
+    return target
+
+
+def _require_possible(unlike: Unlike, model: Checkpoint) -> None:
+    """Check that a network like `model` can be run so.
+
+    Raises:
+        WeightsUnavailable: it cannot.
+
+    """
+    size = unlike.input_size
+    if size is not None and (size % STEP or not LEAST <= size <= MOST):
+        raise WeightsUnavailable(
+            f"an input size of {size} is not possible; give a multiple of {STEP} in {LEAST}…{MOST}"
+        )
+    order = unlike.patch_order
+    if order is not None and order not in get_args(PatchOrder):
+        raise WeightsUnavailable(
+            f"{order!r} is no order of patches; give one of: {', '.join(get_args(PatchOrder))}"
+        )
+    if order is not None and model.network != "birefnet":
+        raise WeightsUnavailable(
+            f"{model.name} has no patches; an order of them is for a BiRefNet, such as birefnet-general"
+        )
 
 
 def _put(staging: Path, target: Path, old: Path) -> None:

@@ -8,19 +8,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cutout.inference.errors import LicenceNotAccepted, WeightsUnavailable
-from cutout.models.catalog import Checkpoint
+from cutout.models.catalog import Checkpoint, PatchOrder
 
 RECORD = "origin.json"
 
 
 @dataclass(frozen=True)
 class Record:
-    """The origin of a checkpoint's file, stored next to it. `like`: see `Checkpoint`."""
+    """The origin of a checkpoint's file, stored next to it. `like`: see `Checkpoint`.
+
+    `input_size` and `patch_order` of own weights are set if they are not those of the checkpoint that they are like.
+    """
 
     source: str
     sha256: str
     fetched_at: str
     like: str | None = None
+    input_size: int | None = None
+    patch_order: PatchOrder | None = None
 
 
 @dataclass(frozen=True)

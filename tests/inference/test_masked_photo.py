@@ -7,14 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from cutout.inference.cutout import Cutout
 from cutout.inference.engine import Engine
 from cutout.inference.errors import MasksUnusable
 from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging.geometry import Layout
 from cutout.inference.imaging.hints import parse_box, parse_points
 from cutout.inference.masked_photo import Maker, MaskedPhoto, Run
+from cutout.inference.matting import refinement
+from cutout.inference.matting.pipeline import Seen
 from cutout.inference.options import Options
+from cutout.inference.recently_seen import RecentlySeen
 from cutout.inference.recording import LEVELS, Recorder
 from cutout.inference.tiers import Tier
 from tests.fakes import FakeRunner, fake_engine, photo_bytes
@@ -127,3 +132,63 @@ def test_a_damaged_mask_is_refused() -> None:
             damaged.writestr(name, b"short" if name == "0" else whole.read(name))
     with pytest.raises(MasksUnusable):
         MaskedPhoto.from_bytes(out.getvalue())
+
+
+@pytest.fixture
+def refined(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets one entry for each refinement of a mask."""
+    counted: list[int] = []
+    refine = refinement.refine
+
+    def counting(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        counted.append(rgb.numel())
+        return refine(rgb, mask)
+
+    monkeypatch.setattr(refinement, "refine", counting)
+    return counted
+
+
+def test_the_next_refinement_of_a_photo_computes_only_what_changes(refined: list[int]) -> None:
+    dropping = replace(SPARED, hints=replace(SPARED.hints, drop=parse_points("50% 50%")))
+    with fake_engine() as engine:
+        first = masked(engine, SPARED)
+        assert first.masked is not None
+        stored = MaskedPhoto.from_bytes(first.masked.to_bytes())
+        results = [engine.submit(stored, options).result() for options in (dropping, SPARED, dropping)]
+        assert len(refined) == 1
+        assert results[0].no_foreground
+        assert results[1].data == first.data
+        # With another view or another recipe nothing is known of it.
+        with pytest.raises(MasksUnusable):
+            engine.submit(stored, replace(SPARED, layout=Layout(region=parse_box("0 0 50% 50%")))).result()
+        engine.submit(stored, replace(SPARED, tier=Tier.INDUSTRY)).result()
+        assert len(refined) == 2
+
+
+def test_photos_of_batches_take_no_space(refined: list[int]) -> None:
+    with fake_engine() as engine:
+        ((_, one),) = engine.remove_many([("a", lambda: PHOTO)], SPARED, keep_masks=True)
+        assert isinstance(one, Cutout)
+        assert one.masked is not None
+        for _ in range(2):
+            assert engine.submit(one.masked, SPARED).result().data == one.data
+    assert len(refined) == 2
+
+
+def seen_of(pixels: int) -> Seen:
+    return Seen(torch.zeros(1, 1, 2, 2), torch.zeros(1, pixels), torch.zeros(1, pixels, dtype=torch.uint8))
+
+
+def test_what_was_not_asked_for_longest_makes_room() -> None:
+    recent = RecentlySeen(100)
+    for key in "abc":
+        recent.put(key, seen_of(40))
+        recent.get("a")
+    assert recent.get("b") is None
+    assert recent.get("a") is not None
+    assert recent.get("c") is not None
+    recent.put("large", seen_of(101))
+    assert recent.get("large") is None
+    assert recent.get("a") is not None
+    recent.put("mask alone", Seen(torch.zeros(1, 1, 2, 2)))
+    assert recent.get("mask alone") is None

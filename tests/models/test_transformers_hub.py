@@ -11,7 +11,9 @@ import safetensors.torch
 import torch
 from transformers import AutoModelForImageSegmentation
 
+from cutout.models import swin
 from cutout.models.birefnet import BiRefNet
+from cutout.models.catalog import CHECKPOINTS, HubSource
 from cutout.models.transformers_hub import (
     BiRefNetModel,
     ISNetModel,
@@ -21,7 +23,7 @@ from cutout.models.transformers_hub import (
     order_of,
 )
 from tests.conftest import DATA
-from tests.parity import image, published_state
+from tests.parity import FEYNOBG, NARROW, image, narrow_feynobg, published_state
 from tests.stub_hub import Hub
 
 pytestmark = pytest.mark.slow
@@ -108,8 +110,14 @@ def test_the_order_of_patches_comes_from_the_name_or_the_caller(birefnet: Path, 
     for cached in (
         "ZhengPeng7/BiRefNet_HR-matting",
         "/c/models--ZhengPeng7--BiRefNet_dynamic/snapshots/0af1",
+        "/c/models--feyninc--FeyNobg/snapshots/0af1",
     ):
         assert order_of(cached) == "c hg wg"
+    for checkpoint in CHECKPOINTS.values():
+        if checkpoint.network == "birefnet":
+            for source in checkpoint.sources:
+                assert isinstance(source, HubSource)
+                assert order_of(source.repository) == checkpoint.patch_order
     with pytest.raises(NotLoaded, match="patch_order 'c hw wg' is not one of: wg hg c, c hg wg"):
         from_pretrained(birefnet, patch_order="c hw wg")
 
@@ -118,6 +126,25 @@ def test_the_order_of_patches_comes_from_the_name_or_the_caller(birefnet: Path, 
     assert told.dtype == torch.bfloat16
     told.save_pretrained(tmp_path / "saved")
     assert patch_order(from_pretrained(tmp_path / "saved")) == "c hg wg"
+
+
+def test_another_depth_and_the_names_of_nobg_are_told_by_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(swin.SIZES, "swin_v1_l", NARROW)
+    folder = tmp_path / "of-nobg"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"embed_dim": 24, "depths": [2, 2, 24, 2]}))
+    safetensors.torch.save_file(narrow_feynobg(), folder / "model.safetensors")
+    expected = np.load(DATA / FEYNOBG)["logits"]
+    pixels = torch.from_numpy(image(128)[:, :, :96])
+    model = from_pretrained(folder)
+    model.save_pretrained(tmp_path / "saved")
+    for loaded in (model, from_pretrained(tmp_path / "saved")):
+        assert isinstance(loaded, BiRefNetModel)
+        assert loaded.config.depths == [2, 2, 24, 2]
+        with torch.inference_mode():
+            np.testing.assert_allclose(loaded(pixels).logits.numpy(), expected, atol=1e-4, rtol=0)
 
 
 def spoilt(source: Path, target: Path, data: bytes) -> Path:

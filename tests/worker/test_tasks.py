@@ -22,11 +22,14 @@ from cutout.app.removals.refining import CannotRefine, find_original
 from cutout.app.storage.base import StorageError
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.errors import Overloaded
+from cutout.inference.imaging.backgrounds import Picture
+from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging.hints import Hints, parse_box
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 from cutout.worker.tasks import process_claim, process_line
 from tests.app.databases import on_both
-from tests.fakes import FakeRunner, files_below, photo_bytes, thin_picture
+from tests.fakes import FakeRunner, files_below, photo_bytes, thin_picture, wait_until
 from tests.worker.worker_fixtures import context_of, small_photos, submitted, work_off
 
 pytestmark = pytest.mark.slow
@@ -117,6 +120,37 @@ def test_what_fails_is_named_and_its_share_comes_back(database: Database, storag
     assert ended.status is Status.PARTIAL
     assert (ended.credits, ended.charged) == (60 * 8 * 90 // 100, 60 * 8 * 90 // 100 - returned)
     assert movements(database, batch)[1:] == [(Movement.CHARGE, 0), (Movement.RELEASE, returned)]
+
+
+def test_photos_with_hints_of_their_own_are_in_work_at_once(
+    database: Database, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network begins when all have been read, so none waits for another's result."""
+    behind, get, read = Picture.of(photo_bytes(9, 7)), storage.get, list[str]()
+    hints = Hints(largest_only=True), None, Hints(box=parse_box("0% 0% 50% 100%"))
+    sent = [photo_bytes(seed=seed) for seed in range(3)]
+    batch = submitted(database, storage, sent, Options(background=behind), hints=hints)
+    storage.put(jobs.picture_key(batch.id, behind.sha256), behind.data)
+
+    def note(key: str) -> bytes | None:
+        data = get(key)
+        read.append(key)
+        return data
+
+    monkeypatch.setattr(storage, "get", note)
+    runner = FakeRunner(before=lambda: wait_until(lambda: len(read) >= 4, 5))
+    with context_of(database, storage, runner=runner) as context:
+        claim = database.run_in_transaction(leases.claim, Line.BATCH, 3, LEASE, now())
+        assert claim is not None
+        assert [photo.options.hints for photo in claim.photos] == [hints[0], Hints(), hints[2]]
+        process_claim(context, claim)
+        assert len(read) == 4  # the picture behind them once
+        _, photos = look(database, batch)
+        for photo, data, own in zip(photos, sent, hints, strict=True):
+            options = Options(background=behind, hints=own or Hints())
+            made = get(jobs.result_key(photo.id, Format.PNG, 1))
+            assert made == context.engine.remove(data, options).data
+    assert {photo.status for photo in photos} == {Status.COMPLETED}
 
 
 def test_where_all_fail_everything_comes_back_and_there_is_no_zip(

@@ -1,6 +1,5 @@
 """`cutout models add | remove | list | path | pull` with own weights, and `cutout doctor` with an order of one's own."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from cutout.inference.weights import own
 from cutout.inference.weights.store import ModelsFolder, sha256
-from cutout.models.catalog import CHECKPOINTS, find
+from cutout.models.catalog import CHECKPOINTS
 from tests.app.cli.test_accounts import Run, cutout
 from tests.inference.selftest.test_patch_order import trained
 
@@ -112,14 +112,12 @@ def test_weights_of_the_other_patch_order_are_noticed(
     code, _, err = run(*add, "birefnet-lite")
     assert code == 0
     assert "the weights were trained with the other order of patches than 'wg hg c'" in err
-    assert (
-        "There is no checkpoint with this network and the other order yet." in err
-    )  # birefnet-hr has another backbone
-    monkeypatch.setitem(
-        CHECKPOINTS, "other", replace(find("birefnet-lite"), name="other", patch_order="c hg wg")
-    )
-    assert "Add them again with --replace and --like other." in run(*add, "birefnet-lite")[2]
-    assert "note:" not in run(*add, "other", "--replace")[2]
+    assert 'Add them again with --replace and --patch-order "c hg wg".' in err
+    code, _, err = run(*add, "birefnet-lite", "--replace", "--patch-order", "c hg wg", "--input-size", "512")
+    assert code == 0
+    assert "note:" not in err
+    added = own.find(models, "shop-v3")
+    assert (added.patch_order, added.input_size) == ("c hg wg", 512)
 
 
 def test_the_doctor_names_own_weights_and_what_they_stand_in_for(

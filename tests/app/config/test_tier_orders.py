@@ -10,9 +10,9 @@ from cutout.app.config.base import SettingsError
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
 from cutout.inference.errors import ModelUnavailable, WeightsUnavailable
-from cutout.inference.tiers import Tier, choose
+from cutout.inference.tiers import TIERS, Tier, choose
 from cutout.inference.weights.store import Record
-from cutout.models.catalog import Checkpoint
+from cutout.models.catalog import CHECKPOINTS, Checkpoint
 
 Load = Callable[..., Settings]
 
@@ -101,6 +101,18 @@ def test_what_is_named_is_downloaded_and_nothing_else(load: Load) -> None:
     assert pulled_for(load(tier_basic="birefnet-portrait")) == ["birefnet-portrait"]
     # Own weights are there already. The other tiers take what is there, as ever.
     assert pulled_for(load(tier_industry="shop-v3,birefnet-hr")) == []
+
+
+def test_the_newer_checkpoints_serve_where_they_are_named(load: Load) -> None:
+    settings = load(tier_standard="lucida,rmbg-2.0,birefnet-lite-2k", tier_industry="toonout,feynobg")
+    assert pulled_for(settings, broken=("toonout",)) == ["isnet-general", "lucida", "feynobg"]
+    served = {
+        tier: choose(tier, settings.models_folder, settings.tier_orders).checkpoint.name for tier in Tier
+    }
+    # A tier of the usual order takes what is there: a general one before a special one, and ToonOut never.
+    assert list(served.values()) == ["isnet-general", "lucida", "feynobg", "feynobg"]
+    usual = {name for rule in TIERS.values() for name in rule.checkpoints}
+    assert set(CHECKPOINTS) - usual == {"toonout"}
 
 
 def test_own_weights_whose_file_is_missing_are_not_downloaded(load: Load) -> None:

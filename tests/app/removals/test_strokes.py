@@ -61,9 +61,7 @@ def test_strokes_choose_what_stays_and_are_part_of_what_a_key_stands_for(shop: A
         ({"keepMask": MIDDLE, "dropMask": stroke_mask(45, 45, 55, 56)}, "both to keep and to drop"),
     ],
 )
-def test_strokes_that_cannot_be_used_cost_nothing(
-    shop: ApiClient, masks: dict[str, bytes], says: str
-) -> None:
+def test_strokes_that_cannot_be_used_cost_nothing(shop: ApiClient, masks: dict[str, Any], says: str) -> None:
     answer = send(shop, **masks)
     assert answer.status_code == 400
     assert says in answer.json()["detail"]

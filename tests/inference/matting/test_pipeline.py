@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cutout.inference.imaging.hints import Aim
 from cutout.inference.matting import refinement
-from cutout.inference.matting.pipeline import Matte, cut_out, run_recipes
+from cutout.inference.matting.pipeline import Matte, cut_out, run_recipes, see
 from cutout.inference.tiers import TIERS, Recipe, Tier
 from tests.fakes import BLUE, photo_with_disc
 
@@ -48,13 +48,13 @@ ALPHA = photo_with_disc(HEIGHT, WIDTH, RADIUS)[1]
 
 
 def error(recipe: Recipe, rgb: Tensor = PHOTO) -> float:
-    cut = cut_out(rgb, None, recipe, Network().look)
+    cut = cut_out(rgb, None, recipe, see(rgb, recipe, Network().look))
     return float(np.abs(cut.alpha.numpy() / 255 - ALPHA).mean())
 
 
 @cache
 def refined() -> Matte:
-    return cut_out(PHOTO, None, Recipe.REFINED, Network().look)
+    return cut_out(PHOTO, None, Recipe.REFINED, see(PHOTO, Recipe.REFINED, Network().look))
 
 
 def test_each_tier_does_what_the_one_below_does_and_more() -> None:
@@ -65,11 +65,14 @@ def test_each_tier_does_what_the_one_below_does_and_more() -> None:
 
 
 def test_the_mask_alone_leaves_the_photos_colours() -> None:
-    assert torch.equal(cut_out(PHOTO, None, Recipe.MASK, Network().look).rgb, PHOTO)
+    assert torch.equal(cut_out(PHOTO, None, Recipe.MASK, see(PHOTO, Recipe.MASK, Network().look)).rgb, PHOTO)
 
 
 def test_clean_changes_colours_at_the_edge_only_and_no_alpha() -> None:
-    plain, clean = (cut_out(PHOTO, None, recipe, Network().look) for recipe in (Recipe.MASK, Recipe.CLEAN))
+    plain, clean = (
+        cut_out(PHOTO, None, recipe, see(PHOTO, recipe, Network().look))
+        for recipe in (Recipe.MASK, Recipe.CLEAN)
+    )
     assert torch.equal(plain.alpha, clean.alpha)
     changed = (plain.rgb != clean.rgb).any(2)
     assert changed.any()
@@ -87,7 +90,7 @@ def test_the_second_look_sees_what_colours_do_not_tell() -> None:
 
 def test_the_second_look_is_at_the_subject_alone() -> None:
     network = Network()
-    cut_out(PHOTO, None, Recipe.SECOND_LOOK, network.look)
+    cut_out(PHOTO, None, Recipe.SECOND_LOOK, see(PHOTO, Recipe.SECOND_LOOK, network.look))
     whole, part = network.shown
     assert whole == (HEIGHT, WIDTH)
     assert max(part) < 4 * RADIUS
@@ -100,14 +103,14 @@ def test_the_second_look_is_at_the_subject_alone() -> None:
 )
 def test_a_second_look_that_fails_changes_nothing(again: Callable[[Tensor], Tensor | None]) -> None:
     once = refined()
-    twice = cut_out(PHOTO, None, Recipe.SECOND_LOOK, Network(again).look)
+    twice = cut_out(PHOTO, None, Recipe.SECOND_LOOK, see(PHOTO, Recipe.SECOND_LOOK, Network(again).look))
     assert torch.equal(once.alpha, twice.alpha)
     assert torch.equal(once.rgb, twice.rgb)
 
 
 @pytest.mark.parametrize("recipe", list(Recipe))
 def test_without_a_subject_every_recipe_gives_an_empty_alpha(recipe: Recipe) -> None:
-    cut = cut_out(PHOTO, None, recipe, lambda part: None)
+    cut = cut_out(PHOTO, None, recipe, see(PHOTO, recipe, lambda part: None))
     assert cut.no_foreground
     assert cut.alpha.shape == (HEIGHT, WIDTH)
     assert not cut.alpha.any()
@@ -117,7 +120,7 @@ def test_without_a_subject_every_recipe_gives_an_empty_alpha(recipe: Recipe) -> 
 def test_the_photos_own_transparency_is_multiplied_in(recipe: Recipe) -> None:
     own = torch.full((HEIGHT, WIDTH), 128, dtype=torch.uint8)
     own[:, : WIDTH // 2] = 0
-    cut = cut_out(PHOTO, own, recipe, Network().look)
+    cut = cut_out(PHOTO, own, recipe, see(PHOTO, recipe, Network().look))
     middle = HEIGHT // 2
     assert not cut.alpha[:, : WIDTH // 2].any()
     assert cut.alpha[middle, WIDTH // 2 + 10] == 128
@@ -145,7 +148,7 @@ def test_colours_are_cleaned_by_the_coverage_of_each_look(
 
     monkeypatch.setattr(refinement, "refine", refine_and_mark)
     monkeypatch.setattr(refinement, "clean_colours", remember)
-    cut_out(PHOTO, None, recipe, Network().look)
+    cut_out(PHOTO, None, recipe, see(PHOTO, recipe, Network().look))
     assert len(looked) == looks
     assert cleaned[0][0, 0] == 1
     assert int((cleaned[0] == looks).sum()) == looked[-1].numel()
@@ -164,7 +167,8 @@ def test_a_neighbour_that_is_dropped_lends_its_colour_to_no_edge() -> None:
     photo = colours + (1 - kept - dropped)[..., None] * torch.tensor(BLUE)
     mask = torch.nn.functional.interpolate((kept + dropped)[None, None], size=(200, 200), mode="bilinear")
     aim = Aim(drop=((188 / 280, 0.5),))
-    cut = cut_out(photo.round().to(torch.uint8), None, Recipe.REFINED, lambda _: mask, aim=aim)
+    rgb = photo.round().to(torch.uint8)
+    cut = cut_out(rgb, None, Recipe.REFINED, see(rgb, Recipe.REFINED, lambda _: mask), aim=aim)
     edge = (cut.alpha > 20) & (cut.alpha < 235) & (column > 110)
     assert edge.sum() > 400
     off = (cut.rgb[edge].float() - red).abs().mean(0)

@@ -64,6 +64,8 @@ def test_weights_of_the_other_order_are_caught() -> None:
     assert "fit" in weights.order_fits_weights(trained(OTHER), find("birefnet-hr")).text
     with pytest.raises(Skipped, match="do not tell"):
         weights.order_fits_weights(lite(), LITE)
+    with pytest.raises(Skipped, match="began as others"):
+        weights.order_fits_weights(trained(OTHER), replace(LITE, order_shows=False))
     with pytest.raises(Skipped, match="has no patches"):
         weights.order_fits_weights(nn.Identity(), LITE)
 
