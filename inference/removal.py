@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cutout.inference.backends.cuda import download, errors_translated, upload
-from cutout.inference.composition import Scene, compose, largest_result
+from cutout.inference.composition import Composed, Scene, compose, largest_result
 from cutout.inference.cutout import Cutout
 from cutout.inference.errors import InvalidBackground, InvalidPhoto
 from cutout.inference.imaging import decode, encode, strokes
@@ -23,6 +23,7 @@ from cutout.inference.imaging.placing import scaled_down
 from cutout.inference.imaging.types import Colour
 from cutout.inference.limits import SizeLimits, pixels_of
 from cutout.inference.masked_photo import Maker, MaskedPhoto, Source
+from cutout.inference.matting import cast_shadow
 from cutout.inference.matting.pipeline import Look, Seen, cut_out, see
 from cutout.inference.options import Options
 from cutout.inference.recently_seen import RecentlySeen
@@ -34,6 +35,7 @@ from cutout.inference.tiers import TIERS
 ONE_PIXEL = Box(0, 0, 1, 1)
 # In a tier with a limit, a margin may make the result so many times as large.
 MOST_OF_A_MARGIN = 4
+NO_SHADOW = "No shadow was kept: the photo shows none on a plain ground around the subject."
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,16 @@ def remove_background(
         coverage=round(composed.coverage, 4),
         uncertainty=round(composed.uncertainty, 4),
         needs_review=needs_review(composed.subject is None, composed.of_photo, composed.uncertainty),
-        notes=picture.notes,
+        notes=picture.notes + _notes_of(composed, scene, options),
         masked=masked,
         seconds=at.clock.seconds,
     )
+
+
+def _notes_of(composed: Composed, scene: Scene, options: Options) -> tuple[str, ...]:
+    """Return what the user should know about the result."""
+    lacks_shadow = options.keep_shadow and composed.subject is not None and scene.cast is None
+    return (NO_SHADOW,) if lacks_shadow else ()
 
 
 def _within_tier(options: Options, sizes: SizeLimits) -> tuple[Options, SizeLimits]:
@@ -152,7 +160,7 @@ def _decode(data: bytes, options: Options, at: Workplace, results: SizeLimits) -
         if layout.moves:
             pixels += result
         # They are drawn as floats.
-        if options.shadow or isinstance(options.background, BlurredPhoto | Gradient):
+        if options.shadow or options.keep_shadow or isinstance(options.background, BlurredPhoto | Gradient):
             pixels += result // 2
         at.hold(pixels)
 
@@ -266,7 +274,16 @@ def _scene(
         inner = Box(part.left - view.left, part.top - view.top, part.width, part.height)
         rgb = rgb[inner.rows, inner.columns].contiguous()
         alpha = alpha[inner.rows, inner.columns].contiguous()
-    return Scene(photo, part, rgb, alpha, cut.uncertainty, behind)
+    cast = _cast_shadow(photo, own_alpha, alpha, part) if options.keep_shadow else None
+    return Scene(photo, part, rgb, alpha, cut.uncertainty, behind, cast)
+
+
+def _cast_shadow(photo: Tensor, own_alpha: Tensor | None, alpha: Tensor, part: Box) -> Tensor | None:
+    """Return the opacity of the shadow in a photo of the subject with this alpha, uint8 [h,w], in a part of it."""
+    if alpha.shape != photo.shape[:2]:
+        inner, alpha = alpha, photo.new_zeros(photo.shape[:2])
+        alpha[part.rows, part.columns] = inner
+    return cast_shadow.find(photo, alpha, own_alpha)
 
 
 def _see(options: Options, look: Look, known_as: str | None, at: Workplace, rgb: Tensor) -> Seen:
