@@ -55,6 +55,7 @@ class OptionKeywords(TypedDict, total=False):
     min_coverage: float
     shadow: ShadowName
     shadow_opacity: float
+    keep_shadow: bool
     keep_profile: bool
     require_subject: bool
     max_megapixels: float
@@ -105,7 +106,7 @@ def make_options(*, format: Format | str | None = None, **keywords: Unpack[Optio
     Args:
         format: "png", "webp", "avif", "jpeg", "auto", "zip" or "mask"; None: that of the preset, else "png".
         **keywords: the options; those that are left out have the preset's value, or none.
-            tier: "basic", "standard", "professional" or "industry".
+            tier: "basic", "standard", "professional", "industry" or "preview".
             mask_only: return the alpha matte itself, as a grey picture.
             background: "white", "#ffffff80", "gradient(white, #dddddd, 90)", "blur", or "none".
             background_image: a picture instead, centred, that covers the result; given as `photo` is.
@@ -118,7 +119,7 @@ def make_options(*, format: Format | str | None = None, **keywords: Unpack[Optio
             keep_mask, drop_mask: pictures, stretched to the photo, with white strokes on what stays or is added, and on
                 what goes; given as `photo` is. holes: "fill": holes that the subject encloses become part of it.
             min_coverage: 0…100 percent; a subject that takes less of the photo counts as none.
-            shadow: "soft" or "none". shadow_opacity: 0…100 percent.
+            shadow: "soft" or "none". shadow_opacity: 0…100 percent. keep_shadow: keep the photo's own instead.
             keep_profile: keep the photo's colour profile. require_subject: fail with `NoSubject` without one.
             max_megapixels: scale a larger photo down before any work.
             preset: the name of a preset, such as "amazon".

@@ -14,7 +14,7 @@ from cutout.inference.imaging.backgrounds import Background, BlurredPhoto, Gradi
 from cutout.inference.imaging.encode import Format
 from cutout.inference.imaging.geometry import Box, Layout, Placement, place
 from cutout.inference.imaging.placing import box_of, lay_down, lines_of
-from cutout.inference.imaging.shadow import soft_shadow
+from cutout.inference.imaging.shadow import cast_shadow_on, soft_shadow
 from cutout.inference.imaging.types import Colour
 from cutout.inference.limits import SizeLimits
 from cutout.inference.options import Options
@@ -32,6 +32,8 @@ class Scene:
     `photo`, uint8 [H,W,3], is the whole photo; `part` is the box of it that was searched, `rgb`, uint8 [h,w,3], and
     `alpha`, uint8 [h,w], the subject's colours and alpha there. `picture`, uint8 [h,w,3], is the picture behind, if the
     background is one. `uncertainty`, float32 [1], is the share that the network was undecided about, None without a mask.
+    `cast`, float32 [1,1,r,c] of 0…1 over the whole photo, is the opacity of the shadow that the subject casts in it, if that
+    is wanted and was found.
     """
 
     photo: Tensor = field(repr=False)
@@ -40,6 +42,7 @@ class Scene:
     alpha: Tensor = field(repr=False)
     uncertainty: Tensor | None = field(default=None, repr=False)
     picture: Tensor | None = field(default=None, repr=False)
+    cast: Tensor | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ def compose(scene: Scene, options: Options, sizes: SizeLimits, fetch: Fetch) -> 
         rgb = rgb.new_zeros(placement.height, placement.width, 3)
         alpha = alpha.new_zeros(placement.height, placement.width)
     coverage = min(1.0, covered / (placement.width * placement.height))
-    pixels = _finished(scene, rgb, alpha, subject, options)
+    under = _shadow(scene, alpha, found, placement, options)
+    pixels = _finished(scene, rgb, alpha, under, options)
     return Composed(pixels, subject, coverage, of_photo, uncertainty)
 
 
@@ -108,12 +112,25 @@ def _placement(subject: Box | None, part: Box, width: int, height: int, layout: 
     return place(in_photo, width, height, layout)
 
 
-def _finished(scene: Scene, rgb: Tensor, alpha: Tensor, subject: Box | None, options: Options) -> Tensor:
+def _shadow(
+    scene: Scene, alpha: Tensor, found: Box | None, placement: Placement, options: Options
+) -> Tensor | None:
+    """Return the opacity of the shadow under the subject, float32 [H,W], if there is one."""
+    if found is None:
+        return None
+    if scene.cast is not None:
+        in_photo = Box(scene.part.left + found.left, scene.part.top + found.top, found.width, found.height)
+        height, width = scene.photo.shape[:2]
+        return cast_shadow_on(placement, scene.cast, height, width, in_photo)
+    return soft_shadow(alpha, placement.subject, options.shadow) if options.shadow else None
+
+
+def _finished(scene: Scene, rgb: Tensor, alpha: Tensor, under: Tensor | None, options: Options) -> Tensor:
     if options.mask_only:
         return alpha
     height, width = alpha.shape
-    if options.shadow and subject is not None:
-        rgb, alpha = compositing.on_layer(rgb, alpha, (0, 0, 0), soft_shadow(alpha, subject, options.shadow))
+    if under is not None:
+        rgb, alpha = compositing.on_layer(rgb, alpha, (0, 0, 0), under)
     background = options.background
     if options.format is Format.ZIP or (background is None and options.format.has_alpha):
         return compositing.transparent(rgb, alpha)

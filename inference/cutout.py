@@ -17,8 +17,9 @@ class Cutout:
     the subject's mask that the network was undecided about; `needs_review` says that a person should look at it. `masked`
     is the photo with the network's masks, if those were asked for.
 
-    `notes` say, for the user, where the photo was not decoded exactly as its file states. `seconds` holds the time of
-    each stage, see `stage_timer.STAGES`; a second look is counted in the same stages as the first.
+    `notes` say, for the user, where the photo was not decoded exactly as its file states, and that it has no shadow to
+    keep. `seconds` holds the time of each stage, see `stage_timer.STAGES`; a second look is counted in the same stages
+    as the first.
     """
 
     data: bytes = field(repr=False)

@@ -52,7 +52,7 @@ class OptionValues:
     - `keep_mask`, `drop_mask`: files of pictures with strokes, white on black; `holes`: "keep" or "fill";
       `min_coverage`: 0…100 percent: see `Hints`.
     - `shadow`: "none" or "soft"; `shadow_opacity`: 0…100 percent.
-    - `keep_profile`, `require_subject`: see `Options`.
+    - `keep_shadow`, `keep_profile`, `require_subject`: see `Options`.
     - `max_megapixels`: a larger photo is scaled down to this size before any work.
     - `preset`: the name of a preset, whose values count where the caller gave none.
     """
@@ -79,6 +79,7 @@ class OptionValues:
     min_coverage: float | None = None
     shadow: str | None = None
     shadow_opacity: float | None = None
+    keep_shadow: bool | None = None
     keep_profile: bool | None = None
     require_subject: bool | None = None
     max_megapixels: float | None = None
@@ -154,6 +155,7 @@ def to_options(
             max_pixels=None if megapixels is None else round(megapixels * 1_000_000),
         ),
         shadow=_shadow(read),
+        keep_shadow=bool(read.flag("keep_shadow")),
         keep_profile=bool(read.flag("keep_profile")),
         require_subject=bool(read.flag("require_subject")),
         hints=Hints(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cutout.inference.errors import InvalidOptions
-from cutout.inference.imaging.backgrounds import Background, Picture
+from cutout.inference.imaging.backgrounds import Background, BlurredPhoto, Picture
 from cutout.inference.imaging.encode import Format
 from cutout.inference.imaging.geometry import AS_IN_PHOTO, NO_MARGIN, Layout
 from cutout.inference.imaging.hints import NO_HINTS, Hints
@@ -21,6 +21,7 @@ class Options:
     - `layout`: the part of the photo that is searched, and where the subject stands in the result.
     - `hints`: which subject of the photo is meant.
     - `shadow`: the opacity of a soft shadow under the subject, 0 (none) … 1.
+    - `keep_shadow`: keep the shadow that the subject casts in the photo, if the ground is plain.
     - `keep_profile`: keep the photo's own colour profile instead of converting it to sRGB.
     - `require_subject`: fail with `NoSubject` where there is none, instead of returning an empty picture.
     """
@@ -35,6 +36,7 @@ class Options:
     keep_profile: bool = False
     require_subject: bool = False
     hints: Hints = NO_HINTS
+    keep_shadow: bool = False
 
     def check(self) -> None:
         """Check that the options go together.
@@ -46,8 +48,16 @@ class Options:
         self.hints.check()
         if self.layout.margin != NO_MARGIN and not self.layout.trim and self.layout.canvas is None:
             raise InvalidOptions("A margin needs trim (cut to the subject) or a canvas. Add one of them.")
-        if self.mask_only and (self.background is not None or self.shadow):
+        if self.mask_only and (self.background is not None or self.shadow or self.keep_shadow):
             raise InvalidOptions("A mask has neither background nor shadow. Leave them out, or the mask.")
+        if self.keep_shadow and self.shadow:
+            raise InvalidOptions(
+                "Either keep the photo's own shadow or add a soft one. Leave out one of the two."
+            )
+        if self.keep_shadow and isinstance(self.background, BlurredPhoto):
+            raise InvalidOptions(
+                "The blurred photo has its own shadow in it. Leave out the shadow to keep, or choose another background."
+            )
         if self.mask_only and self.format is Format.ZIP:
             raise InvalidOptions("A ZIP has both the colours and the mask. Leave out one of the two options.")
 

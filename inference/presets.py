@@ -88,7 +88,11 @@ class Presets(Mapping[str, Preset]):
         except InvalidOptions as error:
             raise InvalidOptions(f"{named('preset')}: {error}") from None
         if values.wants_mask:  # it has neither
-            preset = replace(preset, background=None, shadow=None, shadow_opacity=None)
+            preset = replace(preset, background=None, shadow=None, shadow_opacity=None, keep_shadow=None)
+        if values.keep_shadow:  # there is only one shadow
+            preset = replace(preset, shadow=None, shadow_opacity=None)
+        if values.shadow == "soft":
+            preset = replace(preset, keep_shadow=None)
         if values.background_image is not None:
             preset = replace(preset, background=None)
         return replace(values.over(preset), preset=None)

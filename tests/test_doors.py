@@ -216,6 +216,7 @@ TABLE: list[tuple[dict[str, Any], Options]] = [
     ({"shadow": "soft"}, Options(shadow=0.35)),
     ({"shadow": "soft", "shadow_opacity": 60.0}, Options(shadow=0.6)),
     ({"shadow": "soft", "shadow_opacity": 0}, Options(shadow=0.0)),
+    ({"keep_shadow": True}, Options(keep_shadow=True)),
     ({"keep_profile": True, "require_subject": True}, Options(keep_profile=True, require_subject=True)),
     ({"preset": "amazon", "format": "jpg"}, AMAZON),
 ]
@@ -310,6 +311,9 @@ def test_a_wrong_value_is_named_as_its_caller_calls_it(
         ({"margin": "5%"}, "A margin needs trim"),
         ({"mask_only": True, "background": "red"}, "A mask has neither background nor shadow"),
         ({"format": "zip", "mask_only": True}, "A ZIP has both"),
+        ({"format": "mask", "keep_shadow": True}, "A mask has neither background nor shadow"),
+        ({"shadow": "soft", "keep_shadow": True}, "Either keep the photo's own shadow or add a soft one"),
+        ({"background": "blur", "keep_shadow": True}, "The blurred photo has its own shadow in it"),
         ({"keep": "1 2, 3 4", "drop": "3px 4px"}, "The point 3px 4px is both to keep and to drop"),
         ({"keep": "1 2", "largest_only": True}, "Give only one of the two"),
     ],

@@ -116,6 +116,10 @@ ShadowOpacityFlag = Annotated[
     float | None,
     typer.Option("--shadow-opacity", min=0, max=100, help="Opacity of the shadow in percent; default 35."),
 ]
+KeepShadowFlag = Annotated[
+    bool | None,
+    typer.Option("--keep-shadow/--no-keep-shadow", help="Keep the photo's own shadow on a plain ground."),
+]
 KeepProfileFlag = Annotated[
     bool | None,
     typer.Option("--keep-profile/--no-keep-profile", help="Keep the photo's colour profile."),

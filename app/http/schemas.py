@@ -156,6 +156,9 @@ class OptionsForm(BaseModel):
     shadow_opacity: Annotated[float, Field(ge=0, le=100, description="Opacity of the shadow in percent.")] = (
         USUAL_OPACITY
     )
+    keep_shadow: Annotated[
+        bool, Field(description="Keep the shadow that the subject casts in the photo on a plain ground.")
+    ] = False
     keep_profile: Annotated[
         bool, Field(description="Keep the photo's colour profile instead of converting it to sRGB.")
     ] = False

@@ -14,7 +14,8 @@ from cutout.models.catalog import Checkpoint
 
 # A mask with no value of at least this has no subject: the network considers every pixel background. Measured with
 # isnet-general: the highest value of a mask is at most 0.33 on plain colours, gradients, noise, grass and gravel, and
-# at least 0.99 on photos with a subject, even one that is 30 pixels wide in a photo of 800.
+# at least 0.99 on photos with a subject, even one that is 30 pixels wide in a photo of 800. It is
+# not measured with other networks: docs/decisions/0002-no-subject.md.
 FOREGROUND = 0.5
 
 # A network's background is not exactly 0: some pixels have 1 to 3 of 255, or a little more in specks of a few pixels.

@@ -24,7 +24,7 @@ from cutout.inference.options import Options
 from cutout.inference.tiers import Choice, Tier
 from cutout.models import gpu_kernels
 from cutout.models.catalog import find
-from tests.fakes import photo_with_disc
+from tests.fakes import BLUE, photo_with_disc
 from tests.pretend_engine import RADIUS, RED, FindsRed, photo, pretended_engine
 from tests.pretend_gpu import Call, MixedDevices, MixedTypes, pretended_gpu
 
@@ -124,6 +124,21 @@ def test_every_layout_and_background_is_composed_on_the_gpu(engine: Engine) -> N
             if here.format is not Format.ZIP and (there.width, there.height) == (here.width, here.height):
                 difference = np.abs(_pixels(there).astype(int) - _pixels(here))
                 assert difference.mean() < 2, options
+
+
+def test_a_shadow_is_found_and_laid_on_the_gpu(engine: Engine) -> None:
+    picture = Image.open(io.BytesIO(photo(HEIGHT, WIDTH)))
+    shade = ImageDraw.Draw(picture)
+    shade.ellipse((195, 190, 290, 215), tuple(level * 7 // 10 for level in BLUE))
+    shade.ellipse((WIDTH / 2 - 45, HEIGHT / 2 - 45, WIDTH / 2 + 45, HEIGHT / 2 + 45), RED)
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    for layout in (Layout(), Layout(canvas=(200, 200), scale=0.5)):
+        made = engine.remove(data.getvalue(), Options(keep_shadow=True, layout=layout))
+        assert not made.notes
+        pixels = _pixels(made)
+        dark = (pixels[..., 3] > 60) & (pixels[..., 3] < 90) & (pixels[..., :3].max(2) == 0)
+        assert dark.sum() > 300
 
 
 def test_the_photos_own_transparency_goes_up_too(engine: Engine) -> None:

@@ -72,6 +72,22 @@ def test_a_callers_values_come_first() -> None:
         assert made.layout == options(preset="amazon").layout
 
 
+def test_a_caller_replaces_the_shadow_of_a_preset(tmp_path: Path) -> None:
+    text = '[drawn]\nshadow = "soft"\nshadow_opacity = 20\n[own]\nkeep_shadow = true\n'
+    presets = load_presets(write(tmp_path, text))
+    for values, shadow, kept in (
+        (OptionValues(preset="drawn"), 0.2, False),
+        (OptionValues(preset="own"), 0.0, True),
+        (OptionValues(preset="drawn", keep_shadow=True), 0.0, True),
+        (OptionValues(preset="own", shadow="soft"), 0.35, False),
+        (OptionValues(preset="own", keep_shadow=False), 0.0, False),
+        (OptionValues(preset="own", format="mask"), 0.0, False),
+        (OptionValues(preset="own", background="blur", keep_shadow=False), 0.0, False),
+    ):
+        made = presets.options(values)
+        assert (made.shadow, made.keep_shadow) == (shadow, kept), values
+
+
 def write(folder: Path, text: str) -> Path:
     file = folder / f"{len(text)}.toml"
     file.write_text(text)

@@ -22,7 +22,8 @@ HINTS = Hints(
 
 
 def test_options_with_hints_are_read_as_they_were_written() -> None:
-    options = Options(Tier.INDUSTRY, layout=Layout(trim=True, margin=parse_margin("5% 1px")), hints=HINTS)
+    layout = Layout(trim=True, margin=parse_margin("5% 1px"))
+    options = Options(Tier.INDUSTRY, layout=layout, hints=HINTS, keep_shadow=True)
     row = json.dumps(write_options(options))
     assert "data" not in row, "pictures are in the storage"
     assert OPTIONS.validate_python(json.loads(row)) == options
@@ -30,7 +31,7 @@ def test_options_with_hints_are_read_as_they_were_written() -> None:
 
 def test_a_row_of_a_version_without_hints_can_be_read() -> None:
     row = write_options(Options(quality=70))
-    del row["hints"]
+    del row["hints"], row["keep_shadow"]
     assert OPTIONS.validate_python(row) == Options(quality=70)
     row = json.loads(json.dumps(write_options(Options(hints=Hints(keep=HINTS.keep)))))
     for name in ("keep_mask", "drop_mask", "fill_holes", "min_coverage"):

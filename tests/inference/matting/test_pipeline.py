@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cutout.inference.imaging.hints import Aim
 from cutout.inference.matting import refinement
 from cutout.inference.matting.pipeline import Matte, cut_out, run_recipes, see
 from cutout.inference.tiers import TIERS, Recipe, Tier
@@ -151,3 +152,25 @@ def test_colours_are_cleaned_by_the_coverage_of_each_look(
     assert len(looked) == looks
     assert cleaned[0][0, 0] == 1
     assert int((cleaned[0] == looks).sum()) == looked[-1].numel()
+
+
+def test_a_neighbour_that_is_dropped_lends_its_colour_to_no_edge() -> None:
+    """The colours beside it are estimated as if it were background, which it is now."""
+    red, green = torch.tensor([210.0, 40, 40]), torch.tensor([40.0, 200, 40])
+    row, column = torch.meshgrid(torch.arange(200) + 0.5, torch.arange(280) + 0.5, indexing="ij")
+
+    def soft_disc(middle: float) -> Tensor:
+        return ((40 - torch.hypot(row - 100, column - middle)) / 12 + 0.5).clamp(0, 1)
+
+    kept, dropped = soft_disc(90), soft_disc(188)
+    colours = kept[..., None] * red + dropped[..., None] * green
+    photo = colours + (1 - kept - dropped)[..., None] * torch.tensor(BLUE)
+    mask = torch.nn.functional.interpolate((kept + dropped)[None, None], size=(200, 200), mode="bilinear")
+    aim = Aim(drop=((188 / 280, 0.5),))
+    rgb = photo.round().to(torch.uint8)
+    cut = cut_out(rgb, None, Recipe.REFINED, see(rgb, Recipe.REFINED, lambda _: mask), aim=aim)
+    edge = (cut.alpha > 20) & (cut.alpha < 235) & (column > 110)
+    assert edge.sum() > 400
+    off = (cut.rgb[edge].float() - red).abs().mean(0)
+    assert off[0] < 8
+    assert off[1] < 5
