@@ -75,9 +75,8 @@ def remove_background(
         data, maker, look = source.photo, source.maker, Replay(source, at.device).look
         known_as = source.id
     else:
-        data = source
-        if keep_masks:
-            recorder = Recorder(at.look)
+        data, recorder = source, Recorder(at.look) if keep_masks else None
+        if recorder is not None:
             look, known_as = recorder.look, recorder.id
     picture = _decode(data, options, at)
     options, behind = _background(options, picture.profile, at.sizes)
@@ -89,10 +88,8 @@ def remove_background(
             photo, own_alpha = scaled_down(photo, own_alpha, options.layout.max_pixels)
             marks = marks.rescaled(picture.width, picture.height, photo.shape[1], photo.shape[0])
         at.clock.lap("decode")
-        shown_behind = None if behind is None else upload(behind, at.device)
-        scene = _scene(
-            photo, own_alpha, marks, options, partial(_see, options, look, known_as, at), shown_behind
-        )
+        shown = None if behind is None else upload(behind, at.device)
+        scene = _scene(photo, own_alpha, marks, options, partial(_see, options, look, known_as, at), shown)
         composed = compose(scene, options, at.sizes, download)
         pixels = download(composed.pixels)
         masked = None if recorder is None else MaskedPhoto(data, recorder.runs(), maker, recorder.id)
