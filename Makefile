@@ -47,7 +47,7 @@ serve: install ## run the service on http://127.0.0.1:8000 without authenticatio
 
 # mypy keeps one core busy for a minute, so the tests run in parallel with it.
 test: $(VENV)/.installed-dev ## run everything that CI runs: linters, type checks, import contracts, tests
-	$(BIN)/cutout models pull isnet-general
+	$(BIN)/cutout models pull isnet-general u2netp
 	$(MAKE) --no-print-directory --jobs=2 lint pytest
 
 # `make test COVERAGE=1` also shows which lines no test reaches; it takes half as long again.

@@ -21,7 +21,7 @@ from cutout.app.stores.buckets import Buckets
 from cutout.inference.backends.runners import pick_device
 from cutout.inference.engine import Engine, open_engine
 from cutout.inference.errors import ModelUnavailable
-from cutout.inference.tiers import Tier, candidates
+from cutout.inference.tiers import SOLD, Tier, candidates
 from cutout.models.catalog import CHECKPOINTS, Checkpoint
 
 # Not structlog, which prints to stdout until it is configured: the command may write an image there.
@@ -147,8 +147,12 @@ def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engi
 
 
 def refuse_substitutes(engine: Engine) -> None:
-    """Raise ModelUnavailable if a tier is served by a substitute for its checkpoint."""
-    substitutes = [serving.choice for serving in engine.serving.values() if serving.choice.substitute]
+    """Raise ModelUnavailable if a tier that is sold is served by a substitute for its checkpoint."""
+    substitutes = [
+        serving.choice
+        for tier, serving in engine.serving.items()
+        if serving.choice.substitute and tier in SOLD
+    ]
     if substitutes:
         reasons = dict.fromkeys(reason for choice in substitutes for reason in choice.passed_over)
         tiers = ", ".join(choice.tier.value for choice in substitutes)

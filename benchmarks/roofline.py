@@ -22,7 +22,7 @@ from benchmarks.counting import Count
 from benchmarks.report import Table, publish
 from cutout.inference.backends import runners
 from cutout.inference.options import Options
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import SOLD, Tier
 from cutout.models import build_network, gpu_kernels
 from cutout.models.catalog import find
 from cutout.models.optimise import optimise
@@ -36,7 +36,7 @@ OF_BANDWIDTH, OF_PRODUCTS = 0.8, 0.55
 # refined photos of 2 megapixels a second, which took 890 operations each.
 HOST_SECONDS = 15e-6
 SIZES = {2: (1200, 1700), 12: (3000, 4000)}  # height and width by megapixels
-NETWORKS = {tier: "rmbg-1.4" if tier == Tier.BASIC else "rmbg-2.0" for tier in Tier}
+NETWORKS = {tier: "rmbg-1.4" if tier == Tier.BASIC else "rmbg-2.0" for tier in SOLD}
 GOALS = {"rmbg-1.4": 850, "rmbg-2.0": 140}  # photos/s of the network on an H100
 WHOLE_GOALS = {"rmbg-1.4": 300, "rmbg-2.0": 110}  # from file to file at 2 megapixels
 MEASURED = "network-nvidia-h100-80gb-hbm3.json", "graph/float16/8"
@@ -78,7 +78,7 @@ def run() -> None:
     """Count and compute everything, print and save the results."""
     if not gpu_kernels.INSTALLED:
         raise SystemExit("This counts Triton's kernels: pip install triton")
-    works = {(tier, size): count_photo(tier, size) for size in SIZES for tier in Tier}
+    works = {(tier, size): count_photo(tier, size) for size in SIZES for tier in SOLD}
     tables = [
         cards_table(),
         networks_table(),
@@ -194,7 +194,7 @@ def photos_table(works: dict[tuple[Tier, int], PhotoWork]) -> Table:
 
 def whole_table(works: dict[tuple[Tier, int], PhotoWork], size: int) -> Table:
     rows = []
-    for tier in Tier:
+    for tier in SOLD:
         for name, card in CARDS.items():
             parts = bounds(works[tier, size], tier, card)
             slowest = max(parts, key=lambda part: parts[part])

@@ -29,7 +29,7 @@ from cutout.inference.backends.cuda import wait_for
 from cutout.inference.backends.runners import TorchRunner
 from cutout.inference.engine import Engine
 from cutout.inference.options import Options
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import SOLD, Tier
 from cutout.models.catalog import find
 
 CEILING_SECONDS = {Tier.BASIC: 5.0, Tier.STANDARD: 10.0, Tier.PROFESSIONAL: 10.0, Tier.INDUSTRY: 10.0}
@@ -43,7 +43,7 @@ def run() -> None:
     photos = [inputs.jpeg(name, MEGAPIXELS) for name in inputs.SUBJECTS]
     engine = engine_from(settings.load())
     engine.warm_up()
-    around: dict[Tier, list[float]] = {tier: [] for tier in Tier}
+    around: dict[Tier, list[float]] = {tier: [] for tier in SOLD}
 
     def remove(tier: Tier, photo: bytes) -> None:
         start = time.perf_counter()
@@ -140,7 +140,7 @@ def needs(engine: Engine, checkpoint: str, around: dict[Tier, list[float]]) -> l
     look = min(seconds)
     lines = []
     for tier, serving in engine.serving.items():
-        if serving.choice.wanted == checkpoint:
+        if tier in SOLD and serving.choice.wanted == checkpoint:
             looks = 2 if serving.choice.recipe.looks_twice else 1
             rest = median(around[tier])
             left = CEILING_SECONDS[tier] - rest
@@ -163,9 +163,9 @@ def needs(engine: Engine, checkpoint: str, around: dict[Tier, list[float]]) -> l
 
 def measure(remove: Callable[[Tier, bytes], None], photos: list[bytes]) -> dict[Tier, list[float]]:
     """Time photos one after another, each in every tier."""
-    seconds: dict[Tier, list[float]] = {tier: [] for tier in Tier}
+    seconds: dict[Tier, list[float]] = {tier: [] for tier in SOLD}
     for index in range(PHOTOS):
-        for tier in Tier:
+        for tier in SOLD:
             start = time.perf_counter()
             remove(tier, photos[index % len(photos)])
             seconds[tier].append(time.perf_counter() - start)

@@ -106,7 +106,7 @@ def make_options(*, format: Format | str | None = None, **keywords: Unpack[Optio
     Args:
         format: "png", "webp", "avif", "jpeg", "auto", "zip" or "mask"; None: that of the preset, else "png".
         **keywords: the options; those that are left out have the preset's value, or none.
-            tier: "basic", "standard", "professional" or "industry".
+            tier: "basic", "standard", "professional", "industry" or "preview".
             mask_only: return the alpha matte itself, as a grey picture.
             background: "white", "#ffffff80", "gradient(white, #dddddd, 90)", "blur", or "none".
             background_image: a picture instead, centred, that covers the result; given as `photo` is.

@@ -41,6 +41,7 @@ from cutout.inference.errors import (
     OutOfMemory,
     Overloaded,
 )
+from cutout.inference.imaging.levels import levelled
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
 from cutout.inference.masked_photo import Maker, MaskedPhoto, Source
 from cutout.inference.matting import mask as matte
@@ -358,7 +359,7 @@ class Engine:
     def _look(self, rgb: Tensor, serving: Serving, request: _Request, clock: StageTimer) -> Tensor | None:
         """Run the network on a photo, or on a crop of one."""
         clock.lap("edges")
-        pixels = matte.to_pixels(rgb, serving.choice.checkpoint)
+        pixels = matte.to_pixels(levelled(rgb, serving.choice.checkpoint), serving.choice.checkpoint)
         with self._streams.letting_others():
             wait_for(self.device)
             clock.lap("decode")

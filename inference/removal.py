@@ -17,7 +17,7 @@ from cutout.inference.imaging import decode, encode, strokes
 from cutout.inference.imaging.backgrounds import Background, BlurredPhoto, Gradient, Picture
 from cutout.inference.imaging.color_profile import from_srgb
 from cutout.inference.imaging.decode import Photo, Pixels, Size
-from cutout.inference.imaging.geometry import Box, place
+from cutout.inference.imaging.geometry import Box, place, shrunk
 from cutout.inference.imaging.hints import NO_HINTS, Marks
 from cutout.inference.imaging.placing import scaled_down
 from cutout.inference.imaging.types import Colour
@@ -33,6 +33,8 @@ from cutout.inference.scheduling.stage_timer import StageTimer
 from cutout.inference.tiers import TIERS
 
 ONE_PIXEL = Box(0, 0, 1, 1)
+# In a tier with a limit, a margin may make the result so many times as large.
+MOST_OF_A_MARGIN = 4
 NO_SHADOW = "No shadow was kept: the photo shows none on a plain ground around the subject."
 
 
@@ -70,27 +72,27 @@ def remove_background(
         CutoutError: the network failed, or the memory is full.
 
     """
+    options, results = _within_tier(options, at.sizes)
     recorder, look, known_as = None, at.look, None
     if isinstance(source, MaskedPhoto):
         data, maker, look = source.photo, source.maker, Replay(source, at.device).look
         known_as = source.id
     else:
-        data, recorder = source, Recorder(at.look) if keep_masks else None
-        if recorder is not None:
+        data = source
+        if keep_masks:
+            recorder = Recorder(at.look)
             look, known_as = recorder.look, recorder.id
-    picture = _decode(data, options, at)
+    picture = _decode(data, options, at, results)
     options, behind = _background(options, picture.profile, at.sizes)
     marks = _marks(options, picture, at.sizes)
     with errors_translated(), at.on_device():
-        photo = upload(picture.rgb, at.device)
-        own_alpha = None if picture.alpha is None else upload(picture.alpha, at.device)
-        if options.layout.max_pixels is not None:
-            photo, own_alpha = scaled_down(photo, own_alpha, options.layout.max_pixels)
-            marks = marks.rescaled(picture.width, picture.height, photo.shape[1], photo.shape[0])
+        photo, own_alpha, marks = _uploaded(picture, marks, options.layout.max_pixels, at.device)
         at.clock.lap("decode")
-        shown = None if behind is None else upload(behind, at.device)
-        scene = _scene(photo, own_alpha, marks, options, partial(_see, options, look, known_as, at), shown)
-        composed = compose(scene, options, at.sizes, download)
+        shown_behind = None if behind is None else upload(behind, at.device)
+        scene = _scene(
+            photo, own_alpha, marks, options, partial(_see, options, look, known_as, at), shown_behind
+        )
+        composed = compose(scene, options, results, download)
         pixels = download(composed.pixels)
         masked = None if recorder is None else MaskedPhoto(data, recorder.runs(), maker, recorder.id)
     at.clock.lap("edges")
@@ -123,8 +125,20 @@ def _notes_of(composed: Composed, scene: Scene, options: Options) -> tuple[str, 
     return (NO_SHADOW,) if lacks_shadow else ()
 
 
-def _decode(data: bytes, options: Options, at: Workplace) -> Photo:
-    """Decode a photo once there is memory for it, for its result, and for the pictures of its options."""
+def _within_tier(options: Options, sizes: SizeLimits) -> tuple[Options, SizeLimits]:
+    """Return the options with a layout that the tier allows, and the limits of the result."""
+    most = TIERS[options.tier].most_pixels
+    if most is None:
+        return options, sizes
+    limits = replace(sizes, pixels=min(sizes.pixels, MOST_OF_A_MARGIN * most))
+    return replace(options, layout=options.layout.within(most)), limits
+
+
+def _decode(data: bytes, options: Options, at: Workplace, results: SizeLimits) -> Photo:
+    """Decode a photo once there is memory for it, for its result, and for the pictures of its options.
+
+    `results` limits the result.
+    """
     layout, more = options.layout, 0
     if isinstance(options.background, Picture):
         more = _picture_size(options.background, at.sizes).pixels
@@ -133,12 +147,15 @@ def _decode(data: bytes, options: Options, at: Workplace) -> Photo:
 
     def hold(size: Size) -> None:
         # What no result of this photo could be is refused before any work on it.
-        least = place(ONE_PIXEL, size.width, size.height, layout)
-        at.sizes.check_result(least.width, least.height)
+        width, height = size.width, size.height
+        if layout.max_pixels is not None:
+            width, height = shrunk(width, height, layout.max_pixels)
+        least = place(ONE_PIXEL, width, height, layout)
+        results.check_result(least.width, least.height)
         if layout.max_pixels is None:
             encode.check_size(options.format, least.width, least.height)
-        largest = largest_result(size.width, size.height, layout)
-        result = min(pixels_of(largest.width, largest.height), at.sizes.pixels)
+        largest = largest_result(width, height, layout)
+        result = min(pixels_of(largest.width, largest.height), results.pixels)
         pixels = size.pixels + more
         if layout.moves:
             pixels += result
@@ -148,6 +165,18 @@ def _decode(data: bytes, options: Options, at: Workplace) -> Photo:
         at.hold(pixels)
 
     return decode.decode(data, at.sizes, hold, keep_profile=options.keep_profile)
+
+
+def _uploaded(
+    picture: Photo, marks: Marks, most_pixels: int | None, device: torch.device
+) -> tuple[Tensor, Tensor | None, Marks]:
+    """Copy a photo and its own alpha to the device, scaled down if need be. Return them, and its marks at that size."""
+    photo = upload(picture.rgb, device)
+    own_alpha = None if picture.alpha is None else upload(picture.alpha, device)
+    if most_pixels is None:
+        return photo, own_alpha, marks
+    photo, own_alpha = scaled_down(photo, own_alpha, most_pixels)
+    return photo, own_alpha, marks.rescaled(picture.width, picture.height, photo.shape[1], photo.shape[0])
 
 
 def _background(options: Options, profile: bytes | None, sizes: SizeLimits) -> tuple[Options, Pixels | None]:

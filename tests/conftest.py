@@ -39,6 +39,7 @@ from cutout.inference.cutout import Cutout
 from cutout.inference.engine import Engine, open_engine
 from cutout.inference.errors import WeightsUnavailable
 from cutout.inference.options import Options
+from cutout.inference.tiers import Tier
 from cutout.inference.weights.store import ModelsFolder
 from cutout.models.catalog import find
 from tests.fakes import fake_engine
@@ -132,6 +133,24 @@ def weights() -> ModelsFolder:
     except WeightsUnavailable as error:
         pytest.fail(str(error))
     return HOST_MODELS
+
+
+@pytest.fixture(scope="session")
+def small_weights() -> ModelsFolder:
+    """Return this host's models folder with a small real network, u2netp (`make test` downloads it)."""
+    try:
+        HOST_MODELS.check(find("u2netp"))
+    except WeightsUnavailable as error:
+        pytest.fail(str(error))
+    return HOST_MODELS
+
+
+@pytest.fixture(scope="session")
+def small_engine(small_weights: ModelsFolder) -> Iterator[Engine]:
+    """Open the real engine of the tier `preview`, for tests that need a real network and not its quality."""
+    engine = open_engine(small_weights, "cpu", tiers=[Tier.PREVIEW])
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="session")

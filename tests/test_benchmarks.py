@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import report, standin, targets
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import SOLD, Tier
 from tests.fakes import fake_engine
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ def test_a_missed_ceiling_ends_in_an_error(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(report, "PAGE", tmp_path / "performance.md")
     targets.run()
     page = (tmp_path / "performance.md").read_text()
-    assert page.count("| holds |") == 2 * len(Tier)
+    assert page.count("| holds |") == 2 * len(SOLD)
     assert "isnet-general, substitute for rmbg-2.0" in page
     needed = [line for line in page.splitlines() if line.startswith("| rmbg-2.0 |")]
     assert [line.split(" | ")[2:4] for line in needed] == [

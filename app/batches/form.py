@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.requests import ClientDisconnect
 
@@ -40,7 +40,7 @@ from cutout.inference.limits import SizeLimits
 from cutout.inference.option_values import OptionValues, as_background
 from cutout.inference.photo_hints import assign, parse_photo_hints, require_photos
 from cutout.inference.presets import Presets
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import SOLD, Tier
 
 PHOTOS, STORE, HINTS = "images", "storeUrl", "hints"
 LARGEST_HINTS_BYTES = 500_000
@@ -51,9 +51,18 @@ FORM_WANTED = (
 )
 
 
+def _sold(tier: Tier) -> Tier:
+    if tier not in SOLD:
+        raise ValueError(
+            f"{tier} is for single photos: send each to /api/background-remover/remove, or choose one of: {', '.join(SOLD)}"
+        )
+    return tier
+
+
 class BatchForm(OptionsForm):
     """The fields of `POST /batch`, without the photos."""
 
+    tier: Annotated[Tier, AfterValidator(_sold)] = Tier.BASIC
     image_count: Annotated[
         int | None,
         Field(

@@ -20,10 +20,14 @@ def reserve(
 ) -> tuple[PaidBy, int]:
     """Reserve the price of a job before its work begins. Return how it is paid, and the number of credits held.
 
+    A job in a free tier takes nothing: as no credits move, there is no row in the ledger.
+
     Raises:
         InsufficientCredits: the quota does not cover the job, and the user has too few credits.
 
     """
+    if CREDITS[tier] == 0:
+        return PaidBy.FREE, 0
     if subscriptions.reserve(session, user_id, tier, at):
         return PaidBy.QUOTA, 0
     ledger.hold(session, user_id, CREDITS[tier], _key(job_id))
@@ -31,7 +35,7 @@ def reserve(
 
 
 def keep(session: Session, job: Job) -> None:
-    """Make the charge for a completed job final. One to the quota is final already."""
+    """Make the charge for a completed job final. A charge to the quota is final already, and some jobs are free."""
     if job.paid_by is PaidBy.CREDITS:
         ledger.charge(session, _key(job.id))
 

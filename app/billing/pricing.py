@@ -2,11 +2,17 @@
 
 from dataclasses import dataclass
 
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import SOLD, Tier
 
 RUPIAH_PER_CREDIT = 100
 
-CREDITS: dict[Tier, int] = {Tier.BASIC: 3, Tier.STANDARD: 8, Tier.PROFESSIONAL: 15, Tier.INDUSTRY: 25}
+CREDITS: dict[Tier, int] = {
+    Tier.BASIC: 3,
+    Tier.STANDARD: 8,
+    Tier.PROFESSIONAL: 15,
+    Tier.INDUSTRY: 25,
+    Tier.PREVIEW: 0,
+}
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,13 @@ class Price:
 
 
 def least_price(tier: Tier | None, images: int) -> int:
-    """Return the lowest possible price of a batch of at least `images`, in credits, in any tier if `tier` is None.
+    """Return the lowest possible price of a batch of at least `images`, in credits, in any sold tier if `tier` is None.
 
     More images may cost less, because a greater discount may begin there.
     """
     first = min(max(images, SMALLEST_BATCH), LARGEST_BATCH)
     counts = [first, *(discount.first for discount in DISCOUNTS if discount.first > first)]
-    tiers = list(Tier) if tier is None else [tier]
+    tiers = SOLD if tier is None else [tier]
     return min(price(one, count).final for one in tiers for count in counts)
 
 

@@ -2,16 +2,16 @@
 
 import uuid
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, Strict
+from pydantic import Field, Strict, model_validator
 
 from cutout.app.billing.payments import Purchase
 from cutout.app.billing.pricing import LARGEST_BATCH, RUPIAH_PER_CREDIT, Discount, Plan, Price
 from cutout.app.core.schema import Schema
 from cutout.app.db.tables import LedgerEntry, Movement, PaymentStatus
 from cutout.app.http.schemas import NO_NUL, Body, IdBody
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import SOLD, Tier
 
 # Not strict, because JSON can represent a tier only as text.
 TierBody = Annotated[Tier, Strict(False)]
@@ -52,6 +52,12 @@ class PriceRequest(Body, json_schema_extra={"examples": [{"tier": "standard", "i
 
     tier: TierBody
     image_count: int = Field(ge=1, le=LARGEST_BATCH)
+
+    @model_validator(mode="after")
+    def _check_batch(self) -> Self:
+        if self.image_count > 1 and self.tier not in SOLD:
+            raise ValueError(f"there is no batch in {self.tier}; choose one of: {', '.join(SOLD)}")
+        return self
 
 
 class PriceInfo(Schema):

@@ -14,7 +14,7 @@ import typer
 from cutout.app.cli.console import CommandError, console, escape, say
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
-from cutout.inference.tiers import Choice, Tier
+from cutout.inference.tiers import SOLD, Choice, Tier
 from cutout.models.catalog import CHECKPOINTS
 from cutout.version import __version__
 
@@ -228,7 +228,7 @@ def _tell(choice: Choice, by: str = "", *, strict: bool) -> bool:
         _good(f"{tier}: {name}{by}, recipe {recipe}")
         return True
     line = f"{tier}: {name}{by} is a substitute for {choice.wanted}, recipe {recipe} ({'; '.join(choice.passed_over)})"
-    if strict:
+    if strict and choice.tier in SOLD:
         _bad(f"{line}; CUTOUT_STRICT_MODELS=1 forbids substitutes")
         return False
     _warn(line)

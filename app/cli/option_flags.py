@@ -1,7 +1,9 @@
 """The flags of `cutout remove`, most of which are options of a removal."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +13,7 @@ from cutout.inference.option_values import (
     MOST_MEGAPIXELS,
     FormatName,
     HolesName,
+    OptionValues,
     ShadowName,
 )
 from cutout.inference.tiers import Tier
@@ -141,14 +144,18 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def read_picture(flag: str, file: Path | None) -> bytes | None:
-    """Return the file that a flag names.
+def values_of(flags: Mapping[str, Any], file_format: str | None) -> OptionValues:
+    """Return the options among a command's flags, by their names; those that are pictures are read.
 
     Raises:
-        CommandError: the file cannot be read.
+        CommandError: a file cannot be read; the message names its flag.
 
     """
-    try:
-        return None if file is None else file.read_bytes()
-    except OSError as error:
-        raise CommandError(f"{flag}: {file} cannot be read ({error.strerror}).") from None
+    given = {one.name: flags[one.name] for one in fields(OptionValues) if one.name in flags}
+    for name, value in given.items():
+        if isinstance(value, Path):
+            try:
+                given[name] = value.read_bytes()
+            except OSError as error:
+                raise CommandError(f"{flag_of(name)}: {value} cannot be read ({error.strerror}).") from None
+    return OptionValues(**given | {"format": file_format})

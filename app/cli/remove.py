@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,7 +44,7 @@ from cutout.app.cli.option_flags import (
     TierFlag,
     TrimFlag,
     flag_of,
-    read_picture,
+    values_of,
 )
 from cutout.app.cli.output_record import Made, Seen
 from cutout.app.cli.plan import RemovalPlan, Task, format_of, plan, read_hints, with_hints
@@ -54,7 +54,6 @@ from cutout.app.core.atomic_write import is_full, say_full, write_whole
 from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging.encode import Format
 from cutout.inference.imaging.hints import Hints
-from cutout.inference.option_values import OptionValues
 from cutout.inference.options import Options
 from cutout.inference.photo_hints import require_photos
 from cutout.inference.presets import load_presets
@@ -105,17 +104,8 @@ def remove(
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
 ) -> None:
     """Remove the background of photos. A second run processes only photos that are missing or have changed."""
-    given = locals()  # here, the flags alone; most have the names and the types of the options
+    values = values_of(locals(), format_of(Path(out), file_format))
     settings = load_settings(device=device)
-    read = {
-        "tier": tier.value,
-        "format": format_of(Path(out), file_format),
-        "background_image": read_picture("--background-image", background_image),
-        "keep_mask": read_picture("--keep-mask", keep_mask),
-        "drop_mask": read_picture("--drop-mask", drop_mask),
-    }
-    same = {one.name: given[one.name] for one in fields(OptionValues) if one.name not in read}
-    values = OptionValues(**same | read)
     options = load_presets(settings.presets).options(values, flag_of, settings.limits.sizes)
     _remove_all(settings, sources, out, options, hints_file=hints, overwrite=overwrite, watch=watch)
 

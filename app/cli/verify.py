@@ -10,7 +10,7 @@ import typer
 
 from cutout.app.cli.console import console, escape, say
 from cutout.app.config.settings import VERIFY_KEY
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import SOLD, Tier
 
 if TYPE_CHECKING:  # the import of the database library alone takes longer than most commands
     from cutout.app.verify.checklist import Result
@@ -31,7 +31,8 @@ def verify(
         typer.Option(envvar=VERIFY_KEY, help="An API key; not needed without authentication."),
     ] = None,
     tiers: Annotated[
-        list[Tier] | None, typer.Option("--tier", help="A tier to test; can be repeated. Default: all.")
+        list[Tier] | None,
+        typer.Option("--tier", help="A tier to test; can be repeated. Default: all four that are sold."),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Also fail if a step is slow or a model is a substitute.")
@@ -43,7 +44,7 @@ def verify(
 ) -> None:
     """Test a running deployment with real, paid requests: a photo and a batch. The exit code is 1 if anything fails."""
     try:
-        results = asyncio.run(_walk(url, key, tiers or list(Tier), strict, timeout, as_json))
+        results = asyncio.run(_walk(url, key, tiers or list(SOLD), strict, timeout, as_json))
     except KeyboardInterrupt:
         say("Stopped.")
         raise typer.Exit(130) from None

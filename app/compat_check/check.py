@@ -9,6 +9,7 @@ from cutout.app.compat_check.calls import Call, Refusal, refusal_of, send
 from cutout.app.compat_check.probes import Probe, probes_of
 from cutout.app.compat_check.table import Api, Row, Verdict, row_of, rows_of
 from cutout.app.verify.client import API, Client, CreditsShape, Failed, PricingShape
+from cutout.inference.tiers import SOLD
 
 # A user without credits or with a wrong key would only see this in every row.
 STOPPING = {401, 402, 403}
@@ -76,7 +77,7 @@ async def costs_of(client: Client, removals: int) -> Costs:
 
     """
     pricing = await client.read(PricingShape, "GET", f"{API}/pricing", as_user=False)
-    prices = [tier.credits for tier in pricing.tiers.values()]
+    prices = [told.credits for tier, told in pricing.tiers.items() if tier in SOLD]
     credits = await client.read(CreditsShape, "GET", f"{API}/credits", params={"limit": 1})
     return Costs(removals, removals * min(prices), removals * max(prices), credits.balance)
 

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from cutout.app.config.base import Secret, SettingsGroup
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import SOLD, Tier
 
 
 class BillingSettings(SettingsGroup):
@@ -32,8 +32,9 @@ class BillingSettings(SettingsGroup):
     cost_per_image_rupiah: Annotated[dict[Tier, Annotated[Decimal, Field(ge=0)]], NoDecode] = Field(
         "0",
         validate_default=True,
-        description="what a picture costs you, for `/admin/stats`: one number, or one for each tier, as in "
-        "`basic=10,standard=20,professional=25,industry=40`",
+        description="what a picture costs you, for `/admin/stats`: one number for those of the sold "
+        "tiers, or one for each tier, as in `basic=10,standard=20,professional=25,industry=40,preview=1`; "
+        "`preview` is 0 where it is left out",
     )
 
     @field_validator("cost_per_image_rupiah", mode="before")
@@ -42,10 +43,12 @@ class BillingSettings(SettingsGroup):
         if not isinstance(value, str):
             return value
         if "=" not in value:
-            return dict.fromkeys(Tier, value)
-        costs = dict(pair.partition("=")[::2] for pair in value.replace(" ", "").split(","))
+            return {Tier.PREVIEW: "0"} | dict.fromkeys(SOLD, value)
+        costs = {Tier.PREVIEW: "0"} | dict(
+            pair.partition("=")[::2] for pair in value.replace(" ", "").split(",")
+        )
         if set(costs) != set(Tier):
             raise ValueError(
-                f"give one number, or one for each of {', '.join(Tier)}, as in basic=10,standard=20"
+                f"give one number, or one for each of {', '.join(SOLD)}, as in basic=10,standard=20"
             )
         return costs

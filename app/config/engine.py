@@ -92,7 +92,9 @@ class EngineSettings(SettingsGroup):
     accept_licences: CommaSeparated[str] = Field(
         (), description="checkpoints, comma-separated, whose licence you accept, such as `rmbg-1.4`"
     )
-    strict_models: bool = Field(False, description="refuse to start if a substitute serves a tier")
+    strict_models: bool = Field(
+        False, description="refuse to start if a substitute serves a tier that is sold"
+    )
     tier_basic: CommaSeparated[str] = Field(
         (),
         description="the checkpoints of the tier `basic`, comma-separated, in order of preference, such as"
@@ -103,6 +105,7 @@ class EngineSettings(SettingsGroup):
     tier_standard: CommaSeparated[str] = Field((), description="the same for `standard`")
     tier_professional: CommaSeparated[str] = Field((), description="the same for `professional`")
     tier_industry: CommaSeparated[str] = Field((), description="the same for `industry`")
+    tier_preview: CommaSeparated[str] = Field((), description="the same for `preview`")
     presets: Annotated[Path | None, AfterValidator(_check_presets)] = Field(
         None, description="a TOML file of [presets](pictures.md#your-own-presets) of your own"
     )
@@ -111,7 +114,7 @@ class EngineSettings(SettingsGroup):
     def models_folder(self) -> ModelsFolder:
         return ModelsFolder(self.models_dir.expanduser(), self.accept_licences)
 
-    @field_validator("tier_basic", "tier_standard", "tier_professional", "tier_industry")
+    @field_validator("tier_basic", "tier_standard", "tier_professional", "tier_industry", "tier_preview")
     @classmethod
     def _check_order(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         # Only where networks run it matters which of them are there: see `tier_orders`.

@@ -52,7 +52,7 @@ class InvalidInputError(ServiceError):
     """A field, a header or the body of a request cannot be used."""
 
     code, status = "INVALID_INPUT", 400
-    example = "tier: Input should be 'basic', 'standard', 'professional' or 'industry'"
+    example = "tier: Input should be 'basic', 'standard', 'professional', 'industry' or 'preview'"
 
 
 class InvalidImageError(ServiceError):

@@ -62,7 +62,7 @@ class RemovalForm(OptionsForm):
 # The options of the first removal that stay when its result is refined: those that decide what the network is shown,
 # and those about the subject's place.
 NOT_REFINED = (
-    "tier", "trim", "margin", "scale", "position", "canvas", "roi", "box", "shadow", "shadow_opacity", "keep_profile",
+    "tier", "trim", "margin", "scale", "position", "canvas", "roi", "box", "shadow", "shadow_opacity", "keep_shadow", "keep_profile",
     "require_subject", "max_megapixels", "preset",
 )  # fmt: skip
 

@@ -30,7 +30,7 @@ from cutout.app.verify.client import (
     SubscriptionShape,
 )
 from cutout.app.verify.images import PHOTOS
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import SOLD, Tier
 from cutout.version import __version__
 
 # 100 standard images cost 800 credits, less 10 %.
@@ -40,9 +40,7 @@ PROBLEM, NO_PHOTO = "application/problem+json", b"This is not a photo.\n"
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS, CANCEL_SECONDS = 0.2, 2.0, 5.0
 LEDGER_PAGE, MOST_PAGES = 200, 20
 PROMPTLY = Target(1)
-TARGETS = {Tier.BASIC: Target(5, 2)} | dict.fromkeys(
-    (Tier.STANDARD, Tier.PROFESSIONAL, Tier.INDUSTRY), Target(10, 5)
-)
+TARGETS = dict.fromkeys(SOLD, Target(10, 5)) | dict.fromkeys((Tier.BASIC, Tier.PREVIEW), Target(5, 2))
 OF_BATCH = Target(len(PHOTOS) * TARGETS[Tier.BASIC].high, len(PHOTOS) * TARGETS[Tier.BASIC].low)
 
 
@@ -52,7 +50,7 @@ class Visit:
     def __init__(
         self,
         client: Client,
-        tiers: Sequence[Tier] = tuple(Tier),
+        tiers: Sequence[Tier] = SOLD,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Prepare without sending requests. `tell` is called with the progress of a long step."""
@@ -181,8 +179,8 @@ class Visit:
             PricingShape, "GET", f"{API}/pricing", as_user=False
         )
         substitutes: dict[str, list[str]] = {}
-        for tier, credits in CREDITS.items():
-            told = pricing.tiers.get(tier)
+        for tier in SOLD:
+            credits, told = CREDITS[tier], pricing.tiers.get(tier)
             if told is None:
                 raise Failed(f"The tier {tier} is not offered.")
             if not told.model or not told.backend:
@@ -194,7 +192,7 @@ class Visit:
         if substitutes:
             text = "; ".join(f"{', '.join(tiers)}: {which}" for which, tiers in substitutes.items())
             return Fact(text, doubtful=True)
-        served = {tier: pricing.tiers[tier] for tier in Tier}
+        served = {tier: pricing.tiers[tier] for tier in SOLD}
         return Fact(", ".join(f"{tier}: {told.model} ({told.backend})" for tier, told in served.items()))
 
     async def _price_batch(self) -> Fact:

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.quality import scenes
 from benchmarks.report import Table, publish
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import SOLD, Tier
 
 MEGAPIXELS = 12.0
 PHOTOS = 3
@@ -19,12 +19,12 @@ ROUNDS = 2
 
 def run() -> None:
     """Measure the tiers, print and save the results."""
-    runs: dict[Tier, list[dict[str, Any]]] = {tier: [] for tier in Tier}
+    runs: dict[Tier, list[dict[str, Any]]] = {tier: [] for tier in SOLD}
     with tempfile.TemporaryDirectory() as name:
         photo = Path(name) / "photo.jpg"
         photo.write_bytes(scenes.make("fur", MEGAPIXELS, 1).photo)
         for _ in range(ROUNDS):
-            for tier in Tier:
+            for tier in SOLD:
                 command = [sys.executable, "-m", "benchmarks.sides.cutout", str(photo), f"{name}/out.png"]
                 done = subprocess.run(
                     [*command, str(PHOTOS), tier.value], check=True, stdout=subprocess.PIPE, text=True

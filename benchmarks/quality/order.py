@@ -20,7 +20,7 @@ from benchmarks.report import Table, publish
 from cutout.inference.imaging import decode
 from cutout.inference.matting import crop_refinement
 from cutout.inference.matting.pipeline import cut_out, see
-from cutout.inference.tiers import TIERS, Tier
+from cutout.inference.tiers import SOLD, TIERS, Tier
 
 SCENES = 200
 SEED = 1000
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
 def run(count: int = SCENES, pictures: Path | None = None) -> None:
     """Check the order, print and save the exceptions; raise SystemExit if there are any."""
     rng = np.random.default_rng(SEED)
-    ratios: dict[Tier, list[float]] = {tier: [] for tier in list(Tier)[1:]}
+    ratios: dict[Tier, list[float]] = {tier: [] for tier in SOLD[1:]}
     rows = []
     for number in range(count):
         kind, megapixels = str(rng.choice(KINDS)), float(rng.choice(SIZES))
@@ -49,7 +49,7 @@ def run(count: int = SCENES, pictures: Path | None = None) -> None:
         rgb = decode.decode(scene.photo).rgb
         results = tiers(scene, rgb)
         errors = {tier: composite(scene, *result) for tier, result in results.items()}
-        for below, tier in pairwise(Tier):
+        for below, tier in pairwise(SOLD):
             ratios[tier].append(errors[tier] / max(errors[below], 1e-9))
             if ratios[tier][-1] <= 1 + TOLERANCE:
                 continue
@@ -87,7 +87,7 @@ def tiers(scene: Scene, rgb: Bytes) -> dict[Tier, tuple[Bytes, Bytes]]:
         return methods.softened(scene.alpha[box.rows, box.columns])
 
     results: dict[Tier, tuple[Bytes, Bytes]] = {}
-    for tier in Tier:
+    for tier in SOLD:
         if box is None and TIERS[tier].recipe.looks_twice:
             results[tier] = results[Tier.PROFESSIONAL]
             continue

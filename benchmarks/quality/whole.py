@@ -16,7 +16,7 @@ from cutout.inference.engine import open_engine
 from cutout.inference.imaging import compositing, decode
 from cutout.inference.matting.mask import find_subject, to_pixels
 from cutout.inference.matting.pipeline import cut_out, see
-from cutout.inference.tiers import TIERS, Tier
+from cutout.inference.tiers import SOLD, TIERS, Tier
 
 SOFT_KINDS = ("hair", "fur", "defocus", "lace", "solid", "small")
 HARD_KINDS = ("bottle", "label", "knit", "wire")
@@ -52,7 +52,7 @@ class Network:
     def tiers(self, rgb: Tensor, first: Tensor) -> dict[Tier, tuple[Bytes, Bytes]]:
         """Cut out a photo in every tier, with the same first look for all."""
         results = {}
-        for tier in Tier:
+        for tier in SOLD:
             recipe = TIERS[tier].recipe
             seen = see(rgb, recipe, lambda part: first if part is rgb else self.look(part))
             cut = cut_out(rgb, None, recipe, seen)
@@ -73,14 +73,14 @@ def run() -> None:
             ["tier", *kinds],
             [
                 [tier.value, *(_joined([one[tier][0] for one in found[kind]]) for kind in kinds)]
-                for tier in Tier
+                for tier in SOLD
             ],
         )
         for name, kinds in groups.items()
     ]
     errors = {
         tier.value: {kind: vars(mean([one[tier][0] for one in found[kind]])) for kind in KINDS if found[kind]}
-        for tier in Tier
+        for tier in SOLD
     }
     publish("quality-whole", tables, {"network": network.name, "errors": errors})
 
@@ -125,7 +125,7 @@ def _overall(
     """Return the mean errors of each tier over the scenes of some kinds."""
     scenes_found = [one for kind in kinds for one in found[kind]]
     rows = []
-    for tier in Tier if scenes_found else ():
+    for tier in SOLD if scenes_found else ():
         errors = vars(mean([one[tier][0] for one in scenes_found]))
         shapes = np.mean([one[tier][1] for one in scenes_found], 0)
         rows.append([tier.value, *(f"{errors[column]:.2f}" for column in compare.COLUMNS)])

@@ -275,8 +275,10 @@ def cpu_library(
         return "torch", f"no other library has {precision} on a CPU"
     if not all(map(importlib.util.find_spec, ("onnxruntime", "onnx", "onnxscript"))):
         return "torch", "ONNX Runtime is faster; run: pip install 'cutout-server[cpu]'"
-    if checkpoint.network != "isnet":
+    if checkpoint.network == "birefnet":
         return "onnxruntime", "MNN cannot convert this network"
+    if checkpoint.network == "u2net":
+        return "onnxruntime", "MNN is no faster with this network"
     if reason := why_not():
         return "onnxruntime", reason
     known = fastest.known(checkpoint, folder)

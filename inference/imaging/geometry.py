@@ -5,7 +5,7 @@ of the subject in the result.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from cutout.inference.errors import InvalidOptions, RegionEmpty, RegionOutside
@@ -36,6 +36,10 @@ class Length:
         """Return the length in pixels; percents are of `side` pixels."""
         return self.value if self.unit is Unit.PIXELS else side * self.value / 100
 
+    def scaled(self, factor: float) -> "Length":
+        """Return the length on a picture scaled by this factor."""
+        return replace(self, value=self.value * factor) if self.unit is Unit.PIXELS else self
+
 
 ZERO = Length(0.0)
 
@@ -48,6 +52,11 @@ class Margin:
     right: Length = ZERO
     bottom: Length = ZERO
     left: Length = ZERO
+
+    def scaled(self, factor: float) -> "Margin":
+        """Return the margin on a picture scaled by this factor."""
+        sides = (self.top, self.right, self.bottom, self.left)
+        return Margin(*(side.scaled(factor) for side in sides))
 
 
 NO_MARGIN = Margin()
@@ -135,6 +144,14 @@ class Region:
         return Box(left, top, right - left, bottom - top)
 
 
+def shrunk(width: int, height: int, most_pixels: int) -> tuple[int, int]:
+    """Return the width and height of a picture that is scaled down to at most so many pixels, if it has more."""
+    if width * height <= most_pixels:
+        return width, height
+    factor = (most_pixels / (width * height)) ** 0.5
+    return max(1, int(width * factor)), max(1, int(height * factor))
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the subject stands in the result.
@@ -161,6 +178,16 @@ class Layout:
     def moves(self) -> bool:
         """Whether the result is anything other than the subject in its place in the photo."""
         return self.trim or self.canvas is not None or self.scale is not None or self.position is not None
+
+    def within(self, pixels: int) -> "Layout":
+        """Return the layout for a photo and a canvas of at most so many pixels. A larger canvas shrinks as a whole, with
+        its margin.
+        """
+        layout = replace(self, max_pixels=min(pixels, self.max_pixels or pixels))
+        if self.canvas is None or self.canvas[0] * self.canvas[1] <= pixels:
+            return layout
+        canvas = shrunk(*self.canvas, pixels)
+        return replace(layout, canvas=canvas, margin=self.margin.scaled(canvas[0] / self.canvas[0]))
 
 
 AS_IN_PHOTO = Layout()

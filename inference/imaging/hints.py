@@ -14,6 +14,9 @@ LONGEST_WORD = 20
 # Margin around a subject, as a share of its longer side, so that the network sees some of the background.
 MARGIN = 0.15
 
+# Cells a side on which is looked whether a stroke is inside of a box. A stroke is found however thin it is.
+LOOKED_AT = 64
+
 # Across and down, as shares of a picture's width and height.
 Spot = tuple[float, float]
 
@@ -118,7 +121,7 @@ class Hints:
                 )
         if keep_strokes is not None:
             seen = keep_strokes.seen(*_shares_of(inside, width, height))
-            if not seen.shares(inside.height, inside.width, inside.height, inside.width).any():
+            if not seen.shares(LOOKED_AT, LOOKED_AT, LOOKED_AT, LOOKED_AT).any():
                 raise InvalidOptions(
                     f"The strokes to keep are outside of {name}, and so background. Move one of them."
                 )

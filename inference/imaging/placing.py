@@ -5,7 +5,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cutout.inference.imaging.geometry import Box, Placement
+from cutout.inference.imaging.geometry import Box, Placement, shrunk
 from cutout.inference.imaging.resize import resize_planes
 
 
@@ -47,8 +47,7 @@ def scaled_down(rgb: Tensor, alpha: Tensor | None, most_pixels: int) -> tuple[Te
     height, width = rgb.shape[:2]
     if height * width <= most_pixels:
         return rgb, alpha
-    factor = (most_pixels / (height * width)) ** 0.5
-    size = max(1, int(height * factor)), max(1, int(width * factor))
+    size = shrunk(width, height, most_pixels)[::-1]
     if alpha is None:
         planes = _resized(rgb.permute(2, 0, 1)[None], *size)
         return planes[0].permute(1, 2, 0).contiguous(), None

@@ -170,11 +170,9 @@ class _Picked:
         keep, drop = keep & ~drop, drop & ~keep
         self.keep_marks, self.drop_marks = keep | grid.at(aim.keep), drop | grid.at(aim.drop)
         self.added, self.removed = np.zeros_like(shown), np.zeros_like(shown)
-        colours: Values | None = None
         if keep.any() or drop.any() or self.kept & self.dropped:
             small = resized_planes(rgb, *values.shape)[0].permute(1, 2, 0) / 255
-            colours = small.cpu().numpy()
-            self._draw(colours, keep, drop)
+            self._draw(small.cpu().numpy(), keep, drop)
 
     def staying(self) -> set[int]:
         """Return the parts that stay."""
@@ -206,57 +204,59 @@ class _Picked:
 
     def _draw(self, colours: Values, keep: Cells, drop: Cells) -> None:
         """Find what the strokes mean: parts that stay or go, and cells beside and on them."""
-        adding = np.zeros_like(keep)
-        pieces = labelled(keep)
-        for piece in np.unique(pieces[keep]):
-            stroke = pieces == piece
-            on = stroke & self.strong
-            if on.sum() > MOSTLY * stroke.sum():
-                counts = np.bincount(self.labels[on])
-                self.kept |= set(np.flatnonzero(counts >= max(1, GRAZED * on.sum())).tolist())
-                self.picks = True
-            else:
-                adding |= stroke
+        adding = self._pick(keep)
         if keep.any():
-            ground = Ground(colours, ~self.strong)
-            self.added = flood.flooded(ground, keep, self.drop_marks, adding)
-        for label in sorted(self.parts):
-            part = self.labels == label
-            if label in self.kept or label not in self.dropped:
-                self._cut(label, part, colours, drop)
+            self.added = flood.flooded(Ground(colours, ~self.strong), keep, self.drop_marks, adding)
+        bodies = set(np.unique(self.labels[self.strong]).tolist())
+        both = self.kept & self.dropped & bodies  # they have points of both kinds
+        drawn = set(np.unique(self.labels[drop & self.strong]).tolist())
+        faint = set(np.unique(self.labels[drop]).tolist()) - bodies - {0}
+        small = SMALL * self.sizes[1:].max(initial=0)
+        whole = {label for label in drawn - self.kept if self.sizes[label] < small}
+        drawn -= whole | (self.dropped - both)
+        gone = self._reached(colours, drop, drawn)
+        for label in sorted(both):
+            gone |= self._divided(colours, label)
+        taken = np.bincount(self.labels[gone], minlength=len(self.sizes))
+        cells = np.bincount(self.labels[self.strong], minlength=len(self.sizes))
+        whole |= {label for label in drawn - self.kept if taken[label] >= WHOLE * cells[label]}
+        self.dropped = (self.dropped - both) | faint | whole
+        self.removed = gone & ~np.isin(self.labels, list(self.dropped))
 
-    def _cut(self, label: int, part: Cells, colours: Values, drop: Cells) -> None:
-        """Take from a part what strokes or points to drop reach, or all of it."""
-        body = part & self.strong
-        drawn = drop & (body if body.any() else part)
-        both = label in self.dropped  # points of both kinds
-        if not drawn.any() and not both:
-            return
-        is_small = self.sizes[label] < SMALL * self.sizes[1:].max()
-        if not body.any() or (is_small and label not in self.kept):
-            self.dropped.add(label)
-            return
-        ground, keep = Ground(colours, body), self.keep_marks & body
-        gone = np.zeros_like(part)
-        if drawn.any():
-            gone |= flood.flooded(ground, drawn, keep, drawn)
-        if both:
-            gone |= self._parted(
-                ground, self._points(self.aim.drop, label), self._points(self.aim.keep, label) | keep
-            )
-        self.dropped.discard(label)
-        if label not in self.kept and gone.sum() >= WHOLE * body.sum():
-            self.dropped.add(label)
-        else:
-            self.removed |= gone
+    def _pick(self, keep: Cells) -> Cells:
+        """Find the parts that strokes to keep lie on; return those strokes that lie beside the parts."""
+        strokes, count = labelled(keep), keep.size + 1
+        on = keep & self.strong
+        cells, cells_on = (
+            np.bincount(strokes[keep], minlength=count),
+            np.bincount(strokes[on], minlength=count),
+        )
+        picks = cells_on > MOSTLY * cells
+        pairs, met = np.unique(strokes[on] * count + self.labels[on], return_counts=True)
+        stroke, label = pairs // count, pairs % count
+        meant = picks[stroke] & (met >= GRAZED * cells_on[stroke])
+        self.kept |= set(label[meant].tolist())
+        self.picks = self.picks or bool(picks.any())
+        return keep & ~picks[strokes]
 
-    @staticmethod
-    def _parted(ground: Ground, drop: Cells, keep: Cells) -> Cells:
+    def _reached(self, colours: Values, drop: Cells, drawn: set[int]) -> Cells:
+        """Return the cells of parts that strokes to drop reach."""
+        body = np.isin(self.labels, list(drawn)) & self.strong
+        stroke = drop & body
+        if not stroke.any():
+            return np.zeros_like(body)
+        return flood.flooded(Ground(colours, body), stroke, self.keep_marks & body, stroke)
+
+    def _divided(self, colours: Values, label: int) -> Cells:
+        """Return the cells of a part with points of both kinds that are those of the points to drop."""
+        body = (self.labels == label) & self.strong
+        drop = self._points(self.aim.drop, label)
+        keep = self._points(self.aim.keep, label) | (self.keep_marks & body)
         if (drop & keep).any():
             raise InvalidOptions(
                 "A point to keep is at the same spot as a point to drop, or nearly. Move them apart, or leave one out."
             )
-        return flood.parted(ground, drop, keep)
+        return flood.parted(Ground(colours, body), drop, keep)
 
     def _points(self, spots: tuple[Spot, ...], label: int) -> Cells:
         """Return the cells of a part at, or else nearest to, the points that mean it, and those beside them."""

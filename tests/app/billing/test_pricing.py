@@ -14,6 +14,7 @@ def test_the_prices_are_the_contracts() -> None:
         "standard": 8,
         "professional": 15,
         "industry": 25,
+        "preview": 0,
     }
     assert RUPIAH_PER_CREDIT == 100
     starter, pro = PLANS["starter"], PLANS["pro"]

@@ -36,7 +36,7 @@ from cutout.app.verify import checklist, checks
 from cutout.app.verify.checklist import Outcome, Result, Target, walk
 from cutout.app.verify.checks import Visit
 from cutout.app.verify.client import Client
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import SOLD, Tier
 from cutout.version import __version__
 from tests.app.api_client import service_settings
 from tests.app.serving import served
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.slow
 
 API = "/api/background-remover"
 LOCAL = ("127.0.0.1",)
-REMOVALS = [f"removal, {tier}" for tier in Tier]
+REMOVALS = [f"removal, {tier}" for tier in SOLD]
 NEED_QUEUE = ["workers", "batch"]
 NEED_MONEY = [*REMOVALS, "batch", "ledger", "quota", "an error"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from cutout.app.config import settings
 from cutout.app.config.base import SettingsError
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import SOLD, Tier
 
 
 def test_defaults() -> None:
@@ -78,9 +78,16 @@ def test_signed_payments_need_a_secret() -> None:
 def test_what_a_picture_costs_is_one_number_or_one_for_each_tier(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.load().cost_per_image_rupiah == dict.fromkeys(Tier, Decimal(0))
     monkeypatch.setenv("CUTOUT_COST_PER_IMAGE_RUPIAH", "12.5")
-    assert settings.load().cost_per_image_rupiah == dict.fromkeys(Tier, Decimal("12.5"))
+    assert settings.load().cost_per_image_rupiah == dict.fromkeys(SOLD, Decimal("12.5")) | {
+        Tier.PREVIEW: Decimal(0)
+    }
     monkeypatch.setenv("CUTOUT_COST_PER_IMAGE_RUPIAH", "basic=1, standard=2.5, professional=3, industry=4")
     assert settings.load().cost_per_image_rupiah[Tier.STANDARD] == Decimal("2.5")
+    assert settings.load().cost_per_image_rupiah[Tier.PREVIEW] == 0
+    monkeypatch.setenv(
+        "CUTOUT_COST_PER_IMAGE_RUPIAH", "basic=1,standard=2,professional=3,industry=4,preview=.5"
+    )
+    assert settings.load().cost_per_image_rupiah[Tier.PREVIEW] == Decimal("0.5")
     for wrong in ("basic=1", "basic=1,standard=2,professional=3,gold=4", "cheap", "basic", "=", "-1", "NaN"):
         monkeypatch.setenv("CUTOUT_COST_PER_IMAGE_RUPIAH", wrong)
         with pytest.raises(SettingsError, match=r"^CUTOUT_COST_PER_IMAGE_RUPIAH"):

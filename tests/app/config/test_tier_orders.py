@@ -96,7 +96,7 @@ def test_the_order_ends_with_what_every_host_has_unless_substitutes_are_forbidde
 def test_what_is_named_is_downloaded_and_nothing_else(load: Load) -> None:
     settings = load(tier_standard="birefnet-lite,birefnet-hr", tier_professional="birefnet-lite")
     add_own(settings, "shop-v3")
-    assert pulled_for(settings) == ["isnet-general", "birefnet-lite"]
+    assert pulled_for(settings) == ["isnet-general", "birefnet-lite", "u2netp"]
     assert pulled_for(settings) == []
     assert pulled_for(load(tier_basic="birefnet-portrait")) == ["birefnet-portrait"]
     # Own weights are there already. The other tiers take what is there, as ever.
@@ -105,12 +105,12 @@ def test_what_is_named_is_downloaded_and_nothing_else(load: Load) -> None:
 
 def test_the_newer_checkpoints_serve_where_they_are_named(load: Load) -> None:
     settings = load(tier_standard="lucida,rmbg-2.0,birefnet-lite-2k", tier_industry="toonout,feynobg")
-    assert pulled_for(settings, broken=("toonout",)) == ["isnet-general", "lucida", "feynobg"]
+    assert pulled_for(settings, broken=("toonout",)) == ["isnet-general", "lucida", "feynobg", "u2netp"]
     served = {
         tier: choose(tier, settings.models_folder, settings.tier_orders).checkpoint.name for tier in Tier
     }
     # A tier of the usual order takes what is there: a general one before a special one, and ToonOut never.
-    assert list(served.values()) == ["isnet-general", "lucida", "feynobg", "feynobg"]
+    assert list(served.values()) == ["isnet-general", "lucida", "feynobg", "feynobg", "u2netp"]
     usual = {name for rule in TIERS.values() for name in rule.checkpoints}
     assert set(CHECKPOINTS) - usual == {"toonout"}
 
@@ -119,7 +119,7 @@ def test_own_weights_whose_file_is_missing_are_not_downloaded(load: Load) -> Non
     settings = load(tier_basic="shop-v3,birefnet-lite")
     add_own(settings, "shop-v3")
     (settings.models_folder.own / "shop-v3/model.safetensors").unlink()
-    assert pulled_for(settings) == ["birefnet-lite"]
+    assert pulled_for(settings) == ["birefnet-lite", "u2netp"]
     reasons = choose(Tier.BASIC, settings.models_folder, settings.tier_orders).passed_over
     assert reasons == (
         "shop-v3: weights missing; run: cutout models add FILE --like birefnet-general --name shop-v3 --replace",
@@ -128,7 +128,7 @@ def test_own_weights_whose_file_is_missing_are_not_downloaded(load: Load) -> Non
 
 def test_what_cannot_be_had_is_replaced_by_the_next(load: Load, caplog: pytest.LogCaptureFixture) -> None:
     settings = load(tier_standard="rmbg-2.0,birefnet-hr,birefnet-lite")
-    assert pulled_for(settings, broken=("birefnet-hr",)) == ["isnet-general", "birefnet-lite"]
+    assert pulled_for(settings, broken=("birefnet-hr",)) == ["isnet-general", "birefnet-lite", "u2netp"]
     assert "birefnet-hr cannot be downloaded; a substitute may be used" in caplog.text
     choice = choose(Tier.STANDARD, settings.models_folder, settings.tier_orders)
     assert (choice.checkpoint.name, choice.wanted) == ("birefnet-lite", "rmbg-2.0")
@@ -140,7 +140,7 @@ def test_strict_means_the_first_or_nothing(load: Load) -> None:
     with pytest.raises(ModelUnavailable, match="birefnet-lite: the hub is away"):
         pulled_for(settings, broken=("birefnet-lite",))
     licensed = load(tier_standard="rmbg-2.0", strict_models=True)
-    assert pulled_for(licensed) == []
+    assert pulled_for(licensed) == ["u2netp"]
     with pytest.raises(
         ModelUnavailable, match=r"is ready: rmbg-2\.0: licence .* --accept-licence$"
     ) as caught:

@@ -12,6 +12,8 @@ from sqlalchemy import update
 
 from cutout.app.db.tables import Job, now
 from cutout.app.jobs.originals import ORIGINALS
+from cutout.app.removals.form import NOT_REFINED, RefinementForm
+from cutout.app.removals.refining import CHANGEABLE
 from tests.app.api_client import ANNA, API, BEN, ApiClient, opened_shop
 from tests.app.databases import on_both
 from tests.app.http.test_api import problem
@@ -20,6 +22,8 @@ from tests.fakes import photo_bytes
 PHOTO = photo_bytes(120, 90)
 # Nothing of the fake network's disc is left.
 DROP = {"drop": "50% 50%"}
+# Of a form's fields; strokes are files.
+HINTS = {"keep", "drop", "largest_only", "holes", "min_coverage"}
 
 
 @pytest.fixture
@@ -113,6 +117,16 @@ def test_what_the_network_was_shown_cannot_change(rich: ApiClient) -> None:
     told = problem(refine(rich, first, files={"image": ("a.png", PHOTO)}), 400, "INVALID_INPUT")
     assert told["detail"].startswith("image: the photo is that of the first removal")
     assert rich.balance(ANNA) == 97
+
+
+def test_each_option_either_changes_or_stays() -> None:
+    changing = (
+        CHANGEABLE
+        | {"background_image_url"}
+        | {name for name in RefinementForm.model_fields if name in HINTS}
+    )
+    assert {*changing, *NOT_REFINED} == set(RefinementForm.model_fields)
+    assert changing.isdisjoint(NOT_REFINED)
 
 
 def test_hints_within_a_box_hold_as_in_a_fresh_run(rich: ApiClient) -> None:

@@ -100,6 +100,7 @@ def test_ones_own(history: Database, tmp_path: Path) -> None:
                 "standard": NOTHING | {"batches": 1},
                 "professional": NOTHING | {"failed": 1},
                 "industry": NOTHING,
+                "preview": NOTHING,
             },
         }
         query = f"{API}/stats?since=2026-11-25T07:00:00%2B07:00&until=2026-11-26T00:00:00Z"

@@ -140,6 +140,23 @@ def test_trained_weights_must_find_the_subject_of_the_photo(
     assert finding.outcome is outcome
 
 
+@pytest.mark.parametrize(
+    ("runner", "outcome", "told"),
+    [
+        (photos.StoredMask(torch.device("cpu")), Outcome.PASSED, "no exact comparison"),
+        (DISC, Outcome.FAILED, "does not find the cup"),
+    ],
+)
+def test_a_preview_is_compared_at_its_own_size(runner: Runner, outcome: Outcome, told: str) -> None:
+    serving = Serving(Choice(Tier.PREVIEW, find("isnet-general"), ()), runner)
+    with photos.engine_of({Tier.PREVIEW: serving}) as engine:
+        checklist = Checklist()
+        checklist.take("tier", "", lambda: photos.tier_serves(engine, Tier.PREVIEW, "float32", trained=True))
+    (finding,) = checklist.findings
+    assert told in finding.text
+    assert finding.outcome is outcome
+
+
 def test_weights_without_a_mask_even_on_the_cpu_are_caught() -> None:
     subject = small_subject(tiers=())
     network = subject.network()

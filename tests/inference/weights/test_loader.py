@@ -159,10 +159,10 @@ def test_what_was_pulled_by_hand_serves_before_what_comes_by_itself(folder: Mode
 @pytest.mark.parametrize(
     ("device", "accepted", "fetched"),
     [
-        ("cpu", (), ["isnet-general"]),
-        ("cuda", (), ["isnet-general", "birefnet-general"]),
-        ("cpu", ("rmbg-2.0",), ["isnet-general", "rmbg-2.0"]),
-        ("cuda", ("rmbg-1.4", "rmbg-2.0"), ["rmbg-1.4", "rmbg-2.0"]),
+        ("cpu", (), ["isnet-general", "u2netp"]),
+        ("cuda", (), ["isnet-general", "birefnet-general", "u2netp"]),
+        ("cpu", ("rmbg-2.0",), ["isnet-general", "rmbg-2.0", "u2netp"]),
+        ("cuda", ("rmbg-1.4", "rmbg-2.0"), ["rmbg-1.4", "rmbg-2.0", "u2netp"]),
     ],
 )
 def test_a_host_fetches_what_its_device_can_bear(
@@ -193,7 +193,7 @@ def test_why_a_better_checkpoint_could_not_be_fetched_is_said_once(
     settings = load_settings(models_dir=tmp_path, accept_licences="rmbg-2.0")
 
     def pull(checkpoint: Checkpoint) -> None:
-        if checkpoint != OPEN:
+        if checkpoint.name == "rmbg-2.0":
             raise WeightsUnavailable(f"{checkpoint.name}: the hub does not know this token.")
         place(settings.models_folder, checkpoint, b"weights")
 
