@@ -38,4 +38,10 @@ export async function call(url, init = {}) {
   return body;
 }
 
+/** Encode a canvas at once; `toBlob` waits for the browser to be idle, which can take a second. */
+export function encoded(canvas, type, quality) {
+  const bytes = atob(canvas.toDataURL(type, quality).split(",")[1]);
+  return new Blob([Uint8Array.from(bytes, (one) => one.charCodeAt(0))], { type });
+}
+
 export const several = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
