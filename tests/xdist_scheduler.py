@@ -23,6 +23,7 @@ DEAR = {
     "tests/app/cli/test_verify.py": "verify",
     "tests/app/db/test_outages.py": "outages",
     "tests/app/system/test_page.py": "page",
+    "tests/app/system/test_single_photo.py": "page",
     "tests/app/http/test_openapi_holds.py": "schemathesis",
     "tests/worker/test_killing.py": "killing",
 }

@@ -4,13 +4,11 @@ import json
 import uuid
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from cutout.app.app import create_app
 from cutout.app.auth import accounts
@@ -18,7 +16,8 @@ from cutout.app.billing import ledger
 from cutout.app.config import settings as app_settings
 from tests.app.batch_client import BATCH
 from tests.app.serving import served
-from tests.app.system.test_readiness import CHROMIUM, PATIENCE_MS, QUIET
+from tests.app.system.chromium import files, opened, until
+from tests.app.system.test_readiness import CHROMIUM
 from tests.fakes import fake_engine, photo_bytes, wait_until
 from tests.http import http
 from tests.worker.killing import Deployment, site
@@ -43,44 +42,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         yield place
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET, timeout=PATIENCE_MS) as browser,
-    ):
-        yield browser
-
-
-@contextmanager
-def opened(browser: Browser, address: str, refusals: int = 0, shows: str = ".tier") -> Iterator[Page]:
-    """Open a page. At the end, check that it had no errors besides `refusals` refused calls, kept its content security
-    policy, and called no other host.
-    """
-    page = browser.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    errors: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.add_init_script(
-        """window.violations = [];
-        addEventListener("securitypolicyviolation", (event) =>
-            violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`));"""
-    )
-    page.goto(address)
-    page.wait_for_selector(shows)
-    yield page
-    violations = page.evaluate("violations")
-    page.close()
-    assert violations == []
-    own = "{0.scheme}://{0.netloc}/".format(urlsplit(address))
-    assert [url for url in asked if not url.startswith((own, f"blob:{own}", "data:"))] == []
-    assert len(errors) == refusals, errors
-    assert all("Failed to load resource" in error for error in errors), errors
-
-
 @pytest.fixture
 def page(browser: Browser, place: Deployment) -> Iterator[Page]:
     with opened(browser, place.address) as page:
@@ -99,18 +60,6 @@ def shoes(tmp_path: Path) -> Path:
     (folder / "prices.txt").write_text("no picture")
     (folder / ".DS_Store").write_text("no picture, and nobody has seen it")
     return folder
-
-
-def files(photos: list[bytes]) -> list[Any]:
-    return [
-        {"name": f"photo-{number}.png", "mimeType": "image/png", "buffer": data}
-        for number, data in enumerate(photos)
-    ]
-
-
-def until(page: Page, holds: str) -> None:
-    """Wait until a condition is true in the page; its policy forbids what `wait_for_function` does."""
-    wait_until(lambda: bool(page.evaluate(holds)), PATIENCE_MS / 1000)
 
 
 def told(page: Page, text: str) -> None:
@@ -299,7 +248,7 @@ def test_without_a_queue_it_says_so_and_one_photo_is_done(browser: Browser, tmp_
         start(page, small_photos(2))
         refused(page, "queue")
         page.set_input_files("#file", files(small_photos(1)))
-        page.wait_for_selector("#result:not([hidden])")
+        page.wait_for_selector("#save:not([hidden])")
         assert page.is_hidden("#batch")
 
 
