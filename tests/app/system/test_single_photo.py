@@ -21,7 +21,7 @@ from cutout.inference.tiers import Choice, Tier
 from tests.app.serving import served
 from tests.app.system.chromium import files, opened, until
 from tests.app.system.test_readiness import CHROMIUM
-from tests.fakes import CHECKPOINT, PATIENCE, SMALL, FakeRunner, open_picture, photo_bytes
+from tests.fakes import CHECKPOINT, PATIENCE, SMALL, FakeRunner, open_picture, photo_bytes, thin_picture
 from tests.http import http
 
 pytestmark = [
@@ -30,8 +30,9 @@ pytestmark = [
 ]
 
 WIDTH, HEIGHT = 300, 200
-PHOTO = photo_bytes(WIDTH, HEIGHT)
+PHOTO = thin_picture(WIDTH, HEIGHT)
 READY = "#save:not([hidden])"
+SMALL_WINDOW = {"viewport": {"width": 640, "height": 500}, "reduced_motion": "reduce"}
 Share = tuple[float, float]
 
 
@@ -92,6 +93,13 @@ def studio(place: Studio) -> Iterator[Studio]:
     place.free()
 
 
+@pytest.fixture(scope="module")
+def page(browser: Browser, place: Studio) -> Iterator[Page]:
+    """A page for several tests: a new photo begins anew."""
+    with opened(browser, place.address, **SMALL_WINDOW) as page:
+        yield page
+
+
 def give(page: Page, photo: bytes = PHOTO, until_shown: str = READY) -> None:
     page.set_input_files("#file", files([photo]))
     page.wait_for_selector(until_shown)
@@ -110,7 +118,7 @@ def draw(page: Page, *points: Share) -> None:
     page.mouse.move(*places[0])
     page.mouse.down()
     for place in places[1:]:
-        page.mouse.move(*place, steps=4)
+        page.mouse.move(*place, steps=2)
     page.mouse.up()
 
 
@@ -138,114 +146,105 @@ def at(mask: npt.NDArray[np.bool_], x: float, y: float) -> bool:
     return bool(mask[int(y * len(mask)), int(x * len(mask[0]))])
 
 
-def test_the_preview_is_shown_first_and_replaced_in_its_place(browser: Browser, studio: Studio) -> None:
+def test_the_preview_is_shown_first_and_replaced_in_its_place(page: Page, studio: Studio) -> None:
     studio.may_run.clear()
     large = photo_bytes(750, 500)
-    with opened(browser, studio.address, reduced_motion="reduce") as page:
-        give(page, large, "#note:has-text('Preview')")
-        first = box_of(page, "#after")
-        width, height = page.evaluate(
-            "(({ naturalWidth, naturalHeight }) => [naturalWidth, naturalHeight])(document.querySelector('#after'))"
-        )
-        assert 200_000 < width * height <= 250_000
-        assert page.is_disabled("#tool-keep")
-        preview = shown(page)
-        studio.may_run.set()
-        page.wait_for_selector(READY)
-        assert box_of(page, "#after") == first
-        assert page.evaluate("document.querySelector('#after').naturalWidth") == 750
-        assert shown(page) != preview
-        assert page.is_hidden("#note")
-        assert page.is_hidden("#status")
-        assert page.locator(".tier").count() == 4
-        # The photo itself is sent once.
-        assert [len(photo) > len(large) / 2 for photo in studio.photos] == [False, True]
-        assert studio.photos[1] == large
+    give(page, large, "#note:has-text('Preview')")
+    first = box_of(page, "#after")
+    width, height = page.evaluate(
+        "(({ naturalWidth, naturalHeight }) => [naturalWidth, naturalHeight])(document.querySelector('#after'))"
+    )
+    assert 200_000 < width * height <= 250_000
+    assert page.is_disabled("#tool-keep")
+    preview = shown(page)
+    studio.may_run.set()
+    page.wait_for_selector(READY)
+    assert box_of(page, "#after") == first
+    assert page.evaluate("document.querySelector('#after').naturalWidth") == 750
+    assert shown(page) != preview
+    assert page.is_hidden("#note")
+    assert page.is_hidden("#status")
+    assert page.locator(".tier").count() == 4
+    # The photo itself is sent once.
+    assert [len(photo) > len(large) / 2 for photo in studio.photos] == [False, True]
+    assert studio.photos[1] == large
 
 
-def test_nothing_is_said_of_a_preview_that_fails(browser: Browser, studio: Studio) -> None:
-    with opened(browser, studio.address, refusals=1) as page:
+def test_strokes_change_the_result_and_undo_brings_the_first_back(page: Page, studio: Studio) -> None:
+    give(page)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "refine" in request.url else None)
+    first = shown(page)
+    page.keyboard.press("d")
+    assert page.get_attribute("#tool-drop", "aria-pressed") == "true"
+    draw(page, (0.35, 0.5), (0.5, 0.5))
+    told(page, "The strokes are applied.")
+    page.click("#tool-keep")
+    draw(page, (0.65, 0.4), (0.65, 0.6))
+    until(page, "document.querySelector('#compare').ariaBusy === 'false'")
+    assert all(f"/jobs/{first}/refine" in url for url in asked)
+    one, two = studio.strokes
+    assert one.keys() == {"dropMask"}
+    assert two.keys() == {"keepMask", "dropMask"}
+    assert one["dropMask"] == two["dropMask"]
+    drop, keep = marked(two["dropMask"]), marked(two["keepMask"])
+    assert [at(drop, x, 0.5) for x in (0.3, 0.36, 0.49, 0.55, 0.65)] == [False, True, True, False, False]
+    assert [at(keep, 0.65, y) for y in (0.3, 0.41, 0.59, 0.7)] == [False, True, True, False]
+    # What is shown and downloaded is the refinement of all strokes.
+    job = http.get(f"{studio.address}/api/background-remover/jobs/{shown(page)}").json()
+    assert job["refinedFrom"] == first
+    assert shown(page) in str(page.get_attribute("#download", "href"))
+
+    refined = shown(page)
+    page.keyboard.press("z")
+    page.click("#undo")
+    told(page, "This is the first result again.")
+    assert shown(page) == first
+    assert page.is_disabled("#undo")
+    page.keyboard.press("Control+Shift+z")
+    page.click("#redo")
+    until(page, f"document.querySelector('#after').src.includes('{refined}')")
+    page.click("#reset")
+    told(page, "This is the first result again.")
+    page.click("#undo")
+    until(page, f"document.querySelector('#after').src.includes('{refined}')")
+    assert len(asked) == 2  # None of that was asked again.
+
+
+def test_of_many_strokes_only_the_last_state_counts(page: Page, studio: Studio) -> None:
+    give(page)
+    page.click("#tool-drop")
+    studio.may_refine.clear()
+    draw(page, (0.4, 0.4))
+    until(page, "document.querySelector('#compare').ariaBusy === 'true'")
+    while not studio.strokes:
+        page.wait_for_timeout(20)
+    for step in range(5):
+        draw(page, (0.3 + step / 10, 0.6))
+    for _ in range(4):
+        page.keyboard.press("z")
+    studio.may_refine.set()
+    told(page, "The strokes are applied.")
+    assert len(studio.strokes) == 2
+    drop = marked(studio.strokes[1]["dropMask"])
+    assert [at(drop, 0.4, 0.4), at(drop, 0.3, 0.6), at(drop, 0.7, 0.6)] == [True, True, False]
+    # A stroke over another of the other kind replaces it, so that they do not contradict each other.
+    page.click("#reset")
+    draw(page, (0.4, 0.4))
+    page.click("#tool-keep")
+    page.locator("#size").fill("60")
+    draw(page, (0.4, 0.4))
+    told(page, "The strokes are applied.")
+    page.locator("#size").fill("28")
+    assert studio.strokes[-1].keys() == {"keepMask"}
+
+
+def test_errors_of_strokes_are_said_and_those_of_previews_are_not(browser: Browser, studio: Studio) -> None:
+    with opened(browser, studio.address, refusals=2, **SMALL_WINDOW) as page:
         page.route("**/remove", lambda route: route.fulfill(status=429, json={"detail": "Wait."}), times=1)
         give(page)
         assert page.is_hidden("#status")
         assert page.is_hidden("#note")
-
-
-def test_strokes_change_the_result_and_undo_brings_the_first_back(browser: Browser, studio: Studio) -> None:
-    asked: list[str] = []
-    with opened(browser, studio.address) as page:
-        page.on("request", lambda request: asked.append(request.url) if "refine" in request.url else None)
-        give(page)
-        first = shown(page)
-        page.keyboard.press("d")
-        assert page.get_attribute("#tool-drop", "aria-pressed") == "true"
-        draw(page, (0.35, 0.5), (0.5, 0.5))
-        told(page, "The strokes are applied.")
-        page.click("#tool-keep")
-        draw(page, (0.65, 0.4), (0.65, 0.6))
-        until(page, "document.querySelector('#compare').ariaBusy === 'false'")
-        assert all(f"/jobs/{first}/refine" in url for url in asked)
-        one, two = studio.strokes
-        assert one.keys() == {"dropMask"}
-        assert two.keys() == {"keepMask", "dropMask"}
-        assert one["dropMask"] == two["dropMask"]
-        drop, keep = marked(two["dropMask"]), marked(two["keepMask"])
-        assert [at(drop, x, 0.5) for x in (0.3, 0.36, 0.49, 0.55, 0.65)] == [False, True, True, False, False]
-        assert [at(keep, 0.65, y) for y in (0.3, 0.41, 0.59, 0.7)] == [False, True, True, False]
-        # What is shown and downloaded is the refinement of all strokes.
-        job = http.get(f"{studio.address}/api/background-remover/jobs/{shown(page)}").json()
-        assert job["refinedFrom"] == first
-        assert shown(page) in str(page.get_attribute("#download", "href"))
-
-        refined = shown(page)
-        page.keyboard.press("z")
-        page.click("#undo")
-        told(page, "This is the first result again.")
-        assert shown(page) == first
-        assert page.is_disabled("#undo")
-        page.keyboard.press("Control+Shift+z")
-        page.click("#redo")
-        until(page, f"document.querySelector('#after').src.includes('{refined}')")
-        page.click("#reset")
-        told(page, "This is the first result again.")
-        page.click("#undo")
-        until(page, f"document.querySelector('#after').src.includes('{refined}')")
-        assert len(asked) == 2  # None of that was asked again.
-
-
-def test_of_many_strokes_only_the_last_state_counts(browser: Browser, studio: Studio) -> None:
-    with opened(browser, studio.address) as page:
-        give(page)
-        page.click("#tool-drop")
-        studio.may_refine.clear()
-        draw(page, (0.4, 0.4))
-        until(page, "document.querySelector('#compare').ariaBusy === 'true'")
-        while not studio.strokes:
-            page.wait_for_timeout(20)
-        for step in range(12):
-            draw(page, (0.3 + step / 30, 0.6))
-        for _ in range(11):
-            page.keyboard.press("z")
-        studio.may_refine.set()
-        told(page, "The strokes are applied.")
-        assert len(studio.strokes) == 2
-        drop = marked(studio.strokes[1]["dropMask"])
-        assert [at(drop, 0.4, 0.4), at(drop, 0.3, 0.6), at(drop, 0.3 + 11 / 30, 0.6)] == [True, True, False]
-        # A stroke over another of the other kind replaces it, so that they do not contradict each other.
-        page.click("#reset")
-        draw(page, (0.4, 0.4))
-        page.click("#tool-keep")
-        page.locator("#size").fill("60")
-        draw(page, (0.4, 0.4))
-        told(page, "The strokes are applied.")
-        assert studio.strokes[-1].keys() == {"keepMask"}
-
-
-def test_an_error_is_said_and_its_stroke_stays_to_be_undone(
-    browser: Browser, studio: Studio, tmp_path: Path
-) -> None:
-    with opened(browser, studio.address, refusals=1) as page:
-        give(page)
         first = shown(page)
         page.route(
             "**/refine", lambda route: route.fulfill(status=400, json={"detail": "It cannot be."}), times=1
@@ -263,36 +262,50 @@ def test_an_error_is_said_and_its_stroke_stays_to_be_undone(
         page.wait_for_selector(READY)
         assert page.is_disabled("#undo")
         assert page.get_attribute("#tool-compare", "aria-pressed") == "true"
+        download_has_the_format_and_the_colour(page)
 
 
-def test_strokes_and_slider_are_right_under_zoom(browser: Browser, studio: Studio) -> None:
-    with opened(browser, studio.address) as page:
-        give(page)
-        box = box_of(page, "#compare")
-        page.keyboard.press("+")
-        page.keyboard.press("+")
-        scale = 1.5**2
-        assert box_of(page, "#after")["width"] == pytest.approx(scale * box["width"], abs=1)
-        # The slider divides the picture where it stands on the screen.
-        page.locator("#slider").fill("25")
-        cut = page.evaluate("getComputedStyle(document.querySelector('#compare')).getPropertyValue('--cut')")
-        assert float(cut.rstrip("%")) == pytest.approx(100 * (0.5 + (0.25 - 0.5) / scale), abs=0.1)
-        # The picture is moved to its corner.
-        page.click("#tool-hand")
-        draw(page, (0.1, 0.1), (0.95, 0.95))
-        assert box_of(page, "#after")["x"] == pytest.approx(box["x"], abs=1)
-        page.click("#tool-drop")
-        draw(page, (0.9, 0.9))
-        told(page, "The strokes are applied.")
-        drop = marked(studio.strokes[0]["dropMask"])
-        rows, columns = np.nonzero(drop)
-        assert columns.mean() / drop.shape[1] == pytest.approx(0.9 / scale, abs=0.005)
-        assert rows.mean() / drop.shape[0] == pytest.approx(0.9 / scale, abs=0.005)
-        page.mouse.move(box["x"] + 9, box["y"] + 9)
-        page.mouse.wheel(0, -400)
-        until(page, "document.querySelector('#zoom-fit').textContent !== '100 %'")
-        page.keyboard.press("0")
-        until(page, f"document.querySelector('#after').getBoundingClientRect().width < {box['width'] + 1}")
+def download_has_the_format_and_the_colour(page: Page) -> None:
+    page.locator("#colour").fill("#20c040")
+    page.check("#with-colour")
+    page.select_option("#format", "jpg")
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename == "photo-0-cutout.jpg"
+    picture = open_picture(Path(download.value.path()).read_bytes())
+    assert picture.format == "JPEG"
+    assert picture.size == (WIDTH, HEIGHT)
+    corner = np.asarray(picture)[:40, :40].reshape(-1, 3).mean(0)
+    assert np.abs(corner - (0x20, 0xC0, 0x40)).max() < 4
+
+
+def test_strokes_and_slider_are_right_under_zoom(page: Page, studio: Studio) -> None:
+    give(page)
+    box = box_of(page, "#compare")
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    scale = 1.5**2
+    assert box_of(page, "#after")["width"] == pytest.approx(scale * box["width"], abs=1)
+    # The slider divides the picture where it stands on the screen.
+    page.locator("#slider").fill("25")
+    cut = page.evaluate("getComputedStyle(document.querySelector('#compare')).getPropertyValue('--cut')")
+    assert float(cut.rstrip("%")) == pytest.approx(100 * (0.5 + (0.25 - 0.5) / scale), abs=0.1)
+    # The picture is moved to its corner.
+    page.click("#tool-hand")
+    draw(page, (0.1, 0.1), (0.95, 0.95))
+    assert box_of(page, "#after")["x"] == pytest.approx(box["x"], abs=1)
+    page.click("#tool-drop")
+    draw(page, (0.9, 0.9))
+    told(page, "The strokes are applied.")
+    drop = marked(studio.strokes[0]["dropMask"])
+    rows, columns = np.nonzero(drop)
+    assert columns.mean() / drop.shape[1] == pytest.approx(0.9 / scale, abs=0.005)
+    assert rows.mean() / drop.shape[0] == pytest.approx(0.9 / scale, abs=0.005)
+    page.mouse.move(box["x"] + 9, box["y"] + 9)
+    page.mouse.wheel(0, -400)
+    until(page, "document.querySelector('#zoom-fit').textContent !== '100 %'")
+    page.keyboard.press("0")
+    until(page, f"document.querySelector('#after').getBoundingClientRect().width < {box['width'] + 1}")
 
 
 def test_two_fingers_zoom_and_draw_nothing_on_a_phone(browser: Browser, studio: Studio) -> None:
@@ -324,19 +337,3 @@ def test_two_fingers_zoom_and_draw_nothing_on_a_phone(browser: Browser, studio: 
         touch("touchEnd")
         told(page, "The strokes are applied.")
         assert at(marked(studio.strokes[0]["keepMask"]), 0.5 + 15 / box["width"] / 3, 0.5)
-
-
-def test_the_download_has_the_format_and_the_colour_that_are_wanted(browser: Browser, studio: Studio) -> None:
-    with opened(browser, studio.address) as page:
-        give(page)
-        page.locator("#colour").fill("#20c040")
-        page.check("#with-colour")
-        page.select_option("#format", "jpg")
-        with page.expect_download() as download:
-            page.click("#download")
-        assert download.value.suggested_filename == "photo-0-cutout.jpg"
-        picture = open_picture(Path(download.value.path()).read_bytes())
-        assert picture.format == "JPEG"
-        assert picture.size == (WIDTH, HEIGHT)
-        corner = np.asarray(picture)[:40, :40].reshape(-1, 3).mean(0)
-        assert np.abs(corner - (0x20, 0xC0, 0x40)).max() < 4
