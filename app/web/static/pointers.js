@@ -73,8 +73,9 @@ function hideRing() {
   $("ring").hidden = true;
 }
 
+/** While Space is held over the stage, the pointer moves the picture. */
 function holdSpace(event) {
-  if (event.key !== " " || !$("compare").matches(":hover")) return;
+  if (event.key !== " " || !(isSpaceHeld || $("compare").matches(":hover"))) return;
   event.preventDefault(); // neither scrolls the page nor presses the button that has the focus
   isSpaceHeld = event.type === "keydown";
   $("compare").classList.toggle("panning", isSpaceHeld);
@@ -89,12 +90,5 @@ export function startPointers() {
   stage.addEventListener("pointercancel", release);
   stage.addEventListener("pointerleave", hideRing);
   document.addEventListener("keydown", holdSpace);
-  document.addEventListener("keyup", (event) => {
-    if (!isSpaceHeld && !$("compare").matches(":hover")) return;
-    holdSpace(event);
-    if (event.key === " ") {
-      isSpaceHeld = false;
-      stage.classList.remove("panning");
-    }
-  });
+  document.addEventListener("keyup", holdSpace);
 }

@@ -75,7 +75,7 @@ async function lookAhead(removal, image) {
   const isWanted = () => removal.isNewest() && !removal.isDone;
   const url = hasPreview && (await previewOf(image));
   if (!url || !isWanted()) return;
-  if (await showCutout(url, isWanted)) note("Preview. The finished picture follows …");
+  if (await showCutout(url, isWanted)) note("Preview. Finishing …");
 }
 
 function begin(removal, image, width, height) {
@@ -104,15 +104,18 @@ async function show(removal, job) {
   offerDownload({ photo: removal.photo, first: job, job, state: [] });
   want = refinerOf(job, {
     working: () => tell("Refining …", "busy"),
-    failed: (error) => tell(`${error.message} Undo the stroke, or draw another.`, "error"),
+    failed(error) {
+      if (removal.isNewest()) tell(`${error.message} Undo the stroke, or draw another.`, "error");
+    },
     async show(refined, state, isWanted) {
       if (!(await showCutout(refined.resultUrl, () => removal.isNewest() && isWanted()))) return;
       tellFacts(refined);
       offerDownload({ photo: removal.photo, first: job, job: refined, state });
-      tell(refined === job ? "This is the first result again." : "The strokes are applied.");
+      tell(refined === job ? "This is the first result again." : "The strokes are applied. Compare shows the result alone.");
     },
   });
   refreshTools(true);
+  tell("The background is removed. Draw with Keep and Drop to correct it.");
 }
 
 function tellFacts(job) {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from playwright.sync_api import Browser, FloatRect, Page
+from playwright.sync_api import Browser, FloatRect, Page, Route
 
 from cutout.app.app import create_app
 from cutout.app.config import settings as app_settings
@@ -21,7 +21,16 @@ from cutout.inference.tiers import Choice, Tier
 from tests.app.serving import served
 from tests.app.system.chromium import files, opened, until
 from tests.app.system.test_readiness import CHROMIUM
-from tests.fakes import CHECKPOINT, PATIENCE, SMALL, FakeRunner, open_picture, photo_bytes, thin_picture
+from tests.fakes import (
+    CHECKPOINT,
+    PATIENCE,
+    SMALL,
+    FakeRunner,
+    open_picture,
+    photo_bytes,
+    thin_picture,
+    wait_until,
+)
 from tests.http import http
 
 pytestmark = [
@@ -32,7 +41,7 @@ pytestmark = [
 WIDTH, HEIGHT = 300, 200
 PHOTO = thin_picture(WIDTH, HEIGHT)
 READY = "#save:not([hidden])"
-SMALL_WINDOW = {"viewport": {"width": 640, "height": 500}, "reduced_motion": "reduce"}
+WINDOW = {"viewport": {"width": 900, "height": 700}, "reduced_motion": "reduce"}
 Share = tuple[float, float]
 
 
@@ -42,14 +51,14 @@ class Studio:
 
     address: str = ""
     may_run: threading.Event = field(default_factory=threading.Event)
-    may_refine: threading.Event = field(default_factory=threading.Event)
+    refinements: threading.Semaphore = field(default_factory=threading.Semaphore)
     photos: list[bytes] = field(default_factory=list, repr=False)
     strokes: list[dict[str, bytes]] = field(default_factory=list, repr=False)
 
     def free(self) -> None:
         """Hold nothing, and forget what was received."""
         self.may_run.set()
-        self.may_refine.set()
+        self.refinements = threading.Semaphore(1000)
         self.photos.clear()
         self.strokes.clear()
 
@@ -71,7 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
             place.photos.append(sent["image"])
         if found := {name: data for name, data in sent.items() if name in strokes.PARTS}:
             place.strokes.append(found)
-            await asyncio.to_thread(assert_set, place.may_refine)
+            assert await asyncio.to_thread(place.refinements.acquire, timeout=PATIENCE)
         return await reading(sent, sizes)
 
     place.free()
@@ -96,7 +105,7 @@ def studio(place: Studio) -> Iterator[Studio]:
 @pytest.fixture(scope="module")
 def page(browser: Browser, place: Studio) -> Iterator[Page]:
     """A page for several tests: a new photo begins anew."""
-    with opened(browser, place.address, **SMALL_WINDOW) as page:
+    with opened(browser, place.address, **WINDOW) as page:
         yield page
 
 
@@ -169,6 +178,21 @@ def test_the_preview_is_shown_first_and_replaced_in_its_place(page: Page, studio
     assert [len(photo) > len(large) / 2 for photo in studio.photos] == [False, True]
     assert studio.photos[1] == large
 
+    # One that comes late is not shown.
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/remove", hold, times=1)
+    give(page)
+    real = shown(page)
+    with page.expect_response("**/remove"):
+        held[0].continue_()
+    page.wait_for_timeout(200)
+    assert shown(page) == real
+    assert page.is_hidden("#note")
+
 
 def test_strokes_change_the_result_and_undo_brings_the_first_back(page: Page, studio: Studio) -> None:
     give(page)
@@ -214,16 +238,19 @@ def test_strokes_change_the_result_and_undo_brings_the_first_back(page: Page, st
 def test_of_many_strokes_only_the_last_state_counts(page: Page, studio: Studio) -> None:
     give(page)
     page.click("#tool-drop")
-    studio.may_refine.clear()
+    first = shown(page)
+    studio.refinements = threading.Semaphore(0)
     draw(page, (0.4, 0.4))
     until(page, "document.querySelector('#compare').ariaBusy === 'true'")
-    while not studio.strokes:
-        page.wait_for_timeout(20)
+    wait_until(lambda: len(studio.strokes) == 1)
     for step in range(5):
         draw(page, (0.3 + step / 10, 0.6))
     for _ in range(4):
         page.keyboard.press("z")
-    studio.may_refine.set()
+    studio.refinements.release()
+    wait_until(lambda: len(studio.strokes) == 2)
+    assert shown(page) == first  # The answer of the first stroke came too late.
+    studio.refinements.release(1000)
     told(page, "The strokes are applied.")
     assert len(studio.strokes) == 2
     drop = marked(studio.strokes[1]["dropMask"])
@@ -240,7 +267,7 @@ def test_of_many_strokes_only_the_last_state_counts(page: Page, studio: Studio) 
 
 
 def test_errors_of_strokes_are_said_and_those_of_previews_are_not(browser: Browser, studio: Studio) -> None:
-    with opened(browser, studio.address, refusals=2, **SMALL_WINDOW) as page:
+    with opened(browser, studio.address, refusals=2, **WINDOW) as page:
         page.route("**/remove", lambda route: route.fulfill(status=429, json={"detail": "Wait."}), times=1)
         give(page)
         assert page.is_hidden("#status")
