@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutout.inference.imaging.resize import resized_planes
-from cutout.inference.matting.faint_patches import cells_to_keep
+from cutout.inference.matting.cells import connected
 from cutout.inference.matting.windows import window_max, window_mean
 
 # The longer side of the small copy, in cells, and of how many of them a side the ground is fitted to the mean.
@@ -142,8 +142,7 @@ def _kept(measured: _Measured, *, whole: bool) -> Cells | None:
     sure = shadow & (opacity >= SURE) & _grown(covered, NEAR)
     if not sure.any():
         return None
-    # The flood takes values: 1 is a cell of a shadow, 2 one that is sure.
-    shadow &= cells_to_keep(shadow.astype(np.float32) + sure, 1, 2, 1)
+    shadow = connected(sure, shadow)
     around = free & ~shadow & _grown(shadow | covered, AROUND)
     other = (np.abs(opacity) > PLAIN) | (measured.colour > PLAIN)
     if around.sum() < max(1, GROUND * free.size) or other[around].mean() > OTHERS:

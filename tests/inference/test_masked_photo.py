@@ -175,20 +175,30 @@ def test_photos_of_batches_take_no_space(refined: list[int]) -> None:
     assert len(refined) == 2
 
 
-def seen_of(pixels: int) -> Seen:
-    return Seen(torch.zeros(1, 1, 2, 2), torch.zeros(1, pixels), torch.zeros(1, pixels, dtype=torch.uint8))
+def seen_of(pixels: int, side: int = 1) -> Seen:
+    alpha = torch.zeros(1, pixels)
+    return Seen(torch.zeros(1, 1, side, side), alpha, torch.zeros(1, pixels, dtype=torch.uint8))
 
 
 def test_what_was_not_asked_for_longest_makes_room() -> None:
-    recent = RecentlySeen(100)
+    recent = RecentlySeen(500)  # a pixel takes five bytes
     for key in "abc":
         recent.put(key, seen_of(40))
         recent.get("a")
     assert recent.get("b") is None
     assert recent.get("a") is not None
     assert recent.get("c") is not None
-    recent.put("large", seen_of(101))
+    recent.put("large", seen_of(100))
     assert recent.get("large") is None
     assert recent.get("a") is not None
     recent.put("mask alone", Seen(torch.zeros(1, 1, 2, 2)))
     assert recent.get("mask alone") is None
+
+
+def test_small_photos_count_with_their_masks() -> None:
+    recent = RecentlySeen(100_000)
+    for key in range(10):
+        recent.put(key, seen_of(1, side=100))  # of 40,000 bytes
+    assert [key for key in range(10) if recent.get(key) is not None] == [8, 9]
+    recent.put("part", Seen(torch.zeros(1, 1, 1, 1), torch.zeros(200, 200)[:1, :1]))  # of 160,000 bytes
+    assert recent.get("part") is None
