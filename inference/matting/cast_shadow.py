@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cutout.inference.imaging.resize import resized_planes
 from cutout.inference.matting.cells import connected
+from cutout.inference.matting.mask import uploaded
 from cutout.inference.matting.windows import window_max, window_mean
 
 # The longer side of the small copy, in cells, and of how many of them a side the ground is fitted to the mean.
@@ -102,7 +103,7 @@ def _opacity(small: Tensor, free: Tensor, covered: Tensor, *, whole: bool) -> Te
     if kept is None:
         return None
     opacity = (1 - darkened).clamp_(0, 1)
-    return opacity * (opacity / LEAST - 1).clamp_(0, 1) * torch.from_numpy(kept).to(small.device)
+    return opacity * (opacity / LEAST - 1).clamp_(0, 1) * uploaded(kept, small.device)
 
 
 def _ground(small: Tensor, free: Tensor) -> Tensor:

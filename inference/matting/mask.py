@@ -87,7 +87,7 @@ def find_subject(mask: Tensor, checkpoint: Checkpoint) -> Tensor | None:
         mask = (mask - lowest) / (highest - lowest)
         highest_of_cells = (highest_of_cells - lowest) / (highest - lowest)
     kept = cells_to_keep(highest_of_cells, SHOWN, SURE, SHOWN_REACH)
-    return _near_subject(mask).mul_(_enlarged(_uploaded(kept, mask.device), side, mask))
+    return _near_subject(mask).mul_(_enlarged(uploaded(kept, mask.device), side, mask))
 
 
 def _near_subject(mask: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def _enlarged(cells: Tensor, side: int, like: Tensor) -> Tensor:
     return enlarged.flatten(2, 3).flatten(3)[:, :, : like.shape[2], : like.shape[3]]
 
 
-def _uploaded(cells: Marked, device: torch.device) -> Tensor:
+def uploaded(cells: Marked, device: torch.device) -> Tensor:
     """Return a map of cells, bool [r,c], as [1,1,r,c] on a device, without waiting for it."""
     marked = torch.from_numpy(cells)[None, None]
     return marked.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else marked

@@ -35,7 +35,7 @@ from cutout.inference.matting.cells import (
 )
 from cutout.inference.matting.crop_refinement import part_of
 from cutout.inference.matting.flood import Ground
-from cutout.inference.matting.mask import FOREGROUND
+from cutout.inference.matting.mask import FOREGROUND, uploaded
 
 # A point means the part that it is on, else the nearest one within this share of the picture's longer side. That of a
 # point to drop is short: a point beside the subject is on the background, which needs no dropping.
@@ -133,7 +133,7 @@ def choose(whole: Tensor | None, aim: Aim, rgb: Tensor) -> Chosen | None:
     size, device = mask.shape[2:], mask.device
 
     def enlarged(cells: Cells) -> Tensor:
-        weights = torch.from_numpy(cells.astype(np.float32))[None, None].to(device)
+        weights = uploaded(cells, device).float()
         if side > 1:
             weights = F.interpolate(weights, scale_factor=side, mode="bilinear", align_corners=False)
         return weights[:, :, : size[0], : size[1]]
