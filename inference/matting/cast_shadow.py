@@ -126,7 +126,7 @@ def _fitted(colours: Tensor, weights: Tensor, rows: int, columns: int) -> Tensor
         terms = _terms(rows, columns, degree, COARSER, colours.device)
         steady = 1e-6 * torch.eye(len(terms))
         counted = terms * (counts / counts.sum().clamp(min=1e-6))
-        factors = torch.linalg.solve(counted @ terms.t() + steady, counted @ colours.t()).t()
+        factors: Tensor = torch.linalg.solve(counted @ terms.t() + steady, counted @ colours.t()).t()
         fitted = (factors @ terms).clamp(1e-3, 1)
         difference = (colours - fitted) / fitted.amax(0)
         distance = difference.abs().amax(0) * torch.where(difference.sum(0) < 0, DARKER, 1.0)

@@ -160,8 +160,8 @@ def test_a_part_is_divided_the_same_wherever_it_is(seed: int, monkeypatch: pytes
     top, left = rng.integers(0, 30, 2).tolist()
     body[top : top + 30, left : left + 20] = True
     body[top + 10 : top + 20, left + 15 : left + 45] = True
-    colours = rng.random((60, 80, 3), np.float32) / 9
-    colours[:, left + 20 :] += 0.5
+    colours = rng.random((60, 80, 3), np.float32) / np.float32(9)
+    colours[:, left + 20 :] += np.float32(0.5)
     one, other = np.zeros_like(body), np.zeros_like(body)
     one[top + 5, left + 2 : left + 5] = other[top + 12, left + 40 : left + 43] = True
     found = flood.parted(Ground(colours, body), one, other)
