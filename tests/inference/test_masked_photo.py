@@ -121,7 +121,9 @@ def test_what_is_no_such_file_is_refused(data: bytes) -> None:
 
 
 def test_a_file_with_damaged_bytes_is_refused_or_read() -> None:
-    packed = MaskedPhoto(b"photo", (Run(8, 6, np.zeros((6, 8), np.uint16)),), Maker("a", False, "cpu")).to_bytes()
+    packed = MaskedPhoto(
+        b"photo", (Run(8, 6, np.zeros((6, 8), np.uint16)),), Maker("a", False, "cpu")
+    ).to_bytes()
     refused = 0
     for place in range(len(packed)):
         for value in {0, 255, packed[place] ^ 1} - {packed[place]}:
