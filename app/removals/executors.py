@@ -167,7 +167,9 @@ class QueueExecutor(RemovalExecutor):
         if not alive:
             raise ModelUnavailable("No worker is alive. Start one with: cutout worker")
         # Any of them may take a photo, and one of an older version knows fewer tiers.
-        tiers = {tier: served for tier, served in alive[0].tiers.items() if all(tier in w.tiers for w in alive)}
+        tiers = {
+            tier: served for tier, served in alive[0].tiers.items() if all(tier in w.tiers for w in alive)
+        }
         return alive[0].device, tiers
 
     def enqueue(self, job_id: uuid.UUID, photo: Source, options: Options) -> dict[str, Any]:

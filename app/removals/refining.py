@@ -1,10 +1,12 @@
 """Refining a result: the same photo is cut out again with other hints, from the masks that the network made of it."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from cutout.app.core.errors import ConflictError, InvalidInputError, NotFoundError
+from cutout.app.core.errors import ConflictError, InvalidInputError, NotFoundError, OverloadedError
 from cutout.app.core.threads import to_storage_thread
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Status, now
@@ -20,6 +22,33 @@ from cutout.inference.options import Options
 # Options of the first removal that a refinement may change. Those that decide what the network is shown stay, and so does
 # the place of the subject.
 CHANGEABLE = frozenset({"format", "mask_only", "background", "quality"})
+
+
+class RefinementSlots:
+    """Limits how many refinements are worked on at once.
+
+    Each has a photo with masks in memory that its caller did not send, so the limit for uploads does not count it. For
+    one event loop.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = max(1, count)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Take a slot until the end of the block.
+
+        Raises:
+            OverloadedError: none is free.
+
+        """
+        if self._free == 0:
+            raise OverloadedError("Too many results are being refined. Try again in a moment.")
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
 
 
 class CannotRefine(ConflictError):
