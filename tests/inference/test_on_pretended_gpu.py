@@ -63,7 +63,7 @@ def engine(operations: Operations) -> Iterator[Engine]:
         yield opened
 
 
-@pytest.mark.parametrize("tier", list(Tier))
+@pytest.mark.parametrize("tier", list(MOST))
 def test_every_tier_runs_on_a_gpu_with_few_operations_and_waits(
     tier: Tier, engine: Engine, operations: Operations
 ) -> None:

@@ -156,4 +156,8 @@ def test_pull_without_names_takes_what_the_tiers_name(
     )
     monkeypatch.setenv("CUTOUT_TIER_STANDARD", "shop-v3,rmbg-2.0,birefnet-lite")
     assert run("models", "pull")[0] == 0
-    assert pulled == ["isnet-general", "birefnet-lite"]  # nobody has accepted the licence of rmbg-2.0
+    assert pulled == [
+        "isnet-general",
+        "u2netp",
+        "birefnet-lite",
+    ]  # nobody has accepted the licence of rmbg-2.0

@@ -73,7 +73,8 @@ class TestPage:
             page.goto(service)
 
             page.wait_for_selector(".tier")
-            assert page.locator(".tier").count() == 4
+            assert page.locator(".tier").count() == 5
+            assert "A small picture at once\nfree" in page.locator(".tier").last.inner_text()
             assert "isnet-general, substitute for rmbg-1.4" in page.locator(".tier").first.inner_text()
             assert "edges without the old background's colour" in page.locator(".tier").nth(1).inner_text()
             page.locator(".tier", has_text="Standard").click()

@@ -332,7 +332,7 @@ def test_each_tier_is_served_by_who_serves_its_model(stub: Stub, caplog: pytest.
     for tier, serving in engine.serving.items():
         choice = serving.choice
         assert (choice.checkpoint.name, serving.runner.backend) == ("rmbg-2.0", "huggingface:fal-ai")
-        assert choice.substitute == (tier is Tier.BASIC)
+        assert choice.substitute == (tier in (Tier.BASIC, Tier.PREVIEW))
     [why] = engine.serving[Tier.BASIC].choice.passed_over
     assert "rmbg-1.4: briaai/RMBG-1.4 is not served live for image-segmentation by any provider" in why
     asked = [call for call in stub.asked("GET") if "/api/models/" in call.path]

@@ -11,7 +11,7 @@ from torch import Tensor
 from cutout.inference.imaging.hints import Aim
 from cutout.inference.matting import refinement
 from cutout.inference.matting.pipeline import Matte, cut_out, run_recipes, see
-from cutout.inference.tiers import TIERS, Recipe, Tier
+from cutout.inference.tiers import SOLD, TIERS, Recipe
 from tests.fakes import BLUE, photo_with_disc
 
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ def refined() -> Matte:
 
 
 def test_each_tier_does_what_the_one_below_does_and_more() -> None:
-    recipes = [TIERS[tier].recipe for tier in Tier]
+    recipes = [TIERS[tier].recipe for tier in SOLD]
     assert recipes == [Recipe.MASK, Recipe.CLEAN, Recipe.REFINED, Recipe.SECOND_LOOK]
     steps = [(recipe.cleans, recipe.refines, recipe.looks_twice) for recipe in recipes]
     assert steps == [(False, False, False), (True, False, False), (True, True, False), (True, True, True)]
