@@ -341,7 +341,7 @@ def test_a_tier_that_a_worker_of_an_older_version_lacks_is_not_given_to_it(
 ) -> None:
     """It could not even read the job's row, and with it no other one."""
     user, place = funded(database), place_of(database, storage, queue)
-    older = {tier: served for tier, served in ALL.items() if tier is not Tier.PREVIEW}
+    older: dict[Tier, Served] = {tier: served for tier, served in ALL.items() if tier is not Tier.PREVIEW}
     queue.announce(WorkerInfo("new", "2", "cpu", ("interactive",), ALL))
     queue.announce(WorkerInfo("old", "1", "cpu", ("interactive",), older))
     assert place.executor.serving()[1] == older
