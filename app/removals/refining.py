@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
+from pydantic import ValidationError
+
 from cutout.app.core.errors import ConflictError, InvalidInputError, NotFoundError, OverloadedError
 from cutout.app.core.threads import to_storage_thread
 from cutout.app.db.session import Database
@@ -15,7 +17,7 @@ from cutout.app.jobs.leases import OPTIONS
 from cutout.app.jobs.originals import original_key
 from cutout.app.storage.base import Storage
 from cutout.inference.imaging.backgrounds import Picture
-from cutout.inference.masked_photo import MaskedPhoto
+from cutout.inference.masked_photo import UNUSABLE, MaskedPhoto
 from cutout.inference.option_values import OptionValues
 from cutout.inference.options import Options
 
@@ -118,7 +120,11 @@ async def find_original(
             raise CannotRefine(
                 "The photo of this job is not kept, or no longer. Send it again, with the same hints."
             )
+        try:
+            options = OPTIONS.validate_python(job.options)
+        except ValidationError as error:  # an option has another form now
+            raise CannotRefine(UNUSABLE) from error
         is_free = now() - job.finished_at <= free
-        return Original(job.id, OPTIONS.validate_python(job.options), MaskedPhoto.from_bytes(kept), is_free)
+        return Original(job.id, options, MaskedPhoto.from_bytes(kept), is_free)
 
     return await to_storage_thread(find)
