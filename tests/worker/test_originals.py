@@ -15,7 +15,9 @@ from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Claimed, Line
 from cutout.app.jobs.originals import ORIGINALS, original_key
 from cutout.app.storage.local import LocalStorage
+from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.masked_photo import MaskedPhoto
+from cutout.inference.options import Options
 from cutout.worker.tasks import process_claim, process_line
 from tests.app.databases import on_both
 from tests.fakes import FakeRunner, files_below, photo_bytes
@@ -36,7 +38,10 @@ def delete_user(database: Database, storage: LocalStorage, batch: Batch) -> None
 def test_a_photo_whose_job_ends_during_the_work_is_not_kept(
     database: Database, storage: LocalStorage, end: Callable[[Database, LocalStorage, Batch], None]
 ) -> None:
-    batch = submitted(database, storage, [photo_bytes(seed=seed) for seed in range(2)])
+    behind = Picture.of(photo_bytes(9, 7))
+    options = Options(background=behind)
+    batch = submitted(database, storage, [photo_bytes(seed=seed) for seed in range(2)], options)
+    storage.put(jobs.picture_key(batch.id, behind.sha256), behind.data)
     ended: list[int] = []
 
     def end_once() -> None:
@@ -48,6 +53,7 @@ def test_a_photo_whose_job_ends_during_the_work_is_not_kept(
         process_line(context, Line.BATCH)
     assert ended
     assert files_below(storage.root / ORIGINALS) == files_below(storage.root / jobs.RESULTS) == []
+    assert files_below(storage.root / jobs.UPLOADS) == []
 
 
 def test_a_late_worker_leaves_the_photo_of_the_one_that_took_over(
