@@ -120,6 +120,22 @@ def test_what_is_no_such_file_is_refused(data: bytes) -> None:
         MaskedPhoto.from_bytes(data)
 
 
+def test_a_file_with_damaged_bytes_is_refused_or_read() -> None:
+    packed = MaskedPhoto(
+        b"photo", (Run(8, 6, np.zeros((6, 8), np.uint16)),), Maker("a", False, "cpu")
+    ).to_bytes()
+    refused = 0
+    for place in range(len(packed)):
+        for value in {0, 255, packed[place] ^ 1} - {packed[place]}:
+            damaged = bytearray(packed)
+            damaged[place] = value
+            try:
+                MaskedPhoto.from_bytes(bytes(damaged))
+            except MasksUnusable:
+                refused += 1
+    assert refused > len(packed)
+
+
 def test_a_damaged_mask_is_refused() -> None:
     levels = np.arange(600, dtype=np.uint16).reshape(20, 30)
     packed = MaskedPhoto(b"photo", (Run(30, 20, levels),), Maker("a", True, "b")).to_bytes()
