@@ -38,6 +38,7 @@ from cutout.app.notifications.outbox import Outbox
 from cutout.app.observability.metrics import Metrics
 from cutout.app.ratelimit.limits import Kind, Limit, RateLimits
 from cutout.app.removals import router as removals_router
+from cutout.app.removals.refining import RefinementSlots
 from cutout.app.stats import router as stats_router
 from cutout.app.storage.base import Storage
 from cutout.app.storage.probe import StorageProbe
@@ -156,6 +157,9 @@ def init_state(settings: Settings, embedded: EmbeddedProcesses | None) -> AppSta
     )
     state.put(ResultStores, ResultStores(database, storage, http_client, buckets_from(settings), figures))
     state.put(LeaseRenewer, LeaseRenewer())
+    # As many as there are uploads of the largest size in memory at once.
+    slots = settings.uploads_at_once_bytes // settings.max_upload_bytes
+    state.put(RefinementSlots, RefinementSlots(slots))
     state.put(Readiness, Readiness(database, queue_stats, probe))
     state.put(Shutdown, Shutdown())
     return state

@@ -2,7 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import delete, exists, or_, select
 from sqlalchemy.orm import Session
@@ -65,12 +65,10 @@ def delete_user(
     """
     at = at or now()
     database.run_in_transaction(close_account, user_id, at)
-    files = database.run_read_only(_files_of, user_id)
-    for key in files:
-        storage.delete(key)
+    files = _delete_files(database, storage, user_id)
     with database.begin() as session:
         user = close_account(session, user_id, at)
-        return _delete_rows(session, user, at, len(files))
+        return _delete_rows(session, user, at, files)
 
 
 def delete_late_rows(database: Database, storage: Storage) -> int:
@@ -86,10 +84,8 @@ def delete_late_rows(database: Database, storage: Storage) -> int:
     count = 0
     for user_id in late:
         database.run_in_transaction(_end_work, user_id, now())
-        files = database.run_read_only(_files_of, user_id)
-        for key in files:
-            storage.delete(key)
-        deleted = database.run_in_transaction(_delete_work, user_id, len(files))
+        files = _delete_files(database, storage, user_id)
+        deleted = database.run_in_transaction(_delete_work, user_id, files)
         count += deleted.jobs + deleted.batches
     return count
 
@@ -112,6 +108,23 @@ def _end_work(session: Session, user_id: uuid.UUID, at: datetime) -> None:
     open_jobs = select(Job.id).where(Job.user_id == user_id, Job.status.in_(batches.IN_WORK))
     for job_id in session.scalars(open_jobs).all():
         completion.fail(session, job_id, "FORBIDDEN", GONE)
+
+
+def _delete_files(database: Database, storage: Storage, user_id: uuid.UUID) -> int:
+    """Delete a user's files, and return how many there may have been."""
+    files = database.run_read_only(_files_of, user_id)
+    for folder in database.run_read_only(_folders_of, user_id):
+        files += storage.list_older_than(timedelta(0), folder)
+    keys = set(files)
+    for key in keys:
+        storage.delete(key)
+    return len(keys)
+
+
+def _folders_of(session: Session, user_id: uuid.UUID) -> list[str]:
+    """Return the storage prefixes with pictures behind the photos of a user's batches, which go when a batch ends."""
+    unfinished = select(Batch.id).where(Batch.user_id == user_id, Batch.finished_at.is_(None))
+    return list(map(jobs.uploads_of, session.scalars(unfinished)))
 
 
 def _files_of(session: Session, user_id: uuid.UUID) -> list[str]:

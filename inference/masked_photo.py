@@ -22,6 +22,10 @@ UNUSABLE = (
     " again."
 )
 PHOTO, ABOUT = "photo", "about.json"
+# What reading a damaged file raises. `zipfile` takes damaged flags for features that it lacks, or for encryption.
+DAMAGED = (
+    zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 Levels = npt.NDArray[np.uint16]
 
@@ -95,7 +99,7 @@ class MaskedPhoto:
                         levels = both[0].astype(np.uint16) << 8 | both[1]
                     runs.append(Run(run["width"], run["height"], levels))
                 return cls(packed.read(PHOTO), tuple(runs), Maker(**about["maker"]), about["id"])
-        except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError) as error:
+        except DAMAGED as error:
             raise MasksUnusable(UNUSABLE) from error
 
 

@@ -183,13 +183,7 @@ def as_strokes(data: bytes | Picture, name: str, sizes: SizeLimits = DEFAULT_SIZ
         InvalidOptions: the bytes are not a picture, or one that is too large.
 
     """
-    if isinstance(data, Picture):
-        return data
-    try:
-        decode.read_size(data, sizes)
-    except InvalidPhoto as error:
-        raise InvalidOptions(f"{name}: {error}") from None
-    return Picture.of(data)
+    return _as_picture(data, name, sizes, InvalidOptions)
 
 
 def as_background(data: bytes | Picture, name: str, sizes: SizeLimits = DEFAULT_SIZES) -> Picture:
@@ -201,12 +195,18 @@ def as_background(data: bytes | Picture, name: str, sizes: SizeLimits = DEFAULT_
         InvalidBackground: the bytes are not a picture, or one that is too large.
 
     """
+    return _as_picture(data, name, sizes, InvalidBackground)
+
+
+def _as_picture(
+    data: bytes | Picture, name: str, sizes: SizeLimits, refusal: type[InvalidOptions]
+) -> Picture:
     if isinstance(data, Picture):
         return data
     try:
         decode.read_size(data, sizes)
     except InvalidPhoto as error:
-        raise InvalidBackground(f"{name}: {error}") from None
+        raise refusal(f"{name}: {error}") from None
     return Picture.of(data)
 
 

@@ -6,15 +6,15 @@ from collections.abc import Hashable
 
 from cutout.inference.matting.pipeline import Seen
 
-# The most pixels of all photos together; each takes five bytes.
-MOST_PIXELS = 32_000_000
+# Of all photos together. A pixel takes five bytes, and each photo's masks a few megabytes more, however small it is.
+MOST_BYTES = 160_000_000
 
 
 class RecentlySeen:
-    """Keeps what was last put in, up to a number of pixels. Safe to use from any number of threads."""
+    """Keeps what was last put in, up to a number of bytes. Safe to use from any number of threads."""
 
-    def __init__(self, most_pixels: int = MOST_PIXELS) -> None:
-        self._most = most_pixels
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most = most_bytes
         self._kept: OrderedDict[Hashable, Seen] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -27,14 +27,16 @@ class RecentlySeen:
 
     def put(self, key: Hashable, seen: Seen) -> None:
         """Keep what was seen, unless it is too large, or was not refined: then it is computed again in no time."""
-        if not 0 < _pixels(seen) <= self._most:
+        if seen.alpha is None or _bytes_of(seen) > self._most:
             return
         with self._lock:
             self._kept[key] = seen
             self._kept.move_to_end(key)
-            while sum(_pixels(one) for one in self._kept.values()) > self._most:
+            while sum(_bytes_of(one) for one in self._kept.values()) > self._most:
                 self._kept.popitem(last=False)
 
 
-def _pixels(seen: Seen) -> int:
-    return 0 if seen.alpha is None else seen.alpha.numel()
+def _bytes_of(seen: Seen) -> int:
+    tensors = seen.whole, seen.alpha, seen.coverage, seen.merged
+    # A tensor may be a part of one that it keeps in memory.
+    return sum(one.untyped_storage().nbytes() for one in tensors if one is not None)

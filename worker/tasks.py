@@ -234,7 +234,10 @@ def _end(
         if photo.batch_id is None:
             for key in photo.pictures.values():
                 context.storage.delete(key)
-        for key in photo.results():
+        left = photo.results()
+        if photo.attempt > 1 and not isinstance(outcome, Cutout):
+            left.append(originals.original_key(photo.job_id))
+        for key in left:
             context.storage.delete(key)
     except StorageError as error:  # maintenance deletes it later
         log.warning("files not deleted", job=str(photo.job_id), detail=str(error))
@@ -251,6 +254,9 @@ def _complete(
     told = partial(completion.complete, cutout=cutout, milliseconds=milliseconds, claim=token, sha256=sha256)
     if commits(context.database.run_in_transaction)(told, photo.job_id) is None:
         context.storage.delete(result)
+        # It was cancelled, or its user was deleted; or another worker has it, whose photo is the same one.
+        if not context.database.run_read_only(originals.may_have_one, photo.job_id):
+            context.storage.delete(originals.original_key(photo.job_id))
         return False
     log.info(
         "Background removed successfully",

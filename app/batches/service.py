@@ -23,7 +23,7 @@ from cutout.app.db.tables import Batch, IdempotencyKey, Job, PaidBy, Status, Sto
 from cutout.app.jobs import leases
 from cutout.app.notifications import outbox
 from cutout.app.ratelimit.limits import Kind, Limit, RateLimited
-from cutout.app.removals.idempotency import KeyUsed, add_key, find_key, write_once
+from cutout.app.removals.idempotency import KeyUsed, add_key, described, find_key, write_once
 from cutout.app.stores import service as stores
 from cutout.app.stores.addresses import names_for
 from cutout.inference.imaging.hints import Hints
@@ -389,8 +389,9 @@ def _fingerprint(photos: Sequence[StoredPhoto], request: BatchRequest) -> str:
     if request.store_urls:
         sent += "\n".join(["\nstoreUrl", *request.store_urls])
     if any(hints is not None for hints in request.hints):
-        sent += "\n".join(["\nhints", *map(repr, request.hints)])
-    return hashlib.sha256(f"{request!r}\n{sent}".encode("utf-8", "surrogatepass")).hexdigest()
+        sent += "\n".join(["\nhints", *(str(own and described(own)) for own in request.hints)])
+    wished = f"BatchRequest(options={described(request.options)})"
+    return hashlib.sha256(f"{wished}\n{sent}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _key(batch_id: uuid.UUID) -> str:

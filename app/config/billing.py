@@ -9,6 +9,9 @@ from pydantic_settings import NoDecode
 from cutout.app.config.base import Secret, SettingsGroup
 from cutout.inference.tiers import SOLD, Tier
 
+# A year. A result is kept for days, and a time of any length could not be computed with.
+LONGEST_HOURS = 8784
+
 
 class BillingSettings(SettingsGroup):
     """Payments and costs."""
@@ -27,6 +30,7 @@ class BillingSettings(SettingsGroup):
     free_refine_hours: float = Field(
         24,
         ge=0,
+        le=LONGEST_HOURS,
         description="hours after a removal in which refining its result costs nothing; later it costs the same",
     )
     cost_per_image_rupiah: Annotated[dict[Tier, Annotated[Decimal, Field(ge=0)]], NoDecode] = Field(

@@ -47,6 +47,8 @@ PHOTO_WANTED = (
     "Send one photo: as a file in the form field image, as in `curl -F image=@photo.jpg`, or as a web address in the"
     " field imageUrl."
 )
+# The longest name of a field that a message repeats.
+LONGEST_NAME = 100
 
 # Builds the response of an error from it and the request's id.
 Shape = Callable[[ServiceError, str], JSONResponse]
@@ -229,6 +231,8 @@ def _say(problem: dict[str, Any]) -> str:
     if field == "image":
         return PHOTO_WANTED
     if problem["type"] == "extra_forbidden":
-        return f"{field}: there is no such field"
+        # Some send a whole file in place of a form.
+        name = field if len(field) <= LONGEST_NAME else f"{field[:LONGEST_NAME]}…"
+        return f"{name}: there is no such field"
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{field}: {message}" if field else message

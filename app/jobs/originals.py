@@ -3,7 +3,10 @@
 import uuid
 
 import structlog
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
 
+from cutout.app.db.tables import Job, Status
 from cutout.app.storage.base import Storage, StorageError
 from cutout.inference.masked_photo import MaskedPhoto
 
@@ -27,3 +30,9 @@ def keep(storage: Storage, job_id: uuid.UUID, photo: MaskedPhoto) -> None:
             job=str(job_id),
             detail=error.cause or str(error),
         )
+
+
+def may_have_one(session: Session, job_id: uuid.UUID) -> bool:
+    """Return whether a photo may be kept for a job: it has a result, or an attempt that goes on may give it one."""
+    hoped_for = Status.PENDING, Status.PROCESSING, Status.COMPLETED
+    return bool(session.scalar(select(exists().where(Job.id == job_id, Job.status.in_(hoped_for)))))

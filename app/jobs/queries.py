@@ -15,6 +15,8 @@ from cutout.inference.imaging.encode import Format
 from cutout.inference.tiers import Tier
 
 RESULTS, UPLOADS = "results/", "uploads/"
+# How the names of pictures begin that came with options: those of strokes too, as jobs of older versions wait.
+PICTURE = "background-"
 
 
 def find(database: Database, user_id: uuid.UUID, job_id: uuid.UUID) -> Job | None:
@@ -99,7 +101,7 @@ def upload_key(job_id: uuid.UUID, batch_id: uuid.UUID | None) -> str:
 
 def picture_key(batch_or_job_id: uuid.UUID, sha256: str) -> str:
     """Return the storage key of a picture that came with the options of a batch, or of a job without one."""
-    return f"{uploads_of(batch_or_job_id)}background-{sha256}"  # also that of strokes; jobs of older versions wait
+    return f"{uploads_of(batch_or_job_id)}{PICTURE}{sha256}"
 
 
 def uploads_of(batch_or_job_id: uuid.UUID) -> str:

@@ -3,7 +3,7 @@
 import uuid
 from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status
@@ -23,22 +23,26 @@ def forget_uploads(database: Database, storage: Storage, age: timedelta) -> int:
     old = storage.list_older_than(age, jobs.UPLOADS)
     deleted = 0
     for start in range(0, len(old), JOBS_AT_ONCE):
-        some = {key: _job_id(key) for key in old[start : start + JOBS_AT_ONCE]}
-        waited_for = select(Job.id).where(
-            Job.id.in_(some.values()), Job.status.in_((Status.PENDING, Status.PROCESSING))
+        some = {key: _owner(key) for key in old[start : start + JOBS_AT_ONCE]}
+        in_work = select(Job.id, Job.batch_id).where(
+            or_(Job.id.in_(some.values()), Job.batch_id.in_(some.values())),
+            Job.status.in_((Status.PENDING, Status.PROCESSING)),
         )
         with database.read() as session:
-            kept = set(session.scalars(waited_for))
-        for key, job_id in some.items():
-            if job_id not in kept:
+            kept = {an_id for job in session.execute(in_work) for an_id in job}
+        for key, owner in some.items():
+            if owner is None or owner not in kept:
                 storage.delete(key)
                 deleted += 1
     return deleted
 
 
-def _job_id(key: str) -> uuid.UUID | None:
-    """Return the id of the job to which an upload belongs; None for the remains of an incomplete write."""
+def _owner(key: str) -> uuid.UUID | None:
+    """Return the id of the job to which an upload belongs, or of the job or the batch that has it as a picture of its
+    options; None for the remains of an incomplete write.
+    """
+    folder, _, name = key.removeprefix(jobs.UPLOADS).rpartition("/")
     try:
-        return uuid.UUID(key.rpartition("/")[2])
+        return uuid.UUID(folder if name.startswith(jobs.PICTURE) else name)
     except ValueError:
         return None

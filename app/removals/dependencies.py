@@ -8,9 +8,10 @@ from fastapi import Depends, Request
 from cutout.app.core.errors import ModelUnavailableError
 from cutout.app.http.dependencies import DatabaseDep, MetricsDep, SettingsDep, StorageDep
 from cutout.app.http.openapi import raises
-from cutout.app.http.state import state_of
+from cutout.app.http.state import provided, state_of
 from cutout.app.jobs.lease_renewal import LeaseRenewer
 from cutout.app.removals.executors import RemovalExecutor
+from cutout.app.removals.refining import RefinementSlots
 from cutout.app.removals.request import RemovalContext
 from cutout.app.storage.probe import StorageProbe
 
@@ -47,4 +48,5 @@ async def get_removal_context(
     )
 
 
+RefinementSlotsDep = Annotated[RefinementSlots, Depends(provided(RefinementSlots))]
 RemovalContextDep = Annotated[RemovalContext, Depends(get_removal_context)]

@@ -166,10 +166,18 @@ class QueueExecutor(RemovalExecutor):
         alive = [one for one in workers if Line.INTERACTIVE.value in one.queues]
         if not alive:
             raise ModelUnavailable("No worker is alive. Start one with: cutout worker")
-        return alive[0].device, alive[0].tiers
+        # Any of them may take a photo, and one of an older version knows fewer tiers.
+        tiers = {
+            tier: served for tier, served in alive[0].tiers.items() if all(tier in w.tiers for w in alive)
+        }
+        return alive[0].device, tiers
 
     def enqueue(self, job_id: uuid.UUID, photo: Source, options: Options) -> dict[str, Any]:
-        self.serving()
+        _, tiers = self.serving()
+        if options.tier not in tiers:
+            raise ModelUnavailable(
+                f"Not every worker serves the tier {options.tier} yet. Choose another one, or try again later."
+            )
         waiting = self._database.run_read_only(leases.waiting, Line.INTERACTIVE)
         if waiting >= self._most_waiting:
             raise Overloaded(f"{waiting} photos are already waiting. Try again in a moment.", retry_after=5)

@@ -24,6 +24,11 @@ from cutout.app.http.schemas import LONGEST_URL, OptionsForm
 from cutout.app.stores.addresses import LONGEST_URL as LONGEST_STORE_URL
 
 PHOTO = "image"
+MULTIPART, URLENCODED, JSON = "multipart/form-data", "application/x-www-form-urlencoded", "application/json"
+REFINEMENT_WANTED = (
+    "Send the hints as a form, as in `curl -F dropMask=@strokes.png`, or as JSON with Content-Type: application/json,"
+    ' as in `curl --json \'{"drop": "50% 40%"}\'`.'
+)
 FILES = (PHOTO, backgrounds.PART, *strokes.PARTS)
 # For OpenAPI.
 SCHEMAS = "#/components/schemas/{model}"
@@ -111,7 +116,7 @@ async def read_removal(request: Request, largest_bytes: int) -> Received:
         RequestValidationError: a field is wrong.
 
     """
-    form, files = await _read_form(request, RemovalForm, FILES, largest_bytes)
+    form, files = await _read_form(request, RemovalForm, FILES, largest_bytes, PHOTO_WANTED)
     received = Received(form, files)
     if (received.photo is None) == (form.image_url is None):
         raise InvalidInputError(PHOTO_WANTED)
@@ -126,25 +131,29 @@ async def read_refinement(request: Request, largest_bytes: int) -> tuple[Refinem
         RequestValidationError: a field is wrong.
 
     """
-    form, files = await _read_form(request, RefinementForm, FILES, largest_bytes)
+    # Without a body the hints are none, so one that cannot be read must not count as none.
+    if _media_type(request) not in (MULTIPART, URLENCODED, JSON) and await request.body():
+        raise InvalidInputError(f"The body is neither a form nor JSON. {REFINEMENT_WANTED}")
+    form, files = await _read_form(request, RefinementForm, FILES, largest_bytes, REFINEMENT_WANTED)
     if PHOTO in files:
         raise InvalidInputError(f"{PHOTO}: the photo is that of the first removal; leave this out")
     return form, files
 
 
 async def _read_form(
-    request: Request, kind: type[Form], file_parts: Collection[str], largest_bytes: int
+    request: Request, kind: type[Form], file_parts: Collection[str], largest_bytes: int, wanted: str
 ) -> tuple[Form, dict[str, bytes]]:
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    media_type = _media_type(request)
     files: dict[str, bytes] = {}
     try:
-        if media_type == "application/json":
+        if media_type == JSON:
             form = kind.model_validate_json(await request.body(), strict=True, by_alias=True, by_name=False)
         else:
-            if media_type == "multipart/form-data":
-                values, files = await read_fields_and_files(request, file_parts, largest_bytes)
+            if media_type == MULTIPART:
+                values, files = await read_fields_and_files(request, file_parts, largest_bytes, wanted)
             else:
-                values = await _read_fields(request)
+                known = {field.alias for field in kind.model_fields.values()}
+                values = await _read_fields(request, known)
             form = kind.model_validate(values, by_alias=True, by_name=False)
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
@@ -160,7 +169,7 @@ def describe_removal() -> dict[str, Any]:
     url = {key: value for key, value in schema["properties"]["imageUrl"].items() if key == "description"}
     fields = {**schema["properties"], "imageUrl": {"type": "string", "maxLength": LONGEST_URL, **url}}
     return {
-        "multipart/form-data": {
+        MULTIPART: {
             "schema": {
                 **CLOSED,
                 "properties": DESCRIBED_FILES | fields,
@@ -168,7 +177,7 @@ def describe_removal() -> dict[str, Any]:
                 "examples": [{PHOTO: "photo.jpg", "tier": "standard"}],
             }
         },
-        "application/json": {
+        JSON: {
             "schema": {
                 **CLOSED,
                 "properties": fields,
@@ -186,17 +195,18 @@ def describe_refinement() -> dict[str, Any]:
     fields = {name: value for name, value in schema["properties"].items() if name not in stays}
     files = {name: value for name, value in DESCRIBED_FILES.items() if name != PHOTO}
     return {
-        "multipart/form-data": {
+        MULTIPART: {
             "schema": {**CLOSED, "properties": files | fields, "examples": [{"dropMask": "strokes.png"}]}
         },
-        "application/json": {"schema": {**CLOSED, "properties": fields, "examples": [{"keep": "50% 40%"}]}},
+        JSON: {"schema": {**CLOSED, "properties": fields, "examples": [{"keep": "50% 40%"}]}},
     }
 
 
 async def read_fields_and_files(
-    request: Request, file_parts: Collection[str], largest_bytes: int
+    request: Request, file_parts: Collection[str], largest_bytes: int, wanted: str = PHOTO_WANTED
 ) -> tuple[dict[str, str], dict[str, bytes]]:
-    """Read a multipart form to its end: its fields, and its files, which are the parts of these names.
+    """Read a multipart form to its end: its fields, and its files, which are the parts of these names. `wanted` tells a
+    caller how a form is sent.
 
     Raises:
         InvalidInputError: the form is broken, or a part is too large or is sent twice.
@@ -222,7 +232,7 @@ async def read_fields_and_files(
             elif part.data or part.head.file_name:  # else a browser's, in which no file was chosen
                 files[part.head.name] = part.data
     except BrokenForm as error:
-        raise InvalidInputError(f"{error} {PHOTO_WANTED}") from None
+        raise InvalidInputError(f"{error} {wanted}") from None
     except ClientDisconnect:
         raise InvalidInputError("The form is incomplete: it ends too early.") from None
     except PartTooLarge as error:
@@ -238,13 +248,17 @@ async def read_fields_and_files(
     return values, files
 
 
-async def _read_fields(request: Request) -> dict[str, str]:
-    """Read a form without a photo, as `curl -d imageUrl=…` sends it."""
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+async def _read_fields(request: Request, known: Collection[str | None]) -> dict[str, str]:
+    """Read a form without a file, as `curl -d imageUrl=…` sends it. An empty value stands for a known field's default."""
     sent = (await request.form()).multi_items()
     names = [name for name, _ in sent]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InvalidInputError(f"{', '.join(twice)}: send this field only once")
-    return {name: value for name, value in sent if isinstance(value, str) and value}
+    return {name: value for name, value in sent if isinstance(value, str) and (value or name not in known)}
 
 
 def _text(name: str, data: bytes) -> str:

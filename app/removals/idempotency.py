@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -12,8 +13,14 @@ from sqlalchemy.orm import Session
 from cutout.app.core.errors import ConflictError
 from cutout.app.db.session import Database
 from cutout.app.db.tables import IdempotencyKey, now
+from cutout.inference.imaging.hints import Hints
+from cutout.inference.options import Options
 
 Written = TypeVar("Written")
+
+# Options that were added since keys exist. At their defaults they are no part of what a key stands for: a request that is
+# repeated after an update is the same one.
+ADDED = frozenset({"keep_shadow", "keep_mask", "drop_mask", "fill_holes", "min_coverage"})
 
 
 class KeyUsed(ConflictError):
@@ -32,6 +39,16 @@ class KeyInWork(ConflictError):
             " same request again in a moment.",
             retry_after=retry_after,
         )
+
+
+def described(options: Options | Hints) -> str:
+    """Return the text of options that fingerprints contain, which stays the same in later versions."""
+    shown = []
+    for one in fields(options):
+        value = getattr(options, one.name)
+        if one.name not in ADDED or value != one.default:
+            shown.append(f"{one.name}={described(value) if isinstance(value, Hints) else repr(value)}")
+    return f"{type(options).__name__}({', '.join(shown)})"
 
 
 def find_key(session: Session, user_id: uuid.UUID, key: str) -> IdempotencyKey | None:

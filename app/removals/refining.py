@@ -1,10 +1,14 @@
 """Refining a result: the same photo is cut out again with other hints, from the masks that the network made of it."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from cutout.app.core.errors import ConflictError, InvalidInputError, NotFoundError
+from pydantic import ValidationError
+
+from cutout.app.core.errors import ConflictError, InvalidInputError, NotFoundError, OverloadedError
 from cutout.app.core.threads import to_storage_thread
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Status, now
@@ -13,13 +17,40 @@ from cutout.app.jobs.leases import OPTIONS
 from cutout.app.jobs.originals import original_key
 from cutout.app.storage.base import Storage
 from cutout.inference.imaging.backgrounds import Picture
-from cutout.inference.masked_photo import MaskedPhoto
+from cutout.inference.masked_photo import UNUSABLE, MaskedPhoto
 from cutout.inference.option_values import OptionValues
 from cutout.inference.options import Options
 
 # Options of the first removal that a refinement may change. Those that decide what the network is shown stay, and so does
 # the place of the subject.
 CHANGEABLE = frozenset({"format", "mask_only", "background", "quality"})
+
+
+class RefinementSlots:
+    """Limits how many refinements are worked on at once.
+
+    Each has a photo with masks in memory that its caller did not send, so the limit for uploads does not count it. For
+    one event loop.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = max(1, count)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Take a slot until the end of the block.
+
+        Raises:
+            OverloadedError: none is free.
+
+        """
+        if self._free == 0:
+            raise OverloadedError("Too many results are being refined. Try again in a moment.")
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
 
 
 class CannotRefine(ConflictError):
@@ -89,7 +120,11 @@ async def find_original(
             raise CannotRefine(
                 "The photo of this job is not kept, or no longer. Send it again, with the same hints."
             )
+        try:
+            options = OPTIONS.validate_python(job.options)
+        except ValidationError as error:  # an option has another form now
+            raise CannotRefine(UNUSABLE) from error
         is_free = now() - job.finished_at <= free
-        return Original(job.id, OPTIONS.validate_python(job.options), MaskedPhoto.from_bytes(kept), is_free)
+        return Original(job.id, options, MaskedPhoto.from_bytes(kept), is_free)
 
     return await to_storage_thread(find)

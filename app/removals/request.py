@@ -11,6 +11,7 @@ from cutout.app.db.tables import now
 from cutout.app.jobs.lease_renewal import LeaseRenewer
 from cutout.app.observability.metrics import Metrics
 from cutout.app.removals.executors import RemovalExecutor
+from cutout.app.removals.idempotency import described
 from cutout.app.removals.refining import Original
 from cutout.app.removals.remote import RemotePhoto
 from cutout.app.storage.base import Storage
@@ -70,6 +71,6 @@ def request_of(
         sent = b"imageUrl\n" + photo.url.encode()
     else:
         sent = photo if isinstance(photo, bytes) else b"refine\n" + photo.job_id.bytes
-    wished = repr(options) if store_url is None else f"{options!r}\nstoreUrl\n{store_url}"
+    wished = described(options) if store_url is None else f"{described(options)}\nstoreUrl\n{store_url}"
     fingerprint = hashlib.sha256(wished.encode("utf-8", "surrogatepass") + b"\n" + sent).hexdigest()
     return RemovalRequest(user_id, options, key, fingerprint, store_url, original)

@@ -45,7 +45,7 @@ from cutout.app.jobs.schemas import JobInfo, Jobs, TierInfo
 from cutout.app.jobs.urls import API, result_url
 from cutout.app.net.image_fetcher import ImageFetcher
 from cutout.app.removals import service as removals
-from cutout.app.removals.dependencies import ExecutorDep, RemovalContextDep
+from cutout.app.removals.dependencies import ExecutorDep, RefinementSlotsDep, RemovalContextDep
 from cutout.app.removals.form import describe_refinement, describe_removal, read_refinement, read_removal
 from cutout.app.removals.refining import find_original
 from cutout.app.removals.remote import RemoteBackground, RemotePhoto
@@ -168,6 +168,7 @@ async def refine(
     request: Request,
     user: RefiningUserDep,
     context: RemovalContextDep,
+    slots: RefinementSlotsDep,
     fetcher: ImageFetcherDep,
     settings: SettingsDep,
     secret: SecretDep,
@@ -185,11 +186,12 @@ async def refine(
     values, remote = await _read_values(form, files, accepted, fetcher, settings.limits.sizes)
     wanted = to_options(values, to_camel, settings.limits.sizes)
     free = timedelta(hours=settings.free_refine_hours)
-    original = await find_original(context.database, context.storage, user.id, job_id, free)
-    options = original.refined(wanted, values)
-    job, picture = await removals.remove_one(
-        context, user.id, original, options, idempotency_key, background=remote
-    )
+    with slots.one():
+        original = await find_original(context.database, context.storage, user.id, job_id, free)
+        options = original.refined(wanted, values)
+        job, picture = await removals.remove_one(
+            context, user.id, original, options, idempotency_key, background=remote
+        )
     if wants_picture:
         return _picture(job, picture)
     return JobInfo.of(job, result_url(job.id, secret, settings.kept))

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutout.inference.imaging.resize import resized_planes
-from cutout.inference.matting.faint_patches import cells_to_keep
+from cutout.inference.matting.cells import connected
+from cutout.inference.matting.mask import uploaded
 from cutout.inference.matting.windows import window_max, window_mean
 
 # The longer side of the small copy, in cells, and of how many of them a side the ground is fitted to the mean.
@@ -102,7 +103,7 @@ def _opacity(small: Tensor, free: Tensor, covered: Tensor, *, whole: bool) -> Te
     if kept is None:
         return None
     opacity = (1 - darkened).clamp_(0, 1)
-    return opacity * (opacity / LEAST - 1).clamp_(0, 1) * torch.from_numpy(kept).to(small.device)
+    return opacity * (opacity / LEAST - 1).clamp_(0, 1) * uploaded(kept, small.device)
 
 
 def _ground(small: Tensor, free: Tensor) -> Tensor:
@@ -110,19 +111,27 @@ def _ground(small: Tensor, free: Tensor) -> Tensor:
     rows, columns = small.shape[2:]
     share = F.avg_pool2d(free, COARSER, ceil_mode=True, count_include_pad=False)
     coarse = F.avg_pool2d(small * free, COARSER, ceil_mode=True, count_include_pad=False)
-    colours, weights = (coarse / share.clamp(min=1e-6)).view(3, -1), share.view(-1)
+    # On the host, since on a GPU hundreds of operations would be started for so few cells.
+    fields = torch.cat([coarse / share.clamp(min=1e-6), share], 1).cpu().view(4, -1)
+    factors = _fitted(fields[:3], fields[3], rows, columns)
+    placed = uploaded(factors.numpy(), small.device)[0, 0]
+    ground = (placed @ _terms(rows, columns, STEPS[-1][0], 1, small.device)).clamp(1e-3, 1)
+    return ground.view(1, 3, rows, columns)
+
+
+def _fitted(colours: Tensor, weights: Tensor, rows: int, columns: int) -> Tensor:
+    """Return the factors, [3,K], of the polynomial of the last step for coarse colours, [3,N], with weights, [N]."""
     counts = weights
     for degree, spread in STEPS:
-        terms = _terms(rows, columns, degree, COARSER, small.device)
-        steady = 1e-6 * torch.eye(len(terms), device=small.device)
+        terms = _terms(rows, columns, degree, COARSER, colours.device)
+        steady = 1e-6 * torch.eye(len(terms))
         counted = terms * (counts / counts.sum().clamp(min=1e-6))
-        factors = torch.linalg.solve(counted @ terms.t() + steady, counted @ colours.t()).t()
+        factors: Tensor = torch.linalg.solve(counted @ terms.t() + steady, counted @ colours.t()).t()
         fitted = (factors @ terms).clamp(1e-3, 1)
         difference = (colours - fitted) / fitted.amax(0)
         distance = difference.abs().amax(0) * torch.where(difference.sum(0) < 0, DARKER, 1.0)
         counts = weights / (1 + (distance / spread).square()).square()
-    ground: Tensor = (factors @ _terms(rows, columns, degree, 1, small.device)).clamp(1e-3, 1)
-    return ground.view(1, 3, rows, columns)
+    return factors
 
 
 def _terms(rows: int, columns: int, degree: int, side: int, device: torch.device) -> Tensor:
@@ -142,8 +151,7 @@ def _kept(measured: _Measured, *, whole: bool) -> Cells | None:
     sure = shadow & (opacity >= SURE) & _grown(covered, NEAR)
     if not sure.any():
         return None
-    # The flood takes values: 1 is a cell of a shadow, 2 one that is sure.
-    shadow &= cells_to_keep(shadow.astype(np.float32) + sure, 1, 2, 1)
+    shadow = connected(sure, shadow)
     around = free & ~shadow & _grown(shadow | covered, AROUND)
     other = (np.abs(opacity) > PLAIN) | (measured.colour > PLAIN)
     if around.sum() < max(1, GROUND * free.size) or other[around].mean() > OTHERS:

@@ -78,24 +78,47 @@ def flooded(ground: Ground, stroke: Cells, rivals: Cells, sure: Cells) -> Cells:
 def parted(ground: Ground, one: Cells, other: Cells) -> Cells:
     """Return the cells, bool [h,w], of one of two subjects that touch; `one` and `other` are a few cells on each.
 
-    Large areas, and what is connected to a seed, are its subject's if they have a colour that only that seed has. Where
+    Only the ground and the cells beside it are looked at.
+    """
+    found = np.zeros_like(ground.within)
+    around = _around(ground.within)
+    inner = Ground(ground.colours[around], ground.within[around])
+    found[around] = _parted(inner, one[around], other[around], LARGE * found.size)
+    return found
+
+
+def cells_around(marked: Cells) -> int:
+    """Return how many cells `parted` looks at."""
+    return int(marked[_around(marked)].size)
+
+
+def _around(marked: Cells) -> tuple[slice, slice]:
+    """Return the rows and columns of marked cells and of those beside them."""
+    rows, columns = (np.flatnonzero(marked.any(axis)) for axis in (1, 0))
+    return slice(max(0, rows[0] - 1), rows[-1] + 2), slice(max(0, columns[0] - 1), columns[-1] + 2)
+
+
+def _parted(ground: Ground, one: Cells, other: Cells, large: float) -> Cells:
+    """Return the cells of one of two subjects.
+
+    Areas of at least `large` cells, and what is connected to a seed, are its subject's if they have a colour that only that seed has. Where
     the ground is narrow between the two, it is divided there.
     """
     mine, others = one, other
     for _ in range(COUNTS):  # those of the seeds first, then those of what they have reached
         share = _share(ground.colours, mine, others)
         smooth = _smooth(share)
-        mine = _area(ground.within & ~others & ((smooth >= SURELY) | one), one)
-        others = _area(ground.within & ~mine & ((smooth <= 1 - SURELY) | other), other)
+        mine = _area(ground.within & ~others & ((smooth >= SURELY) | one), one, large)
+        others = _area(ground.within & ~mine & ((smooth <= 1 - SURELY) | other), other, large)
     depth = _depth(ground)
     core, other_core = _cores(ground, depth, one, other)
     length: Values = (CELL_LENGTH + NARROW_LENGTH / np.maximum(depth, 1) ** 2).astype(np.float32)
     return nearer(ground, share, mine | (core & ~others), others | (other_core & ~mine), length)
 
 
-def _area(marked: Cells, seed: Cells) -> Cells:
-    """Return the marked cells that are connected to a seed, and large areas of others."""
-    return connected(seed, marked) | at_least(marked, LARGE * marked.size)
+def _area(marked: Cells, seed: Cells, large: float) -> Cells:
+    """Return the marked cells that are connected to a seed, and areas of others of at least `large` cells."""
+    return connected(seed, marked) | at_least(marked, large)
 
 
 def _cores(ground: Ground, depth: Values, one: Cells, other: Cells) -> tuple[Cells, Cells]:

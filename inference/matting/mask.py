@@ -2,14 +2,16 @@
 
 import math
 from functools import cache
+from typing import Any
 
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cutout.inference.errors import NetworkFailed
 from cutout.inference.imaging.resize import resize_antialiased, resize_bilinear
-from cutout.inference.matting.faint_patches import Marked, cells_to_keep
+from cutout.inference.matting.faint_patches import cells_to_keep
 from cutout.models.catalog import Checkpoint
 
 # A mask with no value of at least this has no subject: the network considers every pixel background. Measured with
@@ -87,7 +89,7 @@ def find_subject(mask: Tensor, checkpoint: Checkpoint) -> Tensor | None:
         mask = (mask - lowest) / (highest - lowest)
         highest_of_cells = (highest_of_cells - lowest) / (highest - lowest)
     kept = cells_to_keep(highest_of_cells, SHOWN, SURE, SHOWN_REACH)
-    return _near_subject(mask).mul_(_enlarged(_uploaded(kept, mask.device), side, mask))
+    return _near_subject(mask).mul_(_enlarged(uploaded(kept, mask.device), side, mask))
 
 
 def _near_subject(mask: Tensor) -> Tensor:
@@ -104,10 +106,10 @@ def _enlarged(cells: Tensor, side: int, like: Tensor) -> Tensor:
     return enlarged.flatten(2, 3).flatten(3)[:, :, : like.shape[2], : like.shape[3]]
 
 
-def _uploaded(cells: Marked, device: torch.device) -> Tensor:
-    """Return a map of cells, bool [r,c], as [1,1,r,c] on a device, without waiting for it."""
-    marked = torch.from_numpy(cells)[None, None]
-    return marked.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else marked
+def uploaded(cells: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Return a map of cells, [r,c], as [1,1,r,c] on a device, without waiting for it."""
+    values = torch.from_numpy(cells)[None, None]
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
 def enlarge(mask: Tensor, height: int, width: int) -> Tensor:

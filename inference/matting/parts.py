@@ -35,7 +35,7 @@ from cutout.inference.matting.cells import (
 )
 from cutout.inference.matting.crop_refinement import part_of
 from cutout.inference.matting.flood import Ground
-from cutout.inference.matting.mask import FOREGROUND
+from cutout.inference.matting.mask import FOREGROUND, uploaded
 
 # A point means the part that it is on, else the nearest one within this share of the picture's longer side. That of a
 # point to drop is short: a point beside the subject is on the background, which needs no dropping.
@@ -50,6 +50,8 @@ MOSTLY = 0.5
 # It means a part only if at least this share of it is there: it may graze others.
 GRAZED = 0.1
 DROPPED, KEPT = 1, 2
+# Parts are divided between points as long as that is work on no more cells than of so many masks: a second.
+MOST_DIVIDED = 8
 # How many cells beyond its soft edge a part is taken away with what refinement finds there.
 BEYOND = 3
 # How far beyond what strokes change the refined alpha may change, as a share of all cells a side.
@@ -131,7 +133,7 @@ def choose(whole: Tensor | None, aim: Aim, rgb: Tensor) -> Chosen | None:
     size, device = mask.shape[2:], mask.device
 
     def enlarged(cells: Cells) -> Tensor:
-        weights = torch.from_numpy(cells.astype(np.float32))[None, None].to(device)
+        weights = uploaded(cells, device).float()
         if side > 1:
             weights = F.interpolate(weights, scale_factor=side, mode="bilinear", align_corners=False)
         return weights[:, :, : size[0], : size[1]]
@@ -186,21 +188,19 @@ class _Picked:
         return stays
 
     def _kept(self) -> set[int]:
-        kept = set[int]()
-        for number, spot in enumerate(self.aim.keep, 1):
-            label = self.grid.nearest(self.labels, spot, KEEP_REACH)
+        self.at_keep = [self.grid.nearest(self.labels, spot, KEEP_REACH) for spot in self.aim.keep]
+        for number, label in enumerate(self.at_keep, 1):
             if not label:
                 raise InvalidOptions(
                     f"No subject was found at point {number} of those to keep, nor near it. Move the point onto the"
                     " subject, or leave it out."
                 )
-            kept.add(label)
-        self.picks = bool(kept)
-        return kept
+        self.picks = bool(self.at_keep)
+        return set(self.at_keep)
 
     def _dropped(self) -> set[int]:
-        labels = (self.grid.nearest(self.labels, spot, DROP_REACH) for spot in self.aim.drop)
-        return {label for label in labels if label}
+        self.at_drop = [self.grid.nearest(self.labels, spot, DROP_REACH) for spot in self.aim.drop]
+        return set(self.at_drop) - {0}
 
     def _draw(self, colours: Values, keep: Cells, drop: Cells) -> None:
         """Find what the strokes mean: parts that stay or go, and cells beside and on them."""
@@ -215,8 +215,8 @@ class _Picked:
         whole = {label for label in drawn - self.kept if self.sizes[label] < small}
         drawn -= whole | (self.dropped - both)
         gone = self._reached(colours, drop, drawn)
-        for label in sorted(both):
-            gone |= self._divided(colours, label)
+        for label, body in self._bodies(both).items():
+            gone |= self._divided(colours, label, body)
         taken = np.bincount(self.labels[gone], minlength=len(self.sizes))
         cells = np.bincount(self.labels[self.strong], minlength=len(self.sizes))
         whole |= {label for label in drawn - self.kept if taken[label] >= WHOLE * cells[label]}
@@ -247,27 +247,44 @@ class _Picked:
             return np.zeros_like(body)
         return flood.flooded(Ground(colours, body), stroke, self.keep_marks & body, stroke)
 
-    def _divided(self, colours: Values, label: int) -> Cells:
+    def _bodies(self, labels: set[int]) -> dict[int, Cells]:
+        """Return the cells of each of the parts to divide.
+
+        Raises:
+            InvalidOptions: they are too many for their size.
+
+        """
+        bodies = {label: (self.labels == label) & self.strong for label in sorted(labels)}
+        if sum(map(flood.cells_around, bodies.values())) > MOST_DIVIDED * CELLS**2:
+            raise InvalidOptions(
+                "Too many large parts have points both to keep and to drop. Give points of both kinds to fewer parts,"
+                " or draw strokes."
+            )
+        return bodies
+
+    def _divided(self, colours: Values, label: int, body: Cells) -> Cells:
         """Return the cells of a part with points of both kinds that are those of the points to drop."""
-        body = (self.labels == label) & self.strong
-        drop = self._points(self.aim.drop, label)
-        keep = self._points(self.aim.keep, label) | (self.keep_marks & body)
+        drop = self._points(self.aim.drop, self.at_drop, label, body)
+        keep = self._points(self.aim.keep, self.at_keep, label, body) | (self.keep_marks & body)
         if (drop & keep).any():
             raise InvalidOptions(
                 "A point to keep is at the same spot as a point to drop, or nearly. Move them apart, or leave one out."
             )
         return flood.parted(Ground(colours, body), drop, keep)
 
-    def _points(self, spots: tuple[Spot, ...], label: int) -> Cells:
-        """Return the cells of a part at, or else nearest to, the points that mean it, and those beside them."""
-        rows, columns = np.nonzero((self.labels == label) & self.strong)
-        marked = np.zeros_like(self.strong)
-        for spot in spots:
-            if self.grid.nearest(self.labels, spot, KEEP_REACH) == label:
+    def _points(self, spots: tuple[Spot, ...], labels: list[int], label: int, body: Cells) -> Cells:
+        """Return the cells of a part at, or else nearest to, the points that mean it, and those beside them.
+
+        `labels` are the parts that the points mean.
+        """
+        rows, columns = np.nonzero(body)
+        marked = np.zeros_like(body)
+        for spot, its_own in zip(spots, labels, strict=True):
+            if its_own == label:
                 row, column = self.grid.cell(spot)
                 nearest = np.hypot(rows - row, columns - column).argmin()
                 marked[rows[nearest], columns[nearest]] = True
-        beside: Cells = grown(marked) & (self.labels == label) & self.strong
+        beside: Cells = grown(marked) & body
         return beside
 
 

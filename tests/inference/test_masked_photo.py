@@ -120,6 +120,22 @@ def test_what_is_no_such_file_is_refused(data: bytes) -> None:
         MaskedPhoto.from_bytes(data)
 
 
+def test_a_file_with_damaged_bytes_is_refused_or_read() -> None:
+    packed = MaskedPhoto(
+        b"photo", (Run(8, 6, np.zeros((6, 8), np.uint16)),), Maker("a", False, "cpu")
+    ).to_bytes()
+    refused = 0
+    for place in range(len(packed)):
+        for value in {0, 255, packed[place] ^ 1} - {packed[place]}:
+            damaged = bytearray(packed)
+            damaged[place] = value
+            try:
+                MaskedPhoto.from_bytes(bytes(damaged))
+            except MasksUnusable:
+                refused += 1
+    assert refused > len(packed)
+
+
 def test_a_damaged_mask_is_refused() -> None:
     levels = np.arange(600, dtype=np.uint16).reshape(20, 30)
     packed = MaskedPhoto(b"photo", (Run(30, 20, levels),), Maker("a", True, "b")).to_bytes()
@@ -175,20 +191,30 @@ def test_photos_of_batches_take_no_space(refined: list[int]) -> None:
     assert len(refined) == 2
 
 
-def seen_of(pixels: int) -> Seen:
-    return Seen(torch.zeros(1, 1, 2, 2), torch.zeros(1, pixels), torch.zeros(1, pixels, dtype=torch.uint8))
+def seen_of(pixels: int, side: int = 1) -> Seen:
+    alpha = torch.zeros(1, pixels)
+    return Seen(torch.zeros(1, 1, side, side), alpha, torch.zeros(1, pixels, dtype=torch.uint8))
 
 
 def test_what_was_not_asked_for_longest_makes_room() -> None:
-    recent = RecentlySeen(100)
+    recent = RecentlySeen(500)  # a pixel takes five bytes
     for key in "abc":
         recent.put(key, seen_of(40))
         recent.get("a")
     assert recent.get("b") is None
     assert recent.get("a") is not None
     assert recent.get("c") is not None
-    recent.put("large", seen_of(101))
+    recent.put("large", seen_of(100))
     assert recent.get("large") is None
     assert recent.get("a") is not None
     recent.put("mask alone", Seen(torch.zeros(1, 1, 2, 2)))
     assert recent.get("mask alone") is None
+
+
+def test_small_photos_count_with_their_masks() -> None:
+    recent = RecentlySeen(100_000)
+    for key in range(10):
+        recent.put(key, seen_of(1, side=100))  # of 40,000 bytes
+    assert [key for key in range(10) if recent.get(key) is not None] == [8, 9]
+    recent.put("part", Seen(torch.zeros(1, 1, 1, 1), torch.zeros(200, 200)[:1, :1]))  # of 160,000 bytes
+    assert recent.get("part") is None

@@ -19,12 +19,14 @@ from cutout.inference.engine import Engine
 from cutout.inference.imaging.backgrounds import BlurredPhoto, Gradient, Picture
 from cutout.inference.imaging.encode import Format
 from cutout.inference.imaging.geometry import Layout, parse_margin, parse_region
+from cutout.inference.imaging.hints import Hints, parse_points
+from cutout.inference.masked_photo import MaskedPhoto
 from cutout.inference.matting import colour_lines
 from cutout.inference.options import Options
 from cutout.inference.tiers import Choice, Tier
 from cutout.models import gpu_kernels
 from cutout.models.catalog import find
-from tests.fakes import BLUE, photo_with_disc
+from tests.fakes import BLUE, photo_with_disc, stroke_mask
 from tests.pretend_engine import RADIUS, RED, FindsRed, photo, pretended_engine
 from tests.pretend_gpu import Call, MixedDevices, MixedTypes, pretended_gpu
 
@@ -38,6 +40,7 @@ MOST = {
     Tier.STANDARD: (358, 4),
     Tier.PROFESSIONAL: (918, 8),
     Tier.INDUSTRY: (1618, 20),
+    Tier.PREVIEW: (93, 2),
 }
 
 
@@ -139,6 +142,38 @@ def test_a_shadow_is_found_and_laid_on_the_gpu(engine: Engine) -> None:
         pixels = _pixels(made)
         dark = (pixels[..., 3] > 60) & (pixels[..., 3] < 90) & (pixels[..., :3].max(2) == 0)
         assert dark.sum() > 300
+
+
+@pytest.mark.parametrize(
+    ("options", "most", "waits"),
+    [
+        (Options(hints=Hints(keep=parse_points("47% 50%"), drop=parse_points("54% 50%"))), 130, 3),
+        (
+            Options(
+                hints=Hints(keep_mask=Picture.of(stroke_mask(2, 2, 12, 12)), fill_holes=True),
+                tier=Tier.PROFESSIONAL,
+            ),
+            1450,
+            10,
+        ),
+        (Options(keep_shadow=True), 480, 10),  # it is looked for in four parts of the photo
+    ],
+    ids=["divided", "stroke", "no shadow"],
+)
+def test_what_is_refined_is_exact_on_a_gpu_too(
+    options: Options, most: int, waits: int, engine: Engine, operations: Operations
+) -> None:
+    engine.remove(photo(HEIGHT, WIDTH), options)  # constants are made once
+    operations.count = count = Count()
+    first = engine.submit(photo(HEIGHT, WIDTH), options, keep_masks=True).result()
+    assert count.operations <= most, Counter(cost.name for cost in count.costs)
+    assert len(count.waits) <= waits, Counter(count.waits)
+    assert first.masked is not None
+    operations.count = again = Count()
+    stored = MaskedPhoto.from_bytes(first.masked.to_bytes())
+    assert engine.submit(stored, options).result().data == first.data
+    assert again.operations < count.operations
+    assert len(again.waits) < len(count.waits), "masks go up without a wait"
 
 
 def test_the_photos_own_transparency_goes_up_too(engine: Engine) -> None:

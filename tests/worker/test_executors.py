@@ -19,7 +19,7 @@ from cutout.app.db.tables import Job, Status, User, now
 from cutout.app.jobs import leases
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Line
-from cutout.app.jobs.model_status import served_by
+from cutout.app.jobs.model_status import Served, served_by
 from cutout.app.jobs.originals import ORIGINALS
 from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
 from cutout.app.removals import service as removals
@@ -34,7 +34,7 @@ from cutout.inference.imaging.encode import Format
 from cutout.inference.imaging.geometry import Layout, parse_margin, parse_region
 from cutout.inference.imaging.hints import Hints, parse_points
 from cutout.inference.options import Options
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import Recipe, Tier
 from cutout.worker import tasks as worker_jobs
 from cutout.worker.context import WorkerContext
 from tests.app.api_client import reserved
@@ -43,6 +43,8 @@ from tests.fakes import PATIENCE, FakeRunner, files_below, open_picture, photo_b
 from tests.worker.worker_fixtures import context_of
 
 pytestmark = pytest.mark.slow
+
+ALL = dict.fromkeys(Tier, Served("isnet-general", "fake", Recipe.MASK, "isnet-general", substitute=False))
 
 
 @contextmanager
@@ -184,7 +186,7 @@ def test_a_caller_who_hangs_up_takes_no_others_background_away(
     """Two calls have the same options and background, and a worker takes both photos at once."""
     place = place_of(database, storage, queue)
     options = Options(background=Picture.of(photo_bytes(30, 60, seed=5)))
-    queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), {}))
+    queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), ALL))
     user = funded(database)
     first, second = (reserved(place, user.id, photo_bytes(), options)[0] for _ in range(2))
     removals.abandon_job(place, first, asyncio.CancelledError())
@@ -332,3 +334,19 @@ def test_more_callers_at_once_than_connections_wait_for_nothing_but_their_turn(
         begun = list(callers.map(begin, range(threads), timeout=100))
     assert len(set(begun)) == threads
     assert balance(database, user) == 100 - 3 * threads
+
+
+def test_a_tier_that_a_worker_of_an_older_version_lacks_is_not_given_to_it(
+    database: Database, storage: LocalStorage, queue: Queue
+) -> None:
+    """It could not even read the job's row, and with it no other one."""
+    user, place = funded(database), place_of(database, storage, queue)
+    older: dict[Tier, Served] = {tier: served for tier, served in ALL.items() if tier is not Tier.PREVIEW}
+    queue.announce(WorkerInfo("new", "2", "cpu", ("interactive",), ALL))
+    queue.announce(WorkerInfo("old", "1", "cpu", ("interactive",), older))
+    assert place.executor.serving()[1] == older
+    with pytest.raises(ModelUnavailable, match="preview"):
+        asyncio.run(removals.remove_one(place, user.id, photo_bytes(), Options(Tier.PREVIEW)))
+    with database.begin() as session:
+        assert leases.waiting(session, Line.INTERACTIVE) == 0
+    assert uploads(storage) == []

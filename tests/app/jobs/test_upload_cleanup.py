@@ -92,6 +92,23 @@ def test_uploads_of_ended_jobs_and_of_none_go_when_they_are_old(
     assert all(any(folder.iterdir()) for folder in (place / "uploads").iterdir())
 
 
+def test_pictures_of_options_stay_while_a_photo_waits(database: Database, tmp_path: Path) -> None:
+    """A batch may wait for longer than an upload may take."""
+    storage, user = LocalStorage(tmp_path / "data"), new_user(database)
+    kept: set[str] = set()
+    for status in (Status.PENDING, Status.PROCESSING, Status.COMPLETED):
+        batch = new_batch(database, user.id)
+        new_job(database, user.id, status, batch.id)
+        for owner in (batch.id, new_job(database, user.id, status).id):
+            key = jobs.picture_key(owner, "0" * 64)
+            storage.put(key, b"picture")
+            if status is not Status.COMPLETED:
+                kept.add(key)
+    storage.put(jobs.picture_key(uuid.uuid4(), "0" * 64), b"of nothing")
+    assert upload_cleanup.forget_uploads(database, storage, timedelta(0)) == 3
+    assert set(storage.list_older_than(timedelta(0), "uploads/")) == kept
+
+
 def test_uploads_in_a_bucket_go_too(database: Database, s3: S3Server) -> None:
     storage = storage_from(app_settings.load(**s3.settings, s3_prefix="cutout/"))
     user = new_user(database)

@@ -163,7 +163,7 @@ def test_refused_calls_are_counted_by_kind(shop: ApiClient) -> None:
             ("batch", 0),
             ("reads", 0),
             ("login", 2),
-            *((kind, 0) for kind in ("batch_attempt", "login_address", "login_all")),
+            *((kind, 0) for kind in ("refine", "batch_attempt", "login_address", "login_all")),
         )
     }
 

@@ -1,6 +1,7 @@
 """Refining a result: other hints, the same masks, no network, and no second bill on the same day."""
 
 import io
+import uuid
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,12 @@ def test_what_has_no_result_or_no_photo_cannot_be_refined(rich: ApiClient, tmp_p
     problem(rich.remove(ANNA, b"no picture"), 415, "UNSUPPORTED_FORMAT")
     (failed,) = rich.get(f"{API}/jobs?status=failed", ANNA).json()["jobs"]
     assert "no result" in problem(refine(rich, failed), 409, "CONFLICT")["detail"]
+    with rich.database.begin() as session:
+        good = session.get_one(Job, uuid.UUID(first["jobId"])).options
+        session.execute(update(Job).values(options={"tier": "of another version"}))
+    assert "another version" in problem(refine(rich, first), 409, "CONFLICT")["detail"]
+    with rich.database.begin() as session:
+        session.execute(update(Job).values(options=good))
     (kept,) = (tmp_path / "data" / ORIGINALS).iterdir()
     kept.write_bytes(b"damaged")
     assert "Send the photo again" in problem(refine(rich, first), 409, "CONFLICT")["detail"]

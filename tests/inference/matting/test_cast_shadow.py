@@ -1,5 +1,6 @@
 """The subject's own shadow in drawn photos of which it is known: ground × (1 − shadow), the subject over it, and noise."""
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -215,3 +216,21 @@ def test_any_size_works(size: tuple[int, int], level: int) -> None:
     alpha = torch.full(size, level, dtype=torch.uint8)
     alpha[0, 0] = 255
     assert cast_shadow.find(photo, alpha) is None
+
+
+def test_a_shadow_that_winds_all_over_the_photo_is_followed_at_once() -> None:
+    level = np.full((512, 512), 230, np.uint8)
+    for number, row in enumerate(range(4, 490, 10)):
+        level[row : row + 5, 6:500] = 150
+        level[row : row + 10, slice(495, 500) if number % 2 == 0 else slice(6, 11)] = 150
+    alpha = np.zeros_like(level)
+    alpha[:6, :12] = 255
+    photo = torch.from_numpy(level)[..., None].expand(-1, -1, 3).contiguous()
+
+    def seconds(photo: torch.Tensor) -> float:
+        begin = time.process_time()
+        cast_shadow.find(photo, torch.from_numpy(alpha))
+        return time.process_time() - begin
+
+    plain = min(seconds(torch.full_like(photo, 230)) for _ in range(3))
+    assert seconds(photo) < 12 * plain

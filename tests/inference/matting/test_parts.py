@@ -1,13 +1,17 @@
 """Connected parts of masks."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
 from cutout.inference.errors import InvalidOptions
-from cutout.inference.imaging.hints import Aim
-from cutout.inference.matting import cells, parts
+from cutout.inference.imaging.hints import Aim, Spot
+from cutout.inference.matting import cells, flood, parts
+from cutout.inference.matting.cells import Grid
+from cutout.inference.matting.flood import Ground
 from cutout.inference.matting.parts import Chosen
 
 LEFT, RIGHT = (0.25, 0.5), (0.75, 0.5)
@@ -147,3 +151,70 @@ def test_any_mask_and_any_spots_give_a_mask_or_a_clear_error(seed: int) -> None:
             assert isinstance(chosen, Chosen)
             assert chosen.mask.shape == mask.shape
             assert (chosen.mask <= mask).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_part_is_divided_the_same_wherever_it_is(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(seed)
+    body = np.zeros((60, 80), np.bool_)
+    top, left = rng.integers(0, 30, 2).tolist()
+    body[top : top + 30, left : left + 20] = True
+    body[top + 10 : top + 20, left + 15 : left + 45] = True
+    colours = rng.random((60, 80, 3), np.float32) / np.float32(9)
+    colours[:, left + 20 :] += np.float32(0.5)
+    one, other = np.zeros_like(body), np.zeros_like(body)
+    one[top + 5, left + 2 : left + 5] = other[top + 12, left + 40 : left + 43] = True
+    found = flood.parted(Ground(colours, body), one, other)
+    monkeypatch.setattr(flood, "_around", lambda marked: (slice(None), slice(None)))
+    assert 0 < found.sum() < body.sum()
+    assert np.array_equal(found, flood.parted(Ground(colours, body), one, other))
+
+
+def test_many_points_on_small_parts_divide_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Spot] = []
+    swept: list[int] = []
+    nearest, distances = Grid.nearest, flood._distances
+
+    def noted(grid: Grid, labels: cells.Labels, spot: Spot, reach: float) -> int:
+        looked.append(spot)
+        return nearest(grid, labels, spot, reach)
+
+    def counted(features: flood.Stack, length: cells.Values, *rest: Any) -> flood.Stack:
+        swept.append(length.size)
+        return distances(features, length, *rest)
+
+    monkeypatch.setattr(Grid, "nearest", noted)
+    monkeypatch.setattr(flood, "_distances", counted)
+    mask = torch.zeros(1, 1, 250, 250)
+    spots = [(row, column) for row in range(5) for column in range(5)]
+    for row, column in spots:
+        mask[0, 0, 50 * row + 5 : 50 * row + 15, 50 * column + 5 : 50 * column + 25] = 1
+    keep = tuple(((column + 0.16) / 5, (row + 0.2) / 5) for row, column in spots)
+    drop = tuple(((column + 0.44) / 5, (row + 0.2) / 5) for row, column in spots)
+    chosen = choose(mask, Aim(keep=keep, drop=drop), 250, 250)
+    assert chosen is not None
+    for row, column in spots:
+        part = chosen.mask[0, 0, 50 * row + 5 : 50 * row + 15, 50 * column + 5 : 50 * column + 25]
+        assert part[:, :5].min() > 0.99
+        assert part[:, 15:].max() < 0.01
+    assert len(looked) == 2 * len(spots)  # each looks at the whole mask
+    assert sum(swept) < 2 * mask.numel()  # as a division of one part
+
+
+def test_large_parts_that_interlace_are_divided_up_to_a_limit() -> None:
+    rows, columns = np.mgrid[:256, :256]
+    mask = torch.from_numpy(((columns - rows) % 8 < 3).astype(np.float32))[None, None]
+    starts = [
+        8 * number + 1 for number in range(-24, 24)
+    ]  # each is the column of a diagonal stripe in the first row
+    near, far = (
+        tuple(
+            ((max(0, start) + along) / 256, (max(0, -start) + along) / 256)
+            for start in starts
+            for along in [int(share * (256 - abs(start)))]
+        )
+        for share in (0.2, 0.8)
+    )
+    with pytest.raises(InvalidOptions, match="fewer parts"):
+        choose(mask, Aim(keep=near, drop=far), 256, 256)
+    assert choose(mask, Aim(keep=near[20:24], drop=far[20:24]), 256, 256) is not None
