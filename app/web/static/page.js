@@ -15,7 +15,8 @@ const RECIPES = {
 
 async function showTiers() {
   const { preview, ...tiers } = (await call(`${API}/pricing`)).tiers;
-  offerPreview(preview !== undefined); // it is shown with every photo, so it has no card
+  // It is shown with every photo, so it has no card; and not where each one costs the operator a call to another service.
+  offerPreview(preview !== undefined && !preview.backend.startsWith("huggingface"));
   for (const [tier, info] of Object.entries(tiers)) {
     const card = $("tier").content.cloneNode(true);
     const radio = card.querySelector("input");
