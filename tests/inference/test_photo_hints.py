@@ -20,7 +20,7 @@ LARGEST = Hints(largest_only=True)
 OTHERS = {
     *("tier", "format", "mask_only", "background", "background_image", "quality", "preset", "max_megapixels"),
     *("trim", "margin", "scale", "position", "canvas", "roi", "shadow", "shadow_opacity"),
-    *("keep_profile", "require_subject"),
+    *("keep_shadow", "keep_profile", "require_subject"),
 }
 
 

@@ -158,7 +158,7 @@ def test_a_strip_that_no_network_can_use_is_refused(client: TestClient, tier: Ti
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"tier": "gold"}, "tier: Input should be 'basic', 'standard', 'professional' or 'industry'"),
+        ({"tier": "gold"}, "tier: Input should be 'basic', 'standard', 'professional', 'industry' or 'preview'"),
         ({"teir": "basic"}, "teir: there is no such field"),
         ({"background": "reddish"}, "'reddish' is not a colour"),
         ({"quality": "101"}, "quality: Input should be less than or equal to 100"),
@@ -321,6 +321,7 @@ def test_pricing_names_what_serves_each_tier(client: TestClient) -> None:
         "standard": 8,
         "professional": 15,
         "industry": 25,
+        "preview": 0,
     }
     assert body["tiers"]["basic"] == {
         "name": "Basic",

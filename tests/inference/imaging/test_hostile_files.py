@@ -253,7 +253,7 @@ for shape in ((2, 10**6, 3), (10**6, 2, 3)):
     for tier in Tier:
         for background in (None, (1, 2, 3)):
             cutout = engine.remove(out.getvalue(), Options(tier=tier, background=background))
-            assert (cutout.height, cutout.width) == shape[:2]
+            assert tier is Tier.PREVIEW or (cutout.height, cutout.width) == shape[:2]
 engine.close()
 """
     done = subprocess.run(
