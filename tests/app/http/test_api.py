@@ -158,7 +158,10 @@ def test_a_strip_that_no_network_can_use_is_refused(client: TestClient, tier: Ti
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"tier": "gold"}, "tier: Input should be 'basic', 'standard', 'professional', 'industry' or 'preview'"),
+        (
+            {"tier": "gold"},
+            "tier: Input should be 'basic', 'standard', 'professional', 'industry' or 'preview'",
+        ),
         ({"teir": "basic"}, "teir: there is no such field"),
         ({"background": "reddish"}, "'reddish' is not a colour"),
         ({"quality": "101"}, "quality: Input should be less than or equal to 100"),
