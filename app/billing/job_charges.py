@@ -16,17 +16,23 @@ from cutout.inference.tiers import Tier
 
 
 def reserve(
-    session: Session, user_id: uuid.UUID, job_id: uuid.UUID, tier: Tier, at: datetime
+    session: Session,
+    user_id: uuid.UUID,
+    job_id: uuid.UUID,
+    tier: Tier,
+    at: datetime,
+    *,
+    is_free: bool = False,
 ) -> tuple[PaidBy, int]:
     """Reserve the price of a job before its work begins. Return how it is paid, and the number of credits held.
 
-    A job in a free tier takes nothing: as no credits move, there is no row in the ledger.
+    A job that is free or in a free tier takes nothing: as no credits move, there is no row in the ledger.
 
     Raises:
         InsufficientCredits: the quota does not cover the job, and the user has too few credits.
 
     """
-    if CREDITS[tier] == 0:
+    if is_free or CREDITS[tier] == 0:
         return PaidBy.FREE, 0
     if subscriptions.reserve(session, user_id, tier, at):
         return PaidBy.QUOTA, 0

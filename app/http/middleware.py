@@ -154,8 +154,8 @@ class BodyLimit:
 
     The check happens when the body is read, so a body that no endpoint reads is never rejected. `uploads` maps each
     path that accepts files to its limit in bytes and to a function that builds the error. `encoded` are those of these
-    paths where a body of any kind may be a file in base64. Paths have `{job_id}` for a job's id. All other bodies, and JSON bodies on all other paths, are
-    limited to `SMALL_BODY_BYTES`.
+    paths where a body of any kind may be a file in base64. Paths have `{job_id}` for a job's id. All other bodies, and
+    JSON bodies on all other paths, are limited to `SMALL_BODY_BYTES`.
     """
 
     def __init__(

