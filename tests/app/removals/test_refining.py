@@ -131,10 +131,20 @@ def test_each_option_either_changes_or_stays() -> None:
 
 
 def test_hints_within_a_box_hold_as_in_a_fresh_run(rich: ApiClient) -> None:
-    box = {"box": "10% 10% 90% 90%"}
+    # Small enough that the network was not shown the whole photo.
+    box = {"box": "25% 25% 75% 75%"}
     first, fresh = removed(rich, **box), removed(rich, **box, **DROP)
     without_network(rich)
+    assert picture_of(rich, refined(rich, first)) == picture_of(rich, first)
     assert picture_of(rich, refined(rich, first, **DROP)) == picture_of(rich, fresh)
+
+
+def test_strokes_may_be_as_large_as_an_upload(rich: ApiClient) -> None:
+    strokes = io.BytesIO()
+    Image.new("L", (500, 500), 255).save(strokes, "BMP")
+    assert len(strokes.getvalue()) > 200_000  # more than the body of a call without files may have
+    again = refine(rich, removed(rich), files={"dropMask": ("strokes.bmp", strokes.getvalue())})
+    assert again.raise_for_status().json()["noForeground"]
 
 
 @on_both
