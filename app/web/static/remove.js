@@ -29,8 +29,8 @@ async function showTiers() {
     card.querySelector(".recipe").textContent = RECIPES[info.recipe];
     card.querySelector(".price").textContent = plural(info.credits, "{count} credit", "{count} credits");
     card.querySelector(".model").textContent = info.substitute
-      ? t("{model}, substitute for {wanted}", info)
-      : info.model;
+      ? t("{model} on {backend}, substitute for {wanted}", info)
+      : t("{model} on {backend}", info);
     $("tiers").append(card);
   }
 }

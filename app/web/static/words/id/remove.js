@@ -51,7 +51,8 @@ export default {
   "plus a second look at small subjects": "dan pemeriksaan kedua untuk objek kecil",
   "{count} credit": "{count} kredit",
   "{count} credits": "{count} kredit",
-  "{model}, substitute for {wanted}": "{model}, pengganti {wanted}",
+  "{model} on {backend}, substitute for {wanted}": "{model} pada {backend}, pengganti {wanted}",
+  "{model} on {backend}": "{model} pada {backend}",
   "A batch is running. Wait until it has finished, cancel it, or open this page in another tab.":
     "Sebuah batch sedang berjalan. Tunggu sampai selesai, batalkan, atau buka halaman ini di tab lain.",
   "The folder cannot be read: {reason}": "Folder tidak dapat dibaca: {reason}",
