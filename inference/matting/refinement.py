@@ -39,7 +39,7 @@ from cutout.inference.matting.unknown_region import (
     see_through,
     uncertain,
 )
-from cutout.inference.matting.windows import in_tiles, window_mean
+from cutout.inference.matting.windows import in_tiles, window_max, window_mean
 
 # The scale at which alpha and colours are fitted, in pixels along the longer side. Alpha is fitted at the mask's own
 # size up to this; colours are fitted at half of it, because they change more slowly than alpha.
@@ -53,6 +53,8 @@ MASK_BLUR = 1.0
 # Values at the mask's scale are computed around its edge only; each depends on cells up to this many apart: 3 for the
 # blur, 8 for the wide window, and for smoothing that fit at half size.
 FIELD_REACH = 16
+# Statistics of edges are taken up to so many cells around those that are asked for.
+AROUND_NEAR = 8
 # Detail is kept where its energy is more than this many times what texture and noise would cause.
 NOISE_FACTOR = 3.0
 # Where there is no detail, the fit does not override the mask unless their mean difference is more than this.
@@ -75,7 +77,9 @@ COLOUR_WINDOW = 2
 COLOUR_STIFFNESS = 0.5
 
 
-def refine(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def refine(
+    rgb: Tensor, mask: Tensor, near: Tensor | None = None, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Return the alpha of the photo's size, float32 [H,W] of 0…1, that follows the photo's detail, and the coverage.
 
     The coverage, uint8 [H,W] of 0…255, is the subject's share of each of the photo's pixels, for `clean_colours`: the
@@ -85,6 +89,9 @@ def refine(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     `rgb` is uint8 [H,W,3]; `mask` is float [1,1,h,w] of 0…1, on the same device. Where the mask is certain, it is
     enlarged bilinearly without other changes. Where the colours do not explain it, it is only sharpened a little. Hard
     edges become one step, whatever detail is beside them (`hard_edges`).
+
+    With `near`, float [1,1,·,·], only the edges where it is not 0 are refined. `scale` is how many times larger than `rgb`
+    the photo is that the result stands for: a copy made smaller is refined as far as the photo itself.
     """
     height, width = rgb.shape[:2]
     alpha = enlarge(mask, height, width)
@@ -92,10 +99,12 @@ def refine(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     small = _resized(rgb, rows, columns)
     coarse = resize_planes(mask.float(), rows, columns)
     cells = uncertain(coarse, reach=1)
-    band = UnknownRegion(cells, height, width)
-    strength = _strength(max(height, width) / max(mask.shape))
+    strength = _strength(scale * max(height, width) / max(mask.shape))
     deviation = deviations(rgb, small)
     certain = 1 - cells
+    if near is not None:
+        cells = cells * window_max((enlarge(near, rows, columns) > 0).float()[None, None], AROUND_NEAR)
+    band = UnknownRegion(cells, height, width)
     overall = overall_texture(deviation, certain)
     compute = partial(_edge_fields, overall=overall, strength=strength)
     fields = in_tiles(compute, cells, FIELD_REACH, small, coarse, deviation, certain)
