@@ -53,6 +53,17 @@ async function take(found) {
   }
 }
 
+/** Take the photo that comes with the page, for those who have none at hand. */
+async function takeSample() {
+  try {
+    const answer = await fetch("static/sample.jpg");
+    if (!answer.ok) throw new Error();
+    await take(chosen([new File([await answer.blob()], "sample.jpg", { type: "image/jpeg" })]));
+  } catch {
+    say(t("The service cannot be reached. Is it still running?"), "error");
+  }
+}
+
 /** Take dropped files anywhere on the page: a near miss would make the browser leave it. */
 function takeDrops() {
   const drop = $("drop");
@@ -91,6 +102,7 @@ export function startRemove() {
       if (found.length) take(found);
     });
   }
+  $("sample").addEventListener("click", takeSample);
   takeDrops();
   document.addEventListener("paste", (event) => {
     if (!event.clipboardData.files.length) return;

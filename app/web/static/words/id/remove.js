@@ -6,6 +6,7 @@ export default {
   "Drop a photo, several photos or a folder here": "Letakkan satu foto, beberapa foto, atau folder di sini",
   "or click to choose photos, or paste one": "atau klik untuk memilih foto, atau tempel satu foto",
   "Choose a folder": "Pilih folder",
+  "Try a sample photo": "Coba foto contoh",
   "Remove the backgrounds": "Hapus latar belakang foto-foto ini",
   "Cancel": "Batalkan",
   "Download ZIP": "Unduh ZIP",
