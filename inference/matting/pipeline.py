@@ -106,7 +106,7 @@ def cut_out(
         levels = to_levels(alpha)
     else:
         levels = coverage = to_levels(enlarge(chosen.mask, height, width))
-    cleaned = refinement.clean_colours(rgb, coverage) if recipe.cleans and colours else rgb
+    cleaned = refinement.clean_colours(rgb, coverage, seen.scale) if recipe.cleans and colours else rgb
     if own_alpha is not None:
         levels = to_levels(levels.float() * own_alpha / 255**2)
     return Matte(cleaned, levels, no_foreground=False, uncertainty=uncertainty)

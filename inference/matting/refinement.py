@@ -45,6 +45,8 @@ from cutout.inference.matting.windows import in_tiles, window_max, window_mean
 # size up to this; colours are fitted at half of it, because they change more slowly than alpha.
 ALPHA_SIDE = 1024
 COLOUR_SIDE = 512
+# Of a copy made smaller, colours are fitted at half of that: on a screen the difference cannot be seen.
+COPY_COLOUR_SIDE = 256
 
 # A mask is softer than its size suggests. Blurring the photo with this sigma, in pixels of the mask, makes it as soft
 # as the mask. With a real network's masks, 2 works nearly as well. At 0 the fit is a guided filter, which keeps the
@@ -212,7 +214,7 @@ def _strength(finer: float) -> float:
     return min(1.0, max(0.0, (finer - low) / (high - low)))
 
 
-def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
+def clean_colours(rgb: Tensor, alpha: Tensor, scale: float = 1.0) -> Tensor:
     """Remove the old background's colour from the semi-transparent pixels of a photo.
 
     `rgb` is uint8 [H,W,3] and `alpha` uint8 [H,W], the subject's share of each pixel; the result is a copy, uint8 [H,W,3]. Every pixel is modelled as the
@@ -220,10 +222,10 @@ def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
     small windows, from the coarsest scale up to COLOUR_SIDE, and each scale is pulled towards the coarser one before
     it (after Germer and others, "Fast Multi-Level Foreground Estimation", 2020, who smooth between neighbours instead).
     The estimate follows how the photo's colour changes with alpha, so hair keeps its own colour instead of that of the
-    nearest opaque part. Opaque pixels are returned unchanged, bit for bit.
+    nearest opaque part. Opaque pixels are returned unchanged, bit for bit. `scale` is as in `refine`.
     """
     height, width = alpha.shape
-    rows, columns = _scaled(height, width, COLOUR_SIDE)
+    rows, columns = _scaled(height, width, COLOUR_SIDE if scale == 1 else COPY_COLOUR_SIDE)
     small = _resized(rgb, rows, columns)
     coarse = _resized(alpha[..., None], rows, columns)
     fields = _layers(small, coarse)

@@ -79,19 +79,21 @@ def in_tiles(compute: Callable[..., Tensor], marked: Tensor, reach: int, *fields
     wanted = F.max_pool2d(window_max(marked, 1), TILE, ceil_mode=True)[0, 0]
     first, *others = wanted.nonzero().tolist() or [[0, 0]]
 
-    def computed(tile: list[int]) -> tuple[Tensor, int, int]:
+    def computed(tile: list[int]) -> tuple[Tensor, slice, slice]:
         top, left = tile[0] * TILE, tile[1] * TILE
         rows = slice(max(0, top - reach), top + TILE + reach)
         columns = slice(max(0, left - reach), left + TILE + reach)
         part = compute(*(one[..., rows, columns] for one in fields))
-        return part[..., top - rows.start :, left - columns.start :][..., :TILE, :TILE], top, left
+        part = part[..., top - rows.start :, left - columns.start :][..., :TILE, :TILE]
+        return part, slice(top, top + part.shape[2]), slice(left, left + part.shape[3])
 
-    part, top, left = computed(first)
+    part, rows, columns = computed(first)
     result = part.new_zeros(1, part.shape[1], *marked.shape[2:])
+    result[..., rows, columns] = part
 
-    def put(part: Tensor, top: int, left: int) -> None:
-        result[..., top : top + part.shape[2], left : left + part.shape[3]] = part
+    def put(tile: list[int]) -> None:
+        part, rows, columns = computed(tile)
+        result[..., rows, columns] = part
 
-    put(part, top, left)
-    in_parts(lambda tile: put(*computed(tile)), others, marked.device)
+    in_parts(put, others, marked.device)
     return result

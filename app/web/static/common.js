@@ -45,17 +45,19 @@ export class Refusal extends Error {
   }
 }
 
-export async function call(url, init = {}) {
+/** Send a request, and return the response if it is no error. */
+export async function ask(url, init = {}) {
   let answer;
   try {
     answer = await fetch(url, { ...init, headers: { ...OWN, ...init.headers } });
   } catch {
     throw new Refusal(t("The service cannot be reached. Is it still running?"));
   }
-  const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw Refusal.of(answer.status, body);
-  return body;
+  if (!answer.ok) throw Refusal.of(answer.status, await answer.json().catch(() => ({})));
+  return answer;
 }
+
+export const call = async (url, init) => (await ask(url, init)).json().catch(() => ({}));
 
 /** Encode a canvas at once; `toBlob` waits for the browser to be idle, which can take a second. */
 export function encoded(canvas, type, quality) {

@@ -6,15 +6,18 @@ import { refine, refinement } from "./refine.js";
 import { tell } from "./tools.js";
 import { t } from "./words.js";
 
-let shown = null; // { photo, first, job, state }: the file, the first job, the job that is shown, and its strokes
+// { photo, first, job, jobOf, state }: the file, the first job, the job that is shown, null for a view, what makes the job
+// of a state, and the strokes.
+let shown = null;
 
 /** Offer what is shown; null takes the offer away. */
 export function offerDownload(what) {
   shown = what;
   $("save").hidden = !what;
   if (!what) return;
-  $("download").href = what.job.resultUrl;
-  $("download").download = nameOf(what.job);
+  const job = what.job ?? what.first; // of a view, the job is made when it is saved
+  $("download").href = job.resultUrl;
+  $("download").download = nameOf(job);
 }
 
 const nameOf = ({ format }) => `${(shown.photo.name || "photo").replace(/\.[^.]*$/, "")}-cutout.${format}`;
@@ -22,14 +25,15 @@ const nameOf = ({ format }) => `${(shown.photo.name || "photo").replace(/\.[^.]*
 async function save(event) {
   const fields = { format: $("format").value };
   if ($("with-colour").checked && chosenColour()) fields.background = chosenColour();
-  if (fields.format === shown.job.format && !fields.background) return; // the link itself is right
+  const isPlain = fields.format === shown.first.format && !fields.background;
+  if (isPlain && shown.job) return; // the link itself is right
   event.preventDefault();
   const mine = shown;
   tell(t("Making the file …"), "busy");
   try {
-    const job = await refine(mine.first.jobId, refinement(mine.state, fields));
+    const job = await (isPlain ? mine.jobOf(mine.state) : refine(mine.first.jobId, refinement(mine.state, fields)));
     tell("");
-    if (mine !== shown) return;
+    if (mine.state !== shown?.state) return;
     Object.assign(document.createElement("a"), { href: job.resultUrl, download: nameOf(job) }).click();
   } catch (error) {
     tell(error.message, "error");
