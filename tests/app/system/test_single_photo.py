@@ -273,26 +273,24 @@ def test_a_large_photo_shows_a_small_picture_first(page: Page, studio: Studio) -
     page.keyboard.press("c")
 
 
-def test_strokes_are_shown_in_full_where_there_is_no_view(page: Page, studio: Studio) -> None:
-    views = []
+def test_strokes_are_shown_in_full_where_there_is_no_view(browser: Browser, studio: Studio) -> None:
+    views: list[str] = []
 
     def refuse(route: Route) -> None:
         views.append(route.request.url)
         route.fulfill(status=409, json={"detail": "Refine it."})
 
-    page.route("**/view", refuse)
-    page.evaluate("window.onunhandledrejection = () => violations.push('rejection')")
-    give(page, thin_picture(1500, 1000))
-    page.click("#tool-drop")
-    draw(page, (0.4, 0.4))
-    told(page, "The strokes are applied.")
-    draw(page, (0.6, 0.6))
-    until(page, "document.querySelector('#compare').ariaBusy === 'false'")
-    assert page.evaluate("document.querySelector('#after').naturalWidth") == 1500
+    with opened(browser, studio.address, refusals=1, **WINDOW) as page:
+        page.route("**/view", refuse)
+        give(page, thin_picture(1500, 1000))
+        page.click("#tool-drop")
+        draw(page, (0.4, 0.4))
+        told(page, "The strokes are applied.")
+        draw(page, (0.6, 0.6))
+        until(page, "document.querySelector('#compare').ariaBusy === 'false'")
+        assert page.evaluate("document.querySelector('#after').naturalWidth") == 1500
     assert len(views) == 1
     assert len(studio.strokes) == 2
-    page.unroute("**/view")
-    page.keyboard.press("c")
 
 
 def test_of_many_strokes_only_the_last_state_counts(page: Page, studio: Studio) -> None:
