@@ -9,6 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from cutout.app.auth import router as auth_router
+from cutout.app.auth import session_router
 from cutout.app.auth.signed_urls import ServiceSecret
 from cutout.app.auth.tokens import TokenReader
 from cutout.app.batches import router as batches_router
@@ -214,6 +215,7 @@ def include_routers(service: FastAPI, settings: Settings) -> None:
     for module in (
         health,
         auth_router,
+        session_router,
         removals_router,
         batches_router,
         billing_router,
