@@ -287,7 +287,7 @@ def test_only_what_this_service_made_for_its_page_is_a_session(
         good.replace(".", ""),
         jwt.encode(claims, SECRET, "HS256"),
         jwt.encode(claims, PLATFORM, "HS256"),
-        jwt.encode(claims, None, "none"),
+        jwt.encode(claims, "", "none"),
         sign_session("another secret of thirty-two bytes", mine),
         sign_session(SECRET, PageSession(uuid.uuid4(), mine.password_mark)),
         sign_session(SECRET, PageSession(mine.user_id)),
