@@ -1,7 +1,7 @@
-// The view Account: balance, plan and movements. Buying is in purchase.js, API keys are in keys.js.
+// The view Account: balance, plan and movements. Buying is in purchase.js, API keys are in api-keys.js.
 
 import { $, API, call, element } from "./common.js";
-import { forgetKey, showKeys, startKeys } from "./keys.js";
+import { forgetKey, showKeys, startKeys } from "./api-keys.js";
 import { askToBuy, startPurchases } from "./purchase.js";
 import { atStart } from "./session.js";
 import { registerView } from "./views.js";
@@ -32,7 +32,7 @@ async function show() {
     showMovements(credits.entries);
     $("buy-elsewhere").hidden = subscription.payments !== "signed";
     // Without accounts nobody asks for a key.
-    $("keys-section").hidden = authentication === "off";
+    $("api-keys-section").hidden = authentication === "off";
     if (authentication !== "off") await showKeys();
   } catch (error) {
     tell(error.message, "error");
@@ -147,7 +147,7 @@ function rowOf({ movement, credits, key, note, createdAt }) {
   const what = element("td", {}, meaning(movement, key));
   const batch = /^hold:batch:([0-9a-f-]{36})$/.exec(key)?.[1];
   if (batch) what.append(" ", element("a", { href: `#batch=${batch}` }, t("Show the batch")));
-  if (note) what.append(element("small", { translate: false }, note));
+  if (note) what.append(" ", element("small", { translate: false }, note));
   return element(
     "tr",
     {},

@@ -1,7 +1,7 @@
 // Batches: price, upload, progress and ZIP. The batch's id is kept in the fragment of the page's URL, so that the
 // batch is shown again after a reload.
 
-import { $, API, OWN, Refusal, call, say, sayError, sayNothing, signedIn } from "./common.js";
+import { $, API, OWN, Refusal, call, say, complain, sayNothing, signedIn } from "./common.js";
 import { bytesOf } from "./files.js";
 import { plural, t } from "./words.js";
 
@@ -48,7 +48,7 @@ export async function offer(photos, others) {
   } catch (error) {
     if (mine !== order) return;
     hide();
-    sayError(error);
+    complain(error);
   }
 }
 
@@ -70,7 +70,7 @@ async function send() {
   try {
     accepted = await signedIn(() => post(order));
   } catch (error) {
-    if (error.message) sayError(error);
+    if (error.message) complain(error);
     await offer(photos, others);
     return;
   }
@@ -118,7 +118,7 @@ async function follow(id) {
     batch = await call(`${API}/batch/${id}`);
   } catch (error) {
     if (watched !== id) return;
-    sayError(error);
+    complain(error);
     if (error.status >= 400 && error.status < 500) watched = null;
     else setTimeout(() => watched === id && follow(id), AGAIN_MS);
     return;
@@ -182,7 +182,7 @@ async function cancel() {
     await call(`${API}/batch/${watched}`, { method: "DELETE" });
   } catch (error) {
     // 409: the batch has finished meanwhile; its events report that.
-    if (error.status !== 409) sayError(error);
+    if (error.status !== 409) complain(error);
     $("batch-cancel").disabled = false;
   }
 }

@@ -33,24 +33,24 @@ export function sayNothing() {
   $("status").hidden = true;
 }
 
-/** Say what went wrong and, where credits are lacking, where there are more. */
-export function sayError(error) {
+/** Say what an error is, with the way to what helps where there is one. */
+export function complain(error) {
   say(error.message, "error");
-  if (error.status === 402) $("status").append(" ", linkToCredits());
+  if (error.code === "INSUFFICIENT_CREDITS") $("status").append(" ", linkToCredits());
 }
 
-export const linkToCredits = () => element("a", { href: "#account" }, t("Get credits"));
+export const linkToCredits = () => element("a", { href: "#account" }, t("See your credits"));
 
-// An error response of the service; `status` is 0 if it did not respond. `retryAfter` is in seconds, 0 if it is not said.
+/** An error response of the service; `status` is 0 if it did not respond, `retryAfter` are seconds or null. */
 export class Refusal extends Error {
-  constructor(message, status = 0, retryAfter = 0) {
+  constructor(message, status = 0, code = "", retryAfter = null) {
     super(message);
-    this.status = status;
-    this.retryAfter = retryAfter;
+    Object.assign(this, { status, code, retryAfter });
   }
 
-  static of(status, body, retryAfter) {
-    return new Refusal(body?.detail || t("The service answered {status}.", { status }), status, retryAfter);
+  static of(status, body, retryAfter = "") {
+    const seconds = /^\d+$/.test(retryAfter ?? "") ? Math.max(1, Number(retryAfter)) : null;
+    return new Refusal(body?.detail || t("The service answered {status}.", { status }), status, body?.code, seconds);
   }
 }
 
@@ -63,7 +63,7 @@ export async function ask(url, init = {}) {
     throw new Refusal(t("The service cannot be reached. Is it still running?"));
   }
   const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw Refusal.of(answer.status, body, Number(answer.headers.get("Retry-After")) || 0);
+  if (!answer.ok) throw Refusal.of(answer.status, body, answer.headers.get("Retry-After"));
   return body;
 }
 

@@ -9,6 +9,7 @@ import { startViews } from "./views.js";
 import { startWords } from "./words.js";
 
 startWords();
-startSession();
+const signedIn = startSession();
 startRemove();
+await signedIn;
 startViews();

@@ -6,7 +6,7 @@
 import { $, ask, onSessionEnd } from "./common.js";
 import { t } from "./words.js";
 
-const SESSION = "api/auth/session";
+const SESSION = new URL("../api/auth/session", import.meta.url).href;
 
 let user = null; // who is signed in, or was when their session ended
 let asked = null; // the promise of a sign-in that is waited for, and its `resolve`
@@ -105,6 +105,7 @@ function greet(newUser) {
 
 /** Load the page anew, without what it shows. */
 function leave() {
+  onSessionEnd(() => new Promise(() => {})); // what is still under way asks nobody to sign in
   history.replaceState(null, "", location.pathname + location.search);
   location.reload();
 }
@@ -137,6 +138,7 @@ function showOther() {
   forms()[hasKey ? 1 : 0].querySelector("input").focus();
 }
 
+/** The promise is fulfilled when somebody is signed in, or where nobody needs to be. */
 export async function startSession() {
   for (const form of forms()) form.addEventListener("submit", send);
   $("sign-in-other").addEventListener("click", showOther);

@@ -1,6 +1,6 @@
 // One photo: removed at once, previewed while that takes, and refined with the brush.
 
-import { $, API, call, linkToCredits, say, sayError, sayNothing } from "./common.js";
+import { $, API, call, linkToCredits, say, complain, sayNothing } from "./common.js";
 import { forget, startBrush, strokes } from "./brush.js";
 import { offerDownload, startDownloads } from "./download.js";
 import { startPointers } from "./pointers.js";
@@ -48,7 +48,7 @@ export async function remove(photo) {
   } catch (error) {
     if (!removal.isNewest()) return;
     dismiss();
-    sayError(error);
+    complain(error);
   } finally {
     removal.isDone = true;
     clearInterval(clock);
@@ -108,7 +108,7 @@ async function show(removal, job) {
     failed(error) {
       if (!removal.isNewest()) return;
       tell(`${error.message} ${t("Undo the stroke, or draw another.")}`, "error");
-      if (error.status === 402) $("brush-told").append(" ", linkToCredits());
+      if (error.code === "INSUFFICIENT_CREDITS") $("brush-told").append(" ", linkToCredits());
     },
     async show(refined, state, isWanted) {
       if (!(await showCutout(refined.resultUrl, () => removal.isNewest() && isWanted()))) return;

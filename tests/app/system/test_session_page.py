@@ -90,6 +90,7 @@ def test_a_person_signs_in_and_out(browser: Browser, shop: ShopPage) -> None:
         page.wait_for_selector(SIGNED_IN)
 
         page.goto(f"{shop.address}/#account")
+        page.locator("#ledger tr").first.wait_for()
         page.click("#sign-out")
         page.wait_for_selector(SIGN_IN)
         assert page.context.cookies() == []

@@ -13,5 +13,5 @@ export default {
   "The service answered {status}.": "Layanan menjawab {status}.",
   "The service cannot be reached. Is it still running?": "Layanan tidak dapat dihubungi. Apakah masih berjalan?",
   "You are signed out. Sign in to go on.": "Anda telah keluar. Masuk untuk melanjutkan.",
-  "Get credits": "Dapatkan kredit",
+  "See your credits": "Lihat kredit Anda",
 };

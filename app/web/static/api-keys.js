@@ -3,7 +3,7 @@
 import { $, call, element } from "./common.js";
 import { date, t } from "./words.js";
 
-const KEYS = "api/auth/keys";
+const KEYS = new URL("../api/auth/keys", import.meta.url).href;
 
 let revoked = null; // the key that is about to be revoked
 let freshId = null; // the id of the key that is shown
@@ -12,9 +12,9 @@ export async function showKeys() {
   const { keys } = await call(KEYS);
   const valid = keys.filter((key) => !key.revokedAt);
   const old = keys.filter((key) => key.revokedAt);
-  $("keys").replaceChildren(...valid.map(rowOf));
-  $("keys-old").replaceChildren(...old.map(rowOf));
-  $("keys-revoked").hidden = !old.length;
+  $("api-keys").replaceChildren(...valid.map(rowOf));
+  $("api-keys-old").replaceChildren(...old.map(rowOf));
+  $("api-keys-revoked").hidden = !old.length;
 }
 
 function rowOf(key) {
@@ -36,7 +36,7 @@ function rowOf(key) {
 async function create(event) {
   event.preventDefault();
   tell("");
-  const name = $("key-name").value.trim();
+  const name = $("api-key-name").value.trim();
   if (!name) return;
   try {
     const made = await call(KEYS, {
@@ -44,14 +44,14 @@ async function create(event) {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ name }),
     });
-    $("key-name").value = "";
+    $("api-key-name").value = "";
     freshId = made.id;
-    $("key-value").value = made.key;
-    $("key-new-told").textContent = t("This is the key {name}. Copy it now: it is not shown again.", { name });
-    $("key-copied").textContent = "";
-    $("key-new").hidden = false;
-    $("key-value").focus();
-    $("key-value").select();
+    $("api-key-value").value = made.key;
+    $("api-key-new-told").textContent = t("This is the key {name}. Copy it now: it is not shown again.", { name });
+    $("api-key-copied").textContent = "";
+    $("api-key-new").hidden = false;
+    $("api-key-value").focus();
+    $("api-key-value").select();
     await showKeys();
   } catch (error) {
     tell(error.message, "error");
@@ -60,24 +60,24 @@ async function create(event) {
 
 /** Show the key that was just created no longer. */
 export function forgetKey() {
-  $("key-value").value = "";
-  $("key-new").hidden = true;
+  $("api-key-value").value = "";
+  $("api-key-new").hidden = true;
 }
 
 async function copy() {
   try {
-    await navigator.clipboard.writeText($("key-value").value);
-    $("key-copied").textContent = t("Copied.");
+    await navigator.clipboard.writeText($("api-key-value").value);
+    $("api-key-copied").textContent = t("Copied.");
   } catch {
     // Browsers allow it only by https and on this machine.
-    $("key-value").select();
-    $("key-copied").textContent = t("Press Ctrl+C or ⌘C to copy it.");
+    $("api-key-value").select();
+    $("api-key-copied").textContent = t("Press Ctrl+C or ⌘C to copy it.");
   }
 }
 
 function tell(text, kind = "") {
-  $("keys-told").textContent = text;
-  $("keys-told").className = `told ${kind}`;
+  $("api-keys-told").textContent = text;
+  $("api-keys-told").className = `told ${kind}`;
 }
 
 function askToRevoke(key) {
@@ -95,15 +95,15 @@ async function revoke(event) {
     if (revoked.id === freshId) forgetKey();
     await showKeys();
     tell(t("{name} is revoked.", revoked));
-    $("keys-title").focus();
+    $("api-keys-title").focus();
   } catch (error) {
     $("revoking-told").textContent = error.message;
   }
 }
 
 export function startKeys() {
-  $("key-form").addEventListener("submit", create);
-  $("key-copy").addEventListener("click", copy);
+  $("api-key-form").addEventListener("submit", create);
+  $("api-key-copy").addEventListener("click", copy);
   $("revoking-close").addEventListener("click", () => $("revoking").close());
   $("revoking-form").addEventListener("submit", revoke);
 }
