@@ -147,7 +147,7 @@ function rowOf({ movement, credits, key, note, createdAt }) {
   const what = element("td", {}, meaning(movement, key));
   const batch = /^hold:batch:([0-9a-f-]{36})$/.exec(key)?.[1];
   if (batch) what.append(" ", element("a", { href: `#batch=${batch}` }, t("Show the batch")));
-  if (note) what.append(" ", element("small", { translate: false }, note));
+  if (note && !key.startsWith("payment:")) what.append(" ", element("small", { translate: false }, note));
   return element(
     "tr",
     {},

@@ -29,14 +29,21 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShopPage]:
         yield shop
 
 
-@pytest.fixture
-def page(browser: Browser, shop: ShopPage) -> Iterator[Page]:
-    """Open Anna's account."""
+@pytest.fixture(scope="module")
+def signed_in(browser: Browser, shop: ShopPage) -> Iterator[Page]:
+    """Sign Anna in."""
     with opened(browser, f"{shop.address}/#account", shows=SIGN_IN, timezone_id="Asia/Jakarta") as page:
         sign_in(page)
         page.wait_for_selector(SIGNED_IN)
-        page.locator("#balance", has_text="credit").wait_for()
         yield page
+
+
+@pytest.fixture
+def page(signed_in: Page) -> Page:
+    """Load Anna's account anew."""
+    signed_in.reload()
+    signed_in.locator("#ledger tr").first.wait_for()
+    return signed_in
 
 
 def confirm_all(shop: ShopPage) -> None:
