@@ -90,7 +90,7 @@ function updateWorker(item, { name, version, device, queues, tiers, breaker }) {
   if (breaker && breaker !== "closed") said.push(t("calls to remote networks are stopped"));
   tell(facts, said.join(" · "));
   const served = Object.entries(tiers).map(([tier, { model, backend, substitute, wanted }]) => {
-    const by = { tier, model, backend, wanted };
+    const by = { tier: tier[0].toUpperCase() + tier.slice(1), model, backend, wanted };
     return substitute ? t("{tier}: {model} for {wanted}, {backend}", by) : t("{tier}: {model}, {backend}", by);
   });
   tell(models, served.join(" · "));

@@ -87,7 +87,7 @@ function draw({ series, bars, stacked }, width) {
     );
   });
   svg.append(shape("rect", { class: "band", x: left, y: ABOVE, width: band, height: HEIGHT, visibility: "hidden" }));
-  const every = lines === 2 ? 1 : Math.ceil((1.2 * room) / band);
+  const every = lines === 2 ? 1 : Math.ceil((1.6 * room) / band);
   bars.forEach(({ label, values }, index) => {
     const at = left + index * band;
     svg.append(...columns(values, series, stacked, at, band, size));
