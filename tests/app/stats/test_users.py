@@ -68,7 +68,6 @@ def test_what_a_search_means_elsewhere_it_does_not_mean_here(shop: ApiClient) ->
         problem(shop.client.get(USERS, params={name: value}, headers=ADMIN), 400, "INVALID_INPUT")
 
 
-@on_both
 def test_pages_follow_each_other(shop: ApiClient) -> None:
     whole = emails(shop)
     assert [*emails(shop, limit=4), *emails(shop, limit=4, offset=4)] == whole
@@ -132,7 +131,6 @@ def test_a_user_learns_nothing(shop: ApiClient) -> None:
     assert emails(shop, search="boss") == [None]
 
 
-@on_both
 def test_an_account_is_disabled_and_enabled(shop: ApiClient) -> None:
     user = shop.fund("anna", 50)
     key = {"X-Api-Key": shop.client.post("/api/auth/keys", json={"name": "till"}, headers=ANNA).json()["key"]}
