@@ -1,9 +1,9 @@
 // The view Admin: figures of the whole service (here), its health, purchases to confirm, and users.
 
 import { drawChart } from "./chart.js";
-import { hideHealth, showHealth } from "./admin-health.js";
-import { showPurchases, startPurchases } from "./admin-purchases.js";
-import { hideUsers, reloadUsers, showUsers, startUsers } from "./admin-users.js";
+import { hideHealth, showHealth } from "./admin_health.js";
+import { showPurchases, startPurchases } from "./admin_purchases.js";
+import { hideUsers, reloadUsers, showUsers, startUsers } from "./admin_users.js";
 import { $, API, call, element } from "./common.js";
 import { isShown, registerView, replaceQuery } from "./views.js";
 import { language, number, plural, rupiah, t } from "./words.js";
