@@ -1,7 +1,7 @@
-// The view Account: balance, plan and movements. Buying is in purchase.js, API keys are in api-keys.js.
+// The view Account: balance, plan and movements. Buying is in purchase.js, API keys are in api_keys.js.
 
 import { $, API, call, element } from "./common.js";
-import { forgetKey, showKeys, startKeys } from "./api-keys.js";
+import { forgetKey, showKeys, startKeys } from "./api_keys.js";
 import { askToBuy, startPurchases } from "./purchase.js";
 import { atStart } from "./session.js";
 import { registerView } from "./views.js";
