@@ -2,7 +2,7 @@
 // first, which the service makes at once, and in full size when the brush rests. There is one request of each kind at a
 // time, the latest state wins, and what was answered before is not asked for again.
 
-import { API, ask, call } from "./common.js";
+import { API, call, callForPicture } from "./common.js";
 import { keyOf, masksOf } from "./brush.js";
 
 const PAUSE_MS = 120; // after a stroke, since another may follow
@@ -20,11 +20,10 @@ export function refinement(state, fields = {}) {
 
 export const refine = (jobId, form) => call(`${API}/jobs/${jobId}/refine`, { method: "POST", body: form });
 
-/** A picture of a refinement to look at, of at most so many pixels. */
-async function view(jobId, form, pixels) {
+/** The URL of a picture of a refinement to look at, of at most so many pixels. */
+function view(jobId, form, pixels) {
   form.set("viewMegapixels", (pixels / 1e6).toFixed(3));
-  const answer = await ask(`${API}/jobs/${jobId}/refine/view`, { method: "POST", body: form });
-  return URL.createObjectURL(await answer.blob());
+  return callForPicture(`${API}/jobs/${jobId}/refine/view`, { method: "POST", body: form });
 }
 
 /**
