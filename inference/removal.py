@@ -74,6 +74,11 @@ class _Given:
     most_pixels: int | None = None
     mask_shape: tuple[int, ...] | None = None
 
+    def masked(self) -> MaskedPhoto | None:
+        """Return the photo with its masks, if those are to be kept."""
+        kept = self.recorder
+        return None if kept is None else MaskedPhoto(self.data, kept.runs(), self.maker, kept.id)
+
 
 def remove_background(
     source: AnySource, options: Options, maker: Maker, at: Workplace, *, keep_masks: bool = False
@@ -100,12 +105,7 @@ def remove_background(
     options, behind = _background(options, picture.profile, at.sizes)
     marks = _marks(options, picture, at.sizes)
     with errors_translated(), at.on_device():
-        photo = copy
-        if photo is None:
-            assert isinstance(picture, Photo)
-            photo = load(picture, in_full, at.device)
-            if given.most_pixels is not None:
-                photo = _small_copy(given, options, photo, marks, at)
+        photo = copy or _loaded(given, picture, options, marks, in_full, at)
         at.clock.lap("decode")
         smaller = photo.smaller(in_full)
         if options.layout.canvas is None:  # what is given in pixels becomes smaller as well
@@ -116,8 +116,7 @@ def remove_background(
         scene = _scene(photo, marks, options, see_in, shown_behind)
         composed = compose(scene, options, results, download)
         pixels = download(composed.pixels)
-        recorder, maker = given.recorder, given.maker
-        masked = None if recorder is None else MaskedPhoto(given.data, recorder.runs(), maker, recorder.id)
+        masked = given.masked()
     at.clock.lap("edges")
     file_format = encode.resolve(options.format, pixels)
     encoded = encode.encode(pixels, file_format, options.quality, picture.dpi, picture.profile)
@@ -129,9 +128,9 @@ def remove_background(
         height=pixels.shape[0],
         no_foreground=composed.subject is None,
         tier=options.tier,
-        checkpoint=maker.checkpoint,
-        substitute=maker.substitute,
-        backend=maker.backend,
+        checkpoint=given.maker.checkpoint,
+        substitute=given.maker.substitute,
+        backend=given.maker.backend,
         subject=composed.subject,
         coverage=round(composed.coverage, 4),
         uncertainty=round(composed.uncertainty, 4),
@@ -228,8 +227,14 @@ def _known_copy(
     return known
 
 
-def _small_copy(given: _Given, options: Options, photo: Loaded, marks: Marks, at: Workplace) -> Loaded:
-    """Return a copy of a photo for views of it, which is kept for the next one."""
+def _loaded(
+    given: _Given, picture: Photo | Loaded, options: Options, marks: Marks, in_full: int | None, at: Workplace
+) -> Loaded:
+    """Return a photo on the device; for a view a small copy, which is kept for the next one."""
+    assert isinstance(picture, Photo)
+    photo = load(picture, in_full, at.device)
+    if given.most_pixels is None:
+        return photo
     part = photo.marks(marks).view
     ground = ground_of(photo.rgb[part.rows, part.columns], given.mask_shape)
     small = photo.scaled_down(options.layout.max_pixels, ground)

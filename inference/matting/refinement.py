@@ -104,11 +104,9 @@ def refine(
     strength = _strength(scale * max(height, width) / max(mask.shape))
     deviation = deviations(rgb, small)
     certain = 1 - cells
-    if near is not None:
-        cells = cells * window_max((enlarge(near, rows, columns) > 0).float()[None, None], AROUND_NEAR)
+    cells = cells if near is None else cells * _around(near, rows, columns)
     band = UnknownRegion(cells, height, width)
-    overall = overall_texture(deviation, certain)
-    compute = partial(_edge_fields, overall=overall, strength=strength)
+    compute = partial(_edge_fields, overall=overall_texture(deviation, certain), strength=strength)
     fields = in_tiles(compute, cells, FIELD_REACH, small, coarse, deviation, certain)
     edges = HardEdges(fields[:, 5:7], fields[:, 9:])
     pieces = in_parts(partial(_piece, rgb, alpha, band, fields[:, :7]), band.strips(), rgb.device)
@@ -116,20 +114,13 @@ def refine(
     for piece in pieces:
         count.index_add_(2, piece.cell, torch.ones_like(piece.detail)[None, None])
         total.index_add_(2, piece.cell, piece.detail[None, None])
-
-    def mean(sums: Tensor, radius: int) -> Tensor:
-        both = torch.cat([sums, count], 1).unflatten(2, (rows, columns))
-        sums, counts = window_mean(both, radius).split(1, 1)
-        means: Tensor = sums / counts.clamp_(min=1e-6)
-        return means
-
-    offset = mean(total, 2)
+    offset = _mean(total, count, cells, 2)
     in_parts(lambda piece: piece.detail.sub_(sampled(offset, piece.grid)[0]), pieces, rgb.device)
     for piece in pieces:
         energy.index_add_(2, piece.cell, piece.detail.square()[None, None])
     # Wiener gain: the share of the energy that exceeds that of texture and noise.
     unwanted, trust = fields[:, 8:9], fields[:, 7:8]
-    gain = (1 - unwanted / mean(energy, 4).clamp_(min=1e-8)).clamp_(0, 1)
+    gain = (1 - unwanted / _mean(energy, count, cells, 4).clamp_(min=1e-8)).clamp_(0, 1)
     tolerance = TOLERANCE * (1 - gain)
     offset = offset - offset.clamp(-tolerance, tolerance)
     weights = torch.cat([offset, gain, strength * trust], 1)
@@ -161,6 +152,19 @@ class _Piece:
     grid: Tensor = field(repr=False)
     detail: Tensor = field(repr=False)
     hard: tuple[Tensor, Tensor] = field(repr=False)
+
+
+def _around(near: Tensor, rows: int, columns: int) -> Tensor:
+    """Return the cells where a map is not 0 and those around them, 0/1 [1,1,rows,columns]."""
+    return window_max((enlarge(near, rows, columns) > 0).float()[None, None], AROUND_NEAR)
+
+
+def _mean(sums: Tensor, count: Tensor, like: Tensor, radius: int) -> Tensor:
+    """Return the mean in windows of cells, of the size of `like`, from sums and counts in each cell, [1,1,h·w]."""
+    both = torch.cat([sums, count], 1).unflatten(2, like.shape[2:])
+    sums, counts = window_mean(both, radius).split(1, 1)
+    means: Tensor = sums / counts.clamp_(min=1e-6)
+    return means
 
 
 def _piece(
