@@ -132,6 +132,21 @@ def to_options(
         InvalidBackground: the picture for the background cannot be read.
 
     """
+    options = read_options(values, named, sizes)
+    check_options(options, sizes)
+    return options
+
+
+def read_options(
+    values: OptionValues, named: Callable[[str], str] = str, sizes: SizeLimits = DEFAULT_SIZES
+) -> Options:
+    """Return the options that the values describe as `to_options` does, without a look at whether they go together.
+
+    Raises:
+        InvalidOptions: a value cannot be used by itself; the message names the option.
+        InvalidBackground: the picture for the background cannot be read.
+
+    """
     read = _Reader(values, named)
     if values.background is not None and values.background_image is not None:
         raise InvalidOptions(f"Give only one of {named('background')} and {named('background_image')}.")
@@ -139,7 +154,7 @@ def to_options(
     background: Background | None = read.text("background")
     if values.background_image is not None:
         background = as_background(values.background_image, named("background_image"), sizes)
-    options = Options(
+    return Options(
         tier=Tier(read.one_of("tier", tuple(Tier)) or Tier.BASIC),
         format=FORMATS[read.one_of("format", get_args(FormatName)) or "png"],
         mask_only=bool(read.flag("mask_only")) or values.format == "mask",
@@ -169,11 +184,19 @@ def to_options(
             min_coverage=(read.number("min_coverage", 0, 100) or 0.0) / 100,
         ),
     )
+
+
+def check_options(options: Options, sizes: SizeLimits = DEFAULT_SIZES) -> None:
+    """Check that the options go together, and that their canvas is within `sizes` and what the format can hold.
+
+    Raises:
+        InvalidOptions: they do not, or it is not.
+
+    """
     options.check()
     if options.layout.canvas is not None:
         sizes.check_result(*options.layout.canvas)
         check_size(options.format, *options.layout.canvas)
-    return options
 
 
 def as_strokes(data: bytes | Picture, name: str, sizes: SizeLimits = DEFAULT_SIZES) -> Picture:
