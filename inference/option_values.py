@@ -50,7 +50,7 @@ class OptionValues:
     - `trim`, `margin`, `scale`, `position`, `canvas`, `roi`: the layout, as text for the parsers in `geometry`.
     - `box`, `keep`, `drop`: which subject is meant, as text for the parsers in `hints`; `largest_only`: see `Hints`.
     - `keep_mask`, `drop_mask`: files of pictures with strokes, white on black; `holes`: "keep" or "fill";
-      `min_coverage`: 0…100 percent: see `Hints`.
+      `min_coverage`: 0…100 percent; `within`: as `box`: see `Hints`.
     - `shadow`: "none" or "soft"; `shadow_opacity`: 0…100 percent.
     - `keep_shadow`, `keep_profile`, `require_subject`: see `Options`.
     - `max_megapixels`: a larger photo is scaled down to this size before any work.
@@ -77,6 +77,7 @@ class OptionValues:
     drop_mask: bytes | Picture | None = field(default=None, repr=False)
     holes: str | None = None
     min_coverage: float | None = None
+    within: str | None = None
     shadow: str | None = None
     shadow_opacity: float | None = None
     keep_shadow: bool | None = None
@@ -117,6 +118,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "box": parse_box,
     "keep": parse_points,
     "drop": parse_points,
+    "within": parse_box,
 }
 
 
@@ -182,6 +184,7 @@ def read_options(
             drop_mask=_strokes(values.drop_mask, named("drop_mask"), sizes),
             fill_holes=read.one_of("holes", get_args(HolesName)) == "fill",
             min_coverage=(read.number("min_coverage", 0, 100) or 0.0) / 100,
+            within=read.text("within"),
         ),
     )
 

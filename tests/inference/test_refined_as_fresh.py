@@ -83,6 +83,7 @@ def hints(rng: random.Random, box: str | None) -> Hints:
         drop_mask=some(strokes()),
         fill_holes=rng.random() < 0.3,
         min_coverage=some(rng.random() / 5) or 0.0,
+        within=some(parse_box("20% 30% 70% 90%")),
     )
 
 

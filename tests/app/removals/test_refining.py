@@ -24,7 +24,7 @@ PHOTO = photo_bytes(120, 90)
 # Nothing of the fake network's disc is left.
 DROP = {"drop": "50% 50%"}
 # Of a form's fields; strokes are files.
-HINTS = {"keep", "drop", "largest_only", "holes", "min_coverage"}
+HINTS = {"keep", "drop", "largest_only", "holes", "min_coverage", "within"}
 
 
 @pytest.fixture
@@ -151,6 +151,7 @@ LAYOUTS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
         {"shadow": "soft", "background": "red", "trim": "true"}, {"format": "mask"},
         {"shadow": "none", "background": "none"},
     ),
+    "within a box": ({"trim": "true"}, {"within": "20% 0% 55% 100%", "trim": "true"}, {}),
     "with hints of the photo": ({"trim": "true"}, {"canvas": "64x50", "keep": "50% 50%", "holes": "fill"}, {}),
     "as a preset": ({"trim": "true", "margin": "5px", "shadow": "soft"}, {"preset": "avatar"}, {"trim": "false", "margin": "", "shadow": "none"}),
     "as a preset with other values": ({}, {"preset": "passport", "canvas": "60x90", "format": "png"}, {}),
