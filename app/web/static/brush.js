@@ -9,13 +9,15 @@ const COLOURS = { keep: "#0a8f4a", drop: "#d0206a" };
 
 /**
  * A stroke: `kind` is keep or drop, `points` are shares of the photo's width and height, `width` is one of its width.
- * A state is a list of strokes; the states make undo and redo simple, and a reset can be undone like a stroke.
+ * A state is a list of strokes, with at most one box among them, of the kind box, whose edges are such shares (box.js).
+ * The states make undo and redo simple, and a reset can be undone like a stroke.
  */
 let states = [[]];
 let at = 0;
 let drawn = null; // the stroke that is being drawn
 let lastId = 0;
 let changed = () => {};
+let painted = () => {};
 const patterns = {};
 
 export const strokes = () => states[at];
@@ -25,6 +27,17 @@ export const canRedo = () => at < states.length - 1;
 /** A text that is the same for the same strokes. */
 export const keyOf = (state) => state.map(({ id }) => id).join();
 
+export const boxOf = (state) => state.find(({ kind }) => kind === "box");
+
+const drawnOf = (state) => state.filter(({ kind }) => kind !== "box");
+
+/** Let a box take the place of the one before; null takes that away. */
+export function putBox(edges) {
+  const others = drawnOf(strokes());
+  if (edges) add([...others, { id: ++lastId, kind: "box", ...edges }]);
+  else if (boxOf(strokes())) add(others);
+}
+
 function add(state) {
   states = [...states.slice(0, at + 1), state];
   at += 1;
@@ -33,6 +46,7 @@ function add(state) {
 
 function settle() {
   paint();
+  painted();
   changed();
 }
 
@@ -57,6 +71,7 @@ export function forget(width, height) {
   states = [[]];
   at = 0;
   drawn = null;
+  painted();
   const scale = LONGER_SIDE / Math.max(width, height);
   $("strokes").width = Math.max(1, Math.round(width * scale));
   $("strokes").height = Math.max(1, Math.round(height * scale));
@@ -135,7 +150,7 @@ function paint() {
     asked = 0;
     const context = $("strokes").getContext("2d");
     context.clearRect(0, 0, $("strokes").width, $("strokes").height);
-    for (const stroke of drawn ? [...strokes(), drawn] : strokes()) {
+    for (const stroke of drawnOf(drawn ? [...strokes(), drawn] : strokes())) {
       context.globalCompositeOperation = "destination-out";
       context.strokeStyle = "#000";
       trace(context, stroke);
@@ -152,12 +167,13 @@ function paint() {
  */
 export function masksOf(state) {
   const found = {};
-  for (const kind of new Set(state.map((stroke) => stroke.kind))) {
+  const lines = drawnOf(state);
+  for (const kind of new Set(lines.map((stroke) => stroke.kind))) {
     const { width, height } = $("strokes");
     const canvas = Object.assign(document.createElement("canvas"), { width, height });
     const context = canvas.getContext("2d", { willReadFrequently: true });
     context.fillRect(0, 0, width, height);
-    for (const stroke of state) {
+    for (const stroke of lines) {
       context.strokeStyle = stroke.kind === kind ? "#fff" : "#000";
       trace(context, stroke);
     }
@@ -171,4 +187,9 @@ export function masksOf(state) {
 /** Call `whenChanged` after each stroke, undo, redo and reset. */
 export function startBrush(whenChanged) {
   changed = whenChanged;
+}
+
+/** Call `whenPainted` before that, and when a photo begins anew. */
+export function onStrokes(whenPainted) {
+  painted = whenPainted;
 }

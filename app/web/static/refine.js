@@ -2,6 +2,7 @@
 // latest state wins, and states that were answered before are not asked for again.
 
 import { API, call } from "./common.js";
+import { withinOf } from "./box.js";
 import { keyOf, masksOf } from "./brush.js";
 
 const PAUSE_MS = 120; // after a stroke, since another may follow
@@ -10,6 +11,8 @@ const PAUSE_MS = 120; // after a stroke, since another may follow
 export function refinement(state, fields = {}) {
   const form = new FormData();
   for (const [name, mask] of Object.entries(masksOf(state))) form.set(name, mask, `${name}.png`);
+  const within = withinOf(state);
+  if (within) form.set("within", within);
   for (const [name, value] of Object.entries(fields)) form.set(name, value);
   return form;
 }

@@ -1,8 +1,13 @@
 // One photo: removed at once, previewed while that takes, and refined with the brush.
 
 import { $, API, call, say, sayNothing } from "./common.js";
+import { refreshBackdrop } from "./backdrops.js";
+import { startBox } from "./box.js";
 import { forget, startBrush, strokes } from "./brush.js";
 import { offerDownload, startDownloads } from "./download.js";
+import { startFinal } from "./final.js";
+import { startKeyboardBrush } from "./keyboard_brush.js";
+import { startKeys } from "./keys.js";
 import { startPointers } from "./pointers.js";
 import { previewOf } from "./preview.js";
 import { refinerOf } from "./refine.js";
@@ -83,6 +88,7 @@ function begin(removal, image, width, height) {
   sayNothing();
   open(image, width, height);
   removal.isOpen = true;
+  refreshBackdrop();
   forget(width, height);
   showWhole();
   choose("compare");
@@ -129,6 +135,10 @@ export function startSingle() {
   startZoom();
   startPointers();
   startTools();
+  startKeys();
+  startBox();
+  startKeyboardBrush();
+  startFinal();
   startDownloads();
   startBrush(() => {
     refreshTools(want !== null);
