@@ -1,7 +1,9 @@
 // The brush: strokes over the photo that say what stays and what goes, their undo, and the pictures of them that the
 // service takes. A later stroke replaces an earlier one where they overlap, so that two never contradict each other.
 
-import { $, encoded } from "./common.js";
+import { $ } from "./common.js";
+import { trace } from "./lines.js";
+import { painted } from "./painting.js";
 import { asShare, onPhoto } from "./zoom.js";
 
 const LONGER_SIDE = 1024; // of the canvases, in pixels
@@ -17,7 +19,7 @@ let at = 0;
 let drawn = null; // the stroke that is being drawn
 let lastId = 0;
 let changed = () => {};
-let painted = () => {};
+let shown = () => {};
 const patterns = {};
 
 export const strokes = () => states[at];
@@ -46,7 +48,7 @@ function add(state) {
 
 function settle() {
   paint();
-  painted();
+  shown();
   changed();
 }
 
@@ -71,7 +73,7 @@ export function forget(width, height) {
   states = [[]];
   at = 0;
   drawn = null;
-  painted();
+  shown();
   const scale = LONGER_SIDE / Math.max(width, height);
   $("strokes").width = Math.max(1, Math.round(width * scale));
   $("strokes").height = Math.max(1, Math.round(height * scale));
@@ -97,18 +99,6 @@ export function draw(event, kind) {
       paint();
     },
   };
-}
-
-function trace(context, { points, width }) {
-  const { width: across, height: down } = context.canvas;
-  context.lineCap = context.lineJoin = "round";
-  context.lineWidth = Math.max(1, width * across);
-  context.beginPath();
-  context.moveTo(points[0][0] * across, points[0][1] * down);
-  // A tap has one point: a line of no length would draw nothing.
-  if (points.length === 1) context.lineTo(points[0][0] * across + 0.01, points[0][1] * down);
-  for (const [x, y] of points.slice(1)) context.lineTo(x * across, y * down);
-  context.stroke();
 }
 
 /** Strokes to keep are dotted with plus signs, those to drop hatched: the colour alone does not tell them apart. */
@@ -163,25 +153,12 @@ function paint() {
 
 /**
  * Draw the strokes of a state as the pictures that the service takes: white where one is drawn, black elsewhere.
- * @returns {Object<string, Blob>} PNGs; without `keepMask` or `dropMask` if nothing of that kind is left
+ * @returns {Promise<Object<string, Blob>>} PNGs; without `keepMask` or `dropMask` if nothing of that kind is left
  */
-export function masksOf(state) {
-  const found = {};
+export async function masksOf(state) {
+  const { width, height } = $("strokes");
   const lines = drawnOf(state);
-  for (const kind of new Set(lines.map((stroke) => stroke.kind))) {
-    const { width, height } = $("strokes");
-    const canvas = Object.assign(document.createElement("canvas"), { width, height });
-    const context = canvas.getContext("2d", { willReadFrequently: true });
-    context.fillRect(0, 0, width, height);
-    for (const stroke of lines) {
-      context.strokeStyle = stroke.kind === kind ? "#fff" : "#000";
-      trace(context, stroke);
-    }
-    const pixels = new Uint32Array(context.getImageData(0, 0, width, height).data.buffer);
-    if (!pixels.includes(0xffffffff)) continue; // outside of the photo, or under strokes of the other kind
-    found[`${kind}Mask`] = encoded(canvas, "image/png");
-  }
-  return found;
+  return lines.length ? painted("masks", { lines, width, height }) : {};
 }
 
 /** Call `whenChanged` after each stroke, undo, redo and reset. */
@@ -189,7 +166,7 @@ export function startBrush(whenChanged) {
   changed = whenChanged;
 }
 
-/** Call `whenPainted` before that, and when a photo begins anew. */
-export function onStrokes(whenPainted) {
-  painted = whenPainted;
+/** Call `whenShown` before that, and when a photo begins anew. */
+export function onStrokes(whenShown) {
+  shown = whenShown;
 }

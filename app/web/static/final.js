@@ -81,8 +81,8 @@ export function startFinal() {
   });
   $("with-colour").addEventListener("change", asked);
   $("backdrops").addEventListener("backdrop", () => {
-    // Beyond a colour, what is behind the subject is there to be kept.
-    if (chosenBackdrop() !== "colour") $("with-colour").checked = true;
+    // A colour may be there only to look at the edges; a picture is not, nor is what is chosen for the file.
+    if (isChosen() || chosenBackdrop() !== "colour") $("with-colour").checked = true;
     asked();
   });
   $("compare").addEventListener("tool", followTool);

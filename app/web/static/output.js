@@ -38,7 +38,7 @@ export function make({ first, state }, fields) {
   const texts = Object.entries(fields).map(([name, value]) => (value instanceof File ? [name, value.name, value.size, value.lastModified] : [name, value]));
   const key = JSON.stringify([first.jobId, keyOf(state), texts]);
   if (!made.has(key)) {
-    const making = refine(first.jobId, refinement(state, fields));
+    const making = refinement(state, fields).then((form) => refine(first.jobId, form));
     made.set(key, making);
     making.catch(() => made.delete(key)); // it may be asked for again
   }

@@ -79,7 +79,7 @@ async function openPhoto(removal) {
 /** Show the preview, unless the real picture was first. */
 async function lookAhead(removal, image) {
   const isWanted = () => removal.isNewest() && !removal.isDone;
-  const url = hasPreview && (await previewOf(image));
+  const url = hasPreview && (await previewOf(removal.photo, image));
   if (!url || !isWanted()) return;
   if (await showCutout(url, isWanted)) note(t("Preview. Finishing …"));
 }
