@@ -3,8 +3,8 @@
 
 import { $ } from "./common.js";
 import { chosenBackdrop } from "./backdrops.js";
-import { chosenPreset, startLayout, tellPrice } from "./layout.js";
-import { chooseFormat, forgetFiles, make, startOutput, wish } from "./output.js";
+import { chosenPreset, isFree, startLayout, tellPrice } from "./layout.js";
+import { chooseFormat, forgetFiles, isMade, make, startOutput, wish } from "./output.js";
 import { decodes } from "./stage.js";
 import { choose, tell } from "./tools.js";
 import { t } from "./words.js";
@@ -38,9 +38,15 @@ function refresh(pause = 0) {
 
 async function show(mine) {
   const isWanted = () => mine === newest && isChosen();
+  const fields = wish({ isShown: true });
+  if (!isFree(shown.first) && !isMade(shown, fields)) {
+    $("compare").classList.remove("has-final");
+    tell(t("This file would cost what a removal costs, so it is not made to be looked at. Download makes it."));
+    return;
+  }
   tell(t("Making the final picture …"), "busy");
   try {
-    const job = await make(shown, wish({ isShown: true }));
+    const job = await make(shown, fields);
     const image = new Image();
     Object.assign(image, { id: "final", alt: t("The final picture"), src: job.resultUrl, draggable: false });
     await decodes(image);

@@ -121,6 +121,7 @@ function pressKey(event) {
 /** The stage takes the focus while something can be drawn on it; else the slider in it does. */
 function followTool() {
   const draws = DRAWS.includes(tool());
+  const last = cursor;
   if (gesture) lift("cancel");
   hideCursor();
   stage().tabIndex = draws ? 0 : -1;
@@ -128,6 +129,10 @@ function followTool() {
   else stage().removeAttribute("role");
   if (draws) stage().ariaLabel = t("Picture to draw on");
   else stage().removeAttribute("aria-label");
+  if (draws && last && document.activeElement === stage()) {
+    cursor = last;
+    showCursor();
+  }
 }
 
 export function startKeyboardBrush() {

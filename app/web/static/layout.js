@@ -51,14 +51,18 @@ function tellSource() {
   if (preset.source) $("layout-told").append(" ", element("a", { href: preset.source, rel: "noreferrer", target: "_blank" }, t("Source")));
 }
 
+const freeHours = () => Number($("finish").dataset.freeHours);
+
+/** Whether corrections and files of a photo still cost nothing; `job` is its first one. */
+export const isFree = ({ finishedAt }) => !finishedAt || Date.now() - Date.parse(finishedAt) < freeHours() * 3_600_000;
+
 /** Say until when all this is free, and what it costs later; `job` is the first one. */
-export function tellPrice({ finishedAt, tier }) {
-  const hours = Number($("finish").dataset.freeHours);
-  const isFree = !finishedAt || Date.now() - Date.parse(finishedAt) < hours * 3_600_000;
-  $("price").textContent = isFree
+export function tellPrice(job) {
+  const hours = freeHours();
+  $("price").textContent = isFree(job)
     ? plural(hours, "Corrections and files of this photo are free for {count} hour after its removal; later each costs what a removal costs.", "Corrections and files of this photo are free for {count} hours after its removal; later each costs what a removal costs.")
-    : t("This photo was removed some time ago: each correction and each new file of it now costs what a removal in the tier {tier} costs.", { tier });
-  $("price").classList.toggle("costs", !isFree);
+    : t("This photo was removed some time ago: each correction and each new file of it now costs what a removal in the tier {tier} costs.", job);
+  $("price").classList.toggle("costs", !isFree(job));
 }
 
 /** Call `whenChosen` with what is chosen after each choice. */

@@ -30,13 +30,22 @@ export function wish({ isShown = false } = {}) {
   return fields;
 }
 
+export const isMade = (shown, fields) => made.has(keyOfFile(shown, fields));
+
+function keyOfFile({ first, state }, fields) {
+  const texts = Object.entries(fields).map(([name, value]) =>
+    value instanceof File ? [name, value.name, value.size, value.lastModified] : [name, value],
+  );
+  return JSON.stringify([first.jobId, keyOf(state), texts]);
+}
+
 /**
  * Make a file, or return the one that was made before.
  * @param {{first: object, state: object[]}} shown the first job, and the strokes that hold
  */
-export function make({ first, state }, fields) {
-  const texts = Object.entries(fields).map(([name, value]) => (value instanceof File ? [name, value.name, value.size, value.lastModified] : [name, value]));
-  const key = JSON.stringify([first.jobId, keyOf(state), texts]);
+export function make(shown, fields) {
+  const { first, state } = shown;
+  const key = keyOfFile(shown, fields);
   if (!made.has(key)) {
     const making = refinement(state, fields).then((form) => refine(first.jobId, form));
     made.set(key, making);

@@ -20,8 +20,8 @@ const tools = () => $("tools").querySelectorAll("[data-tool]");
 
 export function choose(tool) {
   for (const button of tools()) button.ariaPressed = String(button.dataset.tool === tool);
-  useTool(tool);
   $("ring").hidden = true;
+  useTool(tool);
   if (!strokes().length) tell(ADVICE[tool] ?? "");
 }
 

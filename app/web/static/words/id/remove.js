@@ -130,6 +130,7 @@ export default {
   "Box": "Kotak",
   "Final": "Jadi",
   "Show the picture as it will be downloaded (F)": "Tampilkan gambar seperti yang akan diunduh (F)",
+  "This file would cost what a removal costs, so it is not made to be looked at. Download makes it.": "Berkas ini seharga satu penghapusan, jadi tidak dibuat hanya untuk dilihat. Unduh akan membuatnya.",
   "The final picture": "Gambar jadi",
   "Making the final picture …": "Membuat gambar jadi …",
   "This is the file: {width} × {height}, {format}.": "Inilah berkasnya: {width} × {height}, {format}.",
