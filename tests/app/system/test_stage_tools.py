@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, FloatRect, Page
 
 from cutout.app.app import create_app
 from cutout.app.config import settings as app_settings
-from cutout.app.removals import router
+from cutout.app.removals import form
 from tests.app.serving import served
 from tests.app.system.chromium import accessible, files, fits, keep, opened, until
 from tests.app.system.test_readiness import CHROMIUM
@@ -53,15 +53,16 @@ class Studio:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     place = Studio()
     settings = app_settings.load(auth="off", data_dir=tmp_path_factory.mktemp("studio"))
-    reading = router.read_refinement
+    reading = form.read_fields_and_files
 
     async def read(*values: Any) -> Any:
-        form, sent = await reading(*values)
-        place.asked.append(form.model_dump(exclude_unset=True) | dict(sent))
-        return form, sent
+        fields, sent = await reading(*values)
+        if "image" not in sent:
+            place.asked.append({**fields, **sent})
+        return fields, sent
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(router, "read_refinement", read)
+        patched.setattr(form, "read_fields_and_files", read)
         with served(create_app(settings, lambda _: fake_engine()), settings) as place.address:
             yield place
 
@@ -190,7 +191,7 @@ def test_a_layout_is_shown_and_downloaded_without_a_bill(page: Page, place: Stud
     assert "Amazon, main image · 2000 × 2000, white" in page.inner_text("#layout")
     page.select_option("#layout", "preset:sticker")
     told(page, "This is the file: 512 × 512, WebP.")
-    asked = {"preset": "sticker", "format": "webp", "quality": 90, "within": place.asked[0]["within"]}
+    asked = {"preset": "sticker", "format": "webp", "quality": "90", "within": place.asked[0]["within"]}
     assert place.asked[-1] == asked
     assert box_of(page, "#compare") == stage  # nothing jumps
     final = box_of(page, "#final")
@@ -258,7 +259,7 @@ def test_each_format_can_be_downloaded(page: Page, place: Studio) -> None:
     page.fill("#quality", "40")
     name, data = downloaded(page)
     assert (name, open_picture(data).format) == ("photo-0-cutout.avif", "AVIF")
-    assert place.asked[-1] == {"format": "avif", "quality": 40}
+    assert place.asked[-1] == {"format": "avif", "quality": "40"}
     page.fill("#quality", "90")
     page.select_option("#format", "zip")
     assert page.is_hidden("#quality")
