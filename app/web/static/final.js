@@ -88,7 +88,9 @@ export function startFinal() {
   $("with-colour").addEventListener("change", asked);
   $("backdrops").addEventListener("backdrop", () => {
     // A colour may be there only to look at the edges; a picture is not, nor is what is chosen for the file.
-    if (isChosen() || chosenBackdrop() !== "colour") $("with-colour").checked = true;
+    const kind = chosenBackdrop();
+    if (kind === "none") $("with-colour").checked = false;
+    else if (kind !== "colour" || isChosen()) $("with-colour").checked = true;
     asked();
   });
   $("compare").addEventListener("tool", followTool);

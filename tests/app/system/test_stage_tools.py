@@ -176,7 +176,7 @@ def test_only_what_is_in_the_box_stays(page: Page, place: Studio) -> None:
     until(page, "document.querySelector('#box').style.left.startsWith('40')")
     assert len(place.asked) == count
     # A tap takes the box away, and leaves the strokes.
-    drag(page, (0.2, 0.2))
+    drag(page, (0.2, 0.2), (0.203, 0.203))
     until(page, "document.querySelector('#box').hidden")
     page.click("#tool-compare")
     assert page.evaluate("blocking") == []
@@ -219,8 +219,11 @@ def test_a_layout_is_shown_and_downloaded_without_a_bill(page: Page, place: Stud
     told(page, "This is the file: 90 × 60, PNG.")
     assert place.asked[-1].items() >= {"canvas": "90x60", "margin": "5%", "shadow": "soft"}.items()
     page.keyboard.press("z")
+    page.click("#backdrops button >> nth=2")  # what is chosen while the file is shown is for the file
+    until(page, "document.querySelector('#with-colour').checked")
     page.select_option("#layout", "trim")
     until(page, "document.querySelector('#final').naturalWidth < 90")
+    assert place.asked[-1].items() >= {"trim": "true", "background": "#000"}.items()
     page.locator("#price", has_text="free for 24 hours").wait_for()
     jobs = http.get(f"{place.address}/api/background-remover/jobs").json()["jobs"]
     assert {job["paidBy"] for job in jobs if job["refinedFrom"]} == {"free"}
