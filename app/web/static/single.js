@@ -1,6 +1,6 @@
 // One photo: removed at once, previewed while that takes, and refined with the brush.
 
-import { $, API, call, say, sayNothing } from "./common.js";
+import { $, API, call, linkToCredits, say, complain, sayNothing } from "./common.js";
 import { refreshBackdrop } from "./backdrops.js";
 import { startBox } from "./box.js";
 import { forget, startBrush, strokes } from "./brush.js";
@@ -53,7 +53,7 @@ export async function remove(photo) {
   } catch (error) {
     if (!removal.isNewest()) return;
     dismiss();
-    say(error.message, "error");
+    complain(error);
   } finally {
     removal.isDone = true;
     clearInterval(clock);
@@ -112,7 +112,9 @@ async function show(removal, job) {
   want = refinerOf(job, {
     working: () => tell(t("Refining …"), "busy"),
     failed(error) {
-      if (removal.isNewest()) tell(`${error.message} ${t("Undo the stroke, or draw another.")}`, "error");
+      if (!removal.isNewest()) return;
+      tell(`${error.message} ${t("Undo the stroke, or draw another.")}`, "error");
+      if (error.code === "INSUFFICIENT_CREDITS") $("brush-told").append(" ", linkToCredits());
     },
     async show(refined, state, isWanted) {
       if (!(await showCutout(refined.resultUrl, () => removal.isNewest() && isWanted()))) return;
