@@ -1,6 +1,7 @@
 """The stage of one photo: box, layouts, backgrounds, formats and the keyboard, in a real browser, on a fake network."""
 
 import io
+import random
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -350,3 +351,47 @@ def test_what_would_cost_is_said_and_not_made_to_be_looked_at(browser: Browser, 
             .map((one) => one.id)"""
         assert page.evaluate(small) == []
         keep(page, "stage-phone-dark")
+
+
+# Draws strokes and boxes, and undoes and redoes some, as the gestures and buttons do; then what is left is refined alone.
+MANY_STEPS = """async (steps) => {
+    const brush = await import("./static/brush.js");
+    const { drawBox } = await import("./static/box.js");
+    const { left, top, width, height } = document.querySelector("#sheet").getBoundingClientRect();
+    const at = ([x, y]) => ({ clientX: left + x * width, clientY: top + y * height });
+    for (const { kind, from, to } of steps) {
+        if (kind === "undo" || kind === "redo") { brush[kind](); continue; }
+        const gesture = kind === "box" ? drawBox(at(from)) : brush.draw(at(from), kind);
+        gesture.move(at(to));
+        gesture.end();
+        await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+}"""
+ALONE = """async (jobId) => {
+    const { refine, refinement } = await import("./static/refine.js");
+    const { strokes } = await import("./static/brush.js");
+    return (await refine(jobId, await refinement(strokes()))).resultUrl;
+}"""
+
+
+def test_fifty_steps_end_in_the_picture_of_the_last_state_alone(page: Page, place: Studio) -> None:
+    first = page.evaluate("document.querySelector('#after').src.match(/jobs.([^/]+)/)[1]")
+    rng = random.Random(6)
+    kinds = ["drop", "keep", "drop", "box", "undo", "undo", "redo"]
+    page.click("#tool-drop")
+    page.locator("#size").fill("8")
+    places = [[rng.uniform(0.1, 0.9) for _ in range(2)] for _ in range(100)]
+    steps = [
+        {"kind": rng.choice(kinds), "from": one, "to": other}
+        for one, other in zip(places[:50], places[50:], strict=True)
+    ]
+    steps.append({"kind": "box", "from": [0.35, 0.2], "to": [0.7, 0.6]})
+    page.evaluate(MANY_STEPS, steps)
+    page.wait_for_timeout(200)
+    until(page, "document.querySelector('#compare').ariaBusy === 'false'")
+    page.locator("#size").fill("28")
+    shown = shown_alpha(page)
+    alone = page.evaluate(ALONE, first)
+    again = http.get(f"{place.address}/{alone.removeprefix(place.address).lstrip('/')}").content
+    np.testing.assert_array_equal(shown, np.asarray(open_picture(again).convert("RGBA"))[..., 3])
+    assert shown[:, : int(0.35 * WIDTH) - 1].max() == 0
