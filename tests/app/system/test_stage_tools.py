@@ -359,12 +359,12 @@ MANY_STEPS = """async (steps) => {
     const { drawBox } = await import("./static/box.js");
     const { left, top, width, height } = document.querySelector("#sheet").getBoundingClientRect();
     const at = ([x, y]) => ({ clientX: left + x * width, clientY: top + y * height });
-    for (const { kind, from, to } of steps) {
+    for (const [number, { kind, from, to }] of steps.entries()) {
         if (kind === "undo" || kind === "redo") { brush[kind](); continue; }
         const gesture = kind === "box" ? drawBox(at(from)) : brush.draw(at(from), kind);
         gesture.move(at(to));
         gesture.end();
-        await new Promise((resolve) => setTimeout(resolve, 20));
+        await new Promise((resolve) => setTimeout(resolve, number % 10 ? 10 : 150)); // some while a request runs
     }
 }"""
 ALONE = """async (jobId) => {
