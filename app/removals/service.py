@@ -70,6 +70,7 @@ async def remove_one(
     key: str | None = None,
     store_url: str | None = None,
     background: RemoteBackground | None = None,
+    name: str | None = None,
 ) -> tuple[Job, bytes]:
     """Remove the background of one photo. Return the job and the picture.
 
@@ -82,7 +83,7 @@ async def remove_one(
     repetition does not fetch it, since it may have changed since.
 
     With a `store_url`, checked by `ResultStores.check`, the result is due there once the job is completed. With an
-    `Original` as the photo its result is refined: no network runs.
+    `Original` as the photo its result is refined: no network runs. The `name` of the photo's file is written down.
 
     Raises:
         InsufficientCredits: the user has too few credits and no quota left; no job is written.
@@ -97,7 +98,7 @@ async def remove_one(
     start = time.perf_counter()
     if background is not None:
         options = replace(options, background=background.stand_in)
-    request = request_of(user_id, photo, options, key, store_url)
+    request = request_of(user_id, photo, options, key, store_url, name)
     reserved = await _reserve_or_repeat(context, request, photo, background)
     if not isinstance(reserved, _Reserved):
         return reserved
@@ -333,6 +334,7 @@ def _write_job(
         "created_at": at,
         "has_store": request.store_url is not None,
         "refined_from": None if original is None else original.job_id,
+        "name": request.name and request.name[: jobs.LONGEST_NAME],
         **columns,
     }
     session.execute(WRITE_JOB, job)
