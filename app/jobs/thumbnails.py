@@ -1,7 +1,9 @@
 """Thumbnails of results: made when they are first asked for, stored, and deleted with their result."""
 
+import threading
 import uuid
 from collections.abc import Iterable
+from contextlib import nullcontext
 from datetime import timedelta
 
 from cutout.app.core.bounded_executor import BoundedExecutor
@@ -12,11 +14,13 @@ from cutout.app.jobs import queries as jobs
 from cutout.app.storage.base import Storage
 from cutout.inference.errors import InvalidPhoto
 from cutout.inference.imaging.encode import Format
-from cutout.inference.imaging.thumbnail import thumbnail as small_copy
+from cutout.inference.imaging.thumbnail import small_copy
 
 THUMBNAILS = "thumbnails/"
-# Each holds a decoded result, which has four bytes a pixel.
 MAKING = BoundedExecutor("thumbnails", threads=2, waiting=200, retry_after=2, low_priority=True)
+# A decoded result takes 4 to 16 bytes a pixel, depending on its format. Larger ones than this are decoded one by one.
+MOST_PIXELS_AT_ONCE = 8_000_000
+_one_large = threading.Lock()
 
 
 def thumbnail_key(job_id: uuid.UUID) -> str:
@@ -52,8 +56,10 @@ def _make(storage: Storage, job: Job) -> bytes | None:
     result = storage.get(key)
     if result is None:
         return None
+    is_large = (job.width or 0) * (job.height or 0) > MOST_PIXELS_AT_ONCE
     try:
-        made = small_copy(result, Format(job.format))
+        with _one_large if is_large else nullcontext():
+            made = small_copy(result, Format(job.format))
     except InvalidPhoto:
         return None
     storage.put(thumbnail_key(job.id), made)

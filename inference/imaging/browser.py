@@ -10,10 +10,9 @@ from cutout.inference.imaging.encode import MAX_SIDE, Format, encode
 from cutout.inference.limits import DEFAULT_SIZES, SizeLimits
 
 QUALITY = 90
-# Formats of Pillow that browsers show. An MPO is a JPEG with more pictures behind the first.
+# Formats of Pillow that browsers show.
 SHOWN = {
     "JPEG": "image/jpeg",
-    "MPO": "image/jpeg",
     "PNG": "image/png",
     "WEBP": "image/webp",
     "AVIF": "image/avif",
@@ -50,9 +49,11 @@ def _shown_as(photo: bytes) -> str | None:
     """
     try:
         with Image.open(io.BytesIO(photo), formats=tuple(SHOWN)) as image:
-            is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
+            # An MPO is a JPEG with more pictures behind the first.
+            name = "JPEG" if image.format == "MPO" else image.format or ""
+            is_animated = name != "JPEG" and getattr(image, "is_animated", False)
             is_upright = image.getexif().get(ORIENTATION, 1) == 1
-            return SHOWN[image.format or ""] if is_upright and not is_animated else None
+            return SHOWN[name] if is_upright and not is_animated else None
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - Pillow's readers raise many kinds; `decode` reads more than they do

@@ -12,9 +12,11 @@ from cutout.inference.imaging.encode import ZIP_ALPHA, ZIP_COLOUR, Format
 # Of the longer side, in pixels.
 LONGEST_SIDE = 320
 QUALITY = 80
+# Of a reduced picture, that are made at once.
+ROWS = 16
 
 
-def thumbnail(result: bytes, file_format: Format) -> bytes:
+def small_copy(result: bytes, file_format: Format) -> bytes:
     """Return a WebP of a result, with its transparency, of at most 320 × 320 pixels.
 
     `result` is a file that `encode` wrote. Of a ZIP the colours and the alpha are put together.
@@ -36,11 +38,27 @@ def thumbnail(result: bytes, file_format: Format) -> bytes:
 
 def _small(data: bytes) -> Image.Image:
     with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
-        # A JPEG is decoded at a fraction of its size. For the others Pillow first takes the mean of square blocks, and
-        # weights transparent pixels by their alpha.
-        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), reducing_gap=2.0)
-        image.load()
-        return image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
+        small = _reduced(image) if image.mode == "RGBA" else image
+        # A JPEG is decoded at a fraction of its size.
+        small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), reducing_gap=2.0)
+        small.load()
+        return small if small.mode in ("RGB", "RGBA") else small.convert("RGB")
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """Return the means of square blocks of an RGBA picture, weighted by their alpha, so that it is still large enough.
+
+    Pillow's own way would hold a second copy of the whole picture.
+    """
+    factor = max(image.size) // (2 * LONGEST_SIDE)
+    if factor < 2:
+        return image
+    width, height = image.size
+    small = Image.new("RGBA", (-(-width // factor), -(-height // factor)))
+    for row in range(0, small.height, ROWS):
+        top, bottom = row * factor, min(height, (row + ROWS) * factor)
+        small.paste(image.crop((0, top, width, bottom)).reduce(factor), (0, row))
+    return small
 
 
 def _small_cutout(data: bytes) -> Image.Image:
