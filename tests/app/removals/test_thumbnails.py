@@ -3,6 +3,7 @@
 import io
 import os
 import threading
+import time
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 from PIL import Image
 
 from cutout.app import user_deletion
-from cutout.app.auth import signed_urls
 from cutout.app.jobs import thumbnails
 from cutout.app.jobs.thumbnails import THUMBNAILS, delete_old_results
 from cutout.app.jobs.urls import JobUrls
@@ -66,7 +66,7 @@ def test_the_url_is_the_same_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> Non
     assert hour % 3600 == 0
     urls = []
     for second in (1, 3600, 3601):
-        monkeypatch.setattr(signed_urls.time, "time", lambda at=hour + second: float(at))
+        monkeypatch.setattr(time, "time", lambda at=hour + second: float(at))
         urls.append(JobUrls.of(uuid.UUID(int=1), "secret", kept))
     assert urls[0].thumbnail == urls[1].thumbnail != urls[2].thumbnail
     assert f"expires={hour + 3600 + 7 * 86400}&" in urls[0].thumbnail
