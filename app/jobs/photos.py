@@ -36,9 +36,10 @@ def look_up(database: Database, storage: Storage, job: Job) -> PhotoOfJob:
     if first is None or first.options is None or job.status is not Status.COMPLETED:
         return PhotoOfJob(is_kept=False, is_in_place=False)
     try:
-        is_in_place = not OPTIONS.validate_python(first.options).layout.moves
-    except ValidationError:  # an option has another form now, so its result cannot be refined either
-        return PhotoOfJob(is_kept=False, is_in_place=False)
+        # Jobs of older versions that refined a result have no options. They could not change its layout.
+        is_in_place = not OPTIONS.validate_python(job.options or first.options).layout.moves
+    except ValidationError:  # an option has another form now
+        is_in_place = False
     try:
         found = storage.stream(original_key(first.id))
     except StorageError:

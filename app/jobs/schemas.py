@@ -42,8 +42,8 @@ class JobInfo(Schema):
     """A background removal of one photo. The subscription's quota pays for it, or credits, or it is free; `credits` is 0
     unless they pay.
 
-    A completed job has a `resultUrl`: a signed URL that gives the image to anybody who has it, until it expires.
-    `thumbnailUrl` is one of a small copy, made when it is first asked for.
+    A completed job has a `resultUrl` as long as the image is kept: a signed URL that gives the image to anybody who has
+    it, until it expires. `thumbnailUrl` is one of a small copy, made when it is first asked for.
     `subject` is the subject's box in the image, null if there is no subject; `coverage`, 0…1, is the share of the
     image that the subject takes. `uncertainty`, 0…1, is the share of the subject that the network was undecided about,
     and `needsReview` says that a person should look at the image. `processingMs` is the total processing time. A
@@ -84,9 +84,9 @@ class JobInfo(Schema):
     error: "JobError | None"
 
     @classmethod
-    def of(cls, job: Job, urls: JobUrls, store: "StoreInfo | None" = None) -> "JobInfo":
-        """Describe a job; `urls` are used only if the job is completed."""
-        failed, completed = job.status is Status.FAILED, job.status is Status.COMPLETED
+    def of(cls, job: Job, urls: JobUrls | None, store: "StoreInfo | None" = None) -> "JobInfo":
+        """Describe a job; `urls` are None if it has no result, or no longer."""
+        failed = job.status is Status.FAILED
         return cls(
             job_id=job.id,
             batch_id=job.batch_id,
@@ -113,8 +113,8 @@ class JobInfo(Schema):
             notes=job.notes or [],
             processing_ms=job.milliseconds,
             stage_ms=job.stage_milliseconds,
-            result_url=urls.result if completed else None,
-            thumbnail_url=urls.thumbnail if completed else None,
+            result_url=None if urls is None else urls.result,
+            thumbnail_url=None if urls is None else urls.thumbnail,
             store=store,
             error=JobError(code=job.error_code or "", detail=job.error_detail or "") if failed else None,
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cutout.app.auth.signed_urls import sign
-from cutout.app.db.tables import Batch
+from cutout.app.db.tables import Batch, Job, Status, now
 
 API = "/api/background-remover"
 # URLs of pictures that a page shows stay the same for this time, so that a browser finds them in its cache.
@@ -26,6 +26,13 @@ class JobUrls:
         return cls(
             sign(secret, f"{path}/image", kept), sign(secret, f"{path}/thumbnail", kept, same_for=SAME_FOR)
         )
+
+
+def urls_of(job: Job, secret: str, kept: timedelta) -> JobUrls | None:
+    """Return the URLs of a job's picture and thumbnail; None if it has none, or they are no longer kept."""
+    if job.status is not Status.COMPLETED or job.finished_at is None or job.finished_at + kept <= now():
+        return None
+    return JobUrls.of(job.id, secret, kept)
 
 
 def photo_url(job_id: uuid.UUID, secret: str, kept: timedelta) -> str:

@@ -18,7 +18,7 @@ from cutout.app.http.security_headers import KEPT_BY_ITS_USER
 from cutout.app.jobs import photos, thumbnails
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.schemas import JobDetails, JobInfo, Jobs
-from cutout.app.jobs.urls import API, JobUrls, photo_url
+from cutout.app.jobs.urls import API, photo_url, urls_of
 from cutout.app.stores.dependencies import ResultStoresDep
 from cutout.inference.tiers import Tier
 
@@ -63,9 +63,7 @@ async def get_jobs(
     found, more = await asyncio.to_thread(jobs.page, database, user.id, wanted, limit, offset)
     stored = await asyncio.to_thread(stores.infos, found)
     return Jobs(
-        jobs=[
-            JobInfo.of(job, JobUrls.of(job.id, secret, settings.kept), stored.get(job.id)) for job in found
-        ],
+        jobs=[JobInfo.of(job, urls_of(job, secret, settings.kept), stored.get(job.id)) for job in found],
         more=more,
     )
 
@@ -87,7 +85,7 @@ async def get_job(
     stored = await asyncio.to_thread(stores.infos, [job])
     photo = await to_storage_thread(photos.look_up, database, storage, job)
     return JobDetails.with_photo(
-        JobInfo.of(job, JobUrls.of(job.id, secret, settings.kept), stored.get(job.id)),
+        JobInfo.of(job, urls_of(job, secret, settings.kept), stored.get(job.id)),
         photo_url(job.id, secret, settings.kept) if photo.is_kept else None,
         in_place=photo.is_kept and photo.is_in_place,
     )

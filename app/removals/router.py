@@ -40,7 +40,7 @@ from cutout.app.http.dependencies import DatabaseDep, ImageFetcherDep, PresetsDe
 from cutout.app.http.openapi import error_responses
 from cutout.app.http.schemas import NO_NUL, OptionsForm
 from cutout.app.jobs.schemas import JobInfo, TierInfo
-from cutout.app.jobs.urls import API, JobUrls
+from cutout.app.jobs.urls import API, urls_of
 from cutout.app.net.image_fetcher import ImageFetcher
 from cutout.app.removals import service as removals
 from cutout.app.removals.dependencies import ExecutorDep, RefinementSlotsDep, RemovalContextDep
@@ -137,7 +137,7 @@ async def remove(
     store = await stores.deliver_now(job, picture)
     if wants_picture:
         return _picture(job, picture, {} if store is None else {"X-Cutout-Store": store.status.value})
-    return JobInfo.of(job, JobUrls.of(job.id, secret, settings.kept), store)
+    return JobInfo.of(job, urls_of(job, secret, settings.kept), store)
 
 
 @router.post(
@@ -191,7 +191,7 @@ async def refine(
         )
     if wants_picture:
         return _picture(job, picture)
-    return JobInfo.of(job, JobUrls.of(job.id, secret, settings.kept))
+    return JobInfo.of(job, urls_of(job, secret, settings.kept))
 
 
 @router.get("/credits")

@@ -152,7 +152,7 @@ async def _make(context: RemovalContext, reserved: _Reserved) -> tuple[Job, byte
     if cutout is None:  # a worker has stored the picture and completed the job
         return await to_storage_thread(collect_result, context, reserved.job_id)
     return await to_storage_thread(
-        store_result, context, reserved.job_id, request.options, cutout, began
+        store_result, context, reserved.job_id, request, cutout, began
     ), cutout.data
 
 
@@ -233,7 +233,7 @@ def reserve_job(context: RemovalContext, request: RemovalRequest, photo: Source)
 
 
 def store_result(
-    context: RemovalContext, job_id: uuid.UUID, options: Options, cutout: Cutout, began: float
+    context: RemovalContext, job_id: uuid.UUID, request: RemovalRequest, cutout: Cutout, began: float
 ) -> Job:
     """Store a picture, then complete and charge its job, so that no completed job lacks its picture. Return the job.
 
@@ -245,10 +245,10 @@ def store_result(
     """
     key = jobs.result_key(job_id, cutout.format)
     context.storage.put(key, cutout.data)
-    written = None
     if cutout.masked is not None:
         originals.keep(context.storage, job_id, cutout.masked)
-        written = write_options(options)
+    can_be_opened = cutout.masked is not None or request.original is not None
+    written = write_options(request.options) if can_be_opened else None
     milliseconds = round(1000 * (time.perf_counter() - began))
     with context.database.begin() as session:
         job = completion.complete(session, job_id, cutout, milliseconds, options=written)

@@ -1,12 +1,15 @@
 """The photo of a job, as a browser shows it: whole, upright, and only to its owner."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
+from sqlalchemy import update
 
+from cutout.app.db.tables import Job, now
 from cutout.app.jobs.originals import ORIGINALS
 from cutout.inference.imaging.browser import for_browsers
 from cutout.inference.imaging.decode import decode
@@ -28,6 +31,17 @@ def rich(shop: ApiClient) -> ApiClient:
 def details(shop: ApiClient, job: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = shop.get(f"{API}/jobs/{job['jobId']}", ANNA).raise_for_status().json()
     return found
+
+
+def test_a_result_that_is_no_longer_kept_has_no_url(rich: ApiClient) -> None:
+    job = rich.remove(ANNA, PHOTO).raise_for_status().json()
+    for day, is_kept in ((6, True), (8, False)):
+        with rich.database.begin() as session:
+            session.execute(update(Job).values(finished_at=now() - timedelta(days=day)))
+        (listed,) = rich.get(f"{API}/jobs", ANNA).json()["jobs"]
+        for one in (listed, details(rich, job)):
+            assert one["status"] == "completed"
+            assert (one["resultUrl"] is not None, one["thumbnailUrl"] is not None) == (is_kept, is_kept)
 
 
 @on_both
@@ -62,6 +76,8 @@ def test_a_result_that_is_elsewhere_is_said(rich: ApiClient) -> None:
     for fields, in_place in places:
         job = rich.remove(ANNA, PHOTO, **fields).raise_for_status().json()
         assert details(rich, job)["inPlace"] == in_place, fields
+        again = rich.client.post(f"{API}/jobs/{job['jobId']}/refine", headers=ANNA)
+        assert details(rich, again.raise_for_status().json())["inPlace"] == in_place, fields
 
 
 def test_a_photo_that_is_not_kept_is_none(rich: ApiClient, database: Any, tmp_path: Path) -> None:
