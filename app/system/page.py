@@ -73,6 +73,7 @@ async def index(settings: SettingsDep) -> HTMLResponse:
         "most_images": LARGEST_BATCH,
         "photo_mb": settings.max_upload_mb,
         "batch_mb": settings.max_batch_mb,
+        "result_days": settings.result_days,
     }
     return page_of("index.html", views="".join(filled(f"views/{view}.html", **values) for view in VIEWS))
 
