@@ -44,7 +44,6 @@ function dayOf(text, more) {
 async function load({ isMore = false, count = PAGE } = {}) {
   const mine = ++newest;
   $("history-list").ariaBusy = "true";
-  $("history-more").disabled = true;
   const asked = parameters();
   asked.set("limit", Math.min(count, MOST));
   asked.set("offset", isMore ? jobs.length : 0);
@@ -61,10 +60,7 @@ async function load({ isMore = false, count = PAGE } = {}) {
     again.addEventListener("click", () => load({ isMore, count }));
     tell(error.message, again);
   } finally {
-    if (mine === newest) {
-      $("history-list").ariaBusy = "false";
-      $("history-more").disabled = false;
-    }
+    if (mine === newest) $("history-list").ariaBusy = "false";
   }
 }
 
@@ -72,10 +68,9 @@ function showJobs(fresh, hasMore, isMore) {
   const cards = fresh.map((job) => jobCard(job));
   if (isMore) $("history-list").append(...cards);
   else $("history-list").replaceChildren(...cards);
-  const hadFocus = document.activeElement === $("history-more");
-  $("history-more").hidden = !hasMore;
   // The keyboard goes on with what is new.
-  if (isMore && hadFocus) cards[0]?.querySelector(".what").focus();
+  if (isMore && document.activeElement === $("history-more")) cards[0]?.querySelector(".what").focus();
+  $("history-more").hidden = !hasMore;
   if (jobs.length) tell("");
   else tellEmpty();
   if (opened) returnTo(opened);
@@ -149,8 +144,6 @@ function show(wanted) {
 }
 
 function start() {
-  const days = Number($("history-kept").dataset.days);
-  $("history-kept").textContent = plural(days, "Results are kept for {count} day.", "Results are kept for {count} days.");
   const form = $("history-filters");
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("change", (event) => event.target === $("history-search") || follow());
@@ -162,7 +155,9 @@ function start() {
     clearTimeout(typing);
     typing = setTimeout(() => isShown("history") && follow({ isTyping: true }), TYPING_MS);
   });
-  $("history-more").addEventListener("click", () => load({ isMore: true }));
+  $("history-more").addEventListener("click", () => {
+    if ($("history-list").ariaBusy !== "true") load({ isMore: true }); // disabled, it would lose the keyboard's focus
+  });
   $("history-list").addEventListener("click", ({ target }) => {
     if (target.closest("a.what")) opened = target.closest("[data-job]").dataset.job;
   });
@@ -170,6 +165,8 @@ function start() {
 
 registerView("history", {
   show(wanted) {
+    const days = Number($("history-kept").dataset.days);
+    $("history-kept").textContent = plural(days, "Results are kept for {count} day.", "Results are kept for {count} days.");
     show(wanted);
     loadBatches();
   },
