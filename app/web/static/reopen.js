@@ -66,7 +66,7 @@ function hindranceOf(job, first, state) {
   if (!first || !job.photoUrl) return t("The photo is no longer kept, so this result cannot be corrected. Send the photo again to do that.");
   if (job.format === "zip") return t("This result is a ZIP with the colours and the mask.");
   if (!job.inPlace) return t("This result has a layout of its own.");
-  if (job !== first && !state.length) return t("How this result was corrected is not known in this browser.");
+  if (job !== first && !state.length) return t("This result was corrected in another browser. Its strokes are not known here; new ones begin at the first result.");
   return "";
 }
 

@@ -51,6 +51,6 @@ export default {
     "Fotonya tidak lagi disimpan, jadi hasil ini tidak dapat diperbaiki. Kirim fotonya lagi untuk memperbaikinya.",
   "This result is a ZIP with the colours and the mask.": "Hasil ini berupa ZIP berisi warna dan masker.",
   "This result has a layout of its own.": "Hasil ini mempunyai tata letak sendiri.",
-  "How this result was corrected is not known in this browser.":
-    "Sapuan yang membentuk hasil ini tidak diketahui di peramban ini.",
+  "This result was corrected in another browser. Its strokes are not known here; new ones begin at the first result.":
+    "Hasil ini diperbaiki di peramban lain. Sapuannya tidak diketahui di sini; sapuan baru dimulai dari hasil pertama.",
 };
