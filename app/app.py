@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from cutout.app.auth import admin_router as auth_admin_router
 from cutout.app.auth import router as auth_router
 from cutout.app.auth.signed_urls import ServiceSecret
 from cutout.app.auth.tokens import TokenReader
@@ -40,6 +41,7 @@ from cutout.app.ratelimit.limits import Kind, Limit, RateLimits
 from cutout.app.removals import jobs_router
 from cutout.app.removals import router as removals_router
 from cutout.app.removals.refining import RefinementSlots
+from cutout.app.stats import admin_router as stats_admin_router
 from cutout.app.stats import router as stats_router
 from cutout.app.storage.base import Storage
 from cutout.app.storage.probe import StorageProbe
@@ -221,6 +223,8 @@ def include_routers(service: FastAPI, settings: Settings) -> None:
         billing_router,
         stats_router,
         admin_router,
+        stats_admin_router,
+        auth_admin_router,
         metrics,
         page,
         compat,

@@ -66,6 +66,10 @@ ROUTES = {
     f"DELETE {API}/subscription": USER,
     f"GET {API}/stats": USER,
     f"GET {API}/admin/stats": ADMINS,
+    f"GET {API}/admin/stats/days": ADMINS,
+    f"GET {API}/admin/users": ADMINS,
+    f"POST {API}/admin/users/{{user_id}}/disable": ADMINS,
+    f"POST {API}/admin/users/{{user_id}}/enable": ADMINS,
     f"GET {API}/admin/payments": ADMINS,
     f"POST {API}/admin/payments/{{purchase_id}}/confirm": ADMINS,
     f"POST {API}/admin/subscriptions/{{purchase_id}}/confirm": ADMINS,
@@ -163,7 +167,7 @@ def shop(studio: BatchClient) -> BatchClient:
 
 def fill(shop: BatchClient) -> dict[str, str]:
     """Give Anna one of every resource; return the ids by the names of their path parameters."""
-    shop.fund("anna", 40)
+    user_id = shop.fund("anna", 40)
     batch_id = shop.accepted(ANNA, photos(2))
     shop.work_off()
     job = shop.remove(ANNA).raise_for_status().json()
@@ -173,7 +177,13 @@ def fill(shop: BatchClient) -> dict[str, str]:
     confirm(shop, plan["id"])
     wanted = {"credits": 5, "paymentId": "anna-2"}
     bought = shop.client.post(f"{API}/credits", json=wanted, headers=ANNA).raise_for_status().json()
-    return {"job_id": job["jobId"], "key_id": key["id"], "purchase_id": bought["id"], "batch_id": batch_id}
+    return {
+        "job_id": job["jobId"],
+        "key_id": key["id"],
+        "purchase_id": bought["id"],
+        "batch_id": batch_id,
+        "user_id": str(user_id),
+    }
 
 
 def confirm(shop: ApiClient, purchase_id: str) -> None:
