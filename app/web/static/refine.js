@@ -24,7 +24,7 @@ export const refine = (jobId, form) => call(`${API}/jobs/${jobId}/refine`, { met
  */
 export function refinerOf(first, { show, working, failed }, known = { job: first, state: [] }) {
   const answers = new Map([["", first], [keyOf(known.state), known.job]]);
-  let wanted = known.state;
+  let wanted = [];
   let isBusy = false;
   let timer = 0;
 

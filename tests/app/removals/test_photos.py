@@ -1,5 +1,6 @@
 """The photo of a job, as a browser shows it: whole, upright, and only to its owner."""
 
+import uuid
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,21 @@ def test_a_result_that_is_elsewhere_is_said(rich: ApiClient) -> None:
         assert details(rich, job)["inPlace"] == in_place, fields
         again = rich.client.post(f"{API}/jobs/{job['jobId']}/refine", headers=ANNA)
         assert details(rich, again.raise_for_status().json())["inPlace"] == in_place, fields
+
+
+def test_a_refinement_may_have_a_layout_of_its_own(rich: ApiClient) -> None:
+    job = rich.remove(ANNA, PHOTO).raise_for_status().json()
+    again = rich.client.post(f"{API}/jobs/{job['jobId']}/refine", headers=ANNA).raise_for_status().json()
+    with rich.database.begin() as session:
+        row = session.get_one(Job, uuid.UUID(again["jobId"]))
+        assert row.options is not None
+        row.options = row.options | {"layout": row.options["layout"] | {"trim": True}}
+    assert details(rich, job)["inPlace"]
+    assert not details(rich, again)["inPlace"]
+    # As an older version has written it.
+    with rich.database.begin() as session:
+        session.get_one(Job, uuid.UUID(again["jobId"])).options = None
+    assert details(rich, again)["inPlace"]
 
 
 def test_a_photo_that_is_not_kept_is_none(rich: ApiClient, database: Any, tmp_path: Path) -> None:
