@@ -10,6 +10,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from cutout.app.auth import admin_router as auth_admin_router
 from cutout.app.auth import router as auth_router
+from cutout.app.auth import session_router
 from cutout.app.auth.signed_urls import ServiceSecret
 from cutout.app.auth.tokens import TokenReader
 from cutout.app.batches import router as batches_router
@@ -217,6 +218,7 @@ def include_routers(service: FastAPI, settings: Settings) -> None:
     for module in (
         health,
         auth_router,
+        session_router,
         removals_router,
         jobs_router,
         batches_router,

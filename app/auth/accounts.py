@@ -277,7 +277,12 @@ def create_key(session: Session, user: User, name: str, most: int | None = None)
 
 
 def by_key(session: Session, key: str) -> User:
-    """Return the user to whom an API key belongs.
+    """Return the user to whom an API key belongs; raises as `find_key` does."""
+    return find_key(session, key)[1]
+
+
+def find_key(session: Session, key: str) -> tuple[ApiKey, User]:
+    """Return the row of an API key, and the user to whom it belongs.
 
     Raises:
         InvalidToken: the key is unknown, malformed or revoked.
@@ -290,10 +295,10 @@ def by_key(session: Session, key: str) -> User:
     message = "This API key is unknown or was revoked. Create a new one."
     if found is None:
         raise InvalidToken(message, f"API key {key[:KEY_SHOWN]}…: unknown")
-    if found[0].revoked_at is not None:
-        raise InvalidToken(message, f"API key {found[0].id} of user {found[0].user_id}: revoked")
-    user: User = found[1]
-    return _require_enabled(user)
+    row, user = found
+    if row.revoked_at is not None:
+        raise InvalidToken(message, f"API key {row.id} of user {row.user_id}: revoked")
+    return row, _require_enabled(user)
 
 
 def keys(session: Session, user: User) -> Sequence[ApiKey]:

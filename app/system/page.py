@@ -48,6 +48,7 @@ FILES = {
 }
 # The markup of the page's views, in the order of its navigation.
 VIEWS = ("remove", "history", "account", "admin")
+PARTS = ("sign-in", *VIEWS)
 
 router = APIRouter(include_in_schema=False)
 
@@ -75,7 +76,7 @@ async def index(settings: SettingsDep) -> HTMLResponse:
         "batch_mb": settings.max_batch_mb,
         "result_days": settings.result_days,
     }
-    return page_of("index.html", views="".join(filled(f"views/{view}.html", **values) for view in VIEWS))
+    return page_of("index.html", views="".join(filled(f"views/{part}.html", **values) for part in PARTS))
 
 
 @router.head("/docs")

@@ -1,7 +1,7 @@
 // Batches: price, upload, progress and ZIP. The batch's id is kept in the fragment of the page's URL, so that the
 // batch is shown again after a reload.
 
-import { $, API, Refusal, call, say, sayNothing } from "./common.js";
+import { $, API, OWN, Refusal, call, say, complain, sayNothing, signedIn } from "./common.js";
 import { bytesOf } from "./files.js";
 import { plural, t } from "./words.js";
 
@@ -48,7 +48,7 @@ export async function offer(photos, others) {
   } catch (error) {
     if (mine !== order) return;
     hide();
-    say(error.message, "error");
+    complain(error);
   }
 }
 
@@ -68,9 +68,9 @@ async function send() {
   tell(t("Uploading …"));
   let accepted;
   try {
-    accepted = await post(order);
+    accepted = await signedIn(() => post(order));
   } catch (error) {
-    if (error.message) say(error.message, "error");
+    if (error.message) complain(error);
     await offer(photos, others);
     return;
   }
@@ -101,7 +101,7 @@ function post({ photos, tier, key }) {
     });
     request.addEventListener("abort", () => reject(new Refusal("")));
     request.open("POST", `${API}/batch`);
-    request.setRequestHeader("Accept", "application/json");
+    for (const [name, value] of Object.entries(OWN)) request.setRequestHeader(name, value);
     request.setRequestHeader("Idempotency-Key", key);
     request.responseType = "json";
     request.send(form);
@@ -118,7 +118,7 @@ async function follow(id) {
     batch = await call(`${API}/batch/${id}`);
   } catch (error) {
     if (watched !== id) return;
-    say(error.message, "error");
+    complain(error);
     if (error.status >= 400 && error.status < 500) watched = null;
     else setTimeout(() => watched === id && follow(id), AGAIN_MS);
     return;
@@ -182,7 +182,7 @@ async function cancel() {
     await call(`${API}/batch/${watched}`, { method: "DELETE" });
   } catch (error) {
     // 409: the batch has finished meanwhile; its events report that.
-    if (error.status !== 409) say(error.message, "error");
+    if (error.status !== 409) complain(error);
     $("batch-cancel").disabled = false;
   }
 }

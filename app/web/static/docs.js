@@ -6,4 +6,9 @@ SwaggerUIBundle({
   deepLinking: true,
   displayRequestDuration: true,
   validatorUrl: null,
+  // The cookie of the page counts here too.
+  requestInterceptor: (request) => {
+    request.headers["X-Cutout-Page"] = "1";
+    return request;
+  },
 });

@@ -1,6 +1,6 @@
 // One photo: removed at once, previewed while that takes, and refined with the brush.
 
-import { $, API, call, say, sayNothing } from "./common.js";
+import { $, API, call, linkToCredits, say, complain, sayNothing } from "./common.js";
 import { forget, resume, startBrush, strokes } from "./brush.js";
 import { offerDownload, startDownloads } from "./download.js";
 import { startPointers } from "./pointers.js";
@@ -68,7 +68,7 @@ export async function remove(photo) {
   } catch (error) {
     if (!removal.isNewest()) return;
     dismiss();
-    say(error.message, "error");
+    complain(error);
   } finally {
     removal.isDone = true;
     clearInterval(clock);
@@ -130,7 +130,9 @@ async function show(removal, first, known = { job: first, state: [] }, canRefine
   want = refinerOf(first, {
     working: () => tell(t("Refining …"), "busy"),
     failed(error) {
-      if (removal.isNewest()) tell(`${error.message} ${t("Undo the stroke, or draw another.")}`, "error");
+      if (!removal.isNewest()) return;
+      tell(`${error.message} ${t("Undo the stroke, or draw another.")}`, "error");
+      if (error.code === "INSUFFICIENT_CREDITS") $("brush-told").append(" ", linkToCredits());
     },
     async show(refined, state, isWanted) {
       if (!(await showCutout(refined.resultUrl, () => removal.isNewest() && isWanted()))) return;

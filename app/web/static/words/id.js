@@ -5,5 +5,6 @@ import admin from "./id/admin.js";
 import common from "./id/common.js";
 import history from "./id/history.js";
 import remove from "./id/remove.js";
+import session from "./id/session.js";
 
-export default { ...common, ...remove, ...history, ...account, ...admin };
+export default { ...common, ...session, ...remove, ...history, ...account, ...admin };

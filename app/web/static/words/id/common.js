@@ -12,4 +12,6 @@ export default {
   "This page needs JavaScript.": "Halaman ini memerlukan JavaScript.",
   "The service answered {status}.": "Layanan menjawab {status}.",
   "The service cannot be reached. Is it still running?": "Layanan tidak dapat dihubungi. Apakah masih berjalan?",
+  "You are signed out. Sign in to go on.": "Anda telah keluar. Masuk untuk melanjutkan.",
+  "See your credits": "Lihat kredit Anda",
 };
