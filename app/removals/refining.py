@@ -68,7 +68,7 @@ class CannotRefine(ConflictError):
 
 @dataclass(frozen=True)
 class Original:
-    """A removal whose result can be refined: its job, options, and photo with masks.
+    """A removal whose result can be refined: its job, options, photo with masks, and the name of the photo's file.
 
     `is_free` says that refining it costs nothing now.
     """
@@ -77,6 +77,7 @@ class Original:
     options: Options
     photo: MaskedPhoto = field(repr=False)
     is_free: bool
+    name: str | None = None
 
     def refined(
         self, values: OptionValues, presets: Presets, named: Callable[[str], str], sizes: SizeLimits
@@ -175,6 +176,6 @@ async def find_original(
         except ValidationError as error:  # an option has another form now
             raise CannotRefine(UNUSABLE) from error
         is_free = now() - job.finished_at <= free
-        return Original(job.id, options, MaskedPhoto.from_bytes(kept), is_free)
+        return Original(job.id, options, MaskedPhoto.from_bytes(kept), is_free, job.name)
 
     return await to_storage_thread(find)

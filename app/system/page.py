@@ -75,6 +75,7 @@ async def index(settings: SettingsDep) -> HTMLResponse:
         "photo_mb": settings.max_upload_mb,
         "batch_mb": settings.max_batch_mb,
         "free_hours": f"{settings.free_refine_hours:g}",
+        "result_days": settings.result_days,
     }
     return page_of("index.html", views="".join(filled(f"views/{part}.html", **values) for part in PARTS))
 

@@ -79,6 +79,14 @@ export function forget(width, height) {
   $("strokes").height = Math.max(1, Math.round(height * scale));
 }
 
+/** Go on with strokes that were drawn before; undo takes them away together. */
+export function resume(state) {
+  states = [[], state];
+  at = 1;
+  lastId = Math.max(lastId, ...state.map(({ id }) => id));
+  paint();
+}
+
 /** The gesture that draws a stroke. */
 export function draw(event, kind) {
   drawn = { id: ++lastId, kind, width: asShare($("size").valueAsNumber), points: [onPhoto(event)] };

@@ -23,9 +23,10 @@ export const refine = (jobId, form) => call(`${API}/jobs/${jobId}/refine`, { met
  * Return a function that takes the strokes that hold now, and sees to it that their result is shown.
  * @param first the first job, which is the result without strokes
  * @param ways `show(job, state, isWanted)`, which may take its time; `working()`; `failed(error)`
+ * @param known the job that is shown, and its strokes
  */
-export function refinerOf(first, { show, working, failed }) {
-  const answers = new Map([["", first]]);
+export function refinerOf(first, { show, working, failed }, known = { job: first, state: [] }) {
+  const answers = new Map([["", first], [keyOf(known.state), known.job]]);
   let wanted = [];
   let isBusy = false;
   let timer = 0;

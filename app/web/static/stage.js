@@ -13,10 +13,13 @@ export const decodes = (image) => image.decode().then(() => true, () => false);
  * Load the photo behind the stage, which stays as it is.
  * @returns {Promise<HTMLImageElement|null>} null if the browser cannot decode the photo
  */
-export async function loaded(photo) {
-  const image = pictureOf("before", t("The photo"), URL.createObjectURL(photo));
+export const loaded = (photo) => loadedFrom(URL.createObjectURL(photo));
+
+/** Do the same with a photo at a URL. */
+export async function loadedFrom(url) {
+  const image = pictureOf("before", t("The photo"), url);
   if (await decodes(image)) return image;
-  URL.revokeObjectURL(image.src);
+  URL.revokeObjectURL(url);
   return null;
 }
 

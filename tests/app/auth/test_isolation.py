@@ -60,6 +60,8 @@ ROUTES = {
     f"GET {API}/jobs": USER,
     f"GET {API}/jobs/{{job_id}}": OWNER,
     f"GET {API}/jobs/{{job_id}}/image": SIGNED,
+    f"GET {API}/jobs/{{job_id}}/thumbnail": SIGNED,
+    f"GET {API}/jobs/{{job_id}}/photo": SIGNED,
     f"POST {API}/jobs/{{job_id}}/refine": OWNER,
     f"GET {API}/credits": USER,
     f"POST {API}/credits": USER,
