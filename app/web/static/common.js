@@ -54,18 +54,21 @@ export class Refusal extends Error {
   }
 }
 
-/** Call the service; a refusal is thrown. */
-export async function ask(url, init = {}) {
+/** Call the service, and return its response; a refusal is thrown. */
+async function answered(url, init = {}) {
   let answer;
   try {
     answer = await fetch(url, { ...init, headers: { ...OWN, ...init.headers } });
   } catch {
     throw new Refusal(t("The service cannot be reached. Is it still running?"));
   }
+  if (answer.ok) return answer;
   const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw Refusal.of(answer.status, body, answer.headers.get("Retry-After"));
-  return body;
+  throw Refusal.of(answer.status, body, answer.headers.get("Retry-After"));
 }
+
+/** Call the service, and return what the body says. */
+export const ask = async (url, init) => (await answered(url, init)).json().catch(() => ({}));
 
 /** Have a person sign in again; the promise tells whether they did. Set by session.js. */
 export let signInAgain = async () => false;
@@ -84,3 +87,7 @@ export async function signedIn(act) {
 }
 
 export const call = (url, init) => signedIn(() => ask(url, init));
+
+/** Call the service for a picture; the promise gives its URL, which is to be revoked. */
+export const callForPicture = (url, init) =>
+  signedIn(async () => URL.createObjectURL(await (await answered(url, init)).blob()));
