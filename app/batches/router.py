@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from cutout.app.auth.dependencies import BatchUserDep, ReaderDep, SecretDep, UserDep, get_caller
+from cutout.app.auth.signed_urls import ServiceSecret
 from cutout.app.batches import progress as watching
 from cutout.app.batches import service as batches
 from cutout.app.batches.form import Fields, Funds, describe_form, read_batch
@@ -122,7 +123,7 @@ async def submit_batch(
         each = await asyncio.to_thread(database.run_read_only, batches.seconds_each, form.tier)
         with rate_limits.counting_refusals():
             batch = await upload.submit(database, queue, user.id, wanted, idempotency_key, limit)
-    status_url = f"{router.prefix}/batch/{batch.id}"
+    status_url = f"{secret.prefix}{router.prefix}/batch/{batch.id}"
     return BatchAccepted(
         batch_id=batch.id,
         status=batch.status,
@@ -280,7 +281,7 @@ async def cancel_batch(
     return describe(await asyncio.to_thread(cancel), secret, settings)
 
 
-def describe(view: watching.BatchView | None, secret: str, settings: Settings) -> BatchInfo:
+def describe(view: watching.BatchView | None, secret: ServiceSecret, settings: Settings) -> BatchInfo:
     """Return the response for a batch with all of its photos.
 
     Raises:
