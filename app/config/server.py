@@ -77,7 +77,9 @@ class ServerSettings(SettingsGroup):
             raise ValueError("write https://host, with a path if there is one, and nothing else")
         steps = urlsplit(value).path.rstrip("/").split("/")[1:]
         if not all(STEP.fullmatch(step) and step.strip(".") for step in steps):
-            raise ValueError("the path may have letters, digits and . _ ~ - between its slashes, as in https://host/cutout")
+            raise ValueError(
+                "the path may have letters, digits and . _ ~ - between its slashes, as in https://host/cutout"
+            )
         if steps and steps[0] in OWN_PATHS:
             raise ValueError(
                 f"the path must not begin with /{steps[0]}, where the service has pages or calls of its own; choose"

@@ -13,9 +13,9 @@ from rq import Queue as RqQueue
 from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
-from cutout.app.auth.signed_urls import ServiceSecret
 from cutout.app import maintenance
 from cutout.app.auth import accounts
+from cutout.app.auth.signed_urls import ServiceSecret
 from cutout.app.auth.tokens import Claims
 from cutout.app.batches import service as batches
 from cutout.app.billing import ledger

@@ -531,7 +531,14 @@ def test_the_public_address_is_one_to_which_paths_are_added() -> None:
         settings.load(public_url="https://cutout.example/base/").public_url == "https://cutout.example/base"
     )
     wrong_hosts = ("cutout.example", "ftp://cutout.example", "https://x/?a", "https://x/#a", "https://u:p@x/")
-    wrong_paths = ("https://x//y", "https://x/a//b", "https://x/../y", "https://x/a b", "https://x/caf%C3%A9", "https://x/api")
+    wrong_paths = (
+        "https://x//y",
+        "https://x/a//b",
+        "https://x/../y",
+        "https://x/a b",
+        "https://x/caf%C3%A9",
+        "https://x/api",
+    )
     for wrong in (*wrong_hosts, *wrong_paths):
         with pytest.raises(SettingsError, match=r"^CUTOUT_PUBLIC_URL: "):
             settings.load(public_url=wrong)
