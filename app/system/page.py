@@ -38,31 +38,43 @@ FILES = {
     "/static/swagger": PageFiles(swagger_folder(), SWAGGER_FILES, KEPT_FOR_GOOD),
     "/static": PageFiles(
         STATIC,
-        [file.name for file in STATIC.iterdir() if file.suffix in (".js", ".css", ".svg")],
+        [
+            file.relative_to(STATIC).as_posix()
+            for file in STATIC.rglob("*")
+            if file.suffix in (".js", ".css", ".svg")
+        ],
         KEPT_WHILE_UNCHANGED,
     ),
 }
+# The markup of the page's views, in the order of its navigation.
+VIEWS = ("remove", "history", "account", "admin")
 
 router = APIRouter(include_in_schema=False)
 
 
+def filled(name: str, **values: object) -> str:
+    """Return the text of a static HTML file with `values` substituted."""
+    return Template((STATIC / name).read_text()).substitute(values)
+
+
 def page_of(name: str, **values: object) -> HTMLResponse:
     """Return a static HTML file with `values` substituted."""
-    text = Template((STATIC / name).read_text()).substitute(values)
-    return HTMLResponse(text, headers={"Content-Security-Policy": PAGE, **KEPT_WHILE_UNCHANGED})
+    return HTMLResponse(
+        filled(name, **values), headers={"Content-Security-Policy": PAGE, **KEPT_WHILE_UNCHANGED}
+    )
 
 
 @router.head("/")
 @router.get("/")
 async def index(settings: SettingsDep) -> HTMLResponse:
-    """Return the web page, with the accepted file types and size limits filled in."""
-    return page_of(
-        "index.html",
-        accept=",".join([*TYPES, *sorted(SUFFIXES)]),
-        most_images=LARGEST_BATCH,
-        photo_mb=settings.max_upload_mb,
-        batch_mb=settings.max_batch_mb,
-    )
+    """Return the web page with its views, and with the accepted file types and size limits filled in."""
+    values = {
+        "accept": ",".join([*TYPES, *sorted(SUFFIXES)]),
+        "most_images": LARGEST_BATCH,
+        "photo_mb": settings.max_upload_mb,
+        "batch_mb": settings.max_batch_mb,
+    }
+    return page_of("index.html", views="".join(filled(f"views/{view}.html", **values) for view in VIEWS))
 
 
 @router.head("/docs")

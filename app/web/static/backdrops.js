@@ -2,8 +2,15 @@
 // download is to have it too.
 
 import { $ } from "./common.js";
+import { t } from "./words.js";
 
-const BACKDROPS = { transparency: "", white: "#fff", black: "#000", green: "#0b8a3a", blue: "#1f5fd0" };
+const BACKDROPS = {
+  [t("transparency")]: "",
+  [t("white")]: "#fff",
+  [t("black")]: "#000",
+  [t("green")]: "#0b8a3a",
+  [t("blue")]: "#1f5fd0",
+};
 
 let chosen = "";
 

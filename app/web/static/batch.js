@@ -1,8 +1,9 @@
 // Batches: price, upload, progress and ZIP. The batch's id is kept in the fragment of the page's URL, so that the
 // batch is shown again after a reload.
 
-import { $, API, Refusal, call, say, sayNothing, several } from "./common.js";
+import { $, API, Refusal, call, say, sayNothing } from "./common.js";
 import { bytesOf } from "./files.js";
+import { plural, t } from "./words.js";
 
 const MOST_THUMBNAILS = 60;
 const AGAIN_MS = 2000;
@@ -26,9 +27,9 @@ export async function offer(photos, others) {
   const again = order?.photos === photos && order.tier === tier;
   const mine = { photos, others, tier, key: again ? order.key : newKey() };
   order = mine;
-  show(several(photos.length, "photo"), ["start"]);
+  show(photosOf(photos.length), ["start"]);
   $("batch-start").disabled = true;
-  tell("Getting the price …");
+  tell(t("Getting the price …"));
   try {
     const price = await call(`${API}/pricing/calculate`, {
       method: "POST",
@@ -36,7 +37,11 @@ export async function offer(photos, others) {
       body: JSON.stringify({ tier, imageCount: photos.length }),
     });
     if (mine !== order) return;
-    const left = `${several(others, "file that is not a picture was", "files that are not pictures were")} skipped.`;
+    const left = plural(
+      others,
+      "{count} file that is not a picture was skipped.",
+      "{count} files that are not pictures were skipped.",
+    );
     tell(others ? `${priceOf(price)} ${left}` : priceOf(price));
     $("batch-start").disabled = false;
     $("batch").scrollIntoView({ block: "nearest" });
@@ -48,18 +53,19 @@ export async function offer(photos, others) {
 }
 
 function priceOf(price) {
-  const full = `${price.imageCount} × ${price.creditsPerImage} = ${price.totalCredits} credits`;
-  if (!price.discountCredits) return `${full}.`;
-  return `${full}, less ${price.discountPercent} %: ${price.finalCredits} credits.`;
+  if (!price.discountCredits) return t("{imageCount} × {creditsPerImage} = {totalCredits} credits.", price);
+  return t("{imageCount} × {creditsPerImage} = {totalCredits} credits, less {discountPercent} %: {finalCredits} credits.", price);
 }
+
+const photosOf = (count) => plural(count, "{count} photo", "{count} photos");
 
 const newKey = () => [...crypto.getRandomValues(new Uint32Array(4))].join("-");
 
 async function send() {
   const { photos, others } = order;
   sayNothing();
-  show(several(photos.length, "photo"), ["progress", "cancel"]);
-  tell("Uploading …");
+  show(photosOf(photos.length), ["progress", "cancel"]);
+  tell(t("Uploading …"));
   let accepted;
   try {
     accepted = await post(order);
@@ -82,7 +88,7 @@ function post({ photos, tier, key }) {
   const request = new XMLHttpRequest();
   request.upload.addEventListener("progress", ({ loaded, total }) => {
     $("batch-progress").value = (100 * loaded) / total;
-    $("batch-count").textContent = `${megabytes(loaded)} of ${megabytes(total)} MB`;
+    $("batch-count").textContent = t("{loaded} of {total} MB", { loaded: megabytes(loaded), total: megabytes(total) });
   });
   upload = request;
   return new Promise((resolve, reject) => {
@@ -91,7 +97,7 @@ function post({ photos, tier, key }) {
       else reject(Refusal.of(request.status, request.response));
     });
     request.addEventListener("error", () => {
-      reject(new Refusal("The upload was interrupted: the service cannot be reached, or a file was moved or changed."));
+      reject(new Refusal(t("The upload was interrupted: the service cannot be reached, or a file was moved or changed.")));
     });
     request.addEventListener("abort", () => reject(new Refusal("")));
     request.open("POST", `${API}/batch`);
@@ -124,8 +130,8 @@ async function follow(id) {
     return;
   }
   sayNothing();
-  show(several(batch.images, "photo"), ["progress", "cancel"]);
-  tell("Removing the backgrounds …");
+  show(photosOf(batch.images), ["progress", "cancel"]);
+  tell(t("Removing the backgrounds …"));
   showProgress(batch);
   const events = new EventSource(`${API}/batch/${id}/events`);
   events.addEventListener("progress", (event) => {
@@ -141,7 +147,7 @@ async function follow(id) {
       events.close();
       return;
     }
-    $("batch-count").textContent = "The connection was lost. Reconnecting …";
+    $("batch-count").textContent = t("The connection was lost. Reconnecting …");
     // The browser reconnects by itself after a lost connection, but not after a response that is no event stream.
     if (events.readyState === EventSource.CLOSED) setTimeout(() => watched === id && follow(id), AGAIN_MS);
   });
@@ -149,19 +155,19 @@ async function follow(id) {
 
 function showProgress({ counts, images, percent, secondsLeft }) {
   $("batch-progress").value = percent;
-  const said = [`${counts.completed} of ${images} done`];
-  if (counts.failed) said.push(`${counts.failed} failed`);
-  if (counts.cancelled) said.push(`${counts.cancelled} cancelled`);
+  const said = [t("{completed} of {images} done", { ...counts, images })];
+  if (counts.failed) said.push(t("{failed} failed", counts));
+  if (counts.cancelled) said.push(t("{cancelled} cancelled", counts));
   said.push(`${percent} %`);
-  if (!counts.pending && !counts.processing) said.push("packing the ZIP");
-  else if (secondsLeft !== null) said.push(`${duration(secondsLeft)} left`);
+  if (!counts.pending && !counts.processing) said.push(t("packing the ZIP"));
+  else if (secondsLeft !== null) said.push(t("{duration} left", { duration: duration(secondsLeft) }));
   $("batch-count").textContent = said.join(" · ");
 }
 
 function duration(seconds) {
-  if (seconds < 90) return `${seconds} s`;
+  if (seconds < 90) return t("{seconds} s", { seconds });
   const minutes = Math.round(seconds / 60);
-  return minutes < 90 ? `${minutes} min` : `${(minutes / 60).toFixed(1)} h`;
+  return minutes < 90 ? t("{minutes} min", { minutes }) : t("{hours} h", { hours: (minutes / 60).toFixed(1) });
 }
 
 async function cancel() {
@@ -171,7 +177,7 @@ async function cancel() {
   }
   $("batch").focus(); // a disabled button would lose the focus
   $("batch-cancel").disabled = true;
-  tell("Cancelling …");
+  tell(t("Cancelling …"));
   try {
     await call(`${API}/batch/${watched}`, { method: "DELETE" });
   } catch (error) {
@@ -183,24 +189,30 @@ async function cancel() {
 
 function finish(batch) {
   sayNothing();
-  show(several(batch.images, "photo"), batch.zipUrl ? ["zip"] : []);
-  tell(`${outcome(batch)} ${several(batch.creditsCharged, "credit was", "credits were")} charged.`);
+  show(photosOf(batch.images), batch.zipUrl ? ["zip"] : []);
+  tell(`${outcome(batch)} ${plural(batch.creditsCharged, "{count} credit was charged.", "{count} credits were charged.")}`);
   if (batch.zipUrl) $("batch-zip").href = batch.zipUrl;
   const failed = batch.photos.filter((photo) => photo.error && photo.status === "failed");
   $("batch-failed").replaceChildren(...failed.map(failure));
   const made = batch.photos.filter((photo) => photo.resultUrl);
   $("batch-strip").replaceChildren(...made.slice(0, MOST_THUMBNAILS).map(thumbnail));
   if (made.length > MOST_THUMBNAILS) {
-    $("batch-count").textContent = `The first ${MOST_THUMBNAILS} pictures are shown; the ZIP contains all ${made.length}.`;
+    $("batch-count").textContent = t("The first {shown} pictures are shown; the ZIP contains all {count}.", {
+      shown: MOST_THUMBNAILS,
+      count: made.length,
+    });
   }
 }
 
 function outcome({ status, images, counts, zipUrl }) {
-  const made = `${counts.completed} of ${several(images, "picture was", "pictures were")} created`;
-  if (counts.completed && !zipUrl) return `${made}, but the results are no longer stored.`;
-  if (status === "completed") return "All pictures were created.";
-  if (status === "failed") return "No picture could be created.";
-  return status === "cancelled" ? `Cancelled: ${made}.` : `${made}.`;
+  const made = { ...counts, images };
+  if (counts.completed && !zipUrl) {
+    return t("{completed} of {images} pictures were created, but the results are no longer stored.", made);
+  }
+  if (status === "completed") return t("All pictures were created.");
+  if (status === "failed") return t("No picture could be created.");
+  if (status === "cancelled") return t("Cancelled: {completed} of {images} pictures were created.", made);
+  return t("{completed} of {images} pictures were created.", made);
 }
 
 function failure({ name, error }) {

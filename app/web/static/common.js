@@ -1,8 +1,27 @@
-// Shared helpers: element look-up, the status line and API calls.
+// Shared helpers: elements, the status line and API calls.
+
+import { t } from "./words.js";
 
 export const API = "api/background-remover";
 
+// Pages of other origins cannot send a header of this name.
+const OWN = { Accept: "application/json", "X-Cutout-Page": "1" };
+
 export const $ = (id) => document.getElementById(id);
+
+/**
+ * Make an element: `element("li", { className: "failed" }, "text", otherElement)`. Properties with a dash are attributes.
+ * @param {...(Node|string)} children
+ */
+export function element(name, properties = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key.includes("-")) made.setAttribute(key, value);
+    else made[key] = value;
+  }
+  made.append(...children);
+  return made;
+}
 
 export function say(text, kind) {
   $("status").textContent = text;
@@ -22,16 +41,16 @@ export class Refusal extends Error {
   }
 
   static of(status, body) {
-    return new Refusal(body?.detail || `The service answered ${status}.`, status);
+    return new Refusal(body?.detail || t("The service answered {status}.", { status }), status);
   }
 }
 
 export async function call(url, init = {}) {
   let answer;
   try {
-    answer = await fetch(url, { ...init, headers: { Accept: "application/json", ...init.headers } });
+    answer = await fetch(url, { ...init, headers: { ...OWN, ...init.headers } });
   } catch {
-    throw new Refusal("The service cannot be reached. Is it still running?");
+    throw new Refusal(t("The service cannot be reached. Is it still running?"));
   }
   const body = await answer.json().catch(() => ({}));
   if (!answer.ok) throw Refusal.of(answer.status, body);
@@ -43,5 +62,3 @@ export function encoded(canvas, type, quality) {
   const bytes = atob(canvas.toDataURL(type, quality).split(",")[1]);
   return new Blob([Uint8Array.from(bytes, (one) => one.charCodeAt(0))], { type });
 }
-
-export const several = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;

@@ -4,6 +4,7 @@ import { $ } from "./common.js";
 import { chosenColour } from "./backdrops.js";
 import { refine, refinement } from "./refine.js";
 import { tell } from "./tools.js";
+import { t } from "./words.js";
 
 let shown = null; // { photo, first, job, state }: the file, the first job, the job that is shown, and its strokes
 
@@ -24,7 +25,7 @@ async function save(event) {
   if (fields.format === shown.job.format && !fields.background) return; // the link itself is right
   event.preventDefault();
   const mine = shown;
-  tell("Making the file …", "busy");
+  tell(t("Making the file …"), "busy");
   try {
     const job = await refine(mine.first.jobId, refinement(mine.state, fields));
     tell("");

@@ -1,6 +1,7 @@
 // Files that were chosen or dropped, as { file, name }. The name includes the path within a folder.
 
-import { $, several } from "./common.js";
+import { $ } from "./common.js";
+import { plural, t } from "./words.js";
 
 const TAKEN = new Set($("file").accept.split(","));
 const { mostImages, photoMb, batchMb } = $("form").dataset;
@@ -51,17 +52,24 @@ function isPicture({ file, name }) {
 
 // Return a sentence that says why these photos cannot be sent, or null if they can.
 export function objection(photos) {
-  if (!photos.length) return "Your selection contains no picture.";
+  if (!photos.length) return t("Your selection contains no picture.");
   if (photos.length > mostImages) {
-    return `You chose ${photos.length} photos, but a batch may have at most ${mostImages}. Choose fewer.`;
+    const counts = { count: photos.length, most: mostImages };
+    return t("You chose {count} photos, but a batch may have at most {most}. Choose fewer.", counts);
   }
   const large = photos.filter(({ file }) => file.size > photoMb * 1e6);
   if (large.length) {
-    const others = large.length > 1 ? ` and ${several(large.length - 1, "other")} are` : " is";
-    return `${large[0].name}${others} larger than ${photoMb} MB. Send a smaller file.`;
+    const values = { name: large[0].name, most: photoMb };
+    if (large.length === 1) return t("{name} is larger than {most} MB. Send a smaller file.", values);
+    return plural(
+      large.length - 1,
+      "{name} and {count} other are larger than {most} MB. Send a smaller file.",
+      "{name} and {count} others are larger than {most} MB. Send a smaller file.",
+      values,
+    );
   }
   if (photos.length > 1 && bytesOf(photos) > batchMb * 1e6) {
-    return `Together, these photos are larger than ${batchMb} MB. Send them in several batches.`;
+    return t("Together, these photos are larger than {most} MB. Send them in several batches.", { most: batchMb });
   }
   return null;
 }

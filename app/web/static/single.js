@@ -9,6 +9,7 @@ import { refinerOf } from "./refine.js";
 import { close, loaded, note, open, showCutout, startStage } from "./stage.js";
 import { choose, refreshTools, startTools, tell } from "./tools.js";
 import { showWhole, startZoom } from "./zoom.js";
+import { t } from "./words.js";
 
 // The real removal is sent when the preview is there, or after this time. A service without a GPU runs one network after
 // the other, so if it were sent first, the preview would come last.
@@ -33,7 +34,7 @@ export async function remove(photo) {
   const mine = current;
   const removal = { photo, isNewest: () => mine === current, isOpen: false, isDone: false };
   const clock = setInterval(tick, 1000, removal, performance.now());
-  say("Removing the background …", "busy");
+  say(t("Removing the background …"), "busy");
   try {
     const form = new FormData($("form"));
     form.set("image", photo, photo.name || "photo");
@@ -58,7 +59,7 @@ function tick(removal, start) {
   if (!removal.isNewest()) return;
   const seconds = `${((performance.now() - start) / 1000).toFixed(0)} s`;
   if (removal.isOpen) $("note-seconds").textContent = seconds;
-  else say(`Removing the background … ${seconds}`, "busy");
+  else say(`${t("Removing the background …")} ${seconds}`, "busy");
 }
 
 /** Show the photo itself, and return it; null if the browser cannot. */
@@ -66,7 +67,7 @@ async function openPhoto(removal) {
   const image = await loaded(removal.photo);
   if (!image || !removal.isNewest()) return null;
   begin(removal, image, image.naturalWidth, image.naturalHeight);
-  note("Removing the background …");
+  note(t("Removing the background …"));
   return image;
 }
 
@@ -75,7 +76,7 @@ async function lookAhead(removal, image) {
   const isWanted = () => removal.isNewest() && !removal.isDone;
   const url = hasPreview && (await previewOf(image));
   if (!url || !isWanted()) return;
-  if (await showCutout(url, isWanted)) note("Preview. Finishing …");
+  if (await showCutout(url, isWanted)) note(t("Preview. Finishing …"));
 }
 
 function begin(removal, image, width, height) {
@@ -98,29 +99,29 @@ async function show(removal, job) {
   if (!(await showCutout(job.resultUrl, removal.isNewest))) return;
   note("");
   const remarks = [...job.notes];
-  if (job.noForeground) remarks.unshift("No subject was found in this photo, so the result is fully transparent.");
+  if (job.noForeground) remarks.unshift(t("No subject was found in this photo, so the result is fully transparent."));
   $("remarks").textContent = remarks.join(" ");
   tellFacts(job);
   offerDownload({ photo: removal.photo, first: job, job, state: [] });
   want = refinerOf(job, {
-    working: () => tell("Refining …", "busy"),
+    working: () => tell(t("Refining …"), "busy"),
     failed(error) {
-      if (removal.isNewest()) tell(`${error.message} Undo the stroke, or draw another.`, "error");
+      if (removal.isNewest()) tell(`${error.message} ${t("Undo the stroke, or draw another.")}`, "error");
     },
     async show(refined, state, isWanted) {
       if (!(await showCutout(refined.resultUrl, () => removal.isNewest() && isWanted()))) return;
       tellFacts(refined);
       offerDownload({ photo: removal.photo, first: job, job: refined, state });
-      tell(refined === job ? "This is the first result again." : "The strokes are applied. Compare shows the result alone.");
+      tell(refined === job ? t("This is the first result again.") : t("The strokes are applied. Compare shows the result alone."));
     },
   });
   refreshTools(true);
-  tell("The background is removed. Draw with Keep and Drop to correct it.");
+  tell(t("The background is removed. Draw with Keep and Drop to correct it."));
 }
 
 function tellFacts(job) {
   const seconds = (job.processingMs / 1000).toFixed(1);
-  $("facts").textContent = `${job.width} × ${job.height}, ${seconds} s, ${job.model} on ${job.backend}`;
+  $("facts").textContent = t("{width} × {height}, {seconds} s, {model} on {backend}", { ...job, seconds });
 }
 
 export function startSingle() {

@@ -2,6 +2,7 @@
 // between them.
 
 import { $ } from "./common.js";
+import { t } from "./words.js";
 
 let position = { scale: 1, x: 0, y: 0 }; // see zoom.js
 
@@ -13,7 +14,7 @@ export const decodes = (image) => image.decode().then(() => true, () => false);
  * @returns {Promise<HTMLImageElement|null>} null if the browser cannot decode the photo
  */
 export async function loaded(photo) {
-  const image = pictureOf("before", "The photo", URL.createObjectURL(photo));
+  const image = pictureOf("before", t("The photo"), URL.createObjectURL(photo));
   if (await decodes(image)) return image;
   URL.revokeObjectURL(image.src);
   return null;
@@ -53,7 +54,7 @@ export function close() {
  * @returns {Promise<boolean>} whether it is shown
  */
 export async function showCutout(url, isWanted) {
-  const image = pictureOf("after", "The cut-out", url);
+  const image = pictureOf("after", t("The cut-out"), url);
   await decodes(image);
   if (!isWanted()) return false;
   $("after").replaceWith(image);

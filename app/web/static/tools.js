@@ -4,10 +4,12 @@ import { $ } from "./common.js";
 import { canRedo, canUndo, redo, reset, strokes, undo } from "./brush.js";
 import { useTool } from "./stage.js";
 import { isZoomed, panBy, showWhole, zoomIn, zoomOut } from "./zoom.js";
+import { isShown } from "./views.js";
+import { t } from "./words.js";
 
 const ADVICE = {
-  keep: "Draw over what is missing, or over the part that you mean.",
-  drop: "Draw over what should go.",
+  keep: t("Draw over what is missing, or over the part that you mean."),
+  drop: t("Draw over what should go."),
 };
 const PAN = { arrowleft: [1, 0], arrowright: [-1, 0], arrowup: [0, 1], arrowdown: [0, -1] };
 const PAN_PIXELS = 60;
@@ -61,7 +63,8 @@ const KEYS = {
 };
 
 function pressKey(event) {
-  if ($("result").hidden || event.altKey || event.target.matches("select, textarea, input[type=text]")) return;
+  if (!isShown("remove") || $("result").hidden || event.altKey) return;
+  if (event.target.closest("dialog, select, textarea, input:not([type=range], [type=radio], [type=checkbox])")) return;
   const key = event.key.toLowerCase();
   if (event.ctrlKey || event.metaKey) {
     if (key !== "z") return;

@@ -2,6 +2,7 @@
 
 import { $ } from "./common.js";
 import { place } from "./stage.js";
+import { t } from "./words.js";
 
 const STEP = 1.5;
 const BEYOND_PIXELS = 4; // screen pixels for a pixel of the photo, at most
@@ -26,10 +27,10 @@ function moveTo({ scale, x, y }) {
 }
 
 function tellZoom() {
-  if ($("result").hidden) return;
+  if ($("result").hidden || !box().width) return; // or the view itself is hidden
   const percent = `${Math.round((100 * now.scale) / fullPixels())} %`;
   $("zoom-fit").textContent = percent;
-  $("zoom-fit").ariaLabel = `${percent}. ${now.scale > 1 ? "Show the whole picture" : "Show full pixels"}`;
+  $("zoom-fit").ariaLabel = `${percent}. ${now.scale > 1 ? t("Show the whole picture") : t("Show full pixels")}`;
   $("zoom-out").disabled = now.scale <= 1;
 }
 

@@ -1,7 +1,11 @@
 """A real browser on the page, and checks that hold for everything it does."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files as resources
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,13 +14,19 @@ from playwright.sync_api import Browser, Page
 from tests.app.system.test_readiness import PATIENCE_MS
 from tests.fakes import wait_until
 
+# Where the screenshots of a run are kept, to be looked at.
+SCREENSHOTS = Path(os.environ.get("CUTOUT_SCREENSHOTS", Path(__file__).parents[3] / "build/screenshots"))
+
+UNTRANSLATED = """document.querySelector("#language")
+    ? import("./static/words.js").then(({ missing }) => [...missing]) : []"""
+
 
 @contextmanager
 def opened(
     browser: Browser, address: str, refusals: int = 0, shows: str = ".tier", **context: Any
 ) -> Iterator[Page]:
     """Open a page. At the end, check that it had no errors besides `refusals` refused calls, kept its content security
-    policy, and called no other host.
+    policy, called no other host, and lacked no word of its language.
     """
     page = browser.new_page(**context)
     page.set_default_timeout(PATIENCE_MS)
@@ -34,7 +44,9 @@ def opened(
     page.wait_for_selector(shows)
     yield page
     violations = page.evaluate("violations")
+    untranslated = page.evaluate(UNTRANSLATED)
     page.close()
+    assert untranslated == []
     assert violations == []
     own = "{0.scheme}://{0.netloc}/".format(urlsplit(address))
     assert [url for url in asked if not url.startswith((own, f"blob:{own}", "data:"))] == []
@@ -53,3 +65,27 @@ def files(photos: list[bytes]) -> list[Any]:
 def until(page: Page, holds: str) -> None:
     """Wait until a condition is true in the page; its policy forbids what `wait_for_function` does."""
     wait_until(lambda: bool(page.evaluate(holds)), PATIENCE_MS / 1000)
+
+
+@cache
+def axe() -> str:
+    return (resources("axe_playwright_python") / "axe.min.js").read_text()
+
+
+def accessible(page: Page) -> None:
+    """Check that axe-core finds no violation in what the page shows now."""
+    page.evaluate(axe())
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+
+
+def fits(page: Page) -> None:
+    """Check that nothing is wider than the window."""
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0, f"the page is {wide} pixels wider than its window"
+
+
+def keep(page: Page, name: str) -> None:
+    """Keep a screenshot of the whole page."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)

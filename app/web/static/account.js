@@ -1,0 +1,5 @@
+// The view Account, and signing in.
+
+import { registerView } from "./views.js";
+
+registerView("account", {});

@@ -1,0 +1,5 @@
+// The view Admin, and its charts.
+
+import { registerView } from "./views.js";
+
+registerView("admin", {});

@@ -1,0 +1,5 @@
+// The view History.
+
+import { registerView } from "./views.js";
+
+registerView("history", {});

@@ -1,0 +1,105 @@
+// The view Remove: choose a tier and drop a photo, which is done at once (single.js); several photos become a batch
+// (batch.js).
+
+import { showBackdrops } from "./backdrops.js";
+import { busy, hide, offer, startBatches } from "./batch.js";
+import { $, API, call, say, sayNothing } from "./common.js";
+import { chosen, dropped, objection, pictures } from "./files.js";
+import { dismiss, offerPreview, remove, startSingle } from "./single.js";
+import { isShown, registerView } from "./views.js";
+import { plural, t } from "./words.js";
+
+const RECIPES = {
+  mask: t("Cuts out the subject"),
+  clean: t("plus edges without the old background's colour"),
+  refined: t("plus hair, fur and lace in full detail"),
+  "second-look": t("plus a second look at small subjects"),
+};
+
+async function showTiers() {
+  const { preview, ...tiers } = (await call(`${API}/pricing`)).tiers;
+  // It is shown with every photo, so it has no card; and not where each one costs the operator a call to another service.
+  offerPreview(preview !== undefined && !preview.backend.startsWith("huggingface"));
+  for (const [tier, info] of Object.entries(tiers)) {
+    const card = $("tier").content.cloneNode(true);
+    const radio = card.querySelector("input");
+    radio.value = tier;
+    radio.checked = tier === "basic";
+    card.querySelector("b").textContent = info.name;
+    card.querySelector(".recipe").textContent = RECIPES[info.recipe];
+    card.querySelector(".price").textContent = plural(info.credits, "{count} credit", "{count} credits");
+    card.querySelector(".model").textContent = info.substitute
+      ? t("{model}, substitute for {wanted}", info)
+      : info.model;
+    $("tiers").append(card);
+  }
+}
+
+// A single photo is processed immediately; several become a batch.
+async function take(found) {
+  const { photos, others } = pictures(found);
+  const reason = objection(photos);
+  if (reason) {
+    say(reason, "error");
+  } else if (photos.length > 1 && busy()) {
+    say(t("A batch is running. Wait until it has finished, cancel it, or open this page in another tab."), "error");
+  } else if (photos.length > 1) {
+    dismiss();
+    sayNothing();
+    await offer(photos, others);
+  } else {
+    if (!busy()) hide();
+    await remove(photos[0].file);
+  }
+}
+
+/** Take dropped files anywhere on the page: a near miss would make the browser leave it. */
+function takeDrops() {
+  const drop = $("drop");
+  const hasFiles = (event) => event.dataTransfer.types.includes("Files");
+  for (const type of ["dragenter", "dragover"]) {
+    document.addEventListener(type, (event) => {
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      drop.classList.add("over");
+    });
+  }
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) drop.classList.remove("over"); // it left the window
+  });
+  document.addEventListener("drop", (event) => {
+    drop.classList.remove("over");
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    goHere();
+    dropped(event.dataTransfer).then(take, (error) =>
+      say(t("The folder cannot be read: {reason}", { reason: error.message }), "error"),
+    );
+  });
+}
+
+/** Show this view, if another one is shown. */
+function goHere() {
+  if (!isShown("remove")) location.hash = "remove";
+}
+
+export function startRemove() {
+  for (const input of [$("file"), $("folder")]) {
+    input.addEventListener("change", () => {
+      const found = chosen(input.files);
+      input.value = ""; // so that choosing the same file again triggers the event
+      if (found.length) take(found);
+    });
+  }
+  takeDrops();
+  document.addEventListener("paste", (event) => {
+    if (!event.clipboardData.files.length) return;
+    goHere();
+    take(chosen(event.clipboardData.files));
+  });
+  showBackdrops();
+  startSingle();
+  startBatches();
+  registerView("remove", {});
+  showTiers().catch((error) => say(error.message, "error"));
+}

@@ -1,0 +1,60 @@
+// The views of the page. The fragment of its address says which one is shown, and with what: `#history?status=failed`.
+// `#batch=…` and `#job=…` are things of the view Remove.
+
+import { $ } from "./common.js";
+
+const FIRST = "remove";
+
+const views = new Map();
+let shown = null; // the name of the view that is shown
+
+/**
+ * Add a view, whose markup is in views/NAME.html.
+ * @param {{show?: (query: URLSearchParams) => void, hide?: () => void}} view `show` is called each time when the view
+ *   is shown and when its query changes; `hide` when another view takes its place
+ */
+export function registerView(name, view) {
+  views.set(name, view);
+}
+
+export const isShown = (name) => shown === name;
+
+/** Put a query into the address of the view that is shown, without a new entry in the browser's history. */
+export function replaceQuery(query) {
+  const text = query.toString();
+  history.replaceState(null, "", text ? `#${shown}?${text}` : `#${shown}`);
+  linkTo(shown).href = location.hash;
+}
+
+const linkTo = (name) => document.querySelector(`nav [data-to="${name}"]`);
+
+function wanted() {
+  const [name, query = ""] = location.hash.slice(1).split("?");
+  return views.has(name) ? [name, query] : [FIRST, ""];
+}
+
+function show({ isFirst = false } = {}) {
+  const [name, query] = wanted();
+  if (shown !== name) {
+    if (shown) views.get(shown).hide?.();
+    shown = name;
+    for (const section of document.querySelectorAll("[data-view]")) section.hidden = section.dataset.view !== name;
+    for (const link of document.querySelectorAll("nav [data-to]")) {
+      link.ariaCurrent = link.dataset.to === name ? "page" : null;
+    }
+    const title = $(`${name}-title`);
+    document.title = name === FIRST ? "Cutout" : `${title.textContent} · Cutout`;
+    if (!isFirst) {
+      scrollTo(0, 0);
+      title.focus({ preventScroll: true }); // the keyboard and a screen reader begin at the new view
+    }
+  }
+  // The link leads back to what the view shows now.
+  if (location.hash) linkTo(name).href = location.hash;
+  views.get(name).show?.(new URLSearchParams(query));
+}
+
+export function startViews() {
+  addEventListener("hashchange", show);
+  show({ isFirst: true });
+}

@@ -1,0 +1,9 @@
+// Indonesian, by views.
+
+import account from "./id/account.js";
+import admin from "./id/admin.js";
+import common from "./id/common.js";
+import history from "./id/history.js";
+import remove from "./id/remove.js";
+
+export default { ...common, ...remove, ...history, ...account, ...admin };

@@ -1,0 +1,3 @@
+// Indonesian for the view Admin.
+
+export default {};

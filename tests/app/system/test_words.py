@@ -1,0 +1,86 @@
+"""The languages of the page: every text that it shows has a translation."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from playwright.sync_api import Browser
+
+from cutout.app.system.page import STATIC, VIEWS
+from tests.app.system.chromium import accessible, opened
+from tests.app.system.test_readiness import CHROMIUM
+
+STRING = r'"(?:[^"\\]|\\.)*"'
+LETTER = re.compile(r"[^\W\d_]")
+# Names, which are the same in each language.
+NAMES = {"English", "Bahasa Indonesia", "PNG", "WebP", "JPEG"}
+
+
+class Texts(HTMLParser):
+    """Collects the texts and the spoken attributes of a page's markup."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def handle_data(self, data: str) -> None:
+        self.found.add(" ".join(data.split()))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        spoken = ("aria-label", "title", "placeholder", "alt")
+        self.found |= {value for name, value in attrs if name in spoken and value}
+
+
+def texts_of_markup() -> set[str]:
+    texts = Texts()
+    for file in (STATIC / "index.html", *(STATIC / "views").iterdir()):
+        texts.feed(re.sub(r"(?s).*<body>", "", file.read_text()))
+    return {text for text in texts.found if LETTER.search(text) and "$" not in text}
+
+
+def texts_of_scripts() -> set[str]:
+    found = set()
+    for file in STATIC.glob("*.js"):
+        script = file.read_text()
+        for call in re.finditer(rf"\bt\(\s*({STRING})", script):
+            found.add(json.loads(call[1]))
+        for call in re.finditer(rf"\bplural\(\s*[^\"]*?({STRING}),\s*({STRING})", script):
+            found |= {json.loads(call[1]), json.loads(call[2])}
+    return found
+
+
+def words(name: str) -> dict[str, str]:
+    """Return what a dictionary of `words/id` has."""
+    script = (STATIC / "words/id" / f"{name}.js").read_text()
+    pairs = re.findall(rf"^  ({STRING}):\s*({STRING}),$", script, re.MULTILINE)
+    return {json.loads(text): json.loads(translation) for text, translation in pairs}
+
+
+def test_each_text_has_a_translation_and_each_translation_a_text() -> None:
+    dictionaries = [words(name) for name in ("common", *VIEWS)]
+    known = {text for one in dictionaries for text in one}
+    assert sum(map(len, dictionaries)) > 60
+    shown = texts_of_markup() | texts_of_scripts()
+    assert shown - known - NAMES == set()
+    assert known - shown == set()
+    for one in dictionaries:
+        for text, translation in one.items():
+            assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", translation)), text
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this host")
+def test_the_page_is_read_in_indonesian(browser: Browser, fake_service: str) -> None:
+    with opened(browser, fake_service, locale="id-ID") as page:
+        assert page.get_attribute("html", "lang") == "id"
+        assert page.inner_text("nav [data-to=history]") == "Riwayat"
+        assert page.inner_text("#drop strong").startswith("Letakkan")
+        for view in VIEWS:
+            page.click(f"nav [data-to={view}]")
+            page.wait_for_selector(f"#view-{view}")
+            accessible(page)
+        with page.expect_navigation():
+            page.select_option("#language", "en")
+        assert page.inner_text("nav [data-to=history]:not(:text('Riwayat'))") == "History"
+        assert page.title() == "Admin · Cutout"
