@@ -69,12 +69,15 @@ def page_of(name: str, **values: object) -> HTMLResponse:
 async def index(settings: SettingsDep) -> HTMLResponse:
     """Return the web page with its views, and with the accepted file types and size limits filled in."""
     values = {
+        # Without a public path, the page's own address tells where its files are.
+        "root": f"{settings.path_prefix}/" if settings.path_prefix else "",
         "accept": ",".join([*TYPES, *sorted(SUFFIXES)]),
         "most_images": LARGEST_BATCH,
         "photo_mb": settings.max_upload_mb,
         "batch_mb": settings.max_batch_mb,
     }
-    return page_of("index.html", views="".join(filled(f"views/{view}.html", **values) for view in VIEWS))
+    views = "".join(filled(f"views/{view}.html", **values) for view in VIEWS)
+    return page_of("index.html", views=views, root=values["root"])
 
 
 @router.head("/docs")

@@ -2,7 +2,10 @@
 
 import { t } from "./words.js";
 
-export const API = "api/background-remover";
+// The service's address as this page sees it. A proxy may serve it below a path that the service does not know.
+const ROOT = new URL("..", import.meta.url).href;
+
+export const API = `${ROOT}api/background-remover`;
 
 // Pages of other origins cannot send a header of this name.
 const OWN = { Accept: "application/json", "X-Cutout-Page": "1" };
@@ -52,10 +55,21 @@ export async function call(url, init = {}) {
   } catch {
     throw new Refusal(t("The service cannot be reached. Is it still running?"));
   }
-  const body = await answer.json().catch(() => ({}));
+  const body = parsed(await answer.text().catch(() => ""));
   if (!answer.ok) throw Refusal.of(answer.status, body);
   return body;
 }
+
+/** Read JSON of the service. Paths in it, as in `resultUrl`, become addresses that hold for this page; no JSON is `{}`. */
+export function parsed(text) {
+  try {
+    return JSON.parse(text, (name, value) => (name.endsWith("Url") ? addressOf(value) : value)) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+const addressOf = (path) => (path?.startsWith("/") ? ROOT + path.slice(path.lastIndexOf("/api/") + 1) : path);
 
 /** Encode a canvas at once; `toBlob` waits for the browser to be idle, which can take a second. */
 export function encoded(canvas, type, quality) {

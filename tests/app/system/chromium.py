@@ -18,7 +18,7 @@ from tests.fakes import wait_until
 SCREENSHOTS = Path(os.environ.get("CUTOUT_SCREENSHOTS", Path(__file__).parents[3] / "build/screenshots"))
 
 UNTRANSLATED = """document.querySelector("#language")
-    ? import("./static/words.js").then(({ missing }) => [...missing]) : []"""
+    ? import(new URL("words.js", document.querySelector("script[type=module]").src)).then(({ missing }) => [...missing]) : []"""
 
 
 @contextmanager
