@@ -41,7 +41,7 @@ FILES = {
         [
             file.relative_to(STATIC).as_posix()
             for file in STATIC.rglob("*")
-            if file.suffix in (".js", ".css", ".svg")
+            if file.suffix in (".js", ".css", ".svg", ".jpg")
         ],
         KEPT_WHILE_UNCHANGED,
     ),

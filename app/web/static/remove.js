@@ -29,8 +29,8 @@ async function showTiers() {
     card.querySelector(".recipe").textContent = RECIPES[info.recipe];
     card.querySelector(".price").textContent = plural(info.credits, "{count} credit", "{count} credits");
     card.querySelector(".model").textContent = info.substitute
-      ? t("{model}, substitute for {wanted}", info)
-      : info.model;
+      ? t("{model} on {backend}, substitute for {wanted}", info)
+      : t("{model} on {backend}", info);
     $("tiers").append(card);
   }
 }
@@ -50,6 +50,17 @@ async function take(found) {
   } else {
     if (!busy()) hide();
     await remove(photos[0].file);
+  }
+}
+
+/** Take the photo that comes with the page, for those who have none at hand. */
+async function takeSample() {
+  try {
+    const answer = await fetch("static/sample.jpg");
+    if (!answer.ok) throw new Error();
+    await take(chosen([new File([await answer.blob()], "sample.jpg", { type: "image/jpeg" })]));
+  } catch {
+    say(t("The service cannot be reached. Is it still running?"), "error");
   }
 }
 
@@ -91,6 +102,7 @@ export function startRemove() {
       if (found.length) take(found);
     });
   }
+  $("sample").addEventListener("click", takeSample);
   takeDrops();
   document.addEventListener("paste", (event) => {
     if (!event.clipboardData.files.length) return;

@@ -6,6 +6,7 @@ export default {
   "Drop a photo, several photos or a folder here": "Letakkan satu foto, beberapa foto, atau folder di sini",
   "or click to choose photos, or paste one": "atau klik untuk memilih foto, atau tempel satu foto",
   "Choose a folder": "Pilih folder",
+  "Try a sample photo": "Coba foto contoh",
   "Remove the backgrounds": "Hapus latar belakang foto-foto ini",
   "Cancel": "Batalkan",
   "Download ZIP": "Unduh ZIP",
@@ -51,7 +52,8 @@ export default {
   "plus a second look at small subjects": "dan pemeriksaan kedua untuk objek kecil",
   "{count} credit": "{count} kredit",
   "{count} credits": "{count} kredit",
-  "{model}, substitute for {wanted}": "{model}, pengganti {wanted}",
+  "{model} on {backend}, substitute for {wanted}": "{model} pada {backend}, pengganti {wanted}",
+  "{model} on {backend}": "{model} pada {backend}",
   "A batch is running. Wait until it has finished, cancel it, or open this page in another tab.":
     "Sebuah batch sedang berjalan. Tunggu sampai selesai, batalkan, atau buka halaman ini di tab lain.",
   "The folder cannot be read: {reason}": "Folder tidak dapat dibaca: {reason}",

@@ -1,4 +1,4 @@
-"""The languages of the page: every text that it shows has a translation."""
+"""The frame of the page: its views, its languages, and a sample photo."""
 
 import json
 import re
@@ -67,6 +67,15 @@ def test_each_text_has_a_translation_and_each_translation_a_text() -> None:
     for one in dictionaries:
         for text, translation in one.items():
             assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", translation)), text
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this host")
+def test_a_sample_photo_is_at_hand(browser: Browser, fake_service: str) -> None:
+    with opened(browser, fake_service) as page:
+        page.click("#sample")
+        page.wait_for_selector("#save:not([hidden])")
+        assert page.get_attribute("#download", "download") == "sample-cutout.png"
 
 
 @pytest.mark.browser
