@@ -1,6 +1,6 @@
 // Shared helpers: elements, the status line and API calls.
 
-import { t } from "./words.js";
+import { plural, t } from "./words.js";
 
 // The service's address as this page sees it. A proxy may serve it below a path that the service does not know.
 const ROOT = new URL("..", import.meta.url).href;
@@ -36,27 +36,97 @@ export function sayNothing() {
   $("status").hidden = true;
 }
 
-// An error response of the service; `status` is 0 if it did not respond.
-export class Refusal extends Error {
-  constructor(message, status = 0) {
-    super(message);
-    this.status = status;
-  }
-
-  static of(status, body) {
-    return new Refusal(body?.detail || t("The service answered {status}.", { status }), status);
+/** Say what an error is, with the way to what helps where there is one. */
+export function complain(error) {
+  say(error.message, "error");
+  if (error.code === "INSUFFICIENT_CREDITS") {
+    $("status").append(" ", element("a", { href: "#account" }, t("See your credits")));
   }
 }
 
-export async function call(url, init = {}) {
+/** An error response of the service; `status` is 0 if it did not respond, `retryAfter` are seconds or null. */
+export class Refusal extends Error {
+  constructor(message, status = 0, code = "", retryAfter = null) {
+    super(message);
+    Object.assign(this, { status, code, retryAfter });
+  }
+
+  static of(status, body, retryAfter = "") {
+    const seconds = /^\d+$/.test(retryAfter ?? "") ? Math.max(1, Number(retryAfter)) : null;
+    return new Refusal(body?.detail || adviceFor(status), status, body?.code, seconds);
+  }
+}
+
+/** Advice on an answer that comes from a proxy in front of the service, or from something else there. */
+function adviceFor(status) {
+  if (status === 413) return t("The upload is too large for a server in between. Send smaller photos, or fewer at once.");
+  if ([502, 503, 504].includes(status)) {
+    return t("The service is not there at the moment; it may be starting. Nothing was charged. Try again in a moment.");
+  }
+  if (status >= 500) return t("The service failed ({status}). Nothing was charged. Try again; its log says more.", { status });
+  return t("The service answered {status}.", { status });
+}
+
+/** The error of a request that got no answer. */
+export const unreachable = () =>
+  new Refusal(
+    navigator.onLine
+      ? t("The service cannot be reached. Is it still running?")
+      : t("You are offline. Connect to the network and try again; nothing is lost."),
+  );
+
+// Longer waits are told, and left to the reader.
+const LONGEST_WAIT_SECONDS = 90;
+const MOST_REPEATS = 5;
+// These last until somebody mends something.
+const LASTING = ["QUEUE_UNAVAILABLE", "STORAGE_UNAVAILABLE"];
+
+/** Wait whole seconds, and tell each second how many are left. An aborted `signal` ends it at once. */
+export async function wait(seconds, tell, signal) {
+  for (let left = seconds; left > 0 && !signal?.aborted; left--) {
+    tell?.(plural(left, "Trying again in {count} second …", "Trying again in {count} seconds …"));
+    await new Promise((resolve) => {
+      const timer = setTimeout(resolve, 1000);
+      signal?.addEventListener("abort", () => resolve(clearTimeout(timer)), { once: true });
+    });
+  }
+}
+
+/**
+ * Do what the service may refuse for a while, again as soon as it allows that. Only for what may be done twice.
+ * @param tell is told the reason and how long it takes yet
+ */
+export async function insist(act, tell, signal) {
+  for (let repeats = 0; ; repeats++) {
+    try {
+      return await act();
+    } catch (error) {
+      const isSoon = error.retryAfter && error.retryAfter <= LONGEST_WAIT_SECONDS && !LASTING.includes(error.code);
+      if (!isSoon || ![429, 503].includes(error.status) || repeats === MOST_REPEATS) throw error;
+      await wait(error.retryAfter, tell && ((text) => tell(`${error.message} ${text}`)), signal);
+      if (signal?.aborted) throw error;
+    }
+  }
+}
+
+/**
+ * Call the service. A GET that it refuses for a while is repeated by itself, another call with `repeats: true`.
+ * @param init as for fetch, and `waits(text)`, which is told while it waits
+ */
+export function call(url, { waits, repeats, ...init } = {}) {
+  const once = () => callOnce(url, init);
+  return (repeats ?? !init.method) ? insist(once, waits, init.signal) : once();
+}
+
+async function callOnce(url, init) {
   let answer;
   try {
     answer = await fetch(url, { ...init, headers: { ...OWN, ...init.headers } });
   } catch {
-    throw new Refusal(t("The service cannot be reached. Is it still running?"));
+    throw unreachable();
   }
   const body = parsed(await answer.text().catch(() => ""));
-  if (!answer.ok) throw Refusal.of(answer.status, body);
+  if (!answer.ok) throw Refusal.of(answer.status, body, answer.headers.get("Retry-After"));
   return body;
 }
 
@@ -69,7 +139,7 @@ export function parsed(text) {
   }
 }
 
-const addressOf = (path) => (path?.startsWith("/") ? ROOT + path.slice(path.lastIndexOf("/api/") + 1) : path);
+const addressOf = (path) => (typeof path === "string" && path.startsWith("/") ? ROOT + path.slice(path.lastIndexOf("/api/") + 1) : path);
 
 /** Encode a canvas at once; `toBlob` waits for the browser to be idle, which can take a second. */
 export function encoded(canvas, type, quality) {

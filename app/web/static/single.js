@@ -1,6 +1,6 @@
 // One photo: removed at once, previewed while that takes, and refined with the brush.
 
-import { $, API, call, say, sayNothing } from "./common.js";
+import { $, API, call, complain, say, sayNothing } from "./common.js";
 import { forget, startBrush, strokes } from "./brush.js";
 import { offerDownload, startDownloads } from "./download.js";
 import { startPointers } from "./pointers.js";
@@ -42,13 +42,15 @@ export async function remove(photo) {
     const preview = opened.then((image) => image && lookAhead(removal, image));
     await Promise.race([preview, new Promise((resolve) => setTimeout(resolve, HEAD_START_MS))]);
     if (!removal.isNewest()) return;
-    const job = await call(`${API}/remove`, { method: "POST", body: form });
+    const waits = (text) => removal.isNewest() && say(text, "busy");
+    // A refusal for a while costs nothing, so the photo may be sent again.
+    const job = await call(`${API}/remove`, { method: "POST", body: form, repeats: true, waits });
     await opened;
     await show(removal, job);
   } catch (error) {
     if (!removal.isNewest()) return;
     dismiss();
-    say(error.message, "error");
+    complain(error);
   } finally {
     removal.isDone = true;
     clearInterval(clock);

@@ -45,7 +45,7 @@ def do_many(page: Page) -> None:
     page.locator("#batch-told", has_text="All pictures were created.").wait_for()
     until(
         page,
-        "[...document.querySelectorAll('#batch-strip img')].filter((image) => image.naturalWidth > 0).length === 3",
+        "[...document.querySelectorAll('.photo img')].filter((image) => image.naturalWidth > 0).length === 3",
     )
     with page.expect_download() as download:
         page.click("#batch-zip")

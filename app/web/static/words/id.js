@@ -2,8 +2,9 @@
 
 import account from "./id/account.js";
 import admin from "./id/admin.js";
+import batch from "./id/batch.js";
 import common from "./id/common.js";
 import history from "./id/history.js";
 import remove from "./id/remove.js";
 
-export default { ...common, ...remove, ...history, ...account, ...admin };
+export default { ...common, ...remove, ...batch, ...history, ...account, ...admin };
