@@ -46,7 +46,7 @@ def opened(
     violations = page.evaluate("violations")
     untranslated = page.evaluate(UNTRANSLATED)
     page.close()
-    assert untranslated == []
+    assert untranslated == [], untranslated
     assert violations == []
     own = "{0.scheme}://{0.netloc}/".format(urlsplit(address))
     assert [url for url in asked if not url.startswith((own, f"blob:{own}", "data:"))] == []

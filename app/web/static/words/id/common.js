@@ -9,6 +9,9 @@ export default {
   "Language": "Bahasa",
   "Cutout": "Cutout",
   "API": "API",
+  "PNG": "PNG",
+  "WebP": "WebP",
+  "JPEG": "JPEG",
   "This page needs JavaScript.": "Halaman ini memerlukan JavaScript.",
   "See your credits": "Lihat kredit Anda",
   "The upload is too large for a server in between. Send smaller photos, or fewer at once.":
