@@ -42,6 +42,7 @@ export function showPhotos(owner, photos) {
     return;
   }
   watcher.disconnect();
+  cards.forEach(release);
   shownFor = owner;
   cards = photos.map(makeCard);
   $("batch-photos").replaceChildren(...cards.map(({ node }) => node));
@@ -120,14 +121,22 @@ async function showPicture(card) {
     await image.decode().then(() => put(card, image), () => (card.shows = "")); // one that comes near again tries again
   } else if (card.photo.file && !card.shows) {
     card.shows = "file";
-    const canvas = await thumbnailOf(card.photo.file, () => card.isNear && card.shows === "file");
-    if (!canvas && !card.isNear && card.shows === "file") card.shows = "";
-    if (canvas && card.picture.firstElementChild?.localName !== "img") put(card, canvas);
+    const copy = await thumbnailOf(card.photo.file, () => card.isNear && card.shows === "file");
+    if (card.shows !== "file") return;
+    if (copy) put(card, element("img", { alt: "", className: "own", src: URL.createObjectURL(copy) }));
+    else if (!card.isNear) card.shows = "";
   }
 }
 
-function put(card, picture) {
-  card.picture.replaceChildren(picture);
+function put(card, image) {
+  release(card);
+  card.picture.replaceChildren(image);
+}
+
+/** Give the memory of a small copy back. */
+function release({ picture }) {
+  const shown = picture.firstElementChild;
+  if (shown?.matches(".own")) URL.revokeObjectURL(shown.src);
 }
 
 /** Show all photos, the failed ones, or those that a person should look at. */

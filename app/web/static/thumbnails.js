@@ -1,16 +1,18 @@
-// Small copies of photos that are on this machine. The browser decodes and resizes them beside the page; few at a time,
-// and only those that are still wanted when their turn comes.
+// Small copies of photos that are on this machine, made by a worker beside the page: few at a time, and only those that
+// are still wanted when their turn comes.
 
 const SIDE = 144; // pixels: twice that of the card, for fine screens
 const AT_ONCE = 2;
 
 const waiting = [];
-let inWork = 0;
+const inWork = new Map(); // the functions that take what the worker makes, by number
+let worker = null;
+let last = 0;
 
 /**
  * Make a small copy of a photo.
  * @param isWanted asked before the work begins
- * @returns {Promise<HTMLCanvasElement|null>} null if it is no longer wanted, or the browser cannot read the photo
+ * @returns {Promise<Blob|null>} null if it is no longer wanted, or the browser cannot read the photo
  */
 export function thumbnailOf(file, isWanted) {
   return new Promise((resolve) => {
@@ -19,25 +21,25 @@ export function thumbnailOf(file, isWanted) {
   });
 }
 
-async function next() {
-  if (inWork === AT_ONCE || !waiting.length) return;
-  const { file, isWanted, resolve } = waiting.shift();
-  if (!isWanted()) {
-    resolve(null);
-    next();
-    return;
+function next() {
+  while (inWork.size < AT_ONCE && waiting.length) {
+    const { file, isWanted, resolve } = waiting.shift();
+    if (!isWanted()) {
+      resolve(null);
+      continue;
+    }
+    worker ??= started();
+    inWork.set(++last, resolve);
+    worker.postMessage({ id: last, file, side: SIDE });
   }
-  inWork++;
-  resolve(await made(file).catch(() => null));
-  inWork--;
-  next();
 }
 
-async function made(file) {
-  const bitmap = await createImageBitmap(file, { resizeWidth: SIDE, resizeQuality: "medium" });
-  const canvas = document.createElement("canvas");
-  canvas.width = bitmap.width;
-  canvas.height = bitmap.height;
-  canvas.getContext("bitmaprenderer").transferFromImageBitmap(bitmap);
-  return canvas;
+function started() {
+  const made = new Worker(new URL("thumbnail_worker.js", import.meta.url));
+  made.addEventListener("message", ({ data: { id, copy } }) => {
+    inWork.get(id)(copy);
+    inWork.delete(id);
+    next();
+  });
+  return made;
 }

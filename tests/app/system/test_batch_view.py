@@ -66,7 +66,7 @@ def test_each_of_ten_photos_shows_what_becomes_of_it(page: Page) -> None:
     page.set_input_files("#file", files([*small_photos(9), BROKEN]))
     told(page, "10 × 3 = 30 credits.")
     # The photos are shown before they are sent; the broken one cannot be.
-    until(page, "document.querySelectorAll('.photo canvas').length === 9")
+    until(page, "document.querySelectorAll('.photo .own').length === 9")
     assert set(page.evaluate(STATUSES)) == {"ready"}
     assert page.is_hidden("#batch-filters")
     keep(page, "batch-offer")
@@ -230,8 +230,8 @@ def test_presets_and_formats_are_chosen(page: Page, place: Deployment) -> None:
 def test_only_photos_that_are_near_get_pictures(page: Page) -> None:
     page.set_input_files("#file", files(small_photos(10) * 30))
     until(page, "document.querySelectorAll('.photo').length === 300")
-    until(page, "document.querySelectorAll('.photo canvas').length > 5")
-    assert page.locator(".photo canvas").count() < 150
+    until(page, "document.querySelectorAll('.photo .own').length > 5")
+    assert page.locator(".photo .own").count() < 150
     page.locator(".photo").last.scroll_into_view_if_needed()
-    page.locator(".photo").last.locator("canvas").wait_for()
-    assert page.locator(".photo canvas").count() < 200
+    page.locator(".photo").last.locator(".own").wait_for()
+    assert page.locator(".photo .own").count() < 200
