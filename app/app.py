@@ -8,7 +8,9 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from cutout.app.auth import admin_router as auth_admin_router
 from cutout.app.auth import router as auth_router
+from cutout.app.auth import session_router
 from cutout.app.auth.signed_urls import ServiceSecret
 from cutout.app.auth.tokens import TokenReader
 from cutout.app.batches import router as batches_router
@@ -40,6 +42,7 @@ from cutout.app.observability.metrics import Metrics
 from cutout.app.ratelimit.limits import Kind, Limit, RateLimits
 from cutout.app.removals import router as removals_router
 from cutout.app.removals.refining import RefinementSlots
+from cutout.app.stats import admin_router as stats_admin_router
 from cutout.app.stats import router as stats_router
 from cutout.app.storage.base import Storage
 from cutout.app.storage.probe import StorageProbe
@@ -218,11 +221,14 @@ def include_routers(service: FastAPI, settings: Settings) -> None:
     for module in (
         health,
         auth_router,
+        session_router,
         removals_router,
         batches_router,
         billing_router,
         stats_router,
         admin_router,
+        stats_admin_router,
+        auth_admin_router,
         metrics,
         page,
         compat,

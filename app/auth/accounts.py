@@ -48,6 +48,10 @@ class AccountDisabled(ForbiddenError):
         super().__init__("This account is disabled. Ask the operator of this service to enable it again.")
 
 
+class CannotDisable(ConflictError):
+    """An admin would disable their own account, or the only user of a service whose authentication is off."""
+
+
 class TooManyKeys(ConflictError):
     """A user already has the maximum number of API keys."""
 
@@ -186,6 +190,33 @@ def enable(session: Session, user: User) -> None:
     user.disabled_at = None
 
 
+def disable_other(session: Session, user_id: uuid.UUID, admin: User) -> User | None:
+    """Disable an account on behalf of an admin, like `disable`. Return None if there is no such user.
+
+    Raises:
+        CannotDisable: it is the admin's own account, or the only user of a service whose authentication is off.
+
+    """
+    user = _present(session, user_id)
+    if user is None:
+        return None
+    if user.id == admin.id and user.subject != LOCAL_ADMIN:
+        raise CannotDisable("You cannot disable your own account. Ask another admin to do it.")
+    try:
+        disable(session, user)
+    except AccountError as error:
+        raise CannotDisable(str(error)) from error
+    return user
+
+
+def enable_again(session: Session, user_id: uuid.UUID) -> User | None:
+    """Enable an account, like `enable`. Return None if there is no such user."""
+    user = _present(session, user_id)
+    if user is not None:
+        enable(session, user)
+    return user
+
+
 def require_not_local_admin(user: User) -> None:
     """Raise AccountError for the only user of a service whose authentication is off: they need no credentials."""
     if user.subject == LOCAL_ADMIN:
@@ -246,7 +277,12 @@ def create_key(session: Session, user: User, name: str, most: int | None = None)
 
 
 def by_key(session: Session, key: str) -> User:
-    """Return the user to whom an API key belongs.
+    """Return the user to whom an API key belongs; raises as `find_key` does."""
+    return find_key(session, key)[1]
+
+
+def find_key(session: Session, key: str) -> tuple[ApiKey, User]:
+    """Return the row of an API key, and the user to whom it belongs.
 
     Raises:
         InvalidToken: the key is unknown, malformed or revoked.
@@ -259,10 +295,10 @@ def by_key(session: Session, key: str) -> User:
     message = "This API key is unknown or was revoked. Create a new one."
     if found is None:
         raise InvalidToken(message, f"API key {key[:KEY_SHOWN]}…: unknown")
-    if found[0].revoked_at is not None:
-        raise InvalidToken(message, f"API key {found[0].id} of user {found[0].user_id}: revoked")
-    user: User = found[1]
-    return _require_enabled(user)
+    row, user = found
+    if row.revoked_at is not None:
+        raise InvalidToken(message, f"API key {row.id} of user {row.user_id}: revoked")
+    return row, _require_enabled(user)
 
 
 def keys(session: Session, user: User) -> Sequence[ApiKey]:
@@ -278,6 +314,12 @@ def revoke_key(session: Session, user: User, key_id: uuid.UUID) -> bool:
         return False
     row.revoked_at = row.revoked_at or now()
     return True
+
+
+def _present(session: Session, user_id: uuid.UUID) -> User | None:
+    """Return a user, or None if they do not exist or were deleted."""
+    user = session.get(User, user_id)
+    return user if user is not None and user.deleted_at is None else None
 
 
 def _require_login(user: User | None, claims: Claims) -> User:

@@ -7,6 +7,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from cutout.app.auth.dependencies import API_KEY, BEARER_TOKEN, get_caller
+from cutout.app.auth.session_cookie import SESSION
 from cutout.app.db.session import Database
 from cutout.app.http.openapi import dependencies_of
 from cutout.app.http.state import state_of
@@ -31,6 +32,7 @@ class AuthFirstRoute(APIRoute):
                 state_of(request.app).get(Database),
                 await BEARER_TOKEN(request),
                 await API_KEY(request),
+                await SESSION(request),
             )
             return await handle(request)
 

@@ -1,4 +1,4 @@
-"""FastAPI dependencies that authenticate the caller by a bearer token, an API key or a signed URL."""
+"""FastAPI dependencies that authenticate the caller by a bearer token, an API key, a signed URL or the page's cookie."""
 
 import asyncio
 import uuid
@@ -11,12 +11,15 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from cutout.app.auth import accounts
+from cutout.app.auth.logins import Logins
+from cutout.app.auth.session_cookie import SESSION, find_session_user
 from cutout.app.auth.signed_urls import ServiceSecret, is_signed
 from cutout.app.auth.tokens import KEY_PREFIX, InvalidToken, TokenReader, require_api_key
 from cutout.app.core.errors import ForbiddenError, NotFoundError, OverloadedError, UnauthenticatedError
 from cutout.app.db.outages import DatabaseUnavailableError
 from cutout.app.db.tables import Role, User
-from cutout.app.http.dependencies import DatabaseDep, RateLimitsDep
+from cutout.app.http.client_address import client_of
+from cutout.app.http.dependencies import DatabaseDep, RateLimitsDep, SettingsDep
 from cutout.app.http.openapi import raises
 from cutout.app.http.state import provided, state_of
 from cutout.app.ratelimit.limits import Kind, RateLimits
@@ -41,11 +44,17 @@ API_KEY = APIKeyHeader(
 )
 TokenDep = Annotated[HTTPAuthorizationCredentials | None, Security(BEARER_TOKEN)]
 ApiKeyDep = Annotated[str | None, Security(API_KEY)]
+SessionDep = Annotated[str | None, Security(SESSION)]
 
 
 @raises(UnauthenticatedError, ForbiddenError, DatabaseUnavailableError, OverloadedError)
-async def get_caller(request: Request, database: DatabaseDep, token: TokenDep, api_key: ApiKeyDep) -> User:
-    """Return the caller, identified by a bearer token or an API key. With authentication off, it is the local admin."""
+async def get_caller(
+    request: Request, database: DatabaseDep, token: TokenDep, api_key: ApiKeyDep, session: SessionDep
+) -> User:
+    """Return the caller, identified by an API key, a bearer token or, without either, the cookie of the page.
+
+    With authentication off, it is the local admin.
+    """
     known: User | None = getattr(request.state, "caller", None)
     if known is not None:
         return known
@@ -60,6 +69,8 @@ async def get_caller(request: Request, database: DatabaseDep, token: TokenDep, a
         # Reject mistyped and invented keys here, without using a thread or a database connection.
         require_api_key(api_key)
         user = await asyncio.to_thread(database.run_read_only, accounts.by_key, api_key)
+    elif token is None and session is not None:
+        user = await find_session_user(request, database, state.get(ServiceSecret), session)
     elif token is None:
         raise InvalidToken("Send an API key (X-Api-Key) or a token (Authorization: Bearer).")
     else:
@@ -97,12 +108,13 @@ async def get_reader(
     rate_limits: RateLimitsDep,
     token: TokenDep,
     api_key: ApiKeyDep,
+    session: SessionDep,
     expires: int | None = None,
     signature: str | None = None,
 ) -> uuid.UUID | None:
     """Return the id of the user whose data may be read. None means any user's data at this path: the URL is signed."""
     if expires is None or signature is None:
-        caller = await get_caller(request, database, token, api_key)
+        caller = await get_caller(request, database, token, api_key, session)
         return (await get_user(caller, rate_limits)).id
     if not is_signed(secret, request.url.path, expires, signature):
         raise NotFoundError("This signed URL is invalid or has expired. Request a new one.")
@@ -121,3 +133,19 @@ async def get_admin(user: UserDep) -> User:
 
 
 AdminDep = Annotated[User, Depends(get_admin)]
+
+
+@raises(UnauthenticatedError, ForbiddenError, DatabaseUnavailableError, OverloadedError)
+async def get_logins(
+    request: Request,
+    database: DatabaseDep,
+    rate_limits: RateLimitsDep,
+    secret: SecretDep,
+    settings: SettingsDep,
+) -> Logins:
+    """Return the logins of the client that makes this request."""
+    has_odd_proxy = "x-forwarded-for" in request.headers and not settings.trusted_proxies
+    return Logins(database, rate_limits, secret, client_of(request), has_odd_proxy)
+
+
+LoginsDep = Annotated[Logins, Depends(get_logins)]

@@ -1,38 +1,24 @@
 """`/api/auth`: login, and the caller's API keys."""
 
 import asyncio
-import hashlib
-import hmac
 import uuid
 from datetime import datetime
 from typing import Annotated
 
-import structlog
 from fastapi import APIRouter, Request
 from pydantic import Field
 
 from cutout.app.auth import accounts
 from cutout.app.auth.auth_first_route import AuthFirstRoute
-from cutout.app.auth.dependencies import SecretDep, UserDep
+from cutout.app.auth.dependencies import LoginsDep, UserDep
 from cutout.app.auth.tokens import TokenReader
-from cutout.app.core.errors import (
-    ConflictError,
-    ForbiddenError,
-    NotFoundError,
-    OverloadedError,
-    UnauthenticatedError,
-)
+from cutout.app.core.errors import ConflictError, NotFoundError
 from cutout.app.core.schema import Schema
-from cutout.app.db.outages import DatabaseUnavailableError
 from cutout.app.db.tables import ApiKey
-from cutout.app.http.client_address import client_of
-from cutout.app.http.dependencies import DatabaseDep, RateLimitsDep, SettingsDep
+from cutout.app.http.dependencies import DatabaseDep, SettingsDep
 from cutout.app.http.openapi import error_responses
 from cutout.app.http.schemas import NO_NUL, Body
 from cutout.app.http.state import state_of
-from cutout.app.ratelimit.limits import Kind, RateLimited
-
-log = structlog.get_logger()
 
 router = APIRouter(prefix="/api/auth", tags=["account"], route_class=AuthFirstRoute)
 
@@ -88,55 +74,17 @@ class Keys(Schema):
     keys: list[KeyInfo]
 
 
-@router.post(
-    "/login",
-    responses=error_responses(
-        UnauthenticatedError, ForbiddenError, DatabaseUnavailableError, OverloadedError
-    ),
-)
-async def log_in(
-    login: Login,
-    request: Request,
-    database: DatabaseDep,
-    rate_limits: RateLimitsDep,
-    secret: SecretDep,
-    settings: SettingsDep,
-) -> Token:
+@router.post("/login")
+async def log_in(login: Login, request: Request, logins: LoginsDep) -> Token:
     """Log in to a local account and return an access token.
 
     After five wrong passwords within a minute, further logins with the same e-mail address are refused for a while
     (429). Logins from one client address, and from all addresses together, are limited too.
     """
-    account = hashlib.sha256(accounts.local_subject(login.email).encode()).hexdigest()
-    await rate_limits.check(Kind.LOGIN, account)
-    # A login refused for its client address does not count towards the limit for all addresses.
-    try:
-        await rate_limits.take(Kind.LOGIN_ADDRESS, _hidden(secret, client_of(request)))
-    except RateLimited:
-        if "x-forwarded-for" in request.headers and not settings.trusted_proxies:
-            # Either a client forged the header, or the service is behind a proxy and all its clients count as one.
-            log.warning("logins refused; if the client is your proxy, add it to CUTOUT_TRUSTED_PROXIES")
-        raise
-    await rate_limits.take(Kind.LOGIN_ALL, "all")
+    user = await logins.with_password(login.email, login.password)
     reader = state_of(request.app).get(TokenReader)
-    user = await accounts.PASSWORDS.run(accounts.log_in, database, login.email, login.password)
-    if user is None:
-        await rate_limits.take(Kind.LOGIN, account)
-        # People type passwords into the wrong field, so what was typed is not logged.
-        raise UnauthenticatedError(
-            "The e-mail address or the password is wrong.",
-            reason="login: no such account, or a wrong password",
-        )
-    # Check again: of many passwords tried at once, the right one must not pass after too many wrong ones.
-    await rate_limits.check(Kind.LOGIN, account)
-    structlog.contextvars.bind_contextvars(user=str(user.id))
     token, seconds = reader.sign_login(user.subject, user.password_hash or "")
     return Token(access_token=token, expires_in=seconds)
-
-
-def _hidden(secret: str, client: str) -> str:
-    """Return a keyed hash of a client's address, so that the address itself is not stored in Redis."""
-    return hmac.new(secret.encode(), client.encode(), hashlib.sha256).hexdigest()
 
 
 @router.get("/keys")

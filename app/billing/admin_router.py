@@ -23,13 +23,15 @@ router = APIRouter(prefix="/api/background-remover/admin", tags=["admin"], route
 
 
 class PaymentInfo(PurchaseInfo):
-    """A purchase with the `sub` of its user in `user`."""
+    """A purchase with the `sub`, the id and the e-mail address of its user."""
 
     user: str
+    user_id: uuid.UUID
+    email: str | None
 
 
 class Payments(Schema):
-    """A page of payments, newest first."""
+    """A page of payments."""
 
     payments: list[PaymentInfo]
 
@@ -58,11 +60,14 @@ async def get_payments(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> Payments:
-    """List payments, newest first. Use `status=pending` for those that wait for confirmation."""
+    """List payments, newest first. `status=pending` lists those that wait for confirmation, oldest first."""
     found = await asyncio.to_thread(database.run_read_only, payments.page, status, limit, offset)
     return Payments(
         payments=[
-            PaymentInfo(**PurchaseInfo.of(purchase).model_dump(), user=subject) for purchase, subject in found
+            PaymentInfo(
+                **PurchaseInfo.of(purchase).model_dump(), user=user.subject, user_id=user.id, email=user.email
+            )
+            for purchase, user in found
         ]
     )
 

@@ -148,19 +148,21 @@ def confirm(session: Session, purchase_id: uuid.UUID, admin: User, at: datetime)
 
 def page(
     session: Session, status: PaymentStatus | None, limit: int, offset: int
-) -> Sequence[tuple[Purchase, str]]:
-    """Return payments, newest first, each with its user's `sub`."""
+) -> Sequence[tuple[Purchase, User]]:
+    """Return payments, each with its user: newest first, but those that are pending oldest first."""
+    is_queue = status is PaymentStatus.PENDING
+    order = Payment.created_at.asc() if is_queue else Payment.created_at.desc()
     rows = (
-        select(Payment, Subscription, User.subject)
+        select(Payment, Subscription, User)
         .join(User, User.id == Payment.user_id)
         .outerjoin(Subscription, Subscription.id == Payment.id)
-        .order_by(Payment.created_at.desc(), Payment.id)
+        .order_by(order, Payment.id)
         .limit(limit)
         .offset(offset)
     )
     if status is not None:
         rows = rows.where(Payment.status == status)
-    return [(Purchase(payment, month), subject) for payment, month, subject in session.execute(rows)]
+    return [(Purchase(payment, month), user) for payment, month, user in session.execute(rows)]
 
 
 def _confirm(session: Session, payment: Payment, admin_id: uuid.UUID | None, at: datetime) -> Purchase:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from cutout.app.auth.auth_first_route import AuthFirstRoute
 from cutout.app.auth.dependencies import UserDep
 from cutout.app.billing import payments, subscriptions
-from cutout.app.billing.payments import Item, Purchase, Terms
+from cutout.app.billing.payments import Item, Mode, Purchase, Terms
 from cutout.app.billing.pricing import PLANS
 from cutout.app.billing.schemas import PlanInfo, PurchaseInfo
 from cutout.app.billing.subscriptions import SubscriptionStatus
@@ -60,8 +60,9 @@ class Quota(Schema):
 
 
 class SubscriptionInfo(Schema):
-    """The user's plan and today's quota; without a plan, `plans` lists the available plans. Purchases in `pending` wait
-    for an admin's confirmation.
+    """The user's plan and today's quota; without a plan, `plans` lists the available plans. Purchases of plans and
+    credits in `pending` wait for an admin's confirmation. `payments` says who confirms a purchase: `manual` an admin,
+    `signed` the platform, `off` nobody.
     """
 
     plan: str | None
@@ -71,20 +72,22 @@ class SubscriptionInfo(Schema):
     today: Quota | None
     pending: list[PurchaseInfo]
     plans: dict[str, PlanInfo] | None
+    payments: Mode
 
     @classmethod
-    def of(cls, subscription_status: SubscriptionStatus) -> "SubscriptionInfo":
+    def of(cls, subscription_status: SubscriptionStatus, payments: Mode) -> "SubscriptionInfo":
         present = subscription_status.present
         pending = [PurchaseInfo.of(Purchase(payment, None)) for payment in subscription_status.pending]
         if present is None:
             return cls(
                 plan=None,
-                status="pending" if pending else "none",
+                status="pending" if any(purchase.plan for purchase in pending) else "none",
                 ends_at=None,
                 cancelled_at=None,
                 today=None,
                 pending=pending,
                 plans={name: PlanInfo.of(plan) for name, plan in PLANS.items()},
+                payments=payments,
             )
         return cls(
             plan=present.plan,
@@ -100,6 +103,7 @@ class SubscriptionInfo(Schema):
             ),
             pending=pending,
             plans=None,
+            payments=payments,
         )
 
 
@@ -112,12 +116,12 @@ TermsDep = Annotated[Terms, Depends(get_terms)]
 
 
 @router.get("/subscription")
-async def get_subscription(user: UserDep, database: DatabaseDep) -> SubscriptionInfo:
+async def get_subscription(user: UserDep, database: DatabaseDep, terms: TermsDep) -> SubscriptionInfo:
     """Return the caller's plan and today's quota, or the available plans if they have none."""
     subscription_status = await asyncio.to_thread(
         database.run_read_only, subscriptions.subscription_status, user.id, now()
     )
-    return SubscriptionInfo.of(subscription_status)
+    return SubscriptionInfo.of(subscription_status, terms.mode)
 
 
 @router.post("/subscription", responses=error_responses(ForbiddenError, ConflictError))
@@ -132,6 +136,7 @@ async def subscribe(
 async def cancel_subscription(
     user: UserDep,
     database: DatabaseDep,
+    terms: TermsDep,
     reason: Annotated[str | None, Query(max_length=500, pattern=NO_NUL)] = None,
 ) -> SubscriptionInfo:
     """Cancel the caller's plan. It stays active until the end of the paid time. Repeating it has no effect."""
@@ -142,7 +147,8 @@ async def cancel_subscription(
     ):
         raise NotFoundError("You have no subscription.")
     return SubscriptionInfo.of(
-        await asyncio.to_thread(database.run_read_only, subscriptions.subscription_status, user.id, at)
+        await asyncio.to_thread(database.run_read_only, subscriptions.subscription_status, user.id, at),
+        terms.mode,
     )
 
 

@@ -38,7 +38,7 @@ class AnotherPlan(ConflictError):
 
 @dataclass(frozen=True)
 class SubscriptionStatus:
-    """A user's plan, if any, its use today, and the plan purchases that wait for confirmation."""
+    """A user's plan, if any, its use today, and the purchases that wait for confirmation."""
 
     present: Subscription | None
     day: date
@@ -123,9 +123,7 @@ def subscription_status(session: Session, user_id: uuid.UUID, at: datetime) -> S
     """Return a user's plan and the use of today's quota."""
     day = at.astimezone(UTC).date()
     usage = session.get(SubscriptionUsage, (user_id, day))
-    pending = select(Payment).where(
-        Payment.user_id == user_id, Payment.status == PaymentStatus.PENDING, Payment.plan.is_not(None)
-    )
+    pending = select(Payment).where(Payment.user_id == user_id, Payment.status == PaymentStatus.PENDING)
     return SubscriptionStatus(
         present(session, user_id, at),
         day,

@@ -40,7 +40,7 @@ TAGS = [
         "description": "Your usage; for admins, also the usage, revenue and cost of all users.",
     },
     {"name": "account", "description": "Login and API keys."},
-    {"name": "admin", "description": "Granting credits and confirming payments."},
+    {"name": "admin", "description": "Users and their accounts, granting credits, and confirming payments."},
     {
         "name": "health",
         "description": "Whether the service can process photos, and with which models and device.",

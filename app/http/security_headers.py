@@ -18,7 +18,7 @@ OF_EVERY_ANSWER = {
     "Cache-Control": "no-store",
 }
 # For images and ZIPs, which never change: the browser may cache them for a while, shared caches may not.
-KEPT_BY_ITS_USER = {"Cache-Control": "private, max-age=3600", "Vary": "Authorization, X-Api-Key"}
+KEPT_BY_ITS_USER = {"Cache-Control": "private, max-age=3600", "Vary": "Authorization, X-Api-Key, Cookie"}
 # For files of a page, which may change with the version of the service: cached, but revalidated each time.
 KEPT_WHILE_UNCHANGED = {"Cache-Control": "no-cache"}
 # For files whose URL contains their version.

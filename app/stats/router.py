@@ -1,6 +1,7 @@
 """`/api/background-remover`: usage statistics for the caller and, for admins, for all users."""
 
 import asyncio
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from cutout.app.db.tables import now
 from cutout.app.http.dependencies import DatabaseDep, SettingsDep
 from cutout.app.http.schemas import UtcTime
 from cutout.app.stats import service as stats
+from cutout.app.stats.daily import Day, Period, daily
 from cutout.app.stats.service import Business, Span, Times, Work
 from cutout.inference.tiers import Tier
 
@@ -109,6 +111,34 @@ class AdminStats(MoneyInfo):
         )
 
 
+class DayInfo(WorkInfo):
+    """The work of all users that began on a day, in UTC, with its revenue, of which plans brought `plansRupiah`."""
+
+    day: date
+    revenue_rupiah: int
+    plans_rupiah: int
+    tiers: dict[Tier, WorkInfo]
+
+    @classmethod
+    def of_day(cls, day: Day) -> "DayInfo":
+        work = stats.total(day.tiers)
+        return cls(
+            **WorkInfo.of(work).model_dump(),
+            day=day.day,
+            revenue_rupiah=work.credits * RUPIAH_PER_CREDIT + day.plan_rupiah,
+            plans_rupiah=day.plan_rupiah,
+            tiers={tier: WorkInfo.of(one) for tier, one in day.tiers.items()},
+        )
+
+
+class Days(Schema):
+    """The days from `since` to `until`, in order, also those without work."""
+
+    since: datetime
+    until: datetime
+    days: list[DayInfo]
+
+
 async def get_span(since: UtcTime | None = None, until: UtcTime | None = None) -> Span:
     return Span(since, until)
 
@@ -131,3 +161,16 @@ async def get_admin_stats(
     """Count the removals of all users, with times, revenue, cost and margin. For admins."""
     business = await asyncio.to_thread(database.run_read_only, stats.business, span, now())
     return AdminStats.of_all(business, settings.cost_per_image_rupiah)
+
+
+@router.get("/admin/stats/days")
+async def get_admin_days(
+    _: AdminDep, database: DatabaseDep, since: UtcTime | None = None, until: UtcTime | None = None
+) -> Days:
+    """Count the removals and the revenue of all users by day, in UTC. For admins.
+
+    Without `since` and `until`, these are the last 30 days, including today; there are at most 366.
+    """
+    period = Period.of(since, until, now())
+    days = await asyncio.to_thread(database.run_read_only, daily, period)
+    return Days(since=period.since, until=period.until, days=[DayInfo.of_day(day) for day in days])

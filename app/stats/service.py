@@ -38,6 +38,14 @@ class Work:
     failed: int = 0
     credits: int = 0
 
+    @classmethod
+    def of(cls, paid_by: PaidBy, status: Status, count: int, credits: int) -> "Work":
+        """Return what `count` jobs of this status are, with the credits that they cost together."""
+        if status is Status.COMPLETED:
+            by_quota = count if paid_by is PaidBy.QUOTA else 0
+            return cls(removals=count, by_quota=by_quota, credits=credits)
+        return cls(failed=count) if status is Status.FAILED else cls()
+
     def __add__(self, other: "Work") -> "Work":
         return Work(
             self.removals + other.removals,
@@ -68,18 +76,14 @@ class Business:
 
 def work(session: Session, user_id: uuid.UUID | None, span: Span) -> dict[Tier, Work]:
     """Return the work in each tier, for one user or for all."""
-    rows = _jobs(span, Job.tier, Job.paid_by, Job.status, func.count(), func.sum(Job.credits)).group_by(
+    rows = jobs_in(span, Job.tier, Job.paid_by, Job.status, func.count(), func.sum(Job.credits)).group_by(
         Job.tier, Job.paid_by, Job.status
     )
     if user_id is not None:
         rows = rows.where(Job.user_id == user_id)
     tiers = {tier: Work() for tier in Tier}
-    for tier, paid_by, status, count, credits in session.execute(rows):
-        if status is Status.COMPLETED:
-            by_quota = count if paid_by is PaidBy.QUOTA else 0
-            tiers[tier] += Work(removals=count, by_quota=by_quota, credits=credits)
-        elif status is Status.FAILED:
-            tiers[tier] += Work(failed=count)
+    for tier, *counted in session.execute(rows):
+        tiers[tier] += Work.of(*counted)
     handed_in = select(Batch.tier, func.count()).where(*span.holds(Batch.created_at)).group_by(Batch.tier)
     if user_id is not None:
         handed_in = handed_in.where(Batch.user_id == user_id)
@@ -95,11 +99,7 @@ def total(tiers: dict[Tier, Work]) -> Work:
 
 def business(session: Session, span: Span, at: datetime) -> Business:
     """Return the work of all users, with times and plan revenue; counts the plans active at time `at`."""
-    paid = select(func.coalesce(func.sum(Payment.rupiah), 0)).where(
-        Payment.status == PaymentStatus.CONFIRMED,
-        Payment.plan.is_not(None),
-        *span.holds(Payment.confirmed_at),
-    )
+    paid = plans_in(span, func.coalesce(func.sum(Payment.rupiah), 0))
     active = (
         select(Subscription.plan, func.count(Subscription.user_id.distinct()))
         .where(Subscription.ends_at > at)
@@ -116,7 +116,7 @@ def business(session: Session, span: Span, at: datetime) -> Business:
 def _times(session: Session, span: Span) -> dict[Tier, Times]:
     """Return the percentiles of each tier. The database ranks the times and returns two numbers per tier."""
     ranked = (
-        _jobs(
+        jobs_in(
             span,
             Job.tier,
             Job.milliseconds,
@@ -135,7 +135,17 @@ def _times(session: Session, span: Span) -> dict[Tier, Times]:
     return {tier: Times(median, p95) for tier, median, p95 in session.execute(rows)}
 
 
-def _jobs(span: Span, *columns: Any) -> Select[Any]:
+def jobs_in(span: Span, *columns: Any) -> Select[Any]:
+    """Return a query for these columns of the jobs that count, created in a span of time."""
     # A free refinement is a part of the removal that it corrects.
     counts = or_(Job.refined_from.is_(None), Job.paid_by != PaidBy.FREE)
     return select(*columns).where(counts, *span.holds(Job.created_at))
+
+
+def plans_in(span: Span, *columns: Any) -> Select[Any]:
+    """Return a query for these columns of the payments for plans that were confirmed in a span of time."""
+    return select(*columns).where(
+        Payment.status == PaymentStatus.CONFIRMED,
+        Payment.plan.is_not(None),
+        *span.holds(Payment.confirmed_at),
+    )

@@ -48,6 +48,7 @@ FILES = {
 }
 # The markup of the page's views, in the order of its navigation.
 VIEWS = ("remove", "history", "account", "admin")
+PARTS = ("sign-in", *VIEWS)
 
 router = APIRouter(include_in_schema=False)
 
@@ -76,7 +77,7 @@ async def index(settings: SettingsDep) -> HTMLResponse:
         "photo_mb": settings.max_upload_mb,
         "batch_mb": settings.max_batch_mb,
     }
-    views = "".join(filled(f"views/{view}.html", **values) for view in VIEWS)
+    views = "".join(filled(f"views/{part}.html", **values) for part in PARTS)
     return page_of("index.html", views=views, root=values["root"])
 
 

@@ -1,7 +1,7 @@
 // Batches: price, upload, progress and ZIP. The batch's id is kept in the fragment of the page's URL, so that the
 // batch is shown again after a reload.
 
-import { $, API, call, complain, insist, parsed, say, sayNothing } from "./common.js";
+import { $, API, call, complain, insist, parsed, say, sayNothing, signedIn } from "./common.js";
 import { chosenFields, startBatchOptions } from "./batch_options.js";
 import { changePhotos, handPhotosTo, showPhotos, startPhotos } from "./photos.js";
 import { offerAgain } from "./retry.js";
@@ -85,7 +85,7 @@ async function send() {
   tell(t("Uploading …"));
   let accepted;
   try {
-    accepted = await insist(() => upload(attempt, tellBytes, signal), (text) => say(text, "busy"), signal);
+    accepted = await signedIn(() => insist(() => upload(attempt, tellBytes, signal), (text) => say(text, "busy"), signal));
   } catch (error) {
     sending = null;
     if (signal.aborted) sayNothing();

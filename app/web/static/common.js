@@ -8,7 +8,7 @@ const ROOT = new URL("..", import.meta.url).href;
 export const API = `${ROOT}api/background-remover`;
 
 // Pages of other origins cannot send a header of this name.
-const OWN = { Accept: "application/json", "X-Cutout-Page": "1" };
+export const OWN = { Accept: "application/json", "X-Cutout-Page": "1" };
 
 export const $ = (id) => document.getElementById(id);
 
@@ -39,10 +39,10 @@ export function sayNothing() {
 /** Say what an error is, with the way to what helps where there is one. */
 export function complain(error) {
   say(error.message, "error");
-  if (error.code === "INSUFFICIENT_CREDITS") {
-    $("status").append(" ", element("a", { href: "#account" }, t("See your credits")));
-  }
+  if (error.code === "INSUFFICIENT_CREDITS") $("status").append(" ", linkToCredits());
 }
+
+export const linkToCredits = () => element("a", { href: "#account" }, t("See your credits"));
 
 /** An error response of the service; `status` is 0 if it did not respond, `retryAfter` are seconds or null. */
 export class Refusal extends Error {
@@ -109,16 +109,8 @@ export async function insist(act, tell, signal) {
   }
 }
 
-/**
- * Call the service. A GET that it refuses for a while is repeated by itself, another call with `repeats: true`.
- * @param init as for fetch, and `waits(text)`, which is told while it waits
- */
-export function call(url, { waits, repeats, ...init } = {}) {
-  const once = () => callOnce(url, init);
-  return (repeats ?? !init.method) ? insist(once, waits, init.signal) : once();
-}
-
-async function callOnce(url, init) {
+/** Call the service; a refusal is thrown. */
+export async function ask(url, init = {}) {
   let answer;
   try {
     answer = await fetch(url, { ...init, headers: { ...OWN, ...init.headers } });
@@ -140,6 +132,31 @@ export function parsed(text) {
 }
 
 const addressOf = (path) => (typeof path === "string" && path.startsWith("/") ? ROOT + path.slice(path.lastIndexOf("/api/") + 1) : path);
+
+/** Have a person sign in again; the promise tells whether they did. Set by session.js. */
+export let signInAgain = async () => false;
+
+export const onSessionEnd = (have) => (signInAgain = have);
+
+/** Do what may find that the session has ended; where it has, once more when the person has signed in again. */
+export async function signedIn(act) {
+  try {
+    return await act();
+  } catch (error) {
+    if (error.status !== 401) throw error;
+    if (!(await signInAgain())) throw new Refusal(t("You are signed out. Sign in to go on."), 401);
+    return signedIn(act);
+  }
+}
+
+/**
+ * Call the service. A GET that it refuses for a while is repeated by itself, another call with `repeats: true`.
+ * @param init as for fetch, and `waits(text)`, which is told while it waits
+ */
+export function call(url, { waits, repeats, ...init } = {}) {
+  const once = () => ask(url, init);
+  return signedIn(() => ((repeats ?? !init.method) ? insist(once, waits, init.signal) : once()));
+}
 
 /** Encode a canvas at once; `toBlob` waits for the browser to be idle, which can take a second. */
 export function encoded(canvas, type, quality) {

@@ -9,6 +9,11 @@ async function show() {
     deepLinking: true,
     displayRequestDuration: true,
     validatorUrl: null,
+    // The cookie of the page counts here too.
+    requestInterceptor: (request) => {
+      request.headers["X-Cutout-Page"] = "1";
+      return request;
+    },
   });
 }
 

@@ -4,9 +4,12 @@ import "./account.js";
 import "./admin.js";
 import "./history.js";
 import { startRemove } from "./remove.js";
+import { startSession } from "./session.js";
 import { startViews } from "./views.js";
 import { startWords } from "./words.js";
 
 startWords();
+const signedIn = startSession();
 startRemove();
+await signedIn;
 startViews();

@@ -1,6 +1,6 @@
 // One photo: removed at once, previewed while that takes, and refined with the brush.
 
-import { $, API, call, complain, say, sayNothing } from "./common.js";
+import { $, API, call, linkToCredits, say, complain, sayNothing } from "./common.js";
 import { forget, startBrush, strokes } from "./brush.js";
 import { offerDownload, startDownloads } from "./download.js";
 import { startPointers } from "./pointers.js";
@@ -108,7 +108,9 @@ async function show(removal, job) {
   want = refinerOf(job, {
     working: () => tell(t("Refining …"), "busy"),
     failed(error) {
-      if (removal.isNewest()) tell(`${error.message} ${t("Undo the stroke, or draw another.")}`, "error");
+      if (!removal.isNewest()) return;
+      tell(`${error.message} ${t("Undo the stroke, or draw another.")}`, "error");
+      if (error.code === "INSUFFICIENT_CREDITS") $("brush-told").append(" ", linkToCredits());
     },
     async show(refined, state, isWanted) {
       if (!(await showCutout(refined.resultUrl, () => removal.isNewest() && isWanted()))) return;

@@ -1,6 +1,6 @@
 // The upload of a batch, with its progress.
 
-import { API, Refusal, parsed, unreachable } from "./common.js";
+import { API, OWN, Refusal, parsed, unreachable } from "./common.js";
 import { t } from "./words.js";
 
 /**
@@ -27,8 +27,7 @@ export function upload({ photos, key, fields }, tell, signal) {
     request.addEventListener("error", () => reject(navigator.onLine ? interrupted() : unreachable()));
     request.addEventListener("abort", () => reject(new Refusal("")));
     request.open("POST", `${API}/batch`);
-    request.setRequestHeader("Accept", "application/json");
-    request.setRequestHeader("X-Cutout-Page", "1");
+    for (const [name, value] of Object.entries(OWN)) request.setRequestHeader(name, value);
     request.setRequestHeader("Idempotency-Key", key);
     request.send(form);
   });

@@ -13,6 +13,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
+from cutout.app.auth import accounts
 from cutout.app.billing import ledger, payments, pricing, subscriptions
 from cutout.app.billing.payments import Item, PaymentUsed
 from cutout.app.db.session import Database
@@ -65,8 +66,12 @@ def test_a_plan_begins_once_an_admin_says_that_it_is_paid(shop: ApiClient) -> No
     assert subscription_status(shop, ANNA)["pending"] == [bought]
     problem(shop.remove(ANNA), 402, "INSUFFICIENT_CREDITS")
 
+    with shop.database.begin() as session:
+        anna = accounts.by_subject(session, "anna")
+        assert anna is not None
+        anna.email = "anna@shop.example"
     waiting = shop.get(f"{API}/admin/payments?status=pending", ADMIN).json()["payments"]
-    assert waiting == [bought | {"user": "anna"}]
+    assert waiting == [bought | {"user": "anna", "userId": str(anna.id), "email": "anna@shop.example"}]
     confirmed = confirm(shop, ADMIN, bought, "subscriptions").raise_for_status().json()
     assert confirmed["status"] == "confirmed"
     assert confirm(shop, ADMIN, bought, "subscriptions").json() == confirmed
@@ -99,6 +104,33 @@ def test_credits_are_bought_as_plans_are(shop: ApiClient) -> None:
     for _ in range(2):
         confirm(shop, ADMIN, bought).raise_for_status()
         assert shop.balance(ANNA) == 500
+
+
+@on_both
+def test_who_has_waited_longest_is_listed_first(shop: ApiClient) -> None:
+    ids = [
+        buy(shop, who, **item).raise_for_status().json()["id"]
+        for who, item in (
+            (ANNA, {"credits": 5, "paymentId": "pay-2"}),
+            (BEN, STARTER),
+            (ANNA, {"credits": 6, "paymentId": "pay-3"}),
+        )
+    ]
+
+    def listed(query: str) -> list[str]:
+        return [
+            payment["id"]
+            for payment in shop.get(f"{API}/admin/payments?{query}", ADMIN)
+            .raise_for_status()
+            .json()["payments"]
+        ]
+
+    assert listed("status=pending") == ids
+    assert listed("status=pending&limit=1&offset=1") == ids[1:2]
+    assert listed("") == ids[::-1]
+    confirm(shop, ADMIN, {"id": ids[0]}).raise_for_status()
+    assert listed("status=pending") == ids[1:]
+    assert listed("status=confirmed") == ids[:1]
 
 
 @on_both

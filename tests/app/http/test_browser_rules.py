@@ -100,7 +100,7 @@ def test_a_picture_is_its_users_alone(quiet: TestClient) -> None:
     assert_told(picture)
     kept = quiet.get(f"{API}/jobs/{picture.headers['x-cutout-job']}/image")
     assert kept.headers["cache-control"] == "private, max-age=3600"
-    assert "X-Api-Key" in kept.headers["vary"]
+    assert {"Authorization", "X-Api-Key", "Cookie"} <= set(kept.headers["vary"].split(", "))
     assert_told(kept)
 
 

@@ -86,7 +86,7 @@ def test_every_body_has_an_example_that_is_good(described: dict[str, Any]) -> No
             for example in schema["examples"]:
                 validator.validate(example)
             bodies += 1
-    assert bodies == 11
+    assert bodies == 12
 
 
 def test_who_may_call_is_described(described: dict[str, Any]) -> None:
@@ -97,7 +97,10 @@ def test_who_may_call_is_described(described: dict[str, Any]) -> None:
         "header",
         "X-Api-Key",
     )
-    user: list[dict[str, Any]] = [{"token": []}, {"key": []}]
+    session = schemes["session"]
+    assert (session["type"], session["in"], session["name"]) == ("apiKey", "cookie", "cutout_session")
+    assert "X-Cutout-Page: 1" in session["description"]
+    user: list[dict[str, Any]] = [{"token": []}, {"key": []}, {"session": []}]
     others = {
         f"GET {API}/jobs/{{job_id}}/image": [*user, {}],
         f"GET {API}/batch/{{batch_id}}/download": [*user, {}],
@@ -105,13 +108,18 @@ def test_who_may_call_is_described(described: dict[str, Any]) -> None:
         f"GET {API}/pricing": [],
         "GET /api/health": [],
         "POST /api/auth/login": [],
+        "GET /api/auth/session": [{"session": []}, {}],
+        "POST /api/auth/session": [],
+        "DELETE /api/auth/session": [],
     }
+    # Wrong passwords are refused like missing credentials, and without a session nobody is signed in.
+    odd = {"POST /api/auth/login": True, "POST /api/auth/session": True, "GET /api/auth/session": False}
     for call, operation in operations(described):
         security = operation.get("security", [])
         assert security == others.get(call, user), call
         named = {parameter["name"].lower() for parameter in operation.get("parameters", [])}
         assert not named & {"authorization", "x-api-key"}, call
-        assert ("401" in operation["responses"]) == bool(security) or call == "POST /api/auth/login", call
+        assert ("401" in operation["responses"]) == odd.get(call, bool(security)), call
 
 
 def test_the_errors_are_those_that_a_call_can_have(described: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ UNDOCUMENTED = (UndefinedContentType, UndefinedStatusCode)
 EXAMPLES = int(os.environ.get("API_EXAMPLES", "1"))
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 + 60 * EXAMPLES)]
 # Each of these calls takes 50 ms for the password hash, so they are not made at random.
-SLOW = {"POST /api/auth/login"}
+SLOW = {"POST /api/auth/login", "POST /api/auth/session"}
 
 
 class Prober:

@@ -26,4 +26,6 @@ export default {
   "Trying again in {count} seconds …": "Mencoba lagi dalam {count} detik …",
   "The service answered {status}.": "Layanan menjawab {status}.",
   "The service cannot be reached. Is it still running?": "Layanan tidak dapat dihubungi. Apakah masih berjalan?",
+  "You are signed out. Sign in to go on.": "Anda telah keluar. Masuk untuk melanjutkan.",
+  "See your credits": "Lihat kredit Anda",
 };
