@@ -86,7 +86,7 @@ function makeCard(photo) {
     advice: element("p", { className: "advice", hidden: true }),
   };
   const name = element("b", { className: "name", title: photo.name }, photo.name);
-  const about = element("div", { className: "about" }, name, card.state, card.review, card.advice);
+  const about = element("div", { className: "about" }, name, card.state, " ", card.review, card.advice);
   card.node = element("li", { className: "photo" }, card.picture, about);
   cardOf.set(card.node, card);
   paint(card);
@@ -102,11 +102,14 @@ function paint(card) {
   advice.hidden = !photo.error;
   advice.textContent = photo.error?.detail ?? "";
   if (photo.resultUrl) {
-    picture.href = photo.resultUrl;
+    picture.href = placeOf(photo);
     picture.ariaLabel = t("Open {name}", { name: photo.name });
   }
   if (card.isNear) showPicture(card);
 }
+
+/** Where a card leads. */
+const placeOf = ({ resultUrl }) => resultUrl;
 
 const pictureOf = ({ thumbnailUrl, resultUrl }) => thumbnailUrl ?? resultUrl;
 
@@ -154,7 +157,7 @@ function count() {
   for (const button of $("batch-filters").children) {
     const held = numbers[button.dataset.show];
     button.lastElementChild.textContent = number(held);
-    button.disabled = !held;
+    button.hidden = !held;
   }
   $("batch-filters").hidden = !numbers.failed && !numbers.review;
   if (!numbers[$("batch-photos").dataset.show]) filter("all");

@@ -129,8 +129,9 @@ def test_failed_photos_are_tried_again(browser: Browser, place: Deployment) -> N
             batch = answer.json()
             if "photos" in batch:
                 for photo in batch["photos"]:
+                    photo["needsReview"] = photo["status"] == "completed"
                     if photo["position"] in service:
-                        photo |= {"status": "failed", "resultUrl": None}
+                        photo |= {"status": "failed", "resultUrl": None, "needsReview": None}
                         photo["error"] = {"code": "DEADLINE_EXCEEDED", "detail": "It took too long."}
             route.fulfill(response=answer, body=json.dumps(batch))
 
@@ -142,6 +143,9 @@ def test_failed_photos_are_tried_again(browser: Browser, place: Deployment) -> N
         start(page, [*small_photos(3), BROKEN])
         told(page, "pictures were created")
         assert page.inner_text("#batch-again") == "Try the 2 failed photos again"
+        page.click("#batch-filters [data-show=review]")
+        assert page.locator(".photo:visible").all_inner_texts() == ["photo-0.png\nDone Needs review"]
+        keep(page, "batch-retry")
         assert "1 file would fail again." in page.inner_text("#batch-advice")
         first = page.evaluate("location.hash")
         page.reload()
@@ -160,6 +164,7 @@ def test_failed_photos_are_tried_again(browser: Browser, place: Deployment) -> N
         assert page.evaluate("location.hash") != first
         page.go_back()
         told(page, "3 of 4 pictures were created.")
+        assert page.is_hidden("#batch-filters [data-show=review]")
         # A single one is done at once, and its batch stays.
         page.route(f"**{BATCH}/*", blame(service={0}))
         start(page, [*small_photos(2)])
