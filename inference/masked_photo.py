@@ -103,6 +103,20 @@ class MaskedPhoto:
             raise MasksUnusable(UNUSABLE) from error
 
 
+def photo_in(data: bytes) -> bytes:
+    """Return the bytes of the photo's file from those that `MaskedPhoto.to_bytes` wrote, without reading its masks.
+
+    Raises:
+        MasksUnusable: the bytes are not such a file.
+
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            return packed.read(PHOTO)
+    except DAMAGED as error:
+        raise MasksUnusable(UNUSABLE) from error
+
+
 @dataclass(frozen=True)
 class View:
     """A photo with masks whose result is only to be looked at: the photo is scaled down to at most `most_pixels` first.

@@ -1,8 +1,8 @@
-// Downloads: the picture that is shown, as the PNG that there is, or made again in another format or with a colour behind.
+// Downloads: the picture that is shown, as the PNG that there is, or made again in another format, layout or background.
 
 import { $ } from "./common.js";
-import { chosenColour } from "./backdrops.js";
-import { refine, refinement } from "./refine.js";
+import { offerFinal } from "./final.js";
+import { make, wish } from "./output.js";
 import { tell } from "./tools.js";
 import { t } from "./words.js";
 
@@ -14,27 +14,31 @@ let shown = null;
 export function offerDownload(what) {
   shown = what;
   $("save").hidden = !what;
-  if (!what) return;
-  const job = what.job ?? what.first; // of a view, the job is made when it is saved
-  $("download").href = job.resultUrl;
-  $("download").download = nameOf(job);
+  if (what) {
+    const job = what.job ?? what.first; // of a view, the job is made when it is saved
+    $("download").href = job.resultUrl;
+    $("download").download = nameOf(job);
+  }
+  offerFinal(what);
 }
 
-const nameOf = ({ format }) => `${(shown.photo.name || "photo").replace(/\.[^.]*$/, "")}-cutout.${format}`;
+function nameOf({ format }, kind = "cutout") {
+  return `${(shown.photo.name || "photo").replace(/\.[^.]*$/, "")}-${kind}.${format}`;
+}
 
 async function save(event) {
-  const fields = { format: $("format").value };
-  if ($("with-colour").checked && chosenColour()) fields.background = chosenColour();
-  const isPlain = fields.format === shown.first.format && !fields.background;
+  const fields = wish();
+  const isPlain = Object.keys(fields).length === 1 && fields.format === shown.first.format;
   if (isPlain && shown.job) return; // the link itself is right
   event.preventDefault();
   const mine = shown;
   tell(t("Making the file …"), "busy");
   try {
-    const job = await (isPlain ? mine.jobOf(mine.state) : refine(mine.first.jobId, refinement(mine.state, fields)));
+    const job = await (isPlain ? mine.jobOf(mine.state) : make(mine, fields));
     tell("");
     if (mine.state !== shown?.state) return;
-    Object.assign(document.createElement("a"), { href: job.resultUrl, download: nameOf(job) }).click();
+    const name = nameOf(job, fields.preset ?? (fields.format === "mask" ? "mask" : "cutout"));
+    Object.assign(document.createElement("a"), { href: job.resultUrl, download: name }).click();
   } catch (error) {
     tell(error.message, "error");
   }

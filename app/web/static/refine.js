@@ -3,7 +3,9 @@
 // time, the latest state wins, and what was answered before is not asked for again.
 
 import { API, call, callForPicture } from "./common.js";
+import { withinOf } from "./box.js";
 import { keyOf, masksOf } from "./brush.js";
+import { shownUrl } from "./places.js";
 
 const PAUSE_MS = 120; // after a stroke, since another may follow
 const REST_MS = 2500; // after the last stroke; the full size takes the service's time from the next view
@@ -11,9 +13,11 @@ const CLOSE_REST_MS = 500; // where the view is too small for what is seen
 const NO_VIEW = 409;
 
 /** The body of a refinement with the strokes of a state, and these fields beside them. */
-export function refinement(state, fields = {}) {
+export async function refinement(state, fields = {}) {
   const form = new FormData();
-  for (const [name, mask] of Object.entries(masksOf(state))) form.set(name, mask, `${name}.png`);
+  for (const [name, mask] of Object.entries(await masksOf(state))) form.set(name, mask, `${name}.png`);
+  const within = withinOf(state);
+  if (within) form.set("within", within);
   for (const [name, value] of Object.entries(fields)) form.set(name, value);
   return form;
 }
@@ -31,15 +35,16 @@ function view(jobId, form, pixels) {
  * @param first the first job, which is the result without strokes
  * @param ways `show(url, job, state, isWanted)`, which may take its time, with no job for a view; `working()`;
  *   `failed(error)`; `viewPixels()`, the pixels that a view needs, 0 for none; `isClose()`, whether a view has too few now
+ * @param known the job that is shown, and its strokes
  */
-export function refinerOf(first, { show, working, failed, viewPixels, isClose }) {
-  const jobs = new Map([["", first]]); // by the keys of states
+export function refinerOf(first, { show, working, failed, viewPixels, isClose }, known = { job: first, state: [] }) {
+  const jobs = new Map([["", first], [keyOf(known.state), known.job]]); // by the keys of states
   const views = new Map();
   const making = new Map(); // promises of jobs
   let pixels = 0;
   let ready = Promise.resolve(); // when the service knows the photo
   let canView = true;
-  let wanted = [];
+  let wanted = known.state;
   let isBusy = false;
   let timer = 0;
 
@@ -50,17 +55,20 @@ export function refinerOf(first, { show, working, failed, viewPixels, isClose })
   function jobOf(state) {
     const key = keyOf(state);
     if (jobs.has(key)) return Promise.resolve(jobs.get(key));
-    if (!making.has(key)) {
-      const form = refinement(state);
-      // Strokes beside the photo change nothing.
-      const made = [...form.keys()].length ? refine(first.jobId, form) : Promise.resolve(first);
-      making.set(key, made.then((job) => jobs.set(key, job) && job).finally(() => making.delete(key)));
-    }
+    if (!making.has(key)) making.set(key, made(state).finally(() => making.delete(key)));
     return making.get(key);
   }
 
+  async function made(state) {
+    const form = await refinement(state);
+    // Strokes beside the photo change nothing.
+    const job = [...form.keys()].length ? await refine(first.jobId, form) : first;
+    jobs.set(keyOf(state), job);
+    return job;
+  }
+
   async function viewOf(state) {
-    const form = refinement(state);
+    const form = await refinement(state);
     await ready;
     if (!canView || !pixels || ![...form.keys()].length) return null;
     const url = await viewed(form);
@@ -85,7 +93,7 @@ export function refinerOf(first, { show, working, failed, viewPixels, isClose })
     try {
       const url = await viewOf(state);
       const job = url ? null : await jobOf(state);
-      if (isWanted(key)) await showing(state, url ?? job.resultUrl, job);
+      if (isWanted(key)) await showing(state, url ?? shownUrl(job), job);
       if (isWanted(key) && url) rest(isClose() ? CLOSE_REST_MS : REST_MS);
     } catch (error) {
       if (isWanted(key)) failed(error);
@@ -107,7 +115,7 @@ export function refinerOf(first, { show, working, failed, viewPixels, isClose })
     if (making.size && !making.has(keyOf(state))) return void rest(PAUSE_MS);
     try {
       const job = await jobOf(state);
-      if (isWanted(keyOf(state))) await showing(state, job.resultUrl, job);
+      if (isWanted(keyOf(state))) await showing(state, shownUrl(job), job);
     } catch {
       // The view stays; whoever saves it or looks closer is told.
     }
@@ -117,7 +125,7 @@ export function refinerOf(first, { show, working, failed, viewPixels, isClose })
     wanted = state;
     clearTimeout(timer);
     const key = keyOf(state);
-    if (jobs.has(key)) return void showing(state, jobs.get(key).resultUrl, jobs.get(key));
+    if (jobs.has(key)) return void showing(state, shownUrl(jobs.get(key)), jobs.get(key));
     if (views.has(key)) {
       showing(state, views.get(key), null);
       return void rest(isClose() ? CLOSE_REST_MS : REST_MS);
