@@ -103,5 +103,19 @@ class MaskedPhoto:
             raise MasksUnusable(UNUSABLE) from error
 
 
+def photo_in(data: bytes) -> bytes:
+    """Return the bytes of the photo's file from those that `MaskedPhoto.to_bytes` wrote, without reading its masks.
+
+    Raises:
+        MasksUnusable: the bytes are not such a file.
+
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            return packed.read(PHOTO)
+    except DAMAGED as error:
+        raise MasksUnusable(UNUSABLE) from error
+
+
 # The bytes of a photo; or a photo with masks, for which no network is run.
 Source = bytes | MaskedPhoto

@@ -12,9 +12,13 @@ class ServiceSecret(str):
     __slots__ = ()
 
 
-def sign(secret: str, path: str, lasts: timedelta) -> str:
-    """Return `path` with its expiry time and a signature over both as query parameters."""
-    expires = int(time.time() + lasts.total_seconds())
+def sign(secret: str, path: str, lasts: timedelta, same_for: timedelta = timedelta(seconds=1)) -> str:
+    """Return `path` with its expiry time and a signature over both as query parameters.
+
+    For periods of `same_for` the URL is the same, and lasts up to that much longer.
+    """
+    period = int(same_for.total_seconds())
+    expires = int(time.time() + lasts.total_seconds() + period - 1) // period * period
     return f"{path}?expires={expires}&signature={_signature(secret, path, expires)}"
 
 

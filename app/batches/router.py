@@ -48,7 +48,7 @@ from cutout.app.http.security_headers import KEPT_BY_ITS_USER
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.dependencies import QueueDep, require_queue
 from cutout.app.jobs.leases import Line
-from cutout.app.jobs.urls import archive_url, result_url
+from cutout.app.jobs.urls import JobUrls, archive_url
 from cutout.app.notifications.dependencies import OutboxDep
 from cutout.app.notifications.webhook import webhook_secret
 from cutout.app.ratelimit.limits import Kind
@@ -290,8 +290,8 @@ def describe(view: watching.BatchView | None, secret: str, settings: Settings) -
     if view is None:
         raise NotFoundError(NO_BATCH)
     at = now()
-    url_of = partial(result_url, secret=secret, kept=settings.kept)
-    return BatchInfo.of_view(view, archive_url(view.batch, secret, settings.kept, at), at, url_of)
+    urls_of = partial(JobUrls.of, secret=secret, kept=settings.kept)
+    return BatchInfo.of_view(view, archive_url(view.batch, secret, settings.kept, at), at, urls_of)
 
 
 def read_range(wanted: str | None, size: int) -> int:

@@ -1,12 +1,18 @@
 // One photo: removed at once, previewed while that takes, and refined with the brush.
 
 import { $, API, call, linkToCredits, say, complain, sayNothing } from "./common.js";
-import { forget, startBrush, strokes } from "./brush.js";
+import { refreshBackdrop } from "./backdrops.js";
+import { startBox } from "./box.js";
+import { forget, resume, startBrush, strokes } from "./brush.js";
 import { offerDownload, startDownloads } from "./download.js";
+import { startFinal } from "./final.js";
+import { startKeyboardBrush } from "./keyboard_brush.js";
+import { startKeys } from "./keys.js";
 import { startPointers } from "./pointers.js";
+import { keepPlace, leavePlace, shownUrl } from "./places.js";
 import { previewOf } from "./preview.js";
 import { refinerOf } from "./refine.js";
-import { close, loaded, note, open, showCutout, startStage } from "./stage.js";
+import { close, loaded, loadedFrom, note, open, showCutout, startStage } from "./stage.js";
 import { choose, refreshTools, startTools, tell } from "./tools.js";
 import { showWhole, startZoom } from "./zoom.js";
 import { t } from "./words.js";
@@ -26,11 +32,30 @@ export function dismiss() {
   current++;
   want = null;
   offerDownload(null);
+  $("reopened").hidden = true;
   close();
+}
+
+/**
+ * Show an old result as if its background had just been removed.
+ * @param {{first: object, job: object, state: object[], photoUrl: string|null}} old the first job and the one to show
+ *   with its strokes; `canRefine` is false if no strokes can be drawn
+ * @returns {Promise<boolean>} whether it is shown
+ */
+export async function showOld({ first, job, state, photoUrl, canRefine }) {
+  dismiss();
+  const mine = current;
+  const removal = { photo: { name: job.name }, isNewest: () => mine === current, isOpen: false, isDone: true };
+  const image = photoUrl && (await loadedFrom(photoUrl));
+  if (!removal.isNewest()) return false;
+  begin(removal, image || null, image?.naturalWidth ?? job.width, image?.naturalHeight ?? job.height);
+  await show(removal, first, { job, state }, canRefine);
+  return removal.isNewest();
 }
 
 export async function remove(photo) {
   dismiss();
+  leavePlace();
   const mine = current;
   const removal = { photo, isNewest: () => mine === current, isOpen: false, isDone: false };
   const clock = setInterval(tick, 1000, removal, performance.now());
@@ -74,7 +99,7 @@ async function openPhoto(removal) {
 /** Show the preview, unless the real picture was first. */
 async function lookAhead(removal, image) {
   const isWanted = () => removal.isNewest() && !removal.isDone;
-  const url = hasPreview && (await previewOf(image));
+  const url = hasPreview && (await previewOf(removal.photo, image));
   if (!url || !isWanted()) return;
   if (await showCutout(url, isWanted)) note(t("Preview. Finishing …"));
 }
@@ -83,6 +108,7 @@ function begin(removal, image, width, height) {
   sayNothing();
   open(image, width, height);
   removal.isOpen = true;
+  refreshBackdrop();
   forget(width, height);
   showWhole();
   choose("compare");
@@ -92,18 +118,22 @@ function begin(removal, image, width, height) {
   offerDownload(null);
 }
 
-async function show(removal, job) {
+async function show(removal, first, known = { job: first, state: [] }, canRefine = true) {
+  const { job, state } = known;
   if (!removal.isNewest()) return;
   removal.isDone = true;
   if (!removal.isOpen) begin(removal, null, job.width, job.height);
-  if (!(await showCutout(job.resultUrl, removal.isNewest))) return;
+  if (!(await showCutout(shownUrl(job), removal.isNewest))) return;
   note("");
+  keepPlace(first, job, state);
   const remarks = [...job.notes];
   if (job.noForeground) remarks.unshift(t("No subject was found in this photo, so the result is fully transparent."));
   $("remarks").textContent = remarks.join(" ");
   tellFacts(job);
-  offerDownload({ photo: removal.photo, first: job, job, state: [] });
-  want = refinerOf(job, {
+  if (!canRefine) return;
+  if (state.length) resume(state);
+  offerDownload({ photo: removal.photo, first, job, state });
+  want = refinerOf(first, {
     working: () => tell(t("Refining …"), "busy"),
     failed(error) {
       if (!removal.isNewest()) return;
@@ -113,10 +143,11 @@ async function show(removal, job) {
     async show(refined, state, isWanted) {
       if (!(await showCutout(refined.resultUrl, () => removal.isNewest() && isWanted()))) return;
       tellFacts(refined);
-      offerDownload({ photo: removal.photo, first: job, job: refined, state });
-      tell(refined === job ? t("This is the first result again.") : t("The strokes are applied. Compare shows the result alone."));
+      keepPlace(first, refined, state);
+      offerDownload({ photo: removal.photo, first, job: refined, state });
+      tell(refined === first ? t("This is the first result again.") : t("The strokes are applied. Compare shows the result alone."));
     },
-  });
+  }, known);
   refreshTools(true);
   tell(t("The background is removed. Draw with Keep and Drop to correct it."));
 }
@@ -131,6 +162,10 @@ export function startSingle() {
   startZoom();
   startPointers();
   startTools();
+  startKeys();
+  startBox();
+  startKeyboardBrush();
+  startFinal();
   startDownloads();
   startBrush(() => {
     refreshTools(want !== null);
