@@ -66,12 +66,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         shop.remove("old-lamp.png")
         shop.remove("catalogue.pdf", b"%PDF")
         shop.remove("stopped.png")
-        for name, fields in (
-            ("Red-Shoe.png", {}),
-            ("beret.png", {"tier": "industry"}),
-            ("vase.png", {"trim": "true"}),
-        ):
-            shop.jobs[name] = shop.remove(name, **fields)["jobId"]
+        shop.jobs["Red-Shoe.png"] = shop.remove("Red-Shoe.png")["jobId"]
+        shop.jobs["beret.png"] = shop.remove("beret.png", tier="industry")["jobId"]
+        shop.jobs["vase.png"] = shop.remove("vase.png", trim="true")["jobId"]
         shop.remove("preview.jpg", tier="preview")
         shop.change(
             "old-lamp.png", finished_at=now() - timedelta(days=8), created_at=now() - timedelta(days=8)
@@ -125,21 +122,21 @@ def test_photos_are_shown_with_what_became_of_them(page: Page, shop: Shop, brows
     assert [name for name in names(page) if name in ours] == ours  # the newest first
     assert "preview.jpg" not in names(page)
     shoe = page.locator(CARD, has_text="Red-Shoe.png")
-    assert "Basic" in shoe.text_content()
-    assert "3 credits · isnet-general" in shoe.text_content()
+    assert "Basic" in shoe.inner_text()
+    assert "3 credits · isnet-general" in shoe.inner_text()
     assert shoe.locator("a.get").get_attribute("download") == "Red-Shoe-cutout.png"
     until(page, f"document.querySelector('{CARD} img').naturalWidth > 0")
     assert "/thumbnail?" in str(shoe.locator("img").get_attribute("src"))
-    failed = page.locator(CARD, has_text="catalogue.pdf").text_content()
+    failed = page.locator(CARD, has_text="catalogue.pdf").inner_text()
     assert "This file is not a picture that can be read. Send a JPEG" in failed
     assert "It cost nothing." in failed
-    assert "Needs review" in page.locator(CARD, has_text="beret.png").text_content()
-    assert "Cancelled" in page.locator(CARD, has_text="stopped.png").text_content()
+    assert "Needs review" in page.locator(CARD, has_text="beret.png").inner_text()
+    assert "Cancelled" in page.locator(CARD, has_text="stopped.png").inner_text()
     assert page.inner_text("#history-kept") == "Results are kept for 7 days."
     assert "1 photo" in page.inner_text("#history-batch-list a")
     assert str(page.get_attribute("#history-batch-list a", "href")).startswith("#batch=")
     go(page, shop, "history?search=lamp")
-    assert "The result is no longer kept. Send the photo again" in page.locator(CARD).text_content()
+    assert "The result is no longer kept. Send the photo again" in page.locator(CARD).inner_text()
     assert page.locator("#history-list a").count() == 0
     few = "history?search=e"
     go(page, shop, few)
