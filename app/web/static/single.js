@@ -71,7 +71,9 @@ export async function remove(photo) {
     const preview = opened.then((image) => image && lookAhead(removal, image));
     await Promise.race([preview, new Promise((resolve) => setTimeout(resolve, HEAD_START_MS))]);
     if (!removal.isNewest()) return;
-    const job = await call(`${API}/remove`, { method: "POST", body: form });
+    const waits = (text) => removal.isNewest() && say(text, "busy");
+    // A refusal for a while costs nothing, so the photo may be sent again.
+    const job = await call(`${API}/remove`, { method: "POST", body: form, repeats: true, waits });
     await opened;
     await show(removal, job);
   } catch (error) {
