@@ -124,12 +124,12 @@ def test_photos_are_shown_with_what_became_of_them(page: Page, shop: Shop, brows
     ours = ["vase.png", "beret.png", "stopped.png", "catalogue.pdf"]
     assert [name for name in names(page) if name in ours] == ours  # the newest first
     assert "preview.jpg" not in names(page)
-    shoe = page.locator(CARD, has_text="Red-Shoe.png")
-    assert "Basic" in shoe.text_content()
-    assert "3 credits · isnet-general" in shoe.text_content()
-    assert shoe.locator("a.get").get_attribute("download") == "Red-Shoe-cutout.png"
+    hat = page.locator(CARD, has_text="beret.png")
+    assert "Industry" in hat.text_content()
+    assert "25 credits · isnet-general" in hat.text_content()
+    assert hat.locator("a.get").get_attribute("download") == "beret-cutout.png"
     until(page, f"document.querySelector('{CARD} img').naturalWidth > 0")
-    assert "/thumbnail?" in str(shoe.locator("img").get_attribute("src"))
+    assert "/thumbnail?" in str(hat.locator("img").get_attribute("src"))
     failed = page.locator(CARD, has_text="catalogue.pdf").text_content()
     assert "This file is not a picture that can be read. Send a JPEG" in failed
     assert "It cost nothing." in failed
