@@ -266,7 +266,9 @@ def _scene(
         TIERS[options.tier].recipe,
         see_in(shown),
         colours=not options.mask_only,
-        aim=None if options.hints == NO_HINTS else marks.aim(photo.shape[1], photo.shape[0]),
+        aim=None
+        if replace(options.hints, within=None) == NO_HINTS
+        else marks.aim(photo.shape[1], photo.shape[0]),
     )
     rgb, alpha, part = cut.rgb, cut.alpha, view
     if marks.box is not None:  # the network saw more than may be in the result
@@ -274,8 +276,24 @@ def _scene(
         inner = Box(part.left - view.left, part.top - view.top, part.width, part.height)
         rgb = rgb[inner.rows, inner.columns].contiguous()
         alpha = alpha[inner.rows, inner.columns].contiguous()
+    if marks.within is not None:
+        alpha = _only_within(alpha, part, marks.within)
     cast = _cast_shadow(photo, own_alpha, alpha, part) if options.keep_shadow else None
     return Scene(photo, part, rgb, alpha, cut.uncertainty, behind, cast)
+
+
+def _only_within(alpha: Tensor, part: Box, within: Box) -> Tensor:
+    """Return the alpha, uint8 [h,w], of a part of a photo, 0 outside of a box of the photo."""
+    rows, columns = (
+        slice(max(0, first - start), max(0, last - start))
+        for first, last, start in (
+            (within.top, within.bottom, part.top),
+            (within.left, within.right, part.left),
+        )
+    )
+    inner = torch.zeros_like(alpha)
+    inner[rows, columns] = alpha[rows, columns]
+    return inner
 
 
 def _cast_shadow(photo: Tensor, own_alpha: Tensor | None, alpha: Tensor, part: Box) -> Tensor | None:

@@ -64,12 +64,8 @@ class RemovalForm(OptionsForm):
     ] = None
 
 
-# The options of the first removal that stay when its result is refined: those that decide what the network is shown,
-# and those about the subject's place.
-NOT_REFINED = (
-    "tier", "trim", "margin", "scale", "position", "canvas", "roi", "box", "shadow", "shadow_opacity", "keep_shadow", "keep_profile",
-    "require_subject", "max_megapixels", "preset",
-)  # fmt: skip
+# The options of the first removal that stay when its result is refined: they decide what the network is shown.
+NOT_REFINED = ("tier", "roi", "box", "keep_profile", "max_megapixels")
 
 
 class RefinementForm(OptionsForm):

@@ -47,11 +47,11 @@ from cutout.app.removals.dependencies import ExecutorDep, RefinementSlotsDep, Re
 from cutout.app.removals.form import describe_refinement, describe_removal, read_refinement, read_removal
 from cutout.app.removals.refining import find_original
 from cutout.app.removals.remote import RemoteBackground, RemotePhoto
-from cutout.app.removals.schemas import Pricing
+from cutout.app.removals.schemas import PresetInfo, PresetList, Pricing
 from cutout.app.stores.dependencies import ResultStoresDep
 from cutout.inference.imaging.encode import Format
 from cutout.inference.limits import SizeLimits
-from cutout.inference.option_values import OptionValues, to_options
+from cutout.inference.option_values import OptionValues
 
 router = APIRouter(prefix=API, tags=["background remover"], route_class=AuthFirstRoute)
 
@@ -71,6 +71,12 @@ async def get_pricing(executor: ExecutorDep) -> Pricing:
         discounts=[DiscountInfo.of(discount) for discount in pricing.DISCOUNTS],
         plans={name: PlanInfo.of(plan) for name, plan in pricing.PLANS.items()},
     )
+
+
+@router.get("/presets")
+async def get_presets(presets: PresetsDep) -> PresetList:
+    """List the presets of this host: their sizes and backgrounds, the options that they set, and where they come from."""
+    return PresetList(presets=[PresetInfo.of(preset) for preset in presets.values()])
 
 
 @router.post("/pricing/calculate")
@@ -168,24 +174,25 @@ async def refine(
     slots: RefinementSlotsDep,
     fetcher: ImageFetcherDep,
     settings: SettingsDep,
+    presets: PresetsDep,
     secret: SecretDep,
     accept: Annotated[str, Header()] = "",
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> JobInfo | Response:
-    """Make a result again with other hints, from what the network saw at first.
+    """Make a result again with other hints or another layout, from what the network saw at first.
 
-    Send all hints that are to hold, not only new ones. `format`, `quality`, `maskOnly` and the background may change
-    too; all other options stay. The result is a new job, and the first one stays as it is. It is free for a day after
-    the first removal (`CUTOUT_FREE_REFINE_HOURS`), and has the price of its tier later.
+    Send all hints that are to hold, not only new ones. Format, background, shadow and layout may change too, one by one
+    or by a `preset`; what is not sent stays. `tier`, `roi`, `box`, `keepProfile` and `maxMegapixels` stay as they were.
+    The result is a new job, and the first one stays as it is. It is free for a day after the first removal
+    (`CUTOUT_FREE_REFINE_HOURS`), and has the price of its tier later.
     """
     wants_picture, accepted = read_accept(accept)
     form, files = await read_refinement(request, settings.max_upload_bytes)
     values, remote = await _read_values(form, files, accepted, fetcher, settings.limits.sizes)
-    wanted = to_options(values, to_camel, settings.limits.sizes)
     free = timedelta(hours=settings.free_refine_hours)
     with slots.one():
         original = await find_original(context.database, context.storage, user.id, job_id, free)
-        options = original.refined(wanted, values)
+        options = original.refined(values, presets, to_camel, settings.limits.sizes)
         job, picture = await removals.remove_one(
             context, user.id, original, options, idempotency_key, background=remote
         )

@@ -328,19 +328,22 @@ def parse_position(text: str) -> tuple[float, float] | None:
     return places[0], places[-1]
 
 
-def parse_canvas(text: str) -> tuple[int, int]:
-    """Parse width and height in pixels, such as "2000x1500"; one number is a square.
+def parse_canvas(text: str) -> tuple[int, int] | None:
+    """Parse width and height in pixels, such as "2000x1500"; one number is a square. "original" is None.
 
     Raises:
         InvalidOptions: the text is no size, or a side has no pixels or more than 32,768.
 
     """
     stripped = text.strip().lower()
+    if stripped == "original":
+        return None
     found = CANVAS.fullmatch(stripped)
     sides = [stripped, stripped] if found is None else [found[1], found[2]]
     if not all(re.fullmatch(r"\d{1,5}", side) and 1 <= int(side) <= LARGEST_CANVAS_SIDE for side in sides):
         raise InvalidOptions(
-            f"{text!r} is not a size. Write width x height in pixels, such as 2000x2000, up to {LARGEST_CANVAS_SIDE} a side."
+            f"{text!r} is not a size. Write original, or width x height in pixels, such as 2000x2000, up to"
+            f" {LARGEST_CANVAS_SIDE} a side."
         )
     return int(sides[0]), int(sides[1])
 

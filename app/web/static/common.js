@@ -84,9 +84,3 @@ export async function signedIn(act) {
 }
 
 export const call = (url, init) => signedIn(() => ask(url, init));
-
-/** Encode a canvas at once; `toBlob` waits for the browser to be idle, which can take a second. */
-export function encoded(canvas, type, quality) {
-  const bytes = atob(canvas.toDataURL(type, quality).split(",")[1]);
-  return new Blob([Uint8Array.from(bytes, (one) => one.charCodeAt(0))], { type });
-}

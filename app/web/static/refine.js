@@ -2,14 +2,17 @@
 // latest state wins, and states that were answered before are not asked for again.
 
 import { API, call } from "./common.js";
+import { withinOf } from "./box.js";
 import { keyOf, masksOf } from "./brush.js";
 
 const PAUSE_MS = 120; // after a stroke, since another may follow
 
 /** The body of a refinement with the strokes of a state, and these fields beside them. */
-export function refinement(state, fields = {}) {
+export async function refinement(state, fields = {}) {
   const form = new FormData();
-  for (const [name, mask] of Object.entries(masksOf(state))) form.set(name, mask, `${name}.png`);
+  for (const [name, mask] of Object.entries(await masksOf(state))) form.set(name, mask, `${name}.png`);
+  const within = withinOf(state);
+  if (within) form.set("within", within);
   for (const [name, value] of Object.entries(fields)) form.set(name, value);
   return form;
 }
@@ -35,7 +38,7 @@ export function refinerOf(first, { show, working, failed }, known = { job: first
     const key = keyOf(state);
     isBusy = true;
     try {
-      const form = refinement(state);
+      const form = await refinement(state);
       // Strokes beside the photo change nothing.
       const job = [...form.keys()].length ? await refine(first.jobId, form) : first;
       answers.set(key, job);

@@ -1,8 +1,13 @@
 // One photo: removed at once, previewed while that takes, and refined with the brush.
 
 import { $, API, call, linkToCredits, say, complain, sayNothing } from "./common.js";
+import { refreshBackdrop } from "./backdrops.js";
+import { startBox } from "./box.js";
 import { forget, resume, startBrush, strokes } from "./brush.js";
 import { offerDownload, startDownloads } from "./download.js";
+import { startFinal } from "./final.js";
+import { startKeyboardBrush } from "./keyboard_brush.js";
+import { startKeys } from "./keys.js";
 import { startPointers } from "./pointers.js";
 import { keepPlace, leavePlace, shownUrl } from "./places.js";
 import { previewOf } from "./preview.js";
@@ -94,7 +99,7 @@ async function openPhoto(removal) {
 /** Show the preview, unless the real picture was first. */
 async function lookAhead(removal, image) {
   const isWanted = () => removal.isNewest() && !removal.isDone;
-  const url = hasPreview && (await previewOf(image));
+  const url = hasPreview && (await previewOf(removal.photo, image));
   if (!url || !isWanted()) return;
   if (await showCutout(url, isWanted)) note(t("Preview. Finishing …"));
 }
@@ -103,6 +108,7 @@ function begin(removal, image, width, height) {
   sayNothing();
   open(image, width, height);
   removal.isOpen = true;
+  refreshBackdrop();
   forget(width, height);
   showWhole();
   choose("compare");
@@ -156,6 +162,10 @@ export function startSingle() {
   startZoom();
   startPointers();
   startTools();
+  startKeys();
+  startBox();
+  startKeyboardBrush();
+  startFinal();
   startDownloads();
   startBrush(() => {
     refreshTools(want !== null);

@@ -73,10 +73,11 @@ export function note(text) {
   if (!text) $("note-seconds").textContent = "";
 }
 
-/** Choose what a pointer does on the stage: compare, keep, drop or hand. */
+/** Choose what a pointer does on the stage: compare, keep, drop, box, hand or final. The stage gets an event `tool`. */
 export function useTool(tool) {
   $("compare").dataset.tool = tool;
   $("slider").disabled = tool !== "compare" || $("compare").matches(".no-photo, .photo-alone");
+  $("compare").dispatchEvent(new Event("tool"));
 }
 
 /** Place the pictures: `x` and `y` are the offset as a share of the stage's sides, after scaling. */
@@ -84,6 +85,7 @@ export function place(wanted) {
   position = wanted;
   const { scale, x, y } = wanted;
   $("sheet").style.transform = `translate(${100 * x}%, ${100 * y}%) scale(${scale})`;
+  $("compare").style.setProperty("--scale", scale);
   $("compare").classList.toggle("zoomed", scale > 1);
   divide();
 }

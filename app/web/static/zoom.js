@@ -13,9 +13,17 @@ let now = { ...whole };
 
 const box = () => $("compare").getBoundingClientRect();
 
-/** The scale at which one pixel of the photo is one pixel of the screen. */
+let fullWidth = null; // pixels that the stage would be wide if it showed another picture than the photo; null if not
+
+/** Take note of how many pixels the stage is wide, for a picture of another size than the photo; null for the photo. */
+export function setFullWidth(pixels) {
+  fullWidth = pixels;
+  tellZoom();
+}
+
+/** The scale at which one pixel of the picture is one pixel of the screen. */
 function fullPixels() {
-  const wide = parseFloat($("compare").style.getPropertyValue("--wide"));
+  const wide = fullWidth ?? parseFloat($("compare").style.getPropertyValue("--wide"));
   return wide / (box().width * devicePixelRatio);
 }
 

@@ -48,6 +48,7 @@ ROUTES = {
     "POST /api/auth/keys": USER,
     "DELETE /api/auth/keys/{key_id}": OWNER,
     f"GET {API}/pricing": PUBLIC,
+    f"GET {API}/presets": PUBLIC,
     f"POST {API}/pricing/calculate": USER,
     f"POST {API}/remove": USER,
     f"POST {API}/batch": USER,

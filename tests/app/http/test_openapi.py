@@ -108,6 +108,7 @@ def test_who_may_call_is_described(described: dict[str, Any]) -> None:
         f"GET {API}/batch/{{batch_id}}/download": [*user, {}],
         "GET /metrics": [{"metrics": []}, {}],
         f"GET {API}/pricing": [],
+        f"GET {API}/presets": [],
         "GET /api/health": [],
         "POST /api/auth/login": [],
         "GET /api/auth/session": [{"session": []}, {}],
