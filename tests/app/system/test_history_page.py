@@ -284,6 +284,18 @@ def test_an_old_result_is_as_it_was_after_its_removal(page: Page, shop: Shop, br
         assert another.is_hidden("#reopened")
 
 
+def test_a_file_that_was_made_of_a_result_leads_to_it(page: Page, shop: Shop) -> None:
+    first = shop.jobs["beret.png"]
+    made = http.post(
+        f"{shop.address}{API}/jobs/{first}/refine", data={"format": "jpg", "background": "white"}
+    ).json()
+    go(page, shop, f"job={made['jobId']}", READY)
+    assert shown(page) == first
+    assert fragment(page) == f"job={first}"
+    assert page.is_hidden("#reopened")
+    assert page.is_enabled("#tool-keep")
+
+
 def test_what_hinders_strokes_is_said(page: Page, shop: Shop) -> None:
     go(page, shop, f"job={shop.jobs['vase.png']}", "#reopened:not([hidden])")
     assert page.inner_text("#reopened-told") == "This result has a layout of its own."
