@@ -28,6 +28,7 @@ from cutout.app.db.session import Database
 from cutout.app.embedded.supervisor import EmbeddedProcesses
 from cutout.app.http import middleware, openapi, problem_details, security_headers
 from cutout.app.http.metrics_middleware import MetricsMiddleware
+from cutout.app.http.path_prefix import PathPrefix
 from cutout.app.http.state import AppState
 from cutout.app.jobs.lease_renewal import LeaseRenewer
 from cutout.app.jobs.queue import Queue
@@ -89,6 +90,7 @@ def create_app(
         redoc_url=None,
         # A redirect would repeat the host that the caller named, whatever that is.
         redirect_slashes=False,
+        servers=[{"url": settings.path_prefix}] if settings.path_prefix else None,
     )
     service.state.parts = state
     add_middleware(service, settings, state)
@@ -123,7 +125,7 @@ def init_state(settings: Settings, embedded: EmbeddedProcesses | None) -> AppSta
     database = state.put(Database, Database(settings.database, settings.database_seconds))
     storage = state.put(Storage, storage_from(settings))
     probe = state.put(StorageProbe, StorageProbe(storage, timedelta(seconds=settings.storage_check_seconds)))
-    secret = state.put(ServiceSecret, ServiceSecret(settings.secret_or_own()))
+    secret = state.put(ServiceSecret, ServiceSecret(settings.secret_or_own(), settings.path_prefix))
     state.put(
         TokenReader,
         TokenReader(
@@ -153,7 +155,7 @@ def init_state(settings: Settings, embedded: EmbeddedProcesses | None) -> AppSta
             secret,
             settings.kept,
             mailer_from(settings),
-            settings.public_url or "",
+            settings.public_origin,
             figures,
             # Without accounts the mail server belongs to the only user.
             notify_any_email=settings.notify_any_email or settings.auth == "off",
@@ -211,6 +213,8 @@ def add_middleware(service: FastAPI, settings: Settings, state: AppState) -> Non
     if settings.trusted_proxies:
         trusted = [str(network) for network in settings.trusted_proxies]
         service.add_middleware(ProxyHeadersMiddleware, trusted_hosts=trusted)
+    if settings.path_prefix:
+        service.add_middleware(PathPrefix, prefix=settings.path_prefix)
 
 
 def include_routers(service: FastAPI, settings: Settings) -> None:

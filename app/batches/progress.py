@@ -1,14 +1,18 @@
-"""Progress of a batch: the state of each photo, and a stream of changes."""
+"""Progress of a batch: the state of each photo, and a stream of changes.
+
+Statuses of photos are written as a text with a letter for each photo, so that a client which reconnects can say what it
+has seen.
+"""
 
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -20,11 +24,22 @@ from cutout.app.jobs.schemas import StoreInfo
 from cutout.app.stores.service import infos_of_batch
 
 LOOK_AGAIN_SECONDS = 0.5
+# The statuses that a photo can have, by their letters.
+STATUSES = {
+    "w": Status.PENDING,
+    "p": Status.PROCESSING,
+    "c": Status.COMPLETED,
+    "f": Status.FAILED,
+    "x": Status.CANCELLED,
+}
+LETTERS = {status: letter for letter, status in STATUSES.items()}
 
 
 @dataclass(frozen=True)
 class PhotoState:
-    """The status of a photo, with the error if it failed, and the facts about its subject if it is done."""
+    """The status of a photo, with the error if it failed, and the facts about its subject if it is done. `has_store` says that
+    its result goes to a store.
+    """
 
     position: int
     name: str
@@ -36,6 +51,7 @@ class PhotoState:
     coverage: float | None
     uncertainty: float | None
     needs_review: bool | None
+    has_store: bool | None
 
 
 @dataclass(frozen=True)
@@ -54,12 +70,25 @@ class BatchView:
 
 @dataclass(frozen=True)
 class BatchSnapshot:
-    """The status and progress of a batch at one moment, without its photos."""
+    """The status of a batch at one moment, and those of its photos in letters."""
 
     status: Status
     started_at: datetime | None
     finished_at: datetime | None
-    progress: Progress
+    photos: str
+
+    @property
+    def progress(self) -> Progress:
+        counts = Counter(self.photos)
+        return Progress({status: counts[letter] for letter, status in STATUSES.items() if counts[letter]})
+
+
+@dataclass(frozen=True)
+class BatchChange:
+    """The state of a batch, and its photos whose status has changed since the one before."""
+
+    now: BatchSnapshot
+    photos: Sequence[PhotoState]
 
 
 def view(session: Session, user_id: uuid.UUID, batch_id: uuid.UUID) -> BatchView | None:
@@ -67,12 +96,25 @@ def view(session: Session, user_id: uuid.UUID, batch_id: uuid.UUID) -> BatchView
     batch = batches.find(session, user_id, batch_id)
     if batch is None:
         return None
+    photos = photos_at(session, batch_id)
+    deliveries = select(Delivery).where(Delivery.batch_id == batch_id).order_by(Delivery.channel)
+    return BatchView(
+        batch,
+        photos,
+        session.scalars(deliveries).all(),
+        infos_of_batch(session, batch_id) if any(photo.has_store for photo in photos) else {},
+    )
+
+
+def photos_at(
+    session: Session, batch_id: uuid.UUID, positions: Collection[int] | None = None
+) -> list[PhotoState]:
+    """Return the states of a batch's photos in upload order: those at these positions, or all."""
     # Columns only: loading 500 ORM objects takes ten times as long.
-    photos = session.execute(
+    rows = (
         select(
             Job.position,
             Job.name,
-            Job.has_store,
             Job.id,
             Job.status,
             Job.error_code,
@@ -81,45 +123,58 @@ def view(session: Session, user_id: uuid.UUID, batch_id: uuid.UUID) -> BatchView
             Job.coverage,
             Job.uncertainty,
             Job.needs_review,
+            Job.has_store,
         )
         .where(Job.batch_id == batch_id)
         .order_by(Job.position)
-    ).all()
-    deliveries = select(Delivery).where(Delivery.batch_id == batch_id).order_by(Delivery.channel)
-    return BatchView(
-        batch,
-        [PhotoState(position or 0, name or "", *others) for position, name, _, *others in photos],
-        session.scalars(deliveries).all(),
-        infos_of_batch(session, batch_id) if any(photo.has_store for photo in photos) else {},
     )
+    if positions is not None:
+        rows = rows.where(Job.position.in_(positions))
+    return [
+        PhotoState(position or 0, name or "", *others) for position, name, *others in session.execute(rows)
+    ]
 
 
-def moment(session: Session, batch_id: uuid.UUID) -> BatchSnapshot:
-    """Return the current status and progress of a batch."""
-    rows = session.execute(
-        select(Batch.status, Batch.started_at, Batch.finished_at, Job.status, func.count())
-        .join(Job, Job.batch_id == Batch.id)
-        .where(Batch.id == batch_id)
-        .group_by(Batch.id, Job.status)
-    ).all()
-    status, started_at, finished_at, _, _ = rows[0]
+def snapshot(session: Session, batch_id: uuid.UUID) -> BatchSnapshot:
+    """Return the current state of a batch."""
+    batch = session.execute(
+        select(Batch.status, Batch.started_at, Batch.finished_at).where(Batch.id == batch_id)
+    ).one()
+    photos = session.scalars(select(Job.status).where(Job.batch_id == batch_id).order_by(Job.position))
     return BatchSnapshot(
-        status, started_at, finished_at, Progress({photos: count for _, _, _, photos, count in rows})
+        batch.status, batch.started_at, batch.finished_at, "".join(LETTERS[status] for status in photos)
     )
+
+
+def change(session: Session, batch_id: uuid.UUID, known: str) -> BatchChange:
+    """Return the current state of a batch, and its photos whose status is not as in `known`.
+
+    Without a letter in `known`, a photo counts as waiting.
+    """
+    now = snapshot(session, batch_id)
+    known = known.ljust(len(now.photos), LETTERS[Status.PENDING])
+    changed = [
+        position for position, (old, new) in enumerate(zip(known, now.photos, strict=False)) if old != new
+    ]
+    return BatchChange(now, photos_at(session, batch_id, changed) if changed else [])
 
 
 async def watch(
-    database: Database, batch_id: uuid.UUID, stopping: asyncio.Event
-) -> AsyncIterator[BatchSnapshot]:
-    """Yield the progress of a batch, now and at each change, until it has finished or the service stops."""
+    database: Database, batch_id: uuid.UUID, known: str, stopping: asyncio.Event
+) -> AsyncIterator[BatchChange]:
+    """Yield the state of a batch, now and at each change, until it has finished or the service stops.
+
+    `known` are the photos' statuses that the client has seen, in letters; empty if it has seen none.
+    """
     told: BatchSnapshot | None = None
     while not stopping.is_set():
-        seen = told
         with suppress(OperationalError):  # the next poll tries again
-            seen = await asyncio.to_thread(database.run_read_only, moment, batch_id)
-        if seen is not None and seen != told:
-            told = seen
-            yield seen
+            seen = await asyncio.to_thread(
+                database.run_read_only, change, batch_id, known if told is None else told.photos
+            )
+            if seen.now != told:
+                told = seen.now
+                yield seen
         if told is not None and told.finished_at is not None:
             return
         with suppress(TimeoutError):

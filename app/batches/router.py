@@ -12,10 +12,20 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from cutout.app.auth.dependencies import BatchUserDep, ReaderDep, SecretDep, UserDep, get_caller
+from cutout.app.auth.signed_urls import ServiceSecret
 from cutout.app.batches import progress as watching
 from cutout.app.batches import service as batches
 from cutout.app.batches.form import Fields, Funds, describe_form, read_batch
-from cutout.app.batches.schemas import BatchAccepted, Batches, BatchInfo, BatchSummary, ProgressInfo, price_of
+from cutout.app.batches.schemas import (
+    BatchAccepted,
+    Batches,
+    BatchInfo,
+    BatchPhoto,
+    BatchSummary,
+    ChangedPhotos,
+    ProgressInfo,
+    price_of,
+)
 from cutout.app.batches.service import WrongBatchSize
 from cutout.app.batches.upload import receiving
 from cutout.app.billing.ledger import InsufficientCredits
@@ -122,7 +132,7 @@ async def submit_batch(
         each = await asyncio.to_thread(database.run_read_only, batches.seconds_each, form.tier)
         with rate_limits.counting_refusals():
             batch = await upload.submit(database, queue, user.id, wanted, idempotency_key, limit)
-    status_url = f"{router.prefix}/batch/{batch.id}"
+    status_url = f"{secret.prefix}{router.prefix}/batch/{batch.id}"
     return BatchAccepted(
         batch_id=batch.id,
         status=batch.status,
@@ -175,19 +185,32 @@ async def own_batch(batch_id: uuid.UUID, user: UserDep, database: DatabaseDep) -
     "/batch/{batch_id}/events", response_class=EventSourceResponse, responses=error_responses(NotFoundError)
 )
 async def get_batch_events(
-    batch: Annotated[Batch, Depends(own_batch)], database: DatabaseDep, stopping: ShutdownDep
+    batch: Annotated[Batch, Depends(own_batch)],
+    database: DatabaseDep,
+    settings: SettingsDep,
+    secret: SecretDep,
+    stopping: ShutdownDep,
+    last_event_id: Annotated[
+        str | None, Header(description="the `id` of the last `photos` event received")
+    ] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream the progress of a batch as server-sent events.
 
-    A `progress` event is sent immediately and at each change, and an `end` event when the batch has finished. Both
-    carry the same JSON. The stream closes after `end`, or when the service shuts down. A client that reconnects
-    receives the current state first.
+    A `photos` event tells of the photos whose status has changed, a `progress` event of the batch as a whole: both at
+    first and at each change. An `end` event follows when the batch has finished, with the same JSON as `progress`. The
+    stream closes after `end`, or when the service shuts down. A client that reconnects receives the current progress
+    first, and the photos that have changed since the event in its `Last-Event-ID`: without one, all that do not wait.
     """
-    async for moment in watching.watch(database, batch.id, stopping):
-        told = ProgressInfo.told(moment.status, moment.progress, moment.started_at, now())
+    urls_of = partial(JobUrls.of, secret=secret, kept=settings.kept)
+    async for change in watching.watch(database, batch.id, last_event_id or "", stopping):
+        if change.photos:
+            photos = ChangedPhotos(photos=[BatchPhoto.of(photo, urls_of) for photo in change.photos])
+            data = photos.model_dump_json(by_alias=True, exclude={"photos": {"__all__": {"store"}}})
+            yield ServerSentEvent(event="photos", raw_data=data, id=change.now.photos)
+        told = ProgressInfo.told(change.now.status, change.now.progress, change.now.started_at, now())
         data = told.model_dump_json(by_alias=True)
         yield ServerSentEvent(event="progress", raw_data=data, retry=RECONNECT_MS)
-        if moment.finished_at is not None:
+        if change.now.finished_at is not None:
             yield ServerSentEvent(event="end", raw_data=data)
 
 
@@ -280,7 +303,7 @@ async def cancel_batch(
     return describe(await asyncio.to_thread(cancel), secret, settings)
 
 
-def describe(view: watching.BatchView | None, secret: str, settings: Settings) -> BatchInfo:
+def describe(view: watching.BatchView | None, secret: ServiceSecret, settings: Settings) -> BatchInfo:
     """Return the response for a batch with all of its photos.
 
     Raises:

@@ -151,6 +151,12 @@ class BatchPhoto(Schema):
         )
 
 
+class ChangedPhotos(Schema):
+    """The photos of a batch whose status has changed."""
+
+    photos: list[BatchPhoto]
+
+
 class DeliveryInfo(Schema):
     """A notification about a finished batch.
 

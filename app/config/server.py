@@ -1,11 +1,17 @@
 """Settings of the server: addresses, logs, and limits on requests."""
 
+import re
 from typing import ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, IPvAnyNetwork, field_validator
 
 from cutout.app.config import url_checks
 from cutout.app.config.base import CommaSeparated, Secret, SettingsGroup
+
+# The first steps of the paths of pages and calls: a prefix that begins with one could not be told from them.
+OWN_PATHS = ("api", "docs", "metrics", "openapi.json", "static", "v1", "v1.0")
+STEP = re.compile("[A-Za-z0-9._~-]+")
 
 
 class ServerSettings(SettingsGroup):
@@ -17,8 +23,9 @@ class ServerSettings(SettingsGroup):
     port: int = Field(8000, ge=1, le=65535, description="the port to listen on")
     public_url: str | None = Field(
         None,
-        description="`https://…` where users reach this service, for links in mail and webhooks; default: links "
-        "without a host",
+        description="`https://…` where users reach this service, for links in mail and webhooks; with a path if a proxy "
+        "serves it [below one](deployment.md#below-a-path), as in `https://shop.example/cutout`; default: links without "
+        "a host",
     )
     cors_origins: CommaSeparated[str] = Field(
         (),
@@ -68,6 +75,16 @@ class ServerSettings(SettingsGroup):
         url = url_checks.read_web_address(value, what_instead="this URL is shown to users")
         if url.query is not None or url.fragment is not None:
             raise ValueError("write https://host, with a path if there is one, and nothing else")
+        steps = urlsplit(value).path.rstrip("/").split("/")[1:]
+        if not all(STEP.fullmatch(step) and step.strip(".") for step in steps):
+            raise ValueError(
+                "the path may have letters, digits and . _ ~ - between its slashes, as in https://host/cutout"
+            )
+        if steps and steps[0] in OWN_PATHS:
+            raise ValueError(
+                f"the path must not begin with /{steps[0]}, where the service has pages or calls of its own; choose"
+                " another, as in https://host/cutout"
+            )
         return value.rstrip("/")
 
     @field_validator("cors_origins")
@@ -76,6 +93,16 @@ class ServerSettings(SettingsGroup):
         for origin in value:
             url_checks.check_origin(origin)
         return value
+
+    @property
+    def path_prefix(self) -> str:
+        """The path below which a proxy serves the service, without a slash at its end; empty if there is none."""
+        return urlsplit(self.public_url or "").path
+
+    @property
+    def public_origin(self) -> str:
+        """Scheme and host where users reach the service; empty if they are not set."""
+        return (self.public_url or "").removesuffix(self.path_prefix)
 
     @property
     def max_upload_bytes(self) -> int:

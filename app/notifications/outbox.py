@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from cutout.app.auth.signed_urls import ServiceSecret
 from cutout.app.core.threads import to_the_end
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Channel, Delivery, now
@@ -51,14 +52,16 @@ _mails = ThreadPoolExecutor(MOST_AT_ONCE, "mail")
 
 @dataclass(frozen=True)
 class Outbox:
-    """Everything that deliveries need. `kept` is how long results are kept; `public_url` the service's URL, if set."""
+    """Everything that deliveries need. `kept` is how long results are kept; `public_origin` the service's public scheme and
+    host, if set.
+    """
 
     database: Database
     http_client: SafeHttpClient
-    secret: str = field(repr=False)
+    secret: ServiceSecret = field(repr=False)
     kept: timedelta
     mailer: email.Mailer | None = None
-    public_url: str = ""
+    public_origin: str = ""
     metrics: Metrics = field(default_factory=Metrics)
     notify_any_email: bool = False
     clock: Callable[[], datetime] = now
@@ -187,7 +190,7 @@ async def _send(outbox: Outbox, delivery: Delivery, report: BatchReport) -> int 
     """
     at = outbox.clock()
     zip_path = archive_url(report.batch, outbox.secret, outbox.kept, at)
-    zip_url = None if zip_path is None else outbox.public_url + zip_path
+    zip_url = None if zip_path is None else outbox.public_origin + zip_path
     if delivery.channel is Channel.WEBHOOK:
         secret = webhook.webhook_secret(outbox.secret, report.batch.user_id)
         body = messages.payload(report, delivery.id, zip_url)

@@ -66,6 +66,8 @@ class RemovalForm(OptionsForm):
 
 # The options of the first removal that stay when its result is refined: they decide what the network is shown.
 NOT_REFINED = ("tier", "roi", "box", "keep_profile", "max_megapixels")
+# In megapixels. A larger one would take as long as the result itself.
+MOST_OF_A_VIEW = 2.0
 
 
 class RefinementForm(OptionsForm):
@@ -79,7 +81,22 @@ class RefinementForm(OptionsForm):
         )
 
 
+class ViewForm(RefinementForm):
+    """The fields of `POST /jobs/{jobId}/refine/view`: those of a refinement, and the size of the picture."""
+
+    view_megapixels: Annotated[
+        float,
+        Field(
+            ge=0.01,
+            le=MOST_OF_A_VIEW,
+            allow_inf_nan=False,
+            description="a larger picture is scaled down to this many megapixels",
+        ),
+    ] = 0.5
+
+
 Form = TypeVar("Form", bound=OptionsForm)
+Refinement = TypeVar("Refinement", bound=RefinementForm)
 
 
 @dataclass(frozen=True)
@@ -120,8 +137,10 @@ async def read_removal(request: Request, largest_bytes: int) -> Received:
     return received
 
 
-async def read_refinement(request: Request, largest_bytes: int) -> tuple[RefinementForm, Mapping[str, bytes]]:
-    """Read the body of a refinement to its end. Return its fields, and its files by the names of their parts.
+async def read_refinement(
+    request: Request, largest_bytes: int, kind: type[Refinement]
+) -> tuple[Refinement, Mapping[str, bytes]]:
+    """Read the body of a refinement, or of a view of one, to its end. Return its fields, and its files by the names of their parts.
 
     Raises:
         InvalidInputError: the body is no such form, has a file of more than `largest_bytes`, or several backgrounds.
@@ -131,7 +150,7 @@ async def read_refinement(request: Request, largest_bytes: int) -> tuple[Refinem
     # Without a body the hints are none, so one that cannot be read must not count as none.
     if _media_type(request) not in (MULTIPART, URLENCODED, JSON) and await request.body():
         raise InvalidInputError(f"The body is neither a form nor JSON. {REFINEMENT_WANTED}")
-    form, files, _ = await _read_form(request, RefinementForm, FILES, largest_bytes, REFINEMENT_WANTED)
+    form, files, _ = await _read_form(request, kind, FILES, largest_bytes, REFINEMENT_WANTED)
     if PHOTO in files:
         raise InvalidInputError(f"{PHOTO}: the photo is that of the first removal; leave this out")
     return form, files
@@ -186,9 +205,9 @@ def describe_removal() -> dict[str, Any]:
     }
 
 
-def describe_refinement() -> dict[str, Any]:
+def describe_refinement(kind: type[RefinementForm] = RefinementForm) -> dict[str, Any]:
     """Describe the body of a refinement for OpenAPI: as a form, and as JSON."""
-    schema = RefinementForm.model_json_schema(ref_template=SCHEMAS)
+    schema = kind.model_json_schema(ref_template=SCHEMAS)
     stays = {RefinementForm.model_fields[name].alias for name in NOT_REFINED}
     fields = {name: value for name, value in schema["properties"].items() if name not in stays}
     files = {name: value for name, value in DESCRIBED_FILES.items() if name != PHOTO}

@@ -15,9 +15,12 @@ from cutout.app.db.tables import Status, now
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import OPTIONS
 from cutout.app.jobs.originals import original_key
+from cutout.app.removals.executors import RemovalExecutor
 from cutout.app.storage.base import Storage
+from cutout.inference.cutout import Cutout
 from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging.backgrounds import Picture
+from cutout.inference.imaging.encode import Format
 from cutout.inference.imaging.geometry import NO_MARGIN
 from cutout.inference.limits import SizeLimits
 from cutout.inference.masked_photo import UNUSABLE, MaskedPhoto
@@ -58,6 +61,12 @@ class RefinementSlots:
             yield
         finally:
             self._free += 1
+
+
+class NoView(ConflictError):
+    """A refinement cannot be looked at before it is made."""
+
+    example = "Refining this result is no longer free, so it cannot be looked at first. Refine it."
 
 
 class CannotRefine(ConflictError):
@@ -179,3 +188,25 @@ async def find_original(
         return Original(job.id, options, MaskedPhoto.from_bytes(kept), is_free, job.name)
 
     return await to_storage_thread(find)
+
+
+async def show(
+    executor: RemovalExecutor, original: Original, options: Options, most_pixels: int, user_id: uuid.UUID
+) -> Cutout:
+    """Return a picture of at most so many pixels, as a refinement with these options would look. It is no job.
+
+    Raises:
+        NoView: refining costs something by now, or the networks run elsewhere.
+        CutoutError: the picture cannot be made.
+
+    """
+    if not original.is_free:
+        raise NoView("Refining this result is no longer free, so it cannot be looked at first. Refine it.")
+    if options.format is Format.ZIP:  # to look at
+        options = replace(options, format=Format.PNG)
+    cutout = await executor.show(original.photo, options, most_pixels, user_id)
+    if cutout is None:
+        raise NoView(
+            "Workers make the pictures on this host, so a refinement cannot be looked at first. Refine it."
+        )
+    return cutout

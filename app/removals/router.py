@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
@@ -36,7 +37,7 @@ from cutout.app.core.errors import (
 from cutout.app.db.tables import Job
 from cutout.app.http import backgrounds, strokes
 from cutout.app.http.backgrounds import fetch_background
-from cutout.app.http.dependencies import DatabaseDep, ImageFetcherDep, PresetsDep, SettingsDep
+from cutout.app.http.dependencies import DatabaseDep, ImageFetcherDep, PresetsDep, SettingsDep, StorageDep
 from cutout.app.http.openapi import error_responses
 from cutout.app.http.schemas import NO_NUL, OptionsForm
 from cutout.app.jobs.schemas import JobInfo, TierInfo
@@ -44,8 +45,15 @@ from cutout.app.jobs.urls import API, urls_of
 from cutout.app.net.image_fetcher import ImageFetcher
 from cutout.app.removals import service as removals
 from cutout.app.removals.dependencies import ExecutorDep, RefinementSlotsDep, RemovalContextDep
-from cutout.app.removals.form import describe_refinement, describe_removal, read_refinement, read_removal
-from cutout.app.removals.refining import find_original
+from cutout.app.removals.form import (
+    RefinementForm,
+    ViewForm,
+    describe_refinement,
+    describe_removal,
+    read_refinement,
+    read_removal,
+)
+from cutout.app.removals.refining import find_original, show
 from cutout.app.removals.remote import RemoteBackground, RemotePhoto
 from cutout.app.removals.schemas import PresetInfo, PresetList, Pricing
 from cutout.app.stores.dependencies import ResultStoresDep
@@ -187,7 +195,7 @@ async def refine(
     (`CUTOUT_FREE_REFINE_HOURS`), and has the price of its tier later.
     """
     wants_picture, accepted = read_accept(accept)
-    form, files = await read_refinement(request, settings.max_upload_bytes)
+    form, files = await read_refinement(request, settings.max_upload_bytes, RefinementForm)
     values, remote = await _read_values(form, files, accepted, fetcher, settings.limits.sizes)
     free = timedelta(hours=settings.free_refine_hours)
     with slots.one():
@@ -199,6 +207,54 @@ async def refine(
     if wants_picture:
         return _picture(job, picture)
     return JobInfo.of(job, urls_of(job, secret, settings.kept))
+
+
+@router.post(
+    "/jobs/{job_id}/refine/view",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/*": {}}, "description": "The picture"},
+        **error_responses(
+            InvalidInputError,
+            BodyTooSlowError,
+            BodyTooLargeError,
+            NoSubjectError,
+            NotFoundError,
+            ConflictError,
+            OverloadedError,
+            DeadlineExceededError,
+        ),
+    },
+    openapi_extra={"requestBody": {"required": False, "content": describe_refinement(ViewForm)}},
+)
+async def view_refinement(
+    job_id: uuid.UUID,
+    request: Request,
+    user: RefiningUserDep,
+    executor: ExecutorDep,
+    slots: RefinementSlotsDep,
+    fetcher: ImageFetcherDep,
+    database: DatabaseDep,
+    storage: StorageDep,
+    settings: SettingsDep,
+    presets: PresetsDep,
+) -> Response:
+    """Show how a refinement would look, in a small picture and without a job.
+
+    Takes what `/refine` takes, and answers with a picture of at most `viewMegapixels`, as fast as a brush needs it. It costs
+    nothing and is not kept. Answers 409 when refining is no longer free, and where workers make the pictures.
+    """
+    form, files = await read_refinement(request, settings.max_upload_bytes, ViewForm)
+    values, remote = await _read_values(form, files, None, fetcher, settings.limits.sizes)
+    free = timedelta(hours=settings.free_refine_hours)
+    with slots.one():
+        original = await find_original(database, storage, user.id, job_id, free)
+        options = original.refined(values, presets, to_camel, settings.limits.sizes)
+        if remote is not None:
+            options = replace(options, background=await remote.fetch(remote.url))
+        most_pixels = round(1_000_000 * form.view_megapixels)
+        cutout = await show(executor, original, options, most_pixels, user.id)
+    return Response(cutout.data, media_type=cutout.format.media_type)
 
 
 @router.get("/credits")

@@ -70,6 +70,8 @@ def page_of(name: str, **values: object) -> HTMLResponse:
 async def index(settings: SettingsDep) -> HTMLResponse:
     """Return the web page with its views, and with the accepted file types and size limits filled in."""
     values = {
+        # Without a public path, the page's own address tells where its files are.
+        "root": f"{settings.path_prefix}/" if settings.path_prefix else "",
         "accept": ",".join([*TYPES, *sorted(SUFFIXES)]),
         "most_images": LARGEST_BATCH,
         "photo_mb": settings.max_upload_mb,
@@ -77,7 +79,8 @@ async def index(settings: SettingsDep) -> HTMLResponse:
         "free_hours": f"{settings.free_refine_hours:g}",
         "result_days": settings.result_days,
     }
-    return page_of("index.html", views="".join(filled(f"views/{part}.html", **values) for part in PARTS))
+    views = "".join(filled(f"views/{part}.html", **values) for part in PARTS)
+    return page_of("index.html", views=views, root=values["root"])
 
 
 @router.head("/docs")

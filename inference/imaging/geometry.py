@@ -106,6 +106,16 @@ class Box:
         right, bottom = min(outer.right, self.right), min(outer.bottom, self.bottom)
         return Box(left, top, max(1, right - left), max(1, bottom - top))
 
+    def shared(self, other: "Box") -> "Box | None":
+        """Return the part that two boxes have in common; None if they have none."""
+        left, top = max(self.left, other.left), max(self.top, other.top)
+        width, height = min(self.right, other.right) - left, min(self.bottom, other.bottom) - top
+        return Box(left, top, width, height) if width > 0 and height > 0 else None
+
+    def inside(self, outer: "Box") -> "Box":
+        """Return the box counted from the corner of one that it lies in."""
+        return Box(self.left - outer.left, self.top - outer.top, self.width, self.height)
+
 
 @dataclass(frozen=True)
 class Region:

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from cutout.app.app import create_app
 from cutout.app.auth import accounts
+from cutout.app.auth.signed_urls import ServiceSecret
 from cutout.app.auth.tokens import Claims
 from cutout.app.billing import ledger
 from cutout.app.config import settings as app_settings
@@ -31,7 +32,8 @@ from cutout.inference.limits import Limits
 from cutout.inference.options import Options
 from tests.fakes import PATIENCE, FakeRunner, fake_engine, photo_bytes
 
-SECRET, PLATFORM = "our own secret, of thirty-two bytes or more", "the platform's secret, as long as ours is"
+SECRET = ServiceSecret("our own secret, of thirty-two bytes or more")
+PLATFORM = "the platform's secret, as long as ours is"
 API = "/api/background-remover"
 
 

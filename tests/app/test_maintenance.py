@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from cutout.app import maintenance
 from cutout.app.auth import accounts
+from cutout.app.auth.signed_urls import ServiceSecret
 from cutout.app.auth.tokens import Claims
 from cutout.app.batches import service as batches
 from cutout.app.billing import ledger
@@ -81,7 +82,7 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
     async def sweep() -> None:
         day = timedelta(days=1)
         client = SafeHttpClient(UrlPolicy())
-        outbox = Outbox(database, client, "secret", day)
+        outbox = Outbox(database, client, ServiceSecret("secret"), day)
         stores = ResultStores(database, storage, client)
         queue = Queue(None)
         async with maintenance.running_maintenance(

@@ -40,7 +40,7 @@ async function look() {
 /** Return what the service says about itself, in whatever state it is, or null if it says nothing. */
 async function ask() {
   try {
-    const answer = await fetch("api/health", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
+    const answer = await fetch(new URL("../api/health", import.meta.url), { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
     return await answer.json();
   } catch {
     return null;

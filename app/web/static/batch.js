@@ -1,40 +1,45 @@
 // Batches: price, upload, progress and ZIP. The batch's id is kept in the fragment of the page's URL, so that the
 // batch is shown again after a reload.
 
-import { $, API, OWN, Refusal, call, say, complain, sayNothing, signedIn } from "./common.js";
-import { bytesOf } from "./files.js";
-import { plural, t } from "./words.js";
+import { $, API, call, complain, insist, parsed, say, sayNothing, signedIn } from "./common.js";
+import { chosenFields, startBatchOptions } from "./batch_options.js";
+import { changePhotos, handPhotosTo, showPhotos, startPhotos } from "./photos.js";
+import { offerAgain } from "./retry.js";
+import { upload } from "./upload.js";
+import { number, plural, t } from "./words.js";
 
-const MOST_THUMBNAILS = 60;
 const AGAIN_MS = 2000;
 const HASH = /^#batch=([0-9a-f-]{36})$/;
 
-let order = null; // the batch on offer or being uploaded: { photos, others, tier, key }
-let upload = null; // the XMLHttpRequest of the upload
+let order = null; // the batch on offer or being uploaded: { photos, others, tier }
+let attempt = null; // the latest upload: { photos, fields, key }
+let sending = null; // aborts the upload
 let watched = null; // the id of the batch being followed, until it has finished
+let again = []; // the failed photos that can be sent again, as { file, name }
+const sent = new Map(); // the photos of the batches that were sent from here, by the batches' ids
 
-export const busy = () => upload !== null || watched !== null;
+export const busy = () => sending !== null || watched !== null;
 
 export function hide() {
   order = null;
   $("batch").hidden = true;
 }
 
-// Show the price of these photos in the selected tier.
+/** Show these photos, `{ file, name }`, with the price in the selected tier. */
 export async function offer(photos, others) {
-  const tier = new FormData($("form")).get("tier") ?? "basic";
-  // A retry after a failed upload keeps its idempotency key, so that the batch is created and paid only once.
-  const again = order?.photos === photos && order.tier === tier;
-  const mine = { photos, others, tier, key: again ? order.key : newKey() };
+  const mine = { photos, others, tier: new FormData($("form")).get("tier") ?? "basic" };
   order = mine;
-  show(photosOf(photos.length), ["start"]);
+  show(photosOf(photos.length), ["options", "start"]);
+  showPhotos(photos, photos.map((photo) => ({ ...photo, status: "ready" })));
   $("batch-start").disabled = true;
   tell(t("Getting the price …"));
   try {
     const price = await call(`${API}/pricing/calculate`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ tier, imageCount: photos.length }),
+      body: JSON.stringify({ tier: mine.tier, imageCount: photos.length }),
+      repeats: true,
+      waits: (text) => mine === order && tell(text),
     });
     if (mine !== order) return;
     const left = plural(
@@ -47,7 +52,9 @@ export async function offer(photos, others) {
     $("batch").scrollIntoView({ block: "nearest" });
   } catch (error) {
     if (mine !== order) return;
-    hide();
+    // The photos stay: another tier, or the button, asks again.
+    tell("");
+    $("batch-start").disabled = false;
     complain(error);
   }
 }
@@ -61,92 +68,91 @@ const photosOf = (count) => plural(count, "{count} photo", "{count} photos");
 
 const newKey = () => [...crypto.getRandomValues(new Uint32Array(4))].join("-");
 
+/** Return what is to be sent. What is sent again keeps its idempotency key, so that it is created and paid only once. */
+function attemptAt({ photos, tier }) {
+  const fields = { tier, ...chosenFields() };
+  const isAgain = attempt?.photos === photos && JSON.stringify(attempt.fields) === JSON.stringify(fields);
+  return { photos, fields, key: isAgain ? attempt.key : newKey() };
+}
+
 async function send() {
   const { photos, others } = order;
+  attempt = attemptAt(order);
+  sending = new AbortController();
+  const { signal } = sending;
   sayNothing();
   show(photosOf(photos.length), ["progress", "cancel"]);
   tell(t("Uploading …"));
   let accepted;
   try {
-    accepted = await signedIn(() => post(order));
+    accepted = await signedIn(() => insist(() => upload(attempt, tellBytes, signal), (text) => say(text, "busy"), signal));
   } catch (error) {
-    if (error.message) complain(error);
+    sending = null;
+    if (signal.aborted) sayNothing();
+    else complain(error);
     await offer(photos, others);
     return;
   }
+  sending = null;
   order = null;
-  history.replaceState(null, "", `#batch=${accepted.batchId}`);
-  await follow(accepted.batchId);
+  sayNothing();
+  const id = accepted.batchId;
+  sent.set(id, photos);
+  handPhotosTo(id);
+  // After a retry, Back leads to the batch before it.
+  if (HASH.test(location.hash)) history.pushState(null, "", `#batch=${id}`);
+  else history.replaceState(null, "", `#batch=${id}`);
+  await follow(id);
 }
 
-// XMLHttpRequest, because fetch does not report upload progress.
-function post({ photos, tier, key }) {
-  const form = new FormData();
-  form.set("tier", tier);
-  form.set("imageCount", photos.length);
-  for (const { file, name } of photos) form.append("images", file, name);
-  const request = new XMLHttpRequest();
-  request.upload.addEventListener("progress", ({ loaded, total }) => {
-    $("batch-progress").value = (100 * loaded) / total;
-    $("batch-count").textContent = t("{loaded} of {total} MB", { loaded: megabytes(loaded), total: megabytes(total) });
-  });
-  upload = request;
-  return new Promise((resolve, reject) => {
-    request.addEventListener("load", () => {
-      if (request.status === 202) resolve(request.response);
-      else reject(Refusal.of(request.status, request.response));
-    });
-    request.addEventListener("error", () => {
-      reject(new Refusal(t("The upload was interrupted: the service cannot be reached, or a file was moved or changed.")));
-    });
-    request.addEventListener("abort", () => reject(new Refusal("")));
-    request.open("POST", `${API}/batch`);
-    for (const [name, value] of Object.entries(OWN)) request.setRequestHeader(name, value);
-    request.setRequestHeader("Idempotency-Key", key);
-    request.responseType = "json";
-    request.send(form);
-  }).finally(() => (upload = null));
+function tellBytes(loaded, total) {
+  $("batch-progress").value = (100 * loaded) / total;
+  $("batch-count").textContent = t("{loaded} of {total} MB", { loaded: megabytes(loaded), total: megabytes(total) });
 }
 
-const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
+const megabytes = (bytes) => number(bytes / 1e6, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 
-// Follow a batch until it has finished, then show its results.
+/** Follow a batch until it has finished, then show its results. */
 async function follow(id) {
   watched = id;
   let batch;
   try {
-    batch = await call(`${API}/batch/${id}`);
+    batch = await call(`${API}/batch/${id}`, { waits: (text) => watched === id && say(text, "busy") });
   } catch (error) {
     if (watched !== id) return;
     complain(error);
-    if (error.status >= 400 && error.status < 500) watched = null;
+    if (error.status >= 400 && error.status < 500 && error.status !== 429) watched = null;
     else setTimeout(() => watched === id && follow(id), AGAIN_MS);
     return;
   }
   if (watched !== id) return;
+  sayNothing();
   if (batch.finishedAt) {
     watched = null;
     finish(batch);
     return;
   }
-  sayNothing();
   show(photosOf(batch.images), ["progress", "cancel"]);
   tell(t("Removing the backgrounds …"));
+  showPhotos(id, batch.photos);
   showProgress(batch);
+  listen(id);
+}
+
+function listen(id) {
   const events = new EventSource(`${API}/batch/${id}/events`);
-  events.addEventListener("progress", (event) => {
-    if (watched === id) showProgress(JSON.parse(event.data));
-    else events.close();
-  });
-  events.addEventListener("end", () => {
+  const on = (kind, act) =>
+    events.addEventListener(kind, (event) => {
+      if (watched === id) act(event);
+      else events.close();
+    });
+  on("photos", ({ data }) => changePhotos(parsed(data).photos));
+  on("progress", ({ data }) => showProgress(parsed(data)));
+  on("end", () => {
     events.close();
-    if (watched === id) follow(id);
+    follow(id);
   });
-  events.addEventListener("error", () => {
-    if (watched !== id) {
-      events.close();
-      return;
-    }
+  on("error", () => {
     $("batch-count").textContent = t("The connection was lost. Reconnecting …");
     // The browser reconnects by itself after a lost connection, but not after a response that is no event stream.
     if (events.readyState === EventSource.CLOSED) setTimeout(() => watched === id && follow(id), AGAIN_MS);
@@ -167,19 +173,19 @@ function showProgress({ counts, images, percent, secondsLeft }) {
 function duration(seconds) {
   if (seconds < 90) return t("{seconds} s", { seconds });
   const minutes = Math.round(seconds / 60);
-  return minutes < 90 ? t("{minutes} min", { minutes }) : t("{hours} h", { hours: (minutes / 60).toFixed(1) });
+  return minutes < 90 ? t("{minutes} min", { minutes }) : t("{hours} h", { hours: number(minutes / 60, { maximumFractionDigits: 1 }) });
 }
 
 async function cancel() {
-  if (upload) {
-    upload.abort();
+  if (sending) {
+    sending.abort();
     return;
   }
   $("batch").focus(); // a disabled button would lose the focus
   $("batch-cancel").disabled = true;
   tell(t("Cancelling …"));
   try {
-    await call(`${API}/batch/${watched}`, { method: "DELETE" });
+    await call(`${API}/batch/${watched}`, { method: "DELETE", repeats: true });
   } catch (error) {
     // 409: the batch has finished meanwhile; its events report that.
     if (error.status !== 409) complain(error);
@@ -188,20 +194,20 @@ async function cancel() {
 }
 
 function finish(batch) {
-  sayNothing();
-  show(photosOf(batch.images), batch.zipUrl ? ["zip"] : []);
+  const isKept = batch.zipUrl !== null;
+  show(photosOf(batch.images), isKept ? ["zip"] : []);
   tell(`${outcome(batch)} ${plural(batch.creditsCharged, "{count} credit was charged.", "{count} credits were charged.")}`);
-  if (batch.zipUrl) $("batch-zip").href = batch.zipUrl;
-  const failed = batch.photos.filter((photo) => photo.error && photo.status === "failed");
-  $("batch-failed").replaceChildren(...failed.map(failure));
-  const made = batch.photos.filter((photo) => photo.resultUrl);
-  $("batch-strip").replaceChildren(...made.slice(0, MOST_THUMBNAILS).map(thumbnail));
-  if (made.length > MOST_THUMBNAILS) {
-    $("batch-count").textContent = t("The first {shown} pictures are shown; the ZIP contains all {count}.", {
-      shown: MOST_THUMBNAILS,
-      count: made.length,
-    });
+  const gone = isKept ? {} : { resultUrl: null, thumbnailUrl: null };
+  showPhotos(batch.batchId, batch.photos.map((photo) => ({ ...photo, ...gone })));
+  if (isKept) {
+    $("batch-zip").href = batch.zipUrl;
+    $("batch-count").textContent = plural(
+      batch.counts.completed,
+      "The ZIP holds {count} picture under the name of its file, and manifest.json, which says what became of each photo.",
+      "The ZIP holds {count} pictures under the names of their files, and manifest.json, which says what became of each photo.",
+    );
   }
+  again = offerAgain(batch, sent.get(batch.batchId));
 }
 
 function outcome({ status, images, counts, zipUrl }) {
@@ -215,63 +221,53 @@ function outcome({ status, images, counts, zipUrl }) {
   return t("{completed} of {images} pictures were created.", made);
 }
 
-function failure({ name, error }) {
-  const item = document.createElement("li");
-  const file = document.createElement("b");
-  file.textContent = name;
-  item.append(file, ` ${error.detail}`);
-  return item;
+/** Send the failed photos again: several as a batch, one by itself. */
+async function sendAgain(removeOne) {
+  if (again.length === 1) {
+    await removeOne(again[0].file);
+    return;
+  }
+  await offer(again, 0);
+  if (order?.photos === again) await send();
 }
 
-function thumbnail({ name, resultUrl }) {
-  const picture = document.createElement("img");
-  picture.loading = "lazy";
-  picture.src = resultUrl;
-  picture.alt = name;
-  const link = document.createElement("a");
-  link.href = resultUrl;
-  link.target = "_blank";
-  link.title = name;
-  link.append(picture);
-  const item = document.createElement("li");
-  item.append(link);
-  return item;
-}
-
-// Show the batch section with only these parts, and clear the others.
+/** Show the batch section with only these parts, and clear the others. */
 function show(title, parts) {
   const held = $("batch").contains(document.activeElement);
   $("batch-title").textContent = title;
-  for (const part of ["start", "progress", "cancel", "zip"]) $(`batch-${part}`).hidden = !parts.includes(part);
+  for (const part of ["options", "start", "progress", "cancel", "zip"]) $(`batch-${part}`).hidden = !parts.includes(part);
   $("batch-progress").value = 0;
   $("batch-cancel").disabled = false;
   $("batch-count").textContent = "";
-  $("batch-failed").replaceChildren();
-  $("batch-strip").replaceChildren();
+  $("batch-again").hidden = $("batch-advice").hidden = true;
   $("batch").hidden = false;
   // The focused button may be hidden now: keep the keyboard focus in this section.
-  if (held) $("batch").focus();
+  if (held && !document.activeElement?.checkVisibility()) $("batch").focus();
 }
 
-// Announced by screen readers, so it holds only essential messages; the progress has an element of its own.
+/** Announced by screen readers, so it holds only essential messages; the progress has an element of its own. */
 function tell(text) {
   $("batch-told").textContent = text;
 }
 
 function followAddress() {
   const id = HASH.exec(location.hash)?.[1];
-  if (id && id !== watched && !upload) follow(id);
+  if (id && id !== watched && !sending) follow(id);
 }
 
-export function startBatches() {
+/** @param removeOne removes the background of a single file */
+export function startBatches(removeOne) {
   $("batch-start").addEventListener("click", send);
   $("batch-cancel").addEventListener("click", cancel);
+  $("batch-again").addEventListener("click", () => sendAgain(removeOne));
   $("tiers").addEventListener("change", () => {
-    if (order && !upload) offer(order.photos, order.others);
+    if (order && !sending) offer(order.photos, order.others);
   });
+  startBatchOptions();
+  startPhotos();
   addEventListener("hashchange", followAddress);
   addEventListener("beforeunload", (event) => {
-    if (upload) event.preventDefault();
+    if (sending) event.preventDefault();
   });
   followAddress();
 }

@@ -6,15 +6,18 @@ import { make, wish } from "./output.js";
 import { tell } from "./tools.js";
 import { t } from "./words.js";
 
-let shown = null; // { photo, first, job, state }: the file, the first job, the job that is shown, and its strokes
+// { photo, first, job, jobOf, state }: the file, the first job, the job that is shown, null for a view, what makes the job
+// of a state, and the strokes.
+let shown = null;
 
 /** Offer what is shown; null takes the offer away. */
 export function offerDownload(what) {
   shown = what;
   $("save").hidden = !what;
   if (what) {
-    $("download").href = what.job.resultUrl;
-    $("download").download = nameOf(what.job);
+    const job = what.job ?? what.first; // of a view, the job is made when it is saved
+    $("download").href = job.resultUrl;
+    $("download").download = nameOf(job);
   }
   offerFinal(what);
 }
@@ -25,14 +28,15 @@ function nameOf({ format }, kind = "cutout") {
 
 async function save(event) {
   const fields = wish();
-  if (Object.keys(fields).length === 1 && fields.format === shown.job.format) return; // the link itself is right
+  const isPlain = Object.keys(fields).length === 1 && fields.format === shown.first.format;
+  if (isPlain && shown.job) return; // the link itself is right
   event.preventDefault();
   const mine = shown;
   tell(t("Making the file …"), "busy");
   try {
-    const job = await make(mine, fields);
+    const job = await (isPlain ? mine.jobOf(mine.state) : make(mine, fields));
     tell("");
-    if (mine !== shown) return;
+    if (mine.state !== shown?.state) return;
     const name = nameOf(job, fields.preset ?? (fields.format === "mask" ? "mask" : "cutout"));
     Object.assign(document.createElement("a"), { href: job.resultUrl, download: name }).click();
   } catch (error) {

@@ -4,6 +4,7 @@ import { $ } from "./common.js";
 import { plural, t } from "./words.js";
 
 const TAKEN = new Set($("file").accept.split(","));
+const byName = new Intl.Collator(undefined, { numeric: true });
 const { mostImages, photoMb, batchMb } = $("form").dataset;
 
 export function chosen(files) {
@@ -41,7 +42,7 @@ export function pictures(found) {
   const seen = found.filter(({ name }) => !name.split("/").pop().startsWith("."));
   // A single file is sent whatever its type: the service inspects its contents.
   const photos = seen.length === 1 ? seen : seen.filter(isPicture);
-  photos.sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
+  photos.sort((one, other) => byName.compare(one.name, other.name));
   return { photos, others: seen.length - photos.length };
 }
 

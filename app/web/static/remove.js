@@ -3,7 +3,7 @@
 
 import { showBackdrops } from "./backdrops.js";
 import { busy, hide, offer, startBatches } from "./batch.js";
-import { $, API, call, say, sayNothing } from "./common.js";
+import { $, API, call, complain, say, sayNothing } from "./common.js";
 import { chosen, dropped, objection, pictures } from "./files.js";
 import { startReopening } from "./reopen.js";
 import { dismiss, offerPreview, remove, startSingle } from "./single.js";
@@ -18,7 +18,13 @@ const RECIPES = {
 };
 
 async function showTiers() {
-  const { preview, ...tiers } = (await call(`${API}/pricing`)).tiers;
+  let hasWaited = false;
+  const waits = (text) => {
+    hasWaited = true;
+    say(text, "busy");
+  };
+  const { preview, ...tiers } = (await call(`${API}/pricing`, { waits })).tiers;
+  if (hasWaited) sayNothing();
   // It is shown with every photo, so it has no card; and not where each one costs the operator a call to another service.
   offerPreview(preview !== undefined && !preview.backend.startsWith("huggingface"));
   for (const [tier, info] of Object.entries(tiers)) {
@@ -57,7 +63,7 @@ async function take(found) {
 /** Take the photo that comes with the page, for those who have none at hand. */
 async function takeSample() {
   try {
-    const answer = await fetch("static/sample.jpg");
+    const answer = await fetch(new URL("sample.jpg", import.meta.url));
     if (!answer.ok) throw new Error();
     await take(chosen([new File([await answer.blob()], "sample.jpg", { type: "image/jpeg" })]));
   } catch {
@@ -112,8 +118,8 @@ export function startRemove() {
   });
   showBackdrops();
   startSingle();
-  startBatches();
+  startBatches(remove);
   registerView("remove", {});
   startReopening();
-  showTiers().catch((error) => say(error.message, "error"));
+  showTiers().catch(complain);
 }

@@ -14,15 +14,18 @@ import { previewOf } from "./preview.js";
 import { refinerOf } from "./refine.js";
 import { close, loaded, loadedFrom, note, open, showCutout, startStage } from "./stage.js";
 import { choose, refreshTools, startTools, tell } from "./tools.js";
-import { showWhole, startZoom } from "./zoom.js";
+import { isZoomed, showWhole, startZoom } from "./zoom.js";
 import { t } from "./words.js";
 
 // The real removal is sent when the preview is there, or after this time. A service without a GPU runs one network after
 // the other, so if it were sent first, the preview would come last.
 const HEAD_START_MS = 500;
+// A stroke's result is shown in a picture as large as the stage, within these limits.
+const LEAST_VIEW_PIXELS = 200_000;
+const MOST_VIEW_PIXELS = 1_000_000;
 
 let current = 0; // number of the newest removal; the result of an older one is not shown
-let want = null; // asks for the result of the strokes; null until there is a result
+let refiner = null; // shows the result of the strokes; null until there is a result
 let hasPreview = false; // whether this service has the tier
 
 export const offerPreview = (isOffered) => (hasPreview = isOffered);
@@ -30,7 +33,8 @@ export const offerPreview = (isOffered) => (hasPreview = isOffered);
 /** Show nothing of a single photo, and ignore what is still in work. */
 export function dismiss() {
   current++;
-  want = null;
+  refiner?.forget();
+  refiner = null;
   offerDownload(null);
   $("reopened").hidden = true;
   close();
@@ -67,7 +71,9 @@ export async function remove(photo) {
     const preview = opened.then((image) => image && lookAhead(removal, image));
     await Promise.race([preview, new Promise((resolve) => setTimeout(resolve, HEAD_START_MS))]);
     if (!removal.isNewest()) return;
-    const job = await call(`${API}/remove`, { method: "POST", body: form });
+    const waits = (text) => removal.isNewest() && say(text, "busy");
+    // A refusal for a while costs nothing, so the photo may be sent again.
+    const job = await call(`${API}/remove`, { method: "POST", body: form, repeats: true, waits });
     await opened;
     await show(removal, job);
   } catch (error) {
@@ -133,23 +139,40 @@ async function show(removal, first, known = { job: first, state: [] }, canRefine
   if (!canRefine) return;
   if (state.length) resume(state);
   offerDownload({ photo: removal.photo, first, job, state });
-  want = refinerOf(first, {
+  refiner = refinerOf(first, {
+    viewPixels: () => viewPixels(first),
+    isClose: () => isZoomed() && $("after").naturalWidth < screenPixels($("after")).width,
     working: () => tell(t("Refining …"), "busy"),
     failed(error) {
       if (!removal.isNewest()) return;
       tell(`${error.message} ${t("Undo the stroke, or draw another.")}`, "error");
       if (error.code === "INSUFFICIENT_CREDITS") $("brush-told").append(" ", linkToCredits());
     },
-    async show(refined, state, isWanted) {
-      if (!(await showCutout(refined.resultUrl, () => removal.isNewest() && isWanted()))) return;
-      tellFacts(refined);
-      keepPlace(first, refined, state);
-      offerDownload({ photo: removal.photo, first, job: refined, state });
+    async show(url, refined, state, isWanted) {
+      const isSame = refined && $("after").src.endsWith(url);
+      if (!isSame && !(await showCutout(url, () => removal.isNewest() && isWanted()))) return;
+      if (refined) {
+        tellFacts(refined);
+        keepPlace(first, refined, state);
+      }
+      offerDownload({ photo: removal.photo, first, job: refined, jobOf: refiner.jobOf, state });
       tell(refined === first ? t("This is the first result again.") : t("The strokes are applied. Compare shows the result alone."));
     },
   }, known);
   refreshTools(true);
   tell(t("The background is removed. Draw with Keep and Drop to correct it."));
+}
+
+function screenPixels(shown) {
+  const { width, height } = shown.getBoundingClientRect();
+  return { width: width * devicePixelRatio, height: height * devicePixelRatio };
+}
+
+/** The pixels of a small picture that fills the stage; 0 if the photo itself has hardly more. */
+function viewPixels(job) {
+  const { width, height } = screenPixels($("compare"));
+  const pixels = Math.min(MOST_VIEW_PIXELS, Math.max(LEAST_VIEW_PIXELS, width * height));
+  return job.width * job.height < 1.5 * pixels ? 0 : pixels;
 }
 
 function tellFacts(job) {
@@ -159,16 +182,16 @@ function tellFacts(job) {
 
 export function startSingle() {
   startStage();
-  startZoom();
+  startZoom(() => refiner?.closer());
   startPointers();
-  startTools();
+  startTools(() => refiner?.prepare());
   startKeys();
   startBox();
   startKeyboardBrush();
   startFinal();
   startDownloads();
   startBrush(() => {
-    refreshTools(want !== null);
-    want?.(strokes());
+    refreshTools(refiner !== null);
+    refiner?.want(strokes());
   });
 }

@@ -94,11 +94,13 @@ function pressKey(event) {
   act();
 }
 
-export function startTools() {
+/** Call `whenDrawing` when a brush is taken. */
+export function startTools(whenDrawing) {
   for (const button of tools()) {
     button.addEventListener("click", () => {
       const isOn = button.ariaPressed === "true";
       choose(isOn ? "compare" : button.dataset.tool);
+      if (!isOn && button.dataset.tool in ADVICE) whenDrawing();
     });
   }
   $("undo").addEventListener("click", undo);

@@ -10,6 +10,7 @@ const LEAST_MOST = 8; // a small photo can be enlarged as often
 
 const whole = { scale: 1, x: 0, y: 0 };
 let now = { ...whole };
+let zoomed = () => {};
 
 const box = () => $("compare").getBoundingClientRect();
 
@@ -32,6 +33,7 @@ function moveTo({ scale, x, y }) {
   now = { scale, x: within(x), y: within(y) };
   place(now);
   tellZoom();
+  zoomed();
 }
 
 function tellZoom() {
@@ -91,7 +93,9 @@ function turnWheel(event) {
   zoomBy(Math.exp((-event.deltaY * lines) / (event.ctrlKey ? 120 : 400)), event.clientX, event.clientY);
 }
 
-export function startZoom() {
+/** Call `whenZoomed` after each change. */
+export function startZoom(whenZoomed) {
+  zoomed = whenZoomed;
   $("compare").addEventListener("wheel", turnWheel, { passive: false });
   $("zoom-in").addEventListener("click", zoomIn);
   $("zoom-out").addEventListener("click", zoomOut);

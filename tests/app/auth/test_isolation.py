@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from cutout.app.auth import accounts
-from cutout.app.auth.signed_urls import sign
+from cutout.app.auth.signed_urls import ServiceSecret, sign
 from tests.app.api_client import ADMIN, ANNA, API, BEN, SECRET, ApiClient
 from tests.app.batch_client import BatchClient, photos, studio
 from tests.app.http.test_api import problem
@@ -63,6 +63,7 @@ ROUTES = {
     f"GET {API}/jobs/{{job_id}}/thumbnail": SIGNED,
     f"GET {API}/jobs/{{job_id}}/photo": SIGNED,
     f"POST {API}/jobs/{{job_id}}/refine": OWNER,
+    f"POST {API}/jobs/{{job_id}}/refine/view": OWNER,
     f"GET {API}/credits": USER,
     f"POST {API}/credits": USER,
     f"GET {API}/subscription": USER,
@@ -113,6 +114,7 @@ SENT: dict[str, dict[str, Any]] = {
     f"POST {API}/pricing/calculate": {"json": {"tier": "basic", "imageCount": 1}},
     f"POST {API}/remove": {"files": {"image": ("photo.png", photo_bytes(), "image/png")}},
     f"POST {API}/jobs/{{job_id}}/refine": {"json": {"largestOnly": True}},
+    f"POST {API}/jobs/{{job_id}}/refine/view": {"json": {"largestOnly": True}},
     f"POST {API}/batch": {"files": [("images", file) for file in photos(2)]},
     f"POST {API}/credits": {"json": {"credits": 5, "paymentId": "ben-1"}},
     f"POST {API}/subscription": {"json": {"plan": "starter", "paymentId": "ben-2"}},
@@ -294,7 +296,7 @@ def test_a_signed_address_is_good_for_one_thing_and_a_while(shop: BatchClient, k
         "no signature": re.sub("signature=.*", "signature=", url),
         "another time": url.replace("expires=", "expires=1"),
         "over": sign(SECRET, path, timedelta(seconds=-1)),
-        "signed by another": sign(SECRET[::-1], path, timedelta(seconds=60)),
+        "signed by another": sign(ServiceSecret(SECRET[::-1]), path, timedelta(seconds=60)),
     }
     for why, address in altered.items():
         assert problem(shop.get(address, {}), 404, "NOT_FOUND"), why

@@ -15,7 +15,7 @@ import pytest
 
 from cutout.app.app import create_app
 from cutout.app.batches import progress
-from cutout.app.batches.progress import BatchSnapshot
+from cutout.app.batches.progress import BatchChange
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
 from cutout.app.storage.local import LocalStorage
@@ -114,7 +114,7 @@ def test_who_stops_watching_is_not_looked_for(house: House, monkeypatch: pytest.
     ended = threading.Event()
     watch = progress.watch
 
-    async def seen_to_end(*args: object) -> AsyncIterator[BatchSnapshot]:
+    async def seen_to_end(*args: object) -> AsyncIterator[BatchChange]:
         try:
             async for moment in watch(*args):  # type: ignore[arg-type]
                 yield moment

@@ -121,7 +121,7 @@ def mailer(url: str, tls: ssl.SSLContext | None = None) -> Mailer:
 def send_one(database: Database, by: Mailer | None, **batch: Any) -> tuple[Outbox, Delivery]:
     """End a batch and try to notify Anna."""
     end_batch(database, new_user(database), notify_email=ANNA, **batch)
-    outbox = outbox_of(database, mailer=by, public_url="https://cutout.example")
+    outbox = outbox_of(database, mailer=by, public_origin="https://cutout.example")
     assert deliver(outbox) == 1
     return outbox, only(database)
 
@@ -530,6 +530,15 @@ def test_the_public_address_is_one_to_which_paths_are_added() -> None:
     assert (
         settings.load(public_url="https://cutout.example/base/").public_url == "https://cutout.example/base"
     )
-    for wrong in ("cutout.example", "ftp://cutout.example", "https://x/?a", "https://x/#a", "https://u:p@x/"):
+    wrong_hosts = ("cutout.example", "ftp://cutout.example", "https://x/?a", "https://x/#a", "https://u:p@x/")
+    wrong_paths = (
+        "https://x//y",
+        "https://x/a//b",
+        "https://x/../y",
+        "https://x/a b",
+        "https://x/caf%C3%A9",
+        "https://x/api",
+    )
+    for wrong in (*wrong_hosts, *wrong_paths):
         with pytest.raises(SettingsError, match=r"^CUTOUT_PUBLIC_URL: "):
             settings.load(public_url=wrong)

@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from cutout.app import maintenance
-from cutout.app.auth.signed_urls import is_signed
+from cutout.app.auth.signed_urls import ServiceSecret, is_signed
 from cutout.app.core import log_config
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Channel, Delivery, Job, Status, User
@@ -90,7 +90,8 @@ def outbox_of(database: Database, **changes: Any) -> Outbox:
     tls = changes.pop("tls", NOBODYS)
     http_client = SafeHttpClient(UrlPolicy([ip_network(PUBLIC)], names), tls)
     usual: dict[str, Any] = {"clock": Clock(), "chance": lambda: 0.0}
-    return Outbox(database, http_client, SECRET, KEPT, **(usual | changes))
+    secret = changes.pop("secret", SECRET)
+    return Outbox(database, http_client, secret, KEPT, **(usual | changes))
 
 
 def deliver(outbox: Outbox) -> int:
@@ -197,7 +198,9 @@ def test_a_webhook_tells_what_became_of_a_batch_and_is_signed(database: Database
     user = new_user(database)
     batch = end_batch(database, user, hook(web, "/hook?token=abc"), failed=("bad ü.jpg",), cancelled=1)
     web.pages["/hook?token=abc"] = answer(b"thanks", 202)
-    outbox = outbox_of(database, public_url="https://cutout.example/base")
+    outbox = outbox_of(
+        database, secret=ServiceSecret(SECRET, "/base"), public_origin="https://cutout.example"
+    )
     assert deliver(outbox) == 1
     assert deliver(outbox) == 0
     [(address, _, headers)] = web.seen

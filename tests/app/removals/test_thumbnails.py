@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cutout.app import user_deletion
+from cutout.app.auth.signed_urls import ServiceSecret
 from cutout.app.jobs import thumbnails
 from cutout.app.jobs.thumbnails import THUMBNAILS, delete_old_results
 from cutout.app.jobs.urls import JobUrls
@@ -67,7 +68,7 @@ def test_the_url_is_the_same_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> Non
     urls = []
     for second in (1, 3600, 3601):
         monkeypatch.setattr(time, "time", lambda at=hour + second: float(at))
-        urls.append(JobUrls.of(uuid.UUID(int=1), "secret", kept))
+        urls.append(JobUrls.of(uuid.UUID(int=1), ServiceSecret("secret"), kept))
     assert urls[0].thumbnail == urls[1].thumbnail != urls[2].thumbnail
     assert f"expires={hour + 3600 + 7 * 86400}&" in urls[0].thumbnail
     assert len({one.result for one in urls}) == 3

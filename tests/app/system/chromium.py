@@ -18,7 +18,7 @@ from tests.fakes import wait_until
 SCREENSHOTS = Path(os.environ.get("CUTOUT_SCREENSHOTS", Path(__file__).parents[3] / "build/screenshots"))
 
 UNTRANSLATED = """document.querySelector("#language")
-    ? import("./static/words.js").then(({ missing }) => [...missing]) : []"""
+    ? import(new URL("words.js", document.querySelector("script[type=module]").src)).then(({ missing }) => [...missing]) : []"""
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def opened(
     violations = page.evaluate("violations")
     untranslated = page.evaluate(UNTRANSLATED)
     page.close()
-    assert untranslated == []
+    assert untranslated == [], untranslated
     assert violations == []
     own = "{0.scheme}://{0.netloc}/".format(urlsplit(address))
     assert [url for url in asked if not url.startswith((own, f"blob:{own}", "data:"))] == []

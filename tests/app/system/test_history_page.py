@@ -66,12 +66,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         shop.remove("old-lamp.png")
         shop.remove("catalogue.pdf", b"%PDF")
         shop.remove("stopped.png")
-        for name, fields in (
-            ("Red-Shoe.png", {}),
-            ("beret.png", {"tier": "industry"}),
-            ("vase.png", {"trim": "true"}),
-        ):
-            shop.jobs[name] = shop.remove(name, **fields)["jobId"]
+        shop.jobs["Red-Shoe.png"] = shop.remove("Red-Shoe.png")["jobId"]
+        shop.jobs["beret.png"] = shop.remove("beret.png", tier="industry")["jobId"]
+        shop.jobs["vase.png"] = shop.remove("vase.png", trim="true")["jobId"]
         shop.remove("preview.jpg", tier="preview")
         shop.change(
             "old-lamp.png", finished_at=now() - timedelta(days=8), created_at=now() - timedelta(days=8)
@@ -285,7 +282,7 @@ def test_an_old_result_is_as_it_was_after_its_removal(page: Page, shop: Shop, br
 
 
 def test_a_file_that_was_made_of_a_result_leads_to_it(page: Page, shop: Shop) -> None:
-    first = shop.jobs["beret.png"]
+    first = shop.remove("mug.png")["jobId"]
     made = http.post(
         f"{shop.address}{API}/jobs/{first}/refine", data={"format": "jpg", "background": "white"}
     ).json()

@@ -101,16 +101,15 @@ def test_a_folder_becomes_a_zip(page: Page, place: Deployment, shoes: Path) -> N
 
     seen = page.evaluate("seen")
     assert len({percent for percent in seen if 0 < percent < 100}) >= 2, seen
-    reason = page.locator("#batch-failed li")
-    assert reason.count() == 1
-    assert reason.inner_text().startswith("shoes/red/broken.JPG ")
-    assert "truncated" in reason.inner_text()
-    pictures = page.locator("#batch-strip img")
-    assert pictures.count() == 5
+    failed = page.locator(".photo[data-status=failed]")
+    assert failed.count() == 1
+    assert failed.locator(".name").inner_text() == "shoes/red/broken.JPG"
+    assert "truncated" in failed.locator(".advice").inner_text()
     until(
-        page, "[...document.querySelectorAll('#batch-strip img')].every((image) => image.naturalWidth === 40)"
+        page,
+        "[...document.querySelectorAll('.photo img')].filter((image) => image.naturalWidth === 40).length === 5",
     )
-    assert "conic-gradient" in pictures.first.evaluate(
+    assert "conic-gradient" in page.locator(".photo img").first.evaluate(
         "(image) => getComputedStyle(image.parentElement).backgroundImage"
     )
     with page.expect_download() as download:
@@ -163,7 +162,7 @@ def test_a_batch_is_found_again_after_a_reload_and_cancelled(
     made = batch["counts"]["completed"]
     assert 0 < made < MANY
     assert page.inner_text("#batch-told").startswith(f"Cancelled: {made} of {MANY} pictures were created.")
-    assert page.locator("#batch-strip img").count() == made
+    assert page.locator(".photo[data-status=completed]").count() == made
     assert page.evaluate("document.activeElement.id") == "batch"
     page.reload()
     told(page, "Cancelled: ")

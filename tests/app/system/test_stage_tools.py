@@ -57,10 +57,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     reading = form.read_fields_and_files
 
     async def read(*values: Any) -> Any:
-        fields, sent = await reading(*values)
+        fields, sent, name = await reading(*values)
         if "image" not in sent:
             place.asked.append({**fields, **sent})
-        return fields, sent
+        return fields, sent, name
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(form, "read_fields_and_files", read)

@@ -10,8 +10,6 @@ export default {
   "Remove the backgrounds": "Hapus latar belakang foto-foto ini",
   "Cancel": "Batalkan",
   "Download ZIP": "Unduh ZIP",
-  "Photos that failed": "Foto yang gagal",
-  "Pictures": "Gambar",
   "Result": "Hasil",
   "The cut-out": "Hasil potongan",
   "The photo": "Foto",
@@ -90,8 +88,6 @@ export default {
   "Cancelling …": "Membatalkan …",
   "{count} credit was charged.": "{count} kredit dipakai.",
   "{count} credits were charged.": "{count} kredit dipakai.",
-  "The first {shown} pictures are shown; the ZIP contains all {count}.":
-    "{shown} gambar pertama ditampilkan; ZIP berisi semua {count}.",
   "{completed} of {images} pictures were created, but the results are no longer stored.":
     "{completed} dari {images} gambar dibuat, tetapi hasilnya tidak lagi disimpan.",
   "All pictures were created.": "Semua gambar telah dibuat.",
