@@ -40,6 +40,7 @@ from cutout.app.net.url_policy import UrlPolicy
 from cutout.app.notifications.outbox import Outbox
 from cutout.app.observability.metrics import Metrics
 from cutout.app.ratelimit.limits import Kind, Limit, RateLimits
+from cutout.app.removals import jobs_router
 from cutout.app.removals import router as removals_router
 from cutout.app.removals.refining import RefinementSlots
 from cutout.app.stats import admin_router as stats_admin_router
@@ -223,6 +224,7 @@ def include_routers(service: FastAPI, settings: Settings) -> None:
         auth_router,
         session_router,
         removals_router,
+        jobs_router,
         batches_router,
         billing_router,
         stats_router,

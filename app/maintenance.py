@@ -19,8 +19,7 @@ from cutout.app.db import advisory_locks
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Channel, now
 from cutout.app.jobs import leases as claims
-from cutout.app.jobs import originals, upload_cleanup
-from cutout.app.jobs import queries as jobs
+from cutout.app.jobs import originals, thumbnails, upload_cleanup
 from cutout.app.jobs.lease_renewal import LeaseRenewer
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue
@@ -64,7 +63,7 @@ async def running_maintenance(
     )
     lost_workers = AfterOutages(partial(recover_lost_work, database, queue), database)
     late = partial(to_the_end, expire_waiting_photos, database, deadline)
-    old_results = partial(to_the_end, storage.delete_older_than, kept, jobs.RESULTS)
+    old_results = partial(to_the_end, thumbnails.delete_old_results, storage, kept)
     old_photos = partial(to_the_end, storage.delete_older_than, kept, originals.ORIGINALS)
     old_uploads = partial(to_the_end, upload_cleanup.forget_uploads, database, storage, UPLOADS_KEPT)
     old_keys = partial(to_the_end, idempotency.forget_keys, database, kept)

@@ -29,6 +29,7 @@ from cutout.app.db.tables import (
 from cutout.app.jobs import completion
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.originals import original_key
+from cutout.app.jobs.thumbnails import thumbnail_key
 from cutout.app.storage.base import Storage
 from cutout.inference.imaging.encode import Format
 
@@ -115,7 +116,7 @@ def _delete_files(database: Database, storage: Storage, user_id: uuid.UUID) -> i
     files = database.run_read_only(_files_of, user_id)
     for folder in database.run_read_only(_folders_of, user_id):
         files += storage.list_older_than(timedelta(0), folder)
-    keys = set(files)
+    keys = dict.fromkeys(files)  # in their order: a thumbnail goes after its result
     for key in keys:
         storage.delete(key)
     return len(keys)
@@ -128,14 +129,14 @@ def _folders_of(session: Session, user_id: uuid.UUID) -> list[str]:
 
 
 def _files_of(session: Session, user_id: uuid.UUID) -> list[str]:
-    """Return the storage keys that a user's files may have: photos, also those that are kept, results of each attempt,
-    ZIPs.
+    """Return the storage keys that a user's files may have: photos, also those that are kept, results of each attempt
+    with thumbnails, ZIPs.
     """
     mine = select(Job.id, Job.batch_id, Job.format, Job.attempts, Job.status).where(Job.user_id == user_id)
     found = []
     for job_id, batch_id, file_format, attempts, status in session.execute(mine):
         found += [jobs.result_key(job_id, Format(file_format), attempt) for attempt in range(attempts + 1)]
-        found.append(original_key(job_id))
+        found += [original_key(job_id), thumbnail_key(job_id)]
         if batch_id is not None or attempts or status is not Status.COMPLETED:
             found.append(jobs.upload_key(job_id, batch_id))
     found += map(jobs.archive_key, session.scalars(select(Batch.id).where(Batch.user_id == user_id)))

@@ -27,6 +27,7 @@ BENCHMARKS = (
     "overhead",
     "peers",
     "quality",
+    "refine",
     "rewrites",
     "roofline",
     "service",

@@ -19,11 +19,14 @@ START_SECONDS = 120
 
 @dataclass(frozen=True)
 class Served:
-    """A running service: its API's URL, the model and backend of its tier `basic`, and the headers for its callers."""
+    """A running service: its API's URL, the model and backend of its tier `basic`, the headers for its callers, and the id of
+    its process.
+    """
 
     api: str
     basic: str
     headers: dict[str, str]
+    process: int
 
     def form(self, photo: bytes) -> dict[str, Any]:
         """Return the arguments of a request for a PNG, encoded once so that encoding is not part of the measurement."""
@@ -69,7 +72,7 @@ def served(*arguments: str) -> Iterator[Served]:
             {"X-Api-Key": process.stdout.readline().decode().strip()} if "--database" in arguments else {}
         )
         api = f"http://127.0.0.1:{port}/api"
-        yield Served(api, _wait_for(f"{api}/health", process), headers)
+        yield Served(api, _wait_for(f"{api}/health", process), headers, process.pid)
     finally:
         process.terminate()
         process.wait()

@@ -43,7 +43,7 @@ from cutout.inference.errors import (
 )
 from cutout.inference.imaging.levels import levelled
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
-from cutout.inference.masked_photo import Maker, MaskedPhoto, Source
+from cutout.inference.masked_photo import AnySource, Maker, Source
 from cutout.inference.matting import mask as matte
 from cutout.inference.matting.pipeline import run_recipes
 from cutout.inference.options import DEFAULT_OPTIONS, Options
@@ -73,7 +73,7 @@ class _Request:
     The future is not a field: the error's traceback refers to this request, and the future refers to the error.
     """
 
-    read: Callable[[], Source] = field(repr=False)
+    read: Callable[[], AnySource] = field(repr=False)
     options: Options
     caller: Hashable
     keep_masks: bool
@@ -179,7 +179,7 @@ class Engine:
             )
 
     def submit(
-        self, source: Source, options: Options, *, caller: Hashable = None, keep_masks: bool = False
+        self, source: AnySource, options: Options, *, caller: Hashable = None, keep_masks: bool = False
     ) -> Future[Cutout]:
         """Start processing one photo; the future gives the cut-out, or raises what `remove` would.
 
@@ -317,7 +317,7 @@ class Engine:
                     raise
                 raise OutOfMemory(PHOTO_DOES_NOT_FIT) from error
 
-    def _try(self, source: Source, request: _Request, *, alone: bool = False) -> Cutout:
+    def _try(self, source: AnySource, request: _Request, *, alone: bool = False) -> Cutout:
         try:
             return self._remove_from(source, request, alone)
         except (CutoutError, CancelledError, MemoryError):
@@ -329,7 +329,7 @@ class Engine:
                 "This photo could not be processed because of an error in Cutout. Try again, or try another photo."
             ) from error
 
-    def _remove_from(self, source: Source, request: _Request, alone: bool) -> Cutout:
+    def _remove_from(self, source: AnySource, request: _Request, alone: bool) -> Cutout:
         options, serving = request.options, self.serving[request.options.tier]
         clock = StageTimer()
         with ExitStack() as held:
@@ -348,7 +348,7 @@ class Engine:
                 lambda part: self._look(part, serving, request, clock),
                 clock,
                 # Not photos of batches, which have no deadline: nobody is about to refine one of them.
-                self._recent if isinstance(source, MaskedPhoto) or request.deadline < inf else None,
+                None if isinstance(source, bytes) and request.deadline == inf else self._recent,
             )
             choice = serving.choice
             maker = Maker(choice.checkpoint.name, choice.substitute, serving.runner.backend)

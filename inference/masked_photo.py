@@ -103,5 +103,31 @@ class MaskedPhoto:
             raise MasksUnusable(UNUSABLE) from error
 
 
+def photo_in(data: bytes) -> bytes:
+    """Return the bytes of the photo's file from those that `MaskedPhoto.to_bytes` wrote, without reading its masks.
+
+    Raises:
+        MasksUnusable: the bytes are not such a file.
+
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            return packed.read(PHOTO)
+    except DAMAGED as error:
+        raise MasksUnusable(UNUSABLE) from error
+
+
+@dataclass(frozen=True)
+class View:
+    """A photo with masks whose result is only to be looked at: the photo is scaled down to at most `most_pixels` first.
+
+    The picture is like the result in full size, but it is not that result scaled down, bit for bit.
+    """
+
+    photo: MaskedPhoto
+    most_pixels: int
+
+
 # The bytes of a photo; or a photo with masks, for which no network is run.
 Source = bytes | MaskedPhoto
+AnySource = Source | View

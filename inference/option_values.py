@@ -50,7 +50,7 @@ class OptionValues:
     - `trim`, `margin`, `scale`, `position`, `canvas`, `roi`: the layout, as text for the parsers in `geometry`.
     - `box`, `keep`, `drop`: which subject is meant, as text for the parsers in `hints`; `largest_only`: see `Hints`.
     - `keep_mask`, `drop_mask`: files of pictures with strokes, white on black; `holes`: "keep" or "fill";
-      `min_coverage`: 0…100 percent: see `Hints`.
+      `min_coverage`: 0…100 percent; `within`: as `box`: see `Hints`.
     - `shadow`: "none" or "soft"; `shadow_opacity`: 0…100 percent.
     - `keep_shadow`, `keep_profile`, `require_subject`: see `Options`.
     - `max_megapixels`: a larger photo is scaled down to this size before any work.
@@ -77,6 +77,7 @@ class OptionValues:
     drop_mask: bytes | Picture | None = field(default=None, repr=False)
     holes: str | None = None
     min_coverage: float | None = None
+    within: str | None = None
     shadow: str | None = None
     shadow_opacity: float | None = None
     keep_shadow: bool | None = None
@@ -117,6 +118,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "box": parse_box,
     "keep": parse_points,
     "drop": parse_points,
+    "within": parse_box,
 }
 
 
@@ -132,6 +134,21 @@ def to_options(
         InvalidBackground: the picture for the background cannot be read.
 
     """
+    options = read_options(values, named, sizes)
+    check_options(options, sizes)
+    return options
+
+
+def read_options(
+    values: OptionValues, named: Callable[[str], str] = str, sizes: SizeLimits = DEFAULT_SIZES
+) -> Options:
+    """Return the options that the values describe as `to_options` does, without a look at whether they go together.
+
+    Raises:
+        InvalidOptions: a value cannot be used by itself; the message names the option.
+        InvalidBackground: the picture for the background cannot be read.
+
+    """
     read = _Reader(values, named)
     if values.background is not None and values.background_image is not None:
         raise InvalidOptions(f"Give only one of {named('background')} and {named('background_image')}.")
@@ -139,7 +156,7 @@ def to_options(
     background: Background | None = read.text("background")
     if values.background_image is not None:
         background = as_background(values.background_image, named("background_image"), sizes)
-    options = Options(
+    return Options(
         tier=Tier(read.one_of("tier", tuple(Tier)) or Tier.BASIC),
         format=FORMATS[read.one_of("format", get_args(FormatName)) or "png"],
         mask_only=bool(read.flag("mask_only")) or values.format == "mask",
@@ -167,13 +184,22 @@ def to_options(
             drop_mask=_strokes(values.drop_mask, named("drop_mask"), sizes),
             fill_holes=read.one_of("holes", get_args(HolesName)) == "fill",
             min_coverage=(read.number("min_coverage", 0, 100) or 0.0) / 100,
+            within=read.text("within"),
         ),
     )
+
+
+def check_options(options: Options, sizes: SizeLimits = DEFAULT_SIZES) -> None:
+    """Check that the options go together, and that their canvas is within `sizes` and what the format can hold.
+
+    Raises:
+        InvalidOptions: they do not, or it is not.
+
+    """
     options.check()
     if options.layout.canvas is not None:
         sizes.check_result(*options.layout.canvas)
         check_size(options.format, *options.layout.canvas)
-    return options
 
 
 def as_strokes(data: bytes | Picture, name: str, sizes: SizeLimits = DEFAULT_SIZES) -> Picture:

@@ -32,7 +32,9 @@ def _camel(name: str) -> str:
 
 
 # The options that a file may give, by the names that it has them under: the hints that JSON can hold.
-HINTS = {_camel(name): name for name in ("box", "keep", "drop", "largest_only", "holes", "min_coverage")}
+HINTS = {
+    _camel(name): name for name in ("box", "keep", "drop", "largest_only", "holes", "min_coverage", "within")
+}
 TYPES = {name: get_args(kind) for name, kind in get_type_hints(OptionValues).items()}
 PICTURES = {_camel(name) for name, types in TYPES.items() if bytes in types}
 

@@ -40,6 +40,11 @@ class Preset:
     asks: str = ""
 
     @property
+    def verified(self) -> bool | None:
+        """Whether all of `asks` was read on the source's own page; None without a source."""
+        return "not verified" not in self.asks.lower() if self.source else None
+
+    @property
     def given(self) -> dict[str, Any]:
         """The options that the preset sets, by name."""
         return {name: value for name, value in vars(self.values).items() if value is not None}

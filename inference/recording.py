@@ -41,9 +41,11 @@ class Recorder:
 class Replay:
     """Gives the masks of a photo in place of the network, on a device."""
 
-    def __init__(self, photo: MaskedPhoto, device: torch.device) -> None:
+    def __init__(self, photo: MaskedPhoto, device: torch.device, *, scaled: bool = False) -> None:
+        """With `scaled`, what is looked at is a copy of the photo in another size."""
         self._left = iter(photo.runs)
         self._device = device
+        self._scaled = scaled
 
     def look(self, rgb: Tensor) -> Tensor | None:
         """Return the mask of the next run.
@@ -53,7 +55,11 @@ class Replay:
 
         """
         run = next(self._left, None)
-        if run is None or (run.height, run.width) != tuple(rgb.shape[:2]):
+        if (
+            self._scaled and run is None
+        ):  # in another size, rounding may decide that a second look is worth it
+            return None
+        if run is None or not (self._scaled or (run.height, run.width) == tuple(rgb.shape[:2])):
             raise MasksUnusable(UNUSABLE)
         if run.levels is None:
             return None

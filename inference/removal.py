@@ -1,6 +1,6 @@
 """The removal of one photo's background: from its bytes to the finished file, in the calling thread."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,11 +19,12 @@ from cutout.inference.imaging.color_profile import from_srgb
 from cutout.inference.imaging.decode import Photo, Pixels, Size
 from cutout.inference.imaging.geometry import Box, place, shrunk
 from cutout.inference.imaging.hints import NO_HINTS, Marks
-from cutout.inference.imaging.placing import scaled_down
 from cutout.inference.imaging.types import Colour
 from cutout.inference.limits import SizeLimits, pixels_of
-from cutout.inference.masked_photo import Maker, MaskedPhoto, Source
+from cutout.inference.loaded import Loaded, load
+from cutout.inference.masked_photo import AnySource, Maker, MaskedPhoto
 from cutout.inference.matting import cast_shadow
+from cutout.inference.matting.parts import ground_of
 from cutout.inference.matting.pipeline import Look, Seen, cut_out, see
 from cutout.inference.options import Options
 from cutout.inference.recently_seen import RecentlySeen
@@ -57,13 +58,35 @@ class Workplace:
     recent: RecentlySeen | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class _Given:
+    """What a removal begins with: the bytes of a photo, what looks at it, and whose masks these are.
+
+    `known_as` is the id of the photo with its masks, if they are to be kept, or were. `mask_shape` is that of its first mask,
+    `most_pixels` how large a view of it is.
+    """
+
+    data: bytes = field(repr=False)
+    maker: Maker
+    look: Look = field(repr=False)
+    known_as: str | None = None
+    recorder: Recorder | None = field(default=None, repr=False)
+    most_pixels: int | None = None
+    mask_shape: tuple[int, ...] | None = None
+
+    def masked(self) -> MaskedPhoto | None:
+        """Return the photo with its masks, if those are to be kept."""
+        kept = self.recorder
+        return None if kept is None else MaskedPhoto(self.data, kept.runs(), self.maker, kept.id)
+
+
 def remove_background(
-    source: Source, options: Options, maker: Maker, at: Workplace, *, keep_masks: bool = False
+    source: AnySource, options: Options, maker: Maker, at: Workplace, *, keep_masks: bool = False
 ) -> Cutout:
     """Decode a photo, cut its subject out, compose the result and encode it.
 
-    `maker` is what runs at the workplace. For a photo with masks it does not run, and those are used. With `keep_masks`
-    the result has the photo with its masks.
+    `maker` is what runs at the workplace. For a photo with masks, or a view of one, it does not run, and those are used. With
+    `keep_masks` the result of a photo has the photo with its masks.
 
     Raises:
         MasksUnusable: the photo's masks do not fit the options.
@@ -73,28 +96,27 @@ def remove_background(
 
     """
     options, results = _within_tier(options, at.sizes)
-    recorder, look, known_as = None, at.look, None
-    if isinstance(source, MaskedPhoto):
-        data, maker, look = source.photo, source.maker, Replay(source, at.device).look
-        known_as = source.id
-    else:
-        data = source
-        if keep_masks:
-            recorder = Recorder(at.look)
-            look, known_as = recorder.look, recorder.id
-    picture = _decode(data, options, at, results)
+    in_full, given = options.layout.max_pixels, _given(source, maker, at, keep_masks)
+    if given.most_pixels is not None:
+        options = replace(options, layout=options.layout.within(given.most_pixels))
+    hold = _hold(options, at, results)
+    copy = _known_copy(given, options, hold, at)
+    picture = copy or decode.decode(given.data, at.sizes, hold, keep_profile=options.keep_profile)
     options, behind = _background(options, picture.profile, at.sizes)
     marks = _marks(options, picture, at.sizes)
     with errors_translated(), at.on_device():
-        photo, own_alpha, marks = _uploaded(picture, marks, options.layout.max_pixels, at.device)
+        photo = copy or _loaded(given, picture, options, marks, in_full, at)
         at.clock.lap("decode")
+        smaller = photo.smaller(in_full)
+        if options.layout.canvas is None:  # what is given in pixels becomes smaller as well
+            margin = options.layout.margin.scaled(1 / smaller)
+            options = replace(options, layout=replace(options.layout, margin=margin))
         shown_behind = None if behind is None else upload(behind, at.device)
-        scene = _scene(
-            photo, own_alpha, marks, options, partial(_see, options, look, known_as, at), shown_behind
-        )
+        see_in = partial(_see, options, given, smaller, at)
+        scene = _scene(photo, marks, options, see_in, shown_behind)
         composed = compose(scene, options, results, download)
         pixels = download(composed.pixels)
-        masked = None if recorder is None else MaskedPhoto(data, recorder.runs(), maker, recorder.id)
+        masked = given.masked()
     at.clock.lap("edges")
     file_format = encode.resolve(options.format, pixels)
     encoded = encode.encode(pixels, file_format, options.quality, picture.dpi, picture.profile)
@@ -106,9 +128,9 @@ def remove_background(
         height=pixels.shape[0],
         no_foreground=composed.subject is None,
         tier=options.tier,
-        checkpoint=maker.checkpoint,
-        substitute=maker.substitute,
-        backend=maker.backend,
+        checkpoint=given.maker.checkpoint,
+        substitute=given.maker.substitute,
+        backend=given.maker.backend,
         subject=composed.subject,
         coverage=round(composed.coverage, 4),
         uncertainty=round(composed.uncertainty, 4),
@@ -134,8 +156,8 @@ def _within_tier(options: Options, sizes: SizeLimits) -> tuple[Options, SizeLimi
     return replace(options, layout=options.layout.within(most)), limits
 
 
-def _decode(data: bytes, options: Options, at: Workplace, results: SizeLimits) -> Photo:
-    """Decode a photo once there is memory for it, for its result, and for the pictures of its options.
+def _hold(options: Options, at: Workplace, results: SizeLimits) -> Callable[[Size], None]:
+    """Return what waits until there is memory for a photo of a size, for its result, and for the pictures of its options.
 
     `results` limits the result.
     """
@@ -164,19 +186,61 @@ def _decode(data: bytes, options: Options, at: Workplace, results: SizeLimits) -
             pixels += result // 2
         at.hold(pixels)
 
-    return decode.decode(data, at.sizes, hold, keep_profile=options.keep_profile)
+    return hold
 
 
-def _uploaded(
-    picture: Photo, marks: Marks, most_pixels: int | None, device: torch.device
-) -> tuple[Tensor, Tensor | None, Marks]:
-    """Copy a photo and its own alpha to the device, scaled down if need be. Return them, and its marks at that size."""
-    photo = upload(picture.rgb, device)
-    own_alpha = None if picture.alpha is None else upload(picture.alpha, device)
-    if most_pixels is None:
-        return photo, own_alpha, marks
-    photo, own_alpha = scaled_down(photo, own_alpha, most_pixels)
-    return photo, own_alpha, marks.rescaled(picture.width, picture.height, photo.shape[1], photo.shape[0])
+def _given(source: AnySource, maker: Maker, at: Workplace, keep_masks: bool) -> _Given:
+    if isinstance(source, bytes):
+        recorder = Recorder(at.look) if keep_masks else None
+        if recorder is None:
+            return _Given(source, maker, at.look)
+        return _Given(source, maker, recorder.look, recorder.id, recorder)
+    if isinstance(source, MaskedPhoto):
+        return _Given(source.photo, source.maker, Replay(source, at.device).look, source.id)
+    masks = source.photo
+    levels = masks.runs[0].levels if masks.runs else None
+    return _Given(
+        masks.photo,
+        masks.maker,
+        Replay(masks, at.device, scaled=True).look,
+        masks.id,
+        most_pixels=source.most_pixels,
+        mask_shape=None if levels is None else levels.shape,
+    )
+
+
+def _key_of_copy(given: _Given, options: Options) -> Hashable:
+    layout = options.layout
+    return given.known_as, layout.max_pixels, layout.region, options.hints.box, options.keep_profile
+
+
+def _known_copy(
+    given: _Given, options: Options, hold: Callable[[Size], None], at: Workplace
+) -> Loaded | None:
+    """Return the small copy of a photo that was made for a view before, once there is memory for the work on it."""
+    if given.most_pixels is None or at.recent is None:
+        return None
+    known = at.recent.copy(_key_of_copy(given, options))
+    if known is not None:
+        height, width = known.rgb.shape[:2]
+        hold(Size(width, height, pixels_of(width, height)))
+    return known
+
+
+def _loaded(
+    given: _Given, picture: Photo | Loaded, options: Options, marks: Marks, in_full: int | None, at: Workplace
+) -> Loaded:
+    """Return a photo on the device; for a view a small copy, which is kept for the next one."""
+    assert isinstance(picture, Photo)
+    photo = load(picture, in_full, at.device)
+    if given.most_pixels is None:
+        return photo
+    part = photo.marks(marks).view
+    ground = ground_of(photo.rgb[part.rows, part.columns], given.mask_shape)
+    small = photo.scaled_down(options.layout.max_pixels, ground)
+    if at.recent is not None:
+        at.recent.put(_key_of_copy(given, options), small)
+    return small
 
 
 def _background(options: Options, profile: bytes | None, sizes: SizeLimits) -> tuple[Options, Pixels | None]:
@@ -235,7 +299,7 @@ def _masks(options: Options) -> list[tuple[Picture, str]]:
     return [(mask, name) for mask, name in both if mask is not None]
 
 
-def _marks(options: Options, picture: Photo, sizes: SizeLimits) -> Marks:
+def _marks(options: Options, picture: Photo | Loaded, sizes: SizeLimits) -> Marks:
     """Return the hints for this photo, and the part of it that is searched.
 
     Raises:
@@ -250,14 +314,14 @@ def _marks(options: Options, picture: Photo, sizes: SizeLimits) -> Marks:
 
 
 def _scene(
-    photo: Tensor,
-    own_alpha: Tensor | None,
+    loaded: Loaded,
     marks: Marks,
     options: Options,
     see_in: Callable[[Tensor], Seen],
     behind: Tensor | None,
 ) -> Scene:
-    """Cut the subject that is meant out of a photo, uint8 [H,W,3], for a result with the picture `behind`."""
+    """Cut the subject that is meant out of a photo for a result with the picture `behind`."""
+    photo, own_alpha, marks = loaded.rgb, loaded.alpha, loaded.marks(marks)
     view = marks.view
     shown = photo[view.rows, view.columns].contiguous()
     cut = cut_out(
@@ -266,7 +330,10 @@ def _scene(
         TIERS[options.tier].recipe,
         see_in(shown),
         colours=not options.mask_only,
-        aim=None if options.hints == NO_HINTS else marks.aim(photo.shape[1], photo.shape[0]),
+        aim=None
+        if replace(options.hints, within=None) == NO_HINTS
+        else marks.aim(photo.shape[1], photo.shape[0]),
+        ground=loaded.ground,
     )
     rgb, alpha, part = cut.rgb, cut.alpha, view
     if marks.box is not None:  # the network saw more than may be in the result
@@ -274,8 +341,24 @@ def _scene(
         inner = Box(part.left - view.left, part.top - view.top, part.width, part.height)
         rgb = rgb[inner.rows, inner.columns].contiguous()
         alpha = alpha[inner.rows, inner.columns].contiguous()
+    if marks.within is not None:
+        alpha = _only_within(alpha, part, marks.within)
     cast = _cast_shadow(photo, own_alpha, alpha, part) if options.keep_shadow else None
     return Scene(photo, part, rgb, alpha, cut.uncertainty, behind, cast)
+
+
+def _only_within(alpha: Tensor, part: Box, within: Box) -> Tensor:
+    """Return the alpha, uint8 [h,w], of a part of a photo, 0 outside of a box of the photo."""
+    rows, columns = (
+        slice(max(0, first - start), max(0, last - start))
+        for first, last, start in (
+            (within.top, within.bottom, part.top),
+            (within.left, within.right, part.left),
+        )
+    )
+    inner = torch.zeros_like(alpha)
+    inner[rows, columns] = alpha[rows, columns]
+    return inner
 
 
 def _cast_shadow(photo: Tensor, own_alpha: Tensor | None, alpha: Tensor, part: Box) -> Tensor | None:
@@ -286,15 +369,18 @@ def _cast_shadow(photo: Tensor, own_alpha: Tensor | None, alpha: Tensor, part: B
     return cast_shadow.find(photo, alpha, own_alpha)
 
 
-def _see(options: Options, look: Look, known_as: str | None, at: Workplace, rgb: Tensor) -> Seen:
-    """Return what the network sees in a photo or in the part of it that is searched; at once, if that is still known."""
-    recipe = TIERS[options.tier].recipe
+def _see(options: Options, given: _Given, smaller: float, at: Workplace, rgb: Tensor) -> Seen:
+    """Return what the network sees in a photo or in the part of it that is searched; at once, if that is still known.
+
+    The photo is in a size that is so many times smaller than the one in which its result is made.
+    """
+    recipe, known_as, look = TIERS[options.tier].recipe, given.known_as, given.look
     if known_as is None or at.recent is None:
-        return see(rgb, recipe, look)
+        return see(rgb, recipe, look, smaller)
     layout = options.layout
-    key = known_as, recipe, layout.region, layout.max_pixels, options.hints.box, options.keep_profile
+    key = known_as, recipe, layout.region, layout.max_pixels, options.hints.box, options.keep_profile, smaller
     seen = at.recent.get(key)
     if seen is None:
-        seen = see(rgb, recipe, look)
+        seen = see(rgb, recipe, look, smaller)
         at.recent.put(key, seen)
     return seen

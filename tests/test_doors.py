@@ -213,6 +213,7 @@ TABLE: list[tuple[dict[str, Any], Options]] = [
         Options(hints=Hints(fill_holes=True, min_coverage=0.025)),
     ),
     ({"holes": "keep", "min_coverage": 0}, Options()),
+    ({"within": "10% 0 90% 300px"}, Options(hints=Hints(within=parse_region("10% 0 90% 300px")))),
     ({"shadow": "soft"}, Options(shadow=0.35)),
     ({"shadow": "soft", "shadow_opacity": 60.0}, Options(shadow=0.6)),
     ({"shadow": "soft", "shadow_opacity": 0}, Options(shadow=0.0)),

@@ -24,9 +24,15 @@ class ServiceSecret(str):
         return made
 
 
-def sign(secret: ServiceSecret, path: str, lasts: timedelta) -> str:
-    """Return the service's `path` below its prefix, with its expiry time and a signature over both as query parameters."""
-    expires = int(time.time() + lasts.total_seconds())
+def sign(
+    secret: ServiceSecret, path: str, lasts: timedelta, same_for: timedelta = timedelta(seconds=1)
+) -> str:
+    """Return the service's `path` below its prefix, with its expiry time and a signature over both as query parameters.
+
+    For periods of `same_for` the URL is the same, and lasts up to that much longer.
+    """
+    period = int(same_for.total_seconds())
+    expires = int(time.time() + lasts.total_seconds() + period - 1) // period * period
     return f"{secret.prefix}{path}?expires={expires}&signature={_signature(secret, path, expires)}"
 
 

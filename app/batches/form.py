@@ -290,7 +290,7 @@ async def read_batch(
             if funds is not None:
                 await funds.require(fields.tier, max(photos, fields.form.image_count or 0))
             if is_photo:
-                await upload.add(name_of(part.head), part.data)
+                await upload.add(part.head.clean_name, part.data)
             del part  # else it would stay in memory while the next one is read
     except BrokenForm as error:
         raise InvalidInputError(f"{error} {FORM_WANTED}") from None
@@ -325,11 +325,6 @@ async def _take_other(part: Part, upload: BatchUpload, fields: Fields, sizes: Si
 def _has_no_file(part: Part) -> bool:
     """Tell whether a browser sent the part for a file field without a file."""
     return not part.data and not part.head.file_name
-
-
-def name_of(head: Head) -> str:
-    """Return the file name to store for a photo: as sent, with NUL replaced, which PostgreSQL cannot store."""
-    return (head.file_name or "").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def describe_form() -> dict[str, Any]:

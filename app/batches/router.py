@@ -58,7 +58,7 @@ from cutout.app.http.security_headers import KEPT_BY_ITS_USER
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.dependencies import QueueDep, require_queue
 from cutout.app.jobs.leases import Line
-from cutout.app.jobs.urls import archive_url, result_url
+from cutout.app.jobs.urls import JobUrls, archive_url
 from cutout.app.notifications.dependencies import OutboxDep
 from cutout.app.notifications.webhook import webhook_secret
 from cutout.app.ratelimit.limits import Kind
@@ -201,10 +201,10 @@ async def get_batch_events(
     stream closes after `end`, or when the service shuts down. A client that reconnects receives the current progress
     first, and the photos that have changed since the event in its `Last-Event-ID`: without one, all that do not wait.
     """
-    url_of = partial(result_url, secret=secret, kept=settings.kept)
+    urls_of = partial(JobUrls.of, secret=secret, kept=settings.kept)
     async for change in watching.watch(database, batch.id, last_event_id or "", stopping):
         if change.photos:
-            photos = ChangedPhotos(photos=[BatchPhoto.of(photo, url_of) for photo in change.photos])
+            photos = ChangedPhotos(photos=[BatchPhoto.of(photo, urls_of) for photo in change.photos])
             data = photos.model_dump_json(by_alias=True, exclude={"photos": {"__all__": {"store"}}})
             yield ServerSentEvent(event="photos", raw_data=data, id=change.now.photos)
         told = ProgressInfo.told(change.now.status, change.now.progress, change.now.started_at, now())
@@ -313,8 +313,8 @@ def describe(view: watching.BatchView | None, secret: ServiceSecret, settings: S
     if view is None:
         raise NotFoundError(NO_BATCH)
     at = now()
-    url_of = partial(result_url, secret=secret, kept=settings.kept)
-    return BatchInfo.of_view(view, archive_url(view.batch, secret, settings.kept, at), at, url_of)
+    urls_of = partial(JobUrls.of, secret=secret, kept=settings.kept)
+    return BatchInfo.of_view(view, archive_url(view.batch, secret, settings.kept, at), at, urls_of)
 
 
 def read_range(wanted: str | None, size: int) -> int:

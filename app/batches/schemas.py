@@ -12,6 +12,7 @@ from cutout.app.billing.schemas import PriceInfo
 from cutout.app.core.schema import Schema
 from cutout.app.db.tables import Batch, Channel, Delivery, Status
 from cutout.app.jobs.schemas import JobError, StoreInfo, SubjectBox
+from cutout.app.jobs.urls import JobUrls
 from cutout.inference.tiers import Tier
 
 
@@ -123,15 +124,17 @@ class BatchPhoto(Schema):
     uncertainty: float | None
     needs_review: bool | None
     result_url: str | None
+    thumbnail_url: str | None
     store: StoreInfo | None
     error: JobError | None
 
     @classmethod
     def of(
-        cls, photo: PhotoState, url_of: Callable[[uuid.UUID], str], store: StoreInfo | None = None
+        cls, photo: PhotoState, urls_of: Callable[[uuid.UUID], JobUrls], store: StoreInfo | None = None
     ) -> "BatchPhoto":
-        """Return the schema of a photo; `url_of` returns the URL of a job's result."""
+        """Return the schema of a photo; `urls_of` returns the URLs of a job."""
         failed = photo.status is Status.FAILED
+        urls = urls_of(photo.job_id) if photo.status is Status.COMPLETED else None
         return cls(
             position=photo.position,
             name=photo.name,
@@ -141,7 +144,8 @@ class BatchPhoto(Schema):
             coverage=photo.coverage,
             uncertainty=photo.uncertainty,
             needs_review=photo.needs_review,
-            result_url=url_of(photo.job_id) if photo.status is Status.COMPLETED else None,
+            result_url=None if urls is None else urls.result,
+            thumbnail_url=None if urls is None else urls.thumbnail,
             store=store,
             error=JobError(code=photo.error_code or "", detail=photo.error_detail or "") if failed else None,
         )
@@ -184,12 +188,12 @@ class BatchInfo(BatchSummary):
 
     @classmethod
     def of_view(
-        cls, view: BatchView, zip_url: str | None, at: datetime, url_of: Callable[[uuid.UUID], str]
+        cls, view: BatchView, zip_url: str | None, at: datetime, urls_of: Callable[[uuid.UUID], JobUrls]
     ) -> "BatchInfo":
         """Return the schema of a batch with photos and notifications."""
         return cls(
             **dict(BatchSummary.of(view.batch, view.progress, zip_url, at)),
-            photos=[BatchPhoto.of(photo, url_of, view.stores.get(photo.job_id)) for photo in view.photos],
+            photos=[BatchPhoto.of(photo, urls_of, view.stores.get(photo.job_id)) for photo in view.photos],
             deliveries=[DeliveryInfo.of(delivery) for delivery in view.deliveries],
         )
 

@@ -21,6 +21,7 @@ from cutout.app.core.errors import ServiceError
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, IdempotencyKey, Job, PaidBy, Status, StoreDelivery, plain
 from cutout.app.jobs import leases
+from cutout.app.jobs.queries import LONGEST_NAME
 from cutout.app.notifications import outbox
 from cutout.app.ratelimit.limits import Kind, Limit, RateLimited
 from cutout.app.removals.idempotency import KeyUsed, add_key, described, find_key, write_once
@@ -29,7 +30,6 @@ from cutout.app.stores.addresses import names_for
 from cutout.inference.imaging.hints import Hints
 from cutout.inference.options import Options
 
-LONGEST_NAME = 1000
 IN_WORK = (Status.PENDING, Status.PROCESSING)
 
 

@@ -107,6 +107,10 @@ MinCoverageFlag = Annotated[
         help="A subject that takes less of the photo, in percent, counts as none.",
     ),
 ]
+WithinFlag = Annotated[
+    str | None,
+    typer.Option("--within", help="All outside of this box is background: left, top, right, bottom."),
+]
 HintsFlag = Annotated[
     Path | None,
     typer.Option("--hints", metavar="FILE", help="Hints by file name, as JSON; they replace those above."),

@@ -43,6 +43,7 @@ from cutout.app.cli.option_flags import (
     ShadowOpacityFlag,
     TierFlag,
     TrimFlag,
+    WithinFlag,
     flag_of,
     values_of,
 )
@@ -92,6 +93,7 @@ def remove(
     drop_mask: DropMaskFlag = None,
     holes: HolesFlag = None,
     min_coverage: MinCoverageFlag = None,
+    within: WithinFlag = None,
     hints: HintsFlag = None,
     shadow: ShadowFlag = None,
     shadow_opacity: ShadowOpacityFlag = None,

@@ -43,7 +43,9 @@ class AccountSettings(SettingsGroup):
         description="removals of one user before 429 `RATE_LIMITED`; 0: no limit, as with all of these",
     )
     refine_per_minute: int = Field(
-        60, ge=0, description="refinements of results by one user before 429 `RATE_LIMITED`"
+        120,
+        ge=0,
+        description="refinements of results, and views of them, by one user before 429 `RATE_LIMITED`",
     )
     batch_per_hour: int = Field(5, ge=0, description="accepted batches of one user before 429 `RATE_LIMITED`")
     batch_attempts_per_hour: int = Field(

@@ -223,10 +223,10 @@ class Job(Base):
     `model`, `backend` and `substitute` describe what served the job; `subject` is the subject's box in the result, with
     the keys of `Box`, and `coverage`, `uncertainty` and `needs_review` are those of `Cutout`; `error_code` and `error_detail` say why it failed.
 
-    A job for a worker has its `options` here and its photo in the storage; other jobs have theirs once they are completed
-    and can be refined. `refined_from` is the job whose masks were used instead of a network. `claim` is the token of the worker that
-    holds the job, and `attempts` is how often the job was claimed. In a batch, a job has a `position`, from 0, and the
-    `name` of its photo's file. `has_store` says that a `StoreDelivery` takes the result to the user's own store.
+    A job for a worker has its `options` here and its photo in the storage; other jobs have theirs once they are completed,
+    if their photo is kept. `refined_from` is the job whose masks were used instead of a network. `claim` is the token of the worker that
+    holds the job, and `attempts` is how often the job was claimed. In a batch, a job has a `position`, from 0. `name` is
+    that of its photo's file, if it has one. `has_store` says that a `StoreDelivery` takes the result to the user's own store.
     """
 
     __tablename__ = "background_removal_jobs"
@@ -253,8 +253,8 @@ class Job(Base):
     height: Mapped[int | None]
     no_foreground: Mapped[bool | None]
     has_store: Mapped[bool | None]
-    # Not a foreign key: each deleted job would be looked for among all others.
-    refined_from: Mapped[uuid.UUID | None]
+    # Not a foreign key, which would be checked for each deleted job.
+    refined_from: Mapped[uuid.UUID | None] = mapped_column(index=True)
     subject: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     coverage: Mapped[float | None]
     uncertainty: Mapped[float | None]

@@ -27,6 +27,11 @@ class Head:
     name: str
     file_name: str | None
 
+    @property
+    def clean_name(self) -> str:
+        """The file name as sent, with NUL replaced, which PostgreSQL cannot store; empty if there is none."""
+        return (self.file_name or "").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
 
 class PartTooLarge(Exception):
     """A part exceeds its size limit."""

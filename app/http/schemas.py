@@ -152,6 +152,13 @@ class OptionsForm(BaseModel):
             description="A subject that takes less of what is searched counts as none; in percent.",
         ),
     ] = 0.0
+    within: Annotated[
+        str | None,
+        Field(
+            max_length=LONGEST_TEXT,
+            description="Outside of this box is background, whatever else is meant: left, top, right and bottom.",
+        ),
+    ] = None
     shadow: Annotated[ShadowName, Field(description="A soft shadow under the subject.")] = "none"
     shadow_opacity: Annotated[float, Field(ge=0, le=100, description="Opacity of the shadow in percent.")] = (
         USUAL_OPACITY

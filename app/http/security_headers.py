@@ -7,6 +7,10 @@ PAGE = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self';"
     " base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+# For files of a page: a worker has the policy of its own file, and imports others.
+PAGE_FILE = (
+    "default-src 'none'; script-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 # Added to every response that does not set them itself.
 OF_EVERY_ANSWER = {
     "Content-Security-Policy": NOTHING,

@@ -33,7 +33,7 @@ def complete(
 ) -> Job | None:
     """End a job whose result is stored. Return None if it has ended already, or has another claim.
 
-    `options` are written to its row, if it lacks them and may be refined.
+    `options` are written to its row, if it lacks them and its photo is kept.
 
     If the result goes to a store of its user, it is due there from now on.
     """

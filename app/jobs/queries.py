@@ -1,10 +1,12 @@
 """Queries for a user's jobs and their results, and the storage keys of photos and results."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, exists, func, or_, select, tuple_
+from sqlalchemy.orm import aliased
 
 from cutout.app.auth import accounts
 from cutout.app.core.threads import to_storage_thread
@@ -17,6 +19,8 @@ from cutout.inference.tiers import Tier
 RESULTS, UPLOADS = "results/", "uploads/"
 # How the names of pictures begin that came with options: those of strokes too, as jobs of older versions wait.
 PICTURE = "background-"
+# Characters of a photo's file name that are stored.
+LONGEST_NAME = 1000
 
 
 def find(database: Database, user_id: uuid.UUID, job_id: uuid.UUID) -> Job | None:
@@ -26,55 +30,101 @@ def find(database: Database, user_id: uuid.UUID, job_id: uuid.UUID) -> Job | Non
         return job if job is not None and job.user_id == user_id else None
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which jobs of a user are listed: those that all given values fit.
+
+    `since` and `until` are the times between which they were created. `search` is a part of the `name`; the case of
+    its letters does not matter, on SQLite of those of ASCII. With `latest` each photo counts once, however often its
+    result was refined: of the completed results the newest is listed.
+    """
+
+    statuses: Collection[Status] = ()
+    tiers: Collection[Tier] = ()
+    batch_id: uuid.UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    needs_review: bool | None = None
+    search: str = ""
+    latest: bool = False
+
+    def conditions(self) -> Iterator[ColumnElement[bool]]:
+        """Yield the conditions on `Job` as SQL."""
+        if self.statuses:
+            yield Job.status.in_(self.statuses)
+        if self.tiers:
+            yield Job.tier.in_(self.tiers)
+        if self.batch_id is not None:
+            yield Job.batch_id == self.batch_id
+        if self.since is not None:
+            yield Job.created_at >= self.since
+        if self.until is not None:
+            yield Job.created_at < self.until
+        if self.needs_review is not None:
+            yield Job.needs_review.is_(self.needs_review)
+        if self.search:
+            yield Job.name.icontains(self.search, autoescape=True)
+        if self.latest:
+            yield from _latest()
+
+
+def _latest() -> Iterator[ColumnElement[bool]]:
+    """Yield the conditions that a job is no failed refinement, and that no newer one of its photo is completed.
+
+    For each job this is one look into the index of `refined_from`.
+    """
+    yield or_(Job.refined_from.is_(None), Job.status == Status.COMPLETED)
+    newer = aliased(Job)
+    yield ~exists().where(
+        newer.refined_from == func.coalesce(Job.refined_from, Job.id),
+        newer.status == Status.COMPLETED,
+        tuple_(newer.created_at, newer.id) > tuple_(Job.created_at, Job.id),
+    )
+
+
 def page(
-    database: Database,
-    user_id: uuid.UUID,
-    *,
-    status: Status | None = None,
-    tier: Tier | None = None,
-    batch_id: uuid.UUID | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    limit: int = 50,
-    offset: int = 0,
-) -> Sequence[Job]:
-    """Return a page of a user's jobs, newest first, filtered by the given values."""
-    rows = select(Job).where(Job.user_id == user_id)
-    if status is not None:
-        rows = rows.where(Job.status == status)
-    if tier is not None:
-        rows = rows.where(Job.tier == tier)
-    if batch_id is not None:
-        rows = rows.where(Job.batch_id == batch_id)
-    if since is not None:
-        rows = rows.where(Job.created_at >= since)
-    if until is not None:
-        rows = rows.where(Job.created_at < until)
+    database: Database, user_id: uuid.UUID, wanted: Wanted, limit: int = 50, offset: int = 0
+) -> tuple[Sequence[Job], bool]:
+    """Return a page of a user's jobs, newest first, and whether there are more behind it."""
+    rows = select(Job).where(Job.user_id == user_id, *wanted.conditions())
+    rows = rows.order_by(Job.created_at.desc(), Job.position, Job.id).limit(limit + 1).offset(offset)
     with database.read() as session:
-        return session.scalars(
-            rows.order_by(Job.created_at.desc(), Job.position, Job.id).limit(limit).offset(offset)
-        ).all()
+        found = session.scalars(rows).all()
+    return found[:limit], len(found) > limit
 
 
-async def stored_picture(
-    database: Database, storage: Storage, job_id: uuid.UUID, owner: uuid.UUID | None
-) -> tuple[bytes, Format] | None:
-    """Return the result of a job and its format, or None if there is none or the job does not belong to `owner`.
+def find_readable(database: Database, job_id: uuid.UUID, owner: uuid.UUID | None) -> Job | None:
+    """Return a job whose pictures may be read, or None if it does not exist or does not belong to `owner`.
 
-    `owner` is None for a request with a signed URL, which may read the result of any user.
+    `owner` is None for a request with a signed URL, which may read the pictures of any user.
 
     Raises:
         AccountDisabled: the URL is signed, and the user's account is disabled.
 
     """
+    with database.read() as session:
+        job = session.get(Job, job_id)
+        if job is None or owner not in (None, job.user_id):
+            return None
+        if owner is None:  # by a signed URL
+            accounts.require_enabled(session, job.user_id)
+        return job
+
+
+async def stored_picture(
+    database: Database, storage: Storage, job_id: uuid.UUID, owner: uuid.UUID | None
+) -> tuple[bytes, Format] | None:
+    """Return the result of a job and its format, or None if there is none or `owner` may not read it.
+
+    Raises:
+        AccountDisabled: see `find_readable`.
+
+    """
 
     def fetch() -> tuple[bytes, Format] | None:
-        with database.read() as session:
-            job = session.get(Job, job_id)
-            if job is None or owner not in (None, job.user_id):
-                return None
-            if owner is None:  # by a signed URL
-                accounts.require_enabled(session, job.user_id)
+        job = find_readable(database, job_id, owner)
+        if job is None:
+            return None
         data = storage.get(result_key_of(job))
         return None if data is None else (data, Format(job.format))
 

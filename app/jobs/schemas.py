@@ -10,6 +10,7 @@ from cutout.app.billing.pricing import CREDITS
 from cutout.app.core.schema import Schema
 from cutout.app.db.tables import Job, PaidBy, Status
 from cutout.app.jobs.model_status import Served
+from cutout.app.jobs.urls import JobUrls
 from cutout.inference.imaging.encode import Format
 from cutout.inference.tiers import Recipe, Tier
 
@@ -41,13 +42,14 @@ class JobInfo(Schema):
     """A background removal of one photo. The subscription's quota pays for it, or credits, or it is free; `credits` is 0
     unless they pay.
 
-    A completed job has a `resultUrl`: a signed URL that gives the image to anybody who has it, until it expires.
+    A completed job has a `resultUrl` as long as the image is kept: a signed URL that gives the image to anybody who has
+    it, until it expires. `thumbnailUrl` is one of a small copy, made when it is first asked for.
     `subject` is the subject's box in the image, null if there is no subject; `coverage`, 0…1, is the share of the
     image that the subject takes. `uncertainty`, 0…1, is the share of the subject that the network was undecided about,
     and `needsReview` says that a person should look at the image. `processingMs` is the total processing time. A
     failed job has an `error` instead and costs nothing. A job that refines the result of another has that one's id in
-    `refinedFrom`. A job of a batch has the batch's `batchId`, its `position` in the batch, from 0, and the file name
-    of its photo in `name`. `store` says whether the image is in the store that the request named; it is null without
+    `refinedFrom`. A job of a batch has the batch's `batchId` and its `position` in the batch, from 0. `name` is the
+    file name of the photo, as it was sent; null if it had none. `store` says whether the image is in the store that the request named; it is null without
     one, and for a job without an image.
     """
 
@@ -77,12 +79,13 @@ class JobInfo(Schema):
     processing_ms: int | None
     stage_ms: dict[str, int] | None
     result_url: str | None
+    thumbnail_url: str | None
     store: "StoreInfo | None"
     error: "JobError | None"
 
     @classmethod
-    def of(cls, job: Job, result_url: str | None, store: "StoreInfo | None" = None) -> "JobInfo":
-        """Describe a job; `result_url` is used only if the job is completed."""
+    def of(cls, job: Job, urls: JobUrls | None, store: "StoreInfo | None" = None) -> "JobInfo":
+        """Describe a job; `urls` are None if it has no result, or no longer."""
         failed = job.status is Status.FAILED
         return cls(
             job_id=job.id,
@@ -110,10 +113,27 @@ class JobInfo(Schema):
             notes=job.notes or [],
             processing_ms=job.milliseconds,
             stage_ms=job.stage_milliseconds,
-            result_url=result_url if job.status is Status.COMPLETED else None,
+            result_url=None if urls is None else urls.result,
+            thumbnail_url=None if urls is None else urls.thumbnail,
             store=store,
             error=JobError(code=job.error_code or "", detail=job.error_detail or "") if failed else None,
         )
+
+
+class JobDetails(JobInfo):
+    """A job, with a signed URL of its photo in `photoUrl`, null if the photo is not kept.
+
+    `inPlace` says that the image shows the subject where it is in the photo, so that one lies over the other if both
+    are shown at one size; it is false for a layout such as `trim`, and without a photo.
+    """
+
+    photo_url: str | None
+    in_place: bool
+
+    @classmethod
+    def with_photo(cls, info: JobInfo, photo_url: str | None, *, in_place: bool) -> "JobDetails":
+        """Add its photo to a job."""
+        return cls(**dict(info), photo_url=photo_url, in_place=in_place)
 
 
 class SubjectBox(Schema):
@@ -158,6 +178,7 @@ class JobError(Schema):
 
 
 class Jobs(Schema):
-    """A page of jobs, newest first."""
+    """A page of jobs, newest first; `more` says that there are others behind it."""
 
     jobs: list[JobInfo]
+    more: bool

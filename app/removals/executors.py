@@ -23,7 +23,7 @@ from cutout.app.storage.base import Storage, StorageError
 from cutout.inference.cutout import Cutout
 from cutout.inference.engine import Engine
 from cutout.inference.errors import DeadlineExceeded, DeviceLost, ModelUnavailable, Overloaded
-from cutout.inference.masked_photo import Source
+from cutout.inference.masked_photo import MaskedPhoto, Source, View
 from cutout.inference.options import Options
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.tiers import Tier
@@ -89,6 +89,17 @@ class RemovalExecutor(Protocol):
 
         """
 
+    async def show(
+        self, photo: MaskedPhoto, options: Options, most_pixels: int, user_id: uuid.UUID
+    ) -> Cutout | None:
+        """Make a picture of at most so many pixels, to look at. Return None where workers make pictures.
+
+        Raises:
+            CutoutError: the picture cannot be made, or was not in time.
+
+        """
+        return None
+
     async def close(self) -> None:
         """Finish, and accept no more photos."""
 
@@ -127,6 +138,12 @@ class LocalExecutor(RemovalExecutor):
     ) -> Cutout | None:
         made = self.engine.submit(photo, options, caller=user_id, keep_masks=self._keep_photos)
         return await asyncio.wrap_future(made)
+
+    async def show(
+        self, photo: MaskedPhoto, options: Options, most_pixels: int, user_id: uuid.UUID
+    ) -> Cutout | None:
+        shown = self.engine.submit(View(photo, most_pixels), options, caller=user_id)
+        return await asyncio.wrap_future(shown)
 
     async def close(self) -> None:
         await asyncio.to_thread(self.engine.close)

@@ -64,12 +64,10 @@ class RemovalForm(OptionsForm):
     ] = None
 
 
-# The options of the first removal that stay when its result is refined: those that decide what the network is shown,
-# and those about the subject's place.
-NOT_REFINED = (
-    "tier", "trim", "margin", "scale", "position", "canvas", "roi", "box", "shadow", "shadow_opacity", "keep_shadow", "keep_profile",
-    "require_subject", "max_megapixels", "preset",
-)  # fmt: skip
+# The options of the first removal that stay when its result is refined: they decide what the network is shown.
+NOT_REFINED = ("tier", "roi", "box", "keep_profile", "max_megapixels")
+# In megapixels. A larger one would take as long as the result itself.
+MOST_OF_A_VIEW = 2.0
 
 
 class RefinementForm(OptionsForm):
@@ -83,15 +81,31 @@ class RefinementForm(OptionsForm):
         )
 
 
+class ViewForm(RefinementForm):
+    """The fields of `POST /jobs/{jobId}/refine/view`: those of a refinement, and the size of the picture."""
+
+    view_megapixels: Annotated[
+        float,
+        Field(
+            ge=0.01,
+            le=MOST_OF_A_VIEW,
+            allow_inf_nan=False,
+            description="a larger picture is scaled down to this many megapixels",
+        ),
+    ] = 0.5
+
+
 Form = TypeVar("Form", bound=OptionsForm)
+Refinement = TypeVar("Refinement", bound=RefinementForm)
 
 
 @dataclass(frozen=True)
 class Received:
-    """The body of a request: its fields, and its files by the names of their parts."""
+    """The body of a request: its fields, its files by the names of their parts, and the name of the photo's file."""
 
     form: RemovalForm
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    name: str | None = None
 
     @property
     def photo(self) -> bytes | None:
@@ -116,15 +130,17 @@ async def read_removal(request: Request, largest_bytes: int) -> Received:
         RequestValidationError: a field is wrong.
 
     """
-    form, files = await _read_form(request, RemovalForm, FILES, largest_bytes, PHOTO_WANTED)
-    received = Received(form, files)
+    form, files, names = await _read_form(request, RemovalForm, FILES, largest_bytes, PHOTO_WANTED)
+    received = Received(form, files, names.get(PHOTO))
     if (received.photo is None) == (form.image_url is None):
         raise InvalidInputError(PHOTO_WANTED)
     return received
 
 
-async def read_refinement(request: Request, largest_bytes: int) -> tuple[RefinementForm, Mapping[str, bytes]]:
-    """Read the body of a refinement to its end. Return its fields, and its files by the names of their parts.
+async def read_refinement(
+    request: Request, largest_bytes: int, kind: type[Refinement]
+) -> tuple[Refinement, Mapping[str, bytes]]:
+    """Read the body of a refinement, or of a view of one, to its end. Return its fields, and its files by the names of their parts.
 
     Raises:
         InvalidInputError: the body is no such form, has a file of more than `largest_bytes`, or several backgrounds.
@@ -134,7 +150,7 @@ async def read_refinement(request: Request, largest_bytes: int) -> tuple[Refinem
     # Without a body the hints are none, so one that cannot be read must not count as none.
     if _media_type(request) not in (MULTIPART, URLENCODED, JSON) and await request.body():
         raise InvalidInputError(f"The body is neither a form nor JSON. {REFINEMENT_WANTED}")
-    form, files = await _read_form(request, RefinementForm, FILES, largest_bytes, REFINEMENT_WANTED)
+    form, files, _ = await _read_form(request, kind, FILES, largest_bytes, REFINEMENT_WANTED)
     if PHOTO in files:
         raise InvalidInputError(f"{PHOTO}: the photo is that of the first removal; leave this out")
     return form, files
@@ -142,15 +158,16 @@ async def read_refinement(request: Request, largest_bytes: int) -> tuple[Refinem
 
 async def _read_form(
     request: Request, kind: type[Form], file_parts: Collection[str], largest_bytes: int, wanted: str
-) -> tuple[Form, dict[str, bytes]]:
+) -> tuple[Form, dict[str, bytes], dict[str, str]]:
     media_type = _media_type(request)
     files: dict[str, bytes] = {}
+    names: dict[str, str] = {}
     try:
         if media_type == JSON:
             form = kind.model_validate_json(await request.body(), strict=True, by_alias=True, by_name=False)
         else:
             if media_type == MULTIPART:
-                values, files = await read_fields_and_files(request, file_parts, largest_bytes, wanted)
+                values, files, names = await read_fields_and_files(request, file_parts, largest_bytes, wanted)
             else:
                 known = {field.alias for field in kind.model_fields.values()}
                 values = await _read_fields(request, known)
@@ -160,7 +177,7 @@ async def _read_form(
     except ClientDisconnect:
         raise InvalidInputError("The body is incomplete: it ends too early.") from None
     backgrounds.require_one(form.background, form.background_image_url, has_part=backgrounds.PART in files)
-    return form, files
+    return form, files, names
 
 
 def describe_removal() -> dict[str, Any]:
@@ -188,9 +205,9 @@ def describe_removal() -> dict[str, Any]:
     }
 
 
-def describe_refinement() -> dict[str, Any]:
+def describe_refinement(kind: type[RefinementForm] = RefinementForm) -> dict[str, Any]:
     """Describe the body of a refinement for OpenAPI: as a form, and as JSON."""
-    schema = RefinementForm.model_json_schema(ref_template=SCHEMAS)
+    schema = kind.model_json_schema(ref_template=SCHEMAS)
     stays = {RefinementForm.model_fields[name].alias for name in NOT_REFINED}
     fields = {name: value for name, value in schema["properties"].items() if name not in stays}
     files = {name: value for name, value in DESCRIBED_FILES.items() if name != PHOTO}
@@ -204,9 +221,9 @@ def describe_refinement() -> dict[str, Any]:
 
 async def read_fields_and_files(
     request: Request, file_parts: Collection[str], largest_bytes: int, wanted: str = PHOTO_WANTED
-) -> tuple[dict[str, str], dict[str, bytes]]:
-    """Read a multipart form to its end: its fields, and its files, which are the parts of these names. `wanted` tells a
-    caller how a form is sent.
+) -> tuple[dict[str, str], dict[str, bytes], dict[str, str]]:
+    """Read a multipart form to its end: its fields, its files, which are the parts of these names, and the names that
+    the files have. `wanted` tells a caller how a form is sent.
 
     Raises:
         InvalidInputError: the form is broken, or a part is too large or is sent twice.
@@ -214,6 +231,7 @@ async def read_fields_and_files(
     """
     values: dict[str, str] = {}
     files: dict[str, bytes] = {}
+    file_names: dict[str, str] = {}
     names = set[str]()
 
     def limit(head: Head) -> int:
@@ -231,6 +249,8 @@ async def read_fields_and_files(
                     values[part.head.name] = _text(part.head.name, part.data)
             elif part.data or part.head.file_name:  # else a browser's, in which no file was chosen
                 files[part.head.name] = part.data
+                if part.head.file_name:
+                    file_names[part.head.name] = part.head.clean_name
     except BrokenForm as error:
         raise InvalidInputError(f"{error} {wanted}") from None
     except ClientDisconnect:
@@ -245,7 +265,7 @@ async def read_fields_and_files(
         raise InvalidInputError(
             f"{error.head.name}: send at most {error.most_bytes // 1000} kB, and send the photo in the field {PHOTO}",
         ) from None
-    return values, files
+    return values, files, file_names
 
 
 def _media_type(request: Request) -> str:

@@ -1,7 +1,7 @@
 """Refining a result: the same photo is cut out again with other hints, from the masks that the network made of it."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -15,15 +15,25 @@ from cutout.app.db.tables import Status, now
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import OPTIONS
 from cutout.app.jobs.originals import original_key
+from cutout.app.removals.executors import RemovalExecutor
 from cutout.app.storage.base import Storage
+from cutout.inference.cutout import Cutout
+from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging.backgrounds import Picture
+from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging.geometry import NO_MARGIN
+from cutout.inference.limits import SizeLimits
 from cutout.inference.masked_photo import UNUSABLE, MaskedPhoto
-from cutout.inference.option_values import OptionValues
+from cutout.inference.option_values import OptionValues, check_options, read_options
 from cutout.inference.options import Options
+from cutout.inference.presets import Preset, Presets
 
-# Options of the first removal that a refinement may change. Those that decide what the network is shown stay, and so does
-# the place of the subject.
-CHANGEABLE = frozenset({"format", "mask_only", "background", "quality"})
+# Options of the first removal that a refinement may change: those of the whole result, and those of its layout. All of them
+# act on what the network returned. Those that decide what it is shown stay.
+CHANGEABLE = frozenset(
+    {"format", "mask_only", "background", "quality", "shadow", "keep_shadow", "require_subject"}
+)
+CHANGEABLE_LAYOUT = frozenset({"trim", "margin", "scale", "position", "canvas"})
 
 
 class RefinementSlots:
@@ -53,6 +63,12 @@ class RefinementSlots:
             self._free += 1
 
 
+class NoView(ConflictError):
+    """A refinement cannot be looked at before it is made."""
+
+    example = "Refining this result is no longer free, so it cannot be looked at first. Refine it."
+
+
 class CannotRefine(ConflictError):
     """The result of this job cannot be refined."""
 
@@ -61,7 +77,7 @@ class CannotRefine(ConflictError):
 
 @dataclass(frozen=True)
 class Original:
-    """A removal whose result can be refined: its job, options, and photo with masks.
+    """A removal whose result can be refined: its job, options, photo with masks, and the name of the photo's file.
 
     `is_free` says that refining it costs nothing now.
     """
@@ -70,30 +86,74 @@ class Original:
     options: Options
     photo: MaskedPhoto = field(repr=False)
     is_free: bool
+    name: str | None = None
 
-    def refined(self, wanted: Options, values: OptionValues) -> Options:
-        """Return its options with the hints of `wanted`, and with those others that are given in its `values`.
+    def refined(
+        self, values: OptionValues, presets: Presets, named: Callable[[str], str], sizes: SizeLimits
+    ) -> Options:
+        """Return its options with the hints of `values`, and with those others that are given in them.
+
+        A preset stands for all that a refinement may change: what neither it nor the other values give has its default, as
+        in a removal with this preset. `named` returns the name that the caller knows an option by.
 
         Raises:
             InvalidInputError: a picture was behind the first result, which is not kept.
-            InvalidOptions: the options do not go together.
+            InvalidOptions: a value cannot be used, the options do not go together, or the preset would change what the
+                network is shown.
+            InvalidBackground: the picture for the background cannot be read.
 
         """
-        given = {name for name, value in vars(values).items() if value is not None}
-        if values.background_image is not None:
-            given.add("background")
-        if values.wants_mask:  # a format says so too
-            given.add("mask_only")
-        changed = {name: getattr(wanted, name) for name in CHANGEABLE & given}
-        if isinstance(self.options.background, Picture) and "background" not in changed:
+        filled = presets.apply(values, named)
+        wanted = read_options(filled, named, sizes)
+        if values.preset is not None:
+            self._require_same_view(presets.require(values.preset), wanted, named)
+        given = CHANGEABLE | CHANGEABLE_LAYOUT if values.preset is not None else _given(filled)
+        if isinstance(self.options.background, Picture) and "background" not in given:
             raise InvalidInputError(
                 "background: the picture behind the first result is not kept. Send it again as backgroundImage, or"
                 " send another background, such as none."
             )
+        changed = {name: getattr(wanted, name) for name in CHANGEABLE & given}
+        placed = {name: getattr(wanted.layout, name) for name in CHANGEABLE_LAYOUT & given}
+        layout = replace(self.options.layout, **placed)
+        if (
+            not layout.trim and layout.canvas is None and "margin" not in given
+        ):  # it went with one that is gone
+            layout = replace(layout, margin=NO_MARGIN)
         hints = replace(wanted.hints, box=self.options.hints.box)
-        options = replace(self.options, hints=hints, **changed)
-        options.check()
+        options = replace(self.options, hints=hints, layout=layout, **changed)
+        check_options(options, sizes)
         return options
+
+    def _require_same_view(self, preset: Preset, wanted: Options, named: Callable[[str], str]) -> None:
+        """Refuse a preset, of the operator's own, that sets what stays to another value than the first removal's."""
+        first = self.options
+        stays = {
+            "roi": wanted.layout.region == first.layout.region,
+            "box": wanted.hints.box == first.hints.box,
+            "keep_profile": wanted.keep_profile == first.keep_profile,
+            "max_megapixels": wanted.layout.max_pixels == first.layout.max_pixels,
+        }
+        for name in preset.given:
+            if not stays.get(name, True):
+                raise InvalidOptions(
+                    f"{named('preset')}: {preset.name} sets {named(name)}, which stays as it was in the first removal."
+                    " Choose another preset, or send the photo to /remove again."
+                )
+
+
+def _given(values: OptionValues) -> set[str]:
+    """Return the options that are given in values, and those that they switch off, as they do in a preset."""
+    given = {name for name, value in vars(values).items() if value is not None}
+    if values.background_image is not None:
+        given.add("background")
+    if values.wants_mask:  # a format says so too; it has none of the others
+        given |= {"mask_only", "background", "shadow", "keep_shadow"}
+    if values.keep_shadow:  # there is only one shadow
+        given.add("shadow")
+    if values.shadow == "soft":
+        given.add("keep_shadow")
+    return given
 
 
 async def find_original(
@@ -125,6 +185,28 @@ async def find_original(
         except ValidationError as error:  # an option has another form now
             raise CannotRefine(UNUSABLE) from error
         is_free = now() - job.finished_at <= free
-        return Original(job.id, options, MaskedPhoto.from_bytes(kept), is_free)
+        return Original(job.id, options, MaskedPhoto.from_bytes(kept), is_free, job.name)
 
     return await to_storage_thread(find)
+
+
+async def show(
+    executor: RemovalExecutor, original: Original, options: Options, most_pixels: int, user_id: uuid.UUID
+) -> Cutout:
+    """Return a picture of at most so many pixels, as a refinement with these options would look. It is no job.
+
+    Raises:
+        NoView: refining costs something by now, or the networks run elsewhere.
+        CutoutError: the picture cannot be made.
+
+    """
+    if not original.is_free:
+        raise NoView("Refining this result is no longer free, so it cannot be looked at first. Refine it.")
+    if options.format is Format.ZIP:  # to look at
+        options = replace(options, format=Format.PNG)
+    cutout = await executor.show(original.photo, options, most_pixels, user_id)
+    if cutout is None:
+        raise NoView(
+            "Workers make the pictures on this host, so a refinement cannot be looked at first. Refine it."
+        )
+    return cutout

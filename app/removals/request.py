@@ -45,7 +45,7 @@ class RemovalRequest:
     """A caller's wish. `fingerprint` identifies photo and options where there is an idempotency `key`.
 
     `store_url` is where the result goes too, as `ResultStores.check` returns it. `original` is the removal whose result
-    is refined.
+    is refined. `name` is that of the photo's file, and part of no fingerprint.
     """
 
     user_id: uuid.UUID
@@ -54,6 +54,7 @@ class RemovalRequest:
     fingerprint: str = ""
     store_url: str | None = field(default=None, repr=False)
     original: Original | None = None
+    name: str | None = None
 
 
 def request_of(
@@ -62,15 +63,18 @@ def request_of(
     options: Options,
     key: str | None = None,
     store_url: str | None = None,
+    name: str | None = None,
 ) -> RemovalRequest:
     """Return a request, with the fingerprint of its photo, options and store if it has an idempotency key."""
     original = photo if isinstance(photo, Original) else None
+    if original is not None:
+        name = original.name
     if key is None:
-        return RemovalRequest(user_id, options, store_url=store_url, original=original)
+        return RemovalRequest(user_id, options, store_url=store_url, original=original, name=name)
     if isinstance(photo, RemotePhoto):
         sent = b"imageUrl\n" + photo.url.encode()
     else:
         sent = photo if isinstance(photo, bytes) else b"refine\n" + photo.job_id.bytes
     wished = described(options) if store_url is None else f"{described(options)}\nstoreUrl\n{store_url}"
     fingerprint = hashlib.sha256(wished.encode("utf-8", "surrogatepass") + b"\n" + sent).hexdigest()
-    return RemovalRequest(user_id, options, key, fingerprint, store_url, original)
+    return RemovalRequest(user_id, options, key, fingerprint, store_url, original, name)

@@ -1,8 +1,9 @@
-"""`/api/background-remover`: prices, one photo, its job, and the credits it costs."""
+"""`/api/background-remover`: prices, one photo, its refinement, and the credits it costs."""
 
 import asyncio
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic.alias_generators import to_camel
 
 from cutout.app.auth.auth_first_route import AuthFirstRoute
-from cutout.app.auth.dependencies import ReaderDep, RefiningUserDep, RemovingUserDep, SecretDep, UserDep
+from cutout.app.auth.dependencies import RefiningUserDep, RemovingUserDep, SecretDep, UserDep
 from cutout.app.billing import ledger, pricing
 from cutout.app.billing.ledger import InsufficientCredits
 from cutout.app.billing.schemas import Credits, DiscountInfo, Entry, PlanInfo, PriceInfo, PriceRequest
@@ -33,28 +34,32 @@ from cutout.app.core.errors import (
     RegionOutsideError,
     UnsupportedFormatError,
 )
-from cutout.app.db.tables import Job, Status
+from cutout.app.db.tables import Job
 from cutout.app.http import backgrounds, strokes
 from cutout.app.http.backgrounds import fetch_background
 from cutout.app.http.dependencies import DatabaseDep, ImageFetcherDep, PresetsDep, SettingsDep, StorageDep
 from cutout.app.http.openapi import error_responses
-from cutout.app.http.schemas import NO_NUL, OptionsForm, UtcTime
-from cutout.app.http.security_headers import KEPT_BY_ITS_USER
-from cutout.app.jobs import queries as jobs
-from cutout.app.jobs.schemas import JobInfo, Jobs, TierInfo
-from cutout.app.jobs.urls import API, result_url
+from cutout.app.http.schemas import NO_NUL, OptionsForm
+from cutout.app.jobs.schemas import JobInfo, TierInfo
+from cutout.app.jobs.urls import API, urls_of
 from cutout.app.net.image_fetcher import ImageFetcher
 from cutout.app.removals import service as removals
 from cutout.app.removals.dependencies import ExecutorDep, RefinementSlotsDep, RemovalContextDep
-from cutout.app.removals.form import describe_refinement, describe_removal, read_refinement, read_removal
-from cutout.app.removals.refining import find_original
+from cutout.app.removals.form import (
+    RefinementForm,
+    ViewForm,
+    describe_refinement,
+    describe_removal,
+    read_refinement,
+    read_removal,
+)
+from cutout.app.removals.refining import find_original, show
 from cutout.app.removals.remote import RemoteBackground, RemotePhoto
-from cutout.app.removals.schemas import Pricing
+from cutout.app.removals.schemas import PresetInfo, PresetList, Pricing
 from cutout.app.stores.dependencies import ResultStoresDep
 from cutout.inference.imaging.encode import Format
 from cutout.inference.limits import SizeLimits
-from cutout.inference.option_values import OptionValues, to_options
-from cutout.inference.tiers import Tier
+from cutout.inference.option_values import OptionValues
 
 router = APIRouter(prefix=API, tags=["background remover"], route_class=AuthFirstRoute)
 
@@ -74,6 +79,12 @@ async def get_pricing(executor: ExecutorDep) -> Pricing:
         discounts=[DiscountInfo.of(discount) for discount in pricing.DISCOUNTS],
         plans={name: PlanInfo.of(plan) for name, plan in pricing.PLANS.items()},
     )
+
+
+@router.get("/presets")
+async def get_presets(presets: PresetsDep) -> PresetList:
+    """List the presets of this host: their sizes and backgrounds, the options that they set, and where they come from."""
+    return PresetList(presets=[PresetInfo.of(preset) for preset in presets.values()])
 
 
 @router.post("/pricing/calculate")
@@ -135,12 +146,12 @@ async def remove(
     if store_url is not None:
         await stores.require_public([store_url])
     job, picture = await removals.remove_one(
-        context, user.id, source, options, idempotency_key, store_url, remote
+        context, user.id, source, options, idempotency_key, store_url, remote, received.name
     )
     store = await stores.deliver_now(job, picture)
     if wants_picture:
         return _picture(job, picture, {} if store is None else {"X-Cutout-Store": store.status.value})
-    return JobInfo.of(job, result_url(job.id, secret, settings.kept), store)
+    return JobInfo.of(job, urls_of(job, secret, settings.kept), store)
 
 
 @router.post(
@@ -171,105 +182,79 @@ async def refine(
     slots: RefinementSlotsDep,
     fetcher: ImageFetcherDep,
     settings: SettingsDep,
+    presets: PresetsDep,
     secret: SecretDep,
     accept: Annotated[str, Header()] = "",
     idempotency_key: IdempotencyKeyHeader = None,
 ) -> JobInfo | Response:
-    """Make a result again with other hints, from what the network saw at first.
+    """Make a result again with other hints or another layout, from what the network saw at first.
 
-    Send all hints that are to hold, not only new ones. `format`, `quality`, `maskOnly` and the background may change
-    too; all other options stay. The result is a new job, and the first one stays as it is. It is free for a day after
-    the first removal (`CUTOUT_FREE_REFINE_HOURS`), and has the price of its tier later.
+    Send all hints that are to hold, not only new ones. Format, background, shadow and layout may change too, one by one
+    or by a `preset`; what is not sent stays. `tier`, `roi`, `box`, `keepProfile` and `maxMegapixels` stay as they were.
+    The result is a new job, and the first one stays as it is. It is free for a day after the first removal
+    (`CUTOUT_FREE_REFINE_HOURS`), and has the price of its tier later.
     """
     wants_picture, accepted = read_accept(accept)
-    form, files = await read_refinement(request, settings.max_upload_bytes)
+    form, files = await read_refinement(request, settings.max_upload_bytes, RefinementForm)
     values, remote = await _read_values(form, files, accepted, fetcher, settings.limits.sizes)
-    wanted = to_options(values, to_camel, settings.limits.sizes)
     free = timedelta(hours=settings.free_refine_hours)
     with slots.one():
         original = await find_original(context.database, context.storage, user.id, job_id, free)
-        options = original.refined(wanted, values)
+        options = original.refined(values, presets, to_camel, settings.limits.sizes)
         job, picture = await removals.remove_one(
             context, user.id, original, options, idempotency_key, background=remote
         )
     if wants_picture:
         return _picture(job, picture)
-    return JobInfo.of(job, result_url(job.id, secret, settings.kept))
+    return JobInfo.of(job, urls_of(job, secret, settings.kept))
 
 
-@router.get("/jobs")
-async def get_jobs(
-    user: UserDep,
-    database: DatabaseDep,
-    stores: ResultStoresDep,
-    settings: SettingsDep,
-    secret: SecretDep,
-    status: Status | None = None,
-    tier: Tier | None = None,
-    batch_id: Annotated[uuid.UUID | None, Query(alias="batchId")] = None,
-    since: UtcTime | None = None,
-    until: UtcTime | None = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
-) -> Jobs:
-    """List the caller's jobs, the newest first."""
-    found = await asyncio.to_thread(
-        jobs.page,
-        database,
-        user.id,
-        status=status,
-        tier=tier,
-        batch_id=batch_id,
-        since=since,
-        until=until,
-        limit=limit,
-        offset=offset,
-    )
-    stored = await asyncio.to_thread(stores.infos, found)
-    return Jobs(
-        jobs=[JobInfo.of(job, result_url(job.id, secret, settings.kept), stored.get(job.id)) for job in found]
-    )
-
-
-@router.get("/jobs/{job_id}", responses=error_responses(NotFoundError))
-async def get_job(
-    job_id: uuid.UUID,
-    user: UserDep,
-    database: DatabaseDep,
-    stores: ResultStoresDep,
-    settings: SettingsDep,
-    secret: SecretDep,
-) -> JobInfo:
-    """Return one of the caller's jobs."""
-    job = await asyncio.to_thread(jobs.find, database, user.id, job_id)
-    if job is None:
-        raise NotFoundError("You have no job with this id.")
-    stored = await asyncio.to_thread(stores.infos, [job])
-    return JobInfo.of(job, result_url(job.id, secret, settings.kept), stored.get(job.id))
-
-
-@router.head("/jobs/{job_id}/image", include_in_schema=False)
-@router.get(
-    "/jobs/{job_id}/image",
+@router.post(
+    "/jobs/{job_id}/refine/view",
     response_class=Response,
     responses={
         200: {"content": {"image/*": {}}, "description": "The picture"},
-        **error_responses(NotFoundError),
+        **error_responses(
+            InvalidInputError,
+            BodyTooSlowError,
+            BodyTooLargeError,
+            NoSubjectError,
+            NotFoundError,
+            ConflictError,
+            OverloadedError,
+            DeadlineExceededError,
+        ),
     },
-    openapi_extra={"security": [{}]},
+    openapi_extra={"requestBody": {"required": False, "content": describe_refinement(ViewForm)}},
 )
-async def get_job_image(
-    job_id: uuid.UUID, request: Request, database: DatabaseDep, storage: StorageDep, owner: ReaderDep
+async def view_refinement(
+    job_id: uuid.UUID,
+    request: Request,
+    user: RefiningUserDep,
+    executor: ExecutorDep,
+    slots: RefinementSlotsDep,
+    fetcher: ImageFetcherDep,
+    database: DatabaseDep,
+    storage: StorageDep,
+    settings: SettingsDep,
+    presets: PresetsDep,
 ) -> Response:
-    """Return the picture of a job: to its owner, or by the signed address that the job names."""
-    stored = await jobs.stored_picture(database, storage, job_id, owner)
-    if stored is None:
-        raise NotFoundError("There is no picture with this id; it may have expired.")
-    data, file_format = stored
-    headers = KEPT_BY_ITS_USER | {"Content-Length": str(len(data))}
-    if request.method == "HEAD":
-        data = b""
-    return Response(data, media_type=file_format.media_type, headers=headers)
+    """Show how a refinement would look, in a small picture and without a job.
+
+    Takes what `/refine` takes, and answers with a picture of at most `viewMegapixels`, as fast as a brush needs it. It costs
+    nothing and is not kept. Answers 409 when refining is no longer free, and where workers make the pictures.
+    """
+    form, files = await read_refinement(request, settings.max_upload_bytes, ViewForm)
+    values, remote = await _read_values(form, files, None, fetcher, settings.limits.sizes)
+    free = timedelta(hours=settings.free_refine_hours)
+    with slots.one():
+        original = await find_original(database, storage, user.id, job_id, free)
+        options = original.refined(values, presets, to_camel, settings.limits.sizes)
+        if remote is not None:
+            options = replace(options, background=await remote.fetch(remote.url))
+        most_pixels = round(1_000_000 * form.view_megapixels)
+        cutout = await show(executor, original, options, most_pixels, user.id)
+    return Response(cutout.data, media_type=cutout.format.media_type)
 
 
 @router.get("/credits")

@@ -70,6 +70,7 @@ async def remove_one(
     key: str | None = None,
     store_url: str | None = None,
     background: RemoteBackground | None = None,
+    name: str | None = None,
 ) -> tuple[Job, bytes]:
     """Remove the background of one photo. Return the job and the picture.
 
@@ -82,7 +83,7 @@ async def remove_one(
     repetition does not fetch it, since it may have changed since.
 
     With a `store_url`, checked by `ResultStores.check`, the result is due there once the job is completed. With an
-    `Original` as the photo its result is refined: no network runs.
+    `Original` as the photo its result is refined: no network runs. The `name` of the photo's file is written down.
 
     Raises:
         InsufficientCredits: the user has too few credits and no quota left; no job is written.
@@ -97,7 +98,7 @@ async def remove_one(
     start = time.perf_counter()
     if background is not None:
         options = replace(options, background=background.stand_in)
-    request = request_of(user_id, photo, options, key, store_url)
+    request = request_of(user_id, photo, options, key, store_url, name)
     reserved = await _reserve_or_repeat(context, request, photo, background)
     if not isinstance(reserved, _Reserved):
         return reserved
@@ -151,7 +152,7 @@ async def _make(context: RemovalContext, reserved: _Reserved) -> tuple[Job, byte
     if cutout is None:  # a worker has stored the picture and completed the job
         return await to_storage_thread(collect_result, context, reserved.job_id)
     return await to_storage_thread(
-        store_result, context, reserved.job_id, request.options, cutout, began
+        store_result, context, reserved.job_id, request, cutout, began
     ), cutout.data
 
 
@@ -232,7 +233,7 @@ def reserve_job(context: RemovalContext, request: RemovalRequest, photo: Source)
 
 
 def store_result(
-    context: RemovalContext, job_id: uuid.UUID, options: Options, cutout: Cutout, began: float
+    context: RemovalContext, job_id: uuid.UUID, request: RemovalRequest, cutout: Cutout, began: float
 ) -> Job:
     """Store a picture, then complete and charge its job, so that no completed job lacks its picture. Return the job.
 
@@ -244,10 +245,10 @@ def store_result(
     """
     key = jobs.result_key(job_id, cutout.format)
     context.storage.put(key, cutout.data)
-    written = None
     if cutout.masked is not None:
         originals.keep(context.storage, job_id, cutout.masked)
-        written = write_options(options)
+    can_be_opened = cutout.masked is not None or request.original is not None
+    written = write_options(request.options) if can_be_opened else None
     milliseconds = round(1000 * (time.perf_counter() - began))
     with context.database.begin() as session:
         job = completion.complete(session, job_id, cutout, milliseconds, options=written)
@@ -333,6 +334,7 @@ def _write_job(
         "created_at": at,
         "has_store": request.store_url is not None,
         "refined_from": None if original is None else original.job_id,
+        "name": request.name and request.name[: jobs.LONGEST_NAME],
         **columns,
     }
     session.execute(WRITE_JOB, job)

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from cutout.app import web
 from cutout.app.billing.pricing import LARGEST_BATCH
 from cutout.app.http.dependencies import SettingsDep
-from cutout.app.http.security_headers import KEPT_FOR_GOOD, KEPT_WHILE_UNCHANGED, PAGE
+from cutout.app.http.security_headers import KEPT_FOR_GOOD, KEPT_WHILE_UNCHANGED, PAGE, PAGE_FILE
 from cutout.app.http.static_files import PageFiles
 from cutout.inference.imaging.decode import SUFFIXES
 
@@ -43,7 +43,7 @@ FILES = {
             for file in STATIC.rglob("*")
             if file.suffix in (".js", ".css", ".svg", ".jpg")
         ],
-        KEPT_WHILE_UNCHANGED,
+        {"Content-Security-Policy": PAGE_FILE, **KEPT_WHILE_UNCHANGED},
     ),
 }
 # The markup of the page's views, in the order of its navigation.
@@ -76,6 +76,8 @@ async def index(settings: SettingsDep) -> HTMLResponse:
         "most_images": LARGEST_BATCH,
         "photo_mb": settings.max_upload_mb,
         "batch_mb": settings.max_batch_mb,
+        "free_hours": f"{settings.free_refine_hours:g}",
+        "result_days": settings.result_days,
     }
     views = "".join(filled(f"views/{part}.html", **values) for part in PARTS)
     return page_of("index.html", views=views, root=values["root"])

@@ -41,7 +41,13 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         if arguments.database is None:
-            chosen = settings.load(auth="off", port=arguments.port, data_dir=Path(folder))
+            chosen = settings.load(
+                auth="off",
+                port=arguments.port,
+                data_dir=Path(folder),
+                remove_per_minute=0,
+                refine_per_minute=0,
+            )
         else:
             chosen = settings.load(
                 port=arguments.port,

@@ -106,6 +106,16 @@ class Box:
         right, bottom = min(outer.right, self.right), min(outer.bottom, self.bottom)
         return Box(left, top, max(1, right - left), max(1, bottom - top))
 
+    def shared(self, other: "Box") -> "Box | None":
+        """Return the part that two boxes have in common; None if they have none."""
+        left, top = max(self.left, other.left), max(self.top, other.top)
+        width, height = min(self.right, other.right) - left, min(self.bottom, other.bottom) - top
+        return Box(left, top, width, height) if width > 0 and height > 0 else None
+
+    def inside(self, outer: "Box") -> "Box":
+        """Return the box counted from the corner of one that it lies in."""
+        return Box(self.left - outer.left, self.top - outer.top, self.width, self.height)
+
 
 @dataclass(frozen=True)
 class Region:
@@ -328,19 +338,22 @@ def parse_position(text: str) -> tuple[float, float] | None:
     return places[0], places[-1]
 
 
-def parse_canvas(text: str) -> tuple[int, int]:
-    """Parse width and height in pixels, such as "2000x1500"; one number is a square.
+def parse_canvas(text: str) -> tuple[int, int] | None:
+    """Parse width and height in pixels, such as "2000x1500"; one number is a square. "original" is None.
 
     Raises:
         InvalidOptions: the text is no size, or a side has no pixels or more than 32,768.
 
     """
     stripped = text.strip().lower()
+    if stripped == "original":
+        return None
     found = CANVAS.fullmatch(stripped)
     sides = [stripped, stripped] if found is None else [found[1], found[2]]
     if not all(re.fullmatch(r"\d{1,5}", side) and 1 <= int(side) <= LARGEST_CANVAS_SIDE for side in sides):
         raise InvalidOptions(
-            f"{text!r} is not a size. Write width x height in pixels, such as 2000x2000, up to {LARGEST_CANVAS_SIDE} a side."
+            f"{text!r} is not a size. Write original, or width x height in pixels, such as 2000x2000, up to"
+            f" {LARGEST_CANVAS_SIDE} a side."
         )
     return int(sides[0]), int(sides[1])
 

@@ -57,6 +57,7 @@ class Hints:
     - `largest_only`: only the largest connected part stays.
     - `fill_holes`: holes that the subject encloses become part of it.
     - `min_coverage`: a subject that takes less than this share of what is searched, 0…1, counts as none.
+    - `within`: what is outside of it is background, whatever else is meant; the network is shown the photo all the same.
     """
 
     box: Region | None = None
@@ -67,6 +68,7 @@ class Hints:
     drop_mask: Picture | None = None
     fill_holes: bool = False
     min_coverage: float = 0.0
+    within: Region | None = None
 
     def check(self) -> None:
         """Check what no photo is needed for.
@@ -106,6 +108,7 @@ class Hints:
 
         """
         box = None if self.box is None else _box_in(self.box, width, height, part)
+        within = None if self.within is None else _box_in(self.within, width, height, part)
         inside, name = (part, "the region") if box is None else (box, "the box")
         keep = tuple(point.on(width, height) for point in self.keep)
         drop = tuple(point.on(width, height) for point in self.drop)
@@ -128,7 +131,7 @@ class Hints:
             if drop_strokes is not None:
                 check_apart(keep_strokes, drop_strokes)
         strokes = keep_strokes, drop_strokes
-        return Marks(part, box, keep, drop, self.largest_only, *strokes, fill_holes=self.fill_holes)
+        return Marks(part, box, keep, drop, self.largest_only, *strokes, self.fill_holes, within)
 
 
 NO_HINTS = Hints()
@@ -152,7 +155,7 @@ class Aim:
 
 @dataclass(frozen=True)
 class Marks:
-    """The hints for one photo: boxes in its pixels, and spots on it. `part` is what is searched; `box` lies in it."""
+    """The hints for one photo: boxes in its pixels, and spots on it. `part` is what is searched; `box` and `within` lie in it."""
 
     part: Box
     box: Box | None
@@ -162,13 +165,17 @@ class Marks:
     keep_strokes: Strokes | None = None
     drop_strokes: Strokes | None = None
     fill_holes: bool = False
+    within: Box | None = None
 
     def rescaled(self, width: int, height: int, new_width: int, new_height: int) -> "Marks":
         """Return the marks for the photo, of width × height pixels, scaled to another size."""
         size = width, height, new_width, new_height
         part = self.part.rescaled(*size)
-        box = None if self.box is None else self.box.rescaled(*size).within(part)  # it was, but for rounding
-        return replace(self, part=part, box=box)
+        # They were in it, but for rounding.
+        box, within = (
+            None if one is None else one.rescaled(*size).within(part) for one in (self.box, self.within)
+        )
+        return replace(self, part=part, box=box, within=within)
 
     @property
     def view(self) -> Box:

@@ -46,15 +46,9 @@ class Strokes:
         across = _edges(self.left, self.right, width, columns, self.marked.shape[1])
         top, bottom, left, right = down[:-1], down[1:], across[:-1], across[1:]
         bottom, right = np.maximum(bottom, top + 1), np.maximum(right, left + 1)  # cells smaller than a pixel
-        sums = np.zeros((self.marked.shape[0] + 1, self.marked.shape[1] + 1), np.int32)
-        np.cumsum(self.marked, 0, dtype=np.int32, out=sums[1:, 1:])
-        np.cumsum(sums, 1, out=sums)
-        counts = (
-            sums[np.ix_(bottom, right)]
-            - sums[np.ix_(top, right)]
-            - sums[np.ix_(bottom, left)]
-            + sums[np.ix_(top, left)]
-        )
+        # Each cell ends where the next one begins, but for those smaller than a pixel, which `reduceat` gives one, too.
+        inside = self.marked[: bottom[-1], : right[-1]].view(np.uint8)
+        counts = np.add.reduceat(np.add.reduceat(inside, top, 0, np.int32), left, 1)
         shares: Shares = counts / ((bottom - top)[:, None] * (right - left))
         return shares
 

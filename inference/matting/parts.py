@@ -9,6 +9,7 @@ filled. Parts that go take nothing from the others, so they are taken away from 
 mask is refined as the mask is.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -103,10 +104,22 @@ class Chosen:
     change: Change | None = field(default=None, repr=False)
 
 
-def choose(whole: Tensor | None, aim: Aim, rgb: Tensor) -> Chosen | None:
+def ground_of(rgb: Tensor, mask_shape: tuple[int, ...] | None) -> Tensor:
+    """Return the colours of a picture, uint8 [H,W,3], in the cells of a mask, [1,3,h,w] of 0…255.
+
+    `mask_shape` is the mask's (rows, columns), None if the network found no subject. Where a stroke ends may hang on the
+    last bit of the colours, so a copy made smaller needs those of the picture itself.
+    """
+    rows, columns = mask_shape or (EMPTY, EMPTY)
+    side = _side_of(rows, columns)
+    return resized_planes(rgb, -(-rows // side), -(-columns // side))
+
+
+def choose(whole: Tensor | None, aim: Aim, rgb: Tensor, ground: Tensor | None = None) -> Chosen | None:
     """Return the parts of a mask that the hints mean; None if none of them stays.
 
-    `whole`, float32 [1,1,h,w], is the network's of a picture, uint8 [H,W,3]; None if it found no subject.
+    `whole`, float32 [1,1,h,w], is the network's of a picture, uint8 [H,W,3]; None if it found no subject. `ground` is what
+    `ground_of` returns for the picture, or else for what it is a copy of.
 
     Raises:
         InvalidOptions: a point to keep is on no part.
@@ -114,12 +127,12 @@ def choose(whole: Tensor | None, aim: Aim, rgb: Tensor) -> Chosen | None:
     """
     height, width = rgb.shape[:2]
     mask = torch.zeros(1, 1, EMPTY, EMPTY, device=rgb.device) if whole is None else whole
-    side = max(1, -(-max(mask.shape) // CELLS))
+    side = _side_of(*mask.shape[2:])
     highest = F.max_pool2d(mask, side, ceil_mode=True)
     values: Values = highest[0, 0].cpu().numpy()
     # Shares of the picture in cells. The last row and column of cells may be narrower than the others.
     grid = Grid(values.shape, mask.shape[2] / side, mask.shape[3] / side, height, width)
-    picked = _Picked(values, aim, grid, rgb)
+    picked = _Picked(values, aim, grid, lambda: ground_of(rgb, mask.shape[2:]) if ground is None else ground)
     stays = picked.staying()
     removed = picked.removed & np.isin(picked.labels, list(stays))
     shown = picked.strong & np.isin(picked.labels, list(stays)) & ~removed
@@ -151,6 +164,11 @@ def choose(whole: Tensor | None, aim: Aim, rgb: Tensor) -> Chosen | None:
     return Chosen(mask, weights, change)
 
 
+def _side_of(rows: int, columns: int) -> int:
+    """Return the side of a cell in pixels of a mask."""
+    return max(1, -(-max(rows, columns) // CELLS))
+
+
 class _Picked:
     """The parts of a mask in cells, [h,w], and what the hints say of each.
 
@@ -158,7 +176,7 @@ class _Picked:
     `removed` are what strokes flood to, outside of parts and on parts that stay.
     """
 
-    def __init__(self, values: Values, aim: Aim, grid: Grid, rgb: Tensor) -> None:
+    def __init__(self, values: Values, aim: Aim, grid: Grid, ground: Callable[[], Tensor]) -> None:
         self.values, self.aim, self.grid = values, aim, grid
         self.strong: Cells = values >= FOREGROUND
         shown: Cells = values > 0
@@ -173,8 +191,7 @@ class _Picked:
         self.keep_marks, self.drop_marks = keep | grid.at(aim.keep), drop | grid.at(aim.drop)
         self.added, self.removed = np.zeros_like(shown), np.zeros_like(shown)
         if keep.any() or drop.any() or self.kept & self.dropped:
-            small = resized_planes(rgb, *values.shape)[0].permute(1, 2, 0) / 255
-            self._draw(small.cpu().numpy(), keep, drop)
+            self._draw((ground()[0].permute(1, 2, 0) / 255).cpu().numpy(), keep, drop)
 
     def staying(self) -> set[int]:
         """Return the parts that stay."""

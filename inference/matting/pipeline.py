@@ -42,7 +42,8 @@ class Seen:
     `whole` is the mask of the photo, float [1,1,h,w], None if no subject was found; `merged`, of the same kind, is that
     of the crop `box`, if the network looked twice and is to be trusted there. `alpha`, float32 [H,W], and `coverage`,
     uint8 [H,W], have all that the network marked, since how wide the lens makes an edge is found on all of it; they
-    are None without a subject, or if the recipe does not refine.
+    are None without a subject, or if the recipe does not refine. `scale` is how many times larger the photo is than the copy
+    that all of this is for.
     """
 
     whole: Tensor | None = field(default=None, repr=False)
@@ -50,17 +51,18 @@ class Seen:
     coverage: Tensor | None = field(default=None, repr=False)
     box: Box | None = None
     merged: Tensor | None = field(default=None, repr=False)
+    scale: float = 1.0
 
 
-def see(rgb: Tensor, recipe: Recipe, look: Look) -> Seen:
+def see(rgb: Tensor, recipe: Recipe, look: Look, scale: float = 1.0) -> Seen:
     """Run the network on a photo, uint8 [H,W,3], on the photo's device, and refine what it found as the recipe says.
 
-    `look` is called for the photo first, then at most once more, for a crop of it.
+    `look` is called for the photo first, then at most once more, for a crop of it. `scale` is as in `Seen`.
     """
     whole = look(rgb)
     if whole is None or not recipe.refines:
-        return Seen(whole)
-    alpha, coverage = refinement.refine(rgb, whole)
+        return Seen(whole, scale=scale)
+    alpha, coverage = refinement.refine(rgb, whole, scale=scale)
     height, width = rgb.shape[:2]
     box = crop_refinement.box_around(whole, height, width) if recipe.looks_twice else None
     second = None if box is None else look(_part(rgb, box))
@@ -68,8 +70,8 @@ def see(rgb: Tensor, recipe: Recipe, look: Look) -> Seen:
     if box is not None and second is not None:
         merged = crop_refinement.merge(whole, second, box, height, width)
     if box is not None and merged is not None:
-        _refine_box(rgb, alpha, coverage, box, merged)
-    return Seen(whole, alpha, coverage, box, merged)
+        _refine_box(rgb, alpha, coverage, box, merged, scale)
+    return Seen(whole, alpha, coverage, box, merged, scale)
 
 
 def cut_out(
@@ -80,6 +82,7 @@ def cut_out(
     *,
     colours: bool = True,
     aim: Aim | None = None,
+    ground: Tensor | None = None,
 ) -> Matte:
     """Cut the subject out of a photo, uint8 [H,W,3], on the photo's device; `seen` is what `see` returned for it.
 
@@ -94,7 +97,7 @@ def cut_out(
     height, width = rgb.shape[:2]
     chosen = None if seen.whole is None else parts.Chosen(seen.whole)
     if aim is not None and (seen.whole is not None or aim.keep_strokes is not None):
-        chosen = parts.choose(seen.whole, aim, rgb)
+        chosen = parts.choose(seen.whole, aim, rgb, ground)
     if chosen is None:
         return Matte(rgb, rgb.new_zeros(height, width), no_foreground=True)
     uncertainty = uncertainty_of(chosen.mask)
@@ -103,7 +106,7 @@ def cut_out(
         levels = to_levels(alpha)
     else:
         levels = coverage = to_levels(enlarge(chosen.mask, height, width))
-    cleaned = refinement.clean_colours(rgb, coverage) if recipe.cleans and colours else rgb
+    cleaned = refinement.clean_colours(rgb, coverage, seen.scale) if recipe.cleans and colours else rgb
     if own_alpha is not None:
         levels = to_levels(levels.float() * own_alpha / 255**2)
     return Matte(cleaned, levels, no_foreground=False, uncertainty=uncertainty)
@@ -125,12 +128,14 @@ def _chosen_part(rgb: Tensor, seen: Seen, chosen: parts.Chosen) -> tuple[Tensor,
     height, width = rgb.shape[:2]
     alpha, coverage, change = seen.alpha, seen.coverage, chosen.change
     if seen.whole is None or alpha is None or coverage is None:  # all there is comes from strokes
-        return refinement.refine(rgb, chosen.mask)
+        return refinement.refine(rgb, chosen.mask, scale=seen.scale)
     if change is not None:
-        other, other_coverage = _changed(rgb, seen, change, seen.whole, alpha, coverage)
-        near = enlarge(change.near, height, width)
-        alpha = torch.lerp(alpha, other, near)
-        coverage = torch.where(near >= 0.5, other_coverage, coverage)
+        other, other_coverage = _changed(rgb, seen, change, seen.whole)
+        rows, columns = change.box.rows, change.box.columns
+        near = enlarge(_near_in(change, change.box, height, width), change.box.height, change.box.width)
+        alpha, coverage = alpha.clone(), coverage.clone()
+        alpha[rows, columns] = torch.lerp(alpha[rows, columns], other, near)
+        coverage[rows, columns] = torch.where(near >= 0.5, other_coverage, coverage[rows, columns])
     if chosen.weights is not None:
         shares = enlarge(chosen.weights, height, width)
         alpha = alpha * shares
@@ -138,23 +143,31 @@ def _chosen_part(rgb: Tensor, seen: Seen, chosen: parts.Chosen) -> tuple[Tensor,
     return alpha, coverage
 
 
-def _changed(
-    rgb: Tensor, seen: Seen, change: parts.Change, whole: Tensor, alpha: Tensor, coverage: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return alpha and coverage of the masks with a change, refined around it."""
-    height, width = rgb.shape[:2]
-    alpha, coverage = alpha.clone(), coverage.clone()
-    part = crop_refinement.part_of(change.of(whole), change.box, height, width)
-    _refine_box(rgb, alpha, coverage, change.box, part)
-    if seen.merged is not None and seen.box is not None:
-        merged = change.of_part(seen.merged, seen.box, height, width)
-        _refine_box(rgb, alpha, coverage, seen.box, merged)
+def _changed(rgb: Tensor, seen: Seen, change: parts.Change, whole: Tensor) -> tuple[Tensor, Tensor]:
+    """Return alpha and coverage, in the box of a change, of the masks with that change, refined where it is."""
+    (height, width), box = rgb.shape[:2], change.box
+
+    def refined(mask: Tensor, of: Box) -> tuple[Tensor, Tensor]:
+        return refinement.refine(_part(rgb, of), mask, _near_in(change, of, height, width), seen.scale)
+
+    alpha, coverage = refined(crop_refinement.part_of(change.of(whole), box, height, width), box)
+    if seen.merged is not None and seen.box is not None and (both := box.shared(seen.box)) is not None:
+        again = refined(change.of_part(seen.merged, seen.box, height, width), seen.box)
+        here, there = both.inside(box), both.inside(seen.box)
+        for one, other in zip((alpha, coverage), again, strict=True):
+            one[here.rows, here.columns] = other[there.rows, there.columns]
     return alpha, coverage
 
 
-def _refine_box(rgb: Tensor, alpha: Tensor, coverage: Tensor, box: Box, mask: Tensor) -> None:
+def _near_in(change: parts.Change, box: Box, height: int, width: int) -> Tensor:
+    """Return where the refined alpha may change, float [1,1,h,w] of 0…1, in a box of the photo."""
+    return crop_refinement.part_of(change.near, box, height, width)
+
+
+def _refine_box(rgb: Tensor, alpha: Tensor, coverage: Tensor, box: Box, mask: Tensor, scale: float) -> None:
     """Replace a box of `alpha` and `coverage`, in place, with those of its mask."""
-    alpha[box.rows, box.columns], coverage[box.rows, box.columns] = refinement.refine(_part(rgb, box), mask)
+    found = refinement.refine(_part(rgb, box), mask, scale=scale)
+    alpha[box.rows, box.columns], coverage[box.rows, box.columns] = found
 
 
 def _part(rgb: Tensor, box: Box) -> Tensor:

@@ -39,12 +39,14 @@ from cutout.inference.matting.unknown_region import (
     see_through,
     uncertain,
 )
-from cutout.inference.matting.windows import in_tiles, window_mean
+from cutout.inference.matting.windows import in_tiles, window_max, window_mean
 
 # The scale at which alpha and colours are fitted, in pixels along the longer side. Alpha is fitted at the mask's own
 # size up to this; colours are fitted at half of it, because they change more slowly than alpha.
 ALPHA_SIDE = 1024
 COLOUR_SIDE = 512
+# Of a copy made smaller, colours are fitted at half of that: on a screen the difference cannot be seen.
+COPY_COLOUR_SIDE = 256
 
 # A mask is softer than its size suggests. Blurring the photo with this sigma, in pixels of the mask, makes it as soft
 # as the mask. With a real network's masks, 2 works nearly as well. At 0 the fit is a guided filter, which keeps the
@@ -53,6 +55,8 @@ MASK_BLUR = 1.0
 # Values at the mask's scale are computed around its edge only; each depends on cells up to this many apart: 3 for the
 # blur, 8 for the wide window, and for smoothing that fit at half size.
 FIELD_REACH = 16
+# Statistics of edges are taken up to so many cells around those that are asked for.
+AROUND_NEAR = 8
 # Detail is kept where its energy is more than this many times what texture and noise would cause.
 NOISE_FACTOR = 3.0
 # Where there is no detail, the fit does not override the mask unless their mean difference is more than this.
@@ -75,7 +79,9 @@ COLOUR_WINDOW = 2
 COLOUR_STIFFNESS = 0.5
 
 
-def refine(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def refine(
+    rgb: Tensor, mask: Tensor, near: Tensor | None = None, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Return the alpha of the photo's size, float32 [H,W] of 0…1, that follows the photo's detail, and the coverage.
 
     The coverage, uint8 [H,W] of 0…255, is the subject's share of each of the photo's pixels, for `clean_colours`: the
@@ -85,6 +91,9 @@ def refine(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     `rgb` is uint8 [H,W,3]; `mask` is float [1,1,h,w] of 0…1, on the same device. Where the mask is certain, it is
     enlarged bilinearly without other changes. Where the colours do not explain it, it is only sharpened a little. Hard
     edges become one step, whatever detail is beside them (`hard_edges`).
+
+    With `near`, float [1,1,·,·], only the edges where it is not 0 are refined. `scale` is how many times larger than `rgb`
+    the photo is that the result stands for: a copy made smaller is refined as far as the photo itself.
     """
     height, width = rgb.shape[:2]
     alpha = enlarge(mask, height, width)
@@ -92,12 +101,12 @@ def refine(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     small = _resized(rgb, rows, columns)
     coarse = resize_planes(mask.float(), rows, columns)
     cells = uncertain(coarse, reach=1)
-    band = UnknownRegion(cells, height, width)
-    strength = _strength(max(height, width) / max(mask.shape))
+    strength = _strength(scale * max(height, width) / max(mask.shape))
     deviation = deviations(rgb, small)
     certain = 1 - cells
-    overall = overall_texture(deviation, certain)
-    compute = partial(_edge_fields, overall=overall, strength=strength)
+    cells = cells if near is None else cells * _around(near, rows, columns)
+    band = UnknownRegion(cells, height, width)
+    compute = partial(_edge_fields, overall=overall_texture(deviation, certain), strength=strength)
     fields = in_tiles(compute, cells, FIELD_REACH, small, coarse, deviation, certain)
     edges = HardEdges(fields[:, 5:7], fields[:, 9:])
     pieces = in_parts(partial(_piece, rgb, alpha, band, fields[:, :7]), band.strips(), rgb.device)
@@ -105,20 +114,13 @@ def refine(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     for piece in pieces:
         count.index_add_(2, piece.cell, torch.ones_like(piece.detail)[None, None])
         total.index_add_(2, piece.cell, piece.detail[None, None])
-
-    def mean(sums: Tensor, radius: int) -> Tensor:
-        both = torch.cat([sums, count], 1).unflatten(2, (rows, columns))
-        sums, counts = window_mean(both, radius).split(1, 1)
-        means: Tensor = sums / counts.clamp_(min=1e-6)
-        return means
-
-    offset = mean(total, 2)
+    offset = _mean(total, count, cells, 2)
     in_parts(lambda piece: piece.detail.sub_(sampled(offset, piece.grid)[0]), pieces, rgb.device)
     for piece in pieces:
         energy.index_add_(2, piece.cell, piece.detail.square()[None, None])
     # Wiener gain: the share of the energy that exceeds that of texture and noise.
     unwanted, trust = fields[:, 8:9], fields[:, 7:8]
-    gain = (1 - unwanted / mean(energy, 4).clamp_(min=1e-8)).clamp_(0, 1)
+    gain = (1 - unwanted / _mean(energy, count, cells, 4).clamp_(min=1e-8)).clamp_(0, 1)
     tolerance = TOLERANCE * (1 - gain)
     offset = offset - offset.clamp(-tolerance, tolerance)
     weights = torch.cat([offset, gain, strength * trust], 1)
@@ -150,6 +152,19 @@ class _Piece:
     grid: Tensor = field(repr=False)
     detail: Tensor = field(repr=False)
     hard: tuple[Tensor, Tensor] = field(repr=False)
+
+
+def _around(near: Tensor, rows: int, columns: int) -> Tensor:
+    """Return the cells where a map is not 0 and those around them, 0/1 [1,1,rows,columns]."""
+    return window_max((enlarge(near, rows, columns) > 0).float()[None, None], AROUND_NEAR)
+
+
+def _mean(sums: Tensor, count: Tensor, like: Tensor, radius: int) -> Tensor:
+    """Return the mean in windows of cells, of the size of `like`, from sums and counts in each cell, [1,1,h·w]."""
+    both = torch.cat([sums, count], 1).unflatten(2, like.shape[2:])
+    sums, counts = window_mean(both, radius).split(1, 1)
+    means: Tensor = sums / counts.clamp_(min=1e-6)
+    return means
 
 
 def _piece(
@@ -203,7 +218,7 @@ def _strength(finer: float) -> float:
     return min(1.0, max(0.0, (finer - low) / (high - low)))
 
 
-def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
+def clean_colours(rgb: Tensor, alpha: Tensor, scale: float = 1.0) -> Tensor:
     """Remove the old background's colour from the semi-transparent pixels of a photo.
 
     `rgb` is uint8 [H,W,3] and `alpha` uint8 [H,W], the subject's share of each pixel; the result is a copy, uint8 [H,W,3]. Every pixel is modelled as the
@@ -211,10 +226,10 @@ def clean_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
     small windows, from the coarsest scale up to COLOUR_SIDE, and each scale is pulled towards the coarser one before
     it (after Germer and others, "Fast Multi-Level Foreground Estimation", 2020, who smooth between neighbours instead).
     The estimate follows how the photo's colour changes with alpha, so hair keeps its own colour instead of that of the
-    nearest opaque part. Opaque pixels are returned unchanged, bit for bit.
+    nearest opaque part. Opaque pixels are returned unchanged, bit for bit. `scale` is as in `refine`.
     """
     height, width = alpha.shape
-    rows, columns = _scaled(height, width, COLOUR_SIDE)
+    rows, columns = _scaled(height, width, COLOUR_SIDE if scale == 1 else COPY_COLOUR_SIDE)
     small = _resized(rgb, rows, columns)
     coarse = _resized(alpha[..., None], rows, columns)
     fields = _layers(small, coarse)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cutout.inference.cores import in_parts
+
 # Windows up to this radius are so small that a GPU takes longer to start two kernels than to run one.
 SMALL = 2
 # Cells along a tile's side.
@@ -69,21 +71,29 @@ def in_tiles(compute: Callable[..., Tensor], marked: Tensor, reach: int, *fields
     `reach` apart, an even number, and on pairs of cells that start at an even one. The result, [1,D,H,W], is the same as that
     of the whole grid at the marked cells and their neighbours, and 0 in tiles without any.
 
-    On a CPU this saves most of the time, since the values of a tile fit into its cache. A GPU does the whole grid at once,
-    because there every tile would cost hundreds of kernel launches.
+    On a CPU this saves most of the time, since the values of a tile fit into its cache, and idle cores take tiles too. A GPU
+    does the whole grid at once, because there every tile would cost hundreds of kernel launches.
     """
     if marked.device.type != "cpu":
         return compute(*fields)
-    height, width = marked.shape[2:]
     wanted = F.max_pool2d(window_max(marked, 1), TILE, ceil_mode=True)[0, 0]
-    result = None
-    for row, column in wanted.nonzero().tolist():
-        top, left = row * TILE, column * TILE
+    first, *others = wanted.nonzero().tolist() or [[0, 0]]
+
+    def computed(tile: list[int]) -> tuple[Tensor, slice, slice]:
+        top, left = tile[0] * TILE, tile[1] * TILE
         rows = slice(max(0, top - reach), top + TILE + reach)
         columns = slice(max(0, left - reach), left + TILE + reach)
         part = compute(*(one[..., rows, columns] for one in fields))
-        if result is None:
-            result = part.new_zeros(1, part.shape[1], height, width)
-        inner = part[..., top - rows.start :, left - columns.start :][..., :TILE, :TILE]
-        result[..., top : top + inner.shape[2], left : left + inner.shape[3]] = inner
-    return compute(*fields) if result is None else result
+        part = part[..., top - rows.start :, left - columns.start :][..., :TILE, :TILE]
+        return part, slice(top, top + part.shape[2]), slice(left, left + part.shape[3])
+
+    part, rows, columns = computed(first)
+    result = part.new_zeros(1, part.shape[1], *marked.shape[2:])
+    result[..., rows, columns] = part
+
+    def put(tile: list[int]) -> None:
+        part, rows, columns = computed(tile)
+        result[..., rows, columns] = part
+
+    in_parts(put, others, marked.device)
+    return result

@@ -245,7 +245,7 @@ def test_photos_in_work_stay_within_the_pixel_budget(make: Make, monkeypatch: py
         in_work.append(args)
         return upload(*args)
 
-    monkeypatch.setattr("cutout.inference.removal.upload", counted)
+    monkeypatch.setattr("cutout.inference.loaded.upload", counted)
     futures = [engine.submit(grey(tone), Options()) for tone in range(60, 120, 10)]
     # Two photos are in progress and two are waiting.
     wait_until(lambda: len(in_work) >= 2 and len(engine.budget.turns) == 2)
@@ -301,7 +301,7 @@ def test_a_device_that_dies_at_a_photos_own_work_is_reported_too(
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     engine = make(FakeRunner(), Limits())
-    monkeypatch.setattr("cutout.inference.removal.upload", die)
+    monkeypatch.setattr("cutout.inference.loaded.upload", die)
     with pytest.raises(DeviceLost, match="illegal memory access"):
         engine.remove(photo_bytes())
     assert engine.lost is not None

@@ -54,7 +54,7 @@ def test_a_photo_that_finds_no_memory_is_tried_again_alone(
                 in_work.remove(args[0].shape[1])
         return cuda.download(*args)
 
-    monkeypatch.setattr("cutout.inference.removal.upload", crowded_upload)
+    monkeypatch.setattr("cutout.inference.loaded.upload", crowded_upload)
     monkeypatch.setattr("cutout.inference.removal.download", leave)
     photos = [(number, lambda n=number: photo_bytes(40 + n % 2)) for number in range(8)]
     outcomes = dict(engine.remove_many(photos, DEFAULT_OPTIONS))
@@ -78,7 +78,7 @@ def test_a_photo_that_never_fits_fails_after_two_tries_and_alone(
         first.append(weakref.ref(tensor))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("cutout.inference.removal.upload", no_room)
+    monkeypatch.setattr("cutout.inference.loaded.upload", no_room)
     photos = [(width, lambda width=width: photo_bytes(width)) for width in (40, 41, 42)]
     outcomes = dict(engine.remove_many(photos, DEFAULT_OPTIONS))
     assert isinstance(outcomes[41], OutOfMemory)
@@ -135,7 +135,7 @@ def test_photos_that_come_while_an_engine_warms_up_wait(monkeypatch: pytest.Monk
 
         module = "engine" if name in ("wait_for", "used_here") else "removal"
         monkeypatch.setattr(f"cutout.inference.{module}.{name}", watched)
-    monkeypatch.setattr("cutout.inference.removal.upload", watched_upload)
+    monkeypatch.setattr("cutout.inference.loaded.upload", watched_upload)
 
     in_network = threading.Event()
     runner = Capturing(before=lambda: held_until(in_network))

@@ -325,3 +325,25 @@ def test_hints_work_on_a_gpu_as_on_the_cpu(tier: Tier) -> None:
         for hints in hinted:
             there, here = alpha_of(gpu, data, hints, tier), alpha_of(cpu, data, hints, tier)
             assert np.abs(there - here).max() < 0.05
+
+
+@pytest.mark.parametrize("tier", [Tier.BASIC, Tier.INDUSTRY])
+def test_all_outside_of_a_box_is_background(tier: Tier, engine: Engine) -> None:
+    """The box cuts straight through a subject, and what is within it is as it is without the box."""
+    data = drawn(ellipse(90, 120, 40, 60), ellipse(200, 120, 30, 30))
+    whole = alpha_of(engine, data, Hints(), tier)
+    cut = alpha_of(engine, data, Hints(within=parse_box("0px 0px 90px 200px")), tier)
+    np.testing.assert_array_equal(cut[:200, :90], whole[:200, :90])
+    assert cut[:, 90:].max() == cut[200:].max() == 0
+    # It lies beside what the network is shown for the other box, so nothing is left.
+    beside = Hints(box=parse_box("160px 60px 240px 180px"), within=parse_box("0px 0px 90px 200px"))
+    assert alpha_of(engine, data, beside, tier).max() == 0
+    # Its lengths are those of the photo as it was sent.
+    small = Options(
+        tier,
+        layout=Layout(max_pixels=WIDTH * HEIGHT // 4),
+        hints=Hints(within=parse_box("0px 0px 90px 200px")),
+    )
+    subject = engine.remove(data, small).subject
+    assert subject is not None
+    assert subject.right == 45

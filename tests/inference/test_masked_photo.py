@@ -3,6 +3,7 @@
 import io
 import zipfile
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,9 +157,9 @@ def refined(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counted: list[int] = []
     refine = refinement.refine
 
-    def counting(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def counting(rgb: Tensor, *others: Any, **named: Any) -> tuple[Tensor, Tensor]:
         counted.append(rgb.numel())
-        return refine(rgb, mask)
+        return refine(rgb, *others, **named)
 
     monkeypatch.setattr(refinement, "refine", counting)
     return counted

@@ -15,7 +15,7 @@ from cutout.inference.engine import Engine
 from cutout.inference.errors import InvalidOptions, NoSubject
 from cutout.inference.imaging.backgrounds import BlurredPhoto, Picture
 from cutout.inference.imaging.encode import Format
-from cutout.inference.imaging.geometry import Layout, parse_region
+from cutout.inference.imaging.geometry import Layout, parse_margin, parse_region
 from cutout.inference.imaging.hints import Hints, parse_box, parse_points
 from cutout.inference.masked_photo import MaskedPhoto, Source
 from cutout.inference.options import Options
@@ -83,7 +83,25 @@ def hints(rng: random.Random, box: str | None) -> Hints:
         drop_mask=some(strokes()),
         fill_holes=rng.random() < 0.3,
         min_coverage=some(rng.random() / 5) or 0.0,
+        within=some(parse_box("20% 30% 70% 90%")),
     )
+
+
+def laid_out(rng: random.Random, first: Layout) -> Layout:
+    """Return a layout of the same view of the photo."""
+
+    def some(value: Any) -> Any:
+        return value if rng.random() < 0.4 else None
+
+    layout = replace(
+        first,
+        trim=rng.random() < 0.3,
+        scale=some(rng.choice((0.2, 0.7, 1.0))),
+        position=some((rng.random(), rng.random())),
+        canvas=some((rng.randint(1, 90), rng.randint(1, 90))),
+    )
+    has_room = layout.trim or layout.canvas is not None
+    return replace(layout, margin=parse_margin("7% 3px 0 11%")) if has_room and rng.random() < 0.5 else layout
 
 
 def refinements(rng: random.Random, first: Options, box: str | None) -> Iterator[Options]:
@@ -94,9 +112,11 @@ def refinements(rng: random.Random, first: Options, box: str | None) -> Iterator
             hints=hints(rng, box),
             format=rng.choice((Format.PNG, Format.JPG, Format.ZIP)),
             background=rng.choice((None, (1, 2, 3, 90), BlurredPhoto())),
+            shadow=rng.choice((0.0, 0.0, 0.4)),
             keep_shadow=rng.random() < 0.2,
+            require_subject=rng.random() < 0.2,
             mask_only=rng.random() < 0.2,
-            layout=replace(first.layout, trim=rng.random() < 0.3),
+            layout=laid_out(rng, first.layout),
         )
         try:
             options.check()

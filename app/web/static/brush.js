@@ -1,7 +1,9 @@
 // The brush: strokes over the photo that say what stays and what goes, their undo, and the pictures of them that the
 // service takes. A later stroke replaces an earlier one where they overlap, so that two never contradict each other.
 
-import { $, encoded } from "./common.js";
+import { $ } from "./common.js";
+import { trace } from "./lines.js";
+import { painted } from "./painting.js";
 import { asShare, onPhoto } from "./zoom.js";
 
 const LONGER_SIDE = 1024; // of the canvases, in pixels
@@ -9,13 +11,15 @@ const COLOURS = { keep: "#0a8f4a", drop: "#d0206a" };
 
 /**
  * A stroke: `kind` is keep or drop, `points` are shares of the photo's width and height, `width` is one of its width.
- * A state is a list of strokes; the states make undo and redo simple, and a reset can be undone like a stroke.
+ * A state is a list of strokes, with at most one box among them, of the kind box, whose edges are such shares (box.js).
+ * The states make undo and redo simple, and a reset can be undone like a stroke.
  */
 let states = [[]];
 let at = 0;
 let drawn = null; // the stroke that is being drawn
 let lastId = 0;
 let changed = () => {};
+let shown = () => {};
 const patterns = {};
 
 export const strokes = () => states[at];
@@ -25,6 +29,17 @@ export const canRedo = () => at < states.length - 1;
 /** A text that is the same for the same strokes. */
 export const keyOf = (state) => state.map(({ id }) => id).join();
 
+export const boxOf = (state) => state.find(({ kind }) => kind === "box");
+
+const drawnOf = (state) => state.filter(({ kind }) => kind !== "box");
+
+/** Let a box take the place of the one before; null takes that away. */
+export function putBox(edges) {
+  const others = drawnOf(strokes());
+  if (edges) add([...others, { id: ++lastId, kind: "box", ...edges }]);
+  else if (boxOf(strokes())) add(others);
+}
+
 function add(state) {
   states = [...states.slice(0, at + 1), state];
   at += 1;
@@ -33,6 +48,7 @@ function add(state) {
 
 function settle() {
   paint();
+  shown();
   changed();
 }
 
@@ -57,9 +73,18 @@ export function forget(width, height) {
   states = [[]];
   at = 0;
   drawn = null;
+  shown();
   const scale = LONGER_SIDE / Math.max(width, height);
   $("strokes").width = Math.max(1, Math.round(width * scale));
   $("strokes").height = Math.max(1, Math.round(height * scale));
+}
+
+/** Go on with strokes that were drawn before; undo takes them away together. */
+export function resume(state) {
+  states = [[], state];
+  at = 1;
+  lastId = Math.max(lastId, ...state.map(({ id }) => id));
+  paint();
 }
 
 /** The gesture that draws a stroke. */
@@ -82,18 +107,6 @@ export function draw(event, kind) {
       paint();
     },
   };
-}
-
-function trace(context, { points, width }) {
-  const { width: across, height: down } = context.canvas;
-  context.lineCap = context.lineJoin = "round";
-  context.lineWidth = Math.max(1, width * across);
-  context.beginPath();
-  context.moveTo(points[0][0] * across, points[0][1] * down);
-  // A tap has one point: a line of no length would draw nothing.
-  if (points.length === 1) context.lineTo(points[0][0] * across + 0.01, points[0][1] * down);
-  for (const [x, y] of points.slice(1)) context.lineTo(x * across, y * down);
-  context.stroke();
 }
 
 /** Strokes to keep are dotted with plus signs, those to drop hatched: the colour alone does not tell them apart. */
@@ -135,7 +148,7 @@ function paint() {
     asked = 0;
     const context = $("strokes").getContext("2d");
     context.clearRect(0, 0, $("strokes").width, $("strokes").height);
-    for (const stroke of drawn ? [...strokes(), drawn] : strokes()) {
+    for (const stroke of drawnOf(drawn ? [...strokes(), drawn] : strokes())) {
       context.globalCompositeOperation = "destination-out";
       context.strokeStyle = "#000";
       trace(context, stroke);
@@ -148,27 +161,20 @@ function paint() {
 
 /**
  * Draw the strokes of a state as the pictures that the service takes: white where one is drawn, black elsewhere.
- * @returns {Object<string, Blob>} PNGs; without `keepMask` or `dropMask` if nothing of that kind is left
+ * @returns {Promise<Object<string, Blob>>} PNGs; without `keepMask` or `dropMask` if nothing of that kind is left
  */
-export function masksOf(state) {
-  const found = {};
-  for (const kind of new Set(state.map((stroke) => stroke.kind))) {
-    const { width, height } = $("strokes");
-    const canvas = Object.assign(document.createElement("canvas"), { width, height });
-    const context = canvas.getContext("2d", { willReadFrequently: true });
-    context.fillRect(0, 0, width, height);
-    for (const stroke of state) {
-      context.strokeStyle = stroke.kind === kind ? "#fff" : "#000";
-      trace(context, stroke);
-    }
-    const pixels = new Uint32Array(context.getImageData(0, 0, width, height).data.buffer);
-    if (!pixels.includes(0xffffffff)) continue; // outside of the photo, or under strokes of the other kind
-    found[`${kind}Mask`] = encoded(canvas, "image/png");
-  }
-  return found;
+export async function masksOf(state) {
+  const { width, height } = $("strokes");
+  const lines = drawnOf(state);
+  return lines.length ? painted("masks", { lines, width, height }) : {};
 }
 
 /** Call `whenChanged` after each stroke, undo, redo and reset. */
 export function startBrush(whenChanged) {
   changed = whenChanged;
+}
+
+/** Call `whenShown` before that, and when a photo begins anew. */
+export function onStrokes(whenShown) {
+  shown = whenShown;
 }

@@ -109,18 +109,22 @@ export async function insist(act, tell, signal) {
   }
 }
 
-/** Call the service; a refusal is thrown. */
-export async function ask(url, init = {}) {
+/** Call the service, and return its response; a refusal is thrown. */
+async function answered(url, init = {}) {
   let answer;
   try {
     answer = await fetch(url, { ...init, headers: { ...OWN, ...init.headers } });
   } catch {
     throw unreachable();
   }
-  const body = parsed(await answer.text().catch(() => ""));
-  if (!answer.ok) throw Refusal.of(answer.status, body, answer.headers.get("Retry-After"));
-  return body;
+  if (answer.ok) return answer;
+  throw Refusal.of(answer.status, await bodyOf(answer), answer.headers.get("Retry-After"));
 }
+
+const bodyOf = async (answer) => parsed(await answer.text().catch(() => ""));
+
+/** Call the service, and return what the body says. */
+export const ask = async (url, init) => bodyOf(await answered(url, init));
 
 /** Read JSON of the service. Paths in it, as in `resultUrl`, become addresses that hold for this page; no JSON is `{}`. */
 export function parsed(text) {
@@ -158,8 +162,6 @@ export function call(url, { waits, repeats, ...init } = {}) {
   return signedIn(() => ((repeats ?? !init.method) ? insist(once, waits, init.signal) : once()));
 }
 
-/** Encode a canvas at once; `toBlob` waits for the browser to be idle, which can take a second. */
-export function encoded(canvas, type, quality) {
-  const bytes = atob(canvas.toDataURL(type, quality).split(",")[1]);
-  return new Blob([Uint8Array.from(bytes, (one) => one.charCodeAt(0))], { type });
-}
+/** Call the service for a picture; the promise gives its URL, which is to be revoked. */
+export const callForPicture = (url, init) =>
+  signedIn(async () => URL.createObjectURL(await (await answered(url, init)).blob()));

@@ -1,36 +1,44 @@
-// Downloads: the picture that is shown, as the PNG that there is, or made again in another format or with a colour behind.
+// Downloads: the picture that is shown, as the PNG that there is, or made again in another format, layout or background.
 
 import { $ } from "./common.js";
-import { chosenColour } from "./backdrops.js";
-import { refine, refinement } from "./refine.js";
+import { offerFinal } from "./final.js";
+import { make, wish } from "./output.js";
 import { tell } from "./tools.js";
 import { t } from "./words.js";
 
-let shown = null; // { photo, first, job, state }: the file, the first job, the job that is shown, and its strokes
+// { photo, first, job, jobOf, state }: the file, the first job, the job that is shown, null for a view, what makes the job
+// of a state, and the strokes.
+let shown = null;
 
 /** Offer what is shown; null takes the offer away. */
 export function offerDownload(what) {
   shown = what;
   $("save").hidden = !what;
-  if (!what) return;
-  $("download").href = what.job.resultUrl;
-  $("download").download = nameOf(what.job);
+  if (what) {
+    const job = what.job ?? what.first; // of a view, the job is made when it is saved
+    $("download").href = job.resultUrl;
+    $("download").download = nameOf(job);
+  }
+  offerFinal(what);
 }
 
-const nameOf = ({ format }) => `${(shown.photo.name || "photo").replace(/\.[^.]*$/, "")}-cutout.${format}`;
+function nameOf({ format }, kind = "cutout") {
+  return `${(shown.photo.name || "photo").replace(/\.[^.]*$/, "")}-${kind}.${format}`;
+}
 
 async function save(event) {
-  const fields = { format: $("format").value };
-  if ($("with-colour").checked && chosenColour()) fields.background = chosenColour();
-  if (fields.format === shown.job.format && !fields.background) return; // the link itself is right
+  const fields = wish();
+  const isPlain = Object.keys(fields).length === 1 && fields.format === shown.first.format;
+  if (isPlain && shown.job) return; // the link itself is right
   event.preventDefault();
   const mine = shown;
   tell(t("Making the file …"), "busy");
   try {
-    const job = await refine(mine.first.jobId, refinement(mine.state, fields));
+    const job = await (isPlain ? mine.jobOf(mine.state) : make(mine, fields));
     tell("");
-    if (mine !== shown) return;
-    Object.assign(document.createElement("a"), { href: job.resultUrl, download: nameOf(job) }).click();
+    if (mine.state !== shown?.state) return;
+    const name = nameOf(job, fields.preset ?? (fields.format === "mask" ? "mask" : "cutout"));
+    Object.assign(document.createElement("a"), { href: job.resultUrl, download: name }).click();
   } catch (error) {
     tell(error.message, "error");
   }

@@ -1,20 +1,22 @@
 // Pointers on the stage: one does what the tool does, two zoom and pan. Mouse, touch and pen alike.
 
 import { $ } from "./common.js";
+import { drawBox } from "./box.js";
 import { draw } from "./brush.js";
 import { slide } from "./stage.js";
 import { pan, panBy, zoomBy } from "./zoom.js";
 
 const down = new Map(); // the last events of the pointers that are pressed, by their ids
-let gesture = null;
+let gesture = null; // what the pressed pointer does
 let isSpaceHeld = false;
 
 const tool = () => $("compare").dataset.tool;
 const isBrush = () => tool() === "keep" || tool() === "drop";
 
 function gestureOf(event) {
-  if (isSpaceHeld || event.button === 1 || tool() === "hand") return pan(event);
+  if (isSpaceHeld || event.button === 1 || tool() === "hand" || tool() === "final") return pan(event);
   if (isBrush()) return draw(event, tool());
+  if (tool() === "box") return drawBox(event);
   return $("slider").disabled ? null : slide(event);
 }
 
@@ -59,7 +61,7 @@ function release(event) {
 }
 
 /** Show the size of the brush around the pointer. */
-function showRing(event) {
+export function showRing(event) {
   const ring = $("ring");
   ring.hidden = !isBrush() || isSpaceHeld || down.size > 1;
   if (ring.hidden) return;

@@ -1,30 +1,24 @@
-// The instant preview: a small copy of the photo, cut out at once by the free tier `preview`, until the real one comes.
+// The instant look: a small copy of the photo, made in this browser, goes to the tier `preview`, whose cut-out is shown
+// until the real one comes.
 
-import { API, call, encoded } from "./common.js";
+import { API, call } from "./common.js";
+import { painted } from "./painting.js";
 
 const PIXELS = 250_000;
 
-/** Return a JPEG of an image with at most 0.25 megapixels. What was transparent becomes white. */
-function smallCopy(image) {
-  const { naturalWidth: width, naturalHeight: height } = image;
+/** Return a JPEG of a photo with at most 0.25 megapixels; `image` is the photo as it is shown. */
+function smallCopy(photo, { naturalWidth: width, naturalHeight: height }) {
   const scale = Math.min(1, Math.sqrt(PIXELS / (width * height)));
-  const canvas = document.createElement("canvas");
-  canvas.width = Math.max(1, Math.floor(width * scale));
-  canvas.height = Math.max(1, Math.floor(height * scale));
-  const context = canvas.getContext("2d");
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  context.imageSmoothingQuality = "high";
-  context.drawImage(image, 0, 0, canvas.width, canvas.height);
-  return encoded(canvas, "image/jpeg", 0.9);
+  const size = { width: Math.max(1, Math.floor(width * scale)), height: Math.max(1, Math.floor(height * scale)) };
+  return painted("smallCopy", { photo, ...size });
 }
 
 /** Return the URL of a preview; null if there is none for whatever reason, since the real picture follows anyway. */
-export async function previewOf(image) {
+export async function previewOf(photo, image) {
   try {
     const form = new FormData();
     form.set("tier", "preview");
-    form.set("image", smallCopy(image), "preview.jpg");
+    form.set("image", await smallCopy(photo, image), "preview.jpg");
     return (await call(`${API}/remove`, { method: "POST", body: form })).resultUrl;
   } catch {
     return null;

@@ -5,6 +5,7 @@ import { showBackdrops } from "./backdrops.js";
 import { busy, hide, offer, startBatches } from "./batch.js";
 import { $, API, call, complain, say, sayNothing } from "./common.js";
 import { chosen, dropped, objection, pictures } from "./files.js";
+import { startReopening } from "./reopen.js";
 import { dismiss, offerPreview, remove, startSingle } from "./single.js";
 import { isShown, registerView } from "./views.js";
 import { plural, t } from "./words.js";
@@ -119,5 +120,6 @@ export function startRemove() {
   startSingle();
   startBatches(remove);
   registerView("remove", {});
+  startReopening();
   showTiers().catch(complain);
 }

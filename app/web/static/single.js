@@ -1,22 +1,31 @@
 // One photo: removed at once, previewed while that takes, and refined with the brush.
 
 import { $, API, call, linkToCredits, say, complain, sayNothing } from "./common.js";
-import { forget, startBrush, strokes } from "./brush.js";
+import { refreshBackdrop } from "./backdrops.js";
+import { startBox } from "./box.js";
+import { forget, resume, startBrush, strokes } from "./brush.js";
 import { offerDownload, startDownloads } from "./download.js";
+import { startFinal } from "./final.js";
+import { startKeyboardBrush } from "./keyboard_brush.js";
+import { startKeys } from "./keys.js";
 import { startPointers } from "./pointers.js";
+import { keepPlace, leavePlace, shownUrl } from "./places.js";
 import { previewOf } from "./preview.js";
 import { refinerOf } from "./refine.js";
-import { close, loaded, note, open, showCutout, startStage } from "./stage.js";
+import { close, loaded, loadedFrom, note, open, showCutout, startStage } from "./stage.js";
 import { choose, refreshTools, startTools, tell } from "./tools.js";
-import { showWhole, startZoom } from "./zoom.js";
+import { isZoomed, showWhole, startZoom } from "./zoom.js";
 import { t } from "./words.js";
 
 // The real removal is sent when the preview is there, or after this time. A service without a GPU runs one network after
 // the other, so if it were sent first, the preview would come last.
 const HEAD_START_MS = 500;
+// A stroke's result is shown in a picture as large as the stage, within these limits.
+const LEAST_VIEW_PIXELS = 200_000;
+const MOST_VIEW_PIXELS = 1_000_000;
 
 let current = 0; // number of the newest removal; the result of an older one is not shown
-let want = null; // asks for the result of the strokes; null until there is a result
+let refiner = null; // shows the result of the strokes; null until there is a result
 let hasPreview = false; // whether this service has the tier
 
 export const offerPreview = (isOffered) => (hasPreview = isOffered);
@@ -24,13 +33,33 @@ export const offerPreview = (isOffered) => (hasPreview = isOffered);
 /** Show nothing of a single photo, and ignore what is still in work. */
 export function dismiss() {
   current++;
-  want = null;
+  refiner?.forget();
+  refiner = null;
   offerDownload(null);
+  $("reopened").hidden = true;
   close();
+}
+
+/**
+ * Show an old result as if its background had just been removed.
+ * @param {{first: object, job: object, state: object[], photoUrl: string|null}} old the first job and the one to show
+ *   with its strokes; `canRefine` is false if no strokes can be drawn
+ * @returns {Promise<boolean>} whether it is shown
+ */
+export async function showOld({ first, job, state, photoUrl, canRefine }) {
+  dismiss();
+  const mine = current;
+  const removal = { photo: { name: job.name }, isNewest: () => mine === current, isOpen: false, isDone: true };
+  const image = photoUrl && (await loadedFrom(photoUrl));
+  if (!removal.isNewest()) return false;
+  begin(removal, image || null, image?.naturalWidth ?? job.width, image?.naturalHeight ?? job.height);
+  await show(removal, first, { job, state }, canRefine);
+  return removal.isNewest();
 }
 
 export async function remove(photo) {
   dismiss();
+  leavePlace();
   const mine = current;
   const removal = { photo, isNewest: () => mine === current, isOpen: false, isDone: false };
   const clock = setInterval(tick, 1000, removal, performance.now());
@@ -76,7 +105,7 @@ async function openPhoto(removal) {
 /** Show the preview, unless the real picture was first. */
 async function lookAhead(removal, image) {
   const isWanted = () => removal.isNewest() && !removal.isDone;
-  const url = hasPreview && (await previewOf(image));
+  const url = hasPreview && (await previewOf(removal.photo, image));
   if (!url || !isWanted()) return;
   if (await showCutout(url, isWanted)) note(t("Preview. Finishing …"));
 }
@@ -85,6 +114,7 @@ function begin(removal, image, width, height) {
   sayNothing();
   open(image, width, height);
   removal.isOpen = true;
+  refreshBackdrop();
   forget(width, height);
   showWhole();
   choose("compare");
@@ -94,33 +124,55 @@ function begin(removal, image, width, height) {
   offerDownload(null);
 }
 
-async function show(removal, job) {
+async function show(removal, first, known = { job: first, state: [] }, canRefine = true) {
+  const { job, state } = known;
   if (!removal.isNewest()) return;
   removal.isDone = true;
   if (!removal.isOpen) begin(removal, null, job.width, job.height);
-  if (!(await showCutout(job.resultUrl, removal.isNewest))) return;
+  if (!(await showCutout(shownUrl(job), removal.isNewest))) return;
   note("");
+  keepPlace(first, job, state);
   const remarks = [...job.notes];
   if (job.noForeground) remarks.unshift(t("No subject was found in this photo, so the result is fully transparent."));
   $("remarks").textContent = remarks.join(" ");
   tellFacts(job);
-  offerDownload({ photo: removal.photo, first: job, job, state: [] });
-  want = refinerOf(job, {
+  if (!canRefine) return;
+  if (state.length) resume(state);
+  offerDownload({ photo: removal.photo, first, job, state });
+  refiner = refinerOf(first, {
+    viewPixels: () => viewPixels(first),
+    isClose: () => isZoomed() && $("after").naturalWidth < screenPixels($("after")).width,
     working: () => tell(t("Refining …"), "busy"),
     failed(error) {
       if (!removal.isNewest()) return;
       tell(`${error.message} ${t("Undo the stroke, or draw another.")}`, "error");
       if (error.code === "INSUFFICIENT_CREDITS") $("brush-told").append(" ", linkToCredits());
     },
-    async show(refined, state, isWanted) {
-      if (!(await showCutout(refined.resultUrl, () => removal.isNewest() && isWanted()))) return;
-      tellFacts(refined);
-      offerDownload({ photo: removal.photo, first: job, job: refined, state });
-      tell(refined === job ? t("This is the first result again.") : t("The strokes are applied. Compare shows the result alone."));
+    async show(url, refined, state, isWanted) {
+      const isSame = refined && $("after").src.endsWith(url);
+      if (!isSame && !(await showCutout(url, () => removal.isNewest() && isWanted()))) return;
+      if (refined) {
+        tellFacts(refined);
+        keepPlace(first, refined, state);
+      }
+      offerDownload({ photo: removal.photo, first, job: refined, jobOf: refiner.jobOf, state });
+      tell(refined === first ? t("This is the first result again.") : t("The strokes are applied. Compare shows the result alone."));
     },
-  });
+  }, known);
   refreshTools(true);
   tell(t("The background is removed. Draw with Keep and Drop to correct it."));
+}
+
+function screenPixels(shown) {
+  const { width, height } = shown.getBoundingClientRect();
+  return { width: width * devicePixelRatio, height: height * devicePixelRatio };
+}
+
+/** The pixels of a small picture that fills the stage; 0 if the photo itself has hardly more. */
+function viewPixels(job) {
+  const { width, height } = screenPixels($("compare"));
+  const pixels = Math.min(MOST_VIEW_PIXELS, Math.max(LEAST_VIEW_PIXELS, width * height));
+  return job.width * job.height < 1.5 * pixels ? 0 : pixels;
 }
 
 function tellFacts(job) {
@@ -130,12 +182,16 @@ function tellFacts(job) {
 
 export function startSingle() {
   startStage();
-  startZoom();
+  startZoom(() => refiner?.closer());
   startPointers();
-  startTools();
+  startTools(() => refiner?.prepare());
+  startKeys();
+  startBox();
+  startKeyboardBrush();
+  startFinal();
   startDownloads();
   startBrush(() => {
-    refreshTools(want !== null);
-    want?.(strokes());
+    refreshTools(refiner !== null);
+    refiner?.want(strokes());
   });
 }

@@ -13,10 +13,13 @@ export const decodes = (image) => image.decode().then(() => true, () => false);
  * Load the photo behind the stage, which stays as it is.
  * @returns {Promise<HTMLImageElement|null>} null if the browser cannot decode the photo
  */
-export async function loaded(photo) {
-  const image = pictureOf("before", t("The photo"), URL.createObjectURL(photo));
+export const loaded = (photo) => loadedFrom(URL.createObjectURL(photo));
+
+/** Do the same with a photo at a URL. */
+export async function loadedFrom(url) {
+  const image = pictureOf("before", t("The photo"), url);
   if (await decodes(image)) return image;
-  URL.revokeObjectURL(image.src);
+  URL.revokeObjectURL(url);
   return null;
 }
 
@@ -70,10 +73,11 @@ export function note(text) {
   if (!text) $("note-seconds").textContent = "";
 }
 
-/** Choose what a pointer does on the stage: compare, keep, drop or hand. */
+/** Choose what a pointer does on the stage: compare, keep, drop, box, hand or final. The stage gets an event `tool`. */
 export function useTool(tool) {
   $("compare").dataset.tool = tool;
   $("slider").disabled = tool !== "compare" || $("compare").matches(".no-photo, .photo-alone");
+  $("compare").dispatchEvent(new Event("tool"));
 }
 
 /** Place the pictures: `x` and `y` are the offset as a share of the stage's sides, after scaling. */
@@ -81,6 +85,7 @@ export function place(wanted) {
   position = wanted;
   const { scale, x, y } = wanted;
   $("sheet").style.transform = `translate(${100 * x}%, ${100 * y}%) scale(${scale})`;
+  $("compare").style.setProperty("--scale", scale);
   $("compare").classList.toggle("zoomed", scale > 1);
   divide();
 }

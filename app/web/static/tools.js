@@ -2,6 +2,7 @@
 
 import { $ } from "./common.js";
 import { canRedo, canUndo, redo, reset, strokes, undo } from "./brush.js";
+import { showKeys } from "./keys.js";
 import { useTool } from "./stage.js";
 import { isZoomed, panBy, showWhole, zoomIn, zoomOut } from "./zoom.js";
 import { isShown } from "./views.js";
@@ -10,6 +11,7 @@ import { t } from "./words.js";
 const ADVICE = {
   keep: t("Draw over what is missing, or over the part that you mean."),
   drop: t("Draw over what should go."),
+  box: t("Drag a rectangle around what stays. A tap takes it away."),
 };
 const PAN = { arrowleft: [1, 0], arrowright: [-1, 0], arrowup: [0, 1], arrowdown: [0, -1] };
 const PAN_PIXELS = 60;
@@ -18,8 +20,8 @@ const tools = () => $("tools").querySelectorAll("[data-tool]");
 
 export function choose(tool) {
   for (const button of tools()) button.ariaPressed = String(button.dataset.tool === tool);
-  useTool(tool);
   $("ring").hidden = true;
+  useTool(tool);
   if (!strokes().length) tell(ADVICE[tool] ?? "");
 }
 
@@ -46,11 +48,22 @@ function resize(step) {
 }
 
 const press = (id) => () => $(id).disabled || $(id).click();
+
+/** Take a tool that draws, with the focus on the stage, where the keyboard draws too. */
+function take(tool) {
+  return () => {
+    press(`tool-${tool}`)();
+    if ($("compare").dataset.tool === tool) $("compare").focus({ preventScroll: true });
+  };
+}
+
 const KEYS = {
   c: press("tool-compare"),
-  k: press("tool-keep"),
-  d: press("tool-drop"),
+  k: take("keep"),
+  d: take("drop"),
+  b: take("box"),
   h: press("tool-hand"),
+  f: press("tool-final"),
   escape: press("tool-compare"),
   z: press("undo"),
   "shift+z": press("redo"),
@@ -60,6 +73,7 @@ const KEYS = {
   "=": zoomIn,
   "-": zoomOut,
   0: showWhole,
+  "?": showKeys,
 };
 
 function pressKey(event) {
@@ -80,11 +94,13 @@ function pressKey(event) {
   act();
 }
 
-export function startTools() {
+/** Call `whenDrawing` when a brush is taken. */
+export function startTools(whenDrawing) {
   for (const button of tools()) {
     button.addEventListener("click", () => {
       const isOn = button.ariaPressed === "true";
       choose(isOn ? "compare" : button.dataset.tool);
+      if (!isOn && button.dataset.tool in ADVICE) whenDrawing();
     });
   }
   $("undo").addEventListener("click", undo);

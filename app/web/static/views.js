@@ -26,6 +26,12 @@ export function replaceQuery(query) {
   linkTo(shown).href = location.hash;
 }
 
+/** Let the address name a thing of the view Remove, such as `#job=…`, without a new entry in the browser's history. */
+export function nameThing(fragment) {
+  linkTo(FIRST).href = fragment;
+  if (isShown(FIRST)) history.replaceState(null, "", fragment);
+}
+
 const linkTo = (name) => document.querySelector(`nav [data-to="${name}"]`);
 
 function wanted() {

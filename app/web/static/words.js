@@ -47,6 +47,16 @@ export const dateTime = (text) =>
 
 export const date = (text) => new Intl.DateTimeFormat(language, { dateStyle: "medium" }).format(new Date(text));
 
+const UNITS = [["day", 86_400], ["hour", 3600], ["minute", 60]];
+
+/** Write how long ago a moment is, given as the service does: "3 hours ago". */
+export function ago(text) {
+  const seconds = Math.max(0, (Date.now() - new Date(text)) / 1000);
+  const [unit, length] = UNITS.find(([, length]) => seconds >= length) ?? ["second", 1];
+  const count = unit === "second" ? 0 : Math.floor(seconds / length);
+  return new Intl.RelativeTimeFormat(language, { numeric: "auto" }).format(-count, unit);
+}
+
 export const rupiah = (value) => `Rp ${number(value)}`;
 
 const ATTRIBUTES = ["aria-label", "title", "placeholder", "alt"];

@@ -10,12 +10,21 @@ const LEAST_MOST = 8; // a small photo can be enlarged as often
 
 const whole = { scale: 1, x: 0, y: 0 };
 let now = { ...whole };
+let zoomed = () => {};
 
 const box = () => $("compare").getBoundingClientRect();
 
-/** The scale at which one pixel of the photo is one pixel of the screen. */
+let fullWidth = null; // pixels that the stage would be wide if it showed another picture than the photo; null if not
+
+/** Take note of how many pixels the stage is wide, for a picture of another size than the photo; null for the photo. */
+export function setFullWidth(pixels) {
+  fullWidth = pixels;
+  tellZoom();
+}
+
+/** The scale at which one pixel of the picture is one pixel of the screen. */
 function fullPixels() {
-  const wide = parseFloat($("compare").style.getPropertyValue("--wide"));
+  const wide = fullWidth ?? parseFloat($("compare").style.getPropertyValue("--wide"));
   return wide / (box().width * devicePixelRatio);
 }
 
@@ -24,6 +33,7 @@ function moveTo({ scale, x, y }) {
   now = { scale, x: within(x), y: within(y) };
   place(now);
   tellZoom();
+  zoomed();
 }
 
 function tellZoom() {
@@ -83,7 +93,9 @@ function turnWheel(event) {
   zoomBy(Math.exp((-event.deltaY * lines) / (event.ctrlKey ? 120 : 400)), event.clientX, event.clientY);
 }
 
-export function startZoom() {
+/** Call `whenZoomed` after each change. */
+export function startZoom(whenZoomed) {
+  zoomed = whenZoomed;
   $("compare").addEventListener("wheel", turnWheel, { passive: false });
   $("zoom-in").addEventListener("click", zoomIn);
   $("zoom-out").addEventListener("click", zoomOut);

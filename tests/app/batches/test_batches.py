@@ -125,6 +125,9 @@ def test_a_batch_from_hand_in_to_its_zip(studio: BatchClient) -> None:
     assert (shown["counts"]["completed"], shown["price"], shown["creditsCharged"]) == (25, price, 72)
     assert shown["createdAt"] < shown["startedAt"] < shown["finishedAt"]
     assert studio.balance(ANNA) == 28
+    assert shown["photos"][7]["thumbnailUrl"].startswith(
+        f"{API}/jobs/{shown['photos'][7]['jobId']}/thumbnail?"
+    )
     picture = studio.get(shown["photos"][7]["resultUrl"], {})
     assert picture.headers["content-type"] == "image/webp"
     for address, who in ((f"{BATCH}/{batch_id}/download", ANNA), (shown["zipUrl"], {})):

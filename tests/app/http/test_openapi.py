@@ -103,9 +103,12 @@ def test_who_may_call_is_described(described: dict[str, Any]) -> None:
     user: list[dict[str, Any]] = [{"token": []}, {"key": []}, {"session": []}]
     others = {
         f"GET {API}/jobs/{{job_id}}/image": [*user, {}],
+        f"GET {API}/jobs/{{job_id}}/thumbnail": [*user, {}],
+        f"GET {API}/jobs/{{job_id}}/photo": [*user, {}],
         f"GET {API}/batch/{{batch_id}}/download": [*user, {}],
         "GET /metrics": [{"metrics": []}, {}],
         f"GET {API}/pricing": [],
+        f"GET {API}/presets": [],
         "GET /api/health": [],
         "POST /api/auth/login": [],
         "GET /api/auth/session": [{"session": []}, {}],

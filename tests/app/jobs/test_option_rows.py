@@ -18,6 +18,7 @@ HINTS = Hints(
     drop_mask=Picture.of(b"more strokes"),
     fill_holes=True,
     min_coverage=0.25,
+    within=parse_region("1px 0 50% 50%"),
 )
 
 
@@ -34,7 +35,7 @@ def test_a_row_of_a_version_without_hints_can_be_read() -> None:
     del row["hints"], row["keep_shadow"]
     assert OPTIONS.validate_python(row) == Options(quality=70)
     row = json.loads(json.dumps(write_options(Options(hints=Hints(keep=HINTS.keep)))))
-    for name in ("keep_mask", "drop_mask", "fill_holes", "min_coverage"):
+    for name in ("keep_mask", "drop_mask", "fill_holes", "min_coverage", "within"):
         del row["hints"][name]
     assert OPTIONS.validate_python(row) == Options(hints=Hints(keep=HINTS.keep))
 
@@ -52,5 +53,6 @@ def test_requests_with_other_hints_are_told_apart() -> None:
         Hints(drop_mask=HINTS.keep_mask),
         Hints(fill_holes=True),
         Hints(min_coverage=0.25),
+        Hints(within=HINTS.box),
     ]
     assert len({repr(Options(hints=one)) for one in hints}) == len(hints)

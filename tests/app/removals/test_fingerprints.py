@@ -10,7 +10,7 @@ from cutout.app.removals.idempotency import ADDED
 from cutout.app.removals.request import request_of
 from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.imaging.geometry import Layout
-from cutout.inference.imaging.hints import Hints, parse_points
+from cutout.inference.imaging.hints import Hints, parse_box, parse_points
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 
@@ -28,6 +28,7 @@ NEWER = [
     Options(hints=Hints(drop_mask=Picture.of(b"b"))),
     Options(hints=Hints(fill_holes=True)),
     Options(hints=Hints(min_coverage=0.5)),
+    Options(hints=Hints(within=parse_box("0 0 9 9"))),
 ]
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import update
 from cutout.app.db.tables import Job, now
 from cutout.app.jobs.originals import ORIGINALS
 from cutout.app.removals.form import NOT_REFINED, RefinementForm
-from cutout.app.removals.refining import CHANGEABLE
+from cutout.app.removals.refining import CHANGEABLE, CHANGEABLE_LAYOUT
 from tests.app.api_client import ANNA, API, BEN, ApiClient, opened_shop
 from tests.app.databases import on_both
 from tests.app.http.test_api import problem
@@ -24,7 +24,7 @@ PHOTO = photo_bytes(120, 90)
 # Nothing of the fake network's disc is left.
 DROP = {"drop": "50% 50%"}
 # Of a form's fields; strokes are files.
-HINTS = {"keep", "drop", "largest_only", "holes", "min_coverage"}
+HINTS = {"keep", "drop", "largest_only", "holes", "min_coverage", "within"}
 
 
 @pytest.fixture
@@ -110,7 +110,13 @@ def test_the_answer_is_the_picture_where_accept_asks(rich: ApiClient) -> None:
 
 def test_what_the_network_was_shown_cannot_change(rich: ApiClient) -> None:
     first = removed(rich)
-    for name, value in {"tier": "basic", "box": "0 0 50% 50%", "maxMegapixels": "1", "canvas": "9x9"}.items():
+    for name, value in {
+        "tier": "basic",
+        "box": "0 0 50% 50%",
+        "roi": "0 0 9 9",
+        "maxMegapixels": "1",
+        "keepProfile": "true",
+    }.items():
         told = problem(refine(rich, first, data={name: value}), 400, "INVALID_INPUT")
         assert told["detail"].startswith(f"{name}: this stays")
     problem(refine(rich, first, data={"keep": "0 0"}), 400, "INVALID_INPUT")  # on no subject
@@ -123,11 +129,93 @@ def test_what_the_network_was_shown_cannot_change(rich: ApiClient) -> None:
 def test_each_option_either_changes_or_stays() -> None:
     changing = (
         CHANGEABLE
-        | {"background_image_url"}
+        | CHANGEABLE_LAYOUT
+        | {"background_image_url", "shadow_opacity", "preset"}
         | {name for name in RefinementForm.model_fields if name in HINTS}
     )
     assert {*changing, *NOT_REFINED} == set(RefinementForm.model_fields)
     assert changing.isdisjoint(NOT_REFINED)
+
+
+# What is sent first, what is sent to refine it, and what of both a new removal is sent.
+LAYOUTS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
+    "trimmed": ({}, {"trim": "true", "margin": "10%"}, {}),
+    "no longer trimmed": ({"trim": "true", "margin": "10%"}, {"trim": "false"}, {"margin": "0"}),
+    "another margin": ({"trim": "true", "margin": "10%"}, {"margin": "3px"}, {}),
+    "on a canvas": ({}, {"canvas": "50x70", "position": "0% 100%", "scale": "40%"}, {}),
+    "on none any more": ({"canvas": "50x70", "margin": "5%"}, {"canvas": "original"}, {"margin": "0"}),
+    "with a shadow": ({"canvas": "64x64"}, {"shadow": "soft", "shadowOpacity": "60"}, {}),
+    "another shadow": ({"shadow": "soft"}, {"keepShadow": "true"}, {"shadow": "none"}),
+    "the first shadow again": ({"keepShadow": "true"}, {"shadow": "soft"}, {"keepShadow": "false"}),
+    "as a mask": (
+        {"shadow": "soft", "background": "red", "trim": "true"}, {"format": "mask"},
+        {"shadow": "none", "background": "none"},
+    ),
+    "within a box": ({"trim": "true"}, {"within": "20% 0% 55% 100%", "trim": "true"}, {}),
+    "with hints of the photo": ({"trim": "true"}, {"canvas": "64x50", "keep": "50% 50%", "holes": "fill"}, {}),
+    "as a preset": ({"trim": "true", "margin": "5px", "shadow": "soft"}, {"preset": "avatar"}, {"trim": "false", "margin": "", "shadow": "none"}),
+    "as a preset with other values": ({}, {"preset": "passport", "canvas": "60x90", "format": "png"}, {}),
+}  # fmt: skip
+
+
+def test_another_layout_is_that_of_a_fresh_run(rich: ApiClient) -> None:
+    facts = "width", "height", "format", "subject", "coverage", "noForeground"
+    for name, (first, change, both) in LAYOUTS.items():
+        rich.runner.before = lambda: None
+        made, fresh = removed(rich, **first), removed(rich, **first | change | both)
+        without_network(rich)
+        again = refined(rich, made, **change)
+        assert picture_of(rich, again) == picture_of(rich, fresh) != picture_of(rich, made), name
+        assert [again[fact] for fact in facts] == [fresh[fact] for fact in facts], name
+        assert (again["credits"], again["tier"]) == (0, "basic")
+
+
+def test_what_does_not_go_together_is_said_of_the_whole(rich: ApiClient) -> None:
+    trimmed, plain = removed(rich, trim="true"), removed(rich)
+    assert (
+        refined(rich, trimmed, margin="5px")["width"] < 120
+    )  # a margin alone is none of a removal's options
+    told = problem(refine(rich, plain, data={"margin": "5px"}), 400, "INVALID_INPUT")
+    assert "needs trim" in told["detail"]
+    problem(refine(rich, plain, data={"canvas": "30000x30000"}), 400, "INVALID_INPUT")
+    told = problem(refine(rich, plain, data={"preset": "amazone"}), 400, "INVALID_INPUT")
+    assert "Did you mean amazon?" in told["detail"]
+    problem(refine(rich, plain, data={"requireSubject": "true", **DROP}), 400, "NO_SUBJECT")
+
+
+def test_a_preset_decides_all_that_can_change(rich: ApiClient) -> None:
+    behind = {"backgroundImage": ("behind.png", photo_bytes(20, 20, seed=3)), "image": ("a.png", PHOTO)}
+    made = rich.client.post(f"{API}/remove", headers=ANNA, files=behind).raise_for_status().json()
+    again = refined(rich, made, preset="sticker")  # it has no picture behind
+    assert (again["width"], again["height"], again["format"]) == (512, 512, "webp")
+    first = removed(rich, tier="standard", canvas="40x40", margin="5px")
+    assert refined(rich, first, preset="ebay")["tier"] == "standard"
+    problem(refine(rich, removed(rich), data={"preset": "passport", **DROP}), 400, "NO_SUBJECT")
+
+
+def test_an_own_preset_may_not_change_what_the_network_was_shown(database: Any, tmp_path: Path) -> None:
+    own = tmp_path / "presets.toml"
+    own.write_text('[narrow]\nroi = "0% 0% 90% 100%"\nmax_megapixels = 1\ncanvas = "70x50"\n')
+    with opened_shop(database, tmp_path, presets=own) as shop:
+        shop.fund("anna", 100)
+        told = problem(refine(shop, removed(shop), data={"preset": "narrow"}), 400, "INVALID_INPUT")
+        assert told["detail"].startswith("preset: narrow sets roi, which stays")
+        same = removed(shop, roi="0% 0% 90% 100%", maxMegapixels="1")
+        assert refined(shop, same, preset="narrow")["width"] == 70
+        names = [one["name"] for one in shop.client.get(f"{API}/presets").json()["presets"]]
+        assert names[-1] == "narrow"
+
+
+def test_presets_are_listed_for_anyone(rich: ApiClient) -> None:
+    found = {
+        one["name"]: one for one in rich.client.get(f"{API}/presets").raise_for_status().json()["presets"]
+    }
+    amazon, sticker, walmart = found["amazon"], found["sticker"], found["walmart"]
+    assert (amazon["width"], amazon["height"], amazon["background"]) == (2000, 2000, "white")
+    assert amazon["options"]["margin"] == "5%"
+    assert (amazon["verified"], walmart["verified"], sticker["verified"]) == (False, True, None)
+    assert (sticker["source"], sticker["background"]) == (None, None)
+    assert found["passport"]["options"]["requireSubject"] is True
 
 
 def test_hints_within_a_box_hold_as_in_a_fresh_run(rich: ApiClient) -> None:

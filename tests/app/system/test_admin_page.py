@@ -440,7 +440,7 @@ def look_at(page: Page, name: str) -> None:
     page.focus("#chart-removals .plot")
     page.keyboard.press("ArrowLeft")
     keep(page, name)
-    page.locator("summary").first.click()
+    page.locator("#view-admin summary").first.click()
     accessible(page)
     fits(page)
     small = page.evaluate(

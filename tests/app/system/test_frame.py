@@ -14,7 +14,7 @@ from tests.app.system.test_readiness import CHROMIUM
 STRING = r'"(?:[^"\\]|\\.)*"'
 LETTER = re.compile(r"[^\W\d_]")
 # Names, which are the same in each language.
-NAMES = {"English", "Bahasa Indonesia", "PNG", "WebP", "JPEG"}
+NAMES = {"English", "Bahasa Indonesia", "PNG", "WebP", "AVIF", "JPEG"}
 
 
 class Texts(HTMLParser):

@@ -237,6 +237,62 @@ def test_strokes_change_the_result_and_undo_brings_the_first_back(page: Page, st
     assert len(asked) == 2  # None of that was asked again.
 
 
+def test_a_large_photo_shows_a_small_picture_first(page: Page, studio: Studio) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[1]))
+    give(page, thin_picture(1500, 1000))
+    box, first = box_of(page, "#after"), shown(page)
+    page.click("#tool-drop")
+    draw(page, (0.35, 0.5), (0.5, 0.5))
+    told(page, "The strokes are applied.")
+    assert box_of(page, "#after") == box
+    width = page.evaluate("document.querySelector('#after').naturalWidth")
+    assert box["width"] * 0.98 <= width <= box["width"] * 1.02
+    assert page.evaluate("document.querySelector('#after').src").startswith("blob:")
+    # What is saved is the full size, which is made for that at once.
+    with page.expect_download() as download:
+        page.click("#download")
+    assert open_picture(Path(download.value.path()).read_bytes()).size == (1500, 1000)
+    assert asked.count("refine") == 1
+    # It replaces the small picture in its place once the brush rests, and is not made again.
+    until(page, "document.querySelector('#after').naturalWidth === 1500")
+    assert box_of(page, "#after") == box
+    job = http.get(f"{studio.address}/api/background-remover/jobs/{shown(page)}").json()
+    assert job["refinedFrom"] == first
+    assert shown(page) in str(page.get_attribute("#download", "href"))
+    # Under zoom it comes without a rest, and a state that was shown in full is so at once.
+    page.keyboard.press("+")
+    draw(page, (0.6, 0.5))
+    until(page, "document.querySelector('#after').src.startsWith('blob:')")
+    until(page, "document.querySelector('#after').naturalWidth === 1500")
+    page.keyboard.press("z")
+    until(page, f"document.querySelector('#after').src.includes('{job['jobId']}')")
+    page.keyboard.press("0")
+    # The first of three views is that of the brush that is taken.
+    assert (asked.count("view"), asked.count("refine")) == (3, 2)
+    page.keyboard.press("c")
+
+
+def test_strokes_are_shown_in_full_where_there_is_no_view(browser: Browser, studio: Studio) -> None:
+    views: list[str] = []
+
+    def refuse(route: Route) -> None:
+        views.append(route.request.url)
+        route.fulfill(status=409, json={"detail": "Refine it."})
+
+    with opened(browser, studio.address, refusals=1, **WINDOW) as page:
+        page.route("**/view", refuse)
+        give(page, thin_picture(1500, 1000))
+        page.click("#tool-drop")
+        draw(page, (0.4, 0.4))
+        told(page, "The strokes are applied.")
+        draw(page, (0.6, 0.6))
+        until(page, "document.querySelector('#compare').ariaBusy === 'false'")
+        assert page.evaluate("document.querySelector('#after').naturalWidth") == 1500
+    assert len(views) == 1
+    assert len(studio.strokes) == 2
+
+
 def test_of_many_strokes_only_the_last_state_counts(page: Page, studio: Studio) -> None:
     give(page)
     page.click("#tool-drop")

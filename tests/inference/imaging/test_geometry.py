@@ -190,6 +190,7 @@ def test_texts_are_parsed() -> None:
     assert parse_position("original") is None
     assert parse_canvas("2000x1500") == parse_canvas("2000 × 1500") == (2000, 1500)
     assert parse_canvas("512") == (512, 512)
+    assert parse_canvas(" Original") is None
     region = parse_region("10% 0 90% 100%")
     assert region.box(200, 101) == Box(20, 0, 160, 101)
     assert parse_region("0px 0px 200px 101px").box(200, 101) == Box(0, 0, 200, 101)

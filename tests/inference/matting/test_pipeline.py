@@ -137,12 +137,12 @@ def test_colours_are_cleaned_by_the_coverage_of_each_look(
 ) -> None:
     refine, looked, cleaned = refinement.refine, [], []
 
-    def refine_and_mark(rgb: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, coverage = refine(rgb, mask)
+    def refine_and_mark(rgb: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        alpha, coverage = refine(rgb, mask, scale=scale)
         looked.append(coverage.shape)
         return alpha, torch.full_like(coverage, len(looked))
 
-    def remember(rgb: Tensor, coverage: Tensor) -> Tensor:
+    def remember(rgb: Tensor, coverage: Tensor, _: float) -> Tensor:
         cleaned.append(coverage)
         return rgb
 

@@ -1,5 +1,7 @@
 """Foreground colours and alpha refinement, on composites with known ground truth."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -193,3 +195,43 @@ def test_a_gpu_gives_what_a_cpu_gives() -> None:
     levels = to_levels(alpha)
     cleaned = clean_colours(photo.cuda(), levels.cuda()).cpu().float()
     assert (cleaned - clean_colours(photo, levels).float()).abs().mean() < 0.5
+
+
+def test_only_the_edges_that_are_asked_for_are_refined(monkeypatch: pytest.MonkeyPatch) -> None:
+    strand = strands()
+    alpha = torch.cat([strand, torch.zeros(64, SIDE), strand.flip(0)])
+    photo, mask = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE)), soft_mask(alpha)
+    near = torch.zeros_like(mask)
+    near[..., : mask.shape[2] // 5, : mask.shape[3] // 2] = 1
+    counted: list[int] = []
+    pixels = unknown_region.UnknownRegion.pixels
+
+    def counting(*given: Any) -> Tensor:
+        found = pixels(*given)
+        counted.append(len(found))
+        return found
+
+    monkeypatch.setattr(unknown_region.UnknownRegion, "pixels", counting)
+    whole, part = refine(photo, mask), refine(photo, mask, near)
+    assert counted[1] < 0.4 * counted[0]
+    here = enlarge(near, *alpha.shape) > 0
+    assert (whole[0] - alpha).abs()[here].mean() < 0.5 * (enlarge(mask, *alpha.shape) - alpha).abs()[
+        here
+    ].mean()
+    for one, other in zip(whole, part, strict=True):
+        assert (one.float() - other)[here].abs().max() < 1e-5
+    # Far from them is the mask.
+    assert torch.equal(part[0][300:], enlarge(mask, *alpha.shape)[300:])
+    assert torch.equal(refine(photo, mask, torch.zeros_like(near))[0], enlarge(mask, *alpha.shape))
+
+
+def test_a_small_copy_is_refined_as_far_as_its_photo() -> None:
+    """Else it would look as soft as the mask does, and sharpen as soon as the photo itself takes its place."""
+    alpha = strands(thick=6, apart=26)
+    photo = mixture(alpha, torch.tensor(RED), torch.tensor(BLUE))
+    mask = soft_mask(alpha, 512)
+    small = F.interpolate(photo.permute(2, 0, 1)[None].float(), scale_factor=0.3, mode="area")
+    copy = small[0].permute(1, 2, 0).round().to(torch.uint8).contiguous()
+    true = F.interpolate(alpha[None, None], size=copy.shape[:2], mode="area")[0, 0]
+    as_mask, as_photo = (refine(copy, mask, scale=scale)[0] for scale in (1.0, 1 / 0.3))
+    assert (as_photo - true).abs().mean() < 0.9 * (as_mask - true).abs().mean()

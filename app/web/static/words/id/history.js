@@ -1,3 +1,56 @@
-// Indonesian for the view History.
+// Indonesian for the view History, and for old results that are opened again.
 
-export default {};
+export default {
+  "Batches": "Kumpulan foto",
+  "Filters": "Penyaring",
+  "File name": "Nama berkas",
+  "Status": "Status",
+  "All": "Semua",
+  "Done": "Selesai",
+  "Failed": "Gagal",
+  "Cancelled": "Dibatalkan",
+  "In work": "Dikerjakan",
+  "Waiting": "Menunggu",
+  "Partly done": "Selesai sebagian",
+  "Basic": "Basic",
+  "Standard": "Standard",
+  "Professional": "Professional",
+  "Industry": "Industry",
+  "From": "Dari",
+  "Until": "Sampai",
+  "Needs review": "Perlu diperiksa",
+  "Clear the filters": "Hapus penyaring",
+  "Results": "Hasil",
+  "Show more": "Tampilkan lagi",
+  "Results are kept for {count} day.": "Hasil disimpan selama {count} hari.",
+  "Results are kept for {count} days.": "Hasil disimpan selama {count} hari.",
+  "Try again": "Coba lagi",
+  "No photo fits these filters.": "Tidak ada foto yang cocok dengan penyaring ini.",
+  "There is nothing here yet. Each photo whose background you remove appears here.":
+    "Belum ada apa-apa di sini. Setiap foto yang latarnya Anda hapus akan muncul di sini.",
+  "Photo without a name": "Foto tanpa nama",
+  "{name}, open": "{name}, buka",
+  "This picture cannot be shown now.": "Gambar ini tidak dapat ditampilkan sekarang.",
+  "It cost nothing.": "Tidak ada kredit yang dipakai.",
+  "The result is no longer kept. Send the photo again if you need it.":
+    "Hasilnya tidak lagi disimpan. Kirim fotonya lagi jika Anda membutuhkannya.",
+  "It was cancelled, and cost nothing.": "Dibatalkan, dan tidak ada kredit yang dipakai.",
+  "The result is not there yet.": "Hasilnya belum ada.",
+  "A person should look at this result.": "Hasil ini sebaiknya diperiksa oleh seseorang.",
+  "Download {name}": "Unduh {name}",
+  "from the plan": "dari langganan",
+  "free": "gratis",
+  "{count} failed": "{count} gagal",
+  "Correct it with the brush": "Perbaiki dengan kuas",
+  "Opening the result …": "Membuka hasil …",
+  "This photo is still in work …": "Foto ini masih dikerjakan …",
+  "This photo was cancelled, and cost nothing. Send it again if you need its result.":
+    "Foto ini dibatalkan, dan tidak ada kredit yang dipakai. Kirim lagi jika Anda membutuhkan hasilnya.",
+  "This photo has no result.": "Foto ini tidak mempunyai hasil.",
+  "The photo is no longer kept, so this result cannot be corrected. Send the photo again to do that.":
+    "Fotonya tidak lagi disimpan, jadi hasil ini tidak dapat diperbaiki. Kirim fotonya lagi untuk memperbaikinya.",
+  "This result is a ZIP with the colours and the mask.": "Hasil ini berupa ZIP berisi warna dan masker.",
+  "This result has a layout of its own.": "Hasil ini mempunyai tata letak sendiri.",
+  "This result was corrected in another browser. Its strokes are not known here; new ones begin at the first result.":
+    "Hasil ini diperbaiki di peramban lain. Sapuannya tidak diketahui di sini; sapuan baru dimulai dari hasil pertama.",
+};

@@ -1,0 +1,19 @@
+"""History: find the refinements of a job."""
+
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+JOBS = "background_removal_jobs"
+INDEX = "ix_background_removal_jobs_refined_from"
+
+
+def upgrade() -> None:
+    op.create_index(INDEX, JOBS, ["refined_from"])
+
+
+def downgrade() -> None:
+    op.drop_index(INDEX, table_name=JOBS)

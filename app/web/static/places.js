@@ -1,0 +1,49 @@
+// Where one was: the address names the job that is shown, and the browser keeps the strokes that made it, so that a reload
+// loses nothing.
+
+import { $ } from "./common.js";
+import { nameThing } from "./views.js";
+
+const KEPT = "strokes"; // in localStorage: [first job, shown job, its strokes] of the photos that were corrected last
+const MOST_PHOTOS = 20;
+const DIGITS = 4; // of the places of strokes, which are shares of the photo
+
+/** Write down what is shown: the job, of the first job's photo, that was made with these strokes. */
+export function keepPlace(first, job, state) {
+  if (!$("batch").hidden) return; // the batch has the address
+  nameThing(`#job=${job.jobId}`);
+  if (!state.length && !strokesOf(first.jobId)) return;
+  const others = all().filter(([id]) => id !== first.jobId);
+  write(state.length ? [...others, [first.jobId, job.jobId, state]] : others);
+}
+
+/** Begin with another photo: a reload must not show the one before. */
+export function leavePlace() {
+  if (location.hash.startsWith("#job=")) nameThing("#remove");
+}
+
+/** @returns {{jobId: string, state: object[]}|null} the job that was shown last of a first job's photo, and its strokes */
+export function strokesOf(firstId) {
+  const found = all().find(([id]) => id === firstId);
+  return found ? { jobId: found[1], state: found[2] } : null;
+}
+
+/** The URL of a picture that a browser can show. */
+export const shownUrl = ({ format, resultUrl, thumbnailUrl }) => (format === "zip" ? thumbnailUrl : resultUrl);
+
+function all() {
+  try {
+    return JSON.parse(localStorage.getItem(KEPT)) ?? [];
+  } catch {
+    return []; // some browsers forbid pages to keep anything
+  }
+}
+
+function write(entries) {
+  const short = (name, value) => (typeof value === "number" ? Number(value.toFixed(DIGITS)) : value);
+  try {
+    localStorage.setItem(KEPT, JSON.stringify(entries.slice(-MOST_PHOTOS), short));
+  } catch {
+    // There is no room, or it is forbidden. Then a reload loses the strokes, and keeps their result.
+  }
+}

@@ -1,0 +1,90 @@
+// Old results: `#job=…` shows one again as it was after its removal, with its photo and the brush where that is possible.
+
+import { $, API, call, say, sayNothing } from "./common.js";
+import { hide } from "./batch.js";
+import { strokesOf } from "./places.js";
+import { showOld } from "./single.js";
+import { t } from "./words.js";
+
+const HASH = /^#job=([0-9a-f-]{36})$/;
+const AGAIN_MS = 2000;
+
+let wanted = null; // the id in the address that is being opened
+
+const get = (id) => call(`${API}/jobs/${id}`);
+
+async function open(id) {
+  wanted = id;
+  const isWanted = () => wanted === id && HASH.exec(location.hash)?.[1] === id;
+  say(t("Opening the result …"), "busy");
+  try {
+    let job = await get(id);
+    while (isWanted() && (job.status === "pending" || job.status === "processing")) {
+      say(t("This photo is still in work …"), "busy");
+      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+      job = await get(id);
+    }
+    const first = job.refinedFrom ? await get(job.refinedFrom).catch(() => null) : job;
+    if (!isWanted()) return;
+    if (!job.resultUrl) {
+      say(reason(job), "error");
+      return;
+    }
+    sayNothing();
+    await show(job, first, isWanted);
+  } catch (error) {
+    if (isWanted()) say(error.message, "error");
+  } finally {
+    if (wanted === id) wanted = null;
+  }
+}
+
+function reason({ status, error }) {
+  if (status === "completed") return t("The result is no longer kept. Send the photo again if you need it.");
+  if (status === "cancelled") return t("This photo was cancelled, and cost nothing. Send it again if you need its result.");
+  return error?.detail ?? t("This photo has no result.");
+}
+
+/** Show a job, or the one that followed it when its photo was corrected in this browser. */
+async function show(job, first, isWanted) {
+  const kept = first && strokesOf(first.jobId);
+  let state = [];
+  if (kept && (job === first || kept.jobId === job.jobId)) {
+    const latest = kept.jobId === job.jobId ? job : await get(kept.jobId).catch(() => null);
+    if (latest?.resultUrl) [job, state] = [latest, kept.state];
+  }
+  if (!isWanted()) return;
+  const hindrance = hindranceOf(job, first, state);
+  const photoUrl = job.inPlace && job.format !== "zip" ? job.photoUrl : null;
+  hide();
+  if (!(await showOld({ first: first ?? job, job, state, photoUrl, canRefine: !hindrance }))) return;
+  if (hindrance) offer(job, first, hindrance);
+}
+
+/** Return why no strokes can be drawn on a job's result; empty if they can. */
+function hindranceOf(job, first, state) {
+  if (!first || !job.photoUrl) return t("The photo is no longer kept, so this result cannot be corrected. Send the photo again to do that.");
+  if (job.format === "zip") return t("This result is a ZIP with the colours and the mask.");
+  if (!job.inPlace) return t("This result has a layout of its own.");
+  if (job !== first && !state.length) return t("This result was corrected in another browser. Its strokes are not known here; new ones begin at the first result.");
+  return "";
+}
+
+function offer(job, first, hindrance) {
+  $("reopened-told").textContent = hindrance;
+  $("reopened-download").href = job.resultUrl;
+  $("reopened-download").download = `${(job.name || "photo").replace(/\.[^.]*$/, "")}-cutout.${job.format}`;
+  $("reopened-first").hidden = !(first && first !== job && first.photoUrl && first.inPlace);
+  $("reopened-first").href = `#job=${first?.jobId}`;
+  $("reopened").hidden = false;
+}
+
+function followAddress() {
+  const id = HASH.exec(location.hash)?.[1];
+  if (id && id !== wanted) open(id);
+}
+
+export function startReopening() {
+  addEventListener("hashchange", followAddress);
+  followAddress();
+}
