@@ -146,7 +146,14 @@ def doors(service: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     doors = Doors(service, tmp_path, monkeypatch)
 
     async def remove_one(
-        context: Any, user: Any, photo: Any, options: Options, key: Any, store: Any, background: Any
+        context: Any,
+        user: Any,
+        photo: Any,
+        options: Options,
+        key: Any,
+        store: Any,
+        background: Any,
+        name: Any,
     ) -> Any:
         if background is not None:  # at a URL
             options = replace(options, background=await background.fetch(background.url))

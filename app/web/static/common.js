@@ -118,13 +118,12 @@ async function answered(url, init = {}) {
     throw unreachable();
   }
   if (answer.ok) return answer;
-  throw Refusal.of(answer.status, await bodyOf(answer), answer.headers.get("Retry-After"));
+  const body = parsed(await answer.text().catch(() => ""));
+  throw Refusal.of(answer.status, body, answer.headers.get("Retry-After"));
 }
 
-const bodyOf = async (answer) => parsed(await answer.text().catch(() => ""));
-
 /** Call the service, and return what the body says. */
-export const ask = async (url, init) => bodyOf(await answered(url, init));
+export const ask = async (url, init) => parsed(await (await answered(url, init)).text().catch(() => ""));
 
 /** Read JSON of the service. Paths in it, as in `resultUrl`, become addresses that hold for this page; no JSON is `{}`. */
 export function parsed(text) {

@@ -120,6 +120,12 @@ def box_of(page: Page, selector: str) -> FloatRect:
     return box
 
 
+def place_of(page: Page, selector: str) -> dict[str, float]:
+    """Return the box of an element within the page, however far that is scrolled."""
+    box = dict(box_of(page, selector))
+    return {**box, "y": box["y"] + page.evaluate("scrollY")}
+
+
 def draw(page: Page, *points: Share) -> None:
     """Draw a stroke through these points, shares of what is seen of the stage."""
     box = box_of(page, "#compare")
@@ -241,11 +247,11 @@ def test_a_large_photo_shows_a_small_picture_first(page: Page, studio: Studio) -
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[1]))
     give(page, thin_picture(1500, 1000))
-    box, first = box_of(page, "#after"), shown(page)
+    box, first = place_of(page, "#after"), shown(page)
     page.click("#tool-drop")
     draw(page, (0.35, 0.5), (0.5, 0.5))
     told(page, "The strokes are applied.")
-    assert box_of(page, "#after") == box
+    assert place_of(page, "#after") == box
     width = page.evaluate("document.querySelector('#after').naturalWidth")
     assert box["width"] * 0.98 <= width <= box["width"] * 1.02
     assert page.evaluate("document.querySelector('#after').src").startswith("blob:")
@@ -256,7 +262,7 @@ def test_a_large_photo_shows_a_small_picture_first(page: Page, studio: Studio) -
     assert asked.count("refine") == 1
     # It replaces the small picture in its place once the brush rests, and is not made again.
     until(page, "document.querySelector('#after').naturalWidth === 1500")
-    assert box_of(page, "#after") == box
+    assert place_of(page, "#after") == box
     job = http.get(f"{studio.address}/api/background-remover/jobs/{shown(page)}").json()
     assert job["refinedFrom"] == first
     assert shown(page) in str(page.get_attribute("#download", "href"))
