@@ -6,11 +6,19 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field, model_validator
 
-from cutout.app.auth.dependencies import LocalAdmin, LoginsDep, SecretDep, SessionDep
-from cutout.app.auth.session_cookie import find_session_user, forget_session, from_own_page, keep_session
+from cutout.app.auth.dependencies import (
+    ApiKeyDep,
+    LocalAdmin,
+    LoginsDep,
+    SecretDep,
+    SessionDep,
+    TokenDep,
+    get_caller,
+)
+from cutout.app.auth.session_cookie import forget_session, from_own_page, keep_session
 from cutout.app.auth.sessions import PageSession
 from cutout.app.auth.tokens import password_mark
-from cutout.app.core.errors import ForbiddenError, UnauthenticatedError
+from cutout.app.core.errors import ForbiddenError, OverloadedError, UnauthenticatedError
 from cutout.app.core.schema import Schema
 from cutout.app.db.outages import DatabaseUnavailableError
 from cutout.app.db.tables import Role, User
@@ -71,17 +79,22 @@ class SessionInfo(Schema):
 @router.get(
     "/session",
     openapi_extra={"security": [{}]},
-    responses=error_responses(DatabaseUnavailableError),
+    responses=error_responses(DatabaseUnavailableError, OverloadedError),
 )
 async def get_session(
-    request: Request, database: DatabaseDep, secret: SecretDep, settings: SettingsDep, cookie: SessionDep
+    request: Request,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    token: TokenDep,
+    api_key: ApiKeyDep,
+    cookie: SessionDep,
 ) -> SessionInfo:
-    """Return who is signed in on the page. Without a session, or with one that has ended, `user` is null."""
-    local_admin = state_of(request.app).find(LocalAdmin)
-    if local_admin is not None:
-        return SessionInfo.of(local_admin.user, settings.auth)
+    """Return who is signed in on the page. Without a session, or with one that has ended, `user` is null.
+
+    Credentials in a header count here too: a platform in front may add them to every request of the page.
+    """
     try:
-        user = None if cookie is None else await find_session_user(request, database, secret, cookie)
+        user = await get_caller(request, database, token, api_key, cookie)
     except (UnauthenticatedError, ForbiddenError):
         user = None
     return SessionInfo.of(user, settings.auth)

@@ -24,27 +24,31 @@ READING = BoundedExecutor("photos", threads=2, waiting=30, retry_after=2, low_pr
 
 @dataclass(frozen=True)
 class PhotoOfJob:
-    """Whether the photo of a job is kept; and whether the result lies exactly over it, once both have the same size."""
+    """What is known of a job's photo: whether it is kept, and whether the result lies exactly over it, once both have the
+    same size. `is_corrected` says that the job refines another one with other hints than that had.
+    """
 
-    is_kept: bool
-    is_in_place: bool
+    is_kept: bool = False
+    is_in_place: bool = False
+    is_corrected: bool = False
 
 
 def look_up(database: Database, storage: Storage, job: Job) -> PhotoOfJob:
     """Return what is known of a job's photo. If the storage does not answer, it counts as not kept."""
     first = _first_of(database, job)
     if first is None or first.options is None or job.status is not Status.COMPLETED:
-        return PhotoOfJob(is_kept=False, is_in_place=False)
+        return PhotoOfJob()
     try:
-        # Jobs of older versions that refined a result have no options. They could not change its layout.
-        is_in_place = not OPTIONS.validate_python(job.options or first.options).layout.moves
+        # Jobs of older versions that refined a result have no options. They could change nothing but the hints.
+        options = OPTIONS.validate_python(job.options or first.options)
+        is_corrected = job.options is None or options.hints != OPTIONS.validate_python(first.options).hints
     except ValidationError:  # an option has another form now
-        is_in_place = False
+        return PhotoOfJob()
     try:
-        found = storage.stream(original_key(first.id))
+        is_kept = storage.stream(original_key(first.id)) is not None
     except StorageError:
-        found = None
-    return PhotoOfJob(found is not None, is_in_place)
+        is_kept = False
+    return PhotoOfJob(is_kept, not options.layout.moves, is_corrected)
 
 
 async def photo(

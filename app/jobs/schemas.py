@@ -124,16 +124,20 @@ class JobDetails(JobInfo):
     """A job, with a signed URL of its photo in `photoUrl`, null if the photo is not kept.
 
     `inPlace` says that the image shows the subject where it is in the photo, so that one lies over the other if both
-    are shown at one size; it is false for a layout such as `trim`, and without a photo.
+    are shown at one size; it is false for a layout such as `trim`, and without a photo. `corrected` says that the job
+    refines the result of another one with other hints, and not only in its format, layout or background.
     """
 
     photo_url: str | None
     in_place: bool
+    corrected: bool
 
     @classmethod
-    def with_photo(cls, info: JobInfo, photo_url: str | None, *, in_place: bool) -> "JobDetails":
+    def with_photo(
+        cls, info: JobInfo, photo_url: str | None, *, in_place: bool, corrected: bool
+    ) -> "JobDetails":
         """Add its photo to a job."""
-        return cls(**dict(info), photo_url=photo_url, in_place=in_place)
+        return cls(**dict(info), photo_url=photo_url, in_place=in_place, corrected=corrected)
 
 
 class SubjectBox(Schema):

@@ -88,6 +88,7 @@ async def get_job(
         JobInfo.of(job, urls_of(job, secret, settings.kept), stored.get(job.id)),
         photo_url(job.id, secret, settings.kept) if photo.is_kept else None,
         in_place=photo.is_kept and photo.is_in_place,
+        corrected=photo.is_corrected,
     )
 
 

@@ -85,6 +85,7 @@ export function resume(state) {
   at = 1;
   lastId = Math.max(lastId, ...state.map(({ id }) => id));
   paint();
+  shown();
 }
 
 /** The gesture that draws a stroke. */

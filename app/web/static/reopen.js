@@ -45,13 +45,18 @@ function reason({ status, error }) {
   return error?.detail ?? t("This photo has no result.");
 }
 
-/** Show a job, or the one that followed it when its photo was corrected in this browser. */
+/**
+ * Show a job. A file that was made of it, in another format or layout, leads to the cut-out in its place, with the
+ * strokes that it was corrected with in this browser.
+ */
 async function show(job, first, isWanted) {
   const kept = first && strokesOf(first.jobId);
   let state = [];
-  if (kept && (job === first || kept.jobId === job.jobId)) {
+  if (kept) {
     const latest = kept.jobId === job.jobId ? job : await get(kept.jobId).catch(() => null);
     if (latest?.resultUrl) [job, state] = [latest, kept.state];
+  } else if (first?.resultUrl && first.inPlace && !job.corrected) {
+    job = first;
   }
   if (!isWanted()) return;
   const hindrance = hindranceOf(job, first, state);

@@ -221,6 +221,8 @@ def test_credentials_in_a_header_win_over_the_cookie(shop: ApiClient) -> None:
     key = shop.client.post(KEYS, json={"name": "till"}, headers=ANNA).json()["key"]
     for explicit in (ANNA, {"X-Api-Key": key}, {"Authorization": f"Bearer {key}"}):
         assert shop.get(CREDITS, FETCH | explicit).json()["balance"] == balance
+    assert who(shop, FETCH | ANNA)["subject"] == "anna"
+    assert who(shop, FETCH | {"Authorization": "Bearer wrong"}) is None
     # A wrong one is refused; the cookie does not step in.
     for explicit in ({"X-Api-Key": "cutout_wrong"}, {"Authorization": "Bearer wrong"}):
         problem(shop.get(CREDITS, FETCH | explicit), 401, "UNAUTHENTICATED")

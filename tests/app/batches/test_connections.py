@@ -100,7 +100,7 @@ def test_who_sends_too_much_is_stopped_at_once(house: House) -> None:
 
 def test_who_sends_too_slowly_is_left(tmp_path: Path, redis_url: str) -> None:
     with (
-        opened_house(tmp_path, redis_url, upload_seconds=0.5) as house,
+        opened_house(tmp_path, redis_url, upload_seconds=2) as house,
         connected(house.address) as connection,
     ):
         connection.sendall(hand_in_head() + PHOTO + PHOTO)

@@ -111,7 +111,7 @@ def test_who_may_call_is_described(described: dict[str, Any]) -> None:
         f"GET {API}/presets": [],
         "GET /api/health": [],
         "POST /api/auth/login": [],
-        "GET /api/auth/session": [{"session": []}, {}],
+        "GET /api/auth/session": [*user, {}],
         "POST /api/auth/session": [],
         "DELETE /api/auth/session": [],
     }

@@ -94,6 +94,19 @@ def test_a_refinement_may_have_a_layout_of_its_own(rich: ApiClient) -> None:
     with rich.database.begin() as session:
         session.get_one(Job, uuid.UUID(again["jobId"])).options = None
     assert details(rich, again)["inPlace"]
+    assert details(rich, again)["corrected"]
+
+
+def test_it_is_said_whether_a_refinement_corrects(rich: ApiClient) -> None:
+    job = rich.remove(ANNA, PHOTO, keep="40% 50%").raise_for_status().json()
+    assert not details(rich, job)["corrected"]
+    for fields, corrected in (
+        ({"keep": "40% 50%", "format": "jpg", "background": "white"}, False),
+        ({"keep": "50% 50%"}, True),
+        ({"format": "jpg"}, True),
+    ):
+        again = rich.client.post(f"{API}/jobs/{job['jobId']}/refine", headers=ANNA, data=fields)
+        assert details(rich, again.raise_for_status().json())["corrected"] == corrected, fields
 
 
 def test_a_photo_that_is_not_kept_is_none(rich: ApiClient, database: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.app.system.test_readiness import PATIENCE_MS
 from tests.fakes import wait_until
 
 # Where the screenshots of a run are kept, to be looked at.
-SCREENSHOTS = Path(os.environ.get("CUTOUT_SCREENSHOTS", Path(__file__).parents[3] / "build/screenshots"))
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", Path(__file__).parents[3] / "build/screenshots"))
 
 UNTRANSLATED = """document.querySelector("#language")
     ? import(new URL("words.js", document.querySelector("script[type=module]").src)).then(({ missing }) => [...missing]) : []"""

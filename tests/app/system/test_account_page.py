@@ -162,7 +162,7 @@ def test_a_key_is_made_used_and_revoked(page: Page, shop: ShopPage) -> None:
     page.locator("#revoking-form button[type=submit]").click()
     page.locator("#api-keys-told", has_text="<b>till</b> is revoked.").wait_for()
     assert http.get(f"{shop.address}{API}/credits", headers=mine).status_code == 401
-    page.click("#view-account summary")
+    page.click("#api-keys-revoked summary")
     assert "revoked on" in page.locator("#api-keys-old li").inner_text()
 
 

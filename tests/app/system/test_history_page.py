@@ -121,22 +121,22 @@ def test_photos_are_shown_with_what_became_of_them(page: Page, shop: Shop, brows
     ours = ["vase.png", "beret.png", "stopped.png", "catalogue.pdf"]
     assert [name for name in names(page) if name in ours] == ours  # the newest first
     assert "preview.jpg" not in names(page)
-    shoe = page.locator(CARD, has_text="Red-Shoe.png")
-    assert "Basic" in shoe.inner_text()
-    assert "3 credits · isnet-general" in shoe.inner_text()
-    assert shoe.locator("a.get").get_attribute("download") == "Red-Shoe-cutout.png"
+    hat = page.locator(CARD, has_text="beret.png")
+    assert "Industry" in str(hat.text_content())
+    assert "25 credits · isnet-general" in str(hat.text_content())
+    assert hat.locator("a.get").get_attribute("download") == "beret-cutout.png"
     until(page, f"document.querySelector('{CARD} img').naturalWidth > 0")
-    assert "/thumbnail?" in str(shoe.locator("img").get_attribute("src"))
-    failed = page.locator(CARD, has_text="catalogue.pdf").inner_text()
+    assert "/thumbnail?" in str(hat.locator("img").get_attribute("src"))
+    failed = str(page.locator(CARD, has_text="catalogue.pdf").text_content())
     assert "This file is not a picture that can be read. Send a JPEG" in failed
     assert "It cost nothing." in failed
-    assert "Needs review" in page.locator(CARD, has_text="beret.png").inner_text()
-    assert "Cancelled" in page.locator(CARD, has_text="stopped.png").inner_text()
+    assert "Needs review" in str(page.locator(CARD, has_text="beret.png").text_content())
+    assert "Cancelled" in str(page.locator(CARD, has_text="stopped.png").text_content())
     assert page.inner_text("#history-kept") == "Results are kept for 7 days."
     assert "1 photo" in page.inner_text("#history-batch-list a")
     assert str(page.get_attribute("#history-batch-list a", "href")).startswith("#batch=")
     go(page, shop, "history?search=lamp")
-    assert "The result is no longer kept. Send the photo again" in page.locator(CARD).inner_text()
+    assert "The result is no longer kept. Send the photo again" in str(page.locator(CARD).text_content())
     assert page.locator("#history-list a").count() == 0
     few = "history?search=e"
     go(page, shop, few)
@@ -279,6 +279,18 @@ def test_an_old_result_is_as_it_was_after_its_removal(page: Page, shop: Shop, br
         another.wait_for_selector(READY)
         assert shown(another) == first
         assert another.is_hidden("#reopened")
+
+
+def test_a_file_that_was_made_of_a_result_leads_to_it(page: Page, shop: Shop) -> None:
+    first = shop.remove("mug.png")["jobId"]
+    made = http.post(
+        f"{shop.address}{API}/jobs/{first}/refine", data={"format": "jpg", "background": "white"}
+    ).json()
+    go(page, shop, f"job={made['jobId']}", READY)
+    assert shown(page) == first
+    assert fragment(page) == f"job={first}"
+    assert page.is_hidden("#reopened")
+    assert page.is_enabled("#tool-keep")
 
 
 def test_what_hinders_strokes_is_said(page: Page, shop: Shop) -> None:

@@ -179,6 +179,12 @@ def test_only_what_is_in_the_box_stays(page: Page, place: Studio) -> None:
     # A tap takes the box away, and leaves the strokes.
     drag(page, (0.2, 0.2), (0.203, 0.203))
     until(page, "document.querySelector('#box').hidden")
+    # Strokes of a photo that is opened again have their box.
+    page.evaluate(
+        "import('./static/brush.js').then(({ resume }) =>"
+        " resume([{ id: 900, kind: 'box', left: 0.1, top: 0.2, right: 0.5, bottom: 0.6 }]))"
+    )
+    assert page.evaluate("document.querySelector('#box').style.left") == "10%"
     page.click("#tool-compare")
     assert page.evaluate("blocking") == []
 
