@@ -8,8 +8,9 @@ import { offerDownload, startDownloads } from "./download.js";
 import { startFinal } from "./final.js";
 import { startKeyboardBrush } from "./keyboard_brush.js";
 import { startKeys } from "./keys.js";
+import { isFree } from "./layout.js";
 import { startPointers } from "./pointers.js";
-import { keepPlace, leavePlace, shownUrl } from "./places.js";
+import { forgetPlace, keepPlace, keepStrokes, leavePlace, shownUrl } from "./places.js";
 import { previewOf } from "./preview.js";
 import { refinerOf } from "./refine.js";
 import { close, loaded, loadedFrom, note, open, showCutout, startStage } from "./stage.js";
@@ -37,16 +38,17 @@ export function dismiss() {
   refiner = null;
   offerDownload(null);
   $("reopened").hidden = true;
+  forgetPlace();
   close();
 }
 
 /**
  * Show an old result as if its background had just been removed.
  * @param {{first: object, job: object, state: object[], photoUrl: string|null}} old the first job and the one to show
- *   with its strokes; `canRefine` is false if no strokes can be drawn
+ *   with its strokes; `later` are strokes to apply to it then; `canRefine` is false if no strokes can be drawn
  * @returns {Promise<boolean>} whether it is shown
  */
-export async function showOld({ first, job, state, photoUrl, canRefine }) {
+export async function showOld({ first, job, state, later, photoUrl, canRefine }) {
   dismiss();
   const mine = current;
   const removal = { photo: { name: job.name }, isNewest: () => mine === current, isOpen: false, isDone: true };
@@ -54,7 +56,14 @@ export async function showOld({ first, job, state, photoUrl, canRefine }) {
   if (!removal.isNewest()) return false;
   begin(removal, image || null, image?.naturalWidth ?? job.width, image?.naturalHeight ?? job.height);
   await show(removal, first, { job, state }, canRefine);
-  return removal.isNewest();
+  if (!removal.isNewest()) return false;
+  // What costs is not made without being asked for.
+  if (later && refiner && isFree(first)) {
+    resume(later);
+    refreshTools(true);
+    refiner.want(later);
+  }
+  return true;
 }
 
 export async function remove(photo) {
@@ -192,6 +201,8 @@ export function startSingle() {
   startDownloads();
   startBrush(() => {
     refreshTools(refiner !== null);
-    refiner?.want(strokes());
+    if (!refiner) return;
+    keepStrokes(refiner.first, strokes());
+    refiner.want(strokes());
   });
 }
