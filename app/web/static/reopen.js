@@ -2,6 +2,7 @@
 
 import { $, API, call, say, sayNothing } from "./common.js";
 import { leave } from "./batch.js";
+import { offerAlone } from "./download.js";
 import { isPlaced, strokesOf } from "./places.js";
 import { showOld } from "./single.js";
 import { t } from "./words.js";
@@ -64,7 +65,7 @@ async function show(job, first, isWanted) {
   const photoUrl = job.inPlace && job.format !== "zip" ? job.photoUrl : null;
   leave();
   if (!(await showOld({ first: first ?? job, job, state, later, photoUrl, canRefine: !hindrance }))) return;
-  if (hindrance) offer(job, first, hindrance);
+  if (hindrance) offerAlone(job, hindrance, first);
 }
 
 /** Return why no strokes can be drawn on a job's result; empty if they can. */
@@ -74,15 +75,6 @@ function hindranceOf(job, first, state) {
   if (!job.inPlace) return t("This result has a layout of its own.");
   if (job !== first && !state.length) return t("This result was corrected in another browser. Its strokes are not known here; new ones begin at the first result.");
   return "";
-}
-
-function offer(job, first, hindrance) {
-  $("reopened-told").textContent = hindrance;
-  $("reopened-download").href = job.resultUrl;
-  $("reopened-download").download = `${(job.name || "photo").replace(/\.[^.]*$/, "")}-cutout.${job.format}`;
-  $("reopened-first").hidden = !(first && first !== job && first.photoUrl && first.inPlace);
-  $("reopened-first").href = `#job=${first?.jobId}`;
-  $("reopened").hidden = false;
 }
 
 function followAddress() {

@@ -1,10 +1,10 @@
 // One photo: removed at once, previewed while that takes, and refined with the brush.
 
-import { $, API, call, linkToCredits, say, complain, sayNothing } from "./common.js";
+import { $, API, call, element, keepFocus, linkToCredits, say, complain, sayNothing } from "./common.js";
 import { refreshBackdrop } from "./backdrops.js";
 import { startBox } from "./box.js";
 import { forget, resume, startBrush, strokes } from "./brush.js";
-import { offerDownload, startDownloads } from "./download.js";
+import { offerAlone, offerDownload, startDownloads } from "./download.js";
 import { startFinal } from "./final.js";
 import { startKeyboardBrush } from "./keyboard_brush.js";
 import { startKeys } from "./keys.js";
@@ -84,15 +84,32 @@ export async function remove(photo) {
     // A refusal for a while costs nothing, so the photo may be sent again.
     const job = await call(`${API}/remove`, { method: "POST", body: form, repeats: true, waits });
     await opened;
-    await show(removal, job);
+    const keepsPhotos = Boolean($("finish").dataset.photos);
+    await show(removal, job, undefined, keepsPhotos);
+    if (!keepsPhotos && removal.isNewest()) {
+      offerAlone(job, t("This service keeps no photos, so a result cannot be corrected, nor be made in another format."));
+    }
   } catch (error) {
     if (!removal.isNewest()) return;
     dismiss();
     complain(error);
+    if (mayComeRight(error)) offerAgain(photo);
   } finally {
     removal.isDone = true;
     clearInterval(clock);
   }
+}
+
+/** Whether the same photo may be taken another time. */
+const mayComeRight = ({ status }) => [0, 401, 402, 429].includes(status) || status >= 500;
+
+function offerAgain(photo) {
+  const again = element("button", { className: "plain", type: "button" }, t("Try again"));
+  again.addEventListener("click", () => {
+    remove(photo);
+    keepFocus($("remove-title")); // the button is gone
+  });
+  $("status").append(" ", again);
 }
 
 function tick(removal, start) {

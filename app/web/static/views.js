@@ -74,7 +74,8 @@ function show({ isFirst = false } = {}) {
   views.get(name).show?.(new URLSearchParams(query));
 }
 
-export function startViews() {
+/** Show the view that the address names; with `takesFocus`, the keyboard begins at it. */
+export function startViews({ takesFocus }) {
   addEventListener("hashchange", show);
-  show({ isFirst: true });
+  show({ isFirst: !takesFocus });
 }

@@ -315,7 +315,7 @@ def test_what_hinders_strokes_is_said(page: Page, shop: Shop) -> None:
 
 
 def test_a_removal_has_an_address(browser: Browser, shop: Shop) -> None:
-    with opened(browser, shop.address, refusals=2, **WINDOW) as page:
+    with opened(browser, shop.address, refusals=4, **WINDOW) as page:
         page.set_input_files("#file", files([thin_picture(300, 200)]))
         page.wait_for_selector(READY)
         job = shown(page)
@@ -328,6 +328,15 @@ def test_a_removal_has_an_address(browser: Browser, shop: Shop) -> None:
         page.set_input_files("#file", files([thin_picture(300, 200)]))
         page.wait_for_selector("#status:has-text('No.')")
         assert fragment(page) == "remove"
+        # What has nothing to do with the photo is tried again without choosing it anew.
+        assert page.locator("#status button").count() == 0
+        page.route("**/remove", lambda route: route.abort(), times=2)
+        page.set_input_files("#file", files([thin_picture(300, 200)]))
+        page.focus("#status button")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "remove-title"
+        page.wait_for_selector(READY)
+        assert page.get_attribute("#download", "download") == "photo-0-cutout.png"
         # A result that comes while another view is shown has its address on the way back.
         page.set_input_files("#file", files([thin_picture(300, 200)]))
         page.click("nav [data-to=history]")
@@ -335,6 +344,23 @@ def test_a_removal_has_an_address(browser: Browser, shop: Shop) -> None:
         page.go_back()
         page.wait_for_selector(READY)
         assert fragment(page) == f"job={shown(page)}"
+
+
+def test_where_no_photo_is_kept_no_brush_is_offered(browser: Browser, tmp_path: Path) -> None:
+    settings = app_settings.load(auth="off", data_dir=tmp_path, keep_photos=False)
+    service = create_app(settings, lambda _: fake_engine())
+    with served(service, settings) as address, opened(browser, address, **WINDOW) as page:
+        page.set_input_files("#file", files([thin_picture(300, 200)]))
+        page.locator("#reopened-told", has_text="This service keeps no photos").wait_for()
+        assert page.is_disabled("#tool-keep")
+        assert page.is_hidden("#save")
+        assert page.is_enabled("#slider")
+        with page.expect_download() as download:
+            page.click("#reopened-download")
+        assert download.value.suggested_filename == "photo-0-cutout.png"
+        accessible(page)
+        page.reload()
+        page.locator("#reopened-told", has_text="The photo is no longer kept").wait_for()
 
 
 def test_a_view_that_is_left_and_taken_up_again_is_as_it_was(page: Page, shop: Shop) -> None:
