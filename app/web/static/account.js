@@ -1,6 +1,6 @@
 // The view Account: balance, plan and movements. Buying is in purchase.js, API keys are in api_keys.js.
 
-import { $, API, call, element, keepFocus, oneAtATime } from "./common.js";
+import { $, API, call, element, keepFocus, oneAtATime, tryAgain } from "./common.js";
 import { forgetKey, showKeys, startKeys } from "./api_keys.js";
 import { askToBuy, startPurchases } from "./purchase.js";
 import { atStart } from "./session.js";
@@ -36,7 +36,13 @@ async function show() {
     if (authentication !== "off") await showKeys();
   } catch (error) {
     tell(error.message, "error");
+    $("account-told").append(" ", tryAgain(showAnew, $("account-title")));
   }
+}
+
+function showAnew() {
+  tell("");
+  show();
 }
 
 function showBalance(balance, payments) {
@@ -223,9 +229,6 @@ startPurchases(async (purchase) => {
 });
 startKeys();
 registerView("account", {
-  show() {
-    tell("");
-    show();
-  },
+  show: showAnew,
   hide: forgetKey,
 });

@@ -66,6 +66,16 @@ export function keepFocus(place) {
   if (!held || held === document.body || !held.checkVisibility()) place.focus({ preventScroll: true });
 }
 
+/** A button that tries again; `place` gets the focus if the button goes with what it says. */
+export function tryAgain(act, place) {
+  const button = element("button", { className: "plain", type: "button" }, t("Try again"));
+  button.addEventListener("click", () => {
+    act();
+    keepFocus(place);
+  });
+  return button;
+}
+
 export const linkToCredits = () => element("a", { href: "#account" }, t("See your credits"));
 
 /** An error response of the service; `status` is 0 if it did not respond, `retryAfter` are seconds or null. */

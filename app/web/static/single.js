@@ -1,6 +1,6 @@
 // One photo: removed at once, previewed while that takes, and refined with the brush.
 
-import { $, API, call, element, keepFocus, linkToCredits, say, complain, sayNothing } from "./common.js";
+import { $, API, call, linkToCredits, say, complain, sayNothing, tryAgain } from "./common.js";
 import { refreshBackdrop } from "./backdrops.js";
 import { startBox } from "./box.js";
 import { forget, resume, startBrush, strokes } from "./brush.js";
@@ -93,24 +93,15 @@ export async function remove(photo) {
     if (!removal.isNewest()) return;
     dismiss();
     complain(error);
-    if (mayComeRight(error)) offerAgain(photo);
+    if (mayComeRight(error)) $("status").append(" ", tryAgain(() => remove(photo), $("remove-title")));
   } finally {
     removal.isDone = true;
     clearInterval(clock);
   }
 }
 
-/** Whether the same photo may be taken another time. */
+/** Whether the same may be asked for another time. */
 const mayComeRight = ({ status }) => [0, 401, 402, 429].includes(status) || status >= 500;
-
-function offerAgain(photo) {
-  const again = element("button", { className: "plain", type: "button" }, t("Try again"));
-  again.addEventListener("click", () => {
-    remove(photo);
-    keepFocus($("remove-title")); // the button is gone
-  });
-  $("status").append(" ", again);
-}
 
 function tick(removal, start) {
   if (!removal.isNewest()) return;
@@ -173,6 +164,7 @@ async function show(removal, first, known = { job: first, state: [] }, canRefine
       if (!removal.isNewest()) return;
       tell(`${error.message} ${t("Undo the stroke, or draw another.")}`, "error");
       if (error.code === "INSUFFICIENT_CREDITS") $("brush-told").append(" ", linkToCredits());
+      if (mayComeRight(error)) $("brush-told").append(" ", tryAgain(() => refiner?.want(strokes()), $("tools")));
     },
     async show(url, refined, state, isWanted) {
       const isSame = refined && $("after").src.endsWith(url);

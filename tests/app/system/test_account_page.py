@@ -11,7 +11,7 @@ from cutout.app.billing import ledger, payments, subscriptions
 from cutout.app.db.tables import Payment, now
 from cutout.inference.tiers import Tier
 from tests.app.api_client import API
-from tests.app.system.chromium import accessible, files, fits, keep, opened
+from tests.app.system.chromium import accessible, files, fits, keep, opened, until
 from tests.app.system.shop_page import BEN, SIGN_IN, SIGNED_IN, ShopPage, opened_shop_page, sign_in
 from tests.app.system.test_readiness import CHROMIUM
 from tests.fakes import photo_bytes
@@ -233,7 +233,12 @@ def test_who_has_no_credits_is_led_here(browser: Browser, shop: ShopPage) -> Non
 
 
 def test_without_accounts_a_purchase_counts_at_once(browser: Browser, fake_service: str) -> None:
-    with opened(browser, f"{fake_service}/#account", shows="#plans li") as page:
+    with opened(browser, f"{fake_service}/#account", refusals=1, shows="#plans li") as page:
+        page.route("**/subscription", lambda route: route.abort(), times=1)
+        page.click("nav [data-to=remove]")
+        page.click("nav [data-to=account]")
+        page.click("#account-told button")
+        until(page, "document.querySelector('#account-told').textContent === ''")
         assert page.is_hidden("#api-keys-section")
         page.get_by_role("button", name="Choose Starter").click()
         assert page.is_hidden("#buy-reference")
