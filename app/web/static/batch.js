@@ -1,7 +1,7 @@
 // Batches: price, upload, progress and ZIP. The batch's id is kept in the fragment of the page's URL, so that the
 // batch is shown again after a reload.
 
-import { $, API, call, complain, insist, parsed, say, sayNothing, signedIn } from "./common.js";
+import { $, API, call, complain, insist, keepFocus, parsed, say, sayNothing, signedIn } from "./common.js";
 import { chosenFields, startBatchOptions } from "./batch_options.js";
 import { changePhotos, handPhotosTo, showPhotos, startPhotos } from "./photos.js";
 import { offerAgain } from "./retry.js";
@@ -253,7 +253,7 @@ function show(title, parts) {
   $("batch-again").hidden = $("batch-advice").hidden = true;
   $("batch").hidden = false;
   // The focused button may be hidden now: keep the keyboard focus in this section.
-  if (held && !document.activeElement?.checkVisibility()) $("batch").focus();
+  if (held) keepFocus($("batch"));
 }
 
 /** Announced by screen readers, so it holds only essential messages; the progress has an element of its own. */

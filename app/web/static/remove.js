@@ -20,7 +20,7 @@ const RECIPES = {
 
 const KEPT = "tier"; // in localStorage: the name of the tier that was chosen last
 
-/** On a phone the tiers are a row that scrolls. */
+/** On a phone the tiers are a row that scrolls, and that forgets where it was when its cards become smaller. */
 function showChosenTier() {
   const row = $("tiers");
   const card = row.querySelector("label:has(:checked)");
@@ -73,7 +73,7 @@ async function showTiers() {
       : t("{model} on {backend}", info);
     $("tiers").append(card);
   }
-  showChosenTier();
+  new ResizeObserver(showChosenTier).observe($("tiers"));
 }
 
 // A single photo is processed immediately; several become a batch.

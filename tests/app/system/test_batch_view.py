@@ -70,7 +70,9 @@ def test_each_of_ten_photos_shows_what_becomes_of_it(page: Page) -> None:
     assert set(page.evaluate(STATUSES)) == {"ready"}
     assert page.is_hidden("#batch-filters")
     keep(page, "batch-offer")
-    page.click("#batch-start")
+    page.focus("#batch-start")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "batch"  # the button is gone
     told(page, "9 of 10 pictures were created. 27 credits were charged.")
     assert page.evaluate(STATUSES) == ["completed"] * 9 + ["failed"]
     seen = page.evaluate("seen")
@@ -262,6 +264,9 @@ def test_presets_and_formats_are_chosen(page: Page, place: Deployment) -> None:
     page.select_option("#batch-format", "webp")
     accessible(page)
     keep(page, "batch-options")
+    # The style of another view's choices is not theirs.
+    style = "getComputedStyle(document.querySelector('#batch-options .choices')).borderTopStyle"
+    assert page.evaluate(style) == "none"
     page.click("#batch-start:enabled")
     told(page, "All pictures were created.")
     batch_id = page.evaluate("location.hash").removeprefix("#batch=")

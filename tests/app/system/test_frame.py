@@ -5,10 +5,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from cutout.app.system.page import STATIC, VIEWS
-from tests.app.system.chromium import accessible, opened
+from tests.app.system.chromium import accessible, opened, until
 from tests.app.system.test_readiness import CHROMIUM
 
 STRING = r'"(?:[^"\\]|\\.)*"'
@@ -92,10 +92,11 @@ def test_the_chosen_tier_is_remembered(browser: Browser, fake_service: str) -> N
     with opened(browser, fake_service, tier=None, viewport={"width": 360, "height": 700}) as page:
         # Nobody pays here, so the first picture has its hair.
         assert page.evaluate(chosen) == "professional"
-        card, row = (page.locator(one).bounding_box() for one in (".tier:has(:checked)", "#tiers"))
-        assert card is not None
-        assert row is not None
-        assert row["x"] - 1 <= card["x"] < card["x"] + card["width"] <= row["x"] + row["width"] + 1
+        assert is_seen_in_its_row(page)
+        page.click("#sample")
+        page.wait_for_selector("#save:not([hidden])")
+        until(page, "document.querySelector('#tiers').scrollLeft > 0")  # the cards are smaller now
+        assert is_seen_in_its_row(page)
         page.locator(".tier", has_text="Standard").click()
         page.reload()
         page.wait_for_selector(".tier")
@@ -121,3 +122,11 @@ def test_the_page_is_read_in_indonesian(browser: Browser, fake_service: str) -> 
             page.select_option("#language", "en")
         assert page.inner_text("nav [data-to=history]:not(:text('Riwayat'))") == "History"
         assert page.title() == "Admin · Cutout"
+
+
+def is_seen_in_its_row(page: Page) -> bool:
+    """Tell whether the card of the chosen tier is seen."""
+    card, row = (page.locator(one).bounding_box() for one in (".tier:has(:checked)", "#tiers"))
+    assert card is not None
+    assert row is not None
+    return row["x"] - 1 <= card["x"] < card["x"] + card["width"] <= row["x"] + row["width"] + 1
