@@ -3,12 +3,15 @@
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from cutout.app.config.base import SettingsError
+from cutout.app.core.errors import OverloadedError
 from cutout.app.http.middleware import BodyMemory
+from cutout.app.removals.refining import RefinementSlots
 from cutout.app.storage.base import Storage
 from tests.app.api_client import ANNA, API, ApiClient, opened_shop, service_settings
 from tests.app.http.test_api import problem
@@ -83,6 +86,19 @@ def test_only_so_many_kept_photos_are_in_memory_at_once(database: Any, tmp_path:
         for _ in range(3):
             problem(shop.client.post(f"{API}/jobs/{uuid.uuid4()}/refine", headers=ANNA), 404, "NOT_FOUND")
         assert refine() == 200
+
+
+def test_one_user_leaves_slots_for_the_others() -> None:
+    slots, anna, ben = RefinementSlots(12), uuid.uuid4(), uuid.uuid4()
+    with ExitStack() as held:
+        for _ in range(3):
+            held.enter_context(slots.one(anna))
+        with pytest.raises(OverloadedError, match="of your results"), slots.one(anna):
+            pass
+        with slots.one(ben):
+            pass
+    with slots.one(anna):
+        pass
 
 
 @pytest.mark.parametrize("path", ["refine", "refine/view"])
