@@ -117,7 +117,8 @@ def test_a_picture_may_be_as_large_as_an_upload(database: Any, tmp_path: Any, pa
         assert send(large).status_code == 200
         problem(send(b"x" * 1_200_000), 413, "IMAGE_TOO_LARGE")
         # As if uploads of others had taken the rest.
-        memory = shop.client.app.middleware_stack
+        memory: Any = shop.client.app
+        memory = memory.middleware_stack
         while not isinstance(memory, BodyMemory):
             memory = memory.app
         memory.left -= 500_000
