@@ -115,6 +115,7 @@ def test_the_next_view_decodes_nothing_and_refines_the_change_alone(
 ) -> None:
     decoded: list[bytes] = []
     refined: list[int] = []
+    asked: list[float] = []  # the share of each in which edges are refined
     source = masked(engine, INDUSTRY)
     # A photo with its masks, whose file needs to be read no more.
     reading, refine = decode.decode, refinement.refine
@@ -124,20 +125,25 @@ def test_the_next_view_decodes_nothing_and_refines_the_change_alone(
             decoded.append(data)
         return reading(data, *others, **named)
 
-    def count(rgb: torch.Tensor, *others: Any, **named: Any) -> Any:
+    def count(
+        rgb: torch.Tensor, mask: torch.Tensor, near: torch.Tensor | None = None, scale: float = 1
+    ) -> Any:
         refined.append(rgb.shape[0] * rgb.shape[1])
-        return refine(rgb, *others, **named)
+        asked.append(1 if near is None else float((near > 0).float().mean()))
+        return refine(rgb, mask, near, scale)
 
     monkeypatch.setattr(decode, "decode", read)
     monkeypatch.setattr(refinement, "refine", count)
     engine.submit(View(source, MOST), INDUSTRY).result()
     assert len(decoded) == 1
-    assert refined[0] == MOST
+    assert (refined[0], asked[0]) == (MOST, 1)
     refined.clear()
+    asked.clear()
     options = replace(INDUSTRY, hints=KEPT)
     first = engine.submit(View(source, MOST), options).result()
     assert len(decoded) == 1
     assert 0 < refined[0] < MOST / 3
+    assert 0 < asked[0] < 0.9
     # Another size of view, and one of a photo that is not known, give the same as at first.
     engine.submit(View(source, MOST // 2), INDUSTRY).result()
     unknown = replace(source, id=uuid.uuid4().hex)

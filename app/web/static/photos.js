@@ -80,7 +80,7 @@ function makeCard(photo) {
     photo,
     isNear: false,
     shows: "",
-    picture: element("a", { className: "picture", target: "_blank" }),
+    picture: element("a", { className: "picture" }),
     state: element("span", { className: "state" }),
     review: element("span", { className: "review", hidden: true }, t("Needs review")),
     advice: element("p", { className: "advice", hidden: true }),
@@ -102,14 +102,11 @@ function paint(card) {
   advice.hidden = !photo.error;
   advice.textContent = photo.error?.detail ?? "";
   if (photo.resultUrl) {
-    picture.href = placeOf(photo);
+    picture.href = `#job=${photo.jobId}`;
     picture.ariaLabel = t("Open {name}", { name: photo.name });
   }
   if (card.isNear) showPicture(card);
 }
-
-/** Where a card leads. */
-const placeOf = ({ resultUrl }) => resultUrl;
 
 const pictureOf = ({ thumbnailUrl, resultUrl }) => thumbnailUrl ?? resultUrl;
 

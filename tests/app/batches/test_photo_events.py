@@ -1,11 +1,16 @@
 """The events that tell of single photos of a batch."""
 
+import asyncio
 import json
 import threading
+import uuid
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from cutout.app.batches import progress
+from cutout.app.db.tables import Batch, Job, Status, now
 from tests.app.api_client import ANNA
 from tests.app.batch_client import BATCH, BatchClient, at_work, photos, studio
 from tests.fakes import PATIENCE, FakeRunner, held_until, wait_until
@@ -99,3 +104,25 @@ def test_cancelled_photos_are_told(rich: BatchClient) -> None:
     assert [(photo["status"], photo["resultUrl"], photo["error"]) for photo in told] == 2 * [
         ("cancelled", None, None)
     ]
+
+
+def test_an_event_has_only_what_is_new(rich: BatchClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LOOK_AGAIN_SECONDS", 0.01)
+    batch_id = uuid.UUID(rich.accepted(ANNA, photos(3)))
+
+    def end(position: int) -> None:
+        with rich.database.begin() as session:
+            mine = update(Job).where(Job.batch_id == batch_id, Job.position == position)
+            session.execute(mine.values(status=Status.FAILED))
+            if position == 2:
+                session.execute(update(Batch).where(Batch.id == batch_id).values(finished_at=now()))
+
+    async def watched() -> list[list[int]]:
+        seen = []
+        async for change in progress.watch(rich.database, batch_id, "", asyncio.Event()):
+            seen.append([photo.position for photo in change.photos])
+            if len(seen) <= 3:
+                await asyncio.to_thread(end, len(seen) - 1)
+        return seen
+
+    assert asyncio.run(watched()) == [[], [0], [1], [2]]

@@ -385,7 +385,7 @@ def test_the_limits_are_the_settings_and_on_ones_own_machine_there_are_none() ->
     }
     assert limits_of(app_settings.load()) == login | {
         Kind.REMOVE: Limit(30, 60),
-        Kind.REFINE: Limit(60, 60),
+        Kind.REFINE: Limit(120, 60),
         Kind.BATCH: Limit(5, 3600),
         Kind.BATCH_ATTEMPT: Limit(60, 3600),
         Kind.READS: Limit(120, 60),
