@@ -1,7 +1,6 @@
 """Refining a result: the same photo is cut out again with other hints, from the masks that the network made of it."""
 
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from datetime import timedelta
 from pydantic import ValidationError
 
 from cutout.app.core.errors import ConflictError, InvalidInputError, NotFoundError, OverloadedError
+from cutout.app.core.shares import Shares
 from cutout.app.core.threads import to_storage_thread
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Status, now
@@ -47,8 +47,9 @@ class RefinementSlots:
 
     def __init__(self, count: int) -> None:
         self._free = max(1, count)
-        self._most_of_one = max(2, count // 4)
-        self._taken = Counter[uuid.UUID]()
+        self._shares = Shares(
+            max(2, count // 4), "Too many of your results are being refined. Try again in a moment."
+        )
 
     @contextmanager
     def one(self, user_id: uuid.UUID) -> Iterator[None]:
@@ -58,19 +59,14 @@ class RefinementSlots:
             OverloadedError: none is free, or the user has their share.
 
         """
-        if self._taken[user_id] >= self._most_of_one:
-            raise OverloadedError("Too many of your results are being refined. Try again in a moment.")
-        if self._free == 0:
-            raise OverloadedError("Too many results are being refined. Try again in a moment.")
-        self._free -= 1
-        self._taken[user_id] += 1
-        try:
-            yield
-        finally:
-            self._free += 1
-            self._taken[user_id] -= 1
-            if not self._taken[user_id]:
-                del self._taken[user_id]
+        with self._shares.one(user_id):
+            if self._free == 0:
+                raise OverloadedError("Too many results are being refined. Try again in a moment.")
+            self._free -= 1
+            try:
+                yield
+            finally:
+                self._free += 1
 
 
 class NoView(ConflictError):
