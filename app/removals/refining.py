@@ -1,6 +1,7 @@
 """Refining a result: the same photo is cut out again with other hints, from the masks that the network made of it."""
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -39,28 +40,37 @@ CHANGEABLE_LAYOUT = frozenset({"trim", "margin", "scale", "position", "canvas"})
 class RefinementSlots:
     """Limits how many refinements are worked on at once.
 
-    Each has a photo with masks in memory that its caller did not send, so the limit for uploads does not count it. For
-    one event loop.
+    Each has a photo with masks in memory that its caller did not send, so the limit for uploads does not count it. A
+    quarter of them is the most for one user, or two: a picture for the background that comes slowly from elsewhere holds
+    a slot for long. For one event loop.
     """
 
     def __init__(self, count: int) -> None:
         self._free = max(1, count)
+        self._most_of_one = max(2, count // 4)
+        self._taken = Counter[uuid.UUID]()
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """Take a slot until the end of the block.
+    def one(self, user_id: uuid.UUID) -> Iterator[None]:
+        """Take a slot for a user until the end of the block.
 
         Raises:
-            OverloadedError: none is free.
+            OverloadedError: none is free, or the user has their share.
 
         """
+        if self._taken[user_id] >= self._most_of_one:
+            raise OverloadedError("Too many of your results are being refined. Try again in a moment.")
         if self._free == 0:
             raise OverloadedError("Too many results are being refined. Try again in a moment.")
         self._free -= 1
+        self._taken[user_id] += 1
         try:
             yield
         finally:
             self._free += 1
+            self._taken[user_id] -= 1
+            if not self._taken[user_id]:
+                del self._taken[user_id]
 
 
 class NoView(ConflictError):
