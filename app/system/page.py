@@ -77,6 +77,7 @@ async def index(settings: SettingsDep) -> HTMLResponse:
         "photo_mb": settings.max_upload_mb,
         "batch_mb": settings.max_batch_mb,
         "free_hours": f"{settings.free_refine_hours:g}",
+        "photos": "kept" if settings.keep_photos else "",
         "result_days": settings.result_days,
     }
     views = "".join(filled(f"views/{part}.html", **values) for part in PARTS)

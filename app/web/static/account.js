@@ -1,6 +1,6 @@
 // The view Account: balance, plan and movements. Buying is in purchase.js, API keys are in api_keys.js.
 
-import { $, API, call, element } from "./common.js";
+import { $, API, call, element, keepFocus, oneAtATime, tryAgain } from "./common.js";
 import { forgetKey, showKeys, startKeys } from "./api_keys.js";
 import { askToBuy, startPurchases } from "./purchase.js";
 import { atStart } from "./session.js";
@@ -36,7 +36,13 @@ async function show() {
     if (authentication !== "off") await showKeys();
   } catch (error) {
     tell(error.message, "error");
+    $("account-told").append(" ", tryAgain(showAnew, $("account-title")));
   }
+}
+
+function showAnew() {
+  tell("");
+  show();
 }
 
 function showBalance(balance, payments) {
@@ -167,19 +173,16 @@ function meaning(movement, key) {
 }
 
 async function showOlder() {
-  $("ledger-more").disabled = true;
   try {
     const { entries } = await call(`${API}/credits?limit=${PAGE}&before=${oldest}`);
     showMovements(entries, { isMore: true });
   } catch (error) {
     tell(error.message, "error");
-  } finally {
-    $("ledger-more").disabled = false;
   }
+  keepFocus($("ledger-title"));
 }
 
-async function cancelPlan(event) {
-  event.preventDefault();
+async function cancelPlan() {
   $("cancelling-told").textContent = "";
   const reason = $("cancelling-reason").value.trim();
   try {
@@ -187,6 +190,7 @@ async function cancelPlan(event) {
     $("cancelling").close();
     await show();
     tell(t("{plan} is cancelled. You can use it until {date}.", { plan: plan.name, date: date(plan.endsAt) }));
+    keepFocus($("plan-title"));
   } catch (error) {
     $("cancelling-told").textContent = error.message;
   }
@@ -216,17 +220,15 @@ $("credits-form").addEventListener("submit", (event) => {
 });
 $("plan-cancel").addEventListener("click", askToCancel);
 $("cancelling-close").addEventListener("click", () => $("cancelling").close());
-$("cancelling-form").addEventListener("submit", cancelPlan);
-$("ledger-more").addEventListener("click", showOlder);
+$("cancelling-form").addEventListener("submit", oneAtATime(cancelPlan));
+$("ledger-more").addEventListener("click", oneAtATime(showOlder));
 startPurchases(async (purchase) => {
   await show();
   bought(purchase);
+  keepFocus($("plan-title"));
 });
 startKeys();
 registerView("account", {
-  show() {
-    tell("");
-    show();
-  },
+  show: showAnew,
   hide: forgetKey,
 });

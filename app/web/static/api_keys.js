@@ -1,6 +1,6 @@
 // API keys: create one, which is shown once, and revoke.
 
-import { $, call, element } from "./common.js";
+import { $, call, element, oneAtATime } from "./common.js";
 import { date, t } from "./words.js";
 
 const KEYS = new URL("../api/auth/keys", import.meta.url).href;
@@ -33,8 +33,7 @@ function rowOf(key) {
   return row;
 }
 
-async function create(event) {
-  event.preventDefault();
+async function create() {
   tell("");
   const name = $("api-key-name").value.trim();
   if (!name) return;
@@ -87,8 +86,7 @@ function askToRevoke(key) {
   $("revoking").showModal();
 }
 
-async function revoke(event) {
-  event.preventDefault();
+async function revoke() {
   try {
     await call(`${KEYS}/${revoked.id}`, { method: "DELETE" });
     $("revoking").close();
@@ -102,8 +100,8 @@ async function revoke(event) {
 }
 
 export function startKeys() {
-  $("api-key-form").addEventListener("submit", create);
+  $("api-key-form").addEventListener("submit", oneAtATime(create));
   $("api-key-copy").addEventListener("click", copy);
   $("revoking-close").addEventListener("click", () => $("revoking").close());
-  $("revoking-form").addEventListener("submit", revoke);
+  $("revoking-form").addEventListener("submit", oneAtATime(revoke));
 }

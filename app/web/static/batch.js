@@ -6,6 +6,7 @@ import { chosenFields, startBatchOptions } from "./batch_options.js";
 import { changePhotos, handPhotosTo, showPhotos, startPhotos } from "./photos.js";
 import { offerAgain } from "./retry.js";
 import { upload } from "./upload.js";
+import { nameThing } from "./views.js";
 import { number, plural, t } from "./words.js";
 
 const AGAIN_MS = 2000;
@@ -15,20 +16,29 @@ let order = null; // the batch on offer or being uploaded: { photos, others, tie
 let attempt = null; // the latest upload: { photos, fields, key }
 let sending = null; // aborts the upload
 let watched = null; // the id of the batch being followed, until it has finished
+let shownId = null; // the id of the batch that is shown
 let again = []; // the failed photos that can be sent again, as { file, name }
 const sent = new Map(); // the photos of the batches that were sent from here, by the batches' ids
 
 export const busy = () => sending !== null || watched !== null;
 
 export function hide() {
-  order = null;
+  order = shownId = null;
   $("batch").hidden = true;
+}
+
+/** Follow the batch that is shown no longer: another thing takes its place. The service goes on with it. */
+export function leave() {
+  if (sending) return;
+  watched = null;
+  hide();
 }
 
 /** Show these photos, `{ file, name }`, with the price in the selected tier. */
 export async function offer(photos, others) {
   const mine = { photos, others, tier: new FormData($("form")).get("tier") ?? "basic" };
   order = mine;
+  shownId = null;
   show(photosOf(photos.length), ["options", "start"]);
   showPhotos(photos, photos.map((photo) => ({ ...photo, status: "ready" })));
   $("batch-start").disabled = true;
@@ -100,8 +110,7 @@ async function send() {
   sent.set(id, photos);
   handPhotosTo(id);
   // After a retry, Back leads to the batch before it.
-  if (HASH.test(location.hash)) history.pushState(null, "", `#batch=${id}`);
-  else history.replaceState(null, "", `#batch=${id}`);
+  nameThing(`#batch=${id}`, { isNew: HASH.test(location.hash) });
   await follow(id);
 }
 
@@ -121,11 +130,13 @@ async function follow(id) {
   } catch (error) {
     if (watched !== id) return;
     complain(error);
+    if (shownId !== id && !sent.has(id)) $("batch").hidden = true; // it shows another one
     if (error.status >= 400 && error.status < 500 && error.status !== 429) watched = null;
     else setTimeout(() => watched === id && follow(id), AGAIN_MS);
     return;
   }
   if (watched !== id) return;
+  shownId = id;
   sayNothing();
   if (batch.finishedAt) {
     watched = null;
@@ -250,13 +261,19 @@ function tell(text) {
   $("batch-told").textContent = text;
 }
 
-function followAddress() {
-  const id = HASH.exec(location.hash)?.[1];
-  if (id && id !== watched && !sending) follow(id);
-}
+/**
+ * @param removeOne removes the background of a single file
+ * @param dismissOne shows a single photo no longer
+ */
+export function startBatches(removeOne, dismissOne) {
+  function followAddress() {
+    const id = HASH.exec(location.hash)?.[1];
+    if (!id || id === watched || sending) return;
+    order = null;
+    if (id !== shownId) dismissOne();
+    follow(id);
+  }
 
-/** @param removeOne removes the background of a single file */
-export function startBatches(removeOne) {
   $("batch-start").addEventListener("click", send);
   $("batch-cancel").addEventListener("click", cancel);
   $("batch-again").addEventListener("click", () => sendAgain(removeOne));

@@ -42,6 +42,40 @@ export function complain(error) {
   if (error.code === "INSUFFICIENT_CREDITS") $("status").append(" ", linkToCredits());
 }
 
+/**
+ * Return a handler of an event that does nothing while its last call runs: pressed twice, it acts once. The button stays
+ * enabled, since a disabled one would lose the focus.
+ */
+export function oneAtATime(act) {
+  let isRunning = false;
+  return async (event) => {
+    event.preventDefault();
+    if (isRunning) return;
+    isRunning = true;
+    try {
+      await act(event);
+    } finally {
+      isRunning = false;
+    }
+  };
+}
+
+/** Give the keyboard's focus to an element, if what had it is gone. */
+export function keepFocus(place) {
+  const held = document.activeElement;
+  if (!held || held === document.body || !held.checkVisibility()) place.focus({ preventScroll: true });
+}
+
+/** A button that tries again; `place` gets the focus if the button goes with what it says. */
+export function tryAgain(act, place) {
+  const button = element("button", { className: "plain", type: "button" }, t("Try again"));
+  button.addEventListener("click", () => {
+    act();
+    keepFocus(place);
+  });
+  return button;
+}
+
 export const linkToCredits = () => element("a", { href: "#account" }, t("See your credits"));
 
 /** An error response of the service; `status` is 0 if it did not respond, `retryAfter` are seconds or null. */

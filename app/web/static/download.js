@@ -26,6 +26,18 @@ function nameOf({ format }, kind = "cutout") {
   return `${(shown.photo.name || "photo").replace(/\.[^.]*$/, "")}-${kind}.${format}`;
 }
 
+const kindOf = ({ preset, format }) => [preset, format === "mask" && "mask"].filter(Boolean).join("-") || "cutout";
+
+/** Offer a job's file alone, and say why no strokes can be drawn; `first` is the job to draw on, where there is one. */
+export function offerAlone(job, why, first = job) {
+  $("reopened-told").textContent = why;
+  $("reopened-download").href = job.resultUrl;
+  $("reopened-download").download = `${(job.name || "photo").replace(/\.[^.]*$/, "")}-cutout.${job.format}`;
+  $("reopened-first").hidden = !(first && first !== job && first.photoUrl && first.inPlace);
+  $("reopened-first").href = `#job=${first?.jobId}`;
+  $("reopened").hidden = false;
+}
+
 async function save(event) {
   const fields = wish();
   const isPlain = Object.keys(fields).length === 1 && fields.format === shown.first.format;
@@ -37,7 +49,7 @@ async function save(event) {
     const job = await (isPlain ? mine.jobOf(mine.state) : make(mine, fields));
     tell("");
     if (mine.state !== shown?.state) return;
-    const name = nameOf(job, fields.preset ?? (fields.format === "mask" ? "mask" : "cutout"));
+    const name = nameOf(job, kindOf(fields));
     Object.assign(document.createElement("a"), { href: job.resultUrl, download: name }).click();
   } catch (error) {
     tell(error.message, "error");

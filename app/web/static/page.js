@@ -11,5 +11,5 @@ import { startWords } from "./words.js";
 startWords();
 const signedIn = startSession();
 startRemove();
-await signedIn;
-startViews();
+const hasJustSignedIn = await signedIn;
+startViews({ takesFocus: hasJustSignedIn });

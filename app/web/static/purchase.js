@@ -1,6 +1,6 @@
 // Buying a month of a plan, or credits: `manual`, the operator confirms the payment; `off`, nobody asks for one.
 
-import { $, API, call } from "./common.js";
+import { $, API, call, oneAtATime } from "./common.js";
 import { rupiah, t } from "./words.js";
 
 const LETTERS = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"; // none that look alike
@@ -30,12 +30,10 @@ export function askToBuy({ title, rupiah: price, ...item }, payments) {
 
 export function startPurchases(bought) {
   $("buy-close").addEventListener("click", () => $("buy").close());
-  $("buy-form").addEventListener("submit", async (event) => {
-    event.preventDefault();
-    $("buy-send").disabled = true;
+  const buy = async () => {
     $("buy-told").textContent = "";
     try {
-      // The reference is used once: pressed twice, the same is bought once.
+      // The reference is used once: sent again, the same is bought once.
       const body = JSON.stringify({ ...wanted, paymentId: $("buy-reference").value.trim() });
       const purchase = await call(`${API}/${wanted.plan ? "subscription" : "credits"}`, {
         method: "POST",
@@ -46,8 +44,7 @@ export function startPurchases(bought) {
       await bought(purchase);
     } catch (error) {
       $("buy-told").textContent = error.message;
-    } finally {
-      $("buy-send").disabled = false;
     }
-  });
+  };
+  $("buy-form").addEventListener("submit", oneAtATime(buy));
 }

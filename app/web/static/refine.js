@@ -46,6 +46,7 @@ export function refinerOf(first, { show, working, failed, viewPixels, isClose },
   let canView = true;
   let wanted = known.state;
   let isBusy = false;
+  let isForgotten = false;
   let timer = 0;
 
   const isWanted = (key) => keyOf(wanted) === key;
@@ -106,7 +107,7 @@ export function refinerOf(first, { show, working, failed, viewPixels, isClose },
   /** Show the full size of what is wanted once the brush has rested for a while. */
   function rest(pause) {
     clearTimeout(timer);
-    timer = setTimeout(full, pause);
+    if (!isForgotten) timer = setTimeout(full, pause);
   }
 
   async function full() {
@@ -135,6 +136,7 @@ export function refinerOf(first, { show, working, failed, viewPixels, isClose },
   }
 
   return {
+    first,
     want,
     jobOf,
     /** Make ready for strokes: the service then knows the photo when the first one comes. */
@@ -149,6 +151,7 @@ export function refinerOf(first, { show, working, failed, viewPixels, isClose },
       if (views.has(key) && !jobs.has(key) && isClose()) rest(CLOSE_REST_MS);
     },
     forget() {
+      isForgotten = true;
       clearTimeout(timer);
       for (const url of views.values()) URL.revokeObjectURL(url);
       views.clear();

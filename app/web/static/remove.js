@@ -6,8 +6,9 @@ import { busy, hide, offer, startBatches } from "./batch.js";
 import { $, API, call, complain, say, sayNothing } from "./common.js";
 import { chosen, dropped, objection, pictures } from "./files.js";
 import { startReopening } from "./reopen.js";
+import { atStart } from "./session.js";
 import { dismiss, offerPreview, remove, startSingle } from "./single.js";
-import { isShown, registerView } from "./views.js";
+import { isShown, nameThing, registerView } from "./views.js";
 import { plural, t } from "./words.js";
 
 const RECIPES = {
@@ -17,6 +18,37 @@ const RECIPES = {
   "second-look": t("plus a second look at small subjects"),
 };
 
+const KEPT = "tier"; // in localStorage: the name of the tier that was chosen last
+
+/** On a phone the tiers are a row that scrolls. */
+function showChosenTier() {
+  const row = $("tiers");
+  const card = row.querySelector("label:has(:checked)");
+  row.scrollLeft = card.offsetLeft - row.offsetLeft - (row.clientWidth - card.offsetWidth) / 2;
+}
+
+/** The tier to begin with. Where nobody pays, the first picture is one with its hair. */
+async function firstTier(names) {
+  const usual = (await atStart).authentication === "off" ? "professional" : "basic";
+  return [kept(), usual].find((name) => names.includes(name)) ?? names[0];
+}
+
+function kept() {
+  try {
+    return localStorage.getItem(KEPT);
+  } catch {
+    return null; // some browsers forbid pages to keep anything
+  }
+}
+
+function keepTier({ target }) {
+  try {
+    localStorage.setItem(KEPT, target.value);
+  } catch {
+    // Then it holds until the page is left.
+  }
+}
+
 async function showTiers() {
   let hasWaited = false;
   const waits = (text) => {
@@ -24,6 +56,7 @@ async function showTiers() {
     say(text, "busy");
   };
   const { preview, ...tiers } = (await call(`${API}/pricing`, { waits })).tiers;
+  const first = await firstTier(Object.keys(tiers));
   if (hasWaited) sayNothing();
   // It is shown with every photo, so it has no card; and not where each one costs the operator a call to another service.
   offerPreview(preview !== undefined && !preview.backend.startsWith("huggingface"));
@@ -31,7 +64,7 @@ async function showTiers() {
     const card = $("tier").content.cloneNode(true);
     const radio = card.querySelector("input");
     radio.value = tier;
-    radio.checked = tier === "basic";
+    radio.checked = tier === first;
     card.querySelector("b").textContent = info.name;
     card.querySelector(".recipe").textContent = RECIPES[info.recipe];
     card.querySelector(".price").textContent = plural(info.credits, "{count} credit", "{count} credits");
@@ -40,6 +73,7 @@ async function showTiers() {
       : t("{model} on {backend}", info);
     $("tiers").append(card);
   }
+  showChosenTier();
 }
 
 // A single photo is processed immediately; several become a batch.
@@ -52,6 +86,7 @@ async function take(found) {
     say(t("A batch is running. Wait until it has finished, cancel it, or open this page in another tab."), "error");
   } else if (photos.length > 1) {
     dismiss();
+    nameThing("#remove"); // a batch or a job that was shown before is no more
     sayNothing();
     await offer(photos, others);
   } else {
@@ -110,6 +145,7 @@ export function startRemove() {
     });
   }
   $("sample").addEventListener("click", takeSample);
+  $("tiers").addEventListener("change", keepTier);
   takeDrops();
   document.addEventListener("paste", (event) => {
     if (!event.clipboardData.files.length) return;
@@ -118,7 +154,7 @@ export function startRemove() {
   });
   showBackdrops();
   startSingle();
-  startBatches(remove);
+  startBatches(remove, dismiss);
   registerView("remove", {});
   startReopening();
   showTiers().catch(complain);

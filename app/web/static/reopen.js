@@ -1,8 +1,9 @@
 // Old results: `#job=…` shows one again as it was after its removal, with its photo and the brush where that is possible.
 
 import { $, API, call, say, sayNothing } from "./common.js";
-import { hide } from "./batch.js";
-import { strokesOf } from "./places.js";
+import { leave } from "./batch.js";
+import { offerAlone } from "./download.js";
+import { isPlaced, strokesOf } from "./places.js";
 import { showOld } from "./single.js";
 import { t } from "./words.js";
 
@@ -52,18 +53,19 @@ function reason({ status, error }) {
 async function show(job, first, isWanted) {
   const kept = first && strokesOf(first.jobId);
   let state = [];
+  let later;
   if (kept) {
     const latest = kept.jobId === job.jobId ? job : await get(kept.jobId).catch(() => null);
-    if (latest?.resultUrl) [job, state] = [latest, kept.state];
+    if (latest?.resultUrl) [job, state, later] = [latest, kept.state, kept.later];
   } else if (first?.resultUrl && first.inPlace && !job.corrected) {
     job = first;
   }
   if (!isWanted()) return;
   const hindrance = hindranceOf(job, first, state);
   const photoUrl = job.inPlace && job.format !== "zip" ? job.photoUrl : null;
-  hide();
-  if (!(await showOld({ first: first ?? job, job, state, photoUrl, canRefine: !hindrance }))) return;
-  if (hindrance) offer(job, first, hindrance);
+  leave();
+  if (!(await showOld({ first: first ?? job, job, state, later, photoUrl, canRefine: !hindrance }))) return;
+  if (hindrance) offerAlone(job, hindrance, first);
 }
 
 /** Return why no strokes can be drawn on a job's result; empty if they can. */
@@ -75,18 +77,9 @@ function hindranceOf(job, first, state) {
   return "";
 }
 
-function offer(job, first, hindrance) {
-  $("reopened-told").textContent = hindrance;
-  $("reopened-download").href = job.resultUrl;
-  $("reopened-download").download = `${(job.name || "photo").replace(/\.[^.]*$/, "")}-cutout.${job.format}`;
-  $("reopened-first").hidden = !(first && first !== job && first.photoUrl && first.inPlace);
-  $("reopened-first").href = `#job=${first?.jobId}`;
-  $("reopened").hidden = false;
-}
-
 function followAddress() {
   const id = HASH.exec(location.hash)?.[1];
-  if (id && id !== wanted) open(id);
+  if (id && id !== wanted && !isPlaced(id)) open(id);
 }
 
 export function startReopening() {

@@ -138,7 +138,7 @@ function showOther() {
   forms()[hasKey ? 1 : 0].querySelector("input").focus();
 }
 
-/** The promise is fulfilled when somebody is signed in, or where nobody needs to be. */
+/** The promise is fulfilled when somebody is signed in, or where nobody needs to be; it tells whether they signed in now. */
 export async function startSession() {
   for (const form of forms()) form.addEventListener("submit", send);
   $("sign-in-other").addEventListener("click", showOther);
@@ -158,5 +158,6 @@ export async function startSession() {
   const session = await atStart;
   $("who").hidden = session.authentication !== "on";
   if (session.user) greet(session.user);
-  else if (session.authentication === "on") await signIn({ isFirst: true });
+  else if (session.authentication === "on") return signIn({ isFirst: true });
+  return false;
 }

@@ -1,15 +1,16 @@
 // One photo: removed at once, previewed while that takes, and refined with the brush.
 
-import { $, API, call, linkToCredits, say, complain, sayNothing } from "./common.js";
+import { $, API, call, linkToCredits, say, complain, sayNothing, tryAgain } from "./common.js";
 import { refreshBackdrop } from "./backdrops.js";
 import { startBox } from "./box.js";
 import { forget, resume, startBrush, strokes } from "./brush.js";
-import { offerDownload, startDownloads } from "./download.js";
+import { offerAlone, offerDownload, startDownloads } from "./download.js";
 import { startFinal } from "./final.js";
 import { startKeyboardBrush } from "./keyboard_brush.js";
 import { startKeys } from "./keys.js";
+import { isFree } from "./layout.js";
 import { startPointers } from "./pointers.js";
-import { keepPlace, leavePlace, shownUrl } from "./places.js";
+import { forgetPlace, keepPlace, keepStrokes, leavePlace, shownUrl } from "./places.js";
 import { previewOf } from "./preview.js";
 import { refinerOf } from "./refine.js";
 import { close, loaded, loadedFrom, note, open, showCutout, startStage } from "./stage.js";
@@ -37,16 +38,17 @@ export function dismiss() {
   refiner = null;
   offerDownload(null);
   $("reopened").hidden = true;
+  forgetPlace();
   close();
 }
 
 /**
  * Show an old result as if its background had just been removed.
  * @param {{first: object, job: object, state: object[], photoUrl: string|null}} old the first job and the one to show
- *   with its strokes; `canRefine` is false if no strokes can be drawn
+ *   with its strokes; `later` are strokes to apply to it then; `canRefine` is false if no strokes can be drawn
  * @returns {Promise<boolean>} whether it is shown
  */
-export async function showOld({ first, job, state, photoUrl, canRefine }) {
+export async function showOld({ first, job, state, later, photoUrl, canRefine }) {
   dismiss();
   const mine = current;
   const removal = { photo: { name: job.name }, isNewest: () => mine === current, isOpen: false, isDone: true };
@@ -54,7 +56,14 @@ export async function showOld({ first, job, state, photoUrl, canRefine }) {
   if (!removal.isNewest()) return false;
   begin(removal, image || null, image?.naturalWidth ?? job.width, image?.naturalHeight ?? job.height);
   await show(removal, first, { job, state }, canRefine);
-  return removal.isNewest();
+  if (!removal.isNewest()) return false;
+  // What costs is not made without being asked for.
+  if (later && refiner && isFree(first)) {
+    resume(later);
+    refreshTools(true);
+    refiner.want(later);
+  }
+  return true;
 }
 
 export async function remove(photo) {
@@ -75,16 +84,24 @@ export async function remove(photo) {
     // A refusal for a while costs nothing, so the photo may be sent again.
     const job = await call(`${API}/remove`, { method: "POST", body: form, repeats: true, waits });
     await opened;
-    await show(removal, job);
+    const keepsPhotos = Boolean($("finish").dataset.photos);
+    await show(removal, job, undefined, keepsPhotos);
+    if (!keepsPhotos && removal.isNewest()) {
+      offerAlone(job, t("This service keeps no photos, so a result cannot be corrected, nor be made in another format."));
+    }
   } catch (error) {
     if (!removal.isNewest()) return;
     dismiss();
     complain(error);
+    if (mayComeRight(error)) $("status").append(" ", tryAgain(() => remove(photo), $("remove-title")));
   } finally {
     removal.isDone = true;
     clearInterval(clock);
   }
 }
+
+/** Whether the same may be asked for another time. */
+const mayComeRight = ({ status }) => [0, 401, 402, 429].includes(status) || status >= 500;
 
 function tick(removal, start) {
   if (!removal.isNewest()) return;
@@ -147,6 +164,7 @@ async function show(removal, first, known = { job: first, state: [] }, canRefine
       if (!removal.isNewest()) return;
       tell(`${error.message} ${t("Undo the stroke, or draw another.")}`, "error");
       if (error.code === "INSUFFICIENT_CREDITS") $("brush-told").append(" ", linkToCredits());
+      if (mayComeRight(error)) $("brush-told").append(" ", tryAgain(() => refiner?.want(strokes()), $("tools")));
     },
     async show(url, refined, state, isWanted) {
       const isSame = refined && $("after").src.endsWith(url);
@@ -192,6 +210,8 @@ export function startSingle() {
   startDownloads();
   startBrush(() => {
     refreshTools(refiner !== null);
-    refiner?.want(strokes());
+    if (!refiner) return;
+    keepStrokes(refiner.first, strokes());
+    refiner.want(strokes());
   });
 }

@@ -40,7 +40,7 @@ export function open(image, width, height) {
   $("slider").disabled = true;
   $("result").hidden = false;
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  $("result").scrollIntoView({ block: "nearest", behavior: calm ? "auto" : "smooth" });
+  $("compare").scrollIntoView({ block: "nearest", behavior: calm ? "auto" : "smooth" });
 }
 
 export function close() {

@@ -7,6 +7,7 @@ const FIRST = "remove";
 
 const views = new Map();
 let shown = null; // the name of the view that is shown
+let thing = `#${FIRST}`; // the address of what the view Remove shows
 
 /**
  * Add a view, whose markup is in views/NAME.html.
@@ -26,10 +27,22 @@ export function replaceQuery(query) {
   linkTo(shown).href = location.hash;
 }
 
-/** Let the address name a thing of the view Remove, such as `#job=…`, without a new entry in the browser's history. */
-export function nameThing(fragment) {
+/**
+ * Let the address name a thing of the view Remove, such as `#job=…`; `#remove` names none.
+ * @param isNew whether it gets an entry of its own in the browser's history
+ */
+export function nameThing(fragment, { isNew = false } = {}) {
+  thing = fragment;
   linkTo(FIRST).href = fragment;
-  if (isShown(FIRST)) history.replaceState(null, "", fragment);
+  if (!isShown(FIRST)) return;
+  if (isNew) history.pushState(null, "", fragment);
+  else history.replaceState(null, "", fragment);
+}
+
+/** An address without a thing leads to what came while another view was shown. */
+function findThing() {
+  if (location.hash.includes("=")) thing = location.hash;
+  else if (thing !== `#${FIRST}`) history.replaceState(null, "", thing);
 }
 
 const linkTo = (name) => document.querySelector(`nav [data-to="${name}"]`);
@@ -55,12 +68,14 @@ function show({ isFirst = false } = {}) {
       title.focus({ preventScroll: true }); // the keyboard and a screen reader begin at the new view
     }
   }
+  if (name === FIRST) findThing();
   // The link leads back to what the view shows now.
   if (location.hash) linkTo(name).href = location.hash;
   views.get(name).show?.(new URLSearchParams(query));
 }
 
-export function startViews() {
+/** Show the view that the address names; with `takesFocus`, the keyboard begins at it. */
+export function startViews({ takesFocus }) {
   addEventListener("hashchange", show);
-  show({ isFirst: true });
+  show({ isFirst: !takesFocus });
 }

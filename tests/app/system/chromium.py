@@ -23,9 +23,14 @@ UNTRANSLATED = """document.querySelector("#language")
 
 @contextmanager
 def opened(
-    browser: Browser, address: str, refusals: int = 0, shows: str = ".tier", **context: Any
+    browser: Browser,
+    address: str,
+    refusals: int = 0,
+    shows: str = ".tier",
+    tier: str | None = "basic",
+    **context: Any,
 ) -> Iterator[Page]:
-    """Open a page. At the end, check that it had no errors besides `refusals` refused calls, kept its content security
+    """Open a page, in a browser where `tier` was chosen before, if it is not None. At the end, check that it had no errors besides `refusals` refused calls, kept its content security
     policy, called no other host, and lacked no word of its language.
     """
     page = browser.new_page(**context)
@@ -40,6 +45,9 @@ def opened(
         addEventListener("securitypolicyviolation", (event) =>
             violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`));"""
     )
+    if tier:
+        # A frame without an address has no storage.
+        page.add_init_script(f"try {{ localStorage.tier ??= '{tier}'; }} catch {{}}")
     page.goto(address)
     page.wait_for_selector(shows)
     yield page

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Request
 
 from cutout.app.billing import ledger, payments, subscriptions
 from cutout.app.db.tables import Payment, now
 from cutout.inference.tiers import Tier
 from tests.app.api_client import API
-from tests.app.system.chromium import accessible, files, fits, keep, opened
+from tests.app.system.chromium import accessible, files, fits, keep, opened, until
 from tests.app.system.shop_page import BEN, SIGN_IN, SIGNED_IN, ShopPage, opened_shop_page, sign_in
 from tests.app.system.test_readiness import CHROMIUM
 from tests.fakes import photo_bytes
@@ -98,8 +98,12 @@ def test_a_plan_is_bought_used_and_cancelled(page: Page, shop: ShopPage) -> None
     page.click("#buy-send")
     assert page.is_visible("#buy")  # no spaces
     page.fill("#buy-reference", "inv-7")
-    page.click("#buy-send")
+    sent: list[Request] = []
+    page.on("request", lambda request: sent.append(request) if request.method == "POST" else None)
+    page.dblclick("#buy-send")
     told(page, "Your order is noted.")
+    assert len(sent) == 1
+    assert page.evaluate("document.activeElement.closest('#view-account') !== null")
     assert "A month of Pro Rp 299,000 · reference inv-7" in page.inner_text("#pending")
     confirm_all(shop)
     anna = shop.user().id
@@ -123,6 +127,7 @@ def test_a_plan_is_bought_used_and_cancelled(page: Page, shop: ShopPage) -> None
     told(page, "Pro is cancelled. You can use it until ")
     assert page.inner_text("#plan-until").startswith("Cancelled. It stays active until ")
     assert page.is_hidden("#plan-cancel")
+    assert page.evaluate("document.activeElement.id") == "plan-title"  # the button that had the focus is gone
     with shop.database.read() as session:
         month = subscriptions.present(session, anna, now())
         assert month is not None
@@ -132,7 +137,7 @@ def test_a_plan_is_bought_used_and_cancelled(page: Page, shop: ShopPage) -> None
 
 def test_a_key_is_made_used_and_revoked(page: Page, shop: ShopPage) -> None:
     page.fill("#api-key-name", "<b>till</b>")
-    page.keyboard.press("Enter")
+    page.dblclick("#api-key-form button")  # it is made once
     page.wait_for_selector("#api-key-new:not([hidden])")
     key = page.input_value("#api-key-value")
     assert page.evaluate("document.activeElement.id") == "api-key-value"
@@ -150,6 +155,7 @@ def test_a_key_is_made_used_and_revoked(page: Page, shop: ShopPage) -> None:
     page.click("nav [data-to=account]")
     row = page.locator("#api-keys li", has_text="<b>till</b>")
     row.wait_for()
+    assert row.count() == 1
     assert page.is_hidden("#api-key-new")
     kept = "JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, document.body.innerHTML])"
     assert key not in page.evaluate(kept)
@@ -189,6 +195,7 @@ def test_movements_are_read_by_pages_and_in_words(page: Page, shop: ShopPage) ->
     page.click("#ledger-more")
     page.locator("#ledger tr", has_text="Credits received welcome").wait_for()
     assert page.is_hidden("#ledger-more")
+    assert page.evaluate("document.activeElement.id") == "ledger-title"
     assert page.locator("#ledger tr").count() >= 25
 
 
@@ -226,7 +233,12 @@ def test_who_has_no_credits_is_led_here(browser: Browser, shop: ShopPage) -> Non
 
 
 def test_without_accounts_a_purchase_counts_at_once(browser: Browser, fake_service: str) -> None:
-    with opened(browser, f"{fake_service}/#account", shows="#plans li") as page:
+    with opened(browser, f"{fake_service}/#account", refusals=1, shows="#plans li") as page:
+        page.route("**/subscription", lambda route: route.abort(), times=1)
+        page.click("nav [data-to=remove]")
+        page.click("nav [data-to=account]")
+        page.click("#account-told button")
+        until(page, "document.querySelector('#account-told').textContent === ''")
         assert page.is_hidden("#api-keys-section")
         page.get_by_role("button", name="Choose Starter").click()
         assert page.is_hidden("#buy-reference")

@@ -215,6 +215,41 @@ def test_the_service_restarts_and_the_page_goes_on(browser: Browser, place: Depl
     page.close()
 
 
+def test_an_old_result_takes_the_place_of_a_batch_that_runs(page: Page, held: Any) -> None:
+    page.set_input_files("#file", files(small_photos(1)))
+    page.wait_for_selector("#save:not([hidden])")
+    job = page.evaluate("location.hash")
+    held.touch()
+    start(page, small_photos(2))
+    told(page, "Removing the backgrounds")
+    batch = page.evaluate("location.hash")
+    page.click("nav [data-to=history]")
+    page.click(f"#history-list a.what[href='{job}']")
+    page.wait_for_selector("#save:not([hidden])")
+    assert page.is_hidden("#batch")
+    assert page.evaluate("location.hash") == job
+    # The batch is found again, alone.
+    page.click("nav [data-to=history]")
+    page.click(f"#history-batch-list a[href='{batch}']")
+    told(page, "Removing the backgrounds")
+    assert page.is_hidden("#result")
+    held.unlink()
+    told(page, "All pictures were created.")
+    # An offer is not replaced by what was shown before it.
+    page.set_input_files("#file", files(small_photos(3)))
+    told(page, "3 × 3 = 9 credits.")
+    page.click("nav [data-to=history]")
+    page.click("nav [data-to=remove]")
+    told(page, "3 × 3 = 9 credits.")
+    assert page.evaluate("location.hash") == "#remove"
+    # Nor is a batch that is opened replaced by the offer.
+    page.goto(page.url.partition("#")[0] + batch)
+    told(page, "All pictures were created.")
+    page.locator(".tier", has_text="Standard").click()
+    assert page.inner_text("#batch-title") == "2 photos"
+    page.locator(".tier", has_text="Basic").click()
+
+
 def test_presets_and_formats_are_chosen(page: Page, place: Deployment) -> None:
     listed = [{"name": "amazon", "title": "Amazon"}]
     page.route("**/presets", lambda route: route.fulfill(json={"presets": listed}))

@@ -72,10 +72,38 @@ def test_each_text_has_a_translation_and_each_translation_a_text() -> None:
 @pytest.mark.browser
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this host")
 def test_a_sample_photo_is_at_hand(browser: Browser, fake_service: str) -> None:
-    with opened(browser, fake_service) as page:
+    window = {"width": 1280, "height": 800}
+    with opened(browser, fake_service, viewport=window, reduced_motion="reduce") as page:
         page.click("#sample")
         page.wait_for_selector("#save:not([hidden])")
         assert page.get_attribute("#download", "download") == "sample-cutout.png"
+        # The tiers, the result and its tools are seen together.
+        assert page.evaluate("scrollY") == 0
+        for part in ("#tiers", "#drop", "#compare", "#tool-keep"):
+            box = page.locator(part).bounding_box()
+            assert box is not None
+            assert 0 < box["y"] < box["y"] + box["height"] < window["height"], part
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this host")
+def test_the_chosen_tier_is_remembered(browser: Browser, fake_service: str) -> None:
+    chosen = "document.querySelector('[name=tier]:checked').value"
+    with opened(browser, fake_service, tier=None, viewport={"width": 360, "height": 700}) as page:
+        # Nobody pays here, so the first picture has its hair.
+        assert page.evaluate(chosen) == "professional"
+        card, row = (page.locator(one).bounding_box() for one in (".tier:has(:checked)", "#tiers"))
+        assert card is not None
+        assert row is not None
+        assert row["x"] - 1 <= card["x"] < card["x"] + card["width"] <= row["x"] + row["width"] + 1
+        page.locator(".tier", has_text="Standard").click()
+        page.reload()
+        page.wait_for_selector(".tier")
+        assert page.evaluate(chosen) == "standard"
+        page.evaluate("localStorage.tier = 'gone'")
+        page.reload()
+        page.wait_for_selector(".tier")
+        assert page.evaluate(chosen) == "professional"
 
 
 @pytest.mark.browser

@@ -315,7 +315,7 @@ def test_what_hinders_strokes_is_said(page: Page, shop: Shop) -> None:
 
 
 def test_a_removal_has_an_address(browser: Browser, shop: Shop) -> None:
-    with opened(browser, shop.address, refusals=2, **WINDOW) as page:
+    with opened(browser, shop.address, refusals=4, **WINDOW) as page:
         page.set_input_files("#file", files([thin_picture(300, 200)]))
         page.wait_for_selector(READY)
         job = shown(page)
@@ -328,6 +328,89 @@ def test_a_removal_has_an_address(browser: Browser, shop: Shop) -> None:
         page.set_input_files("#file", files([thin_picture(300, 200)]))
         page.wait_for_selector("#status:has-text('No.')")
         assert fragment(page) == "remove"
+        # What has nothing to do with the photo is tried again without choosing it anew.
+        assert page.locator("#status button").count() == 0
+        page.route("**/remove", lambda route: route.abort(), times=2)
+        page.set_input_files("#file", files([thin_picture(300, 200)]))
+        page.focus("#status button")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "remove-title"
+        page.wait_for_selector(READY)
+        assert page.get_attribute("#download", "download") == "photo-0-cutout.png"
+        # A result that comes while another view is shown has its address on the way back.
+        page.set_input_files("#file", files([thin_picture(300, 200)]))
+        page.click("nav [data-to=history]")
+        until(page, "document.querySelector('#save').hidden === false")
+        page.go_back()
+        page.wait_for_selector(READY)
+        assert fragment(page) == f"job={shown(page)}"
+
+
+def test_where_no_photo_is_kept_no_brush_is_offered(browser: Browser, tmp_path: Path) -> None:
+    settings = app_settings.load(auth="off", data_dir=tmp_path, keep_photos=False)
+    service = create_app(settings, lambda _: fake_engine())
+    with served(service, settings) as address, opened(browser, address, **WINDOW) as page:
+        page.set_input_files("#file", files([thin_picture(300, 200)]))
+        page.locator("#reopened-told", has_text="This service keeps no photos").wait_for()
+        assert page.is_disabled("#tool-keep")
+        assert page.is_hidden("#save")
+        assert page.is_enabled("#slider")
+        with page.expect_download() as download:
+            page.click("#reopened-download")
+        assert download.value.suggested_filename == "photo-0-cutout.png"
+        accessible(page)
+        page.reload()
+        page.locator("#reopened-told", has_text="The photo is no longer kept").wait_for()
+
+
+def test_a_view_that_is_left_and_taken_up_again_is_as_it_was(page: Page, shop: Shop) -> None:
+    go(page, shop, f"job={shop.jobs['beret.png']}", READY)
+    page.click("#tool-drop")
+    draw(page, (0.35, 0.5), (0.5, 0.5))
+    told(page, "The strokes are applied.")
+    page.click("#undo")
+    told(page, "This is the first result again.")
+    page.evaluate("document.querySelector('#after').mark = 'the same'")
+    page.click("nav [data-to=history]")
+    page.wait_for_selector(f"{CARD} .name")
+    page.click("nav [data-to=remove]")
+    page.wait_for_selector(READY)
+    page.go_back()
+    page.go_back()
+    page.wait_for_selector(READY)
+    assert page.evaluate("document.querySelector('#after').mark") == "the same"
+    assert page.is_enabled("#redo")
+    assert fragment(page) == f"job={shop.jobs['beret.png']}"
+
+
+def test_a_stroke_outlives_a_reload_that_comes_before_its_result(page: Page, shop: Shop) -> None:
+    first = shop.remove("cap.png")["jobId"]
+    go(page, shop, f"job={first}", READY)
+    page.route("**/refine*", lambda _: None)  # it is never answered
+    page.click("#tool-drop")
+    with page.expect_request("**/refine*"):
+        draw(page, (0.35, 0.5), (0.5, 0.5))
+    page.unroute("**/refine*")
+    page.reload()
+    told(page, "The strokes are applied.")
+    assert shown(page) != first
+    assert page.is_enabled("#undo")
+    page.reload()
+    page.wait_for_selector(READY)
+    assert shown(page) != first
+    # What would cost is not made by a reload.
+    shop.change("cap.png", finished_at=now() - timedelta(hours=25))
+    page.route("**/refine*", lambda _: None)
+    page.click("#tool-keep")
+    with page.expect_request("**/refine*"):
+        draw(page, (0.6, 0.4), (0.6, 0.6))
+    page.unroute("**/refine*")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.reload()
+    page.wait_for_selector(READY)
+    page.wait_for_timeout(300)
+    assert [url for url in asked if "/jobs/" in url and "/refine" in url] == []
 
 
 def test_an_unknown_address_is_said(browser: Browser, shop: Shop) -> None:

@@ -46,7 +46,7 @@ def _one_password(shop: ShopPage) -> Iterator[None]:
 def holds_no_secret(page: Page) -> None:
     """Check that scripts find no session, and that the browser has one."""
     kept = page.evaluate("JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie])")
-    assert kept == '[{},{},""]'
+    assert kept == '[{"tier":"basic"},{},""]'
     (cookie,) = page.context.cookies()
     assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == ("cutout_session", True, "Strict")
 
@@ -142,6 +142,7 @@ def test_a_chosen_photo_and_strokes_outlive_a_session(browser: Browser, shop: Sh
     with opened(browser, shop.address, shows=SIGN_IN, refusals=3) as page:
         sign_in(page)
         page.wait_for_selector(SIGNED_IN)
+        until(page, "document.activeElement.id === 'remove-title'")
         page.context.clear_cookies()
         page.set_input_files("#file", files([PHOTO]))
         asked_again(page)

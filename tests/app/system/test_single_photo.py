@@ -331,7 +331,7 @@ def test_of_many_strokes_only_the_last_state_counts(page: Page, studio: Studio) 
 
 
 def test_errors_of_strokes_are_said_and_those_of_previews_are_not(browser: Browser, studio: Studio) -> None:
-    with opened(browser, studio.address, refusals=2, **WINDOW) as page:
+    with opened(browser, studio.address, refusals=3, **WINDOW) as page:
         page.route("**/remove", lambda route: route.fulfill(status=429, json={"detail": "Wait."}), times=1)
         give(page)
         assert page.is_hidden("#status")
@@ -345,6 +345,16 @@ def test_errors_of_strokes_are_said_and_those_of_previews_are_not(browser: Brows
         told(page, "It cannot be. Undo the stroke, or draw another.")
         assert page.get_attribute("#brush-told", "class") == "error"
         assert shown(page) == first
+        assert page.locator("#brush-told button").count() == 0
+        page.click("#undo")
+        told(page, "This is the first result again.")
+        # What has nothing to do with the stroke is tried again with the same one.
+        page.route("**/refine", lambda route: route.abort(), times=1)
+        draw(page, (0.5, 0.5))
+        page.focus("#brush-told button")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "tools"
+        told(page, "The strokes are applied.")
         page.click("#undo")
         told(page, "This is the first result again.")
         # A second photo begins anew.

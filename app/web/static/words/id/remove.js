@@ -1,6 +1,7 @@
 // Indonesian for the view Remove.
 
 export default {
+  "This service keeps no photos, so a result cannot be corrected, nor be made in another format.": "Layanan ini tidak menyimpan foto, jadi hasil tidak dapat diperbaiki maupun dibuat dalam format lain.",
   "Remove a background": "Hapus latar belakang",
   "Tier": "Tingkat",
   "Drop a photo, several photos or a folder here": "Letakkan satu foto, beberapa foto, atau folder di sini",
