@@ -115,7 +115,7 @@ const MOST_REPEATS = 5;
 // These last until somebody mends something.
 const LASTING = ["QUEUE_UNAVAILABLE", "STORAGE_UNAVAILABLE"];
 
-/** Wait whole seconds, and tell each second how many are left. An aborted `signal` ends it at once. */
+/** Wait whole seconds, and tell each second how many are left, and when they are over. An aborted `signal` ends it at once. */
 export async function wait(seconds, tell, signal) {
   for (let left = seconds; left > 0 && !signal?.aborted; left--) {
     tell?.(plural(left, "Trying again in {count} second …", "Trying again in {count} seconds …"));
@@ -124,6 +124,7 @@ export async function wait(seconds, tell, signal) {
       signal?.addEventListener("abort", () => resolve(clearTimeout(timer)), { once: true });
     });
   }
+  if (!signal?.aborted) tell?.(t("Trying again …"));
 }
 
 /**

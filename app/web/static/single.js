@@ -1,6 +1,6 @@
 // One photo: removed at once, previewed while that takes, and refined with the brush.
 
-import { $, API, call, linkToCredits, say, complain, sayNothing, tryAgain } from "./common.js";
+import { $, API, call, element, linkToCredits, say, complain, sayNothing, tryAgain } from "./common.js";
 import { refreshBackdrop } from "./backdrops.js";
 import { startBox } from "./box.js";
 import { forget, resume, startBrush, strokes } from "./brush.js";
@@ -70,9 +70,11 @@ export async function remove(photo) {
   dismiss();
   leavePlace();
   const mine = current;
-  const removal = { photo, isNewest: () => mine === current, isOpen: false, isDone: false };
+  const seconds = element("span", { ariaHidden: "true" });
+  const removal = { photo, isNewest: () => mine === current, isOpen: false, isDone: false, seconds };
   const clock = setInterval(tick, 1000, removal, performance.now());
   say(t("Removing the background …"), "busy");
+  $("status").append(" ", seconds);
   try {
     const form = new FormData($("form"));
     form.set("image", photo, photo.name || "photo");
@@ -106,8 +108,7 @@ const mayComeRight = ({ status }) => [0, 401, 402, 429].includes(status) || stat
 function tick(removal, start) {
   if (!removal.isNewest()) return;
   const seconds = `${((performance.now() - start) / 1000).toFixed(0)} s`;
-  if (removal.isOpen) $("note-seconds").textContent = seconds;
-  else say(`${t("Removing the background …")} ${seconds}`, "busy");
+  (removal.isOpen ? $("note-seconds") : removal.seconds).textContent = seconds; // not read aloud
 }
 
 /** Show the photo itself, and return it; null if the browser cannot. */
@@ -148,6 +149,7 @@ async function show(removal, first, known = { job: first, state: [] }, canRefine
   if (!removal.isOpen) begin(removal, null, job.width, job.height);
   if (!(await showCutout(shownUrl(job), removal.isNewest))) return;
   note("");
+  sayNothing(); // it may have waited
   keepPlace(first, job, state);
   const remarks = [...job.notes];
   if (job.noForeground) remarks.unshift(t("No subject was found in this photo, so the result is fully transparent."));

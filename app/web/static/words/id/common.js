@@ -1,6 +1,7 @@
 // Indonesian for what all views have.
 
 export default {
+  "Trying again …": "Mencoba lagi …",
   "Views": "Halaman",
   "Remove": "Hapus latar",
   "History": "Riwayat",
