@@ -178,6 +178,10 @@ def add_middleware(service: FastAPI, settings: Settings, state: AppState) -> Non
     uploads = {
         f"{removals_router.router.prefix}/remove": (most, problem_details.upload_too_large),
         f"{removals_router.router.prefix}/jobs/{{job_id}}/refine": (most, problem_details.upload_too_large),
+        f"{removals_router.router.prefix}/jobs/{{job_id}}/refine/view": (
+            most,
+            problem_details.upload_too_large,
+        ),
         f"{batches_router.router.prefix}/batch": (settings.max_batch_bytes, problem_details.batch_too_large),
     }
     encoded = compat.ENCODED_UPLOADS

@@ -254,7 +254,7 @@ class Job(Base):
     no_foreground: Mapped[bool | None]
     has_store: Mapped[bool | None]
     # Not a foreign key, which would be checked for each deleted job.
-    refined_from: Mapped[uuid.UUID | None] = mapped_column(index=True)
+    refined_from: Mapped[uuid.UUID | None]
     subject: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     coverage: Mapped[float | None]
     uncertainty: Mapped[float | None]
@@ -271,6 +271,8 @@ class Job(Base):
         Index(None, "user_id", "created_at"),
         Index(None, "status", "lease_until"),
         Index(None, "batch_id", "position", unique=True),
+        # Whether there is a newer refinement is one look, also where there are thousands of older ones.
+        Index(None, "refined_from", "created_at", "id"),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from cutout.app.core.bounded_executor import BoundedExecutor
+from cutout.app.core.shares import Shares
 from cutout.app.core.threads import to_storage_thread
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status
@@ -20,6 +21,8 @@ from cutout.inference.masked_photo import photo_in
 
 # Each holds a photo that its caller did not send, so the limit for uploads does not count it.
 READING = BoundedExecutor("photos", threads=2, waiting=30, retry_after=2, low_priority=True)
+# A large photo that has to be turned takes seconds, each time.
+SHARES = Shares(8, "Too many of your photos are being read. Try again in a moment.")
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,20 @@ async def photo(
     Raises:
         AccountDisabled: see `queries.find_readable`.
         Overloaded: too many photos are being read.
+        OverloadedError: too many of them are this user's.
 
     """
 
-    def find() -> uuid.UUID | None:
+    def find() -> Job | None:
         job = jobs.find_readable(database, job_id, owner)
         first = None if job is None else _first_of(database, job)
-        return None if first is None or first.status is not Status.COMPLETED else first.id
+        return None if first is None or first.status is not Status.COMPLETED else first
 
     first = await to_storage_thread(find)
-    return None if first is None else await READING.run(_read, storage, first, sizes)
+    if first is None:
+        return None
+    with SHARES.one(first.user_id):
+        return await READING.run(_read, storage, first.id, sizes)
 
 
 def _first_of(database: Database, job: Job) -> Job | None:

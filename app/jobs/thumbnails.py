@@ -52,14 +52,19 @@ async def thumbnail(
 
 
 def _make(storage: Storage, job: Job) -> bytes | None:
+    is_large = (job.width or 0) * (job.height or 0) > MOST_PIXELS_AT_ONCE
+    with _one_large if is_large else nullcontext():
+        # Another call may have made it while this one waited.
+        return storage.get(thumbnail_key(job.id)) or _made(storage, job)
+
+
+def _made(storage: Storage, job: Job) -> bytes | None:
     key = jobs.result_key_of(job)
     result = storage.get(key)
     if result is None:
         return None
-    is_large = (job.width or 0) * (job.height or 0) > MOST_PIXELS_AT_ONCE
     try:
-        with _one_large if is_large else nullcontext():
-            made = small_copy(result, Format(job.format))
+        made = small_copy(result, Format(job.format))
     except InvalidPhoto:
         return None
     storage.put(thumbnail_key(job.id), made)

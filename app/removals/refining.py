@@ -9,6 +9,7 @@ from datetime import timedelta
 from pydantic import ValidationError
 
 from cutout.app.core.errors import ConflictError, InvalidInputError, NotFoundError, OverloadedError
+from cutout.app.core.shares import Shares
 from cutout.app.core.threads import to_storage_thread
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Status, now
@@ -39,28 +40,33 @@ CHANGEABLE_LAYOUT = frozenset({"trim", "margin", "scale", "position", "canvas"})
 class RefinementSlots:
     """Limits how many refinements are worked on at once.
 
-    Each has a photo with masks in memory that its caller did not send, so the limit for uploads does not count it. For
-    one event loop.
+    Each has a photo with masks in memory that its caller did not send, so the limit for uploads does not count it. A
+    quarter of them is the most for one user, or two: a picture for the background that comes slowly from elsewhere holds
+    a slot for long. For one event loop.
     """
 
     def __init__(self, count: int) -> None:
         self._free = max(1, count)
+        self._shares = Shares(
+            max(2, count // 4), "Too many of your results are being refined. Try again in a moment."
+        )
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """Take a slot until the end of the block.
+    def one(self, user_id: uuid.UUID) -> Iterator[None]:
+        """Take a slot for a user until the end of the block.
 
         Raises:
-            OverloadedError: none is free.
+            OverloadedError: none is free, or the user has their share.
 
         """
-        if self._free == 0:
-            raise OverloadedError("Too many results are being refined. Try again in a moment.")
-        self._free -= 1
-        try:
-            yield
-        finally:
-            self._free += 1
+        with self._shares.one(user_id):
+            if self._free == 0:
+                raise OverloadedError("Too many results are being refined. Try again in a moment.")
+            self._free -= 1
+            try:
+                yield
+            finally:
+                self._free += 1
 
 
 class NoView(ConflictError):

@@ -163,6 +163,7 @@ async def remove(
             InvalidInputError,
             BodyTooSlowError,
             BodyTooLargeError,
+            ImageTooLargeError,
             InvalidBackgroundError,
             NoSubjectError,
             InsufficientCredits,
@@ -198,7 +199,7 @@ async def refine(
     form, files = await read_refinement(request, settings.max_upload_bytes, RefinementForm)
     values, remote = await _read_values(form, files, accepted, fetcher, settings.limits.sizes)
     free = timedelta(hours=settings.free_refine_hours)
-    with slots.one():
+    with slots.one(user.id):
         original = await find_original(context.database, context.storage, user.id, job_id, free)
         options = original.refined(values, presets, to_camel, settings.limits.sizes)
         job, picture = await removals.remove_one(
@@ -218,6 +219,8 @@ async def refine(
             InvalidInputError,
             BodyTooSlowError,
             BodyTooLargeError,
+            ImageTooLargeError,
+            InvalidBackgroundError,
             NoSubjectError,
             NotFoundError,
             ConflictError,
@@ -247,7 +250,7 @@ async def view_refinement(
     form, files = await read_refinement(request, settings.max_upload_bytes, ViewForm)
     values, remote = await _read_values(form, files, None, fetcher, settings.limits.sizes)
     free = timedelta(hours=settings.free_refine_hours)
-    with slots.one():
+    with slots.one(user.id):
         original = await find_original(database, storage, user.id, job_id, free)
         options = original.refined(values, presets, to_camel, settings.limits.sizes)
         if remote is not None:

@@ -69,9 +69,10 @@ class Period:
         if since >= until:
             raise InvalidInputError("since: Give a time before `until`.")
         period = cls(since, until)
-        if len(period.days) > MOST_DAYS:
+        count = (period._last - since.date()).days + 1
+        if count > MOST_DAYS:
             raise InvalidInputError(
-                f"since: A period has at most {MOST_DAYS} days, but this one has {len(period.days)}. Give a later time."
+                f"since: A period has at most {MOST_DAYS} days, but this one has {count}. Give a later time."
             )
         return period
 
@@ -79,8 +80,11 @@ class Period:
     def days(self) -> list[date]:
         """The days that the period touches."""
         first = self.since.date()
-        last = (self.until - timedelta.resolution).date()
-        return [first + number * DAY for number in range((last - first).days + 1)]
+        return [first + number * DAY for number in range((self._last - first).days + 1)]
+
+    @property
+    def _last(self) -> date:
+        return (self.until - timedelta.resolution).date()
 
 
 def daily(session: Session, period: Period) -> list[Day]:

@@ -125,6 +125,12 @@ def test_who_may_call_is_described(described: dict[str, Any]) -> None:
         assert ("401" in operation["responses"]) == odd.get(call, bool(security)), call
 
 
+def codes(described: dict[str, Any], path: str) -> set[str]:
+    """Return the codes of the errors of a POST."""
+    answers = described["paths"][path]["post"]["responses"].values()
+    return {code for answer in answers for code in answer["content"].get(MEDIA_TYPE, {}).get("examples", ())}
+
+
 def test_the_errors_are_those_that_a_call_can_have(described: dict[str, Any]) -> None:
     both = {"500", "503"}
     assert statuses(described, "get", f"{API}/pricing") == {"200"} | both
@@ -141,6 +147,12 @@ def test_the_errors_are_those_that_a_call_can_have(described: dict[str, Any]) ->
     assert statuses(described, "get", f"{API}/batch/{{batch_id}}/download") == of_a_download | both
     of_a_removal = {"200", "400", "401", "402", "403", "404", "408", "409", "413", "415", "429", "504"}
     assert statuses(described, "post", f"{API}/remove") == of_a_removal | both
+    refine, view = (
+        codes(described, f"{API}/jobs/{{job_id}}/{path}") - {"INSUFFICIENT_CREDITS"}
+        for path in ("refine", "refine/view")
+    )
+    assert refine == view
+    assert refine >= {"IMAGE_TOO_LARGE", "BODY_TOO_LARGE", "INVALID_BACKGROUND", "NO_SUBJECT"}
     health = described["paths"]["/api/health"]["get"]["responses"]["503"]["content"]
     assert set(health) == {"application/json", MEDIA_TYPE}
 

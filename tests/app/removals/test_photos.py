@@ -1,6 +1,9 @@
 """The photo of a job, as a browser shows it: whole, upright, and only to its owner."""
 
+import asyncio
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,14 +13,16 @@ import pytest
 from PIL import Image, ImageSequence
 from sqlalchemy import update
 
+from cutout.app.core.shares import Shares
 from cutout.app.db.tables import Job, now
+from cutout.app.jobs import photos
 from cutout.app.jobs.originals import ORIGINALS
 from cutout.inference.imaging.browser import for_browsers
 from cutout.inference.imaging.decode import decode
 from tests.app.api_client import ANNA, API, BEN, ApiClient, opened_shop
 from tests.app.databases import on_both
 from tests.app.http.test_api import problem
-from tests.fakes import files_below, open_picture, photo_bytes
+from tests.fakes import PATIENCE, files_below, open_picture, photo_bytes, wait_until
 from tests.inference.files import encode, exif, scene
 
 PHOTO = photo_bytes(120, 90)
@@ -107,6 +112,35 @@ def test_it_is_said_whether_a_refinement_corrects(rich: ApiClient) -> None:
     ):
         again = rich.client.post(f"{API}/jobs/{job['jobId']}/refine", headers=ANNA, data=fields)
         assert details(rich, again.raise_for_status().json())["corrected"] == corrected, fields
+
+
+def test_one_users_photos_leave_room_for_those_of_others(
+    rich: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rich.fund("ben", 100)
+    paths = {}
+    for name, who in (("anna", ANNA), ("ben", BEN)):
+        job = rich.remove(who, PHOTO).raise_for_status().json()
+        paths[name] = rich.get(f"{API}/jobs/{job['jobId']}", who).json()["photoUrl"]
+    may_go, asked, run = threading.Event(), 0, photos.READING.run
+
+    async def wait(*told: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        assert await asyncio.to_thread(may_go.wait, PATIENCE)
+        return await run(*told)
+
+    monkeypatch.setattr(photos.READING, "run", wait)
+    monkeypatch.setattr(photos, "SHARES", Shares(2, "Too many."))
+    with ThreadPoolExecutor(3) as callers:
+        held = [callers.submit(rich.get, paths["anna"], {}) for _ in range(2)]
+        wait_until(lambda: asked == 2)
+        problem(rich.get(paths["anna"], {}), 503, "OVERLOADED")
+        other = callers.submit(rich.get, paths["ben"], {})
+        wait_until(lambda: asked == 3)
+        may_go.set()
+        assert [one.result().status_code for one in (*held, other)] == [200] * 3
+    assert rich.get(paths["anna"], {}).status_code == 200
 
 
 def test_a_photo_that_is_not_kept_is_none(rich: ApiClient, database: Any, tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from cutout.app.config.base import SettingsError
+from cutout.app.core.errors import OverloadedError
+from cutout.app.http.middleware import BodyMemory
+from cutout.app.removals.refining import RefinementSlots
 from cutout.app.storage.base import Storage
 from tests.app.api_client import ANNA, API, ApiClient, opened_shop, service_settings
 from tests.app.http.test_api import problem
@@ -82,6 +86,43 @@ def test_only_so_many_kept_photos_are_in_memory_at_once(database: Any, tmp_path:
         for _ in range(3):
             problem(shop.client.post(f"{API}/jobs/{uuid.uuid4()}/refine", headers=ANNA), 404, "NOT_FOUND")
         assert refine() == 200
+
+
+def test_one_user_leaves_slots_for_the_others() -> None:
+    slots, anna, ben = RefinementSlots(12), uuid.uuid4(), uuid.uuid4()
+    with ExitStack() as held:
+        for _ in range(3):
+            held.enter_context(slots.one(anna))
+        with pytest.raises(OverloadedError, match="of your results"), slots.one(anna):
+            pass
+        with slots.one(ben):
+            pass
+    with slots.one(anna):
+        pass
+
+
+@pytest.mark.parametrize("path", ["refine", "refine/view"])
+def test_a_picture_may_be_as_large_as_an_upload(database: Any, tmp_path: Any, path: str) -> None:
+    """And the pictures of all callers have one memory."""
+    large = photo_bytes(500, 400)
+    with opened_shop(database, tmp_path, uploads_at_once_mb=1) as shop:
+        shop.fund("anna", 100)
+        first = shop.remove(ANNA, photo_bytes()).raise_for_status().json()
+
+        def send(data: bytes) -> Any:
+            files = {"backgroundImage": ("wall.png", data)}
+            return shop.client.post(f"{API}/jobs/{first['jobId']}/{path}", headers=ANNA, files=files)
+
+        assert 500_000 < len(large) < 1_000_000
+        assert send(large).status_code == 200
+        problem(send(b"x" * 1_200_000), 413, "IMAGE_TOO_LARGE")
+        # As if uploads of others had taken the rest.
+        memory: Any = shop.client.app
+        memory = memory.middleware_stack
+        while not isinstance(memory, BodyMemory):
+            memory = memory.app
+        memory.left -= 500_000
+        problem(send(large), 503, "OVERLOADED")
 
 
 @pytest.mark.parametrize("hours", ["inf", "nan", "1e12", "-1"])

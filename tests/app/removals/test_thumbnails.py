@@ -5,6 +5,7 @@ import os
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from cutout.inference.imaging.encode import Format
 from tests.app.api_client import ANNA, API, BEN, ApiClient
 from tests.app.databases import on_both
 from tests.app.http.test_api import problem
-from tests.fakes import PATIENCE, files_below, open_picture, photo_bytes, thin_picture
+from tests.fakes import PATIENCE, files_below, open_picture, photo_bytes, thin_picture, wait_until
 
 WIDTH, HEIGHT = 900, 600
 
@@ -179,6 +180,35 @@ def test_large_ones_are_made_one_by_one_and_the_service_answers_meanwhile(
         thread.join(PATIENCE)
     assert statuses == [200, 200, 200]
     assert most == 1
+
+
+def test_a_large_one_that_several_ask_for_is_made_once(
+    rich: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = removed(rich)
+    monkeypatch.setattr(thumbnails, "MOST_PIXELS_AT_ONCE", WIDTH * HEIGHT - 1)
+    may_go, making, run = threading.Event(), small.small_copy, thumbnails.MAKING.run
+    asked, made = 0, 0
+
+    async def wait(*told: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await run(*told)
+
+    def make(*told: Any) -> bytes:
+        nonlocal made
+        made += 1
+        assert may_go.wait(PATIENCE)
+        return making(*told)
+
+    monkeypatch.setattr(thumbnails.MAKING, "run", wait)
+    monkeypatch.setattr(thumbnails, "small_copy", make)
+    with ThreadPoolExecutor(4) as callers:
+        asking = [callers.submit(rich.get, job["thumbnailUrl"], {}) for _ in range(4)]
+        wait_until(lambda: asked == 4)
+        may_go.set()
+        assert len({one.result().raise_for_status().content for one in asking}) == 1
+    assert made == 1
 
 
 def test_the_means_of_a_large_picture_are_those_of_the_whole() -> None:

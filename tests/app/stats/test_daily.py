@@ -86,3 +86,11 @@ def test_a_period_has_a_longest_length(days: int, fits: bool) -> None:
     else:
         with pytest.raises(InvalidInputError, match="366"):
             Period.of(**span)
+
+
+def test_days_are_counted_and_not_made_before_a_period_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of ten thousand years take seconds, in which the service answers nobody."""
+    monkeypatch.setattr(Period, "days", property(lambda _: pytest.fail("the days were made")))
+    first, last = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+    with pytest.raises(InvalidInputError, match="3652057"):
+        Period.of(first, last, last)

@@ -188,7 +188,7 @@ def test_an_address_that_leads_elsewhere_is_refused_before_anything_costs(
         assert answered.status_code == 400, (url, answered.text)
         assert "storeUrl" in answered.text or "\ud800" in url
     assert shop.balance(ANNA) == 50
-    assert shop.get(f"{API}/jobs", ANNA).json() == {"jobs": []}
+    assert shop.get(f"{API}/jobs", ANNA).json()["jobs"] == []
     assert web.seen == []
     assert "secret@" not in caplog.text
 

@@ -8,11 +8,11 @@ branch_labels = None
 depends_on = None
 
 JOBS = "background_removal_jobs"
-INDEX = "ix_background_removal_jobs_refined_from"
+INDEX = "ix_background_removal_jobs_refined_from_created_at_id"
 
 
 def upgrade() -> None:
-    op.create_index(INDEX, JOBS, ["refined_from"])
+    op.create_index(INDEX, JOBS, ["refined_from", "created_at", "id"])
 
 
 def downgrade() -> None:
