@@ -3,7 +3,7 @@
 import { plural, t } from "./words.js";
 
 // The service's address as this page sees it. A proxy may serve it below a path that the service does not know.
-const ROOT = new URL("..", import.meta.url).href;
+export const ROOT = new URL("..", import.meta.url).href;
 
 export const API = `${ROOT}api/background-remover`;
 

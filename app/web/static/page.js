@@ -1,9 +1,9 @@
 // The page: its views, each of which registers itself.
 
-import "./account.js";
-import "./admin.js";
-import "./history.js";
-import { startRemove } from "./remove.js";
+import "./account/account.js";
+import "./admin/admin.js";
+import "./history/history.js";
+import { startRemove } from "./remove/remove.js";
 import { startSession } from "./session.js";
 import { startViews } from "./views.js";
 import { startWords } from "./words.js";

@@ -3,10 +3,10 @@
 // A call that is answered 401 asks the person to sign in again, and is made again after it (`call` in common.js): what is
 // on the page stays. Only where somebody else signs in is all of it dropped.
 
-import { $, ask, onSessionEnd } from "./common.js";
+import { $, ROOT, ask, onSessionEnd } from "./common.js";
 import { t } from "./words.js";
 
-const SESSION = new URL("../api/auth/session", import.meta.url).href;
+const SESSION = `${ROOT}api/auth/session`;
 
 let user = null; // who is signed in, or was when their session ended
 let asked = null; // the promise of a sign-in that is waited for, and its `resolve`

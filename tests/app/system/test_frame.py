@@ -41,7 +41,7 @@ def texts_of_markup() -> set[str]:
 
 def texts_of_scripts() -> set[str]:
     found = set()
-    for file in STATIC.glob("*.js"):
+    for file in STATIC.rglob("*.js"):
         script = file.read_text()
         for call in re.finditer(rf"\bt\(\s*({STRING})", script):
             found.add(json.loads(call[1]))

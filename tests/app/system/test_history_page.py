@@ -20,9 +20,9 @@ from cutout.app.jobs.originals import ORIGINALS
 from cutout.inference.tiers import Tier
 from tests.app.api_client import API
 from tests.app.serving import served
-from tests.app.system.chromium import accessible, files, fits, keep, opened, until
+from tests.app.system.chromium import accessible, drag, files, fits, keep, opened, until
 from tests.app.system.test_readiness import CHROMIUM
-from tests.app.system.test_single_photo import READY, draw, shown, told
+from tests.app.system.test_single_photo import READY, shown, told
 from tests.fakes import fake_engine, photo_bytes, thin_picture, wait_until
 from tests.http import http
 
@@ -240,7 +240,7 @@ def test_an_old_result_is_as_it_was_after_its_removal(page: Page, shop: Shop, br
     assert page.get_attribute("#download", "download") == "Red-Shoe-cutout.png"
     keep(page, "reopened")
     page.click("#tool-drop")
-    draw(page, (0.35, 0.5), (0.5, 0.5))
+    drag(page, (0.35, 0.5), (0.5, 0.5))
     told(page, "The strokes are applied.")
     refined = shown(page)
     assert refined != first
@@ -256,7 +256,7 @@ def test_an_old_result_is_as_it_was_after_its_removal(page: Page, shop: Shop, br
     page.click("#redo")
     until(page, f"document.querySelector('#after').src.includes('{refined}')")
     page.click("#tool-keep")
-    draw(page, (0.6, 0.4), (0.6, 0.6))
+    drag(page, (0.6, 0.4), (0.6, 0.6))
     until(page, f"!location.hash.includes('{refined}')")
     both = shown(page)
     # In the list it is one photo, with its last result; the first result leads to that one too.
@@ -366,7 +366,7 @@ def test_where_no_photo_is_kept_no_brush_is_offered(browser: Browser, tmp_path: 
 def test_a_view_that_is_left_and_taken_up_again_is_as_it_was(page: Page, shop: Shop) -> None:
     go(page, shop, f"job={shop.jobs['beret.png']}", READY)
     page.click("#tool-drop")
-    draw(page, (0.35, 0.5), (0.5, 0.5))
+    drag(page, (0.35, 0.5), (0.5, 0.5))
     told(page, "The strokes are applied.")
     page.click("#undo")
     told(page, "This is the first result again.")
@@ -389,7 +389,7 @@ def test_a_stroke_outlives_a_reload_that_comes_before_its_result(page: Page, sho
     page.route("**/refine*", lambda _: None)  # it is never answered
     page.click("#tool-drop")
     with page.expect_request("**/refine*"):
-        draw(page, (0.35, 0.5), (0.5, 0.5))
+        drag(page, (0.35, 0.5), (0.5, 0.5))
     page.unroute("**/refine*")
     page.reload()
     told(page, "The strokes are applied.")
@@ -403,7 +403,7 @@ def test_a_stroke_outlives_a_reload_that_comes_before_its_result(page: Page, sho
     page.route("**/refine*", lambda _: None)
     page.click("#tool-keep")
     with page.expect_request("**/refine*"):
-        draw(page, (0.6, 0.4), (0.6, 0.6))
+        drag(page, (0.6, 0.4), (0.6, 0.6))
     page.unroute("**/refine*")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

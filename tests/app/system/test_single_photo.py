@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from playwright.sync_api import Browser, FloatRect, Page, Route
+from playwright.sync_api import Browser, Page, Route
 
 from cutout.app.app import create_app
 from cutout.app.config import settings as app_settings
@@ -19,7 +19,7 @@ from cutout.inference.backends.runners import Serving
 from cutout.inference.engine import Engine
 from cutout.inference.tiers import Choice, Tier
 from tests.app.serving import served
-from tests.app.system.chromium import files, opened, until
+from tests.app.system.chromium import box_of, drag, files, opened, until
 from tests.app.system.test_readiness import CHROMIUM
 from tests.fakes import (
     CHECKPOINT,
@@ -114,27 +114,10 @@ def give(page: Page, photo: bytes = PHOTO, until_shown: str = READY) -> None:
     page.wait_for_selector(until_shown)
 
 
-def box_of(page: Page, selector: str) -> FloatRect:
-    box = page.locator(selector).bounding_box()
-    assert box is not None
-    return box
-
-
 def place_of(page: Page, selector: str) -> dict[str, float]:
     """Return the box of an element within the page, however far that is scrolled."""
     box = dict(box_of(page, selector))
     return {**box, "y": box["y"] + page.evaluate("scrollY")}
-
-
-def draw(page: Page, *points: Share) -> None:
-    """Draw a stroke through these points, shares of what is seen of the stage."""
-    box = box_of(page, "#compare")
-    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
-    page.mouse.move(*places[0])
-    page.mouse.down()
-    for place in places[1:]:
-        page.mouse.move(*place, steps=2)
-    page.mouse.up()
 
 
 def told(page: Page, text: str) -> None:
@@ -209,10 +192,10 @@ def test_strokes_change_the_result_and_undo_brings_the_first_back(page: Page, st
     first = shown(page)
     page.keyboard.press("d")
     assert page.get_attribute("#tool-drop", "aria-pressed") == "true"
-    draw(page, (0.35, 0.5), (0.5, 0.5))
+    drag(page, (0.35, 0.5), (0.5, 0.5))
     told(page, "The strokes are applied.")
     page.click("#tool-keep")
-    draw(page, (0.65, 0.4), (0.65, 0.6))
+    drag(page, (0.65, 0.4), (0.65, 0.6))
     until(page, "document.querySelector('#compare').ariaBusy === 'false'")
     assert all(f"/jobs/{first}/refine" in url for url in asked)
     one, two = studio.strokes
@@ -249,7 +232,7 @@ def test_a_large_photo_shows_a_small_picture_first(page: Page, studio: Studio) -
     give(page, thin_picture(1500, 1000))
     box, first = place_of(page, "#after"), shown(page)
     page.click("#tool-drop")
-    draw(page, (0.35, 0.5), (0.5, 0.5))
+    drag(page, (0.35, 0.5), (0.5, 0.5))
     told(page, "The strokes are applied.")
     assert place_of(page, "#after") == box
     width = page.evaluate("document.querySelector('#after').naturalWidth")
@@ -268,7 +251,7 @@ def test_a_large_photo_shows_a_small_picture_first(page: Page, studio: Studio) -
     assert shown(page) in str(page.get_attribute("#download", "href"))
     # Under zoom it comes without a rest, and a state that was shown in full is so at once.
     page.keyboard.press("+")
-    draw(page, (0.6, 0.5))
+    drag(page, (0.6, 0.5))
     until(page, "document.querySelector('#after').src.startsWith('blob:')")
     until(page, "document.querySelector('#after').naturalWidth === 1500")
     page.keyboard.press("z")
@@ -290,9 +273,9 @@ def test_strokes_are_shown_in_full_where_there_is_no_view(browser: Browser, stud
         page.route("**/view", refuse)
         give(page, thin_picture(1500, 1000))
         page.click("#tool-drop")
-        draw(page, (0.4, 0.4))
+        drag(page, (0.4, 0.4))
         told(page, "The strokes are applied.")
-        draw(page, (0.6, 0.6))
+        drag(page, (0.6, 0.6))
         until(page, "document.querySelector('#compare').ariaBusy === 'false'")
         assert page.evaluate("document.querySelector('#after').naturalWidth") == 1500
     assert len(views) == 1
@@ -304,11 +287,11 @@ def test_of_many_strokes_only_the_last_state_counts(page: Page, studio: Studio) 
     page.click("#tool-drop")
     first = shown(page)
     studio.refinements = threading.Semaphore(0)
-    draw(page, (0.4, 0.4))
+    drag(page, (0.4, 0.4))
     until(page, "document.querySelector('#compare').ariaBusy === 'true'")
     wait_until(lambda: len(studio.strokes) == 1)
     for step in range(5):
-        draw(page, (0.3 + step / 10, 0.6))
+        drag(page, (0.3 + step / 10, 0.6))
     for _ in range(4):
         page.keyboard.press("z")
     studio.refinements.release()
@@ -321,10 +304,10 @@ def test_of_many_strokes_only_the_last_state_counts(page: Page, studio: Studio) 
     assert [at(drop, 0.4, 0.4), at(drop, 0.3, 0.6), at(drop, 0.7, 0.6)] == [True, True, False]
     # A stroke over another of the other kind replaces it, so that they do not contradict each other.
     page.click("#reset")
-    draw(page, (0.4, 0.4))
+    drag(page, (0.4, 0.4))
     page.click("#tool-keep")
     page.locator("#size").fill("60")
-    draw(page, (0.4, 0.4))
+    drag(page, (0.4, 0.4))
     told(page, "The strokes are applied.")
     page.locator("#size").fill("28")
     assert studio.strokes[-1].keys() == {"keepMask"}
@@ -341,7 +324,7 @@ def test_errors_of_strokes_are_said_and_those_of_previews_are_not(browser: Brows
             "**/refine", lambda route: route.fulfill(status=400, json={"detail": "It cannot be."}), times=1
         )
         page.click("#tool-drop")
-        draw(page, (0.4, 0.4))
+        drag(page, (0.4, 0.4))
         told(page, "It cannot be. Undo the stroke, or draw another.")
         assert page.get_attribute("#brush-told", "class") == "error"
         assert shown(page) == first
@@ -350,7 +333,7 @@ def test_errors_of_strokes_are_said_and_those_of_previews_are_not(browser: Brows
         told(page, "This is the first result again.")
         # What has nothing to do with the stroke is tried again with the same one.
         page.route("**/refine", lambda route: route.abort(), times=1)
-        draw(page, (0.5, 0.5))
+        drag(page, (0.5, 0.5))
         page.focus("#brush-told button")
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.id") == "tools"
@@ -358,7 +341,7 @@ def test_errors_of_strokes_are_said_and_those_of_previews_are_not(browser: Brows
         page.click("#undo")
         told(page, "This is the first result again.")
         # A second photo begins anew.
-        draw(page, (0.4, 0.4))
+        drag(page, (0.4, 0.4))
         give(page, until_shown="#tool-keep:disabled")
         page.wait_for_selector(READY)
         assert page.is_disabled("#undo")
@@ -399,10 +382,10 @@ def test_strokes_and_slider_are_right_under_zoom(page: Page, studio: Studio) -> 
     assert float(cut.rstrip("%")) == pytest.approx(100 * (0.5 + (0.25 - 0.5) / scale), abs=0.1)
     # The picture is moved to its corner.
     page.click("#tool-hand")
-    draw(page, (0.1, 0.1), (0.95, 0.95))
+    drag(page, (0.1, 0.1), (0.95, 0.95))
     assert box_of(page, "#after")["x"] == pytest.approx(box["x"], abs=1)
     page.click("#tool-drop")
-    draw(page, (0.9, 0.9))
+    drag(page, (0.9, 0.9))
     told(page, "The strokes are applied.")
     drop = marked(studio.strokes[0]["dropMask"])
     rows, columns = np.nonzero(drop)

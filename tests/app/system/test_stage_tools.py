@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, FloatRect, Page
+from playwright.sync_api import Browser, Page
 
 from cutout.app.app import create_app
 from cutout.app.config import settings as app_settings
 from cutout.app.removals import form
 from tests.app.serving import served
-from tests.app.system.chromium import accessible, files, fits, keep, opened, until
+from tests.app.system.chromium import accessible, box_of, drag, files, fits, keep, opened, until
 from tests.app.system.test_readiness import CHROMIUM
 from tests.fakes import fake_engine, open_picture, thin_picture
 from tests.http import http
@@ -99,23 +99,6 @@ def told(page: Page, text: str) -> None:
     page.locator("#brush-told", has_text=text).wait_for()
 
 
-def box_of(page: Page, selector: str) -> FloatRect:
-    box = page.locator(selector).bounding_box()
-    assert box is not None
-    return box
-
-
-def drag(page: Page, *points: tuple[float, float]) -> None:
-    """Drag over these points, shares of what is seen of the stage."""
-    box = box_of(page, "#compare")
-    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
-    page.mouse.move(*places[0])
-    page.mouse.down()
-    for place in places[1:]:
-        page.mouse.move(*place, steps=2)
-    page.mouse.up()
-
-
 def edges(within: str) -> list[float]:
     return [float(edge.removesuffix("%")) for edge in within.split()]
 
@@ -182,7 +165,7 @@ def test_only_what_is_in_the_box_stays(page: Page, place: Studio) -> None:
     until(page, "document.querySelector('#box').hidden")
     # Strokes of a photo that is opened again have their box.
     page.evaluate(
-        "import('./static/brush.js').then(({ resume }) =>"
+        "import('./static/stage/brush.js').then(({ resume }) =>"
         " resume([{ id: 900, kind: 'box', left: 0.1, top: 0.2, right: 0.5, bottom: 0.6 }]))"
     )
     assert page.evaluate("document.querySelector('#box').style.left") == "10%"
@@ -362,8 +345,8 @@ def test_what_would_cost_is_said_and_not_made_to_be_looked_at(browser: Browser, 
 
 # Draws strokes and boxes, and undoes and redoes some, as the gestures and buttons do; then what is left is refined alone.
 MANY_STEPS = """async (steps) => {
-    const brush = await import("./static/brush.js");
-    const { drawBox } = await import("./static/box.js");
+    const brush = await import("./static/stage/brush.js");
+    const { drawBox } = await import("./static/stage/box.js");
     const { left, top, width, height } = document.querySelector("#sheet").getBoundingClientRect();
     const at = ([x, y]) => ({ clientX: left + x * width, clientY: top + y * height });
     for (const [number, { kind, from, to }] of steps.entries()) {
@@ -375,8 +358,8 @@ MANY_STEPS = """async (steps) => {
     }
 }"""
 ALONE = """async (jobId) => {
-    const { refine, refinement } = await import("./static/refine.js");
-    const { strokes } = await import("./static/brush.js");
+    const { refine, refinement } = await import("./static/stage/refine.js");
+    const { strokes } = await import("./static/stage/brush.js");
     return (await refine(jobId, await refinement(strokes()))).resultUrl;
 }"""
 
