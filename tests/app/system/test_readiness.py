@@ -74,7 +74,9 @@ class TestPage:
 
             page.wait_for_selector(".tier")
             assert page.locator(".tier").count() == 4  # The preview has no card.
-            assert "isnet-general, substitute for rmbg-1.4" in page.locator(".tier").first.inner_text()
+            card = page.locator(".tier").first.inner_text()
+            assert "isnet-general on " in card
+            assert ", substitute for rmbg-1.4" in card
             assert "edges without the old background's colour" in page.locator(".tier").nth(1).inner_text()
             page.locator(".tier", has_text="Standard").click()
             drop(page, PHOTO)
