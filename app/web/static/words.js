@@ -1,8 +1,10 @@
 // The page's language. English is in the code and the markup; words/id.js translates it. What is said by the service,
 // such as the text of an error, stays as the service says it.
 
+import { recall, remember } from "./remembered.js";
+
 const LANGUAGES = ["en", "id"];
-const KEPT = "language"; // in localStorage: nothing but "en" or "id"
+const KEPT = "language";
 
 export const language = chosen();
 const words = language === "id" ? (await import("./words/id.js")).default : {};
@@ -11,17 +13,8 @@ const words = language === "id" ? (await import("./words/id.js")).default : {};
 export const missing = new Set();
 
 function chosen() {
-  const wanted = [kept(), ...navigator.languages.map((one) => one.split("-")[0])];
+  const wanted = [recall(KEPT), ...navigator.languages.map((one) => one.split("-")[0])];
   return wanted.find((one) => LANGUAGES.includes(one)) ?? "en";
-}
-
-/** The language that was chosen here before; some browsers forbid pages to keep anything. */
-function kept() {
-  try {
-    return localStorage.getItem(KEPT);
-  } catch {
-    return null;
-  }
 }
 
 function translated(text) {
@@ -88,7 +81,7 @@ export function startWords() {
   const choice = document.getElementById("language");
   choice.value = language;
   choice.addEventListener("change", () => {
-    localStorage.setItem(KEPT, choice.value);
+    remember(KEPT, choice.value);
     location.reload();
   });
 }

@@ -2,9 +2,10 @@
 // loses nothing.
 
 import { $ } from "../common.js";
+import { recall, remember } from "../remembered.js";
 import { nameThing } from "../views.js";
 
-// In localStorage: [first job, shown job, its strokes, later strokes whose result was not there yet] of the photos that were
+// [first job, shown job, its strokes, later strokes whose result was not there yet] of the photos that were
 // corrected last.
 const KEPT = "strokes";
 const MOST_PHOTOS = 20;
@@ -53,17 +54,13 @@ export const shownUrl = ({ format, resultUrl, thumbnailUrl }) => (format === "zi
 
 function all() {
   try {
-    return JSON.parse(localStorage.getItem(KEPT)) ?? [];
+    return JSON.parse(recall(KEPT)) ?? [];
   } catch {
-    return []; // some browsers forbid pages to keep anything
+    return []; // somebody else wrote it
   }
 }
 
 function write(entries) {
   const short = (name, value) => (typeof value === "number" ? Number(value.toFixed(DIGITS)) : value);
-  try {
-    localStorage.setItem(KEPT, JSON.stringify(entries.slice(-MOST_PHOTOS), short));
-  } catch {
-    // There is no room, or it is forbidden. Then a reload loses the strokes, and keeps their result.
-  }
+  remember(KEPT, JSON.stringify(entries.slice(-MOST_PHOTOS), short));
 }

@@ -6,6 +6,7 @@ import { busy, hide, offer, startBatches } from "../batch/batch.js";
 import { $, API, ROOT, call, complain, say, sayNothing } from "../common.js";
 import { chosen, dropped, objection, pictures } from "./files.js";
 import { startReopening } from "./reopen.js";
+import { recall, remember } from "../remembered.js";
 import { atStart } from "../session.js";
 import { dismiss, offerPreview, remove, startSingle } from "./single.js";
 import { isShown, nameThing, registerView } from "../views.js";
@@ -18,7 +19,7 @@ const RECIPES = {
   "second-look": t("plus a second look at small subjects"),
 };
 
-const KEPT = "tier"; // in localStorage: the name of the tier that was chosen last
+const KEPT = "tier"; // the one that was chosen last
 
 /** On a phone the tiers are a row that scrolls, and that forgets where it was when its cards become smaller. */
 function showChosenTier() {
@@ -30,24 +31,10 @@ function showChosenTier() {
 /** The tier to begin with. Where nobody pays, the first picture is one with its hair. */
 async function firstTier(names) {
   const usual = (await atStart).authentication === "off" ? "professional" : "basic";
-  return [kept(), usual].find((name) => names.includes(name)) ?? names[0];
+  return [recall(KEPT), usual].find((name) => names.includes(name)) ?? names[0];
 }
 
-function kept() {
-  try {
-    return localStorage.getItem(KEPT);
-  } catch {
-    return null; // some browsers forbid pages to keep anything
-  }
-}
-
-function keepTier({ target }) {
-  try {
-    localStorage.setItem(KEPT, target.value);
-  } catch {
-    // Then it holds until the page is left.
-  }
-}
+const keepTier = ({ target }) => remember(KEPT, target.value);
 
 async function showTiers() {
   let hasWaited = false;
