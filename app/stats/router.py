@@ -44,7 +44,7 @@ class WorkInfo(Schema):
 
 
 class Stats(WorkInfo):
-    """Statistics on the caller's jobs."""
+    """Statistics on the caller's jobs. Free previews count in their tier, and not in the total."""
 
     tiers: dict[Tier, WorkInfo]
 

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, case, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from cutout.app.db.tables import Batch, Job, PaidBy, Payment, PaymentStatus, Status, Subscription
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import SOLD, Tier
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def work(session: Session, user_id: uuid.UUID | None, span: Span) -> dict[Tier, 
 
 
 def total(tiers: dict[Tier, Work]) -> Work:
-    """Return the work in all tiers together."""
-    return sum(tiers.values(), Work())
+    """Return the work in all sold tiers together: a free preview is a part of the removal that follows it."""
+    return sum((tiers[tier] for tier in SOLD if tier in tiers), Work())
 
 
 def business(session: Session, span: Span, at: datetime) -> Business:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from cutout.app.db.tables import Job, Status, Subscription, User
 from cutout.app.stats.service import Span, jobs_in
+from cutout.inference.tiers import SOLD
 
 RECENT = timedelta(days=30)
 
@@ -40,7 +41,7 @@ def page(
     months = select(Subscription).where(Subscription.user_id.in_(ids), Subscription.ends_at > at)
     plans = {month.user_id: month for month in session.scalars(months.order_by(Subscription.ends_at))}
     done = jobs_in(Span(since=at - RECENT), Job.user_id, func.count()).where(
-        Job.user_id.in_(ids), Job.status == Status.COMPLETED
+        Job.user_id.in_(ids), Job.status == Status.COMPLETED, Job.tier.in_(SOLD)
     )
     removals: dict[uuid.UUID, int] = dict(session.execute(done.group_by(Job.user_id)).all())
     return total, [Account(user, plans.get(user.id), removals.get(user.id, 0)) for user in users]

@@ -11,7 +11,7 @@ from cutout.app.auth.tokens import Claims
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Job, PaidBy, Payment, PaymentStatus, Status, Subscription, User, now
 from cutout.app.stats import service as stats
-from cutout.app.stats.service import Span, Times
+from cutout.app.stats.service import Span, Times, Work
 from cutout.inference.tiers import Tier
 from tests.app.api_client import ADMIN, ANNA, API, BEN, opened_shop
 from tests.app.databases import new_user, on_both
@@ -162,3 +162,8 @@ def test_percentiles_are_of_the_nearest_rank(database: Database) -> None:
         session.add(job(user, Tier.STANDARD, 0, milliseconds=7))
     business = database.run_in_transaction(stats.business, Span(), now())
     assert business.times == {Tier.BASIC: Times(50, 95), Tier.STANDARD: Times(7, 7)}
+
+
+def test_a_free_preview_is_no_removal_of_its_own() -> None:
+    work = {Tier.BASIC: Work(removals=2, credits=6), Tier.PREVIEW: Work(removals=5, failed=1)}
+    assert stats.total(work) == Work(removals=2, credits=6)

@@ -83,8 +83,8 @@ def test_a_user_is_shown_with_plan_and_use(shop: ApiClient) -> None:
         ledger.grant(session, user.id, 7, "grant:gift")
         free = {"paid_by": PaidBy.FREE, "refined_from": uuid.uuid4()}
         jobs = [job(user, Tier.BASIC, 0), job(user, Tier.BASIC, 0, status=Status.FAILED)]
-        jobs += [job(user, Tier.BASIC, 0, **free), job(user, Tier.INDUSTRY, 0)]
-        for days, made in zip((1, 1, 1, 31), jobs, strict=True):
+        jobs += [job(user, Tier.BASIC, 0, **free), job(user, Tier.INDUSTRY, 0), job(user, Tier.PREVIEW, 0)]
+        for days, made in zip((1, 1, 1, 31, 1), jobs, strict=True):
             made.created_at = _days_ago(days)
         session.add_all(jobs)
         for number, ends in enumerate((-1, 20, 50)):
