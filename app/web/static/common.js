@@ -172,7 +172,7 @@ export function parsed(text) {
 const addressOf = (path) => (typeof path === "string" && path.startsWith("/") ? ROOT + path.slice(path.lastIndexOf("/api/") + 1) : path);
 
 /** Have a person sign in again; the promise tells whether they did. Set by session.js. */
-export let signInAgain = async () => false;
+let signInAgain = async () => false;
 
 export const onSessionEnd = (have) => (signInAgain = have);
 

@@ -14,7 +14,7 @@ let asked = null; // the promise of a sign-in that is waited for, and its `resol
 /** A promise of what the service said at the start: `authentication`, "on" or "off", and the `user`. */
 export const atStart = ask(SESSION).catch(() => ({ authentication: null, user: null }));
 
-export const isAdmin = () => user?.role === "admin";
+const isAdmin = () => user?.role === "admin";
 
 // The other tabs of this browser have the same cookie.
 const tabs = new BroadcastChannel("cutout-session");

@@ -56,7 +56,7 @@ function shape(name, attributes, ...children) {
 }
 
 /** Round numbers from 0 to the first that is at least `most`. */
-export function scaleTo(most) {
+function scaleTo(most) {
   const rough = Math.max(1, most / 4);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = STEPS.find((factor) => factor * power >= rough) * power;

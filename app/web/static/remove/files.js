@@ -75,4 +75,4 @@ export function objection(photos) {
   return null;
 }
 
-export const bytesOf = (photos) => photos.reduce((sum, { file }) => sum + file.size, 0);
+const bytesOf = (photos) => photos.reduce((sum, { file }) => sum + file.size, 0);
