@@ -69,6 +69,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	PATH=$(CURDIR)/$(BIN):$$PATH deploy/lint.sh
 
 # The page is tested in a real browser. As root, Debian's Chromium is installed if there is none.
 browser:
