@@ -61,14 +61,30 @@ def compile_lock(path: Path, extras: tuple[str, ...]) -> None:
         text=True,
     ).stdout
     path.parent.mkdir(exist_ok=True)
-    path.write_text(header(path.stem) + output)
+    path.write_text(header(path.stem) + "".join(filter(for_linux, split(output).values())))
+
+
+def for_linux(block: str) -> bool:
+    """Return whether a package is for any image: Linux, on one of two kinds of processor."""
+    marker = Requirement(block.splitlines()[0].rstrip(" \\")).marker
+    images = (
+        {"sys_platform": "linux", "platform_machine": machine, "python_full_version": python}
+        for machine in ("x86_64", "aarch64")
+        for python in (f"{OLDEST_PYTHON}.0", "3.14.0")
+    )
+    return marker is None or any(marker.evaluate(image) for image in images)
 
 
 def read_blocks(path: Path) -> dict[str, str]:
     """Return a lock's text by package: the line of the version and those of its hashes."""
+    return split(path.read_text())
+
+
+def split(text: str) -> dict[str, str]:
+    """Return the text of a lock by package."""
     blocks: dict[str, str] = {}
     name = ""
-    for line in path.read_text().splitlines(keepends=True):
+    for line in text.splitlines(keepends=True):
         if line.startswith("#"):
             continue
         if not line.startswith(" "):

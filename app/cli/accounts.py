@@ -78,7 +78,7 @@ def migrate() -> None:
 
 
 @users.command("add")
-def add_user(
+def add_user(  # nosec B107 # without a password it is asked for
     email: Annotated[str, typer.Argument(help="The e-mail address to log in with.")],
     admin: Annotated[
         bool, typer.Option("--admin", help="May grant credits and see the statistics of all users.")
@@ -120,7 +120,7 @@ def list_users() -> None:
 
 
 @users.command("password")
-def change_password(who: Who, password: Password = "") -> None:
+def change_password(who: Who, password: Password = "") -> None:  # nosec B107 # it is asked for
     """Change the password of a local account. Logins with the old password end at once; API keys stay valid."""
     from cutout.app.auth import accounts
 
