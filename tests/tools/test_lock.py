@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterable
-from importlib.metadata import distributions
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from tools import lock
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+INSTALLED = {canonicalize_name(distribution.name): distribution for distribution in distributions()}
 FILES = sorted(lock.FOLDER.glob("*.lock"))
 
 
@@ -61,25 +62,27 @@ def test_the_constraints_have_everything_that_the_project_asks_for() -> None:
 
 def test_the_constraints_have_everything_that_is_installed_for_the_project() -> None:
     """What somebody has installed beside it is none of the project's."""
-    installed = {canonicalize_name(distribution.name): distribution for distribution in distributions()}
-    wanted = [canonicalize_name(PROJECT["name"])]
-    found: set[str] = set()
+    wanted = [Requirement(line) for line in PROJECT["dependencies"]]
+    for extra in PROJECT["optional-dependencies"].values():
+        wanted += map(Requirement, extra)
+    found: dict[str, Distribution] = {}
+    seen: set[tuple[str, frozenset[str]]] = set()
     while wanted:
-        name = wanted.pop()
-        if name in found or name not in installed:
-            continue
-        found.add(name)
-        for line in installed[name].requires or ():
-            requirement = Requirement(line)
-            optional = requirement.marker is not None and "extra" in str(requirement.marker)
-            # an extra of another package counts as installed if its own package requires it elsewhere
-            if not optional or name == canonicalize_name(PROJECT["name"]):
-                wanted.append(canonicalize_name(requirement.name))
+        requirement = wanted.pop()
+        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if (name, extras) not in seen and name in INSTALLED:
+            seen.add((name, extras))
+            found[name] = INSTALLED[name]
+            wanted += [
+                other
+                for other in map(Requirement, INSTALLED[name].requires or ())
+                if other.marker is None or any(other.marker.evaluate({"extra": one}) for one in {"", *extras})
+            ]
     assert len(found) > 80
-    versions = {name: installed[name].version.split("+")[0] for name in found}
-    versions.pop(canonicalize_name(PROJECT["name"]))
     known = lock.constraints()
-    assert {name: version for name, version in versions.items() if known.get(name) != version} == {}
+    versions = {name: one.version.split("+")[0] for name, one in found.items()}
+    different = [f"{name}=={version}" for name, version in versions.items() if known.get(name) != version]
+    assert sorted(different) == [], "add these lines to constraints.txt"
 
 
 def missing(requirements: Iterable[str], pins: dict[str, str]) -> list[str]:
