@@ -29,14 +29,18 @@ class SchemaMismatch(OperatorError):
 
 
 def migrate(database: Database) -> str:
-    """Upgrade the database to this code's schema in one transaction; return the new revision.
+    """Upgrade the database to this code's schema in one transaction; return its revision.
+
+    A newer schema that serves this code too is left as it is.
 
     Raises:
-        SchemaMismatch: the database has the schema of a newer version.
+        SchemaMismatch: the database has the schema of a newer version, which does not serve this one.
 
     """
-    if _is_ahead(revision(database)):
-        raise SchemaMismatch(_say(revision(database)))
+    found = revision(database)
+    if found is not None and _is_ahead(found):
+        require_current(database)
+        return found
     with database.without_limits() as connection:
         config = alembic_config()
         config.attributes["connection"] = connection

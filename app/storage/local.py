@@ -99,14 +99,16 @@ class LocalStorage:
     def list_older_than(self, age: timedelta, prefix: str) -> list[str]:
         self._require_marked()
         limit = time.time() - age.total_seconds()
+        old = []
         try:
-            return [
-                file.relative_to(self.root).as_posix()
-                for file in (self.root / prefix).rglob("*")
-                if file.is_file() and file.stat().st_mtime < limit
-            ]
+            for file in (self.root / prefix).rglob("*"):
+                # Another process may delete it at this moment.
+                with suppress(FileNotFoundError):
+                    if file.is_file() and file.stat().st_mtime < limit:
+                        old.append(file.relative_to(self.root).as_posix())
         except OSError as error:
             raise StorageError(f"{self.root} cannot be read ({error.strerror}).") from error
+        return old
 
     def delete_older_than(self, age: timedelta, prefix: str) -> int:
         old = self.list_older_than(age, prefix)
