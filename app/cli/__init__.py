@@ -1,11 +1,11 @@
-"""`cutout`: remove, presets, serve, worker, verify, compat-check, models, doctor, migrate, users, keys, credits."""
+"""`cutout`: remove, presets, serve, mcp, worker, verify, compat-check, models, doctor, migrate, users, keys, credits."""
 
 import logging
 import sys
 
 import typer
 
-from cutout.app.cli import accounts, compat_check, doctor, models, presets, remove, serve, verify, worker
+from cutout.app.cli import accounts, compat_check, doctor, mcp, models, presets, remove, serve, verify, worker
 from cutout.app.cli.console import escape, say
 from cutout.app.config.base import SettingsError
 from cutout.app.core.errors import OperatorError
@@ -27,6 +27,7 @@ cli = typer.Typer(
 cli.command("remove")(remove.remove)
 cli.command("presets")(presets.presets)
 cli.command("serve")(serve.serve)
+cli.command("mcp")(mcp.mcp)
 cli.command("worker")(worker.worker)
 cli.command("verify")(verify.verify)
 cli.command("compat-check")(compat_check.compat_check)
