@@ -1,4 +1,4 @@
-"""`cutout`: remove, presets, init, serve, worker, verify, compat-check, models, doctor, migrate, users, keys, credits."""
+"""`cutout`: remove, presets, init, serve, mcp, worker, verify, compat-check, models, doctor, migrate, users, keys, credits."""
 
 import logging
 import sys
@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from cutout.app.cli import accounts, compat_check, doctor, init, models, presets, remove, serve, verify, worker
+from cutout.app.cli import (
+    accounts,
+    compat_check,
+    doctor,
+    init,
+    mcp,
+    models,
+    presets,
+    remove,
+    serve,
+    verify,
+    worker,
+)
 from cutout.app.cli.console import escape, say
 from cutout.app.config.base import SettingsError
 from cutout.app.core.errors import OperatorError
@@ -30,6 +42,7 @@ cli.command("remove")(remove.remove)
 cli.command("presets")(presets.presets)
 cli.command("init")(init.init)
 cli.command("serve")(serve.serve)
+cli.command("mcp")(mcp.mcp)
 cli.command("worker")(worker.worker)
 cli.command("verify")(verify.verify)
 cli.command("compat-check")(compat_check.compat_check)

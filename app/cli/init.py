@@ -32,7 +32,8 @@ class Payments(StrEnum):
 
 def init(
     public_url: Annotated[
-        str, typer.Option(help="The address where users reach the service, such as https://cutout.example.com.")
+        str,
+        typer.Option(help="The address where users reach the service, such as https://cutout.example.com."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("cutout.env"),
     database: Annotated[
@@ -43,7 +44,9 @@ def init(
     ] = "127.0.0.1:5432",
     redis: Annotated[
         str | None,
-        typer.Option(help="redis://… of a Redis or Valkey for workers of their own; default: an embedded one."),
+        typer.Option(
+            help="redis://… of a Redis or Valkey for workers of their own; default: an embedded one."
+        ),
     ] = None,
     s3_bucket: Annotated[
         str | None, typer.Option(help="A bucket for results; default: files in the data folder.")
@@ -74,7 +77,7 @@ def init(
     password = new_secret() if database is DatabaseKind.POSTGRESQL else None
     settings = {
         "public_url": public_url,
-        "host": "0.0.0.0" if container else None,  # noqa: S104 - a container is reached on its own address
+        "host": "0.0.0.0" if container else None,
         "trusted_proxies": IN_A_CONTAINER if container else ON_THIS_HOST,
         "auth": "on",
         "secret": new_secret(),
@@ -94,7 +97,9 @@ def init(
     }
     text = env_file_text(Deployment(settings, {"POSTGRES_PASSWORD": password} if password else {}))
     _write_new(output, text)
-    say(f"Written: {escape(str(output))}, with fresh secrets, readable by you only. Keep a copy in a safe place.")
+    say(
+        f"Written: {escape(str(output))}, with fresh secrets, readable by you only. Keep a copy in a safe place."
+    )
     then = "migrate" if password else "doctor"
     say(f"Commands read it with: cutout --env-file {escape(str(output))} {then}")
 
@@ -124,4 +129,6 @@ def use_env_file(file: Path | None) -> None:
         return
     env_file.apply(file)
     if env_file.is_public(file):
-        say(f"[yellow]note:[/yellow] every user of this host can read {escape(str(file))}; run: chmod o= {file}")
+        say(
+            f"[yellow]note:[/yellow] every user of this host can read {escape(str(file))}; run: chmod o= {file}"
+        )

@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 
 from cutout.app.billing import job_charges
 from cutout.app.core.errors import shorten
-from cutout.app.db.committed import count
 from cutout.app.db.clock import shared_now
+from cutout.app.db.committed import count
 from cutout.app.db.tables import Job, Status, StoreDelivery, now
 from cutout.inference.cutout import Cutout
 
