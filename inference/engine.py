@@ -8,15 +8,17 @@ and downloads run on their own streams, in parallel with the network.
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from typing import Self, TypeVar
 
 from torch import Tensor
 
+from cutout.inference.animated import remove_background
 from cutout.inference.backends.cuda import (
     HOST_FULL,
     PHOTO_DOES_NOT_FIT,
@@ -48,7 +50,8 @@ from cutout.inference.matting import mask as matte
 from cutout.inference.matting.pipeline import run_recipes
 from cutout.inference.options import DEFAULT_OPTIONS, Options
 from cutout.inference.recently_seen import RecentlySeen
-from cutout.inference.removal import Workplace, remove_background
+from cutout.inference.removal import Workplace
+from cutout.inference.request import Progress, Request
 from cutout.inference.scheduling.batcher import Batcher
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.scheduling.dispatcher import Dispatcher, RemoteDispatcher
@@ -66,20 +69,6 @@ log = logging.getLogger(__name__)
 Key = TypeVar("Key")
 
 
-@dataclass(eq=False)
-class _Request:
-    """A photo being processed; `read` returns it, `deadline` is a time of `time.monotonic`.
-
-    The future is not a field: the error's traceback refers to this request, and the future refers to the error.
-    """
-
-    read: Callable[[], AnySource] = field(repr=False)
-    options: Options
-    caller: Hashable
-    keep_masks: bool
-    deadline: float = inf
-
-
 class Engine:
     """Removes backgrounds. Safe to call from any number of threads. All runners are on the same device."""
 
@@ -95,12 +84,13 @@ class Engine:
         self.device = next(iter(self.serving.values())).runner.device
         self._limits = limits
         self._threads = limits.threads_on(self.device.type)
+        self._frames_at_once = max(2, limits.batch_on(self.device.type))
         self._held = 0
         self._closed = False
         self._lock = threading.Lock()
         self._gate = Gate()
         self._tidier = Tidier()
-        self._queue: FairQueue[tuple[_Request, Future[Cutout]]] = FairQueue()
+        self._queue: FairQueue[tuple[Request, Future[Cutout]]] = FairQueue()
         self._pool = photo_threads(self._threads)
         self.budget = PixelBudget(limits.pixels_in_work)
         self._streams = Streams(self.device)
@@ -114,7 +104,8 @@ class Engine:
             max_batch=limits.batch_on(self.device.type),
             max_wait=limits.batch_wait,
             max_started=1 if self.device.type == "cpu" else 2,
-            max_waiting=self._threads,
+            # Of each photo there is one, of an animation there may be several frames.
+            max_waiting=self._threads * self._frames_at_once,
             on_lost=lambda: self.on_lost(),
         )
 
@@ -208,7 +199,7 @@ class Engine:
                 self._held -= 1
 
         future.add_done_callback(leave)
-        self._enter(_Request(lambda: source, options, caller, keep_masks, deadline), future)
+        self._enter(Request(lambda: source, options, caller, keep_masks, deadline), future)
         return future
 
     def remove_many(
@@ -217,6 +208,7 @@ class Engine:
         options: Options | Callable[[Key], Options],
         *,
         keep_masks: bool = False,
+        on_frame: Callable[[Key, int, int], None] = lambda key, done, frames: None,
     ) -> Iterator[tuple[Key, Cutout | CutoutError | OSError]]:
         """Process many photos, with all stages running at once; yield each result when it is done, in no fixed order.
 
@@ -224,7 +216,8 @@ class Engine:
         in a thread of the pool, so that reading overlaps with the other stages. The error of one photo is yielded
         with its key and does not stop the others. The iterable is read only as far ahead as there are threads, so
         it may be endless. These photos have no deadline. `options` are those of all photos, or return those of the photo
-        with a key.
+        with a key. `on_frame` is told how many frames of an animation are done, and how many it has; it is called in a thread
+        of the pool.
 
         Raises:
             DeviceLost: the device has failed; no photo that was not yielded before has a result.
@@ -236,7 +229,8 @@ class Engine:
             for key, read in photos:
                 future: Future[Cutout] = Future()
                 its_own = options if isinstance(options, Options) else options(key)
-                self._enter(_Request(read, its_own, caller, keep_masks), future)
+                told: Progress = partial(on_frame, key)
+                self._enter(Request(read, its_own, caller, keep_masks, progress=told), future)
                 running[future] = key
                 if len(running) > self._threads:
                     yield from completed(running)
@@ -280,7 +274,8 @@ class Engine:
         self._turns.close()
         self._deadlines.close()
 
-    def _enter(self, request: _Request, future: Future[Cutout]) -> None:
+    def _enter(self, request: Request, future: Future[Cutout]) -> None:
+        request.future = weakref.ref(future)
         with self._lock:
             self._queue.push(request.caller, (request, future))
         self._pool.submit(self._carry_next)
@@ -302,7 +297,7 @@ class Engine:
                 fail(future, error)
             del future  # breaks a cycle: the error's traceback refers to this frame
 
-    def _remove(self, request: _Request) -> Cutout:
+    def _remove(self, request: Request) -> Cutout:
         """Process a photo. If the memory is full, try again while no other photo is in work."""
         source = request.read()
         with suppress(OutOfMemory):
@@ -317,7 +312,7 @@ class Engine:
                     raise
                 raise OutOfMemory(PHOTO_DOES_NOT_FIT) from error
 
-    def _try(self, source: AnySource, request: _Request, *, alone: bool = False) -> Cutout:
+    def _try(self, source: AnySource, request: Request, *, alone: bool = False) -> Cutout:
         try:
             return self._remove_from(source, request, alone)
         except (CutoutError, CancelledError, MemoryError):
@@ -329,7 +324,7 @@ class Engine:
                 "This photo could not be processed because of an error in Cutout. Try again, or try another photo."
             ) from error
 
-    def _remove_from(self, source: AnySource, request: _Request, alone: bool) -> Cutout:
+    def _remove_from(self, source: AnySource, request: Request, alone: bool) -> Cutout:
         options, serving = request.options, self.serving[request.options.tier]
         clock = StageTimer()
         with ExitStack() as held:
@@ -345,10 +340,12 @@ class Engine:
                 self._limits.sizes,
                 hold,
                 self._streams.photo,
-                lambda part: self._look(part, serving, request, clock),
+                lambda part, timer: self._look(part, serving, request, timer),
                 clock,
                 # Not photos of batches, which have no deadline: nobody is about to refine one of them.
                 None if isinstance(source, bytes) and request.deadline == inf else self._recent,
+                request,
+                1 if alone else self._frames_at_once,
             )
             choice = serving.choice
             maker = Maker(choice.checkpoint.name, choice.substitute, serving.runner.backend)
@@ -356,7 +353,7 @@ class Engine:
         self._tidier.tidy()
         return cutout
 
-    def _look(self, rgb: Tensor, serving: Serving, request: _Request, clock: StageTimer) -> Tensor | None:
+    def _look(self, rgb: Tensor, serving: Serving, request: Request, clock: StageTimer) -> Tensor | None:
         """Run the network on a photo, or on a crop of one."""
         clock.lap("edges")
         pixels = matte.to_pixels(levelled(rgb, serving.choice.checkpoint), serving.choice.checkpoint)
