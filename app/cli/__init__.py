@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from cutout.app.cli import accounts, compat_check, doctor, init, models, presets, remove, serve, verify, worker
+from cutout.app.cli import (
+    accounts,
+    compat_check,
+    doctor,
+    init,
+    models,
+    presets,
+    remove,
+    serve,
+    verify,
+    worker,
+)
 from cutout.app.cli.console import escape, say
 from cutout.app.config.base import SettingsError
 from cutout.app.core.errors import OperatorError

@@ -70,7 +70,9 @@ def read(file: Path) -> dict[str, str]:
 def _problem(name: str, is_set: bool, value: str) -> str:
     """Return what is wrong with a line; empty if nothing is."""
     if not is_set or not NAME.fullmatch(name):
-        return "write NAME=value, without `export` and without spaces around the `=`, or begin the line with #"
+        return (
+            "write NAME=value, without `export` and without spaces around the `=`, or begin the line with #"
+        )
     if value != value.strip():
         return f"{name} has a space or another invisible character at an end of its value; remove it"
     if UNLIKE.search(value):
