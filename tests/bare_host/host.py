@@ -145,7 +145,7 @@ class BareHost:
         log = self.root / "log/shell.log"
         with log.open("wb") as out:
             done = subprocess.run(
-                ["/bin/bash", "-euo", "pipefail", "-x", "-c", script],
+                ["/bin/bash", "-euxo", "pipefail", "-c", script],
                 env={"PATH": str(self.root / "bin"), "ROOT": str(self.root), **environment},
                 check=False,
                 stdin=subprocess.DEVNULL,
