@@ -7,7 +7,10 @@ import shutil
 import ssl
 import stat
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -27,8 +30,9 @@ from cutout.app.verify.images import photo
 from cutout.inference.weights.store import ModelsFolder
 from cutout.models.catalog import find
 from tests.app.databases import valkey_at
-from tests.bare_host.host import REPOSITORY, BareHost, bare_host, free_port
+from tests.bare_host.host import CERTBOT, REPOSITORY, BareHost, bare_host, free_port
 from tests.fakes import PATIENCE
+from tests.web import certificates
 
 pytestmark = [
     pytest.mark.slow,
@@ -156,6 +160,77 @@ def test_the_page_leads_from_a_bare_host_to_a_paid_picture(
     assert stat.S_IMODE(settings_file.stat().st_mode) == 0o600
     is_cut_out(tmp_path / "out.png")
     was_paid(env_file.read(settings_file)["DATABASE_URL"])
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="no nginx on this host")
+def test_nginx_takes_the_https_off(host: BareHost, tmp_path: Path) -> None:
+    """The page's other proxy, before a service that answers with what it was sent."""
+    plain, https = free_port(), free_port()
+    nginx, configuration = shutil.which("nginx"), host.root / "state/nginx.conf"
+    configuration.write_text(
+        f"daemon off; pid {host.root}/run/nginx; error_log {host.root}/log/nginx.log; events {{}}\n"
+        f"http {{ access_log off; include {host.root}/etc/nginx/conf.d/*.conf; }}\n"
+    )
+    assert nginx is not None
+    service = [nginx, "-p", str(host.root), "-c", str(configuration)]
+    host.package("nginx", configure='mkdir -p "$ROOT/etc/nginx/conf.d"', service=service)
+    host.package("certbot", {"certbot": CERTBOT})
+    host.package("python3-certbot-nginx")
+    certificates(host.root / "state", "localhost")
+    with echoing() as service_port:
+        own = {
+            "listen 80;": f"listen 127.0.0.1:{plain};",
+            "listen 443 ssl;": f"listen 127.0.0.1:{https} ssl;",
+            "listen [::]:80;": "",
+            "listen [::]:443 ssl;": "",
+            "127.0.0.1:8000": f"127.0.0.1:{service_port}",
+            " /etc/": f" {host.root}/etc/",
+        }
+        expressions = " ".join(f"-e {shlex.quote(f's#{re.escape(old)}#{new}#')}" for old, new in own.items())
+        site = (REPOSITORY / "deploy/nginx/cutout.conf").read_text()
+        assert all(old in site for old in own)
+        script = replaced(
+            host.here(
+                "sudo apt-get update\nsudo apt-get install -y curl\n"
+                + commands(ON_A_HOST, only="HTTPS with nginx")
+            ),
+            {
+                "deploy/nginx/cutout.conf |": f"deploy/nginx/cutout.conf | sed {expressions} |",
+                "curl -fsS ": "curl -fsSk --retry 1000 --retry-delay 1 --retry-all-errors ",
+                "https://$DOMAIN/": f"https://$DOMAIN:{https}/",
+            },
+        )
+        told = host.run("DOMAIN=localhost\n" + script, {})
+        redirect = httpx2.get(
+            f"http://127.0.0.1:{plain}/x?y=1", headers={"Host": "localhost"}, trust_env=False
+        )
+    assert "GET /api/health\n" in told
+    assert f"Host: localhost:{https}\n" in told
+    assert "X-Forwarded-Proto: https\n" in told
+    assert "X-Forwarded-For: 127.0.0.1\n" in told
+    assert (redirect.status_code, redirect.headers["location"]) == (308, "https://localhost/x?y=1")
+
+
+@contextmanager
+def echoing() -> Iterator[int]:
+    """Run a service that answers with the head of the request; yield its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            head = "".join(f"{name}: {value}\n" for name, value in self.headers.items())
+            body = f"{self.command} {self.path}\n{head}".encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server.server_port
+        server.shutdown()
 
 
 def sign_in_at(address: str, trusted: ssl.SSLContext) -> None:

@@ -73,8 +73,8 @@ case $4 in ".[cpu,npm]" | ".[gpu,npm]") ln -s "$ROOT/state/cutout" "${0%/*}/cuto
 CERTBOT = """
 [ "$1 $2 $3" = "certonly --nginx --domain" ] || { echo "certbot: $*" >&2; exit 1; }
 mkdir -p "$ROOT/etc/letsencrypt/live/$4"
-cp "$ROOT/state/chain.pem" "$ROOT/etc/letsencrypt/live/$4/fullchain.pem"
-cp "$ROOT/state/key.pem" "$ROOT/etc/letsencrypt/live/$4/privkey.pem"
+cp "$ROOT/state/server.pem" "$ROOT/etc/letsencrypt/live/$4/fullchain.pem"
+cp "$ROOT/state/server.pem" "$ROOT/etc/letsencrypt/live/$4/privkey.pem"
 """
 
 
