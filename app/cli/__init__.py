@@ -1,4 +1,4 @@
-"""`cutout`: remove, presets, init, serve, worker, verify, compat-check, models, doctor, migrate, users, keys, credits."""
+"""`cutout`: remove, presets, init, serve, mcp, worker, verify, compat-check, models, doctor, migrate, users, keys, credits."""
 
 import logging
 import sys
@@ -12,6 +12,7 @@ from cutout.app.cli import (
     compat_check,
     doctor,
     init,
+    mcp,
     models,
     presets,
     remove,
@@ -41,6 +42,7 @@ cli.command("remove")(remove.remove)
 cli.command("presets")(presets.presets)
 cli.command("init")(init.init)
 cli.command("serve")(serve.serve)
+cli.command("mcp")(mcp.mcp)
 cli.command("worker")(worker.worker)
 cli.command("verify")(verify.verify)
 cli.command("compat-check")(compat_check.compat_check)
