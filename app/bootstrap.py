@@ -215,6 +215,8 @@ def prepare(settings: Settings, database: Database, storage: Storage) -> None:
         migrate.migrate(database)
     migrate.require_current(database)
     require_usable(storage)
+    if isinstance(storage, LocalStorage):
+        storage.mark()
 
 
 def mailer_from(settings: Settings) -> Mailer | None:

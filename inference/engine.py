@@ -8,15 +8,17 @@ and downloads run on their own streams, in parallel with the network.
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from typing import Self, TypeVar
 
 from torch import Tensor
 
+from cutout.inference.animated import remove_background
 from cutout.inference.backends.cuda import (
     HOST_FULL,
     PHOTO_DOES_NOT_FIT,
@@ -49,7 +51,8 @@ from cutout.inference.matting import mask as matte
 from cutout.inference.matting.pipeline import run_recipes
 from cutout.inference.options import DEFAULT_OPTIONS, Options
 from cutout.inference.recently_seen import RecentlySeen
-from cutout.inference.removal import Workplace, remove_background
+from cutout.inference.removal import Workplace
+from cutout.inference.request import Progress, Request
 from cutout.inference.scheduling.batcher import Batcher
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.scheduling.dispatcher import Dispatcher, RemoteDispatcher
@@ -65,22 +68,6 @@ from cutout.models import gpu_kernels
 log = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
-
-
-@dataclass(eq=False)
-class _Request:
-    """A photo being processed; `read` returns it, `deadline` is a time of `time.monotonic`.
-
-    The future is not a field: the error's traceback refers to this request, and the future refers to the error.
-    """
-
-    read: Callable[[], AnySource] = field(repr=False)
-    options: Options
-    caller: Hashable
-    keep_masks: bool
-    deadline: float = inf
-    entered: float = field(default_factory=time.monotonic)
-    turn: float = 0.0  # seconds until a thread took it
 
 
 class Engine:
@@ -99,12 +86,13 @@ class Engine:
         self.figures = Figures() if remote is None else remote.figures
         self._limits = limits
         self._threads = limits.threads_on(self.device.type)
+        self._frames_at_once = max(2, limits.batch_on(self.device.type))
         self._held = 0
         self._closed = False
         self._lock = threading.Lock()
         self._gate = Gate()
         self._tidier = Tidier()
-        self._queue: FairQueue[tuple[_Request, Future[Cutout]]] = FairQueue()
+        self._queue: FairQueue[tuple[Request, Future[Cutout]]] = FairQueue()
         self._pool = photo_threads(self._threads)
         self.budget = PixelBudget(limits.pixels_in_work)
         self._streams = Streams(self.device)
@@ -118,7 +106,8 @@ class Engine:
             max_batch=limits.batch_on(self.device.type),
             max_wait=limits.batch_wait,
             max_started=1 if self.device.type == "cpu" else 2,
-            max_waiting=self._threads,
+            # Of each photo there is one, of an animation there may be several frames.
+            max_waiting=self._threads * self._frames_at_once,
             on_lost=lambda: self.on_lost(),
             on_batch=self._ran,
             on_no_room=lambda: self.figures.found_no_room("batch"),
@@ -223,7 +212,7 @@ class Engine:
                 self._held -= 1
 
         future.add_done_callback(leave)
-        self._enter(_Request(lambda: source, options, caller, keep_masks, deadline), future)
+        self._enter(Request(lambda: source, options, caller, keep_masks, deadline), future)
         return future
 
     def remove_many(
@@ -232,6 +221,7 @@ class Engine:
         options: Options | Callable[[Key], Options],
         *,
         keep_masks: bool = False,
+        on_frame: Callable[[Key, int, int], None] = lambda key, done, frames: None,
     ) -> Iterator[tuple[Key, Cutout | CutoutError | OSError]]:
         """Process many photos, with all stages running at once; yield each result when it is done, in no fixed order.
 
@@ -239,7 +229,8 @@ class Engine:
         in a thread of the pool, so that reading overlaps with the other stages. The error of one photo is yielded
         with its key and does not stop the others. The iterable is read only as far ahead as there are threads, so
         it may be endless. These photos have no deadline. `options` are those of all photos, or return those of the photo
-        with a key.
+        with a key. `on_frame` is told how many frames of an animation are done, and how many it has; it is called in a thread
+        of the pool.
 
         Raises:
             DeviceLost: the device has failed; no photo that was not yielded before has a result.
@@ -251,7 +242,8 @@ class Engine:
             for key, read in photos:
                 future: Future[Cutout] = Future()
                 its_own = options if isinstance(options, Options) else options(key)
-                self._enter(_Request(read, its_own, caller, keep_masks), future)
+                told: Progress = partial(on_frame, key)
+                self._enter(Request(read, its_own, caller, keep_masks, progress=told), future)
                 running[future] = key
                 if len(running) > self._threads:
                     yield from completed(running)
@@ -297,7 +289,8 @@ class Engine:
         self._turns.close()
         self._deadlines.close()
 
-    def _enter(self, request: _Request, future: Future[Cutout]) -> None:
+    def _enter(self, request: Request, future: Future[Cutout]) -> None:
+        request.future = weakref.ref(future)
         with self._lock:
             self._queue.push(request.caller, (request, future))
         self._pool.submit(self._carry_next)
@@ -320,7 +313,7 @@ class Engine:
                 fail(future, error)
             del future  # breaks a cycle: the error's traceback refers to this frame
 
-    def _remove(self, request: _Request) -> Cutout:
+    def _remove(self, request: Request) -> Cutout:
         """Process a photo. If the memory is full, try again while no other photo is in work."""
         source = request.read()
         with suppress(OutOfMemory):
@@ -336,7 +329,7 @@ class Engine:
                     raise
                 raise OutOfMemory(PHOTO_DOES_NOT_FIT) from error
 
-    def _try(self, source: AnySource, request: _Request, *, alone: bool = False) -> Cutout:
+    def _try(self, source: AnySource, request: Request, *, alone: bool = False) -> Cutout:
         try:
             return self._remove_from(source, request, alone)
         except (CutoutError, CancelledError, MemoryError):
@@ -348,7 +341,7 @@ class Engine:
                 "This photo could not be processed because of an error in Cutout. Try again, or try another photo."
             ) from error
 
-    def _remove_from(self, source: AnySource, request: _Request, alone: bool) -> Cutout:
+    def _remove_from(self, source: AnySource, request: Request, alone: bool) -> Cutout:
         options, serving = request.options, self.serving[request.options.tier]
         clock = StageTimer()
         with ExitStack() as held:
@@ -364,10 +357,12 @@ class Engine:
                 self._limits.sizes,
                 hold,
                 self._streams.photo,
-                lambda part: self._look(part, serving, request, clock),
+                lambda part, timer: self._look(part, serving, request, timer),
                 clock,
                 # Not photos of batches, which have no deadline: nobody is about to refine one of them.
                 None if isinstance(source, bytes) and request.deadline == inf else self._recent,
+                request,
+                1 if alone else self._frames_at_once,
             )
             choice = serving.choice
             maker = Maker(choice.checkpoint.name, choice.substitute, serving.runner.backend)
@@ -381,7 +376,7 @@ class Engine:
         choice = next(one.choice for one in self.serving.values() if one.runner is runner)
         self.figures.batch_ran(choice.checkpoint.name, size)
 
-    def _look(self, rgb: Tensor, serving: Serving, request: _Request, clock: StageTimer) -> Tensor | None:
+    def _look(self, rgb: Tensor, serving: Serving, request: Request, clock: StageTimer) -> Tensor | None:
         """Run the network on a photo, or on a crop of one."""
         clock.lap("edges")
         pixels = matte.to_pixels(levelled(rgb, serving.choice.checkpoint), serving.choice.checkpoint)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from cutout.app.billing import job_charges
 from cutout.app.core.errors import shorten
+from cutout.app.db.clock import shared_now
 from cutout.app.db.committed import count
 from cutout.app.db.tables import Job, Status, StoreDelivery, now
 from cutout.inference.cutout import Cutout
@@ -65,7 +66,8 @@ def complete(
     if job is not None and job.batch_id is None:
         job_charges.keep(session, job)
     if job is not None and job.has_store:
-        due_at = now() if job.batch_id is not None else now() + FIRST_DELIVERY
+        at = shared_now(session)
+        due_at = at if job.batch_id is not None else at + FIRST_DELIVERY
         session.execute(update(StoreDelivery).where(StoreDelivery.job_id == job.id).values(due_at=due_at))
     return job
 

@@ -229,12 +229,13 @@ class HuggingFaceDispatcher:
                 if not trouble.again:
                     raise
                 pause = min(self._patience.first * 2 ** min(calls, 10), self._patience.longest)
-                pause *= random.uniform(0.5, 1.0)
+                pause *= random.uniform(0.5, 1.0)  # nosec B311 # jitter, no secret
                 calls += 1
                 failures += not isinstance(trouble.error, Overloaded)
                 if trouble.wait is not None:
                     # Never retry earlier than the service asks, and add jitter so that calls do not coincide.
-                    pause = max(pause, trouble.wait + random.uniform(0.0, min(1.0, trouble.wait / 10)))
+                    jitter = random.uniform(0.0, min(1.0, trouble.wait / 10))  # nosec B311 # no secret
+                    pause = max(pause, trouble.wait + jitter)
                 if failures == self._patience.attempts or time.monotonic() + pause >= ends:
                     raise
                 log.info("Hugging Face is called again in %.1f s: %s", pause, trouble)
