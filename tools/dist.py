@@ -27,7 +27,9 @@ def main() -> None:
     text = release_notes.notes(release_notes.CHANGELOG.read_text(), sbom.VERSION, base)
     shutil.rmtree(DIST, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
-        archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+        archive = subprocess.run(
+            ["git", "archive", "HEAD"], cwd=ROOT, check=True, stdout=subprocess.PIPE
+        ).stdout
         unpack(archive, Path(folder))
         build(Path(folder), DIST)
     (DIST / f"cutout-{sbom.VERSION}.cdx.json").write_text(sbom.as_json() + "\n")

@@ -42,7 +42,9 @@ def notes(changelog: str, version: str, base: str = "") -> str:
             text = changelog[heading.end() : following.start() if following else None].strip()
             if text:
                 return LINK.sub(rf"]({base}", text)
-    raise NoSuchRelease(f"CHANGELOG.md has nothing under '## [{version}]'. Add the section, then tag the release.")
+    raise NoSuchRelease(
+        f"CHANGELOG.md has nothing under '## [{version}]'. Add the section, then tag the release."
+    )
 
 
 if __name__ == "__main__":

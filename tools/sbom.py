@@ -177,7 +177,9 @@ def licence_of(name: str) -> str:
         return str(expression)
     if text and len(text) <= LONGEST_NAME and text != "Dual License":
         return SPDX.get(text, text)
-    classifiers = [value.split(" :: ")[-1] for value in stated.get_all("Classifier", []) if "License" in value]
+    classifiers = [
+        value.split(" :: ")[-1] for value in stated.get_all("Classifier", []) if "License" in value
+    ]
     if not classifiers:
         raise LookupError(f"{name} states no licence: add it to LICENCES in tools/sbom.py")
     return " OR ".join(sorted({SPDX.get(value, value) for value in classifiers}))

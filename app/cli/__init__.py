@@ -1,11 +1,24 @@
-"""`cutout`: remove, presets, serve, worker, verify, compat-check, models, doctor, migrate, users, keys, credits."""
+"""`cutout`: remove, presets, serve, worker, verify, compat-check, models, doctor, migrate, backup, restore, users, keys,
+credits.
+"""
 
 import logging
 import sys
 
 import typer
 
-from cutout.app.cli import accounts, compat_check, doctor, models, presets, remove, serve, verify, worker
+from cutout.app.cli import (
+    accounts,
+    backup,
+    compat_check,
+    doctor,
+    models,
+    presets,
+    remove,
+    serve,
+    verify,
+    worker,
+)
 from cutout.app.cli.console import escape, say
 from cutout.app.config.base import SettingsError
 from cutout.app.core.errors import OperatorError
@@ -33,6 +46,8 @@ cli.command("compat-check")(compat_check.compat_check)
 cli.add_typer(models.cli, name="models")
 cli.command("doctor")(doctor.doctor)
 cli.command("migrate")(accounts.migrate)
+cli.command("backup")(backup.backup)
+cli.command("restore")(backup.restore)
 cli.add_typer(accounts.users, name="users")
 cli.add_typer(accounts.keys, name="keys")
 cli.add_typer(accounts.credits, name="credits")

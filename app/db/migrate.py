@@ -25,7 +25,7 @@ def migrate(database: Database) -> str:
         SchemaMismatch: the database has the schema of a newer version.
 
     """
-    if _is_ahead(revision(database)):
+    if is_ahead(revision(database)):
         raise SchemaMismatch(_say(revision(database)))
     with database.without_limits() as connection:
         config = alembic_config()
@@ -67,7 +67,8 @@ def reachable_revision(database: Database) -> str | None:
         return None
 
 
-def _is_ahead(found: str | None) -> bool:
+def is_ahead(found: str | None) -> bool:
+    """Return whether a revision is one that this code does not know."""
     known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
     return found is not None and found not in known
 
@@ -75,7 +76,7 @@ def _is_ahead(found: str | None) -> bool:
 def _say(found: str | None) -> str:
     if found is None:
         return f"The database is empty, and this version needs revision {head()}. Run: cutout migrate"
-    if _is_ahead(found):
+    if is_ahead(found):
         return (
             f"The database is at revision {found}, which a newer version of Cutout created; this version"
             f" supports revisions up to {head()}. Install the newer version again."

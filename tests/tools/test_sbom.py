@@ -27,11 +27,15 @@ def test_it_follows_the_schema(text: str) -> None:
 
 def test_it_has_every_package_of_the_locks_with_its_licence_and_hashes(bill: Any) -> None:
     packages = {one["name"]: one for one in bill["components"] if one["type"] == "library"}
-    assert set(packages) == {name for lock_ in lock.LOCKS for name in lock.pins(lock.FOLDER / f"{lock_}.lock")}
+    assert set(packages) == {
+        name for lock_ in lock.LOCKS for name in lock.pins(lock.FOLDER / f"{lock_}.lock")
+    }
     for name, package in packages.items():
         assert package["version"] == lock.constraints()[name]
         (licence,) = package["licenses"]
-        assert licence.get("expression") or licence["license"].get("id") or name.startswith(("nvidia", "cuda"))
+        assert (
+            licence.get("expression") or licence["license"].get("id") or name.startswith(("nvidia", "cuda"))
+        )
         assert all(len(one["value"]) == 64 for one in package["properties"]), name
 
 

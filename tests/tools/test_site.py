@@ -48,7 +48,9 @@ def test_links_are_corrected_for_the_site(tmp_path: Path) -> None:
     assert corrected("[a](../tests/data/README.md)", "docs/models.md", "models.md") == "a"
     # left for the check of links
     assert corrected("[a](nowhere.md)", "docs/models.md", "models.md") == "[a](nowhere.md)"
-    assert corrected("[a](https://example.org/)", "docs/models.md", "models.md") == "[a](https://example.org/)"
+    assert (
+        corrected("[a](https://example.org/)", "docs/models.md", "models.md") == "[a](https://example.org/)"
+    )
 
 
 @pytest.mark.slow
@@ -60,7 +62,9 @@ def test_the_site_is_built_without_a_broken_link_and_asks_nobody_else(
     with pytest.raises(SystemExit) as ended:
         site.main()
     assert ended.value.code == 0, capfd.readouterr().err
-    built = {path.relative_to(tmp_path / "site").as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
+    built = {
+        path.relative_to(tmp_path / "site").as_posix(): path.read_text() for path in tmp_path.rglob("*.html")
+    }
     assert {place.removesuffix(".md") + ".html" for place in site.pages()} <= set(built)
     for text in built.values():
         assert re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="?https?:', text) == []
