@@ -96,7 +96,8 @@ def _stage(settings: Settings, folder: Path, staged: Path) -> str | None:
     database = Database(settings.database)
     try:
         revision = migrate.revision(database)
-        with database.begin():
+        with database.begin() as session:
+            session.connection()  # which takes the lock
             for path in _own_files(folder):
                 target = staged / path.relative_to(folder)
                 target.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
@@ -162,7 +163,8 @@ def restore(settings: Settings, archive: BinaryIO) -> Manifest:
     """Unpack an archive into the data folder, whole or not at all. No service may run there.
 
     Raises:
-        BackupError: the folder has data, or the archive is damaged, of a newer version or none.
+        BackupError: the folder has data, or the archive is damaged or none of Cutout's.
+        SchemaMismatch: the archive is of a newer version, whose database this one cannot use.
 
     """
     if not settings.embedded:
@@ -218,7 +220,7 @@ def _read_manifest(tar: tarfile.TarFile) -> Manifest:
     if content is None:
         raise BackupError("The archive is none of Cutout's: it has no manifest.json.")
     manifest = Manifest(**json.load(content))
-    if manifest.format != FORMAT or migrate.is_ahead(manifest.revision):
+    if manifest.format != FORMAT:
         raise BackupError(
             f"The archive was made by version {manifest.version}, whose data this version, {__version__}, cannot"
             " read. Install that version, or a newer one, and restore with it."
@@ -234,3 +236,10 @@ def _check_database(file: Path) -> None:
         found = str(error)
     if found != "ok":
         raise BackupError(f"The database in the archive is damaged ({found}). Use another backup.")
+    database = Database(f"sqlite:///{file}")
+    try:
+        # an older schema is migrated when the service starts
+        if migrate.is_ahead(migrate.revision(database)):
+            migrate.require_current(database)
+    finally:
+        database.close()

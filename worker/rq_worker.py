@@ -18,7 +18,6 @@ from rq.exceptions import StopRequested
 from rq.job import Job as RqJob
 from sqlalchemy.exc import OperationalError
 
-from cutout.app.db.tables import now
 from cutout.app.jobs import leases
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.model_status import served_by
@@ -208,7 +207,7 @@ def _notify_of_waiting_work(context: WorkerContext, lines: Sequence[Line]) -> No
     """Send a wake-up signal for work that is already waiting: earlier signals may have been lost with the queue."""
     for line in lines:
         try:
-            if context.database.run_read_only(leases.has_waiting_work, line, now()):
+            if context.database.run_read_only(leases.has_waiting_work, line):
                 context.queue.notify_workers(line)
         except OperationalError as error:  # the services send signals periodically as well
             log.warning("waiting work not checked", line=line.value, detail=str(error.orig))

@@ -288,14 +288,22 @@ def test_a_bad_archive_leaves_nothing_behind(
     assert not (data.parent / "a.png").exists()
 
 
-def test_the_archive_of_a_newer_version_is_refused(small: Settings, data: Path) -> None:
-    with sqlite3.connect(data / "cutout.db") as database:
+@pytest.mark.parametrize("serves", [True, False])
+def test_the_archive_of_a_newer_version_is_restored_if_it_serves_this_one(
+    serves: bool, small: Settings, data: Path
+) -> None:
+    with closing(sqlite3.connect(data / "cutout.db", isolation_level=None)) as database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
-    database.close()
+        if not serves:
+            database.execute("DELETE FROM schema_serves")
     archive = saved(small)
     shutil.rmtree(data)
-    with pytest.raises(BackupError, match="Install that version"):
-        backup.restore(small, io.BytesIO(archive))
+    if serves:
+        assert backup.restore(small, io.BytesIO(archive)).revision == "9999"
+    else:
+        with pytest.raises(migrate.SchemaMismatch, match="Install the newer version"):
+            backup.restore(small, io.BytesIO(archive))
+        assert list(data.iterdir()) == []
 
 
 def test_a_database_elsewhere_is_none_of_these_commands(
