@@ -24,15 +24,15 @@ from cutout.inference.backends.cuda import (
     PHOTO_DOES_NOT_FIT,
     Streams,
     errors_translated,
+    memory_of,
     pixels_that_fit,
     release_unused,
     used_here,
     wait_for,
 )
-from cutout.inference.backends.gpu_backends import GpuBackend
 from cutout.inference.backends.launching import launcher
 from cutout.inference.backends.malloc import Tidier
-from cutout.inference.backends.runners import Device, Precision, Serving, open_runner, pick_device
+from cutout.inference.backends.runners import Runner, Serving
 from cutout.inference.cores import photo_threads
 from cutout.inference.cutout import Cutout
 from cutout.inference.errors import (
@@ -43,6 +43,7 @@ from cutout.inference.errors import (
     OutOfMemory,
     Overloaded,
 )
+from cutout.inference.figures import TURN, DeviceMemory, Figures
 from cutout.inference.imaging.levels import levelled
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
 from cutout.inference.masked_photo import AnySource, Maker, Source
@@ -61,8 +62,8 @@ from cutout.inference.scheduling.gate import Gate
 from cutout.inference.scheduling.pixel_budget import PixelBudget
 from cutout.inference.scheduling.stage_timer import StageTimer
 from cutout.inference.scheduling.timers import Timers
-from cutout.inference.tiers import USUAL, Orders, Tier, choose
-from cutout.inference.weights.store import ModelsFolder
+from cutout.inference.tiers import Tier
+from cutout.models import gpu_kernels
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Engine:
         self.serving = dict(serving)
         self.on_lost: Callable[[], None] = lambda: None  # called when the device has failed
         self.device = next(iter(self.serving.values())).runner.device
+        self.figures = Figures() if remote is None else remote.figures
         self._limits = limits
         self._threads = limits.threads_on(self.device.type)
         self._frames_at_once = max(2, limits.batch_on(self.device.type))
@@ -107,6 +109,8 @@ class Engine:
             # Of each photo there is one, of an animation there may be several frames.
             max_waiting=self._threads * self._frames_at_once,
             on_lost=lambda: self.on_lost(),
+            on_batch=self._ran,
+            on_no_room=lambda: self.figures.found_no_room("batch"),
         )
 
     @property
@@ -134,6 +138,16 @@ class Engine:
     def in_work(self) -> int:
         """Return the number of photos being processed."""
         return self._gate.inside
+
+    @property
+    def memory(self) -> DeviceMemory | None:
+        """Return the memory of the GPU now; None on a CPU, or if the GPU does not answer."""
+        return memory_of(self.device)
+
+    @property
+    def kernels_on(self) -> bool | None:
+        """Return whether the GPU kernels are in use, or were switched off; None without a GPU."""
+        return gpu_kernels.are_on() if self.device.type == "cuda" else None
 
     @property
     def is_closed(self) -> bool:
@@ -175,8 +189,7 @@ class Engine:
         """Start processing one photo; the future gives the cut-out, or raises what `remove` would.
 
         `caller` is any key that identifies the caller; callers take turns. With `keep_masks` the cut-out has the
-        network's masks. Cancelling the future before processing
-        starts skips all of its work.
+        network's masks. Cancelling the future before processing starts skips all of its work.
 
         Raises:
             Overloaded: too many photos are waiting.
@@ -252,7 +265,9 @@ class Engine:
         """
         with self._gate.closed():
             for runner, choice in {one.runner: one.choice for one in self.serving.values()}.items():
+                start = time.monotonic()
                 runner.warm_up(choice.checkpoint.input_size)
+                self.figures.loaded(choice.checkpoint.name, time.monotonic() - start)
             if self.device.type == "cuda":
                 with errors_translated(), self._streams.photo():
                     run_recipes({serving.choice.recipe for serving in self.serving.values()}, self.device)
@@ -288,6 +303,7 @@ class Engine:
             try:
                 if future.done():  # cancelled, or past its deadline
                     return
+                request.turn = time.monotonic() - request.entered
                 answer(future, self._remove(request))
             except MemoryError:  # fails this photo only
                 fail(future, OutOfMemory(HOST_FULL))
@@ -302,6 +318,7 @@ class Engine:
         source = request.read()
         with suppress(OutOfMemory):
             return self._try(source, request)
+        self.figures.found_no_room("photo")
         # The error is gone here, and with it the tensors that its traceback referred to.
         release_unused(self.device)
         with self.budget.hold(self.budget.total, request.deadline):
@@ -351,7 +368,13 @@ class Engine:
             maker = Maker(choice.checkpoint.name, choice.substitute, serving.runner.backend)
             cutout = remove_background(source, options, maker, place, keep_masks=request.keep_masks)
         self._tidier.tidy()
+        self.figures.passed(options.tier.value, {TURN: request.turn, **cutout.seconds})
         return cutout
+
+    def _ran(self, runner: Runner, size: int) -> None:
+        """Count a batch by the checkpoint of its runner."""
+        choice = next(one.choice for one in self.serving.values() if one.runner is runner)
+        self.figures.batch_ran(choice.checkpoint.name, size)
 
     def _look(self, rgb: Tensor, serving: Serving, request: Request, clock: StageTimer) -> Tensor | None:
         """Run the network on a photo, or on a crop of one."""
@@ -368,30 +391,3 @@ class Engine:
         clock.lap("wait")
         clock.move("wait", "network", network)
         return matte.find_subject(used_here(mask), serving.choice.checkpoint)
-
-
-def open_engine(
-    folder: ModelsFolder,
-    device: Device = "auto",
-    *,
-    tiers: Iterable[Tier] = tuple(Tier),
-    precision: Precision = "auto",
-    gpu_backend: GpuBackend = "auto",
-    limits: Limits = DEFAULT_LIMITS,
-    orders: Orders = USUAL,
-) -> Engine:
-    """Load the checkpoint that serves each of `tiers` on this host; tiers with the same checkpoint share its runner.
-
-    `orders` replaces the usual order of the checkpoints of some tiers.
-
-    Raises:
-        ModelUnavailable: the device is not available, or a tier has no usable weights.
-
-    """
-    target = pick_device(device)
-    batch, choices = limits.batch_on(target), [choose(tier, folder, orders) for tier in tiers]
-    runners = {
-        checkpoint: open_runner(checkpoint, folder, target, precision, batch, gpu_backend)
-        for checkpoint in dict.fromkeys(choice.checkpoint for choice in choices)
-    }
-    return Engine({choice.tier: Serving(choice, runners[choice.checkpoint]) for choice in choices}, limits)

@@ -1,5 +1,6 @@
 """A photo that an engine works on, as its callers gave it."""
 
+import time
 import weakref
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
@@ -26,6 +27,8 @@ class Request:
     caller: Hashable
     keep_masks: bool
     deadline: float = inf
+    entered: float = field(default_factory=time.monotonic)
+    turn: float = 0.0  # seconds until a thread took it
     progress: Progress | None = field(default=None, repr=False)
     future: "weakref.ref[Future[Cutout]] | None" = field(default=None, repr=False)
 
