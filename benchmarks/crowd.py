@@ -219,7 +219,10 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     photos = [inputs.jpeg(inputs.SUBJECTS[n % 3], size) for n, size in enumerate(MEGAPIXELS)]
     rounds = []
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder), network_ms=options.fake_ms) as service:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(Path(folder), network_ms=options.fake_ms) as service,
+    ):
         for photo in photos:  # fills the pools and caches that stay
             remove(service, photo).raise_for_status()
         for name in options.rounds.split(","):

@@ -167,16 +167,17 @@ class Engine:
         """Check that a photo would be accepted now.
 
         Raises:
-            Overloaded: too many photos are waiting, or the remote service is paused after several failures.
+            Overloaded: too many photos are waiting, or for too long; or the remote service is paused after failures.
             DeviceLost: the device has failed.
 
         """
         self._turns.require_capacity()
-        if self._held >= self._limits.waiting:
-            raise Overloaded(
-                f"{self._held} photos are already waiting. Try again in a moment.",
-                retry_after=max(1.0, self._held * self._turns.seconds_each),
-            )
+        wait = self._held * self._turns.seconds_each
+        # Not remote ones, which run at once.
+        is_late = self._remote is None and wait > self._limits.longest_wait
+        if self._held >= self._limits.waiting or is_late:
+            told = f"{self._held} photos are already waiting. Try again in a moment."
+            raise Overloaded(told, retry_after=max(1.0, wait))
 
     def submit(
         self, source: AnySource, options: Options, *, caller: Hashable = None, keep_masks: bool = False
@@ -184,8 +185,7 @@ class Engine:
         """Start processing one photo; the future gives the cut-out, or raises what `remove` would.
 
         `caller` is any key that identifies the caller; callers take turns. With `keep_masks` the cut-out has the
-        network's masks. Cancelling the future before processing
-        starts skips all of its work.
+        network's masks. Cancelling the future before processing starts skips all of its work.
 
         Raises:
             Overloaded: too many photos are waiting.

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx2
@@ -44,6 +44,8 @@ class Running:
     folder: Path
     log: Path
     process: int
+    # How long the log was when the service had started.
+    log_start: int = 0
 
 
 @contextmanager
@@ -72,16 +74,16 @@ def running(
         environment[NETWORK_MS] = str(network_ms)
     if kept_seconds is not None:
         environment[KEPT_SECONDS] = str(kept_seconds)
+    # Whoever ends this process ends the service with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     log = folder / "serve.log"
     command = [sys.executable, "-m", "benchmarks.sides.serving", "serve", "--port", str(port)]
     with log.open("ab") as out:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out
-        )
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     service = Running(f"http://127.0.0.1:{port}", folder, log, process.pid)
     try:
         _wait_for(service, process)
-        yield service
+        yield replace(service, log_start=log.stat().st_size)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -111,8 +113,8 @@ def roles(process: int) -> dict[str, list[int]]:
         with suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             found[next((role for part, role in ROLES.items() if part in command), "API")].append(pid)
-            for task in os.listdir(f"/proc/{pid}/task"):
-                left += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                left += map(int, (task / "children").read_text().split())
     return dict(found)
 
 
@@ -121,8 +123,8 @@ def held(by_role: Mapping[str, list[int]]) -> dict[str, Held]:
     return {
         role: Held(
             sum(map(pss_mb, pids)),
-            sum(len(_names(f"/proc/{pid}/fd")) for pid in pids),
-            sum(len(_names(f"/proc/{pid}/task")) for pid in pids),
+            sum(_count(f"/proc/{pid}/fd") for pid in pids),
+            sum(_count(f"/proc/{pid}/task") for pid in pids),
         )
         for role, pids in by_role.items()
     }
@@ -137,8 +139,7 @@ def pss_mb(pid: int) -> float:
     return 0.0
 
 
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
+def _count(folder: str) -> int:
+    with suppress(OSError):
+        return len(list(Path(folder).iterdir()))
+    return 0
