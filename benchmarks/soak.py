@@ -23,7 +23,7 @@ import httpx2
 from benchmarks.report import Table, publish
 from benchmarks.soaking.files import Files
 from benchmarks.soaking.load import Load, visits
-from benchmarks.soaking.processes import Running, held, roles, running
+from benchmarks.soaking.processes import Held, Running, held, roles, running
 from benchmarks.soaking.traces import Traces, loud_lines
 from benchmarks.soaking.watch import Course, as_rows, growth, not_given_back, thinned
 from cutout.app.config.settings import DATABASE_FILE
@@ -115,7 +115,7 @@ def started(
 
 async def put_under(
     place: Running, traces: Traces, options: argparse.Namespace
-) -> tuple[Load, Course, dict[str, object]]:
+) -> tuple[Load, Course, dict[str, Held]]:
     """Send the load. Return it, the course of the processes, and what they held when idle after a first while."""
     is_real = options.engine == "real"
     files = Files((0.05, 0.3) if is_real else (0.01, 0.1, 0.5))
@@ -138,7 +138,7 @@ async def put_under(
         for ended in await asyncio.gather(*beside, return_exceptions=True):
             if isinstance(ended, Exception):
                 raise ended
-    return load, course, dict(idle)
+    return load, course, idle
 
 
 async def grant(load: Load) -> None:

@@ -99,7 +99,6 @@ class Engine:
         self._closed = False
         self._lock = threading.Lock()
         self._gate = Gate()
-        self._tidier = Tidier()
         self._queue: FairQueue[tuple[_Request, Future[Cutout]]] = FairQueue()
         self._pool = photo_threads(self._threads)
         self.budget = PixelBudget(limits.pixels_in_work)
@@ -107,6 +106,7 @@ class Engine:
         # A GPU refines a photo in milliseconds.
         self._recent = RecentlySeen() if self.device.type == "cpu" else None
         self._deadlines = Timers()
+        self._tidier = Tidier(self._deadlines.call_at)
         self._remote = remote
         self._turns: Dispatcher = remote or Batcher(
             launcher(self.device, self._streams),

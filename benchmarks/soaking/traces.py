@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redis import Redis
-from sqlalchemy import Table, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cutout.app.billing import ledger
@@ -73,10 +73,8 @@ def _rows(session: Session) -> dict[str, int]:
     for table in Base.metadata.sorted_tables:
         found[table.name] = session.scalar(select(func.count()).select_from(table)) or 0
     for kind in (Job, Batch):
-        table = kind.__table__
-        assert isinstance(table, Table)
         for status, count in session.execute(select(kind.status, func.count()).group_by(kind.status)):
-            found[f"{table.name}, {status}"] = count
+            found[f"{kind.__tablename__}, {status}"] = count
     return found
 
 
@@ -92,10 +90,13 @@ def _unsettled(session: Session) -> list[str]:
         "idempotency keys": select(func.count()).select_from(Base.metadata.tables["idempotency_keys"]),
     }
     found = [f"{count} {what}" for what, question in counts.items() if (count := session.scalar(question))]
-    movements = Counter(session.scalars(select(LedgerEntry.movement)))
-    settled = movements[Movement.CHARGE] + movements[Movement.RELEASE]
-    if movements[Movement.HOLD] != settled:
-        found.append(f"{movements[Movement.HOLD]} holds, {settled} of them settled")
+    # A hold is settled by a row with its key; where a part is given back, by a second one too.
+    known = session.scalars(select(LedgerEntry.key)).all()
+    held, settled = (
+        {key.removeprefix(kind) for key in known if key.startswith(kind)} for kind in ("hold:", "settle:")
+    )
+    if unsettled := held - settled:
+        found.append(f"{len(unsettled)} holds that are not settled, such as {sorted(unsettled)[0]}")
     if wrong := ledger.discrepancies(session):
         found.append(f"balances that are not the sum of their ledger: {wrong}")
     paid = session.scalar(select(func.sum(LedgerEntry.credits)).where(LedgerEntry.movement != Movement.GRANT))
