@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help install serve test test-fast pytest lint format docs bench quality browser clean
+.PHONY: help install serve test test-fast pytest lint format docs bench quality browser clean lock
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -69,6 +69,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml app inference models worker cutout/*.py tools
+
+lock: $(VENV)/.installed-dev ## write requirements/*.lock, the exact packages of an image, from pyproject.toml and constraints.txt
+	$(BIN)/python -m tools.lock
 
 # The page is tested in a real browser. As root, Debian's Chromium is installed if there is none.
 browser:

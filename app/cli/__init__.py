@@ -1,11 +1,25 @@
-"""`cutout`: remove, presets, serve, worker, verify, compat-check, models, doctor, migrate, users, keys, credits."""
+"""`cutout`: remove, presets, init, serve, mcp, worker, verify, compat-check, models, doctor, migrate, users, keys, credits."""
 
 import logging
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from cutout.app.cli import accounts, compat_check, doctor, models, presets, remove, serve, verify, worker
+from cutout.app.cli import (
+    accounts,
+    compat_check,
+    doctor,
+    init,
+    mcp,
+    models,
+    presets,
+    remove,
+    serve,
+    verify,
+    worker,
+)
 from cutout.app.cli.console import escape, say
 from cutout.app.config.base import SettingsError
 from cutout.app.core.errors import OperatorError
@@ -26,7 +40,9 @@ cli = typer.Typer(
 )
 cli.command("remove")(remove.remove)
 cli.command("presets")(presets.presets)
+cli.command("init")(init.init)
 cli.command("serve")(serve.serve)
+cli.command("mcp")(mcp.mcp)
 cli.command("worker")(worker.worker)
 cli.command("verify")(verify.verify)
 cli.command("compat-check")(compat_check.compat_check)
@@ -49,8 +65,12 @@ def _root(
     version: bool = typer.Option(
         False, "--version", callback=_show_version, is_eager=True, help="Show the version."
     ),
+    env_file: Annotated[
+        Path | None,
+        typer.Option(help="Read settings from this file, such as cutout.env; variables that are set win."),
+    ] = None,
 ) -> None:
-    pass
+    init.use_env_file(env_file)
 
 
 def main() -> None:

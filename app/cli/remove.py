@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cutout.app.cli.console import CommandError, escape, loading, photo_bar, say
-from cutout.app.cli.models import pull_one
+from cutout.app.cli.console import CommandError, escape, photo_bar, say
+from cutout.app.cli.engine import UNSURE, is_unsure, open_for, reason_of, remarks_of
 from cutout.app.cli.option_flags import (
     BackgroundFlag,
     BackgroundImageFlag,
@@ -66,7 +66,6 @@ if TYPE_CHECKING:
 
 PIPE = "-"
 WATCH_EVERY_SECONDS = 1.0
-UNSURE = "The subject's outline is uncertain, or it is very small or large. Have a look at the result."
 
 
 def remove(
@@ -128,7 +127,7 @@ def _remove_all(
             raise CommandError("- reads one photo from a pipe; it must be the only input.")
         if hints_file is not None:
             raise CommandError("--hints has the names of photos, and - has none. Give --box, --keep, …")
-        _remove_piped(_open(settings, options.tier), options, None if out == PIPE else target)
+        _remove_piped(open_for(settings, options.tier), options, None if out == PIPE else target)
         return
     if out == PIPE:
         raise CommandError("-o - works only with one photo from a pipe; choose a folder.")
@@ -173,7 +172,7 @@ class _Run:
         if made is not None and not overwrite:
             made.adopt(work.tasks)
         if tasks:
-            self._engine = self._engine or _open(self._settings, self._options.tier)
+            self._engine = self._engine or open_for(self._settings, self._options.tier)
             self._remove(tasks, self._engine, made)
         if skipped:
             say(f"{skipped} already done (--overwrite processes them again).")
@@ -204,13 +203,13 @@ class _Run:
             photos = ((task, partial(_read, task, seen)) for task in tasks)
             for task, outcome in engine.remove_many(photos, lambda task: task.options_of(self._options)):
                 if isinstance(outcome, Exception):
-                    failed[task.source] = _reason(outcome)
+                    failed[task.source] = reason_of(outcome)
                 else:
                     _write(task, outcome, made, seen.get(task))
                     done.append(task)
                     name = escape(str(task.source))
-                    remarks += [f"{name}: {escape(remark)}" for remark in _remarks(outcome)]
-                    unsure += [name] if _is_unsure(outcome) else []
+                    remarks += [f"{name}: {escape(remark)}" for remark in remarks_of(outcome)]
+                    unsure += [name] if is_unsure(outcome) else []
                 bar.advance(row)
         seconds = time.perf_counter() - start
         share = 100 * (engine.network_seconds - network) / seconds
@@ -261,9 +260,9 @@ def _remove_piped(engine: "Engine", options: Options, target: Path | None) -> No
         cutout = engine.remove(sys.stdin.buffer.read(), options)
     finally:
         engine.close()
-    for remark in _remarks(cutout):
+    for remark in remarks_of(cutout):
         say(f"[yellow]note:[/yellow] {escape(remark)}")
-    if _is_unsure(cutout):
+    if is_unsure(cutout):
         say(f"[yellow]review:[/yellow] {UNSURE}")
     if target is None:
         sys.stdout.buffer.write(cutout.data)
@@ -295,20 +294,6 @@ def _require_photos(hints: Mapping[str, Hints], work: RemovalPlan, *, watch: boo
         say(f"[yellow]note:[/yellow] --hints: {escape(str(error))}")
 
 
-def _open(settings: Settings, tier: Tier) -> "Engine":
-    from cutout.app.bootstrap import engine_from, pull_missing
-
-    pull_missing(settings, [tier], lambda checkpoint: pull_one(settings, checkpoint))
-    with loading():
-        engine = engine_from(settings, [tier])
-    choice = engine.serving[tier].choice
-    if choice.substitute:
-        say(
-            f"[yellow]note:[/yellow] {choice.checkpoint.name} is a substitute for {choice.wanted}; see cutout doctor."
-        )
-    return engine
-
-
 def _read(task: Task, seen: dict[Task, Seen]) -> bytes:
     seen[task] = Seen.of(task.source)  # before reading, so that a photo that changes meanwhile is redone
     return task.source.read_bytes()
@@ -326,18 +311,3 @@ def _write(task: Task, cutout: "Cutout", made: Made | None, seen: Seen | None) -
             say_full(target.parent, "-o") if is_full(error) else f"Cannot write {target} ({error.strerror})."
         )
         raise CommandError(f"{why} Run the same command again to continue.") from error
-
-
-def _remarks(cutout: "Cutout") -> list[str]:
-    empty = ["No subject was found, so the image shows none."] if cutout.no_foreground else []
-    return [*empty, *cutout.notes]
-
-
-def _is_unsure(cutout: "Cutout") -> bool:
-    return cutout.needs_review and not cutout.no_foreground  # the latter is a remark
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"cannot be read ({error.strerror})"
-    return str(error)

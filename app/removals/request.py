@@ -25,6 +25,7 @@ PATIENCE = timedelta(seconds=2)
 class RemovalContext:
     """The parts of the service that a removal uses.
 
+    Times are those of the database's clock, unless `clock` is another than `now`.
     `lease` is the length of the lease on a job that this process works on; `leases` renews it. A request whose key is in
     work already waits `patience` for the first one. `require_storage` raises StorageError while the storage hangs.
     """

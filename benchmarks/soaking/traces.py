@@ -96,7 +96,7 @@ def _unsettled(session: Session) -> list[str]:
         {key.removeprefix(kind) for key in known if key.startswith(kind)} for kind in ("hold:", "settle:")
     )
     if unsettled := held - settled:
-        found.append(f"{len(unsettled)} holds that are not settled, such as {sorted(unsettled)[0]}")
+        found.append(f"{len(unsettled)} holds that are not settled, such as {min(unsettled)}")
     if wrong := ledger.discrepancies(session):
         found.append(f"balances that are not the sum of their ledger: {wrong}")
     paid = session.scalar(select(func.sum(LedgerEntry.credits)).where(LedgerEntry.movement != Movement.GRANT))
