@@ -131,7 +131,9 @@ def test_services_policies_and_budgets_name_pods_that_there_are() -> None:
         if kind == "Service":
             assert one["spec"]["selector"]["app"] in labels
             for port in one["spec"].get("ports", ()):
-                named = {open_port["name"] for open_port in container(one["spec"]["selector"]["app"])["ports"]}
+                named = {
+                    open_port["name"] for open_port in container(one["spec"]["selector"]["app"])["ports"]
+                }
                 assert port["targetPort"] in named
         elif kind == "PodDisruptionBudget":
             assert one["spec"]["selector"]["matchLabels"]["app"] == name

@@ -37,7 +37,12 @@ def test_unraids_template(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(by_type["Path"]) == volumes
     secret = [config for config in configs if config.get("Target") == "HF_TOKEN"]
     assert [config.get("Mask") for config in secret] == ["true"]
-    for option in ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges:true", "--runtime=nvidia"):
+    for option in (
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges:true",
+        "--runtime=nvidia",
+    ):
         assert option in template.findtext("ExtraParams", "").split()
 
 
@@ -46,7 +51,14 @@ def test_caprovers_one_click_app(monkeypatch: pytest.MonkeyPatch) -> None:
     app = yaml.safe_load(text)
     assert app["captainVersion"] == 4
     about = app["caproverOneClickApp"]
-    assert about.keys() == {"variables", "instructions", "displayName", "isOfficial", "description", "documentation"}
+    assert about.keys() == {
+        "variables",
+        "instructions",
+        "displayName",
+        "isOfficial",
+        "description",
+        "documentation",
+    }
     assert about["instructions"].keys() == {"start", "end"}
     given = {variable["id"]: str(variable["defaultValue"]) for variable in about["variables"]}
     # CapRover fills these in.
