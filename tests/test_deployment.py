@@ -4,6 +4,7 @@ import configparser
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -144,14 +145,14 @@ def test_service_and_worker_share_database_queue_and_files_and_may_finish() -> N
     assert StopTimes().whole <= 30
 
 
-def test_the_unit_starts_a_worker() -> None:
+UNITS = {file.name: file.read_text() for file in sorted((ROOT / "deploy/systemd").glob("*.service"))}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_units_start_commands_that_there_are(name: str) -> None:
     unit = configparser.ConfigParser(interpolation=None, strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    found = re.search(
-        r"^```ini\n(.*?)^```$", (ROOT / "docs/deployment.md").read_text(), re.MULTILINE | re.DOTALL
-    )
-    assert found
-    unit.read_string(found[1])
+    unit.read_string(UNITS[name])
     service = unit["Service"]
     program, command, *arguments = service["ExecStart"].split()
     assert program.endswith("/cutout")
@@ -159,8 +160,27 @@ def test_the_unit_starts_a_worker() -> None:
     assert {one for one in arguments if one.startswith("--")} <= {
         opt for param in options for opt in param.opts
     }
+    assert command == {"cutout.service": "serve", "cutout-worker@.service": "worker"}[name]
     assert service["Restart"] == "always"
     assert int(service["TimeoutStopSec"]) > StopTimes().whole
+    # The service stops its own processes itself.
+    assert service.get("KillMode") == ("mixed" if command == "serve" else None)
+    # Each of these closes the GPUs' devices, or kills what libraries compile.
+    closing = {"PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock", "MemoryDenyWriteExecute"}
+    assert closing.isdisjoint(service)
+    # Units of one user share its objects of System V and POSIX.
+    assert "RemoveIPC" not in service
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd on this host")
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_accepts_the_units(name: str, tmp_path: Path) -> None:
+    """It reads each unit, with a program in place of the one that is not installed here."""
+    (tmp_path / name).write_text(UNITS[name].replace("/opt/cutout/bin/cutout", sys.executable))
+    verify = ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)]
+    done = subprocess.run(verify, check=False, capture_output=True, text=True)
+    assert [line for line in done.stderr.splitlines() if name.partition(".")[0] in line] == []
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_image_does_not_run_as_root() -> None:
