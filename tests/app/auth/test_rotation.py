@@ -36,6 +36,7 @@ def test_a_new_secret_ends_logins_and_addresses_and_no_key(database: Database, t
         cookies = dict(shop.client.cookies)
         job = shop.remove(key).raise_for_status().json()
         assert shop.client.get(job["resultUrl"]).status_code == 200
+        balance = shop.balance(key)
     with shop_with(database, tmp_path, secret=NEW) as shop:
         bearer_token = {"Authorization": f"Bearer {token}"}
         assert shop.get(f"{API}/credits", bearer_token).status_code == 401
@@ -48,7 +49,7 @@ def test_a_new_secret_ends_logins_and_addresses_and_no_key(database: Database, t
         again = shop.get(f"{API}/jobs/{job['jobId']}", key).raise_for_status().json()
         assert shop.client.get(again["resultUrl"]).status_code == 200
         assert shop.client.post("/api/auth/login", json=login).status_code == 200
-        assert shop.balance(key) == 9
+        assert shop.balance(key) == balance < 10
 
 
 def test_other_secrets_end_only_what_they_sign(database: Database, tmp_path: Path) -> None:
