@@ -65,9 +65,10 @@ def test_other_secrets_end_only_what_they_sign(database: Database, tmp_path: Pat
         found = []
         for secret, token in tokens.items():
             metrics = shop.client.get("/metrics", headers={"Authorization": f"Bearer {secret}"})
-            sold = {"credits": 100, "paymentId": f"{payment}-{secret.split()[1]}"}
-            signed = payments.sign(secret, payments.Item(credits=100), 10_000, sold["paymentId"], "anna")
-            bought = shop.client.post(f"{API}/credits", json=sold | {"signature": signed}, headers=key)
+            paid = f"{payment}-{secret.split()[1]}"
+            signed = payments.sign(secret, payments.Item(credits=100), 10_000, paid, "anna")
+            sold = {"credits": 100, "paymentId": paid, "signature": signed}
+            bought = shop.client.post(f"{API}/credits", json=sold, headers=key)
             assert {bought.status_code, metrics.status_code} <= {200, 401, 403}, bought.text
             can_call = shop.get(f"{API}/credits", token).status_code == 200
             found.append((can_call, metrics.status_code == 200, bought.status_code == 200))
