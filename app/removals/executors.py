@@ -91,6 +91,7 @@ class RemovalExecutor(Protocol):
 
     def carry(self, job_id: uuid.UUID, trace: str) -> None:
         """Tell whoever makes the picture the trace of its request."""
+        return
 
     async def show(
         self, photo: MaskedPhoto, options: Options, most_pixels: int, user_id: uuid.UUID
