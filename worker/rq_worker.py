@@ -56,7 +56,8 @@ class RqWorker(SimpleWorker):
             log_job_description=False,
         )
         # Upper limit of RQ's own reconnect pauses, which grow from one second.
-        self.max_connection_wait_time = LONGEST_PAUSE_SECONDS * random.uniform(0.5, 1.0)
+        jitter = random.uniform(0.5, 1.0)  # nosec B311 # no secret
+        self.max_connection_wait_time = LONGEST_PAUSE_SECONDS * jitter
         self.context = context
         self._is_waiting = False
 
@@ -196,7 +197,7 @@ def listen(
             return
         if time.monotonic() - began >= HEALTHY_SECONDS:
             pause = FIRST_PAUSE_SECONDS
-        wait = pause * random.uniform(0.5, 1.0)
+        wait = pause * random.uniform(0.5, 1.0)  # nosec B311 # jitter, no secret
         log.warning("queue lost", detail=detail, again_in_seconds=round(wait, 1))
         context.stopping.wait(wait)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

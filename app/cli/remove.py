@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cutout.app.cli.console import CommandError, escape, loading, photo_bar, say
-from cutout.app.cli.models import pull_one
+from cutout.app.cli.console import CommandError, escape, photo_bar, say
+from cutout.app.cli.engine import UNSURE, is_unsure, open_for, reason_of, remarks_of
 from cutout.app.cli.option_flags import (
+    AnimationFlag,
     BackgroundFlag,
     BackgroundImageFlag,
     BoxFlag,
@@ -61,12 +62,13 @@ from cutout.inference.presets import load_presets
 from cutout.inference.tiers import Tier
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from cutout.inference.cutout import Cutout
     from cutout.inference.engine import Engine
 
 PIPE = "-"
 WATCH_EVERY_SECONDS = 1.0
-UNSURE = "The subject's outline is uncertain, or it is very small or large. Have a look at the result."
 
 
 def remove(
@@ -101,6 +103,7 @@ def remove(
     keep_profile: KeepProfileFlag = None,
     require_subject: RequireSubjectFlag = None,
     max_megapixels: MaxMegapixelsFlag = None,
+    animation: AnimationFlag = None,
     overwrite: OverwriteFlag = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep running and process new photos.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
@@ -128,7 +131,7 @@ def _remove_all(
             raise CommandError("- reads one photo from a pipe; it must be the only input.")
         if hints_file is not None:
             raise CommandError("--hints has the names of photos, and - has none. Give --box, --keep, …")
-        _remove_piped(_open(settings, options.tier), options, None if out == PIPE else target)
+        _remove_piped(open_for(settings, options.tier), options, None if out == PIPE else target)
         return
     if out == PIPE:
         raise CommandError("-o - works only with one photo from a pipe; choose a folder.")
@@ -173,7 +176,7 @@ class _Run:
         if made is not None and not overwrite:
             made.adopt(work.tasks)
         if tasks:
-            self._engine = self._engine or _open(self._settings, self._options.tier)
+            self._engine = self._engine or open_for(self._settings, self._options.tier)
             self._remove(tasks, self._engine, made)
         if skipped:
             say(f"{skipped} already done (--overwrite processes them again).")
@@ -202,15 +205,18 @@ class _Run:
         with photo_bar() as bar:
             row = bar.add_task("Removing backgrounds", total=len(tasks))
             photos = ((task, partial(_read, task, seen)) for task in tasks)
-            for task, outcome in engine.remove_many(photos, lambda task: task.options_of(self._options)):
+            made_of = engine.remove_many(
+                photos, lambda task: task.options_of(self._options), on_frame=_frame_rows(bar)
+            )
+            for task, outcome in made_of:
                 if isinstance(outcome, Exception):
-                    failed[task.source] = _reason(outcome)
+                    failed[task.source] = reason_of(outcome)
                 else:
                     _write(task, outcome, made, seen.get(task))
                     done.append(task)
                     name = escape(str(task.source))
-                    remarks += [f"{name}: {escape(remark)}" for remark in _remarks(outcome)]
-                    unsure += [name] if _is_unsure(outcome) else []
+                    remarks += [f"{name}: {escape(remark)}" for remark in remarks_of(outcome)]
+                    unsure += [name] if is_unsure(outcome) else []
                 bar.advance(row)
         seconds = time.perf_counter() - start
         share = 100 * (engine.network_seconds - network) / seconds
@@ -256,14 +262,26 @@ def _watch(run: _Run, plan_all: Callable[[], RemovalPlan]) -> None:
             done = dict(now)
 
 
+def _frame_rows(bar: "Progress") -> Callable[[Task, int, int], None]:
+    """Return what shows how many frames of an animation are done, in a row of its own until all are."""
+    rows: dict[Task, TaskID] = {}
+
+    def show(task: Task, done: int, frames: int) -> None:
+        if task not in rows:
+            rows[task] = bar.add_task(escape(task.source.name), total=frames)
+        bar.update(rows[task], completed=done, visible=done < frames)
+
+    return show
+
+
 def _remove_piped(engine: "Engine", options: Options, target: Path | None) -> None:
     try:
         cutout = engine.remove(sys.stdin.buffer.read(), options)
     finally:
         engine.close()
-    for remark in _remarks(cutout):
+    for remark in remarks_of(cutout):
         say(f"[yellow]note:[/yellow] {escape(remark)}")
-    if _is_unsure(cutout):
+    if is_unsure(cutout):
         say(f"[yellow]review:[/yellow] {UNSURE}")
     if target is None:
         sys.stdout.buffer.write(cutout.data)
@@ -295,20 +313,6 @@ def _require_photos(hints: Mapping[str, Hints], work: RemovalPlan, *, watch: boo
         say(f"[yellow]note:[/yellow] --hints: {escape(str(error))}")
 
 
-def _open(settings: Settings, tier: Tier) -> "Engine":
-    from cutout.app.bootstrap import engine_from, pull_missing
-
-    pull_missing(settings, [tier], lambda checkpoint: pull_one(settings, checkpoint))
-    with loading():
-        engine = engine_from(settings, [tier])
-    choice = engine.serving[tier].choice
-    if choice.substitute:
-        say(
-            f"[yellow]note:[/yellow] {choice.checkpoint.name} is a substitute for {choice.wanted}; see cutout doctor."
-        )
-    return engine
-
-
 def _read(task: Task, seen: dict[Task, Seen]) -> bytes:
     seen[task] = Seen.of(task.source)  # before reading, so that a photo that changes meanwhile is redone
     return task.source.read_bytes()
@@ -326,18 +330,3 @@ def _write(task: Task, cutout: "Cutout", made: Made | None, seen: Seen | None) -
             say_full(target.parent, "-o") if is_full(error) else f"Cannot write {target} ({error.strerror})."
         )
         raise CommandError(f"{why} Run the same command again to continue.") from error
-
-
-def _remarks(cutout: "Cutout") -> list[str]:
-    empty = ["No subject was found, so the image shows none."] if cutout.no_foreground else []
-    return [*empty, *cutout.notes]
-
-
-def _is_unsure(cutout: "Cutout") -> bool:
-    return cutout.needs_review and not cutout.no_foreground  # the latter is a remark
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"cannot be read ({error.strerror})"
-    return str(error)

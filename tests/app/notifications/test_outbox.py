@@ -430,7 +430,9 @@ def test_what_another_is_claiming_is_not_waited_for(database: Database) -> None:
         end_batch(database, user, "https://shop.example/")
     with ThreadPoolExecutor(1) as other, database.begin() as session:
         first = session.scalars(select(Delivery).limit(1).with_for_update()).one()
-        claim = other.submit(database.run_in_transaction, outbox_module.claim, Channel.WEBHOOK, lambda: START, 8)
+        claim = other.submit(
+            database.run_in_transaction, outbox_module.claim, Channel.WEBHOOK, lambda: START, 8
+        )
         [claimed] = claim.result(PATIENCE)
         assert claimed.id != first.id
 
