@@ -70,6 +70,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml app inference models worker cutout/*.py tools
+	PATH=$(CURDIR)/$(BIN):$$PATH deploy/lint.sh
 	$(BIN)/zizmor --quiet --offline .github
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 

@@ -32,6 +32,7 @@ from cutout.app.removals.request import RemovalContext, RemovalRequest, request_
 from cutout.app.storage.base import StorageError
 from cutout.app.stores.service import plan
 from cutout.inference.cutout import Cutout
+from cutout.inference.imaging.animation import read_animation
 from cutout.inference.masked_photo import Source
 from cutout.inference.options import Options
 
@@ -214,7 +215,8 @@ def reserve_job(context: RemovalContext, request: RemovalRequest, photo: Source)
     # Before the transaction, since these may wait for the queue, the storage and the database.
     context.require_storage()
     job_id = uuid.uuid4()
-    columns = context.executor.enqueue(job_id, photo, request.options)
+    frames = _frames_of(photo, request.options, context)
+    columns = context.executor.enqueue(job_id, photo, request.options) | {"frames": frames}
     try:
         first = write_once(
             context.database,
@@ -232,6 +234,19 @@ def reserve_job(context: RemovalContext, request: RemovalRequest, photo: Source)
         return job_id, True
     context.executor.withdraw(job_id)
     return first, False
+
+
+def _frames_of(photo: Source, options: Options, context: RemovalContext) -> int | None:
+    """Return how many frames of an animation are cut out; None if it is one picture.
+
+    Raises:
+        InvalidPhoto: it has too many, or its file cannot be read.
+
+    """
+    if not options.all_frames or not isinstance(photo, bytes):
+        return None
+    animation = read_animation(photo, context.sizes)
+    return None if animation is None else animation.frames
 
 
 def store_result(
@@ -323,7 +338,9 @@ def _write_job(
             return first.id
     options, original = request.options, request.original
     is_free = original is not None and original.is_free
-    paid_by, price = job_charges.reserve(session, request.user_id, job_id, options.tier, at, is_free=is_free)
+    paid_by, price = job_charges.reserve(
+        session, request.user_id, job_id, options.tier, at, is_free=is_free, frames=columns["frames"] or 1
+    )
     job = {
         "id": job_id,
         "user_id": request.user_id,
