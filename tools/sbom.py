@@ -28,7 +28,8 @@ from tools import lock
 
 DIST = lock.ROOT / "dist"
 PROJECT = "cutout-server"
-VERSION = tomllib.loads((lock.ROOT / "pyproject.toml").read_text())["project"]["version"]
+METADATA = tomllib.loads((lock.ROOT / "pyproject.toml").read_text())["project"]
+VERSION: str = METADATA["version"]
 # What these packages state, for those that a host without a GPU does not install, or that state it in no short form.
 LICENCES = {
     "async-timeout": "Apache-2.0",
@@ -178,8 +179,7 @@ def licence_of(name: str) -> str:
         stated = metadata(name)
     except PackageNotFoundError:
         raise LookupError(f"{name} is not installed: add its licence to LICENCES in tools/sbom.py") from None
-    (expression,) = stated.get_all("License-Expression") or [None]
-    (text,) = stated.get_all("License") or [None]
+    expression, text = ("".join(stated.get_all(name) or ()) for name in ("License-Expression", "License"))
     if expression:
         return expression
     if text and len(text) <= LONGEST_NAME and text != "Dual License":
@@ -194,8 +194,10 @@ def licence_of(name: str) -> str:
 
 def direct() -> list[str]:
     """Return the packages that the project itself requires, with the extras of the images."""
-    extras = {extra for names in lock.LOCKS.values() for extra in names}
-    return list(_names(requires(PROJECT) or (), extras))
+    lines = [*METADATA["dependencies"]]
+    for extra in sorted({extra for extras in lock.LOCKS.values() for extra in extras}):
+        lines += METADATA["optional-dependencies"][extra]
+    return list(_names(lines, {""}))
 
 
 def required(name: str) -> list[str]:
