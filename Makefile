@@ -73,6 +73,7 @@ lint: $(VENV)/.installed-dev
 	PATH=$(CURDIR)/$(BIN):$$PATH deploy/lint.sh
 	$(BIN)/zizmor --quiet --offline .github
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 
 lock: $(VENV)/.installed-dev ## write requirements/*.lock, the exact packages of an image, from pyproject.toml and constraints.txt
 	$(BIN)/python -m tools.lock
