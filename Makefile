@@ -74,6 +74,7 @@ lint: $(VENV)/.installed-dev
 	PATH=$(CURDIR)/$(BIN):$$PATH deploy/lint.sh
 	$(BIN)/zizmor --quiet --offline .github
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 
 lock: $(VENV)/.installed-dev ## write requirements/*.lock, the exact packages of an image, from pyproject.toml and constraints.txt
 	$(BIN)/python -m tools.lock
@@ -82,8 +83,8 @@ lock: $(VENV)/.installed-dev ## write requirements/*.lock, the exact packages of
 audit: $(VENV)/.installed-dev ## look up known vulnerabilities of the packages in requirements/*.lock
 	for lock in requirements/*.lock; do $(BIN)/pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
 
-sbom: $(VENV)/.installed-dev ## write dist/cutout.cdx.json, the bill of materials of this checkout
-	$(BIN)/python -m tools.sbom dist/cutout.cdx.json
+sbom: $(VENV)/.installed-dev ## write dist/cutout-VERSION.cdx.json, the bill of materials
+	$(BIN)/python -m tools.sbom
 
 dist: $(VENV)/.installed-dev ## build a release of what is committed into dist/: wheel, sdist, bill of materials, notes, checksums
 	$(BIN)/python -m tools.dist
