@@ -34,7 +34,7 @@ BENCHMARKS = (
     "targets",
 )
 GROUPS = {"gpu": ("network", "engine")}
-PARTS = {f"quality-{name}": name for name in ("cost", "recipe", "whole", "second", "halo")}
+PARTS = {f"quality-{name}": name for name in ("cost", "recipe", "whole", "second", "halo", "flicker")}
 WITH_ARGUMENTS = {f"quality-{name}": name for name in ("compare", "order", "real")}
 
 
