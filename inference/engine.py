@@ -91,7 +91,6 @@ class Engine:
         self._closed = False
         self._lock = threading.Lock()
         self._gate = Gate()
-        self._tidier = Tidier()
         self._queue: FairQueue[tuple[Request, Future[Cutout]]] = FairQueue()
         self._pool = photo_threads(self._threads)
         self.budget = PixelBudget(limits.pixels_in_work)
@@ -99,6 +98,7 @@ class Engine:
         # A GPU refines a photo in milliseconds.
         self._recent = RecentlySeen() if self.device.type == "cpu" else None
         self._deadlines = Timers()
+        self._tidier = Tidier(self._deadlines.call_at)
         self._remote = remote
         self._turns: Dispatcher = remote or Batcher(
             launcher(self.device, self._streams),
@@ -172,16 +172,17 @@ class Engine:
         """Check that a photo would be accepted now.
 
         Raises:
-            Overloaded: too many photos are waiting, or the remote service is paused after several failures.
+            Overloaded: too many photos are waiting, or for too long; or the remote service is paused after failures.
             DeviceLost: the device has failed.
 
         """
         self._turns.require_capacity()
-        if self._held >= self._limits.waiting:
-            raise Overloaded(
-                f"{self._held} photos are already waiting. Try again in a moment.",
-                retry_after=max(1.0, self._held * self._turns.seconds_each),
-            )
+        wait = self._held * self._turns.seconds_each
+        # Not remote ones, which run at once.
+        is_late = self._remote is None and wait > self._limits.longest_wait
+        if self._held >= self._limits.waiting or is_late:
+            told = f"{self._held} photos are already waiting. Try again in a moment."
+            raise Overloaded(told, retry_after=max(1.0, wait))
 
     def submit(
         self, source: AnySource, options: Options, *, caller: Hashable = None, keep_masks: bool = False

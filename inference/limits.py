@@ -114,6 +114,15 @@ class Limits:
     batch: int | None = None
     batch_wait: float = 0.002
 
+    @property
+    def longest_wait(self) -> float:
+        """Return the seconds of waiting beyond which a photo is refused at once.
+
+        It is half the deadline: a photo that has to wait longer would most likely be given up after all. The other half
+        is for its own work, and for a host that slows down meanwhile.
+        """
+        return self.seconds / 2
+
     def batch_on(self, device: str) -> int:
         """Return the largest batch size for a device of this type."""
         return self.batch or (8 if device == "cuda" else 1)

@@ -23,7 +23,8 @@ def main() -> None:
     if _git("status", "--porcelain"):
         print("Not everything is committed; the release has only what is.", file=sys.stderr)
     os.environ["SOURCE_DATE_EPOCH"] = _git("log", "-1", "--format=%ct")
-    text = release_notes.notes(release_notes.CHANGELOG.read_text(), sbom.VERSION)
+    base = os.environ.get("NOTES_BASE", "")
+    text = release_notes.notes(release_notes.CHANGELOG.read_text(), sbom.VERSION, base)
     shutil.rmtree(DIST, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(

@@ -67,7 +67,10 @@ class EngineSettings(SettingsGroup):
         "with less free memory than they need takes fewer",
     )
     max_waiting: int = Field(
-        64, ge=1, description="photos that may wait for the engine before 503 `OVERLOADED`"
+        64,
+        ge=1,
+        description="photos that may wait for the engine before 503 `OVERLOADED`; fewer where they would wait for half of"
+        " `CUTOUT_DEADLINE_SECONDS`",
     )
     deadline_seconds: float = Field(
         300,
