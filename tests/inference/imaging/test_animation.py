@@ -152,8 +152,16 @@ def test_a_million_frames_are_not_counted() -> None:
             Counted.looks += 1
             return super().__getitem__(key)
 
-    assert count_gif_frames(Counted(data), 200) == 201
-    assert Counted.looks < 3000
+    assert count_gif_frames(Counted(data), 200, 1, 1) == 201
+    assert Counted.looks < 5000
+
+
+def test_a_later_frame_that_is_larger_than_the_picture_is_an_error_of_the_file() -> None:
+    data = bytearray(animation_of(noisy(3), "GIF"))
+    place = data.rindex(b"\x2c\0\0\0\0" + struct.pack("<HH", 32, 24)) + 5
+    data[place : place + 2] = struct.pack("<H", 65_535)
+    with pytest.raises(InvalidPhoto, match="beyond the picture"):
+        read_animation(bytes(data))
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "GIF", "WEBP"])
