@@ -1,5 +1,6 @@
 """Schema migrations: the revision this code needs, the revision the database has, and the upgrade between them."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -25,8 +26,11 @@ def migrate(database: Database) -> str:
         SchemaMismatch: the database has the schema of a newer version.
 
     """
-    if _is_ahead(revision(database)):
-        raise SchemaMismatch(_say(revision(database)))
+    found = revision(database)
+    if found == head():  # the usual case, without a look at each migration
+        return head()
+    if _is_ahead(found):
+        raise SchemaMismatch(_say(found))
     with database.without_limits() as connection:
         config = alembic_config()
         config.attributes["connection"] = connection
@@ -46,6 +50,7 @@ def require_current(database: Database) -> None:
         raise SchemaMismatch(_say(found))
 
 
+@cache
 def head() -> str:
     """Return the revision that this code needs."""
     found = ScriptDirectory.from_config(alembic_config()).get_current_head()
