@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help install serve test test-fast pytest lint format docs bench quality browser clean
+.PHONY: help install serve test test-fast pytest lint format docs bench quality browser clean lock audit sbom dist site
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -39,7 +39,7 @@ $(VENV)/.installed-$(BACKEND): pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt -e '.[$(BACKEND)$(NPM),dev]'
+	$(BIN)/python -m pip install --no-compile --progress-bar off -c constraints.txt -e '.[$(BACKEND)$(NPM),dev,docs]'
 	touch $@ $(VENV)/.installed-$(BACKEND)
 
 serve: install ## run the service on http://127.0.0.1:8000 without authentication: every local user is its admin
@@ -69,6 +69,26 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml app inference models worker cutout/*.py tools
+	PATH=$(CURDIR)/$(BIN):$$PATH deploy/lint.sh
+	$(BIN)/zizmor --quiet --offline .github
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+
+lock: $(VENV)/.installed-dev ## write requirements/*.lock, the exact packages of an image, from pyproject.toml and constraints.txt
+	$(BIN)/python -m tools.lock
+
+# Asks the service of the package index for known vulnerabilities. --strict: an error if it cannot be asked.
+audit: $(VENV)/.installed-dev ## look up known vulnerabilities of the packages in requirements/*.lock
+	for lock in requirements/*.lock; do $(BIN)/pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
+
+sbom: $(VENV)/.installed-dev ## write dist/cutout.cdx.json, the bill of materials of this checkout
+	$(BIN)/python -m tools.sbom dist/cutout.cdx.json
+
+dist: $(VENV)/.installed-dev ## build a release of what is committed into dist/: wheel, sdist, bill of materials, notes, checksums
+	$(BIN)/python -m tools.dist
+
+site: $(VENV)/.installed-dev ## build the documentation into build/site
+	$(BIN)/python -m tools.site
 
 # The page is tested in a real browser. As root, Debian's Chromium is installed if there is none.
 browser:

@@ -1,10 +1,11 @@
 """The service, assembled from its parts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 from fastapi import FastAPI
+from prometheus_client.registry import Collector
 from starlette.middleware.cors import CORSMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -38,6 +39,7 @@ from cutout.app.net.image_fetcher import ImageFetcher
 from cutout.app.net.safe_http import SafeHttpClient
 from cutout.app.net.url_policy import UrlPolicy
 from cutout.app.notifications.outbox import Outbox
+from cutout.app.observability.exposition import Exposition
 from cutout.app.observability.metrics import Metrics
 from cutout.app.ratelimit.limits import Kind, Limit, RateLimits
 from cutout.app.removals import jobs_router
@@ -49,6 +51,9 @@ from cutout.app.storage.base import Storage
 from cutout.app.storage.probe import StorageProbe
 from cutout.app.stores.service import ResultStores
 from cutout.app.system import health, metrics, page
+from cutout.app.system.database_metrics import DatabaseMetrics
+from cutout.app.system.engine_metrics import EngineMetrics
+from cutout.app.system.host_metrics import HostMetrics
 from cutout.app.system.live_metrics import LiveMetrics
 from cutout.app.system.readiness import Readiness
 from cutout.inference.engine import Engine
@@ -146,7 +151,7 @@ def init_state(settings: Settings, embedded: EmbeddedProcesses | None) -> AppSta
     state.put(Queue, Queue(queue_url))
     queue_stats = state.put(QueueStats, QueueStats(database, queue_url))
     figures = state.put(Metrics, Metrics())
-    figures.registry.register(LiveMetrics(lambda: state.find(Engine), rate_limits.refused, queue_stats))
+    state.put(Exposition, Exposition(figures.registry, None if embedded is None else embedded.worker_figures))
     state.put(
         Outbox,
         Outbox(
@@ -167,8 +172,22 @@ def init_state(settings: Settings, embedded: EmbeddedProcesses | None) -> AppSta
     slots = settings.uploads_at_once_bytes // settings.max_upload_bytes
     state.put(RefinementSlots, RefinementSlots(slots))
     state.put(Readiness, Readiness(database, queue_stats, probe))
+    for collector in _collectors(state, settings, rate_limits, embedded):
+        figures.registry.register(collector)
     state.put(Shutdown, Shutdown())
     return state
+
+
+def _collectors(
+    state: AppState, settings: Settings, rate_limits: RateLimits, embedded: EmbeddedProcesses | None
+) -> Iterator[Collector]:
+    """Yield what reads metrics from other parts at each scrape."""
+    if settings.api_engine != "queue":  # there the workers have the engines
+        yield EngineMetrics(lambda: state.find(Engine))
+    yield LiveMetrics(rate_limits.refused, state.get(QueueStats))
+    yield DatabaseMetrics(state.get(Database).committed)
+    restarts = None if embedded is None else embedded.restarts
+    yield HostMetrics(settings.data_dir.expanduser(), state.get(Readiness), restarts)
 
 
 def add_middleware(service: FastAPI, settings: Settings, state: AppState) -> None:

@@ -19,8 +19,9 @@ from cutout.app.storage.base import Storage, require_usable
 from cutout.app.storage.local import LocalStorage
 from cutout.app.stores.buckets import Buckets
 from cutout.inference.backends.runners import pick_device
-from cutout.inference.engine import Engine, open_engine
+from cutout.inference.engine import Engine
 from cutout.inference.errors import ModelUnavailable
+from cutout.inference.opening import open_engine
 from cutout.inference.tiers import SOLD, Tier, candidates
 from cutout.models.catalog import CHECKPOINTS, Checkpoint
 
@@ -214,6 +215,8 @@ def prepare(settings: Settings, database: Database, storage: Storage) -> None:
         migrate.migrate(database)
     migrate.require_current(database)
     require_usable(storage)
+    if isinstance(storage, LocalStorage):
+        storage.mark()
 
 
 def mailer_from(settings: Settings) -> Mailer | None:

@@ -6,7 +6,8 @@ was, unless the device or the code has changed; `--again` measures everything an
 small part of both and publishes nothing.
 
 The parts of `quality` run alone as well; those with arguments of their own come first and alone:
-`python -m benchmarks quality-real --help`. So does `selftest`, which is `cutout doctor --deep` without weights.
+`python -m benchmarks quality-real --help`. So do `selftest`, which is `cutout doctor --deep` without weights, and `soak`
+and `crowd`, which put a whole service under load.
 """
 
 import argparse
@@ -36,20 +37,20 @@ BENCHMARKS = (
 GROUPS = {"gpu": ("network", "engine")}
 PARTS = {f"quality-{name}": name for name in ("cost", "recipe", "whole", "second", "halo")}
 WITH_ARGUMENTS = {f"quality-{name}": name for name in ("compare", "order", "real")}
+# Those whose exit code says whether all is as it should be; they take arguments of their own.
+GATES = ("selftest", "soak", "crowd")
 
 
 def main() -> None:
     """Run the benchmarks named on the command line."""
-    if sys.argv[1:2] == ["selftest"]:
-        sys.exit(importlib.import_module("benchmarks.selftest").main(sys.argv[2:]))
+    if sys.argv[1:2] and sys.argv[1] in GATES:
+        sys.exit(importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:]))
     if sys.argv[1:2] and (own := WITH_ARGUMENTS.get(sys.argv[1])):
         quality.part(own).main(sys.argv[2:])
         return
     known = (*BENCHMARKS, *GROUPS, *PARTS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=", ".join((*known, *WITH_ARGUMENTS, "selftest"))
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join((*known, *WITH_ARGUMENTS, *GATES)))
     parser.add_argument("--again", action="store_true", help="measure anew what `gpu` has measured before")
     options = parser.parse_args()
     names = options.names

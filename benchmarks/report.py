@@ -6,11 +6,13 @@ import os
 import platform
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from cutout.version import __version__
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -68,15 +70,8 @@ def machine() -> dict[str, Any]:
         else f"CPU, {os.cpu_count()} cores, {platform.machine()}",
         "python": platform.python_version(),
         "torch": version("torch"),
-        "cutout": _own_version(),
+        "cutout": __version__,
     }
-
-
-def _own_version() -> str:
-    try:
-        return version("cutout-server")
-    except PackageNotFoundError:  # run from a checkout, on a host with only the networks' dependencies
-        return "from source"
 
 
 def page() -> str:

@@ -60,8 +60,12 @@ class Composed:
     uncertainty: float
 
 
-def compose(scene: Scene, options: Options, sizes: SizeLimits, fetch: Fetch) -> Composed:
+def compose(
+    scene: Scene, options: Options, sizes: SizeLimits, fetch: Fetch, together: Box | None = None
+) -> Composed:
     """Lay the subject out as the options ask, with shadow and background; one that is too small for them is none.
+
+    `together` is the box of the subject in all frames of an animation: it is laid out as if it were that of this one.
 
     Raises:
         ResultTooLarge: the result would have more pixels than `sizes` allows.
@@ -75,7 +79,9 @@ def compose(scene: Scene, options: Options, sizes: SizeLimits, fetch: Fetch) -> 
     uncertainty, lines = float(facts[0]), facts[1:]
     found = box_of(lines, scene.alpha.shape[0])
     covered = float(lines[: scene.alpha.shape[0]].sum(dtype=np.float64)) / 255
-    if found is not None and covered < options.hints.min_coverage * scene.alpha.numel():
+    if together is not None:
+        found = together
+    elif found is not None and covered < options.hints.min_coverage * scene.alpha.numel():
         scene = replace(scene, alpha=torch.zeros_like(scene.alpha))
         found, covered = None, 0.0
     if found is None and options.require_subject:

@@ -15,7 +15,8 @@ class Cutout:
     `format`, `width` and `height` are those of the picture. `subject` is the subject's box in it, None if there is no
     subject. `coverage`, 0…1, is the share of the picture that the subject takes. `uncertainty`, 0…1, is the share of
     the subject's mask that the network was undecided about; `needs_review` says that a person should look at it. `masked`
-    is the photo with the network's masks, if those were asked for.
+    is the photo with the network's masks, if those were asked for. `frames` is how many frames the picture has; in an
+    animation `subject` is the box of the subject in all of them, and the shares are their means.
 
     `notes` say, for the user, where the photo was not decoded exactly as its file states, and that it has no shadow to
     keep. `seconds` holds the time of each stage, see `stage_timer.STAGES`; a second look is counted in the same stages
@@ -36,5 +37,6 @@ class Cutout:
     uncertainty: float = 0.0
     needs_review: bool = False
     notes: tuple[str, ...] = ()
+    frames: int = 1
     masked: MaskedPhoto | None = field(default=None, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)

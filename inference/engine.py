@@ -8,29 +8,31 @@ and downloads run on their own streams, in parallel with the network.
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from typing import Self, TypeVar
 
 from torch import Tensor
 
+from cutout.inference.animated import remove_background
 from cutout.inference.backends.cuda import (
     HOST_FULL,
     PHOTO_DOES_NOT_FIT,
     Streams,
     errors_translated,
+    memory_of,
     pixels_that_fit,
     release_unused,
     used_here,
     wait_for,
 )
-from cutout.inference.backends.gpu_backends import GpuBackend
 from cutout.inference.backends.launching import launcher
 from cutout.inference.backends.malloc import Tidier
-from cutout.inference.backends.runners import Device, Precision, Serving, open_runner, pick_device
+from cutout.inference.backends.runners import Runner, Serving
 from cutout.inference.cores import photo_threads
 from cutout.inference.cutout import Cutout
 from cutout.inference.errors import (
@@ -41,6 +43,7 @@ from cutout.inference.errors import (
     OutOfMemory,
     Overloaded,
 )
+from cutout.inference.figures import TURN, DeviceMemory, Figures
 from cutout.inference.imaging.levels import levelled
 from cutout.inference.limits import DEFAULT_LIMITS, Limits
 from cutout.inference.masked_photo import AnySource, Maker, Source
@@ -48,7 +51,8 @@ from cutout.inference.matting import mask as matte
 from cutout.inference.matting.pipeline import run_recipes
 from cutout.inference.options import DEFAULT_OPTIONS, Options
 from cutout.inference.recently_seen import RecentlySeen
-from cutout.inference.removal import Workplace, remove_background
+from cutout.inference.removal import Workplace
+from cutout.inference.request import Progress, Request
 from cutout.inference.scheduling.batcher import Batcher
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.scheduling.dispatcher import Dispatcher, RemoteDispatcher
@@ -58,26 +62,12 @@ from cutout.inference.scheduling.gate import Gate
 from cutout.inference.scheduling.pixel_budget import PixelBudget
 from cutout.inference.scheduling.stage_timer import StageTimer
 from cutout.inference.scheduling.timers import Timers
-from cutout.inference.tiers import USUAL, Orders, Tier, choose
-from cutout.inference.weights.store import ModelsFolder
+from cutout.inference.tiers import Tier
+from cutout.models import gpu_kernels
 
 log = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
-
-
-@dataclass(eq=False)
-class _Request:
-    """A photo being processed; `read` returns it, `deadline` is a time of `time.monotonic`.
-
-    The future is not a field: the error's traceback refers to this request, and the future refers to the error.
-    """
-
-    read: Callable[[], AnySource] = field(repr=False)
-    options: Options
-    caller: Hashable
-    keep_masks: bool
-    deadline: float = inf
 
 
 class Engine:
@@ -93,20 +83,22 @@ class Engine:
         self.serving = dict(serving)
         self.on_lost: Callable[[], None] = lambda: None  # called when the device has failed
         self.device = next(iter(self.serving.values())).runner.device
+        self.figures = Figures() if remote is None else remote.figures
         self._limits = limits
         self._threads = limits.threads_on(self.device.type)
+        self._frames_at_once = max(2, limits.batch_on(self.device.type))
         self._held = 0
         self._closed = False
         self._lock = threading.Lock()
         self._gate = Gate()
-        self._tidier = Tidier()
-        self._queue: FairQueue[tuple[_Request, Future[Cutout]]] = FairQueue()
+        self._queue: FairQueue[tuple[Request, Future[Cutout]]] = FairQueue()
         self._pool = photo_threads(self._threads)
         self.budget = PixelBudget(limits.pixels_in_work)
         self._streams = Streams(self.device)
         # A GPU refines a photo in milliseconds.
         self._recent = RecentlySeen() if self.device.type == "cpu" else None
         self._deadlines = Timers()
+        self._tidier = Tidier(self._deadlines.call_at)
         self._remote = remote
         self._turns: Dispatcher = remote or Batcher(
             launcher(self.device, self._streams),
@@ -114,8 +106,11 @@ class Engine:
             max_batch=limits.batch_on(self.device.type),
             max_wait=limits.batch_wait,
             max_started=1 if self.device.type == "cpu" else 2,
-            max_waiting=self._threads,
+            # Of each photo there is one, of an animation there may be several frames.
+            max_waiting=self._threads * self._frames_at_once,
             on_lost=lambda: self.on_lost(),
+            on_batch=self._ran,
+            on_no_room=lambda: self.figures.found_no_room("batch"),
         )
 
     @property
@@ -145,6 +140,16 @@ class Engine:
         return self._gate.inside
 
     @property
+    def memory(self) -> DeviceMemory | None:
+        """Return the memory of the GPU now; None on a CPU, or if the GPU does not answer."""
+        return memory_of(self.device)
+
+    @property
+    def kernels_on(self) -> bool | None:
+        """Return whether the GPU kernels are in use, or were switched off; None without a GPU."""
+        return gpu_kernels.are_on() if self.device.type == "cuda" else None
+
+    @property
     def is_closed(self) -> bool:
         return self._closed
 
@@ -167,16 +172,17 @@ class Engine:
         """Check that a photo would be accepted now.
 
         Raises:
-            Overloaded: too many photos are waiting, or the remote service is paused after several failures.
+            Overloaded: too many photos are waiting, or for too long; or the remote service is paused after failures.
             DeviceLost: the device has failed.
 
         """
         self._turns.require_capacity()
-        if self._held >= self._limits.waiting:
-            raise Overloaded(
-                f"{self._held} photos are already waiting. Try again in a moment.",
-                retry_after=max(1.0, self._held * self._turns.seconds_each),
-            )
+        wait = self._held * self._turns.seconds_each
+        # Not remote ones, which run at once.
+        is_late = self._remote is None and wait > self._limits.longest_wait
+        if self._held >= self._limits.waiting or is_late:
+            told = f"{self._held} photos are already waiting. Try again in a moment."
+            raise Overloaded(told, retry_after=max(1.0, wait))
 
     def submit(
         self, source: AnySource, options: Options, *, caller: Hashable = None, keep_masks: bool = False
@@ -184,8 +190,7 @@ class Engine:
         """Start processing one photo; the future gives the cut-out, or raises what `remove` would.
 
         `caller` is any key that identifies the caller; callers take turns. With `keep_masks` the cut-out has the
-        network's masks. Cancelling the future before processing
-        starts skips all of its work.
+        network's masks. Cancelling the future before processing starts skips all of its work.
 
         Raises:
             Overloaded: too many photos are waiting.
@@ -208,7 +213,7 @@ class Engine:
                 self._held -= 1
 
         future.add_done_callback(leave)
-        self._enter(_Request(lambda: source, options, caller, keep_masks, deadline), future)
+        self._enter(Request(lambda: source, options, caller, keep_masks, deadline), future)
         return future
 
     def remove_many(
@@ -217,6 +222,7 @@ class Engine:
         options: Options | Callable[[Key], Options],
         *,
         keep_masks: bool = False,
+        on_frame: Callable[[Key, int, int], None] = lambda key, done, frames: None,
     ) -> Iterator[tuple[Key, Cutout | CutoutError | OSError]]:
         """Process many photos, with all stages running at once; yield each result when it is done, in no fixed order.
 
@@ -224,7 +230,8 @@ class Engine:
         in a thread of the pool, so that reading overlaps with the other stages. The error of one photo is yielded
         with its key and does not stop the others. The iterable is read only as far ahead as there are threads, so
         it may be endless. These photos have no deadline. `options` are those of all photos, or return those of the photo
-        with a key.
+        with a key. `on_frame` is told how many frames of an animation are done, and how many it has; it is called in a thread
+        of the pool.
 
         Raises:
             DeviceLost: the device has failed; no photo that was not yielded before has a result.
@@ -236,7 +243,8 @@ class Engine:
             for key, read in photos:
                 future: Future[Cutout] = Future()
                 its_own = options if isinstance(options, Options) else options(key)
-                self._enter(_Request(read, its_own, caller, keep_masks), future)
+                told: Progress = partial(on_frame, key)
+                self._enter(Request(read, its_own, caller, keep_masks, progress=told), future)
                 running[future] = key
                 if len(running) > self._threads:
                     yield from completed(running)
@@ -258,7 +266,9 @@ class Engine:
         """
         with self._gate.closed():
             for runner, choice in {one.runner: one.choice for one in self.serving.values()}.items():
+                start = time.monotonic()
                 runner.warm_up(choice.checkpoint.input_size)
+                self.figures.loaded(choice.checkpoint.name, time.monotonic() - start)
             if self.device.type == "cuda":
                 with errors_translated(), self._streams.photo():
                     run_recipes({serving.choice.recipe for serving in self.serving.values()}, self.device)
@@ -280,7 +290,8 @@ class Engine:
         self._turns.close()
         self._deadlines.close()
 
-    def _enter(self, request: _Request, future: Future[Cutout]) -> None:
+    def _enter(self, request: Request, future: Future[Cutout]) -> None:
+        request.future = weakref.ref(future)
         with self._lock:
             self._queue.push(request.caller, (request, future))
         self._pool.submit(self._carry_next)
@@ -293,6 +304,7 @@ class Engine:
             try:
                 if future.done():  # cancelled, or past its deadline
                     return
+                request.turn = time.monotonic() - request.entered
                 answer(future, self._remove(request))
             except MemoryError:  # fails this photo only
                 fail(future, OutOfMemory(HOST_FULL))
@@ -302,11 +314,12 @@ class Engine:
                 fail(future, error)
             del future  # breaks a cycle: the error's traceback refers to this frame
 
-    def _remove(self, request: _Request) -> Cutout:
+    def _remove(self, request: Request) -> Cutout:
         """Process a photo. If the memory is full, try again while no other photo is in work."""
         source = request.read()
         with suppress(OutOfMemory):
             return self._try(source, request)
+        self.figures.found_no_room("photo")
         # The error is gone here, and with it the tensors that its traceback referred to.
         release_unused(self.device)
         with self.budget.hold(self.budget.total, request.deadline):
@@ -317,7 +330,7 @@ class Engine:
                     raise
                 raise OutOfMemory(PHOTO_DOES_NOT_FIT) from error
 
-    def _try(self, source: AnySource, request: _Request, *, alone: bool = False) -> Cutout:
+    def _try(self, source: AnySource, request: Request, *, alone: bool = False) -> Cutout:
         try:
             return self._remove_from(source, request, alone)
         except (CutoutError, CancelledError, MemoryError):
@@ -329,7 +342,7 @@ class Engine:
                 "This photo could not be processed because of an error in Cutout. Try again, or try another photo."
             ) from error
 
-    def _remove_from(self, source: AnySource, request: _Request, alone: bool) -> Cutout:
+    def _remove_from(self, source: AnySource, request: Request, alone: bool) -> Cutout:
         options, serving = request.options, self.serving[request.options.tier]
         clock = StageTimer()
         with ExitStack() as held:
@@ -345,18 +358,26 @@ class Engine:
                 self._limits.sizes,
                 hold,
                 self._streams.photo,
-                lambda part: self._look(part, serving, request, clock),
+                lambda part, timer: self._look(part, serving, request, timer),
                 clock,
                 # Not photos of batches, which have no deadline: nobody is about to refine one of them.
                 None if isinstance(source, bytes) and request.deadline == inf else self._recent,
+                request,
+                1 if alone else self._frames_at_once,
             )
             choice = serving.choice
             maker = Maker(choice.checkpoint.name, choice.substitute, serving.runner.backend)
             cutout = remove_background(source, options, maker, place, keep_masks=request.keep_masks)
         self._tidier.tidy()
+        self.figures.passed(options.tier.value, {TURN: request.turn, **cutout.seconds})
         return cutout
 
-    def _look(self, rgb: Tensor, serving: Serving, request: _Request, clock: StageTimer) -> Tensor | None:
+    def _ran(self, runner: Runner, size: int) -> None:
+        """Count a batch by the checkpoint of its runner."""
+        choice = next(one.choice for one in self.serving.values() if one.runner is runner)
+        self.figures.batch_ran(choice.checkpoint.name, size)
+
+    def _look(self, rgb: Tensor, serving: Serving, request: Request, clock: StageTimer) -> Tensor | None:
         """Run the network on a photo, or on a crop of one."""
         clock.lap("edges")
         pixels = matte.to_pixels(levelled(rgb, serving.choice.checkpoint), serving.choice.checkpoint)
@@ -371,30 +392,3 @@ class Engine:
         clock.lap("wait")
         clock.move("wait", "network", network)
         return matte.find_subject(used_here(mask), serving.choice.checkpoint)
-
-
-def open_engine(
-    folder: ModelsFolder,
-    device: Device = "auto",
-    *,
-    tiers: Iterable[Tier] = tuple(Tier),
-    precision: Precision = "auto",
-    gpu_backend: GpuBackend = "auto",
-    limits: Limits = DEFAULT_LIMITS,
-    orders: Orders = USUAL,
-) -> Engine:
-    """Load the checkpoint that serves each of `tiers` on this host; tiers with the same checkpoint share its runner.
-
-    `orders` replaces the usual order of the checkpoints of some tiers.
-
-    Raises:
-        ModelUnavailable: the device is not available, or a tier has no usable weights.
-
-    """
-    target = pick_device(device)
-    batch, choices = limits.batch_on(target), [choose(tier, folder, orders) for tier in tiers]
-    runners = {
-        checkpoint: open_runner(checkpoint, folder, target, precision, batch, gpu_backend)
-        for checkpoint in dict.fromkeys(choice.checkpoint for choice in choices)
-    }
-    return Engine({choice.tier: Serving(choice, runners[choice.checkpoint]) for choice in choices}, limits)

@@ -19,6 +19,8 @@ def pixels_of(width: int, height: int) -> int:
 class SizeLimits:
     """The largest picture that is accepted: `pixels` in total, `side` along the longer side, and aspect `ratio`.
 
+    An animation of which every frame is cut out has at most so many `frames`, and `animation_pixels` in all of them.
+
     A network's input is a square of about a thousand pixels a side. A strip that is a hundred times as long as it is
     wide shows nothing there from which a mask could be made.
     """
@@ -26,6 +28,8 @@ class SizeLimits:
     pixels: int = 50_000_000
     side: int = 32_768
     ratio: float = 100.0
+    frames: int = 200
+    animation_pixels: int = 100_000_000
 
     def check(self, width: int, height: int) -> None:
         """Check that a picture of this size is accepted.
@@ -49,6 +53,25 @@ class SizeLimits:
             raise PhotoTooLarge(
                 f"{found}; it may be at most {self.ratio:g} times as long as wide (CUTOUT_MAX_RATIO), because a network"
                 " cannot find a subject in a thinner one. Crop it and retry."
+            )
+
+    def check_animation(self, frames: int, width: int, height: int) -> None:
+        """Check that an animation may have so many frames of this size; `frames` may be one more than the limit for any more.
+
+        Raises:
+            PhotoTooLarge: it may not; the message names the limit and its setting.
+
+        """
+        advice = "Shorten it or make it smaller and retry, or use its first frame alone (animation=first)."
+        if frames > self.frames:
+            raise PhotoTooLarge(
+                f"The animation has more than {self.frames:,} frames, which is the limit (CUTOUT_MAX_FRAMES). {advice}"
+            )
+        if frames * width * height > self.animation_pixels:
+            raise PhotoTooLarge(
+                f"The animation has {frames:,} frames of {width} × {height} pixels; at most"
+                f" {self.animation_pixels / 1e6:g} megapixels are allowed in all frames together"
+                f" (CUTOUT_MAX_ANIMATION_MEGAPIXELS). {advice}"
             )
 
     def check_result(self, width: int, height: int) -> None:
@@ -90,6 +113,15 @@ class Limits:
     pixels_in_work: int = 200_000_000
     batch: int | None = None
     batch_wait: float = 0.002
+
+    @property
+    def longest_wait(self) -> float:
+        """Return the seconds of waiting beyond which a photo is refused at once.
+
+        It is half the deadline: a photo that has to wait longer would most likely be given up after all. The other half
+        is for its own work, and for a host that slows down meanwhile.
+        """
+        return self.seconds / 2
 
     def batch_on(self, device: str) -> int:
         """Return the largest batch size for a device of this type."""

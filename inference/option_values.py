@@ -23,7 +23,7 @@ from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 
 # "jpeg" is "jpg"; "mask" is the mask alone, as a PNG.
-FormatName = Literal["png", "webp", "jpg", "jpeg", "avif", "auto", "zip", "mask"]
+FormatName = Literal["png", "webp", "jpg", "jpeg", "avif", "gif", "auto", "zip", "mask"]
 FORMATS: dict[str, Format] = {
     **{one.value: one for one in Format},
     "jpeg": Format.JPG,
@@ -31,6 +31,7 @@ FORMATS: dict[str, Format] = {
 }
 ShadowName = Literal["none", "soft"]
 HolesName = Literal["keep", "fill"]
+AnimationName = Literal["first", "all"]
 # In percent: the opacity of a shadow, the quality of a lossy format.
 USUAL_OPACITY, USUAL_QUALITY = 35.0, 90
 # As a background, these stand for none, whatever the preset says.
@@ -53,6 +54,7 @@ class OptionValues:
       `min_coverage`: 0…100 percent; `within`: as `box`: see `Hints`.
     - `shadow`: "none" or "soft"; `shadow_opacity`: 0…100 percent.
     - `keep_shadow`, `keep_profile`, `require_subject`: see `Options`.
+    - `animation`: "first" or "all": which frames of an animation are cut out.
     - `max_megapixels`: a larger photo is scaled down to this size before any work.
     - `preset`: the name of a preset, whose values count where the caller gave none.
     """
@@ -84,6 +86,7 @@ class OptionValues:
     keep_profile: bool | None = None
     require_subject: bool | None = None
     max_megapixels: float | None = None
+    animation: str | None = None
     preset: str | None = None
 
     @property
@@ -154,11 +157,13 @@ def read_options(
         raise InvalidOptions(f"Give only one of {named('background')} and {named('background_image')}.")
     megapixels = read.number("max_megapixels", LEAST_MEGAPIXELS, MOST_MEGAPIXELS)
     background: Background | None = read.text("background")
+    all_frames = read.one_of("animation", get_args(AnimationName)) == "all"
+    usual_format = "webp" if all_frames else "png"
     if values.background_image is not None:
         background = as_background(values.background_image, named("background_image"), sizes)
     return Options(
         tier=Tier(read.one_of("tier", tuple(Tier)) or Tier.BASIC),
-        format=FORMATS[read.one_of("format", get_args(FormatName)) or "png"],
+        format=FORMATS[read.one_of("format", get_args(FormatName)) or usual_format],
         mask_only=bool(read.flag("mask_only")) or values.format == "mask",
         background=background,
         quality=int(read.number("quality", 1, 100, whole=True) or USUAL_QUALITY),
@@ -175,6 +180,7 @@ def read_options(
         keep_shadow=bool(read.flag("keep_shadow")),
         keep_profile=bool(read.flag("keep_profile")),
         require_subject=bool(read.flag("require_subject")),
+        all_frames=all_frames,
         hints=Hints(
             box=read.text("box"),
             keep=read.text("keep") or (),

@@ -8,7 +8,7 @@ from cutout.inference.imaging.backgrounds import Background, BlurredPhoto, Pictu
 from cutout.inference.imaging.encode import Format
 from cutout.inference.imaging.geometry import AS_IN_PHOTO, NO_MARGIN, Layout
 from cutout.inference.imaging.hints import NO_HINTS, Hints
-from cutout.inference.tiers import Tier
+from cutout.inference.tiers import TIERS, Tier
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Options:
     - `background`: put this behind the cut-out; a format without transparency defaults to white.
     - `quality`: 1…100, for the lossy formats: WebP, AVIF, JPEG.
     - `layout`: the part of the photo that is searched, and where the subject stands in the result.
+    - `all_frames`: cut out every frame of an animation, instead of the first one; for any other photo it changes nothing.
     - `hints`: which subject of the photo is meant.
     - `shadow`: the opacity of a soft shadow under the subject, 0 (none) … 1.
     - `keep_shadow`: keep the shadow that the subject casts in the photo, if the ground is plain.
@@ -37,6 +38,7 @@ class Options:
     require_subject: bool = False
     hints: Hints = NO_HINTS
     keep_shadow: bool = False
+    all_frames: bool = False
 
     def check(self) -> None:
         """Check that the options go together.
@@ -60,6 +62,29 @@ class Options:
             )
         if self.mask_only and self.format is Format.ZIP:
             raise InvalidOptions("A ZIP has both the colours and the mask. Leave out one of the two options.")
+        if self.keep_profile and self.format is Format.GIF:
+            raise InvalidOptions(
+                "A GIF cannot hold a colour profile. Leave out the profile, or choose png or webp."
+            )
+        if self.all_frames:
+            self._check_all_frames()
+
+    def _check_all_frames(self) -> None:
+        if not self.format.can_move:
+            raise InvalidOptions(
+                f"A file of the format {self.format.value} holds one picture, and all frames of an animation are wanted."
+                " Choose the format webp, png or gif, or animation=first."
+            )
+        if TIERS[self.tier].most_pixels is not None:
+            raise InvalidOptions(
+                f"The tier {self.tier.value} shows the first frame of an animation only. Choose another tier, or"
+                " animation=first."
+            )
+        if self.keep_shadow:
+            raise InvalidOptions(
+                "The photo's own shadow is found in single photos only; in an animation it would flicker. Leave it out, or"
+                " choose a soft shadow."
+            )
 
     @property
     def pictures(self) -> tuple[Picture, ...]:

@@ -21,7 +21,7 @@ BUILT_IN = Path(__file__).with_name("presets.toml")
 NAME = re.compile(r"[a-z0-9-]{1,40}")
 ABOUT = ("title", "source", "asks")
 # A preset changes neither the price nor which files are read.
-NOT_IN_PRESETS = ("tier", "background_image", "keep_mask", "drop_mask", "preset")
+NOT_IN_PRESETS = ("tier", "animation", "background_image", "keep_mask", "drop_mask", "preset")
 VALUES = tuple(one.name for one in fields(OptionValues) if one.name not in NOT_IN_PRESETS)
 
 

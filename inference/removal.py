@@ -1,34 +1,32 @@
 """The removal of one photo's background: from its bytes to the finished file, in the calling thread."""
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cutout.inference.backends.cuda import download, errors_translated, upload
+from cutout.inference.behind import prepared_background, size_of
 from cutout.inference.composition import Composed, Scene, compose, largest_result
 from cutout.inference.cutout import Cutout
-from cutout.inference.errors import InvalidBackground, InvalidPhoto
 from cutout.inference.imaging import decode, encode, strokes
-from cutout.inference.imaging.backgrounds import Background, BlurredPhoto, Gradient, Picture
-from cutout.inference.imaging.color_profile import from_srgb
-from cutout.inference.imaging.decode import Photo, Pixels, Size
+from cutout.inference.imaging.backgrounds import BlurredPhoto, Gradient, Picture
+from cutout.inference.imaging.decode import Photo, Size
 from cutout.inference.imaging.geometry import Box, place, shrunk
 from cutout.inference.imaging.hints import NO_HINTS, Marks
-from cutout.inference.imaging.types import Colour
 from cutout.inference.limits import SizeLimits, pixels_of
 from cutout.inference.loaded import Loaded, load
 from cutout.inference.masked_photo import AnySource, Maker, MaskedPhoto
 from cutout.inference.matting import cast_shadow
 from cutout.inference.matting.parts import ground_of
-from cutout.inference.matting.pipeline import Look, Seen, cut_out, see
+from cutout.inference.matting.pipeline import Look, Matte, Seen, cut_out, see
 from cutout.inference.options import Options
 from cutout.inference.recently_seen import RecentlySeen
 from cutout.inference.recording import Recorder, Replay
+from cutout.inference.request import Request
 from cutout.inference.review import needs_review
 from cutout.inference.scheduling.stage_timer import StageTimer
 from cutout.inference.tiers import TIERS
@@ -43,8 +41,9 @@ NO_SHADOW = "No shadow was kept: the photo shows none on a plain ground around t
 class Workplace:
     """Where and how a photo is worked on.
 
-    `hold` waits until so many pixels fit into memory; `on_device` is the context in which operations are queued; `look`
-    runs the network (see `pipeline.Look`).
+    `hold` waits until so many pixels fit into memory; `on_device` is the context in which operations are queued; `look_in`
+    runs the network (see `pipeline.Look`) and measures its time. `request` is what is worked on; so many frames of an
+    animation are worked on `at_once`.
     """
 
     device: torch.device
@@ -52,10 +51,17 @@ class Workplace:
     hold: Callable[[int], None]
     on_device: Callable[[], AbstractContextManager[None]]
     # The network's input is in its closure.
-    look: Look = field(repr=False)
+    look_in: Callable[[Tensor, StageTimer], Tensor | None] = field(repr=False)
     clock: StageTimer
     # Where what is seen of a photo with masks is kept for its next refinement, if anywhere.
-    recent: RecentlySeen | None = field(default=None, repr=False)
+    recent: RecentlySeen | None
+    request: Request
+    at_once: int = 1
+
+    @property
+    def look(self) -> Look:
+        """Runs the network, and measures its time with the workplace's clock."""
+        return lambda rgb: self.look_in(rgb, self.clock)
 
 
 @dataclass(frozen=True)
@@ -80,10 +86,10 @@ class _Given:
         return None if kept is None else MaskedPhoto(self.data, kept.runs(), self.maker, kept.id)
 
 
-def remove_background(
+def remove_photo(
     source: AnySource, options: Options, maker: Maker, at: Workplace, *, keep_masks: bool = False
 ) -> Cutout:
-    """Decode a photo, cut its subject out, compose the result and encode it.
+    """Decode a photo, cut its subject out, compose the result and encode it. Of an animation, the first frame is the photo.
 
     `maker` is what runs at the workplace. For a photo with masks, or a view of one, it does not run, and those are used. With
     `keep_masks` the result of a photo has the photo with its masks.
@@ -99,11 +105,11 @@ def remove_background(
     in_full, given = options.layout.max_pixels, _given(source, maker, at, keep_masks)
     if given.most_pixels is not None:
         options = replace(options, layout=options.layout.within(given.most_pixels))
-    hold = _hold(options, at, results)
+    hold = hold_for(options, at, results)
     copy = _known_copy(given, options, hold, at)
     picture = copy or decode.decode(given.data, at.sizes, hold, keep_profile=options.keep_profile)
-    options, behind = _background(options, picture.profile, at.sizes)
-    marks = _marks(options, picture, at.sizes)
+    options, picture_behind = prepared_background(options, picture.profile, at.sizes)
+    marks = marks_on(options, picture, at.sizes)
     with errors_translated(), at.on_device():
         photo = copy or _loaded(given, picture, options, marks, in_full, at)
         at.clock.lap("decode")
@@ -111,7 +117,7 @@ def remove_background(
         if options.layout.canvas is None:  # what is given in pixels becomes smaller as well
             margin = options.layout.margin.scaled(1 / smaller)
             options = replace(options, layout=replace(options.layout, margin=margin))
-        shown_behind = None if behind is None else upload(behind, at.device)
+        shown_behind = None if picture_behind is None else upload(picture_behind, at.device)
         see_in = partial(_see, options, given, smaller, at)
         scene = _scene(photo, marks, options, see_in, shown_behind)
         composed = compose(scene, options, results, download)
@@ -156,14 +162,14 @@ def _within_tier(options: Options, sizes: SizeLimits) -> tuple[Options, SizeLimi
     return replace(options, layout=options.layout.within(most)), limits
 
 
-def _hold(options: Options, at: Workplace, results: SizeLimits) -> Callable[[Size], None]:
+def hold_for(options: Options, at: Workplace, results: SizeLimits) -> Callable[[Size], None]:
     """Return what waits until there is memory for a photo of a size, for its result, and for the pictures of its options.
 
     `results` limits the result.
     """
     layout, more = options.layout, 0
     if isinstance(options.background, Picture):
-        more = _picture_size(options.background, at.sizes).pixels
+        more = size_of(options.background, at.sizes).pixels
     for mask, name in _masks(options):
         more += strokes.size_of(mask, name, at.sizes).pixels
 
@@ -243,63 +249,13 @@ def _loaded(
     return small
 
 
-def _background(options: Options, profile: bytes | None, sizes: SizeLimits) -> tuple[Options, Pixels | None]:
-    """Return the options with their background in the photo's colour profile, and the picture behind, uint8 [h,w,3]."""
-    background = options.background
-    if isinstance(background, Picture):
-        return options, _decoded_picture(background, profile, sizes)
-    if background is None or profile is None:
-        return options, None
-    return replace(options, background=_in_profile(background, profile)), None
-
-
-def _picture_size(background: Picture, sizes: SizeLimits) -> Size:
-    if not background.data:
-        raise InvalidBackground(
-            "The picture for the background is empty, or no longer exists. Send it again."
-        )
-    with _named_background():
-        return decode.read_size(background.data, sizes)
-
-
-def _decoded_picture(background: Picture, profile: bytes | None, sizes: SizeLimits) -> Pixels:
-    with _named_background():
-        picture = decode.decode(background.data, sizes)
-    rgb = picture.rgb
-    if picture.alpha is not None:  # behind a background is white, as behind a JPEG
-        weight = picture.alpha[..., None].astype(np.float32) / 255
-        rgb = np.rint(255 + (rgb - np.float32(255)) * weight).astype(np.uint8)
-    return rgb if profile is None else from_srgb(rgb, profile)
-
-
-@contextmanager
-def _named_background() -> Iterator[None]:
-    """Say of a picture that cannot be read that it is the one for the background."""
-    try:
-        yield
-    except InvalidPhoto as error:
-        raise InvalidBackground(f"The picture for the background: {error}") from error
-
-
-def _in_profile(background: Background, profile: bytes) -> Background:
-    def convert(colour: Colour) -> Colour:
-        red, green, blue = from_srgb(np.array([[colour[:3]]], np.uint8), profile)[0, 0].tolist()
-        return (red, green, blue) if len(colour) == 3 else (red, green, blue, colour[3])
-
-    if isinstance(background, tuple):
-        return convert(background)
-    if isinstance(background, Gradient):
-        return replace(background, first=convert(background.first), last=convert(background.last))
-    return background
-
-
 def _masks(options: Options) -> list[tuple[Picture, str]]:
     """Return the pictures of strokes, and what messages call them."""
     both = (options.hints.keep_mask, strokes.KEEP), (options.hints.drop_mask, strokes.DROP)
     return [(mask, name) for mask, name in both if mask is not None]
 
 
-def _marks(options: Options, picture: Photo | Loaded, sizes: SizeLimits) -> Marks:
+def marks_on(options: Options, picture: Photo | Loaded, sizes: SizeLimits) -> Marks:
     """Return the hints for this photo, and the part of it that is searched.
 
     Raises:
@@ -321,6 +277,18 @@ def _scene(
     behind: Tensor | None,
 ) -> Scene:
     """Cut the subject that is meant out of a photo for a result with the picture `behind`."""
+    cut, part = cut_subject(loaded, marks, options, see_in, colours=not options.mask_only)
+    cast = _cast_shadow(loaded.rgb, loaded.alpha, cut.alpha, part) if options.keep_shadow else None
+    return Scene(loaded.rgb, part, cut.rgb, cut.alpha, cut.uncertainty, behind, cast)
+
+
+def cut_subject(
+    loaded: Loaded, marks: Marks, options: Options, see_in: Callable[[Tensor], Seen], *, colours: bool
+) -> tuple[Matte, Box]:
+    """Cut the subject that is meant out of a photo. Return its matte, and the part of the photo that this covers.
+
+    Without `colours` only the alpha is computed.
+    """
     photo, own_alpha, marks = loaded.rgb, loaded.alpha, loaded.marks(marks)
     view = marks.view
     shown = photo[view.rows, view.columns].contiguous()
@@ -329,22 +297,19 @@ def _scene(
         None if own_alpha is None else own_alpha[view.rows, view.columns],
         TIERS[options.tier].recipe,
         see_in(shown),
-        colours=not options.mask_only,
+        colours=colours,
         aim=None
         if replace(options.hints, within=None) == NO_HINTS
         else marks.aim(photo.shape[1], photo.shape[0]),
         ground=loaded.ground,
     )
-    rgb, alpha, part = cut.rgb, cut.alpha, view
+    part = view
     if marks.box is not None:  # the network saw more than may be in the result
         part = marks.box
-        inner = Box(part.left - view.left, part.top - view.top, part.width, part.height)
-        rgb = rgb[inner.rows, inner.columns].contiguous()
-        alpha = alpha[inner.rows, inner.columns].contiguous()
+        cut = cut.part(Box(part.left - view.left, part.top - view.top, part.width, part.height))
     if marks.within is not None:
-        alpha = _only_within(alpha, part, marks.within)
-    cast = _cast_shadow(photo, own_alpha, alpha, part) if options.keep_shadow else None
-    return Scene(photo, part, rgb, alpha, cut.uncertainty, behind, cast)
+        cut = replace(cut, alpha=_only_within(cut.alpha, part, marks.within))
+    return cut, part
 
 
 def _only_within(alpha: Tensor, part: Box, within: Box) -> Tensor:

@@ -36,8 +36,9 @@ if not torch.cuda.is_available():  # read when the kernels are imported
 from cutout.app.config import settings as app_settings
 from cutout.app.config.base import PREFIX, environment_name
 from cutout.inference.cutout import Cutout
-from cutout.inference.engine import Engine, open_engine
+from cutout.inference.engine import Engine
 from cutout.inference.errors import WeightsUnavailable
+from cutout.inference.opening import open_engine
 from cutout.inference.options import Options
 from cutout.inference.tiers import Tier
 from cutout.inference.weights.store import ModelsFolder

@@ -1,7 +1,9 @@
 """`from cutout import remove`: what it takes and gives, and that the wheel has all of it under one name."""
 
+import importlib.metadata
 import io
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 from PIL import Image
 
 import cutout
+import cutout.version
 from cutout import library
 from cutout.inference.weights.store import ModelsFolder
 from tests.conftest import DATA
@@ -67,7 +70,7 @@ def test_it_takes_paths_and_gives_bytes(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         ({"tier": "best"}, "'best' is not a tier. Choose one of: basic, standard"),
-        ({"format": "gif"}, "'gif' is not a format. Choose one of: png"),
+        ({"format": "psd"}, "'psd' is not a format. Choose one of: png"),
         ({"background": "see-through"}, "is not a colour"),
     ],
 )
@@ -141,3 +144,12 @@ def test_the_wheel_has_one_package_and_works_alone(tmp_path: Path, weights: Mode
     command = [sys.executable, "-P", "-m", "cutout.worker", "--help"]
     told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert "--queues" in told.stdout
+
+
+def test_a_checkout_that_is_not_installed_has_a_version_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert cutout.version.__file__ is not None
+    assert runpy.run_path(cutout.version.__file__)["__version__"] == "0+source"

@@ -11,12 +11,18 @@ from typing import Any
 from prometheus_client.core import Metric
 from pydantic.fields import FieldInfo
 
+from cutout.app.billing.ledger import CREDITS_MOVED
 from cutout.app.compat_check.table import Api, as_markdown, rows_of
 from cutout.app.config.base import SettingsGroup, environment_name
 from cutout.app.config.settings import GROUPS
 from cutout.app.jobs.queue_stats import Waiting
+from cutout.app.observability.exposition import merged
 from cutout.app.observability.metrics import Metrics
+from cutout.app.system.database_metrics import DatabaseMetrics
+from cutout.app.system.engine_metrics import EngineMetrics
+from cutout.app.system.host_metrics import HostMetrics
 from cutout.app.system.live_metrics import LiveMetrics
+from cutout.inference.figures import DeviceMemory, Figures
 from cutout.inference.presets import Preset, load_presets
 from cutout.inference.tiers import Tier
 
@@ -35,6 +41,9 @@ change: the source has the current ones.
 METRICS_INTRO = """
 The metrics of `/metrics`, in the text format of Prometheus. They are about one process since its start, except where they
 say that they are about all hosts. `process_…` are the memory, the processor time and the open files of the process.
+[Monitoring](monitoring.md) says how they are scraped, and has a dashboard and alerts.
+
+The `/metrics` of a service also has the metrics of the workers that it started, with the label `worker`: 1, 2 and so on.
 """
 
 
@@ -132,10 +141,38 @@ def _metrics() -> Iterable[Metric]:
     metrics.answered("GET", "/", 200, 0.0)
     metrics.completed(Tier.BASIC, "", 0.0, 0)
     metrics.notified("webhook", "delivered")
-    engine: Any = SimpleNamespace(lost=None, waiting=0, in_work=0, network_seconds=0.0)
+    metrics.stored("put", "stored")
     queue: Any = SimpleNamespace(is_kept=True, workers=list, waiting=lambda: Waiting(0, 0))
-    metrics.registry.register(LiveMetrics(lambda: engine, {}, queue))
-    return metrics.registry.collect()
+    readiness: Any = SimpleNamespace(database_answers=True, storage_answers=True)
+    committed: Any = SimpleNamespace(of=lambda kind: {} if kind == CREDITS_MOVED else {("", "", ""): 0})
+    metrics.registry.register(EngineMetrics(_engine))
+    metrics.registry.register(LiveMetrics({}, queue))
+    metrics.registry.register(DatabaseMetrics(committed))
+    metrics.registry.register(HostMetrics(DOCS, readiness, lambda: {("queue", ""): 0}))
+    return merged(metrics.registry.collect(), {"1": None}).values()
+
+
+def _engine() -> Any:
+    """Return an engine on a GPU that has counted a little of everything."""
+    figures = Figures()
+    figures.passed("", {"": 0.0})
+    figures.batch_ran("", 1)
+    figures.loaded("", 0.0)
+    figures.called("")
+    figures.waited("", 0.0)
+    choice = SimpleNamespace(checkpoint=SimpleNamespace(name=""), substitute=False)
+    serving = SimpleNamespace(choice=choice, runner=SimpleNamespace(backend=""))
+    return SimpleNamespace(
+        lost=None,
+        waiting=0,
+        in_work=0,
+        network_seconds=0.0,
+        figures=figures,
+        memory=DeviceMemory(0, 0, 0, 0),
+        kernels_on=True,
+        breaker=SimpleNamespace(state="closed"),
+        serving={Tier.BASIC: serving},
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import structlog
@@ -19,6 +20,8 @@ from cutout.app.core.errors import OperatorError
 from cutout.app.db.session import Database
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue, QueueUnavailable
+from cutout.app.observability.worker_pipe import answer_service
+from cutout.app.system.worker_metrics import PortTaken, exposition_of
 from cutout.inference.engine import Engine
 from cutout.inference.errors import CutoutError
 from cutout.worker import parent_watch
@@ -39,6 +42,7 @@ def main(make_engine: Callable[[Settings], Engine] = engine_from) -> int:
     parser = argparse.ArgumentParser(prog="python -m cutout.worker")
     parser.add_argument("--device")
     parser.add_argument("--queues", default=",".join(Line))
+    parser.add_argument("--figures-fd", type=int, help="where the service asks for metrics")
     parser.add_argument("--lifeline", action="store_true", help="stop when stdin ends")
     options = parser.parse_args()
     # Replaced later, when the worker installs its own handler.
@@ -57,7 +61,11 @@ def main(make_engine: Callable[[Settings], Engine] = engine_from) -> int:
     assert settings.redis_url is not None
     lines = [Line(name) for name in options.queues.split(",")]
     try:
-        stopped = work(context, lines, settings.redis_url.get_secret_value())
+        with telling(context, settings, options.figures_fd):
+            stopped = work(context, lines, settings.redis_url.get_secret_value())
+    except PortTaken as error:
+        log.error("worker: not started", detail=str(error))
+        return 1
     finally:
         context.engine.close()
         context.database.close()
@@ -85,6 +93,31 @@ def set_up(
     return WorkerContext(
         engine, storage, database, queue, lease, keep_photos=settings.keep_photos, stopping=stopping
     )
+
+
+@contextmanager
+def telling(context: WorkerContext, settings: Settings, descriptor: int | None) -> Iterator[None]:
+    """Tell the metrics of this worker within the block: to the service that started it, or at a port of its own.
+
+    Raises:
+        PortTaken: the port cannot be listened on.
+
+    """
+    exposition = exposition_of(context.engine, context.database)
+    if descriptor is not None:
+        answer_service(descriptor, exposition.for_service)
+        yield
+        return
+    if settings.worker_metrics_port is None:
+        yield
+        return
+    from cutout.app.system.worker_server import (
+        serving,  # imports FastAPI, which a worker does not need otherwise
+    )
+
+    with serving(exposition, settings.worker_metrics_port, settings) as port:
+        log.info("worker: metrics", port=port)
+        yield
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from cutout.app.db.session import Database
-from cutout.app.db.tables import now
 from cutout.app.jobs import leases
 from cutout.app.jobs.queue import Queue
 from cutout.app.storage.base import Storage
@@ -92,10 +91,7 @@ class WorkerContext:
         if tokens:
             with self.database.begin() as session:
                 for token in tokens:
-                    leases.renew(session, token, self.lease, now())
-
-    def in_a_lease(self) -> datetime:
-        return now() + self.lease
+                    leases.renew(session, token, self.lease)
 
     def close(self) -> None:
         """Wait for running storing and packing tasks, then shut down the thread pools."""

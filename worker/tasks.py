@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from itertools import groupby
 
@@ -67,10 +67,11 @@ def batch() -> None:
 def process_line(context: WorkerContext, line: Line) -> None:
     """Handle one wake-up signal: claim photos and process them."""
     claim = context.database.run_in_transaction(
-        leases.claim, line, context.pace.most, context.lease, now(), SHARES
+        leases.claim, line, context.pace.most, context.lease, shares=SHARES
     )
     is_notified = True
-    if context.database.run_read_only(leases.has_waiting_work, line, now()):
+    # Where nothing could be claimed, others have it in hand, or it needs a newer worker: the services look for it too.
+    if claim is not None and context.database.run_read_only(leases.has_waiting_work, line):
         is_notified = context.queue.notify_workers(line)  # for the next idle worker, which may be this one
     if claim is not None:
         if claim.begins is not None:
@@ -92,7 +93,7 @@ def process_claim(context: WorkerContext, claim: Claim) -> None:
 
     """
     left = {photo.job_id: photo for photo in claim.photos}
-    start, its_fault, not_before = time.perf_counter(), False, None
+    start, its_fault, pause = time.perf_counter(), False, None
     with context.held.holding(claim.token):
         try:
             # Each photo that is no batch's has its own copy of the pictures of its options, and only its are in memory.
@@ -111,14 +112,14 @@ def process_claim(context: WorkerContext, claim: Claim) -> None:
                 while storing:
                     storing = _some_done(storing)
         except (StorageError, OperationalError):
-            not_before = context.in_a_lease()
+            pause = context.lease
             raise
         except BaseException:
             its_fault = True
             raise
         finally:
             if left:
-                _release_photos(context, claim.token, list(left), not_before, its_fault)
+                _release_photos(context, claim.token, list(left), pause, its_fault)
     done = len(claim.photos) - len(left)
     if done:
         context.pace.took(done, time.perf_counter() - start)
@@ -126,9 +127,7 @@ def process_claim(context: WorkerContext, claim: Claim) -> None:
 
 def end_batches(context: WorkerContext) -> None:
     """Schedule the packing of all batches whose photos have ended, in parallel to the work on other photos."""
-    while (
-        claimed := context.database.run_in_transaction(leases.claim_ending, context.lease, now())
-    ) is not None:
+    while (claimed := context.database.run_in_transaction(leases.claim_ending, context.lease)) is not None:
         context.packing.submit(end_batch, context, *claimed)
 
 
@@ -145,12 +144,12 @@ def end_batch(context: WorkerContext, token: uuid.UUID, batch: Batch) -> None:
         log.error("result lost", batch=str(batch.id), job=str(error.job_id), detail=str(error))
         with context.database.begin() as session:
             completion.lose(session, error.job_id, str(error))
-            batches.postpone(session, batch.id, token, now())
+            batches.postpone(session, batch.id, token, timedelta(0))
         context.queue.notify_workers(Line.BATCH)
     except Exception:
         log.exception("batch not finished", batch=str(batch.id))
         with context.database.begin() as session:
-            batches.postpone(session, batch.id, token, context.in_a_lease())
+            batches.postpone(session, batch.id, token, context.lease)
     else:
         if ended is not None:
             log.info(
@@ -218,8 +217,8 @@ def _end(
             return
     elif isinstance(outcome, Overloaded) and photo.attempt < leases.MOST_ATTEMPTS:
         # A remote backend asked for a pause. A worker's own engine does not limit batches in this way.
-        later = now() + timedelta(seconds=max(outcome.retry_after, 1.0))
-        release_photos = partial(leases.release_photos, not_before=later, tried=True)
+        pause = timedelta(seconds=max(outcome.retry_after, 1.0))
+        release_photos = partial(leases.release_photos, wait=pause, tried=True)
         commits(context.database.run_in_transaction)(release_photos, token, [photo.job_id])
         log.info("photo postponed", job=str(photo.job_id), detail=str(outcome))
         return
@@ -289,12 +288,12 @@ def _release_photos(
     context: WorkerContext,
     token: uuid.UUID,
     job_ids: Sequence[uuid.UUID],
-    not_before: datetime | None,
+    pause: timedelta | None,
     its_fault: bool,
 ) -> None:
     try:
         with context.database.begin() as session:
-            leases.release_photos(session, token, job_ids, not_before=not_before, tried=its_fault)
+            leases.release_photos(session, token, job_ids, wait=pause, tried=its_fault)
     except OperationalError as error:  # the lease expires by itself
         log.warning("photos not released", photos=len(job_ids), detail=str(error.orig))
 

@@ -18,6 +18,7 @@ from cutout.app.batches.names import unique_stems
 from cutout.app.billing import ledger
 from cutout.app.billing.pricing import LARGEST_BATCH, SMALLEST_BATCH, least_price, price
 from cutout.app.core.errors import ServiceError
+from cutout.app.db.clock import shared_now
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, IdempotencyKey, Job, PaidBy, Status, StoreDelivery, plain
 from cutout.app.jobs import leases
@@ -143,11 +144,16 @@ def require_turn(session: Session, user_id: uuid.UUID, limit: Limit, at: datetim
 
     """
     window = timedelta(seconds=limit.seconds)
-    accepted = select(Batch.created_at).where(Batch.user_id == user_id, Batch.created_at > at - window)
+    accepted = select(Batch.created_at).where(
+        Batch.user_id == user_id,
+        Batch.created_at > at - window,
+        # A batch from a later time was accepted before the clock was set back.
+        Batch.created_at <= at + window,
+    )
     newest_first = accepted.order_by(Batch.created_at.desc())
     oldest = session.scalars(newest_first.offset(limit.calls - 1).limit(1)).one_or_none()
     if oldest is not None:
-        raise RateLimited(Kind.BATCH, limit, (oldest + window - at).total_seconds())
+        raise RateLimited(Kind.BATCH, limit, min(oldest + window - at, window).total_seconds())
 
 
 def check_ahead(
@@ -285,10 +291,10 @@ def credits_of_unfinished(photos: Sequence[Job]) -> int:
     return sum(photo.credits for photo in photos if photo.status is not Status.COMPLETED)
 
 
-def postpone(session: Session, batch_id: uuid.UUID, token: uuid.UUID, until: datetime) -> None:
-    """Release the claim on a batch that could not be ended; it can be claimed again from `until` on."""
+def postpone(session: Session, batch_id: uuid.UUID, token: uuid.UUID, wait: timedelta) -> None:
+    """Release the claim on a batch that could not be ended; it can be claimed again after `wait`."""
     mine = update(Batch).where(Batch.id == batch_id, Batch.claim == token)
-    session.execute(mine.values(claim=None, lease_until=until))
+    session.execute(mine.values(claim=None, lease_until=shared_now(session) + wait))
 
 
 def _settle(session: Session, batch: Batch) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
+from sqlalchemy.exc import OperationalError
 
 from cutout.app.batches import service as batches
 from cutout.app.batches.service import BatchRequest, StoredPhoto
@@ -104,9 +105,17 @@ class BatchUpload:
         limit: Limit | None,
     ) -> Batch:
         queue.require()
-        batch, self.is_taken_in = batches.submit(
-            database, user_id, self.batch_id, self.photos, order, now(), key, limit
-        )
+        # If the database's answer to the commit is lost, the batch may exist and need its photos.
+        self.is_taken_in = True
+        try:
+            batch, self.is_taken_in = batches.submit(
+                database, user_id, self.batch_id, self.photos, order, now(), key, limit
+            )
+        except OperationalError:
+            raise
+        except BaseException:
+            self.is_taken_in = False
+            raise
         if self.is_taken_in:
             queue.notify_workers(Line.BATCH)
         return batch
@@ -114,7 +123,7 @@ class BatchUpload:
 
 @asynccontextmanager
 async def receiving(storage: Storage) -> AsyncIterator[BatchUpload]:
-    """Receive a batch within the block; on exit, delete its photos unless the batch was accepted."""
+    """Receive a batch within the block; on exit, delete its photos unless the batch was accepted, or may have been."""
     upload = BatchUpload(storage)
     try:
         yield upload

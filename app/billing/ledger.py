@@ -14,10 +14,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from cutout.app.core.errors import ConflictError, ServiceError
+from cutout.app.db.committed import count
 from cutout.app.db.tables import LedgerEntry, Movement, User, plain
 
 # A larger balance does not fit its column; this leaves room for held credits that may be released.
 LARGEST_BALANCE = 2_000_000_000
+
+# The kind of the counts of credits that were moved: see `committed`. The word after it is one of `MOVED`.
+CREDITS_MOVED = "credits"
+MOVED = ("granted", "held", "charged", "returned")
 
 USERS, LEDGER = plain(User), plain(LedgerEntry)
 # Statements are built only once, because every removal runs them and building one takes longer than running it.
@@ -84,6 +89,7 @@ def grant(session: Session, user_id: uuid.UUID, credits: int, key: str, note: st
     if session.scalar(GIVE_IF_ROOM, {"who": user_id, "credits": credits}) is None:
         _undo(session, key)
         raise TooManyCredits
+    count(session, (CREDITS_MOVED, "granted"), credits)
     return True
 
 
@@ -101,6 +107,7 @@ def hold(session: Session, user_id: uuid.UUID, credits: int, key: str, note: str
     if session.scalar(TAKE, {"who": user_id, "credits": credits}) is None:
         _undo(session, _hold(key))
         raise InsufficientCredits(credits, balance(session, user_id))
+    count(session, (CREDITS_MOVED, "held"), credits)
     return True
 
 
@@ -133,6 +140,8 @@ def charge_part(session: Session, key: str, given_back: int, note: str = "") -> 
     if given_back:
         _write(session, held.user_id, Movement.RELEASE, given_back, f"return:{key}", note)
         session.execute(GIVE, {"who": held.user_id, "credits": given_back})
+        count(session, (CREDITS_MOVED, "charged"), -given_back)
+        count(session, (CREDITS_MOVED, "returned"), given_back)
     return True
 
 
@@ -193,6 +202,7 @@ def _settle(session: Session, key: str, movement: Movement) -> bool:
         return False
     if given_back:
         session.execute(GIVE, {"who": held.user_id, "credits": given_back})
+    count(session, (CREDITS_MOVED, "returned" if given_back else "charged"), held.credits)
     return True
 
 

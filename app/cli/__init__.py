@@ -1,11 +1,28 @@
-"""`cutout`: remove, presets, serve, mcp, worker, verify, compat-check, models, doctor, migrate, users, keys, credits."""
+"""`cutout`: remove, presets, init, serve, mcp, worker, verify, compat-check, models, doctor, migrate, backup, restore,
+users, keys, credits.
+"""
 
 import logging
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from cutout.app.cli import accounts, compat_check, doctor, mcp, models, presets, remove, serve, verify, worker
+from cutout.app.cli import (
+    accounts,
+    backup,
+    compat_check,
+    doctor,
+    init,
+    mcp,
+    models,
+    presets,
+    remove,
+    serve,
+    verify,
+    worker,
+)
 from cutout.app.cli.console import escape, say
 from cutout.app.config.base import SettingsError
 from cutout.app.core.errors import OperatorError
@@ -26,6 +43,7 @@ cli = typer.Typer(
 )
 cli.command("remove")(remove.remove)
 cli.command("presets")(presets.presets)
+cli.command("init")(init.init)
 cli.command("serve")(serve.serve)
 cli.command("mcp")(mcp.mcp)
 cli.command("worker")(worker.worker)
@@ -34,6 +52,8 @@ cli.command("compat-check")(compat_check.compat_check)
 cli.add_typer(models.cli, name="models")
 cli.command("doctor")(doctor.doctor)
 cli.command("migrate")(accounts.migrate)
+cli.command("backup")(backup.backup)
+cli.command("restore")(backup.restore)
 cli.add_typer(accounts.users, name="users")
 cli.add_typer(accounts.keys, name="keys")
 cli.add_typer(accounts.credits, name="credits")
@@ -50,8 +70,12 @@ def _root(
     version: bool = typer.Option(
         False, "--version", callback=_show_version, is_eager=True, help="Show the version."
     ),
+    env_file: Annotated[
+        Path | None,
+        typer.Option(help="Read settings from this file, such as cutout.env; variables that are set win."),
+    ] = None,
 ) -> None:
-    pass
+    init.use_env_file(env_file)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """`cutout migrate | users | keys | credits`: database migrations, users, API keys and credits."""
 
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +25,11 @@ credits = typer.Typer(help="Grant credits; show balance and ledger.", no_args_is
 
 Who = Annotated[str, typer.Argument(help="A user's e-mail address, `sub` or id.")]
 Password = Annotated[
-    str,
-    typer.Option(prompt=True, hide_input=True, confirmation_prompt=True, help="Prompted for if not given."),
+    str | None,
+    typer.Option(help="Other users of this host may see it; without it, the command asks for the password."),
+]
+FromStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from stdin, up to the first line break.")
 ]
 
 
@@ -78,19 +82,21 @@ def migrate() -> None:
 
 
 @users.command("add")
-def add_user(
+def add_user(  # nosec B107 # without a password it is asked for
     email: Annotated[str, typer.Argument(help="The e-mail address to log in with.")],
     admin: Annotated[
         bool, typer.Option("--admin", help="May grant credits and see the statistics of all users.")
     ] = False,
-    password: Password = "",
+    password: Password = None,
+    password_stdin: FromStdin = False,
 ) -> None:
     """Create a local account."""
     from cutout.app.auth import accounts
     from cutout.app.db.tables import Role
 
+    chosen = _password(password, password_stdin)
     with session() as opened_session:
-        accounts.create_local(opened_session, email, password, Role.ADMIN if admin else Role.USER)
+        accounts.create_local(opened_session, email, chosen, Role.ADMIN if admin else Role.USER)
     say(f"Created: {escape(email)}{', an admin' if admin else ''}.")
 
 
@@ -120,12 +126,13 @@ def list_users() -> None:
 
 
 @users.command("password")
-def change_password(who: Who, password: Password = "") -> None:
+def change_password(who: Who, password: Password = None, password_stdin: FromStdin = False) -> None:
     """Change the password of a local account. Logins with the old password end at once; API keys stay valid."""
     from cutout.app.auth import accounts
 
+    chosen = _password(password, password_stdin)
     with session() as opened_session:
-        accounts.set_password(opened_session, _find(opened_session, who), password)
+        accounts.set_password(opened_session, _find(opened_session, who), chosen)
     say(
         "The password was changed, and logins with the old one have ended. API keys stay valid: revoke those that should not."
     )
@@ -259,6 +266,17 @@ def show(who: Who) -> None:
             table.add_row(time, entry.movement.value, moved, escape(entry.key), escape(entry.note))
         say(f"{escape(who)} has {user.balance} credits.")
     print_list(table)
+
+
+def _password(given: str | None, from_stdin: bool) -> str:
+    """Return the password of an option, of stdin, or else of the terminal, where it is asked for twice."""
+    if given is not None and from_stdin:
+        raise CommandError("Give either --password or --password-stdin.")
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    if given is not None:
+        return given
+    return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
 
 
 def _find(opened_session: "Session", who: str) -> "User":

@@ -52,4 +52,4 @@ def worker(
         "--queues",
         ",".join(names),
     ]
-    os.execv(command[0], command)
+    os.execv(command[0], command)  # nosec B606 # this interpreter

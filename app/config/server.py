@@ -63,6 +63,14 @@ class ServerSettings(SettingsGroup):
         None,
         description="a bearer token of 32 bytes or more with which `/metrics` may be read from other hosts",
     )
+    worker_metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="a port at which `cutout worker` serves [its own `/metrics`](monitoring.md#workers): to its machine, "
+        "and to others with `CUTOUT_METRICS_TOKEN`, without which it listens on a loopback address only; default: "
+        "none. Workers that `cutout serve` starts need none: its `/metrics` contains theirs",
+    )
     log_format: Literal["console", "json"] = Field(
         "console", description="the format of log lines: `console` or `json`"
     )

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from cutout.app.core.atomic_write import say_full
+from cutout.app.db.committed import Committed
 from cutout.app.db.outages import DatabaseBreaker, DatabaseUnavailable
 
 Arguments = ParamSpec("Arguments")
@@ -58,6 +59,7 @@ class Database:
         self.breaker = DatabaseBreaker()
         self.engine = _create_engine(url, seconds, self.breaker)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self.committed = Committed(self._sessions)
         self._readers = sessionmaker(
             self.engine.execution_options(**{READ_ONLY: True}), expire_on_commit=False
         )

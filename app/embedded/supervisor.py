@@ -27,6 +27,7 @@ from cutout.app.config.settings import Settings
 from cutout.app.core.atomic_write import make_private_folder
 from cutout.app.core.errors import OperatorError
 from cutout.app.embedded.cards import VISIBLE
+from cutout.app.observability.worker_pipe import WorkerPipe, ask_all
 
 log = structlog.get_logger()
 
@@ -37,6 +38,8 @@ HEALTHY_SECONDS = 60.0
 SOCKET_PATH = re.compile(r"[\w./+-]{1,100}", re.ASCII)
 # -P keeps the working directory off sys.path, as it may contain a file called worker.py.
 PYTHON = (sys.executable, "-P", "-m")
+# The option of a worker with the number of the file descriptor at which the service asks for its metrics.
+FIGURES_FD = "--figures-fd"
 WORKER = (*PYTHON, "cutout.worker", "--lifeline")
 
 
@@ -61,6 +64,9 @@ class EmbeddedProcesses:
         self._worker = worker
         self._cards: Sequence[str | None] = cards or [None] * settings.workers_here
         self._running_workers: list[SupervisedProcess] = []
+        self._keeper: SupervisedProcess | None = None
+        self._pipes: dict[str, WorkerPipe] = {}
+        self._asking = threading.Lock()
         self._folder = settings.data_dir.expanduser().resolve() / "valkey"
         self._socket: Path | None = None
         if settings.redis_url is not None:
@@ -93,14 +99,15 @@ class EmbeddedProcesses:
             str(self._socket),
             self._settings.log_format,
         )
-        keeper = SupervisedProcess("Valkey", command, os.environ, self._need.end)
-        async with _running([keeper], stop_seconds):
+        self._keeper = SupervisedProcess("Valkey", command, os.environ, self._need.end)
+        async with _running([self._keeper], stop_seconds):
             yield
 
     @asynccontextmanager
     async def workers(self, finish_seconds: float) -> AsyncIterator[None]:
         """Run the workers during the block. Kill those that take over `finish_seconds` to finish current photos."""
         environment = {**os.environ, **self._own_settings()}
+        self._pipes = {str(number): WorkerPipe() for number in range(1, len(self._cards) + 1)}
         workers = [
             SupervisedProcess(
                 "worker",
@@ -108,8 +115,9 @@ class EmbeddedProcesses:
                 environment if card is None else {**environment, VISIBLE: card},
                 self._life.end,
                 self._need.held,
+                pipe,
             )
-            for card in self._cards
+            for card, pipe in zip(self._cards, self._pipes.values(), strict=True)
         ]
         self._running_workers = workers
         async with _running(workers, finish_seconds):
@@ -119,6 +127,17 @@ class EmbeddedProcesses:
         """Ask the workers to stop now, before the end of their block."""
         for worker in self._running_workers:
             worker.ask_to_stop()
+
+    def worker_figures(self) -> dict[str, bytes | None]:
+        """Return the metrics of each worker by its number, from 1; None for one that does not answer in a moment."""
+        with self._asking:
+            return ask_all(self._pipes)
+
+    def restarts(self) -> dict[tuple[str, str], int]:
+        """Return how often each process was restarted, by its name, `queue` or `worker`, and a worker's number."""
+        found = {} if self._keeper is None else {("queue", ""): self._keeper.restarts}
+        workers = zip(self._pipes, self._running_workers, strict=False)
+        return found | {("worker", number): worker.restarts for number, worker in workers}
 
     def _own_settings(self) -> dict[str, str]:
         """Return settings that a worker cannot get from the environment: command-line options and the queue's URL."""
@@ -148,13 +167,18 @@ class SupervisedProcess:
         environment: Mapping[str, str],
         lifeline: int,
         holds: int | None = None,
+        pipe: WorkerPipe | None = None,
     ) -> None:
-        """Prepare the process. `lifeline` becomes its stdin; the file descriptor `holds` stays open in it."""
+        """Prepare the process. `lifeline` becomes its stdin; the file descriptor `holds` stays open in it. It gets the
+        other end of `pipe`, and its number as the last argument.
+        """
         self._name = name
         self._command = command
         self._environment = environment
         self._lifeline = lifeline
         self._holds = () if holds is None else (holds,)
+        self._pipe = pipe
+        self.restarts = 0
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -190,6 +214,7 @@ class SupervisedProcess:
                 wait = FIRST_WAIT_SECONDS
             log.warning(f"{self._name} exited unexpectedly", **outcome, again_in_seconds=wait)
             self._over.wait(wait)
+            self.restarts += 1
             wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
     def _live(self) -> dict[str, object]:
@@ -198,16 +223,20 @@ class SupervisedProcess:
             with self._lock:
                 if self._over.is_set():
                     return {}
+                told = () if self._pipe is None else (self._pipe.open(),)
                 self._process = subprocess.Popen(
-                    self._command,
+                    [*self._command, *(f"{FIGURES_FD}={descriptor}" for descriptor in told)],
                     env=self._environment,
                     stdin=self._lifeline,
-                    pass_fds=self._holds,
+                    pass_fds=(*self._holds, *told),
                     # Ctrl+C must reach only the service, which then stops its children in order.
                     process_group=0,
                 )
         except OSError as error:
             return {"detail": str(error)}
+        finally:
+            if self._pipe is not None:
+                self._pipe.started()
         return {"exit_code": self._process.wait()}
 
 

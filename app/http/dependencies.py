@@ -10,6 +10,7 @@ from cutout.app.db.session import Database
 from cutout.app.http.openapi import raises
 from cutout.app.http.state import provided
 from cutout.app.net.image_fetcher import ImageFetcher
+from cutout.app.observability.exposition import Exposition
 from cutout.app.observability.metrics import Metrics
 from cutout.app.ratelimit.limits import RateLimited, RateLimits
 from cutout.app.storage.base import Storage, StorageError
@@ -22,5 +23,6 @@ RateLimitsDep = Annotated[RateLimits, Depends(raises(RateLimited)(provided(RateL
 ImageFetcherDep = Annotated[ImageFetcher, Depends(provided(ImageFetcher))]
 PresetsDep = Annotated[Presets, Depends(provided(Presets))]
 MetricsDep = Annotated[Metrics, Depends(provided(Metrics))]
+ExpositionDep = Annotated[Exposition, Depends(provided(Exposition))]
 # Set when the server is told to stop; responses that would otherwise never end, such as event streams, end then.
 ShutdownDep = Annotated[Shutdown, Depends(provided(Shutdown))]

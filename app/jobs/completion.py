@@ -14,9 +14,13 @@ from sqlalchemy.orm import Session
 
 from cutout.app.billing import job_charges
 from cutout.app.core.errors import shorten
+from cutout.app.db.clock import shared_now
+from cutout.app.db.committed import count
 from cutout.app.db.tables import Job, Status, StoreDelivery, now
 from cutout.inference.cutout import Cutout
 
+# The kind of the counts of ended jobs: see `committed`. The tier, the kind of the job and the outcome follow.
+JOBS_ENDED = "jobs"
 # The service that a caller waits for delivers the result itself, at once. If it cannot, others do from then on.
 FIRST_DELIVERY = timedelta(seconds=60)
 
@@ -62,7 +66,8 @@ def complete(
     if job is not None and job.batch_id is None:
         job_charges.keep(session, job)
     if job is not None and job.has_store:
-        due_at = now() if job.batch_id is not None else now() + FIRST_DELIVERY
+        at = shared_now(session)
+        due_at = at if job.batch_id is not None else at + FIRST_DELIVERY
         session.execute(update(StoreDelivery).where(StoreDelivery.job_id == job.id).values(due_at=due_at))
     return job
 
@@ -107,4 +112,13 @@ def _end(session: Session, job_id: uuid.UUID, claim: uuid.UUID | None, **columns
     )
     if claim is not None:
         ended = ended.where(Job.claim == claim)
-    return session.scalars(ended).one_or_none()
+    job = session.scalars(ended).one_or_none()
+    if job is not None:
+        count(session, (JOBS_ENDED, job.tier.value, _kind_of(job), job.error_code or "completed"))
+    return job
+
+
+def _kind_of(job: Job) -> str:
+    if job.refined_from is not None:
+        return "refinement"
+    return "single" if job.batch_id is None else "batch"

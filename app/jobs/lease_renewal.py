@@ -6,7 +6,7 @@ longer for the job. A job that failed while the database was not reachable is en
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
@@ -14,8 +14,9 @@ import structlog
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
+from cutout.app.db.clock import shared_now
 from cutout.app.db.session import Database
-from cutout.app.db.tables import Job, Status, now
+from cutout.app.db.tables import Job, Status
 from cutout.app.jobs import completion
 
 log = structlog.get_logger()
@@ -58,8 +59,8 @@ class LeaseRenewer:
             self._to_end[job_id] = code, detail
         self.wanted.set()
 
-    def renew(self, database: Database, lease: timedelta, at: datetime) -> None:
-        """Renew the leases of all held jobs, and end the failed jobs.
+    def renew(self, database: Database, lease: timedelta, at: datetime | None = None) -> None:
+        """Renew the leases of all held jobs, by the database's clock or from `at`, and end the failed jobs.
 
         Raises:
             OperationalError: the database does not respond; the next call does what is left.
@@ -69,7 +70,7 @@ class LeaseRenewer:
         if held:
             mine = update(Job).where(Job.id.in_(held), Job.status == Status.PROCESSING, Job.options.is_(None))
             with database.begin() as session:
-                session.execute(mine.values(lease_until=at + lease))
+                session.execute(mine.values(lease_until=(at or shared_now(session)) + lease))
         with self._lock:
             to_end = dict(self._to_end)
         for job_id, (code, detail) in to_end.items():
@@ -80,9 +81,7 @@ class LeaseRenewer:
 
 
 @contextmanager
-def renewing(
-    leases: LeaseRenewer, database: Database, lease: timedelta, clock: Callable[[], datetime] = now
-) -> Iterator[None]:
+def renewing(leases: LeaseRenewer, database: Database, lease: timedelta) -> Iterator[None]:
     """Renew leases until the end of the block, on a separate thread that no other work can delay."""
     over = threading.Event()
     again = min(TRY_AGAIN_SECONDS, lease.total_seconds() / (2 * RENEWALS_PER_LEASE))
@@ -93,7 +92,7 @@ def renewing(
             leases.wanted.wait(wait)
             leases.wanted.clear()
             try:
-                leases.renew(database, lease, clock())
+                leases.renew(database, lease)
                 wait, fails = lease.total_seconds() / RENEWALS_PER_LEASE, False
             except Exception as error:
                 wait = again

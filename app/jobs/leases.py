@@ -4,7 +4,8 @@ A claim is a token with a lease that its worker keeps renewing. When the lease e
 other workers take its photos; a late result of the lost worker changes nothing. A photo whose worker was lost is
 claimed alone from then on, so that a photo that crashes its worker affects no other photo.
 
-All functions run in the caller's transaction, which the caller commits.
+All functions run in the caller's transaction, which the caller commits. Leases are compared with the database's clock,
+which all hosts share; `at` replaces its time.
 """
 
 import math
@@ -15,17 +16,23 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from pydantic import TypeAdapter
+import structlog
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
+from cutout.app.db.clock import shared_now
 from cutout.app.db.tables import Batch, Job, Status
 from cutout.app.jobs import completion
 from cutout.app.jobs import queries as jobs
 from cutout.inference.imaging.encode import Format
 from cutout.inference.options import Options
 
+log = structlog.get_logger()
+
 MOST_ATTEMPTS = 3
+# A lease or a pause that ends later than this, and later than so many leases from now, is a clock's mistake.
+LEASES_AHEAD, LONGEST_LEASE = 20, timedelta(hours=1)
 # How many of the batches that have waited longest are searched for photos that no other worker is claiming.
 BATCHES_LOOKED_AT = 10
 OPTIONS: TypeAdapter[Options] = TypeAdapter(Options)
@@ -96,12 +103,14 @@ def write_options(options: Options) -> dict[str, object]:
 
 
 def claim(
-    session: Session, line: Line, most: int, lease: timedelta, at: datetime, shares: int = 1
+    session: Session, line: Line, most: int, lease: timedelta, at: datetime | None = None, shares: int = 1
 ) -> Claim | None:
     """Claim up to `most` waiting photos; return None if no photo waits. Batches take turns.
 
-    A claim takes at most 1/`shares` of the waiting photos of a batch, so that several workers finish it together.
+    A claim takes at most 1/`shares` of the waiting photos of a batch, so that several workers finish it together. Photos
+    whose options this version cannot read are left to workers of a newer one.
     """
+    at = at or shared_now(session)
     if line is Line.INTERACTIVE:
         return _take(session, Job.batch_id.is_(None), most, lease, at)
     waiting = exists().where(Job.batch_id == Batch.id, *_free(at))
@@ -123,8 +132,11 @@ def claim(
     return None
 
 
-def claim_ending(session: Session, lease: timedelta, at: datetime) -> tuple[uuid.UUID, Batch] | None:
+def claim_ending(
+    session: Session, lease: timedelta, at: datetime | None = None
+) -> tuple[uuid.UUID, Batch] | None:
     """Claim a batch whose photos have all ended, in order to end it. Return the token and the batch, or None."""
+    at = at or shared_now(session)
     batch = session.scalars(
         select(Batch)
         .where(*_ready_to_end(at))
@@ -140,8 +152,9 @@ def claim_ending(session: Session, lease: timedelta, at: datetime) -> tuple[uuid
     return token, batch
 
 
-def has_waiting_work(session: Session, line: Line, at: datetime) -> bool:
+def has_waiting_work(session: Session, line: Line, at: datetime | None = None) -> bool:
     """Return whether a worker would find something to claim."""
+    at = at or shared_now(session)
     in_line = Job.batch_id.is_(None) if line is Line.INTERACTIVE else Job.batch_id.is_not(None)
     if session.scalar(select(exists().where(in_line, *_free(at)))):
         return True
@@ -155,8 +168,9 @@ def waiting(session: Session, line: Line) -> int:
     return session.scalar(counted) or 0
 
 
-def expire(session: Session, before: datetime) -> int:
-    """End photos created before `before` that no worker took; their callers no longer wait. Return their number."""
+def expire(session: Session, waited: timedelta, at: datetime | None = None) -> int:
+    """End photos that no worker took within `waited`; their callers no longer wait. Return their number."""
+    before = (at or shared_now(session)) - waited
     late = select(Job.id).where(Job.batch_id.is_(None), Job.status == Status.PENDING, Job.created_at < before)
     return sum(
         completion.fail(session, job_id, "DEADLINE_EXCEEDED", EXPIRED)
@@ -164,8 +178,9 @@ def expire(session: Session, before: datetime) -> int:
     )
 
 
-def renew(session: Session, token: uuid.UUID, lease: timedelta, at: datetime) -> None:
+def renew(session: Session, token: uuid.UUID, lease: timedelta, at: datetime | None = None) -> None:
     """Extend the lease of everything claimed with this token."""
+    at = at or shared_now(session)
     for table in (Job, Batch):
         session.execute(update(table).where(table.claim == token).values(lease_until=at + lease))
 
@@ -181,15 +196,16 @@ def release_photos(
     token: uuid.UUID,
     job_ids: Sequence[uuid.UUID],
     *,
-    not_before: datetime | None = None,
+    wait: timedelta | None = None,
     tried: bool = False,
 ) -> None:
-    """Release photos that were claimed and not ended; they can be claimed again from `not_before` on.
+    """Release photos that were claimed and not ended; they can be claimed again after `wait`.
 
     If `tried`, the attempt counts, because the photo itself may have caused its failure, and photos that have had
     `MOST_ATTEMPTS` fail.
     """
     mine = Job.id.in_(job_ids), Job.claim == token, Job.status == Status.PROCESSING
+    not_before = None if wait is None else shared_now(session) + wait
     given_back: dict[str, object] = {"status": Status.PENDING, "claim": None, "lease_until": not_before}
     if not tried:
         given_back["attempts"] = Job.attempts - 1
@@ -199,8 +215,9 @@ def release_photos(
     session.execute(update(Job).where(*mine).values(given_back))
 
 
-def release_expired(session: Session, at: datetime) -> int:
+def release_expired(session: Session, at: datetime | None = None) -> int:
     """Release photos with expired leases, and fail those that have had `MOST_ATTEMPTS`. Return how many expired."""
+    at = at or shared_now(session)
     lost = session.execute(
         select(Job.id, Job.claim)
         .where(Job.status == Status.PROCESSING, Job.claim.is_not(None), Job.lease_until < at)
@@ -210,6 +227,23 @@ def release_expired(session: Session, at: datetime) -> int:
         assert token is not None
         release_photos(session, token, [job_id], tried=True)
     return len(lost)
+
+
+def mend_leases(session: Session, lease: timedelta, at: datetime | None = None) -> int:
+    """Shorten leases and pauses that end so late that only a clock that was set back explains it; return how many.
+
+    Otherwise what a lost worker held would stay claimed until the clock is there again.
+    """
+    at = at or shared_now(session)
+    latest = at + max(LONGEST_LEASE, LEASES_AHEAD * lease)
+    mended = 0
+    for table, unfinished in (
+        (Job, Job.status.in_((Status.PENDING, Status.PROCESSING))),
+        (Batch, Batch.finished_at.is_(None)),
+    ):
+        late = update(table).where(unfinished, table.lease_until > latest).values(lease_until=at + lease)
+        mended += len(session.scalars(late.returning(table.id)).all())
+    return mended
 
 
 def _free(at: datetime) -> tuple[ColumnElement[bool], ...]:
@@ -228,19 +262,13 @@ def _ready_to_end(at: datetime) -> tuple[ColumnElement[bool], ...]:
 def _take(
     session: Session, which: ColumnElement[bool], most: int, lease: timedelta, at: datetime
 ) -> Claim | None:
-    found = session.scalars(
-        select(Job)
-        .where(which, *_free(at))
-        # Photos that have been tried before come last, and are claimed alone.
-        .order_by(Job.attempts, Job.created_at, Job.position)
-        .limit(most)
-        .with_for_update(skip_locked=True)
-    ).all()
+    found = _readable(session, which, most, at)
     if not found:
         return None
-    rows = found[:1] if found[0].attempts > 0 else [job for job in found if job.attempts == 0]
+    (first, _), *_ = found
+    rows = found[:1] if first.attempts > 0 else [one for one in found if one[0].attempts == 0]
     token = uuid.uuid4()
-    for job in rows:
+    for job, _ in rows:
         job.status, job.claim, job.lease_until = Status.PROCESSING, token, at + lease
         job.attempts += 1
     session.flush()
@@ -251,10 +279,37 @@ def _take(
                 job.id,
                 job.batch_id,
                 job.user_id,
-                OPTIONS.validate_python(job.options),
+                options,
                 job.attempts,
                 is_masked=job.refined_from is not None,
             )
-            for job in rows
+            for job, options in rows
         ),
     )
+
+
+def _readable(
+    session: Session, which: ColumnElement[bool], most: int, at: datetime
+) -> list[tuple[Job, Options]]:
+    """Lock and return up to `most` free photos whose options this version can read, with these."""
+    of_newer: list[uuid.UUID] = []
+    while True:
+        found = session.scalars(
+            select(Job)
+            .where(which, *_free(at), Job.id.not_in(of_newer))
+            # Photos that have been tried before come last, and are claimed alone.
+            .order_by(Job.attempts, Job.created_at, Job.position)
+            .limit(most)
+            .with_for_update(skip_locked=True)
+        ).all()
+        readable = []
+        for job in found:
+            try:
+                # A newer version's option must not be ignored: the picture would be another than what was paid for.
+                readable.append((job, OPTIONS.validate_python(job.options, extra="forbid")))
+            except ValidationError:
+                of_newer.append(job.id)
+        if readable or not found:
+            if of_newer:
+                log.warning("photos left to workers of a newer version", photos=len(of_newer))
+            return readable

@@ -1,14 +1,16 @@
 """Statistics on the queue for monitoring: waiting work, and workers that are alive."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import structlog
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cutout.app.db.session import Database
-from cutout.app.db.tables import Batch, Job, Status
+from cutout.app.db.tables import Batch, Job, Status, now
+from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
 
 log = structlog.get_logger()
@@ -21,10 +23,14 @@ PAUSE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Waiting:
-    """Number of batch photos that wait, and number of batches that have not ended."""
+    """Number of batch photos that wait, and number of batches that have not ended; number of single photos that wait
+    for a worker; and by line, for how many seconds the photo that has waited longest does so, 0 if none waits.
+    """
 
     photos: int
     batches: int
+    single_photos: int = 0
+    longest_seconds: Mapping[Line, float] = field(default_factory=dict)
 
 
 class QueueStats:
@@ -66,6 +72,15 @@ class QueueStats:
 
 
 def _count(session: Session) -> Waiting:
-    photos = select(func.count()).where(Job.status == Status.PENDING, Job.batch_id.is_not(None))
+    of_batch = Job.batch_id.is_not(None)
+    waiting = (
+        select(of_batch, func.count(), func.min(Job.created_at))
+        .where(Job.status == Status.PENDING)
+        .group_by(of_batch)
+    )
+    photos, longest, at = dict.fromkeys(Line, 0), dict.fromkeys(Line, 0.0), now()
+    for is_of_batch, count, oldest in session.execute(waiting):
+        line = Line.BATCH if is_of_batch else Line.INTERACTIVE
+        photos[line], longest[line] = count, max(0.0, (at - oldest).total_seconds())
     batches = select(func.count()).select_from(Batch).where(Batch.finished_at.is_(None))
-    return Waiting(session.scalar(photos) or 0, session.scalar(batches) or 0)
+    return Waiting(photos[Line.BATCH], session.scalar(batches) or 0, photos[Line.INTERACTIVE], longest)

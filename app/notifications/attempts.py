@@ -66,6 +66,16 @@ async def deliver_all(
         await asyncio.gather(*running, return_exceptions=True)
 
 
+def mend_due_times(session: Session, at: datetime) -> int:
+    """Attempt at once what is due so late that only a clock that was set back explains it; return how many."""
+    latest = at + LONGEST_RETRY_AFTER * (1 + JITTER)
+    mended = 0
+    for table in (Delivery, StoreDelivery):
+        late = update(table).where(table.due_at > latest).values(due_at=at)
+        mended += len(session.scalars(late.returning(table.id)).all())
+    return mended
+
+
 def begin_attempt(row: AnyDelivery, at: datetime) -> None:
     """Claim a row, which the caller's transaction has locked: no other host claims it before the lease ends."""
     row.attempts += 1

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from cutout.app.auth.signed_urls import ServiceSecret
 from cutout.app.core.threads import to_the_end
+from cutout.app.db.clock import shared_now
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Channel, Delivery, now
 from cutout.app.jobs.urls import archive_url
@@ -109,7 +110,8 @@ def announce(session: Session, batch: Batch) -> None:
     """Queue the requested notifications of a batch. Call this once, in the transaction that ends the batch."""
     for channel, target in ((Channel.WEBHOOK, batch.webhook_url), (Channel.MAIL, batch.notify_email)):
         if target is not None:
-            session.add(Delivery(batch_id=batch.id, channel=channel, target=target))
+            due_at = shared_now(session)
+            session.add(Delivery(batch_id=batch.id, channel=channel, target=target, due_at=due_at))
 
 
 async def deliver_due(outbox: Outbox, channel: Channel) -> int:
@@ -120,13 +122,14 @@ async def deliver_due(outbox: Outbox, channel: Channel) -> int:
     """
 
     async def claim_some(room: int) -> list[Delivery]:
-        return await to_the_end(outbox.database.run_in_transaction, claim, channel, outbox.clock(), room)
+        return await to_the_end(outbox.database.run_in_transaction, claim, channel, outbox.clock, room)
 
     return await deliver_all(claim_some, partial(_deliver, outbox), MOST_AT_ONCE, EVERY)
 
 
-def claim(session: Session, channel: Channel, at: datetime, most: int) -> list[Delivery]:
+def claim(session: Session, channel: Channel, clock: Callable[[], datetime], most: int) -> list[Delivery]:
     """Claim up to `most` due deliveries, longest overdue first; no other host claims them before the lease ends."""
+    at = shared_now(session, clock)
     due = select(Delivery).where(Delivery.channel == channel, Delivery.due_at <= at)
     due = due.order_by(Delivery.due_at).limit(most)
     claimed = list(session.scalars(due.with_for_update(skip_locked=True)))
@@ -170,7 +173,8 @@ async def _failed(
     failure: NotDelivered,
     about: structlog.typing.FilteringBoundLogger,
 ) -> None:
-    due_at = next_attempt(delivery, failure, outbox.clock(), outbox.chance)
+    at = await to_the_end(outbox.database.run_read_only, shared_now, outbox.clock)
+    due_at = next_attempt(delivery, failure, at, outbox.chance)
     await to_the_end(outbox.database.run_in_transaction, record_failed, delivery, failure, due_at)
     outbox.metrics.notified(delivery.channel, "given_up" if due_at is None else "failed")
     about.warning(

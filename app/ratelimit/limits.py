@@ -255,15 +255,20 @@ class SharedWindows:
 
     async def wait(self, limit: Limit, kind: Kind, who: str) -> float:
         stats = await self._windows.get_window_stats(_item(limit), kind, who)
-        return 0.0 if stats.remaining > 0 else max(0.001, stats.reset_time - time.time())
+        return 0.0 if stats.remaining > 0 else max(0.001, _left(limit, stats.reset_time))
 
     async def state(self, limit: Limit, kind: Kind, who: str) -> WindowState:
         stats = await self._windows.get_window_stats(_item(limit), kind, who)
         left = max(0, stats.remaining)
-        return WindowState(left, max(0.0, stats.reset_time - time.time()) if left < limit.calls else 0.0)
+        return WindowState(left, max(0.0, _left(limit, stats.reset_time)) if left < limit.calls else 0.0)
 
     async def close(self) -> None:
         await self._connections.aclose()
+
+
+def _left(limit: Limit, until: float) -> float:
+    """Return the seconds until a time, at most a window: more is left only where the clock was set back."""
+    return min(until - time.time(), float(limit.seconds))
 
 
 def _item(limit: Limit) -> RateLimitItem:

@@ -45,6 +45,7 @@ async def get_removal_context(
         metrics=metrics,
         leases=state.get(LeaseRenewer),
         require_storage=state.get(StorageProbe).require,
+        sizes=settings.limits.sizes,
     )
 
 

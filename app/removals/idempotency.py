@@ -20,7 +20,9 @@ Written = TypeVar("Written")
 
 # Options that were added since keys exist. At their defaults they are no part of what a key stands for: a request that is
 # repeated after an update is the same one.
-ADDED = frozenset({"keep_shadow", "keep_mask", "drop_mask", "fill_holes", "min_coverage", "within"})
+ADDED = frozenset(
+    {"keep_shadow", "keep_mask", "drop_mask", "fill_holes", "min_coverage", "within", "all_frames"}
+)
 
 
 class KeyUsed(ConflictError):

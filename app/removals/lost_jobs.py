@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import select
 
+from cutout.app.db.clock import shared_now
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status, now
 from cutout.app.jobs import completion
@@ -34,7 +35,7 @@ def fail_lost_jobs(
             select(Job.id).where(
                 Job.status == Status.PROCESSING,
                 Job.options.is_(None),
-                Job.lease_until < clock(),
+                Job.lease_until < shared_now(session, clock),
                 Job.id.not_in(in_work),
             )
         ).all()

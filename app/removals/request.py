@@ -15,6 +15,7 @@ from cutout.app.removals.idempotency import described
 from cutout.app.removals.refining import Original
 from cutout.app.removals.remote import RemotePhoto
 from cutout.app.storage.base import Storage
+from cutout.inference.limits import DEFAULT_SIZES, SizeLimits
 from cutout.inference.options import Options
 
 # How long a repeated request goes on checking whether the first one has finished.
@@ -25,8 +26,9 @@ PATIENCE = timedelta(seconds=2)
 class RemovalContext:
     """The parts of the service that a removal uses.
 
+    Times are those of the database's clock, unless `clock` is another than `now`.
     `lease` is the length of the lease on a job that this process works on; `leases` renews it. A request whose key is in
-    work already waits `patience` for the first one. `require_storage` raises StorageError while the storage hangs.
+    work already waits `patience` for the first one. `sizes` limits photos. `require_storage` raises StorageError while the storage hangs.
     """
 
     executor: RemovalExecutor
@@ -38,6 +40,7 @@ class RemovalContext:
     leases: LeaseRenewer = field(default_factory=LeaseRenewer)
     patience: timedelta = field(default_factory=lambda: PATIENCE)
     require_storage: Callable[[], None] = lambda: None
+    sizes: SizeLimits = DEFAULT_SIZES
 
 
 @dataclass(frozen=True)

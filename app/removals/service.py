@@ -18,8 +18,9 @@ from sqlalchemy.orm import Session
 from cutout.app.billing import job_charges
 from cutout.app.core.errors import JobFailedError, NotFoundError, describe
 from cutout.app.core.threads import to_storage_thread
+from cutout.app.db.clock import shared_now
 from cutout.app.db.outages import DatabaseUnavailableError
-from cutout.app.db.tables import IdempotencyKey, Job, Status, now, plain
+from cutout.app.db.tables import IdempotencyKey, Job, Status, plain
 from cutout.app.jobs import completion, originals
 from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import write_options
@@ -31,6 +32,7 @@ from cutout.app.removals.request import RemovalContext, RemovalRequest, request_
 from cutout.app.storage.base import StorageError
 from cutout.app.stores.service import plan
 from cutout.inference.cutout import Cutout
+from cutout.inference.imaging.animation import read_animation
 from cutout.inference.masked_photo import Source
 from cutout.inference.options import Options
 
@@ -174,7 +176,8 @@ def find_first_job(context: RemovalContext, request: RemovalRequest) -> uuid.UUI
         if known is None:
             return None
         job = session.get_one(Job, _job_id_of(known, request))
-        return None if job.status is Status.FAILED or _is_lost(job, context) else job.id
+        at = shared_now(session, context.clock)
+        return None if job.status is Status.FAILED or _is_lost(job, context, at) else job.id
 
     return context.database.run_read_only(find)
 
@@ -212,7 +215,8 @@ def reserve_job(context: RemovalContext, request: RemovalRequest, photo: Source)
     # Before the transaction, since these may wait for the queue, the storage and the database.
     context.require_storage()
     job_id = uuid.uuid4()
-    columns = context.executor.enqueue(job_id, photo, request.options)
+    frames = _frames_of(photo, request.options, context)
+    columns = context.executor.enqueue(job_id, photo, request.options) | {"frames": frames}
     try:
         first = write_once(
             context.database,
@@ -230,6 +234,19 @@ def reserve_job(context: RemovalContext, request: RemovalRequest, photo: Source)
         return job_id, True
     context.executor.withdraw(job_id)
     return first, False
+
+
+def _frames_of(photo: Source, options: Options, context: RemovalContext) -> int | None:
+    """Return how many frames of an animation are cut out; None if it is one picture.
+
+    Raises:
+        InvalidPhoto: it has too many, or its file cannot be read.
+
+    """
+    if not options.all_frames or not isinstance(photo, bytes):
+        return None
+    animation = read_animation(photo, context.sizes)
+    return None if animation is None else animation.frames
 
 
 def store_result(
@@ -312,16 +329,18 @@ def _write_job(
     columns: Mapping[str, Any],
 ) -> uuid.UUID | None:
     """Write a job and hold its price; or return the id of the job that the `known` key stands for, unless it failed."""
+    at = shared_now(session, context.clock)
     if known is not None:
         first = session.get_one(Job, _job_id_of(known, request), populate_existing=True)
-        if _is_lost(first, context):
+        if _is_lost(first, context, at):
             completion.fail(session, first.id, "INTERNAL", SERVICE_STOPPED)
         elif first.status is not Status.FAILED:
             return first.id
-    at, options = context.clock(), request.options
-    original = request.original
+    options, original = request.options, request.original
     is_free = original is not None and original.is_free
-    paid_by, price = job_charges.reserve(session, request.user_id, job_id, options.tier, at, is_free=is_free)
+    paid_by, price = job_charges.reserve(
+        session, request.user_id, job_id, options.tier, at, is_free=is_free, frames=columns["frames"] or 1
+    )
     job = {
         "id": job_id,
         "user_id": request.user_id,
@@ -343,7 +362,7 @@ def _write_job(
     if known is not None:
         known.job_id = job_id
     else:
-        add_key(session, request.user_id, request.key, request.fingerprint, job_id=job_id, at=now())
+        add_key(session, request.user_id, request.key, request.fingerprint, job_id=job_id, at=at)
     return None
 
 
@@ -353,9 +372,9 @@ def _job_id_of(known: IdempotencyKey, request: RemovalRequest) -> uuid.UUID:
     return known.job_id
 
 
-def _is_lost(job: Job, context: RemovalContext) -> bool:
+def _is_lost(job: Job, context: RemovalContext, at: datetime) -> bool:
     """Tell whether the process that worked on a job died. A job of this process is not lost, renewed or not."""
-    is_late = job.lease_until is not None and job.lease_until < context.clock()
+    is_late = job.lease_until is not None and job.lease_until < at
     return job.status is Status.PROCESSING and is_late and job.id not in context.leases.held()
 
 

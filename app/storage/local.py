@@ -9,8 +9,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from cutout.app.core.atomic_write import is_full, say_full, write_stream, write_whole
+from cutout.app.core.atomic_write import is_full, make_private_file, say_full, write_stream, write_whole
 from cutout.app.storage.base import CHUNK_BYTES, Source, StorageError
+
+# Tells a folder from another one in its place, such as the empty one below a disk that was unmounted.
+MARK = ".cutout-storage"
+GONE = (
+    "The folder {folder} is not the one that was there at the start. Mount its disk again, or restart the service and its"
+    " workers if the folder was emptied on purpose."
+)
 
 
 class LocalStorage:
@@ -19,6 +26,20 @@ class LocalStorage:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.name = str(root)
+        self._is_marked = False
+
+    def mark(self) -> None:
+        """Mark the folder, if it is not. From then on one without the mark in its place is an error.
+
+        Raises:
+            StorageError: the folder cannot be written.
+
+        """
+        try:
+            make_private_file(self.root / MARK)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._is_marked = True
 
     def room(self) -> int | None:
         try:
@@ -27,6 +48,7 @@ class LocalStorage:
             raise self._unwritable(error) from error
 
     def put(self, key: str, data: bytes) -> None:
+        self._require_marked()
         try:
             write_whole(self.root / key, data, private=True)
         except OSError as error:
@@ -34,6 +56,7 @@ class LocalStorage:
 
     def put_stream(self, key: str, chunks: Iterable[bytes]) -> None:
         source = Source(chunks)
+        self._require_marked()
         try:
             write_stream(self.root / key, source, private=True)
         except OSError as error:
@@ -45,6 +68,7 @@ class LocalStorage:
         try:
             return (self.root / key).read_bytes()
         except FileNotFoundError:
+            self._require_marked()
             return None
         except OSError as error:
             raise _unreadable(error) from error
@@ -53,6 +77,7 @@ class LocalStorage:
         try:
             file = (self.root / key).open("rb")
         except FileNotFoundError:
+            self._require_marked()
             return None
         except OSError as error:
             raise _unreadable(error) from error
@@ -72,21 +97,34 @@ class LocalStorage:
                 file.parent.rmdir()
 
     def list_older_than(self, age: timedelta, prefix: str) -> list[str]:
+        self._require_marked()
         limit = time.time() - age.total_seconds()
+        old = []
         try:
-            return [
-                file.relative_to(self.root).as_posix()
-                for file in (self.root / prefix).rglob("*")
-                if file.is_file() and file.stat().st_mtime < limit
-            ]
+            for file in (self.root / prefix).rglob("*"):
+                # Another process may delete it at this moment.
+                with suppress(FileNotFoundError):
+                    if file.is_file() and file.stat().st_mtime < limit:
+                        old.append(file.relative_to(self.root).as_posix())
         except OSError as error:
             raise StorageError(f"{self.root} cannot be read ({error.strerror}).") from error
+        return old
 
     def delete_older_than(self, age: timedelta, prefix: str) -> int:
         old = self.list_older_than(age, prefix)
         for key in old:
             self.delete(key)
         return len(old)
+
+    def _require_marked(self) -> None:
+        """Return if the folder is the one that was marked: where that is gone, no file is known to be missing.
+
+        Raises:
+            StorageError: it is another one.
+
+        """
+        if self._is_marked and not os.path.exists(self.root / MARK):  # noqa: PTH110 - half the time, at each write
+            raise StorageError(GONE.format(folder=self.root))
 
     def _unwritable(self, error: OSError) -> StorageError:
         if is_full(error):

@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from cutout.app.core.threads import to_storage_thread, to_the_end
+from cutout.app.db.clock import shared_now
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status, StoreDelivery, User, now, plain
 from cutout.app.jobs import queries as jobs
@@ -113,7 +114,7 @@ class ResultStores:
         if not job.has_store:
             return None
         try:
-            claimed = await to_the_end(self.database.run_in_transaction, claim_first, job.id, self.clock())
+            claimed = await to_the_end(self.database.run_in_transaction, claim_first, job.id, self.clock)
             if claimed is not None:
                 await self._attempt(*claimed, data, AT_ONCE_SECONDS)
             return (await to_the_end(self.infos, [job])).get(job.id)
@@ -135,7 +136,7 @@ class ResultStores:
         busy: Counter[uuid.UUID] = Counter()
 
         async def claim_some(room: int) -> list[StoreDelivery]:
-            claimed = await to_the_end(self.database.run_in_transaction, claim, self.clock(), room, busy)
+            claimed = await to_the_end(self.database.run_in_transaction, claim, self.clock, room, busy)
             busy.update(delivery.user_id for delivery in claimed)
             return claimed
 
@@ -196,7 +197,8 @@ class ResultStores:
             self.metrics.stored(_kind(url), "stored")
             about.info("result stored", status=status)
             return
-        due_at = next_attempt(delivery, failure, self.clock(), self.chance)
+        at = await to_the_end(self.database.run_read_only, shared_now, self.clock)
+        due_at = next_attempt(delivery, failure, at, self.chance)
         kept = _kept(delivery) if due_at is None else None
         await to_the_end(self.database.run_in_transaction, record_failed, delivery, failure, due_at, kept)
         self.metrics.stored(_kind(url), "given_up" if due_at is None else "failed")
@@ -249,12 +251,15 @@ def plan(
     session.execute(insert(plain(StoreDelivery)), rows)
 
 
-def claim(session: Session, at: datetime, most: int, busy: Mapping[uuid.UUID, int]) -> list[StoreDelivery]:
+def claim(
+    session: Session, clock: Callable[[], datetime], most: int, busy: Mapping[uuid.UUID, int]
+) -> list[StoreDelivery]:
     """Claim up to `most` due deliveries; no other host claims them before the lease ends.
 
     Those that were tried least come first. `busy` counts the running deliveries of each user: at `MOST_OF_ONE_USER`
     the user's others wait.
     """
+    at = shared_now(session, clock)
     full = [user_id for user_id, running in busy.items() if running >= MOST_OF_ONE_USER]
     due = select(StoreDelivery).where(StoreDelivery.due_at <= at, StoreDelivery.user_id.not_in(full))
     due = due.order_by(StoreDelivery.attempts, StoreDelivery.due_at).limit(most)
@@ -267,7 +272,9 @@ def claim(session: Session, at: datetime, most: int, busy: Mapping[uuid.UUID, in
     return claimed
 
 
-def claim_first(session: Session, job_id: uuid.UUID, at: datetime) -> tuple[StoreDelivery, Job, User] | None:
+def claim_first(
+    session: Session, job_id: uuid.UUID, clock: Callable[[], datetime]
+) -> tuple[StoreDelivery, Job, User] | None:
     """Claim the delivery of a completed job, with the job and its user; None if it was tried before."""
     first = select(StoreDelivery).where(
         StoreDelivery.job_id == job_id, StoreDelivery.attempts == 0, StoreDelivery.due_at.is_not(None)
@@ -275,7 +282,7 @@ def claim_first(session: Session, job_id: uuid.UUID, at: datetime) -> tuple[Stor
     delivery = session.scalars(first.with_for_update(skip_locked=True)).one_or_none()
     if delivery is None:
         return None
-    begin_attempt(delivery, at)
+    begin_attempt(delivery, shared_now(session, clock))
     return delivery, *_about(session, delivery)
 
 

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from cutout.app.config.base import is_loopback
 from cutout.app.config.settings import Settings
 from cutout.app.core.errors import UnauthenticatedError
-from cutout.app.http.dependencies import MetricsDep, SettingsDep
+from cutout.app.http.dependencies import ExpositionDep, SettingsDep
 from cutout.app.http.openapi import error_responses
 
 router = APIRouter(tags=["metrics"])
@@ -33,7 +33,7 @@ METRICS_TOKEN = HTTPBearer(
 )
 async def get_metrics(
     request: Request,
-    metrics: MetricsDep,
+    exposition: ExpositionDep,
     settings: SettingsDep,
     token: Annotated[HTTPAuthorizationCredentials | None, Security(METRICS_TOKEN)],
 ) -> Response:
@@ -46,7 +46,7 @@ async def get_metrics(
         raise UnauthenticatedError(
             "Call this from the service's own machine, or send CUTOUT_METRICS_TOKEN as a bearer token.",
         )
-    figures = await asyncio.to_thread(generate_latest, metrics.registry)
+    figures = await asyncio.to_thread(exposition.text)
     return Response(figures, headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})
 
 

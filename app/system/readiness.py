@@ -95,6 +95,19 @@ class Readiness:
             of_batches.append(Fault("NO_WORKER", say_unattended(waiting.photos)))
         return Findings(revision, waiting, workers, faults, of_batches)
 
+    @property
+    def database_answers(self) -> bool:
+        """Return whether the database answered the last check."""
+        try:
+            return self.database.last() is not None
+        except (NoAnswer, SQLAlchemyError):
+            return False
+
+    @property
+    def storage_answers(self) -> bool:
+        """Return whether results could be stored at the last check."""
+        return self._of_storage() is None
+
     async def _of_database(self) -> tuple[str | None, Waiting | None]:
         try:
             return await self.database.fresh(PATIENCE_SECONDS)

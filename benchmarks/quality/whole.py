@@ -12,10 +12,10 @@ from benchmarks.quality.layers import Bytes, Colour, Scene
 from benchmarks.quality.measures import Error, mean, measure, overlap, saliency
 from benchmarks.report import Table, publish
 from cutout.app.config import settings
-from cutout.inference.engine import open_engine
 from cutout.inference.imaging import compositing, decode
 from cutout.inference.matting.mask import find_subject, to_pixels
 from cutout.inference.matting.pipeline import cut_out, see
+from cutout.inference.opening import open_engine
 from cutout.inference.tiers import SOLD, TIERS, Tier
 
 SOFT_KINDS = ("hair", "fur", "defocus", "lace", "solid", "small")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cutout.inference.errors import DeviceLost, NetworkFailed, OutOfMemory
+from cutout.inference.figures import DeviceMemory
 
 # Threads share a few photo streams, because torch's allocator keeps a separate pool of freed memory per stream.
 PHOTO_STREAMS = 4
@@ -159,6 +160,19 @@ def pixels_that_fit(device: torch.device) -> int:
     release_unused(device)
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, free // BYTES_PER_PIXEL)
+
+
+def memory_of(device: torch.device) -> DeviceMemory | None:
+    """Return the memory of a GPU now; None on a CPU, or if the GPU does not answer."""
+    if device.type == "cpu":
+        return None
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+        return DeviceMemory(
+            total, free, torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+        )
+    except RuntimeError:
+        return None
 
 
 @contextmanager

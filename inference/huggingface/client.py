@@ -162,7 +162,7 @@ async def call(client: httpx2.AsyncClient, offer: Offer, jpeg: bytes, access: Hu
             return await _poll(client, offer, parameters, timeout, _json(body))
         return _mask_of_list(_json(body))
     except OfflineModeIsEnabled:
-        raise Trouble(RemoteRefused(OFFLINE)) from None
+        raise Trouble(RemoteRefused(OFFLINE), kind="refused") from None
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         # The message may contain text of the remote side, so only the type of the error is named.
         failed = RemoteFailed(

@@ -34,6 +34,7 @@ from cutout.inference.errors import (
     Overloaded,
     PhotoTooLarge,
 )
+from cutout.inference.figures import Figures
 from cutout.inference.huggingface import client
 from cutout.inference.huggingface.client import Offer, endpoint_offer, find_offer
 from cutout.inference.huggingface.config import HuggingFaceConfig
@@ -103,6 +104,7 @@ class HuggingFaceDispatcher:
         self.busy_seconds = 0.0
         self.seconds_each = 0.0
         self.breaker = breaker or CircuitBreaker()
+        self.figures = Figures()
         self.lost: DeviceLost | None = None
         self._counted = 0.0  # the time up to which busy_seconds is counted
         self._access = access
@@ -187,6 +189,7 @@ class HuggingFaceDispatcher:
             learnt = True
             self.breaker.succeeded()
         except TimeoutError:
+            self.figures.called("timeout")
             late = f"Hugging Face returned no mask within {self.seconds:g} s (CUTOUT_HF_DEADLINE_SECONDS)."
             if telling:
                 learnt = True
@@ -220,20 +223,26 @@ class HuggingFaceDispatcher:
         while True:
             try:
                 data = await client.call(self._client, offer, jpeg, self._access)
-                return await asyncio.to_thread(client.read_mask, data, offer.checkpoint.input_size)
+                mask = await asyncio.to_thread(client.read_mask, data, offer.checkpoint.input_size)
             except Trouble as trouble:
+                self.figures.called(trouble.kind)
                 if not trouble.again:
                     raise
                 pause = min(self._patience.first * 2 ** min(calls, 10), self._patience.longest)
-                pause *= random.uniform(0.5, 1.0)
+                pause *= random.uniform(0.5, 1.0)  # nosec B311 # jitter, no secret
                 calls += 1
                 failures += not isinstance(trouble.error, Overloaded)
                 if trouble.wait is not None:
                     # Never retry earlier than the service asks, and add jitter so that calls do not coincide.
-                    pause = max(pause, trouble.wait + random.uniform(0.0, min(1.0, trouble.wait / 10)))
+                    jitter = random.uniform(0.0, min(1.0, trouble.wait / 10))  # nosec B311 # no secret
+                    pause = max(pause, trouble.wait + jitter)
                 if failures == self._patience.attempts or time.monotonic() + pause >= ends:
                     raise
                 log.info("Hugging Face is called again in %.1f s: %s", pause, trouble)
+                self.figures.waited(trouble.kind, pause)
+            else:
+                self.figures.called("ok")
+                return mask
             await self._sleep(pause)
 
     def _tell(self, trouble: Trouble) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.utils._http import parse_ratelimit_headers
 
@@ -40,13 +40,22 @@ class Trouble(Exception):
     """A call that failed; `error` is raised to the caller unless a retry succeeds.
 
     `again` says whether a retry may help; `wait` is the number of seconds to wait before it, if the service named one.
+    `kind` is one of a few words for the figures.
     """
 
-    def __init__(self, error: CutoutError, *, again: bool = False, wait: float | None = None) -> None:
+    def __init__(
+        self,
+        error: CutoutError,
+        *,
+        again: bool = False,
+        wait: float | None = None,
+        kind: Literal["loading", "rate_limited", "refused", "too_large", "failed"] = "failed",
+    ) -> None:
         super().__init__(str(error))
         self.error = error
         self.again = again
         self.wait = wait
+        self.kind = kind
 
 
 def trouble(status: int, headers: Mapping[str, str], body: bytes) -> Trouble:
@@ -59,7 +68,7 @@ def trouble(status: int, headers: Mapping[str, str], body: bytes) -> Trouble:
             wait = LOADING_SECONDS
         log.warning("Model loading: Hugging Face answered 503 and is called again in %.1f s", wait)
         loading = f"Hugging Face is still loading the model. Try again in {math.ceil(wait)} s."
-        return Trouble(Overloaded(loading, max(1.0, wait)), again=True, wait=wait)
+        return Trouble(Overloaded(loading, max(1.0, wait)), again=True, wait=wait, kind="loading")
     if status == 429:
         wait = _retry_after(headers)
         log.warning(
@@ -67,15 +76,19 @@ def trouble(status: int, headers: Mapping[str, str], body: bytes) -> Trouble:
             "later" if wait is None else f"in {wait:.1f} s",
         )
         limited = "The Hugging Face account has reached its rate limit. Try again in a moment."
-        return Trouble(Overloaded(limited, max(1.0, wait or LOADING_SECONDS)), again=True, wait=wait)
+        return Trouble(
+            Overloaded(limited, max(1.0, wait or LOADING_SECONDS)), again=True, wait=wait, kind="rate_limited"
+        )
     if status in REFUSALS:
-        return Trouble(RemoteRefused(REFUSALS[status]))
+        return Trouble(RemoteRefused(REFUSALS[status]), kind="refused")
     if status == 404:
         gone = f"Hugging Face serves no model at this URL (404). Check {ENDPOINT_URL} and CUTOUT_HF_PROVIDER."
-        return Trouble(RemoteRefused(gone))
+        return Trouble(RemoteRefused(gone), kind="refused")
     if status == 413:
         large = "Hugging Face rejected the picture as too large (413), although it was sent at the network's input size."
-        return Trouble(PhotoTooLarge(f"{large} Try another photo, or raise the endpoint's limit."))
+        return Trouble(
+            PhotoTooLarge(f"{large} Try another photo, or raise the endpoint's limit."), kind="too_large"
+        )
     failed = RemoteFailed(f"Hugging Face answered {status}. Try again in a moment.")
     return Trouble(failed, again=status >= 500 or status == 408)
 

@@ -1,7 +1,6 @@
 """Decoding of picture files: check limits from the header, then decode, orient, convert to sRGB and read the alpha."""
 
 import io
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +12,14 @@ from PIL import Image, UnidentifiedImageError
 from cutout.inference.errors import InvalidPhoto, PhotoTooLarge, UnsupportedFormat
 from cutout.inference.imaging import tiff
 from cutout.inference.imaging.color_profile import UnusableProfile, from_lab, is_rgb_profile, to_srgb
-from cutout.inference.imaging.jpeg import BARE_MARKERS, correct, decode_jpeg
+from cutout.inference.imaging.file_parts import (
+    JPEG_SIGNATURE,
+    START_OF_SCAN,
+    check_png_chunks,
+    damaged,
+    has_too_many_parts,
+)
+from cutout.inference.imaging.jpeg import correct, decode_jpeg
 from cutout.inference.imaging.resolution import Dpi, dpi_of
 from cutout.inference.limits import DEFAULT_SIZES, SizeLimits, pixels_of
 
@@ -38,15 +44,7 @@ AVIF_BRANDS = frozenset({b"avif", b"avis"})
 # Each scan of a progressive JPEG may process all its pixels again. Real files have about ten scans; a small file with
 # thousands of them keeps a core busy for minutes.
 MAX_JPEG_SCANS = 100
-START_OF_SCAN = b"\xff\xda"
 
-# Pillow reads a PNG's chunks and a JPEG's segments one by one. Real files have hundreds or a few thousand; millions of
-# empty ones keep a core busy for minutes as well.
-MAX_PARTS = 100_000
-
-JPEG_SIGNATURE = b"\xff\xd8"
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-ANCILLARY = 0x20  # this bit, a lower-case first letter of its name, marks a chunk as optional
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
@@ -61,6 +59,10 @@ UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
 LYING = frozenset({5, 6, 7, 8})  # orientations that swap rows and columns
 
 NOTE_FIRST_FRAME = "The file contains several pictures; the first one was used."
+NOTE_ANIMATION = (
+    "The file is an animation; its first frame was used. With animation=all every frame is cut out."
+)
+ANIMATED_FORMATS = ("GIF", "PNG", "WEBP")
 NOTE_PROFILE = "The embedded colour profile cannot be used; the colours were interpreted as sRGB."
 NOTE_JPEG = "The JPEG file deviates from the standard, but the picture is complete."
 NOTE_EXIF = "The EXIF data is damaged; the photo was treated as upright."
@@ -101,7 +103,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Opened:
     """A picture file of which the header has been read and checked; `image` is None for a TIFF that tifffile decodes."""
 
     size: Size
@@ -118,7 +120,7 @@ def read_size(data: bytes, sizes: SizeLimits = DEFAULT_SIZES) -> Size:
         InvalidPhoto: see `decode`.
 
     """
-    opened = _open_checked(data, sizes)
+    opened = open_checked(data, sizes)
     if opened.image is not None:
         opened.image.close()
     return opened.size
@@ -144,7 +146,7 @@ def decode(
         InvalidPhoto: the bytes are empty, truncated or damaged.
 
     """
-    opened = _open_checked(data, sizes)
+    opened = open_checked(data, sizes)
     if opened.image is None:
         assert opened.header is not None
         before(opened.size)
@@ -152,19 +154,25 @@ def decode(
     with opened.image:
         before(opened.size)
         try:
-            photo = _to_photo(opened, keep_profile=keep_profile)
+            photo = to_photo(opened, keep_profile=keep_profile)
         except (MemoryError, InvalidPhoto):
             raise
         except Exception as error:
-            raise InvalidPhoto(_damaged(error)) from error
+            raise InvalidPhoto(damaged(error)) from error
     sizes.check(photo.width, photo.height)  # some pictures are larger than their headers state
     return photo
 
 
-def _open_checked(data: bytes, sizes: SizeLimits) -> _Opened:
+def open_checked(data: bytes, sizes: SizeLimits) -> Opened:
+    """Open a picture file: read its header, and check its size.
+
+    Raises:
+        InvalidPhoto: see `decode`.
+
+    """
     if not data:
         raise InvalidPhoto("The file is empty. Send the picture's bytes.")
-    if _has_too_many_parts(data):
+    if has_too_many_parts(data):
         raise PhotoTooLarge(
             "The file has too many parts and would take too long to read. Save it again and retry."
         )
@@ -173,7 +181,7 @@ def _open_checked(data: bytes, sizes: SizeLimits) -> _Opened:
     if header is not None and header.reader == "tifffile":
         width, height = header.width, header.height
         sizes.check(width, height)
-        return _Opened(Size(width, height, pixels_of(width, height) * header.weight), data, header)
+        return Opened(Size(width, height, pixels_of(width, height) * header.weight), data, header)
     image, data, corrected = _open_corrected(data, sizes)
     try:
         _check_size(image, data, sizes)
@@ -181,7 +189,7 @@ def _open_checked(data: bytes, sizes: SizeLimits) -> _Opened:
         image.close()
         raise
     width, height = image.size
-    return _Opened(Size(width, height, pixels_of(width, height)), data, header, image, corrected)
+    return Opened(Size(width, height, pixels_of(width, height)), data, header, image, corrected)
 
 
 def _open_corrected(data: bytes, sizes: SizeLimits) -> tuple[Image.Image, bytes, bool]:
@@ -207,40 +215,7 @@ def _open_corrected(data: bytes, sizes: SizeLimits) -> tuple[Image.Image, bytes,
     except (MemoryError, UnsupportedFormat):
         raise
     except Exception as error:
-        raise InvalidPhoto(_damaged(error)) from error
-
-
-def _has_too_many_parts(data: bytes) -> bool:
-    """Return whether a PNG or a JPEG has more parts than MAX_PARTS, reading them as Pillow would."""
-    if data.startswith(PNG_SIGNATURE):
-        step, place = _behind_chunk, len(PNG_SIGNATURE)
-    elif data.startswith(JPEG_SIGNATURE):
-        step, place = _behind_segment, 2
-    else:
-        return False
-    for _ in range(MAX_PARTS):
-        place = step(data, place)
-        if place >= len(data):
-            return False
-    return True
-
-
-def _behind_chunk(data: bytes, place: int) -> int:
-    return place + 12 + int.from_bytes(data[place : place + 4])
-
-
-def _behind_segment(data: bytes, place: int) -> int:
-    """Return the end of the JPEG segment at `place`, or the end of the data if a scan starts there."""
-    if data[place : place + 1] != b"\xff":  # stray bytes, which Pillow skips one by one
-        return place + 1
-    if data[place : place + 2] == START_OF_SCAN:
-        return len(data)
-    marker = data[place + 1 : place + 2]
-    if marker in (b"\xff", b"\0"):  # fill bytes
-        return place + 1
-    if marker and marker[0] in BARE_MARKERS:
-        return place + 2
-    return place + 2 + max(2, int.from_bytes(data[place + 2 : place + 4]))
+        raise InvalidPhoto(damaged(error)) from error
 
 
 def _read_tiff_header(data: bytes) -> tiff.Header:
@@ -249,7 +224,7 @@ def _read_tiff_header(data: bytes) -> tiff.Header:
     except (MemoryError, InvalidPhoto):
         raise
     except Exception as error:
-        raise InvalidPhoto(_damaged(error)) from error
+        raise InvalidPhoto(damaged(error)) from error
 
 
 def _from_tiff(header: tiff.Header, *, keep_profile: bool) -> Photo:
@@ -262,7 +237,7 @@ def _from_tiff(header: tiff.Header, *, keep_profile: bool) -> Photo:
     except (MemoryError, InvalidPhoto):
         raise
     except Exception as error:
-        raise InvalidPhoto(_damaged(error)) from error
+        raise InvalidPhoto(damaged(error)) from error
     return _upright(Photo(rgb, alpha, tuple(notes), header.dpi, kept), header.orientation)
 
 
@@ -296,7 +271,7 @@ def _check_size(image: Image.Image, data: bytes, sizes: SizeLimits) -> None:
         raise InvalidPhoto("The picture has no pixels. Save it again and retry.")
     sizes.check(image.width, image.height)
     if image.format == "PNG":
-        _check_png_chunks(data)
+        check_png_chunks(data)
     if image.format in ("JPEG", "MPO") and data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
         raise PhotoTooLarge(
             f"The JPEG has more than {MAX_JPEG_SCANS} scans and would take minutes to decode."
@@ -304,27 +279,12 @@ def _check_size(image: Image.Image, data: bytes, sizes: SizeLimits) -> None:
         )
 
 
-def _check_png_chunks(data: bytes) -> None:
-    """Reject truncated or altered critical chunks, as libpng does. Pillow decodes such files to wrong pixels."""
-    place = len(PNG_SIGNATURE)
-    kind = b""
-    while kind != b"IEND":
-        length = int.from_bytes(data[place : place + 4])
-        kind, body_end = data[place + 4 : place + 8], place + 8 + length
-        checksum = data[body_end : body_end + 4]
-        if len(checksum) < 4:
-            raise InvalidPhoto(_damaged("the file ends inside a chunk"))
-        critical = not kind[0] & ANCILLARY
-        if critical and zlib.crc32(memoryview(data)[place + 4 : body_end]) != int.from_bytes(checksum):
-            raise InvalidPhoto(_damaged("a checksum is wrong"))
-        place = body_end + 4
-
-
-def _to_photo(opened: _Opened, *, keep_profile: bool) -> Photo:
+def to_photo(opened: Opened, *, keep_profile: bool) -> Photo:
+    """Decode the pixels of an opened picture that Pillow decodes. Pillow's own errors are passed on."""
     image, header, notes = opened.image, opened.header, []
     assert image
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        notes.append(NOTE_FIRST_FRAME)
+        notes.append(NOTE_ANIMATION if image.format in ANIMATED_FORMATS else NOTE_FIRST_FRAME)
     try:
         exif: Mapping[int, Any] = image.getexif()
         orientation = exif.get(ORIENTATION)
@@ -394,7 +354,3 @@ def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Pix
     if image.mode == "LAB":
         image = from_lab(image)
     return np.array(image.convert("RGB"))  # a copy, because torch needs writable arrays
-
-
-def _damaged(error: Exception | str) -> str:
-    return f"The picture is truncated or damaged ({error}). Save it again and retry."

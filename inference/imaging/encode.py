@@ -11,6 +11,7 @@ from PIL import Image
 from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging.color_profile import SRGB_ICC
 from cutout.inference.imaging.decode import Pixels
+from cutout.inference.imaging.gif import encode_gif
 from cutout.inference.imaging.png import encode_png
 from cutout.inference.imaging.resolution import Dpi, as_exif
 
@@ -18,6 +19,7 @@ from cutout.inference.imaging.resolution import Dpi, as_exif
 class Format(StrEnum):
     """The file format of a result. JPEG has no transparency, so its cut-outs are put on a background.
 
+    A GIF has pixels that are transparent or opaque, and at most 256 colours.
     `AUTO` is only an option: the result is a PNG if any of its pixels is transparent, else a JPEG. `ZIP` holds the
     subject's colours as `color.jpg` and its alpha as `alpha.png`.
     """
@@ -26,6 +28,7 @@ class Format(StrEnum):
     WEBP = "webp"
     JPG = "jpg"
     AVIF = "avif"
+    GIF = "gif"
     AUTO = "auto"
     ZIP = "zip"
 
@@ -37,17 +40,29 @@ class Format(StrEnum):
     def has_alpha(self) -> bool:
         return self is not Format.JPG
 
+    @property
+    def can_move(self) -> bool:
+        """Whether it can hold an animation."""
+        return self in (Format.PNG, Format.WEBP, Format.GIF)
+
 
 MEDIA_TYPES = {
     Format.PNG: "image/png",
     Format.WEBP: "image/webp",
     Format.JPG: "image/jpeg",
     Format.AVIF: "image/avif",
+    Format.GIF: "image/gif",
     Format.AUTO: "image/*",
     Format.ZIP: "application/zip",
 }
 # The largest side that each format supports; the limit of PNG is beyond that of any photo.
-MAX_SIDE = {Format.WEBP: 16_383, Format.JPG: 65_500, Format.AVIF: 65_536, Format.ZIP: 65_500}
+MAX_SIDE = {
+    Format.WEBP: 16_383,
+    Format.JPG: 65_500,
+    Format.AVIF: 65_536,
+    Format.GIF: 65_535,
+    Format.ZIP: 65_500,
+}
 ZIP_COLOUR, ZIP_ALPHA = "color.jpg", "alpha.png"
 
 
@@ -89,6 +104,8 @@ def encode(
     check_size(file_format, picture.shape[1], picture.shape[0])
     if file_format is Format.PNG:
         return encode_png(picture, dpi, profile)
+    if file_format is Format.GIF:
+        return encode_gif(picture)
     if file_format is Format.ZIP:
         return _colours_and_alpha(picture, dpi, profile)
     if file_format is Format.JPG and picture.ndim == 3:

@@ -1,7 +1,7 @@
 """The recipes: compute a cut-out's colours and alpha from a photo and the network's mask of it."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -26,13 +26,21 @@ class Matte:
 
     `rgb`, uint8 [H,W,3], are the subject's colours; `alpha`, uint8 [H,W], is 0 (background) … 255 (foreground).
     `no_foreground` is set if the network found no subject; `alpha` is then 0 everywhere. `uncertainty`, float32 [1], is
-    that of its mask (see `review.uncertainty_of`), None without a mask.
+    that of its mask (see `review.uncertainty_of`), None without a mask. `coverage`, uint8 [H,W], is what the colours are
+    cleaned by, None if they are not.
     """
 
     rgb: Tensor = field(repr=False)
     alpha: Tensor = field(repr=False)
     no_foreground: bool
     uncertainty: Tensor | None = field(default=None, repr=False)
+    coverage: Tensor | None = field(default=None, repr=False)
+
+    def part(self, box: Box) -> "Matte":
+        """Return the matte of a part of the photo."""
+        rgb, alpha = _part(self.rgb, box), _part(self.alpha, box)
+        coverage = None if self.coverage is None else _part(self.coverage, box)
+        return replace(self, rgb=rgb, alpha=alpha, coverage=coverage)
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,8 @@ def cut_out(
     cleaned = refinement.clean_colours(rgb, coverage, seen.scale) if recipe.cleans and colours else rgb
     if own_alpha is not None:
         levels = to_levels(levels.float() * own_alpha / 255**2)
-    return Matte(cleaned, levels, no_foreground=False, uncertainty=uncertainty)
+    kept = coverage if recipe.cleans else None
+    return Matte(cleaned, levels, no_foreground=False, uncertainty=uncertainty, coverage=kept)
 
 
 def run_recipes(recipes: Iterable[Recipe], device: torch.device) -> None:

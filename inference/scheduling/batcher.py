@@ -57,7 +57,8 @@ class Batcher(Generic[Kind, Item, Answer]):
 
     At most `max_waiting` items wait. A batch has at most `max_batch` items, and waits up to `max_wait` seconds for more
     while the device is idle. At most `max_started` batches are on the device: use 2 if the device works asynchronously
-    after a launch, and 1 if the launch itself does the work. `on_lost` is called once, when the device has failed.
+    after a launch, and 1 if the launch itself does the work. `on_lost` is called once, when the device has failed;
+    `on_batch` with the kind and the size of each batch that ran, and `on_no_room` where one did not fit into the memory.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class Batcher(Generic[Kind, Item, Answer]):
         max_waiting: int = 64,
         stuck_after: float = STUCK_SECONDS,
         on_lost: Callable[[], None] = lambda: None,
+        on_batch: Callable[[Kind, int], None] = lambda kind, size: None,
+        on_no_room: Callable[[], None] = lambda: None,
     ) -> None:
         self.busy_seconds = 0.0  # how long the device has been busy since the start
         self._launch = launch
@@ -80,6 +83,8 @@ class Batcher(Generic[Kind, Item, Answer]):
         self._max_waiting = max_waiting
         self._stuck_after = stuck_after
         self._on_lost = on_lost
+        self._on_batch = on_batch
+        self._on_no_room = on_no_room
         self._sizes: BatchSizes[Kind] = BatchSizes(max_batch, max_started)
         self._changed = threading.Condition()
         self._waiting: FairQueue[_Request[Kind, Item, Answer]] = FairQueue()
@@ -258,6 +263,7 @@ class Batcher(Generic[Kind, Item, Answer]):
         except Exception as error:  # noqa: BLE001 - a network or a driver may raise anything
             self._deadlines.call_off(watch)
             if isinstance(error, OutOfMemory) and not alone:
+                self._on_no_room()
                 with self._changed:
                     self._sizes.too_many()
                 self._put_back(requests)
@@ -281,6 +287,7 @@ class Batcher(Generic[Kind, Item, Answer]):
             self._ended()
             return
         self._ended()
+        self._on_batch(batch.requests[0].kind, len(batch.requests))
         self._seconds_each = 0.8 * self._seconds_each + 0.2 * each if self._seconds_each else each
         for request, result in zip(batch.requests, results, strict=True):
             answer(request.future, result)
@@ -308,6 +315,7 @@ class Batcher(Generic[Kind, Item, Answer]):
         most = 1
         if isinstance(error, OutOfMemory):
             most = len(requests) // 2
+            self._on_no_room()
             with self._changed:
                 self._sizes.too_large(requests[0].kind, len(requests))
         for request in requests:

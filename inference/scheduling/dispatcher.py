@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cutout.inference.backends.runners import Runner
 from cutout.inference.errors import DeviceLost
+from cutout.inference.figures import Figures
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 
 
@@ -57,3 +58,5 @@ class RemoteDispatcher(Dispatcher, Protocol):
     """The name of the service, such as "huggingface"."""
     breaker: CircuitBreaker
     """Keeps calls from the service while it fails."""
+    figures: Figures
+    """Counts the calls of the service, and what the engine around it does."""

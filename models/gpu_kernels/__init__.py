@@ -42,6 +42,11 @@ def usable(x: Tensor) -> bool:
     return _State.on and (_State.everywhere or (x.is_cuda and x.dtype != torch.float32))
 
 
+def are_on() -> bool:
+    """Return whether this process has the kernels and has not switched them off."""
+    return _State.on
+
+
 def switch_off() -> None:
     """Use ordinary operators from now on, in this process."""
     _State.on = False

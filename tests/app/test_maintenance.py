@@ -59,6 +59,7 @@ def test_old_things_go_and_lost_ones_are_settled_although_some_of_it_fails(
     log_config.configure("console")
     for interval in ("SETTLE_EVERY", "DELETE_EVERY"):
         monkeypatch.setattr(maintenance, interval, timedelta(milliseconds=20))
+    monkeypatch.setattr(maintenance, "DELETE_FIRST", timedelta(0))
     storage = FailsAtFirst(tmp_path)
     storage.put("results/old.png", b"old")
     storage.put("uploads/nobodys", b"old")

@@ -234,3 +234,17 @@ def test_more_than_may_wait_is_overloaded_and_passes() -> None:
     assert [future.result(PATIENCE).width for future in waiting] == [40, 40]
     assert engine.remove(photo_bytes()).width == 40
     engine.close()
+
+
+def test_a_photo_that_would_wait_for_most_of_its_time_is_refused_at_once() -> None:
+    """Two photos of a slow network are half of the time that a photo has."""
+    go_on = threading.Event()
+    engine = fake_engine(FakeRunner(before=lambda: held_until(go_on)), Limits(seconds=PATIENCE))
+    engine._turns._seconds_each = PATIENCE / 4 + 1  # type: ignore[attr-defined]  # without waiting for so long
+    waiting = [engine.submit(photo_bytes(), Options()) for _ in range(2)]
+    with pytest.raises(Overloaded) as caught:
+        engine.submit(photo_bytes(), Options())
+    assert caught.value.retry_after > PATIENCE / 2
+    go_on.set()
+    assert [future.result(PATIENCE).width for future in waiting] == [40, 40]
+    engine.close()

@@ -302,8 +302,8 @@ def test_a_photo_whose_caller_is_gone_with_his_host_expires(
         queue.announce(WorkerInfo("here", "1", "cpu", ("interactive",), served_by(context.engine)))
         job_id, _ = reserved(place, user.id, photo_bytes(), Options())
         assert balance(database, user) == 97
-        assert database.run_in_transaction(leases.expire, now() - timedelta(seconds=60)) == 0
-        assert database.run_in_transaction(leases.expire, now() + timedelta(seconds=1)) == 1
+        assert database.run_in_transaction(leases.expire, timedelta(seconds=60)) == 0
+        assert database.run_in_transaction(leases.expire, timedelta(seconds=-1)) == 1
         assert (
             database.run_in_transaction(leases.claim, Line.INTERACTIVE, 1, timedelta(seconds=9), now())
             is None

@@ -24,11 +24,12 @@ from cutout.inference.imaging.encode import Format
 from cutout.inference.tiers import SOLD
 from cutout.inference.weights.store import ModelsFolder
 from cutout.worker.__main__ import main as worker_main
+from tests.app.observability.test_metrics import figures_in
 from tests.app.system.test_readiness import same_alpha
 from tests.conftest import DATA
 from tests.fakes import PATIENCE, fake_engine, wait_until
 from tests.forked import ModuleProcess
-from tests.http import answers_ok
+from tests.http import answers_ok, http
 from tests.processes import descendants, kill, lives, wait_ready
 from tests.worker.worker_fixtures import small_photos, submitted, worker_environment, worker_process
 
@@ -58,6 +59,10 @@ class House:
             return self.queue.workers()
         except QueueUnavailable:
             return []
+
+    def figures(self) -> dict[str, float]:
+        """Return what `/metrics` of the service tells."""
+        return figures_in(http.get(f"{self.address}/metrics").raise_for_status().text)
 
     def others(self) -> dict[int, str]:
         """Return the service's descendants: the two processes of the queue, and the worker."""
@@ -129,12 +134,23 @@ def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_pa
         here.queue.notify_workers(Line.BATCH)
         wait_until(lambda: has_ended(here.database, batch))
         assert counts(here.database, batch) == {Status.COMPLETED: 5}
+        seen = here.figures()
+        assert seen["cutout_worker_answers{worker=1}"] == 1
+        assert seen["cutout_process_restarts_total{process=worker,worker=1}"] == 0
+        ended = "cutout_jobs_total{kind=batch,outcome=completed,tier=basic,worker=1}"
+        assert seen[ended] == 5
+        assert seen["cutout_stage_duration_seconds_count{stage=network,tier=basic,worker=1}"] == 5
+        # The service has committed nothing, and ran no network.
+        assert not [name for name in seen if name.startswith("cutout_jobs_total") and "worker" not in name]
 
         killed, name = here.worker(), here.workers()[0].name
         kill(killed)
         wait_until(lambda: bool({worker.name for worker in here.workers()} - {name}))
         assert "worker exited unexpectedly" in here.log.read_text()
         assert "exit_code=-9" in here.log.read_text()
+        seen = here.figures()
+        assert seen["cutout_process_restarts_total{process=worker,worker=1}"] == 1
+        assert (seen["cutout_worker_answers{worker=1}"], ended in seen) == (1, False)  # it counts from 0
         batch = submitted(here.database, here.storage, small_photos(5))
         here.queue.notify_workers(Line.BATCH)
         wait_until(lambda: has_ended(here.database, batch))

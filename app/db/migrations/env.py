@@ -6,6 +6,7 @@ from typing import Literal
 from alembic import context
 from sqlalchemy import Connection
 
+from cutout.app.db.migrate import SERVES
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Base, UtcDateTime
 
@@ -18,6 +19,7 @@ def run(connection: Connection) -> None:
         target_metadata=Base.metadata,
         render_as_batch=True,
         render_item=_as_sqlalchemys_own,
+        include_name=_is_ours,
     )
     with context.begin_transaction():
         context.run_migrations()
@@ -28,6 +30,10 @@ def _as_sqlalchemys_own(kind: str, item: object, _: object) -> str | Literal[Fal
     if kind == "type" and isinstance(item, UtcDateTime):
         return "sa.DateTime(timezone=True)"
     return False
+
+
+def _is_ours(name: str | None, kind: str, _: object) -> bool:
+    return kind != "table" or name != SERVES.name
 
 
 handed = context.config.attributes.get("connection")

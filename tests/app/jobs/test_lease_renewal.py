@@ -188,7 +188,7 @@ def test_after_an_outage_the_living_renew_before_anybody_is_taken_for_lost(
         looked.append("looked")
         return database.run_in_transaction(lambda _: 3)
 
-    work = maintenance.AfterOutages(look, database)
+    work = maintenance.AfterOutages(look, database, LEASE)
 
     def away() -> None:
         raise DatabaseUnavailable(Hangs())

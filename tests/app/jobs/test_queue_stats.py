@@ -2,11 +2,14 @@
 
 import socket
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from cutout.app.db.session import Database
+from cutout.app.db.tables import Job, now
 from cutout.app.jobs import queue_stats
 from cutout.app.jobs.model_status import Served
 from cutout.app.jobs.queue import Queue, WorkerInfo
@@ -60,6 +63,14 @@ def test_what_waits_and_who_is_alive_is_told(
         ]
         seen = figures(shop)
         assert [seen[name] for name in FIGURES] == [1, 1, 10, 2]
+        assert (
+            seen["cutout_single_photos_waiting"] == seen["cutout_longest_wait_seconds{line=interactive}"] == 0
+        )
+        with database.begin() as session:
+            session.execute(
+                update(Job).where(Job.position == 1).values(created_at=now() - timedelta(hours=1))
+            )
+        assert 3600 <= figures(shop)["cutout_longest_wait_seconds{line=batch}"] < 3600 + PATIENCE
         queue.forget(WORKER)
         assert told(shop)[1] == []
         assert figures(shop)["cutout_workers_alive"] == 0

@@ -430,7 +430,9 @@ def test_what_another_is_claiming_is_not_waited_for(database: Database) -> None:
         end_batch(database, user, "https://shop.example/")
     with ThreadPoolExecutor(1) as other, database.begin() as session:
         first = session.scalars(select(Delivery).limit(1).with_for_update()).one()
-        claim = other.submit(database.run_in_transaction, outbox_module.claim, Channel.WEBHOOK, START, 8)
+        claim = other.submit(
+            database.run_in_transaction, outbox_module.claim, Channel.WEBHOOK, lambda: START, 8
+        )
         [claimed] = claim.result(PATIENCE)
         assert claimed.id != first.id
 
@@ -441,8 +443,10 @@ def test_only_so_many_at_once(database: Database, web: Web, monkeypatch: pytest.
     looked: list[int] = []
     claim = outbox_module.claim
 
-    def counted(session: Session, channel: Channel, at: datetime, most: int) -> list[Delivery]:
-        claimed = claim(session, channel, at, most)
+    def counted(
+        session: Session, channel: Channel, clock: Callable[[], datetime], most: int
+    ) -> list[Delivery]:
+        claimed = claim(session, channel, clock, most)
         if channel is Channel.WEBHOOK:
             looked.append(len(claimed))
         return claimed
@@ -536,8 +540,8 @@ def test_a_crash_before_the_record_only_delays(
 @on_both
 def test_who_comes_late_changes_nothing(database: Database) -> None:
     end_batch(database, new_user(database), "https://shop.example/")
-    [slow] = database.run_in_transaction(outbox_module.claim, Channel.WEBHOOK, START, 8)
-    [fast] = database.run_in_transaction(outbox_module.claim, Channel.WEBHOOK, START + LEASE, 8)
+    [slow] = database.run_in_transaction(outbox_module.claim, Channel.WEBHOOK, lambda: START, 8)
+    [fast] = database.run_in_transaction(outbox_module.claim, Channel.WEBHOOK, lambda: START + LEASE, 8)
     failure = NotDelivered("too slow")
     database.run_in_transaction(record_failed, slow, failure, None)
     assert only(database).due_at == START + 2 * LEASE  # The other claim is still valid.

@@ -17,6 +17,7 @@ from cutout.app.app import create_app
 from cutout.app.auth import accounts
 from cutout.app.auth.tokens import Claims
 from cutout.app.billing import ledger
+from cutout.app.billing.ledger import MOVED
 from cutout.app.config import settings as app_settings
 from cutout.app.config.base import SettingsError
 from cutout.app.config.settings import Settings
@@ -28,6 +29,7 @@ from cutout.inference.engine import Engine
 from cutout.inference.options import Options
 from cutout.version import __version__
 from tests.app.api_client import ANNA, API, BEN, ApiClient, engine_of, place_of
+from tests.app.databases import new_user
 from tests.fakes import FakeRunner, fake_engine, held_until, photo_bytes, wait_until
 
 NOBODY: Mapping[str, str] = {}
@@ -43,8 +45,12 @@ def scrape(
 
 
 def figures(shop: ApiClient) -> dict[str, float]:
+    """Return what a service tells."""
+    return figures_in(scrape(shop).raise_for_status().text)
+
+
+def figures_in(text: str) -> dict[str, float]:
     """Return the value of each sample by its name and labels, as `name{label=value}`."""
-    text = scrape(shop).raise_for_status().text
     found = {}
     for family in text_string_to_metric_families(text):
         assert family.type != "unknown", family.name
@@ -87,6 +93,62 @@ def test_what_happened_is_counted(shop: ApiClient) -> None:
     assert seen["cutout_engine_ready"] == 1
     assert seen["cutout_device_busy_seconds_total"] > 0
     assert seen["process_resident_memory_bytes"] > 1e6
+    assert seen["cutout_database_answers"] == seen["cutout_storage_answers"] == 1
+    assert 0 < seen["cutout_disk_bytes{kind=free}"] <= seen["cutout_disk_bytes{kind=total}"]
+
+
+def test_stages_batches_jobs_and_credits_are_counted(shop: ApiClient) -> None:
+    def broken() -> None:
+        raise ValueError("surprise")
+
+    shop.fund("anna", 100)
+    assert shop.remove(ANNA, tier="standard").status_code == 200
+    assert shop.remove(ANNA).status_code == 200
+    shop.runner.before = broken
+    assert shop.remove(ANNA).status_code == 500
+    assert shop.remove(BEN).status_code == 402  # nothing was committed of it
+    seen = figures(shop)
+    for stage in ("turn", "decode", "wait", "network", "edges", "encode"):
+        assert seen[f"cutout_stage_duration_seconds_count{{stage={stage},tier=standard}}"] == 1
+        assert seen[f"cutout_stage_duration_seconds_bucket{{le=+Inf,stage={stage},tier=basic}}"] == 1
+    assert seen["cutout_stage_duration_seconds_sum{stage=decode,tier=basic}"] > 0
+    runs = seen["cutout_network_batch_size_count{model=isnet-general}"]
+    assert runs == seen["cutout_network_batch_size_bucket{le=1.0,model=isnet-general}"] >= 2
+    jobs = {name: value for name, value in seen.items() if name.startswith("cutout_jobs_total")}
+    assert jobs == {
+        "cutout_jobs_total{kind=single,outcome=completed,tier=standard}": 1,
+        "cutout_jobs_total{kind=single,outcome=completed,tier=basic}": 1,
+        "cutout_jobs_total{kind=single,outcome=INTERNAL,tier=basic}": 1,
+    }
+    moved = {what: seen[f"cutout_credits_total{{movement={what}}}"] for what in MOVED}
+    assert moved["charged"] == 100 - shop.balance(ANNA)
+    assert moved["held"] == moved["charged"] + moved["returned"]
+    assert moved["returned"] > 0
+    assert seen["cutout_tier_substitute{backend=fake,model=isnet-general,tier=industry}"] == 1
+    assert seen["cutout_model_load_seconds{model=isnet-general}"] >= 0
+    assert seen["cutout_out_of_memory_retries_total{what=photo}"] == 0
+    assert not [name for name in seen if "huggingface" in name or "memory_bytes{" in name]
+
+
+def test_what_is_rolled_back_is_not_counted(database: Database) -> None:
+    user = new_user(database, "anna")
+
+    def granted() -> int:
+        return database.committed.of(ledger.CREDITS_MOVED).get(("granted",), 0)
+
+    with suppress(ZeroDivisionError), database.begin() as session:
+        ledger.grant(session, user.id, 7, "grant:lost")
+        with session.begin_nested():  # the end of a savepoint commits nothing
+            pass
+        assert granted() == 0
+        raise ZeroDivisionError
+    assert granted() == 0
+    with database.begin() as session:
+        ledger.grant(session, user.id, 7, "grant:kept")
+        ledger.grant(session, user.id, 7, "grant:kept")
+        with pytest.raises(ledger.TooManyCredits):
+            ledger.grant(session, user.id, ledger.LARGEST_BALANCE, "grant:more")
+    assert granted() == 7
 
 
 def test_who_hangs_up_is_no_error_of_ours(database: Database, tmp_path: Path) -> None:

@@ -1,70 +1,47 @@
-"""A long run holds no more memory at its end than near its beginning."""
+"""When freed memory is given back to the system."""
 
-import ctypes
-import gc
-import random
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
-from cutout.inference.cutout import Cutout
-from cutout.inference.options import Options
-from tests.fakes import fake_engine, photo_bytes
-
-pytestmark = pytest.mark.slow
-
-SETTLE, COUNT = 30, 50  # After SETTLE photos, all threads have started and all caches are full.
+from cutout.inference.backends import malloc
+from cutout.inference.backends.malloc import TIDY_EVERY_SECONDS, Tidier
 
 
-class MallInfo2(ctypes.Structure):
-    """What glibc's `mallinfo2` returns: sizes in bytes, counted over the heaps of all threads."""
+class Clock:
+    """A clock that stands until it is moved, and the calls that are due at it."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    )
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.due: list[tuple[float, Callable[[], None]]] = []
 
+    def call_at(self, when: float, work: Callable[[], None]) -> None:
+        self.due.append((when, work))
 
-def allocated_mb() -> float:
-    """Return what this process has allocated and not freed.
-
-    Its resident memory would tell less: it goes up and down by tens of megabytes, with the heap that each thread
-    happens to allocate from.
-    """
-    mallinfo2 = ctypes.CDLL(None).mallinfo2
-    mallinfo2.restype = MallInfo2
-    info = mallinfo2()
-    return float(info.uordblks + info.hblkhd) / 1e6
+    def move(self, seconds: float) -> None:
+        """Let time pass, and make the calls that are due in it."""
+        end = self.now + seconds
+        while self.due and (next_one := min(self.due, key=lambda one: one[0]))[0] <= end:
+            self.due.remove(next_one)
+            self.now = next_one[0]
+            next_one[1]()
+        self.now = end
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="only glibc counts"
-)
-def test_photos_of_mixed_size_leave_no_memory_allocated() -> None:
-    rng = random.Random(5)
-    shapes = [(rng.randrange(50, 900), rng.randrange(50, 700)) for _ in range(12)]
-    files = [photo_bytes(*shape, file_format=rng.choice(["JPEG", "PNG", "WEBP"])) for shape in shapes]
-    assert max(width * height for width, height in shapes) > 400_000
-
-    def photos(count: int) -> Iterator[tuple[int, Callable[[], bytes]]]:
-        for number in range(count):
-            data = rng.choice(files)
-            yield number, lambda data=data: data  # type: ignore[misc]
-
-    engine = fake_engine()
-    try:
-        held = []
-        for count in (SETTLE, COUNT):
-            outcomes = engine.remove_many(photos(count), Options())
-            assert sum(isinstance(outcome, Cutout) for _, outcome in outcomes) == count
-            gc.collect()
-            held.append(allocated_mb())
-    finally:
-        engine.close()
-    # A fifth of the growth if each photo's pixels were leaked.
-    mean_mb = sum(width * height * 3 for width, height in shapes) / len(shapes) / 1e6
-    assert held[1] - held[0] < COUNT * mean_mb / 5, held
+def test_memory_is_given_back_during_a_burst_and_once_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, given_back = Clock(), list[float]()
+    monkeypatch.setattr(malloc, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(malloc, "give_back_freed", lambda: given_back.append(clock.now - 1000))
+    tidier = Tidier(clock.call_at)
+    for _ in range(3 * int(TIDY_EVERY_SECONDS)):
+        clock.move(1)
+        tidier.tidy()
+    assert given_back == [TIDY_EVERY_SECONDS, 2 * TIDY_EVERY_SECONDS, 3 * TIDY_EVERY_SECONDS]
+    clock.move(100)
+    assert given_back[3:] == [4 * TIDY_EVERY_SECONDS]
+    assert not clock.due, "it goes on although nothing happens"
+    # A single photo later on is followed up as well.
+    tidier.tidy()
+    clock.move(100)
+    assert len(given_back) == 6

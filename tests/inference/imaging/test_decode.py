@@ -31,7 +31,7 @@ def test_the_limit_is_on_pixels_not_bytes() -> None:
 def test_what_is_too_long_or_too_thin_is_refused_from_its_header(
     file_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cutout.inference.imaging.decode._to_photo", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr("cutout.inference.imaging.decode.to_photo", lambda *_: pytest.fail("it was decoded"))
     for size in ((3000, 20), (20, 3000)):
         with pytest.raises(
             PhotoTooLarge, match=r"pixels; it may be at most 100 times as long as wide .*CUTOUT_MAX_RATIO"

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from cutout.inference.errors import InvalidPhoto, PhotoTooLarge
-from cutout.inference.imaging.decode import MAX_PARTS, NOTE_JPEG, decode
+from cutout.inference.imaging.decode import NOTE_JPEG, decode
+from cutout.inference.imaging.file_parts import MAX_PARTS
 from tests.inference.files import Pixels, encode, scene
 
 KINDS = [(mode, progressive) for mode in ("RGB", "L", "CMYK") for progressive in (False, True)]

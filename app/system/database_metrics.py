@@ -1,0 +1,34 @@
+"""Metrics of what this process has committed to the database: ended jobs, and moved credits."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cutout.app.billing.ledger import CREDITS_MOVED, MOVED
+from cutout.app.db.committed import Committed
+from cutout.app.jobs.completion import JOBS_ENDED
+
+
+class DatabaseMetrics(Collector):
+    """Collector for the commits of one process. Each commit is made by one process, so sums over all are right."""
+
+    def __init__(self, committed: Committed) -> None:
+        self._committed = committed
+
+    def collect(self) -> Iterator[Metric]:
+        jobs = CounterMetricFamily(
+            "cutout_jobs",
+            "Jobs that ended, by kind (`single`, `batch`, `refinement`) and outcome: `completed`, or the code of an error",
+            labels=["tier", "kind", "outcome"],
+        )
+        for what, number in self._committed.of(JOBS_ENDED).items():
+            jobs.add_metric(what, number)
+        yield jobs
+        credits = CounterMetricFamily(
+            "cutout_credits", "Credits moved: `granted`, `held`, `charged`, `returned`", labels=["movement"]
+        )
+        moved = self._committed.of(CREDITS_MOVED)
+        for movement in MOVED:
+            credits.add_metric([movement], moved.get((movement,), 0))
+        yield credits
