@@ -21,6 +21,7 @@ from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
 from cutout.app.storage.local import LocalStorage
 from cutout.inference.cutout import Cutout
 from cutout.inference.imaging.encode import Format
+from cutout.inference.tiers import SOLD
 from cutout.inference.weights.store import ModelsFolder
 from cutout.worker.__main__ import main as worker_main
 from tests.app.observability.test_metrics import figures_in
@@ -268,12 +269,16 @@ def test_the_real_service_does_a_batch(
 
 @pytest.mark.weights
 def test_the_command_for_a_worker_starts_a_real_one(
-    database: Database, redis_url: str, weights: ModelsFolder, tmp_path: Path
+    database: Database, redis_url: str, small_weights: ModelsFolder, tmp_path: Path
 ) -> None:
     queue = Queue(redis_url)
     assert queue.connection is not None
     queue.connection.flushdb()
-    environment = worker_environment(str(database.engine.url), tmp_path, redis_url, models_dir=weights.path)
+    # A worker warms up all of its networks, and this one is the smallest.
+    tiers = {f"tier_{tier}": "u2netp" for tier in SOLD}
+    environment = worker_environment(
+        str(database.engine.url), tmp_path, redis_url, models_dir=small_weights.path, strict_models=1, **tiers
+    )
     process = cutout_process(tmp_path / "log", environment, "worker", "--device", "cpu", "--queues", "batch")
     try:
         wait_ready(process, lambda: bool(queue.workers()), tmp_path / "log")
