@@ -14,7 +14,7 @@ from cutout.app.config.settings import load as load_settings
 from cutout.inference.engine import Engine
 from cutout.inference.errors import InvalidPhoto
 from cutout.inference.imaging.encode import Format
-from cutout.inference.option_values import HolesName, OptionValues, ShadowName, to_options
+from cutout.inference.option_values import AnimationName, HolesName, OptionValues, ShadowName, to_options
 from cutout.inference.options import Options
 from cutout.inference.presets import load_presets
 from cutout.inference.tiers import Tier
@@ -59,6 +59,7 @@ class OptionKeywords(TypedDict, total=False):
     keep_profile: bool
     require_subject: bool
     max_megapixels: float
+    animation: AnimationName
     preset: str
 
 
@@ -80,7 +81,7 @@ def remove(
 
     Args:
         photo: the bytes of a picture file, the path of one, a PIL image, or an array, uint8 [H,W] or [H,W,3 or 4].
-        format: "png", "webp", "avif", "jpeg", "auto", "zip" or "mask" for bytes; None for a PIL image.
+        format: "png", "webp", "avif", "gif", "jpeg", "auto", "zip" or "mask" for bytes; None for a PIL image.
         **keywords: see `make_options`.
 
     Returns:
@@ -104,7 +105,8 @@ def make_options(*, format: Format | str | None = None, **keywords: Unpack[Optio
     """Return the options of a removal, for `Engine.remove` and `Engine.remove_many`.
 
     Args:
-        format: "png", "webp", "avif", "jpeg", "auto", "zip" or "mask"; None: that of the preset, else "png".
+        format: "png", "webp", "avif", "gif", "jpeg", "auto", "zip" or "mask"; None: that of the preset, else "png", and
+                "webp" for all frames of animations.
         **keywords: the options; those that are left out have the preset's value, or none.
             tier: "basic", "standard", "professional", "industry" or "preview".
             mask_only: return the alpha matte itself, as a grey picture.
@@ -122,6 +124,8 @@ def make_options(*, format: Format | str | None = None, **keywords: Unpack[Optio
             shadow: "soft" or "none". shadow_opacity: 0…100 percent. keep_shadow: keep the photo's own instead.
             keep_profile: keep the photo's colour profile. require_subject: fail with `NoSubject` without one.
             max_megapixels: scale a larger photo down before any work.
+            animation: "all": cut out every frame of an animated GIF, APNG or WebP, for the formats "webp", "png" and "gif";
+                "first", the default: only the first one.
             preset: the name of a preset, such as "amazon".
 
     Raises:

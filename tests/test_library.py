@@ -70,7 +70,7 @@ def test_it_takes_paths_and_gives_bytes(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         ({"tier": "best"}, "'best' is not a tier. Choose one of: basic, standard"),
-        ({"format": "gif"}, "'gif' is not a format. Choose one of: png"),
+        ({"format": "psd"}, "'psd' is not a format. Choose one of: png"),
         ({"background": "see-through"}, "is not a colour"),
     ],
 )

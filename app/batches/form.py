@@ -37,7 +37,7 @@ from cutout.inference.errors import InvalidOptions
 from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.imaging.hints import Hints
 from cutout.inference.limits import SizeLimits
-from cutout.inference.option_values import OptionValues, as_background
+from cutout.inference.option_values import AnimationName, OptionValues, as_background
 from cutout.inference.photo_hints import assign, parse_photo_hints, require_photos
 from cutout.inference.presets import Presets
 from cutout.inference.tiers import SOLD, Tier
@@ -59,10 +59,19 @@ def _sold(tier: Tier) -> Tier:
     return tier
 
 
+def _first_only(animation: AnimationName) -> AnimationName:
+    if animation != "first":
+        raise ValueError(
+            "a batch takes the first frame of an animation; send each animation to /api/background-remover/remove"
+        )
+    return animation
+
+
 class BatchForm(OptionsForm):
     """The fields of `POST /batch`, without the photos."""
 
     tier: Annotated[Tier, AfterValidator(_sold)] = Tier.BASIC
+    animation: Annotated[AnimationName, AfterValidator(_first_only)] = "first"
     image_count: Annotated[
         int | None,
         Field(

@@ -23,10 +23,12 @@ def reserve(
     at: datetime,
     *,
     is_free: bool = False,
+    frames: int = 1,
 ) -> tuple[PaidBy, int]:
     """Reserve the price of a job before its work begins. Return how it is paid, and the number of credits held.
 
-    A job that is free or in a free tier takes nothing: as no credits move, there is no row in the ledger.
+    A job that is free or in a free tier takes nothing: as no credits move, there is no row in the ledger. An animation of
+    several `frames` costs the price of each, and always credits, as a batch does.
 
     Raises:
         InsufficientCredits: the quota does not cover the job, and the user has too few credits.
@@ -34,10 +36,11 @@ def reserve(
     """
     if is_free or CREDITS[tier] == 0:
         return PaidBy.FREE, 0
-    if subscriptions.reserve(session, user_id, tier, at):
+    if frames == 1 and subscriptions.reserve(session, user_id, tier, at):
         return PaidBy.QUOTA, 0
-    ledger.hold(session, user_id, CREDITS[tier], _key(job_id))
-    return PaidBy.CREDITS, CREDITS[tier]
+    credits = CREDITS[tier] * frames
+    ledger.hold(session, user_id, credits, _key(job_id))
+    return PaidBy.CREDITS, credits
 
 
 def keep(session: Session, job: Job) -> None:

@@ -25,6 +25,8 @@ class Discount:
 
 
 SMALLEST_BATCH, LARGEST_BATCH = 2, 500
+# More than that a host cannot allow (CUTOUT_MAX_FRAMES).
+MOST_FRAMES = 10_000
 DISCOUNTS = (Discount(20, 50, 5), Discount(51, 100, 10), Discount(101, 200, 15), Discount(201, 500, 20))
 
 
@@ -46,15 +48,16 @@ PLANS: dict[str, Plan] = {
 
 @dataclass(frozen=True)
 class Price:
-    """Price of one image or a batch, in credits. The discount is rounded down to whole credits."""
+    """Price of one image, of each of its `frames`, or of a batch, in credits. The discount is rounded down to whole credits."""
 
     per_image: int
     images: int
     percent: int
+    frames: int = 1
 
     @property
     def total(self) -> int:
-        return self.per_image * self.images
+        return self.per_image * self.images * self.frames
 
     @property
     def discount(self) -> int:
@@ -80,8 +83,8 @@ def least_price(tier: Tier | None, images: int) -> int:
     return min(price(one, count).final for one in tiers for count in counts)
 
 
-def price(tier: Tier, images: int) -> Price:
-    """Return the price of one image or a batch.
+def price(tier: Tier, images: int, frames: int = 1) -> Price:
+    """Return the price of one image, with all its frames if it is an animation, or of a batch.
 
     Raises:
         ValueError: the number of images is out of range.
@@ -90,4 +93,4 @@ def price(tier: Tier, images: int) -> Price:
     if not 1 <= images <= LARGEST_BATCH:
         raise ValueError(f"A batch has {SMALLEST_BATCH} to {LARGEST_BATCH} images, not {images}.")
     percent = next((one.percent for one in DISCOUNTS if one.first <= images <= one.last), 0)
-    return Price(CREDITS[tier], images, percent)
+    return Price(CREDITS[tier], images, percent, frames)

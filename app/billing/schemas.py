@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, Strict, model_validator
 
 from cutout.app.billing.payments import Purchase
-from cutout.app.billing.pricing import LARGEST_BATCH, RUPIAH_PER_CREDIT, Discount, Plan, Price
+from cutout.app.billing.pricing import LARGEST_BATCH, MOST_FRAMES, RUPIAH_PER_CREDIT, Discount, Plan, Price
 from cutout.app.core.schema import Schema
 from cutout.app.db.tables import LedgerEntry, Movement, PaymentStatus
 from cutout.app.http.schemas import NO_NUL, Body, IdBody
@@ -48,23 +48,31 @@ class PlanInfo(Schema):
 
 
 class PriceRequest(Body, json_schema_extra={"examples": [{"tier": "standard", "imageCount": 100}]}):
-    """The tier and the number of images to price."""
+    """The tier and the number of images to price; or one image, and the number of its frames."""
 
     tier: TierBody
     image_count: int = Field(ge=1, le=LARGEST_BATCH)
+    frames: int = Field(1, ge=1, le=MOST_FRAMES, description="of an animation that is cut out frame by frame")
 
     @model_validator(mode="after")
     def _check_batch(self) -> Self:
         if self.image_count > 1 and self.tier not in SOLD:
             raise ValueError(f"there is no batch in {self.tier}; choose one of: {', '.join(SOLD)}")
+        if self.frames > 1 and self.image_count > 1:
+            raise ValueError("a batch takes the first frame of an animation; price one image with its frames")
+        if self.frames > 1 and self.tier not in SOLD:
+            raise ValueError(
+                f"the tier {self.tier} shows the first frame only; choose one of: {', '.join(SOLD)}"
+            )
         return self
 
 
 class PriceInfo(Schema):
-    """The price of one image or a batch, in credits and in rupiah."""
+    """The price of one image, all frames of an animation or a batch, in credits and in rupiah."""
 
     tier: Tier
     image_count: int
+    frames: int
     credits_per_image: int
     total_credits: int
     discount_percent: int
@@ -77,6 +85,7 @@ class PriceInfo(Schema):
         return cls(
             tier=tier,
             image_count=price.images,
+            frames=price.frames,
             credits_per_image=price.per_image,
             total_credits=price.total,
             discount_percent=price.percent,

@@ -1,4 +1,6 @@
-"""`cutout`: remove, presets, init, serve, mcp, worker, verify, compat-check, models, doctor, migrate, users, keys, credits."""
+"""`cutout`: remove, presets, init, serve, mcp, worker, verify, compat-check, models, doctor, migrate, backup, restore,
+users, keys, credits.
+"""
 
 import logging
 import sys
@@ -9,6 +11,7 @@ import typer
 
 from cutout.app.cli import (
     accounts,
+    backup,
     compat_check,
     doctor,
     init,
@@ -49,6 +52,8 @@ cli.command("compat-check")(compat_check.compat_check)
 cli.add_typer(models.cli, name="models")
 cli.command("doctor")(doctor.doctor)
 cli.command("migrate")(accounts.migrate)
+cli.command("backup")(backup.backup)
+cli.command("restore")(backup.restore)
 cli.add_typer(accounts.users, name="users")
 cli.add_typer(accounts.keys, name="keys")
 cli.add_typer(accounts.credits, name="credits")

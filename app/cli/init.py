@@ -1,6 +1,7 @@
 """`cutout init`: write the settings of a new deployment, with fresh secrets."""
 
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +13,8 @@ from cutout.app.config import env_file
 from cutout.app.config.deployment_file import Deployment, env_file_text, new_secret
 from cutout.app.core.atomic_write import PRIVATE_FILE
 
-# The proxy in front of a service on a host, and the networks that Docker gives to containers.
-ON_THIS_HOST, IN_A_CONTAINER = "127.0.0.1,::1", "127.0.0.1,::1,172.16.0.0/12"
+# The proxy that takes the HTTPS off runs on the service's own host.
+ON_THIS_HOST = "127.0.0.1,::1"
 
 
 class DatabaseKind(StrEnum):
@@ -30,78 +31,96 @@ class Payments(StrEnum):
     SIGNED = "signed"
 
 
+PublicUrl = Annotated[
+    str, typer.Option(help="The address where users reach the service, such as https://cutout.example.com.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write; - for stdout.")]
+DatabaseOption = Annotated[
+    DatabaseKind, typer.Option(help="sqlite: a file, for one host; postgresql: a server, for any number.")
+]
+DatabaseHost = Annotated[
+    str, typer.Option(help="Host and port of the PostgreSQL; user and database are named cutout.")
+]
+Redis = Annotated[
+    str | None,
+    typer.Option(help="redis://… of a Redis or Valkey for workers of their own; default: an embedded one."),
+]
+Bucket = Annotated[str | None, typer.Option(help="A bucket for results; default: files in the data folder.")]
+Endpoint = Annotated[str | None, typer.Option(help="https://… of the bucket's server; default: Amazon's.")]
+Device = Annotated[str | None, typer.Option(help="auto (default), cuda, cpu or huggingface.")]
+Licences = Annotated[
+    str | None, typer.Option(help="Checkpoints whose licence you accept, such as rmbg-1.4,rmbg-2.0.")
+]
+PaymentsOption = Annotated[
+    Payments, typer.Option(help="Who confirms payments: manual: an admin; signed: your platform.")
+]
+DataFolder = Annotated[Path | None, typer.Option(help="The data folder; default: /var/lib/cutout.")]
+ModelsFolder = Annotated[Path | None, typer.Option(help="The folder of weights; default: /var/cache/cutout.")]
+
+
 def init(
-    public_url: Annotated[
-        str,
-        typer.Option(help="The address where users reach the service, such as https://cutout.example.com."),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("cutout.env"),
-    database: Annotated[
-        DatabaseKind, typer.Option(help="sqlite: a file, for one host; postgresql: a server, for any number.")
-    ] = DatabaseKind.SQLITE,
-    database_host: Annotated[
-        str, typer.Option(help="Host and port of the PostgreSQL; user and database are named cutout.")
-    ] = "127.0.0.1:5432",
-    redis: Annotated[
-        str | None,
-        typer.Option(
-            help="redis://… of a Redis or Valkey for workers of their own; default: an embedded one."
-        ),
-    ] = None,
-    s3_bucket: Annotated[
-        str | None, typer.Option(help="A bucket for results; default: files in the data folder.")
-    ] = None,
-    s3_endpoint: Annotated[
-        str | None, typer.Option(help="https://… of the bucket's server; default: Amazon's.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, cpu or huggingface.")] = "auto",
-    accept_licences: Annotated[
-        str | None, typer.Option(help="Checkpoints whose licence you accept, such as rmbg-1.4,rmbg-2.0.")
-    ] = None,
-    payments: Annotated[
-        Payments, typer.Option(help="Who confirms payments: manual: an admin; signed: your platform.")
-    ] = Payments.MANUAL,
-    data_dir: Annotated[Path | None, typer.Option(help="The data folder; default: /var/lib/cutout.")] = None,
-    models_dir: Annotated[
-        Path | None, typer.Option(help="The folder of weights; default: /var/cache/cutout.")
-    ] = None,
-    container: Annotated[
-        bool, typer.Option("--container", help="For the image: listen on all addresses, /data and /models.")
-    ] = False,
+    public_url: PublicUrl,
+    output: Output = Path("cutout.env"),
+    database: DatabaseOption = DatabaseKind.SQLITE,
+    database_host: DatabaseHost = "127.0.0.1:5432",
+    redis: Redis = None,
+    s3_bucket: Bucket = None,
+    s3_endpoint: Endpoint = None,
+    device: Device = None,
+    accept_licences: Licences = None,
+    payments: PaymentsOption = Payments.MANUAL,
+    data_dir: DataFolder = None,
+    models_dir: ModelsFolder = None,
 ) -> None:
     """Write cutout.env: the settings of a deployment with accounts, with fresh secrets.
 
-    Settings that are set in the environment, such as S3_SECRET_ACCESS_KEY, are written too. A file that exists is left as
-    it is.
+    Settings that the environment has, such as S3_SECRET_ACCESS_KEY, or CUTOUT_DATA_DIR in a container, are written too. A
+    file that exists is left as it is.
     """
-    password = new_secret() if database is DatabaseKind.POSTGRESQL else None
-    settings = {
+    has_server = database is DatabaseKind.POSTGRESQL
+    chosen = {
         "public_url": public_url,
-        "host": "0.0.0.0" if container else None,
-        "trusted_proxies": IN_A_CONTAINER if container else ON_THIS_HOST,
         "auth": "on",
-        "secret": new_secret(),
-        "metrics_token": new_secret(),
         "payments": payments.value,
-        "payments_secret": new_secret() if payments is Payments.SIGNED else None,
-        "database_url": f"postgresql://cutout:{password}@{database_host}/cutout" if password else None,
         "redis_url": redis,
-        # Workers of their own make all photos, so that the models are not loaded by the service too.
-        "api_engine": "queue" if redis else None,
-        "data_dir": data_dir or ("/data" if container else "/var/lib/cutout"),
-        "models_dir": models_dir or ("/models" if container else "/var/cache/cutout"),
+        "data_dir": data_dir,
+        "models_dir": models_dir,
         "s3_bucket": s3_bucket,
         "s3_endpoint": s3_endpoint,
         "device": device,
         "accept_licences": accept_licences,
     }
-    text = env_file_text(Deployment(settings, {"POSTGRES_PASSWORD": password} if password else {}))
+    text = _text_of(chosen, database_host if has_server else None)
+    if str(output) == "-":
+        typer.echo(text, nl=False)
+        return
     _write_new(output, text)
     say(
         f"Written: {escape(str(output))}, with fresh secrets, readable by you only. Keep a copy in a safe place."
     )
-    then = "migrate" if password else "doctor"
+    then = "migrate" if has_server else "doctor"
     say(f"Commands read it with: cutout --env-file {escape(str(output))} {then}")
+
+
+def _text_of(chosen: Mapping[str, object], database_host: str | None) -> str:
+    """Return the file for these choices, with a password for the PostgreSQL at `database_host` if there is one."""
+    others = {}
+    if database_host is not None:
+        password = new_secret()
+        chosen = {**chosen, "database_url": f"postgresql://cutout:{password}@{database_host}/cutout"}
+        others["POSTGRES_PASSWORD"] = password
+    usual = {
+        "trusted_proxies": ON_THIS_HOST,
+        "secret": new_secret(),
+        "metrics_token": new_secret(),
+        "payments_secret": new_secret() if chosen["payments"] == Payments.SIGNED else None,
+        # Workers of their own make all photos, so that the models are not loaded by the service too.
+        "api_engine": "queue" if chosen["redis_url"] else None,
+        "data_dir": "/var/lib/cutout",
+        "models_dir": "/var/cache/cutout",
+        "device": "auto",
+    }
+    return env_file_text(Deployment(chosen, usual, others))
 
 
 def _write_new(output: Path, text: str) -> None:

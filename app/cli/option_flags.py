@@ -11,6 +11,7 @@ from cutout.app.cli.console import CommandError
 from cutout.inference.option_values import (
     LEAST_MEGAPIXELS,
     MOST_MEGAPIXELS,
+    AnimationName,
     FormatName,
     HolesName,
     OptionValues,
@@ -140,6 +141,12 @@ MaxMegapixelsFlag = Annotated[
         max=MOST_MEGAPIXELS,
         help="Scale larger photos down to this size before any work.",
     ),
+]
+
+
+AnimationFlag = Annotated[
+    AnimationName | None,
+    typer.Option("--animation", help="all: every frame of animated GIF, APNG and WebP; default: the first."),
 ]
 
 

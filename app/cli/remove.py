@@ -13,6 +13,7 @@ import typer
 from cutout.app.cli.console import CommandError, escape, photo_bar, say
 from cutout.app.cli.engine import UNSURE, is_unsure, open_for, reason_of, remarks_of
 from cutout.app.cli.option_flags import (
+    AnimationFlag,
     BackgroundFlag,
     BackgroundImageFlag,
     BoxFlag,
@@ -61,6 +62,8 @@ from cutout.inference.presets import load_presets
 from cutout.inference.tiers import Tier
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from cutout.inference.cutout import Cutout
     from cutout.inference.engine import Engine
 
@@ -100,6 +103,7 @@ def remove(
     keep_profile: KeepProfileFlag = None,
     require_subject: RequireSubjectFlag = None,
     max_megapixels: MaxMegapixelsFlag = None,
+    animation: AnimationFlag = None,
     overwrite: OverwriteFlag = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep running and process new photos.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
@@ -201,7 +205,10 @@ class _Run:
         with photo_bar() as bar:
             row = bar.add_task("Removing backgrounds", total=len(tasks))
             photos = ((task, partial(_read, task, seen)) for task in tasks)
-            for task, outcome in engine.remove_many(photos, lambda task: task.options_of(self._options)):
+            made_of = engine.remove_many(
+                photos, lambda task: task.options_of(self._options), on_frame=_frame_rows(bar)
+            )
+            for task, outcome in made_of:
                 if isinstance(outcome, Exception):
                     failed[task.source] = reason_of(outcome)
                 else:
@@ -253,6 +260,18 @@ def _watch(run: _Run, plan_all: Callable[[], RemovalPlan]) -> None:
         if settled:
             run.do(replace(work, tasks=settled, left_out=[], not_followed={}), overwrite=True)
             done = dict(now)
+
+
+def _frame_rows(bar: "Progress") -> Callable[[Task, int, int], None]:
+    """Return what shows how many frames of an animation are done, in a row of its own until all are."""
+    rows: dict[Task, TaskID] = {}
+
+    def show(task: Task, done: int, frames: int) -> None:
+        if task not in rows:
+            rows[task] = bar.add_task(escape(task.source.name), total=frames)
+        bar.update(rows[task], completed=done, visible=done < frames)
+
+    return show
 
 
 def _remove_piped(engine: "Engine", options: Options, target: Path | None) -> None:

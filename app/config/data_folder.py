@@ -12,7 +12,7 @@ from cutout.app.storage.base import StorageUnusable
 log = logging.getLogger(__name__)
 
 OWN_FILES = (DATABASE_FILE, *(f"{DATABASE_FILE}-{more}" for more in ("wal", "shm", "journal")), "secret")
-OWN_FOLDERS = ("results", "uploads", "probes", "valkey")
+OWN_FOLDERS = ("results", "uploads", "originals", "thumbnails", "probes", "valkey")
 
 
 def open_data_folder(settings: Settings) -> None:

@@ -70,9 +70,13 @@ OTHERS = ("POSTGRES_PASSWORD", "HF_TOKEN")
 
 @dataclass(frozen=True)
 class Deployment:
-    """A deployment's choices: values of settings by their field, and variables that are no settings."""
+    """A deployment's choices: values of settings by their field, None where nothing was chosen.
 
-    settings: Mapping[str, object]
+    `usual` holds if neither the choices nor the environment set a value. `others` are variables that are no settings.
+    """
+
+    chosen: Mapping[str, object]
+    usual: Mapping[str, object]
     others: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -88,37 +92,46 @@ def env_file_text(deployment: Deployment) -> str:
         SettingsError: a value is malformed or unsafe, or cannot be written so that all readers take it alike.
 
     """
-    load(**deployment.settings)
-    known = {environment_name(Settings, name): name for name in Settings.model_fields}
-    there = settings_in(os.environ)
-    values = {name: value for name, value in there.items() if name in {*known, *OTHERS}}
-    for name, one in deployment.settings.items():
-        if one is not None:
-            values[environment_name(Settings, name)] = str(one)
-    values |= deployment.others
-    return "".join(_lines(values))
+    known = {environment_name(Settings, name) for name in Settings.model_fields}
+    there = {name: value for name, value in settings_in(os.environ).items() if name in {*known, *OTHERS}}
+    usual = {
+        name: value
+        for name, value in deployment.usual.items()
+        if value is not None and environment_name(Settings, name) not in there
+    }
+    own = usual | {name: value for name, value in deployment.chosen.items() if value is not None}
+    load(**own)
+    values = there | {environment_name(Settings, name): str(value) for name, value in own.items()}
+    return "".join(_lines({**values, **deployment.others}))
 
 
 def _lines(values: Mapping[str, str]) -> Iterator[str]:
     yield HEAD
+    defaults = {
+        group: {
+            environment_name(group, name): _default(group.model_fields[name])
+            for name in group.__annotations__
+            if name in group.model_fields
+        }
+        for group in GROUPS
+    }
+    all_defaults = {name: default for names in defaults.values() for name, default in names.items()}
     for title, choices in CHOICES.items():
         yield f"\n# --- {title}\n"
         for name, comment in choices.items():
             yield f"# {comment}\n"
-            yield _line(name, values)
+            yield _line(name, values, all_defaults.get(name, ""))
     yield REST
     named = {name for choices in CHOICES.values() for name in choices}
-    for group in GROUPS:
-        fields = [name for name in group.__annotations__ if name in group.model_fields]
-        names = {environment_name(group, name): group.model_fields[name] for name in fields}
-        rest = {name: info for name, info in names.items() if name not in named}
+    for group, names in defaults.items():
+        rest = {name: default for name, default in names.items() if name not in named}
         if rest:
             yield f"# {group.title}\n"
-        for name, info in rest.items():
-            yield _line(name, values, _default(info))
+        for name, default in rest.items():
+            yield _line(name, values, default)
 
 
-def _line(name: str, values: Mapping[str, str], default: str = "") -> str:
+def _line(name: str, values: Mapping[str, str], default: str) -> str:
     return f"{line_of(name, values[name])}\n" if name in values else f"#{name}={default}\n"
 
 

@@ -85,6 +85,12 @@ class EngineSettings(SettingsGroup):
         description="the largest ratio of a picture's longer side to its shorter one; a network sees nothing in a"
         " thinner picture",
     )
+    max_frames: int = Field(
+        200, ge=1, le=10_000, description="the most frames of an animation that are all cut out"
+    )
+    max_animation_megapixels: float = Field(
+        100, gt=0, description="the most megapixels of all frames of such an animation together"
+    )
     models_dir: Path = Field(
         default_factory=lambda: (
             Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cutout/models"
@@ -167,7 +173,13 @@ class EngineSettings(SettingsGroup):
             threads=self.threads,
             waiting=self.max_waiting,
             seconds=self.deadline_seconds,
-            sizes=SizeLimits(int(self.max_megapixels * 1_000_000), self.max_side, self.max_ratio),
+            sizes=SizeLimits(
+                int(self.max_megapixels * 1_000_000),
+                self.max_side,
+                self.max_ratio,
+                self.max_frames,
+                int(self.max_animation_megapixels * 1_000_000),
+            ),
             pixels_in_work=int(self.megapixels_in_work * 1_000_000),
             batch=self.batch_size,
             batch_wait=self.batch_wait_ms / 1000,

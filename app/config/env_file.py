@@ -43,7 +43,7 @@ def read(file: Path) -> dict[str, str]:
 
     """
     try:
-        lines = file.read_text("utf-8").split("\n")
+        lines = file.read_bytes().decode().split("\n")  # keeps carriage returns, which the readers keep too
     except FileNotFoundError:
         raise SettingsError(
             f"There is no file {file}. Create it with: cutout init --public-url https://… --output {file}"

@@ -22,19 +22,19 @@ class ClockWatch:
         """
         self._least = least
         self._steady = steady
-        self._before: tuple[float, float] | None = None
+        self._before: tuple[float, float, float] | None = None
         self._jumped_at: float | None = None
 
     def look(self, clock: Callable[[], float]) -> float:
         """Compare the course of `clock`, in seconds, since the last call; return by how much it jumped, mostly 0."""
         began = self._steady()
         at = clock()
-        # The call may have taken a while, and the clock may have been read at any moment of it.
+        # The calls may have taken a while, and the clock may have been read at any moment of them.
         ended = self._steady()
-        before, self._before = self._before, (at, ended)
+        before, self._before = self._before, (at, began, ended)
         if before is None:
             return 0.0
-        passed, least, most = at - before[0], began - before[1], ended - before[1]
+        passed, least, most = at - before[0], began - before[2], ended - before[1]
         jump = passed - most if passed > most else min(0.0, passed - least)
         if abs(jump) < self._least:
             return 0.0

@@ -19,7 +19,7 @@ log = structlog.get_logger()
 MIGRATIONS = Path(__file__).parent / "migrations"
 # The oldest revision whose code works with this schema. A step that only adds leaves it; one that takes away what older
 # code needs raises it to the first revision whose code does without.
-OLDEST_CODE = "0008"
+OLDEST_CODE = "0009"
 # Revisions whose code works with the database's schema. It is not one of Alembic's, since older code reads it.
 SERVES = table("schema_serves", column("revision", String(32)))
 
@@ -38,7 +38,7 @@ def migrate(database: Database) -> str:
 
     """
     found = revision(database)
-    if found is not None and _is_ahead(found):
+    if found is not None and is_ahead(found):
         require_current(database)
         return found
     with database.without_limits() as connection:
@@ -59,7 +59,7 @@ def require_current(database: Database) -> None:
     found = revision(database)
     if found == head():
         return
-    if _is_ahead(found) and head() in database.run_read_only(_served):
+    if is_ahead(found) and head() in database.run_read_only(_served):
         log.warning("the database has a newer schema, which serves this version too", revision=found)
         return
     raise SchemaMismatch(_say(found))
@@ -86,7 +86,8 @@ def reachable_revision(database: Database) -> str | None:
         return None
 
 
-def _is_ahead(found: str | None) -> bool:
+def is_ahead(found: str | None) -> bool:
+    """Return whether a revision is one that this code does not know."""
     known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
     return found is not None and found not in known
 
@@ -113,7 +114,7 @@ def _write_served(connection: Connection) -> None:
 def _say(found: str | None) -> str:
     if found is None:
         return f"The database is empty, and this version needs revision {head()}. Run: cutout migrate"
-    if _is_ahead(found):
+    if is_ahead(found):
         return (
             f"The database is at revision {found}, which a newer version of Cutout created; this version"
             f" supports revisions up to {head()}. Install the newer version again."

@@ -226,7 +226,8 @@ class Job(Base):
     A job for a worker has its `options` here and its photo in the storage; other jobs have theirs once they are completed,
     if their photo is kept. `refined_from` is the job whose masks were used instead of a network. `claim` is the token of the worker that
     holds the job, and `attempts` is how often the job was claimed. In a batch, a job has a `position`, from 0. `name` is
-    that of its photo's file, if it has one. `has_store` says that a `StoreDelivery` takes the result to the user's own store.
+    that of its photo's file, if it has one. `frames` is how many frames of an
+    animation the result has; None: one. `has_store` says that a `StoreDelivery` takes the result to the user's own store.
     """
 
     __tablename__ = "background_removal_jobs"
@@ -253,6 +254,7 @@ class Job(Base):
     height: Mapped[int | None]
     no_foreground: Mapped[bool | None]
     has_store: Mapped[bool | None]
+    frames: Mapped[int | None]
     # Not a foreign key, which would be checked for each deleted job.
     refined_from: Mapped[uuid.UUID | None]
     subject: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))

@@ -29,6 +29,7 @@ from cutout.inference.option_values import (
     PARSERS,
     USUAL_OPACITY,
     USUAL_QUALITY,
+    AnimationName,
     FormatName,
     HolesName,
     OptionValues,
@@ -180,6 +181,13 @@ class OptionsForm(BaseModel):
             description="Scale a larger photo down to this size before any work.",
         ),
     ] = None
+    animation: Annotated[
+        AnimationName,
+        Field(
+            description="`all`: cut out every frame of an animated GIF, APNG or WebP, at the tier's price for each; as `webp` "
+            "unless `format` is `png` or `gif`."
+        ),
+    ] = "first"
     preset: Annotated[
         str | None,
         Field(max_length=LONGEST_TEXT, description="A preset's name; the other fields override its values."),

@@ -49,7 +49,8 @@ class JobInfo(Schema):
     and `needsReview` says that a person should look at the image. `processingMs` is the total processing time. A
     failed job has an `error` instead and costs nothing. A job that refines the result of another has that one's id in
     `refinedFrom`. A job of a batch has the batch's `batchId` and its `position` in the batch, from 0. `name` is the
-    file name of the photo, as it was sent; null if it had none. `store` says whether the image is in the store that the request named; it is null without
+    file name of the photo, as it was sent; null if it had none. `frames` is how many frames of an animation the image
+    has, each of which has the price of the tier. `store` says whether the image is in the store that the request named; it is null without
     one, and for a job without an image.
     """
 
@@ -58,6 +59,7 @@ class JobInfo(Schema):
     refined_from: uuid.UUID | None
     position: int | None
     name: str | None
+    frames: int
     status: Status
     tier: Tier
     credits: int
@@ -93,6 +95,7 @@ class JobInfo(Schema):
             refined_from=job.refined_from,
             position=job.position,
             name=job.name,
+            frames=job.frames or 1,
             status=job.status,
             tier=job.tier,
             credits=0 if failed or job.status is Status.CANCELLED else job.credits,

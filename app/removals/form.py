@@ -65,7 +65,7 @@ class RemovalForm(OptionsForm):
 
 
 # The options of the first removal that stay when its result is refined: they decide what the network is shown.
-NOT_REFINED = ("tier", "roi", "box", "keep_profile", "max_megapixels")
+NOT_REFINED = ("tier", "roi", "box", "keep_profile", "max_megapixels", "animation")
 # In megapixels. A larger one would take as long as the result itself.
 MOST_OF_A_VIEW = 2.0
 

@@ -127,7 +127,8 @@ class Original:
         ):  # it went with one that is gone
             layout = replace(layout, margin=NO_MARGIN)
         hints = replace(wanted.hints, box=self.options.hints.box)
-        options = replace(self.options, hints=hints, layout=layout, **changed)
+        # An animation is not refined, so this is a still picture.
+        options = replace(self.options, hints=hints, layout=layout, all_frames=False, **changed)
         check_options(options, sizes)
         return options
 
@@ -181,6 +182,8 @@ async def find_original(
             raise NotFoundError("You have no job with this id.")
         if job.status is not Status.COMPLETED or job.finished_at is None:
             raise CannotRefine("This job has no result to refine. Wait for it, or send the photo again.")
+        if (job.frames or 1) > 1:
+            raise CannotRefine("An animation cannot be refined. Send it again, with other options.")
         kept = None if job.options is None else storage.get(original_key(job.id))
         if kept is None:
             raise CannotRefine(

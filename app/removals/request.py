@@ -10,11 +10,13 @@ from cutout.app.db.session import Database
 from cutout.app.db.tables import now
 from cutout.app.jobs.lease_renewal import LeaseRenewer
 from cutout.app.observability.metrics import Metrics
+from cutout.app.observability.tracing import NO_TRACING, Tracing
 from cutout.app.removals.executors import RemovalExecutor
 from cutout.app.removals.idempotency import described
 from cutout.app.removals.refining import Original
 from cutout.app.removals.remote import RemotePhoto
 from cutout.app.storage.base import Storage
+from cutout.inference.limits import DEFAULT_SIZES, SizeLimits
 from cutout.inference.options import Options
 
 # How long a repeated request goes on checking whether the first one has finished.
@@ -27,7 +29,7 @@ class RemovalContext:
 
     Times are those of the database's clock, unless `clock` is another than `now`.
     `lease` is the length of the lease on a job that this process works on; `leases` renews it. A request whose key is in
-    work already waits `patience` for the first one. `require_storage` raises StorageError while the storage hangs.
+    work already waits `patience` for the first one. `sizes` limits photos. `require_storage` raises StorageError while the storage hangs.
     """
 
     executor: RemovalExecutor
@@ -39,6 +41,8 @@ class RemovalContext:
     leases: LeaseRenewer = field(default_factory=LeaseRenewer)
     patience: timedelta = field(default_factory=lambda: PATIENCE)
     require_storage: Callable[[], None] = lambda: None
+    sizes: SizeLimits = DEFAULT_SIZES
+    tracing: Tracing = NO_TRACING
 
 
 @dataclass(frozen=True)

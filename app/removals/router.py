@@ -89,8 +89,8 @@ async def get_presets(presets: PresetsDep) -> PresetList:
 
 @router.post("/pricing/calculate")
 async def calculate_price(wanted: PriceRequest, _: UserDep) -> PriceInfo:
-    """Price one image or a batch, its discount included."""
-    return PriceInfo.of(wanted.tier, pricing.price(wanted.tier, wanted.image_count))
+    """Price one image, all frames of an animation, or a batch with its discount."""
+    return PriceInfo.of(wanted.tier, pricing.price(wanted.tier, wanted.image_count, wanted.frames))
 
 
 @router.post(
@@ -134,7 +134,8 @@ async def remove(
 
     Answers with the job and its `resultUrl`; with the picture itself where `Accept` asks for `image/*`. What fails
     costs nothing. The same `Idempotency-Key` gives the same answer and is charged once. With a `storeUrl` the picture
-    is stored there too; `store` says whether it is there, and if not, that is tried again.
+    is stored there too; `store` says whether it is there, and if not, that is tried again. With `animation=all` every frame of
+    an animation is cut out, at the tier's price for each, in credits.
     """
     wants_picture, accepted = read_accept(accept)
     received = await read_removal(request, settings.max_upload_bytes)
@@ -191,7 +192,8 @@ async def refine(
     """Make a result again with other hints or another layout, from what the network saw at first.
 
     Send all hints that are to hold, not only new ones. Format, background, shadow and layout may change too, one by one
-    or by a `preset`; what is not sent stays. `tier`, `roi`, `box`, `keepProfile` and `maxMegapixels` stay as they were.
+    or by a `preset`; what is not sent stays. `tier`, `roi`, `box`, `keepProfile`, `maxMegapixels` and `animation` stay as they
+    were. An animation cannot be refined.
     The result is a new job, and the first one stays as it is. It is free for a day after the first removal
     (`CUTOUT_FREE_REFINE_HOURS`), and has the price of its tier later.
     """

@@ -32,6 +32,7 @@ from cutout.app.removals.request import RemovalContext, RemovalRequest, request_
 from cutout.app.storage.base import StorageError
 from cutout.app.stores.service import plan
 from cutout.inference.cutout import Cutout
+from cutout.inference.imaging.animation import read_animation
 from cutout.inference.masked_photo import Source
 from cutout.inference.options import Options
 
@@ -111,8 +112,7 @@ async def remove_one(
     except BaseException as error:
         # Also if the client hung up: this task is being cancelled then, and the price has to be given back all the same.
         await asyncio.shield(_in_thread(context)(abandon_job, context, job_id, error))
-        outcome = "cancelled" if isinstance(error, asyncio.CancelledError) else describe(error)[0]
-        context.metrics.failed(options.tier, context.executor.backend, outcome)
+        context.metrics.failed(options.tier, context.executor.backend, _outcome(error))
         raise
     context.metrics.completed(options.tier, job.backend or "", time.perf_counter() - start, job.credits)
     return job, picture
@@ -148,13 +148,29 @@ async def _reserve_or_repeat(
 
 async def _make(context: RemovalContext, reserved: _Reserved) -> tuple[Job, bytes]:
     """Make the picture of a reserved job. Return the job, completed and charged, and the picture."""
-    began, request = time.perf_counter(), reserved.request
-    cutout = await context.executor.make(reserved.job_id, reserved.photo, request.options, request.user_id)
-    if cutout is None:  # a worker has stored the picture and completed the job
-        return await to_storage_thread(collect_result, context, reserved.job_id)
-    return await to_storage_thread(
-        store_result, context, reserved.job_id, request, cutout, began
-    ), cutout.data
+    began, request, job_id = time.perf_counter(), reserved.request, reserved.job_id
+    about = {"cutout__job_id": str(job_id), "cutout__tier": request.options.tier.value}
+    with context.tracing.removal(**about) as span:
+        try:
+            if (trace := context.tracing.current()) is not None:
+                await asyncio.to_thread(context.executor.carry, job_id, trace)
+            cutout = await context.executor.make(job_id, reserved.photo, request.options, request.user_id)
+            if cutout is None:  # a worker has stored the picture and completed the job
+                made = await to_storage_thread(collect_result, context, job_id)
+            else:
+                span.add_stages(cutout.laps)
+                job = await to_storage_thread(store_result, context, job_id, request, cutout, began)
+                made = job, cutout.data
+        except BaseException as error:
+            span.note(cutout__outcome=_outcome(error))
+            span.fail(_outcome(error))
+            raise
+        span.note(cutout__outcome="completed")
+        return made
+
+
+def _outcome(error: BaseException) -> str:
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else describe(error)[0]
 
 
 def _in_thread(context: RemovalContext) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -214,7 +230,8 @@ def reserve_job(context: RemovalContext, request: RemovalRequest, photo: Source)
     # Before the transaction, since these may wait for the queue, the storage and the database.
     context.require_storage()
     job_id = uuid.uuid4()
-    columns = context.executor.enqueue(job_id, photo, request.options)
+    frames = _frames_of(photo, request.options, context)
+    columns = context.executor.enqueue(job_id, photo, request.options) | {"frames": frames}
     try:
         first = write_once(
             context.database,
@@ -232,6 +249,19 @@ def reserve_job(context: RemovalContext, request: RemovalRequest, photo: Source)
         return job_id, True
     context.executor.withdraw(job_id)
     return first, False
+
+
+def _frames_of(photo: Source, options: Options, context: RemovalContext) -> int | None:
+    """Return how many frames of an animation are cut out; None if it is one picture.
+
+    Raises:
+        InvalidPhoto: it has too many, or its file cannot be read.
+
+    """
+    if not options.all_frames or not isinstance(photo, bytes):
+        return None
+    animation = read_animation(photo, context.sizes)
+    return None if animation is None else animation.frames
 
 
 def store_result(
@@ -323,7 +353,9 @@ def _write_job(
             return first.id
     options, original = request.options, request.original
     is_free = original is not None and original.is_free
-    paid_by, price = job_charges.reserve(session, request.user_id, job_id, options.tier, at, is_free=is_free)
+    paid_by, price = job_charges.reserve(
+        session, request.user_id, job_id, options.tier, at, is_free=is_free, frames=columns["frames"] or 1
+    )
     job = {
         "id": job_id,
         "user_id": request.user_id,

@@ -155,7 +155,7 @@ def _png(file: _File) -> Iterator[bytes]:
 def _short(seconds: Fraction) -> Fraction:
     """Return the nearest fraction of two numbers of 16 bits."""
     seconds = min(seconds, Fraction(65_535))
-    return seconds.limit_denominator(max(1, int(65_535 / max(1, seconds))))
+    return seconds.limit_denominator(max(1, int(65_535 / max(Fraction(1), seconds))))
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from isal import isal_zlib
 from torch import Tensor
 
-from cutout.inference.backends.cuda import download, upload
 from cutout.inference.matting.mask import to_levels
 
 # Differences of colour, in levels of 255. Up to SAME, plus the noise, a pixel is the same; from OTHER, plus twice the
@@ -40,11 +39,11 @@ class _Packed:
 
     @classmethod
     def of(cls, maps: Tensor) -> "_Packed":
-        return cls(tuple(maps.shape), isal_zlib.compress(np.ascontiguousarray(download(maps)).data, 1))
+        return cls(tuple(maps.shape), isal_zlib.compress(maps.contiguous().cpu().numpy().data, 1))
 
     def unpacked(self, device: torch.device) -> Tensor:
         levels = np.frombuffer(bytearray(zlib.decompress(self.data)), np.uint8)
-        return upload(levels.reshape(self.shape), device)
+        return torch.from_numpy(levels.reshape(self.shape)).to(device)
 
 
 class Steadier:

@@ -108,6 +108,17 @@ def test_a_queue_may_go_and_come_back_in_every_way(
             queue.connection.replicaof("NO", "ONE")
             comes_true("the batch has ended")
 
+            # A queue without memory left refuses writes too, and has evicted the rest.
+            before = losses()
+            queue.connection.config_set("maxmemory-policy", "noeviction")
+            queue.connection.config_set("maxmemory", 1)
+            batch = submitted(database, storage, small_photos(2))
+            assert not queue.notify_workers(Line.BATCH)
+            comes_true("the queue is missed")
+            queue.connection.config_set("maxmemory", 0)
+            queue.connection.flushall()
+            comes_true("the batch has ended")
+
             # The queue hangs.
             batch = submitted(database, storage, small_photos(30))
             queue.notify_workers(Line.BATCH)

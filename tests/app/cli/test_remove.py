@@ -143,7 +143,7 @@ def test_what_was_not_taken_as_it_stands_is_said(
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     assert cutout("remove", tmp_path / "moving.gif", "-o", tmp_path / "out") == 0
-    assert f"note: {tmp_path}/moving.gif: The file contains several pictures; the first one was used." in (
+    assert f"note: {tmp_path}/moving.gif: The file is an animation; its first frame was used." in (
         capsys.readouterr().err
     )
 
@@ -181,9 +181,9 @@ def test_a_pipe(
         (["{photos}/deep", "-o", "{photos}"], "is inside the output folder"),
         (["{photos}/a.png", "-o", "-"], "works only with one photo from a pipe"),
         (["-", "{photos}/a.png", "-o", "{out}"], "it must be the only input"),
-        (["{photos}/a.png", "-o", "{out}.tiff"], "written as png, webp, jpg, avif, zip, not as tiff"),
+        (["{photos}/a.png", "-o", "{out}.tiff"], "written as png, webp, jpg, avif, gif, zip, not as tiff"),
         (["{photos}/a.png", "-o", "{out}.HEIC"], "Choose one of these, such as"),
-        (["-", "-o", "{out}.gif"], "not as gif"),
+        (["-", "-o", "{out}.psd"], "not as psd"),
         (
             ["{photos}/a.png", "-o", "{out}.jpg", "--format", "png"],
             "has the extension of jpg, but --format is png",

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cutout.inference.errors import UnsupportedFormat
 from cutout.inference.imaging.color_profile import SRGB_ICC
-from cutout.inference.imaging.decode import NOTE_EXIF, NOTE_FIRST_FRAME, NOTE_PROFILE, decode
+from cutout.inference.imaging.decode import NOTE_ANIMATION, NOTE_EXIF, NOTE_FIRST_FRAME, NOTE_PROFILE, decode
 from cutout.inference.options import Options
 from tests.fakes import fake_engine, open_picture
 from tests.inference import files
@@ -241,7 +241,7 @@ def test_of_several_pictures_the_first_is_taken_with_a_note(
     other = Image.fromarray(255 - scene())
     photo = decode(encode(first, file_format, save_all=True, append_images=[other], **options))
     np.testing.assert_array_equal(photo.rgb, np.asarray(first))
-    assert photo.notes == (NOTE_FIRST_FRAME,)
+    assert photo.notes == (NOTE_FIRST_FRAME if file_format == "TIFF" else NOTE_ANIMATION,)
 
 
 def test_a_second_picture_behind_a_phones_jpeg_needs_no_note() -> None:

@@ -1,0 +1,245 @@
+"""Backup and restore of a service that keeps its own database: one file with the database, the secret and all pictures.
+
+The files are those of one moment. While the database's write lock is held, no job changes its state, and a file is deleted
+only after the change that makes it unneeded; so the lock is held while each file gets a second name, a hard link, and
+the database is copied. That takes a moment, in which requests wait. Then the service goes on, and the archive is written.
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from cutout.app.config.data_folder import open_data_folder
+from cutout.app.config.settings import DATABASE_FILE, Settings
+from cutout.app.core.atomic_write import PRIVATE_FILE, PRIVATE_FOLDER, is_full, say_full
+from cutout.app.core.errors import OperatorError
+from cutout.app.db import migrate
+from cutout.app.db.session import Database
+from cutout.app.db.tables import now
+from cutout.app.jobs.originals import ORIGINALS
+from cutout.app.jobs.queries import RESULTS, UPLOADS
+from cutout.app.jobs.thumbnails import THUMBNAILS
+from cutout.version import __version__
+
+FORMAT = 1
+MANIFEST, SECRET = "manifest.json", "secret"
+FOLDERS = tuple(prefix.rstrip("/") for prefix in (RESULTS, UPLOADS, ORIGINALS, THUMBNAILS))
+STAGED = ".backup-"
+# names of files that are still being written
+UNFINISHED = ".cutout-"
+NOT_HERE = (
+    "The database is in DATABASE_URL, and this command is for services that keep their own. Use pg_dump, and then copy"
+    " the bucket or the folder of results: docs/backup.md."
+)
+
+
+class BackupError(OperatorError):
+    """A backup cannot be made, read or restored. The message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The first file of an archive: what it holds. `files` and `bytes` count all files after it."""
+
+    format: int
+    version: str
+    revision: str | None
+    made_at: str
+    files: int
+    bytes: int
+
+
+def save(settings: Settings, out: BinaryIO) -> Manifest:
+    """Write an archive (tar, uncompressed: pictures are compressed) to `out`, also while the service runs.
+
+    With S3 it has the database and the secret; the bucket is not part of it.
+
+    Raises:
+        BackupError: there is no database of the service's own, or no room for a copy of it.
+        OSError: `out` cannot be written.
+
+    """
+    if not settings.embedded:
+        raise BackupError(NOT_HERE)
+    folder = settings.data_dir.expanduser()
+    if not (folder / DATABASE_FILE).is_file():
+        raise BackupError(
+            f"There is no {folder / DATABASE_FILE}. Set CUTOUT_DATA_DIR to the service's folder."
+        )
+    _clear_staged(folder)
+    with tempfile.TemporaryDirectory(prefix=STAGED, dir=folder) as name:
+        staged = Path(name)
+        try:
+            revision = _stage(settings, folder, staged)
+        except OSError as error:
+            if is_full(error):
+                raise BackupError(say_full(folder, "CUTOUT_DATA_DIR")) from error
+            raise BackupError(f"{folder} cannot be read or written ({error.strerror}).") from error
+        files = [(path, path.relative_to(staged).as_posix()) for path in _files_below(staged)]
+        total = sum(path.stat().st_size for path, _ in files)
+        manifest = Manifest(FORMAT, __version__, revision, now().isoformat(), len(files), total)
+        _write_archive(out, manifest, files)
+    return manifest
+
+
+def _stage(settings: Settings, folder: Path, staged: Path) -> str | None:
+    """Collect the files of one moment; return the database's revision."""
+    database = Database(settings.database)
+    try:
+        revision = migrate.revision(database)
+        with database.begin() as session:
+            session.connection()  # which takes the lock
+            for path in _own_files(folder):
+                target = staged / path.relative_to(folder)
+                target.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+                _add_name(path, target)
+            with (
+                closing(sqlite3.connect(folder / DATABASE_FILE)) as source,
+                closing(sqlite3.connect(staged / DATABASE_FILE)) as copy,
+            ):
+                source.backup(copy)
+                # one file: no others belong to it
+                copy.execute("PRAGMA journal_mode = DELETE")
+    finally:
+        database.close()
+    return revision
+
+
+def _own_files(folder: Path) -> Iterator[Path]:
+    if (folder / SECRET).is_file():
+        yield folder / SECRET
+    for name in FOLDERS:
+        yield from (path for path in _files_below(folder / name) if not path.name.startswith(UNFINISHED))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    yield from (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
+
+
+def _add_name(path: Path, target: Path) -> None:
+    """Link a file, or copy it where links are not possible. One that is deleted meanwhile, being too old, is left out."""
+    with suppress(FileNotFoundError):
+        try:
+            os.link(path, target)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if is_full(error):
+                raise
+            shutil.copy2(path, target)
+
+
+def _clear_staged(folder: Path) -> None:
+    """Remove what a killed backup has left. It holds second names of files, and so the room of deleted ones."""
+    for left in folder.glob(f"{STAGED}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _write_archive(out: BinaryIO, manifest: Manifest, files: list[tuple[Path, str]]) -> None:
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        head = json.dumps(asdict(manifest), indent=2).encode()
+        tar.addfile(_entry(MANIFEST, len(head)), BytesIO(head))
+        for path, name in files:
+            with path.open("rb") as file:
+                tar.addfile(_entry(name, path.stat().st_size, path.stat().st_mtime), file)
+
+
+def _entry(name: str, size: int, mtime: float = 0) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mtime, entry.mode = size, mtime, PRIVATE_FILE
+    return entry
+
+
+def restore(settings: Settings, archive: BinaryIO) -> Manifest:
+    """Unpack an archive into the data folder, whole or not at all. No service may run there.
+
+    Raises:
+        BackupError: the folder has data, or the archive is damaged or none of Cutout's.
+        SchemaMismatch: the archive is of a newer version, whose database this one cannot use.
+
+    """
+    if not settings.embedded:
+        raise BackupError(NOT_HERE)
+    folder = settings.data_dir.expanduser()
+    if any((folder / name).exists() for name in (DATABASE_FILE, SECRET, *FOLDERS)):
+        raise BackupError(
+            f"{folder} has data already. Stop the service, move that folder away, and restore into an empty one."
+        )
+    folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
+    _clear_staged(folder)
+    with tempfile.TemporaryDirectory(prefix=STAGED, dir=folder) as name:
+        staged = Path(name)
+        manifest = _unpack(archive, staged, folder)
+        _check_database(staged / DATABASE_FILE)
+        # the database last: a service that starts before it is there finds an empty folder, and no half of a backup
+        for entry in sorted(staged.iterdir(), key=lambda path: path.name == DATABASE_FILE):
+            entry.rename(folder / entry.name)
+    open_data_folder(settings)
+    return manifest
+
+
+def _unpack(archive: BinaryIO, staged: Path, folder: Path) -> Manifest:
+    count = total = 0
+    try:
+        with tarfile.open(fileobj=archive, mode="r|*") as tar:
+            manifest = _read_manifest(tar)
+            while (entry := tar.next()) is not None:
+                if not entry.isfile():
+                    raise BackupError(
+                        f"The archive has {entry.name!r}, which is no file, and is none of Cutout's."
+                    )
+                tar.extract(entry, staged, filter="data")
+                count, total = count + 1, total + entry.size
+    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise BackupError(
+            f"The archive is damaged or none of Cutout's ({error}). Use another backup."
+        ) from error
+    except OSError as error:
+        if is_full(error):
+            raise BackupError(say_full(folder, "CUTOUT_DATA_DIR")) from error
+        raise BackupError(f"The archive cannot be unpacked ({error.strerror or error}).") from error
+    if (count, total) != (manifest.files, manifest.bytes):
+        raise BackupError(
+            f"The archive is incomplete: it has {count} of {manifest.files} files. Use another backup."
+        )
+    return manifest
+
+
+def _read_manifest(tar: tarfile.TarFile) -> Manifest:
+    first = tar.next()
+    content = tar.extractfile(first) if first is not None and first.name == MANIFEST else None
+    if content is None:
+        raise BackupError("The archive is none of Cutout's: it has no manifest.json.")
+    manifest = Manifest(**json.load(content))
+    if manifest.format != FORMAT:
+        raise BackupError(
+            f"The archive was made by version {manifest.version}, whose data this version, {__version__}, cannot"
+            " read. Install that version, or a newer one, and restore with it."
+        )
+    return manifest
+
+
+def _check_database(file: Path) -> None:
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            (found,) = connection.execute("PRAGMA integrity_check").fetchone()
+    except sqlite3.Error as error:
+        found = str(error)
+    if found != "ok":
+        raise BackupError(f"The database in the archive is damaged ({found}). Use another backup.")
+    database = Database(f"sqlite:///{file}")
+    try:
+        # an older schema is migrated when the service starts
+        if migrate.is_ahead(migrate.revision(database)):
+            migrate.require_current(database)
+    finally:
+        database.close()
