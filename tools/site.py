@@ -28,6 +28,7 @@ ROOT_PAGES = {
     "SECURITY.md": "security.md",
 }
 LINK = re.compile(r"\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)#:\s]+)(?P<anchor>#[^)\s]*)?\)")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 NAV_ENTRY = re.compile(r'^ *\{ "[^"]+" = "(?P<page>[^"]+)" \},\n', re.MULTILINE)
 
 
@@ -37,8 +38,12 @@ def main() -> None:
     config = SOURCE.parent / "zensical.toml"
     config.write_text(config_for(pages()))
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "--config-file", str(config)]
-    status = subprocess.run(command, cwd=ROOT, check=False).returncode
-    sys.exit(status)
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    # Each letter of a warning has a colour of its own, and Zensical ignores NO_COLOR. A traceback follows the warnings.
+    print(COLOUR.sub("", done.stdout).partition("Traceback")[0])
+    sys.exit(done.returncode)
 
 
 def pages() -> dict[str, Path]:

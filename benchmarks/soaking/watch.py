@@ -13,6 +13,8 @@ MOST_GROWTH = 0.05
 # Below these, growth is noise: a process of 10 MB grows by 5 % with one more thread. A pool opens its last connections
 # and threads whenever chance first needs them.
 NOISE_MB, NOISE_DESCRIPTORS, NOISE_THREADS = 5.0, 6, 6
+# A pool of five connections to SQLite, with up to three files each, that was not full yet.
+POOL_DESCRIPTORS = 16
 
 
 @dataclass
@@ -82,7 +84,7 @@ def not_given_back(before: Mapping[str, Held], after: Mapping[str, Held]) -> lis
     return [
         f"{role}: {before[role].descriptors} descriptors when idle before, {now.descriptors} after"
         for role, now in after.items()
-        if role in before and now.descriptors - before[role].descriptors > NOISE_DESCRIPTORS
+        if role in before and now.descriptors - before[role].descriptors > POOL_DESCRIPTORS
     ]
 
 

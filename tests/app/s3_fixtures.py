@@ -5,7 +5,6 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.http import http
 
@@ -17,6 +16,8 @@ class S3Server:
     """S3 server that has one empty bucket after each start, always at the same address."""
 
     def __init__(self) -> None:
+        from moto.server import ThreadedMotoServer  # takes a while, and not every test process needs it
+
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"

@@ -38,7 +38,7 @@ COLUMNS_OF_OLDEST = {
     "background_removal_jobs": (
         "id user_id batch_id? position? name? options? claim? attempts sha256? status tier credits "
         "paid_by format lease_until? model? backend? substitute? width? height? no_foreground? "
-        "has_store? refined_from? subject? coverage? uncertainty? needs_review? notes? "
+        "has_store? refined_from? frames? subject? coverage? uncertainty? needs_review? notes? "
         "milliseconds? stage_milliseconds? error_code? error_detail? created_at finished_at?"
     ),
     "background_remover_subscriptions": "id user_id plan day starts_at ends_at cancelled_at? cancel_reason?",

@@ -8,8 +8,6 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import SwinConfig
-from transformers.models.swin.modeling_swin import SwinBackbone
 
 from cutout.models import build_network, swin
 from cutout.models.birefnet import BiRefNet
@@ -81,6 +79,9 @@ def test_the_published_entries_are_those_of_its_network() -> None:
 @torch.inference_mode()
 def test_the_backbone_gives_what_that_of_transformers_gives() -> None:
     """In float64, on maps that are no whole windows: blocks in another order, or with another shift, would be seen."""
+    from transformers import SwinConfig  # takes a while, and each test process collects this file
+    from transformers.models.swin.modeling_swin import SwinBackbone
+
     theirs = SwinBackbone(
         SwinConfig(
             embed_dim=16,

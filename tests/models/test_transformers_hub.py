@@ -3,28 +3,28 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import huggingface_hub
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from transformers import AutoModelForImageSegmentation
 
 from cutout.models import swin
 from cutout.models.birefnet import BiRefNet
 from cutout.models.catalog import CHECKPOINTS, HubSource
-from cutout.models.transformers_hub import (
-    BiRefNetModel,
-    ISNetModel,
-    MatteModel,
-    NotLoaded,
-    from_pretrained,
-    order_of,
-)
 from tests.conftest import DATA
+from tests.lazily import Lazily
 from tests.parity import FEYNOBG, NARROW, image, narrow_feynobg, published_state
 from tests.stub_hub import Hub
+
+if TYPE_CHECKING:
+    import transformers
+
+    from cutout.models import transformers_hub as hub_models
+else:
+    transformers, hub_models = Lazily("transformers"), Lazily("cutout.models.transformers_hub")
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ ISNET_CONFIG = {
 }
 
 
-def patch_order(model: MatteModel) -> str:
+def patch_order(model: "hub_models.MatteModel") -> str:
     assert isinstance(model.network, BiRefNet)
     return model.network.decoder.patch_order
 
@@ -80,7 +80,7 @@ def birefnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @torch.inference_mode()
 def test_a_birefnet_loads_by_its_class_and_runs_no_code(birefnet: Path) -> None:
-    model = BiRefNetModel.from_pretrained(birefnet, trust_remote_code=True)
+    model = hub_models.BiRefNetModel.from_pretrained(birefnet, trust_remote_code=True)
     found = model(PIXELS).logits
     np.testing.assert_allclose(found.numpy(), BIREFNET, atol=1e-4, rtol=0)
     assert not model.training
@@ -89,14 +89,14 @@ def test_a_birefnet_loads_by_its_class_and_runs_no_code(birefnet: Path) -> None:
 
 @torch.inference_mode()
 def test_an_isnet_is_recognised_saved_and_loaded_by_the_auto_class(tmp_path: Path) -> None:
-    model = from_pretrained(published_folder(tmp_path / "RMBG-1.4", ISNET_CONFIG, "rmbg-1.4"))
-    assert isinstance(model, ISNetModel)
+    model = hub_models.from_pretrained(published_folder(tmp_path / "RMBG-1.4", ISNET_CONFIG, "rmbg-1.4"))
+    assert isinstance(model, hub_models.ISNetModel)
     assert not (tmp_path / "RMBG-1.4" / "executed").exists()
 
     model.save_pretrained(tmp_path / "saved")
     with safetensors.safe_open(tmp_path / "saved" / "model.safetensors", "pt") as weights:
         assert set(weights.keys()) == set(published_state("rmbg-1.4"))
-    again = AutoModelForImageSegmentation.from_pretrained(tmp_path / "saved")
+    again = transformers.AutoModelForImageSegmentation.from_pretrained(tmp_path / "saved")
     found = again(PIXELS).logits.sigmoid()
     np.testing.assert_allclose(found.numpy(), ISNET, atol=1e-4, rtol=0)
 
@@ -104,28 +104,28 @@ def test_an_isnet_is_recognised_saved_and_loaded_by_the_auto_class(tmp_path: Pat
 def test_the_order_of_patches_comes_from_the_name_or_the_caller(birefnet: Path, tmp_path: Path) -> None:
     named = tmp_path / "BiRefNet_dynamic"
     named.symlink_to(birefnet)
-    assert patch_order(from_pretrained(birefnet)) == "wg hg c"
-    assert patch_order(from_pretrained(named)) == "c hg wg"
+    assert patch_order(hub_models.from_pretrained(birefnet)) == "wg hg c"
+    assert patch_order(hub_models.from_pretrained(named)) == "c hg wg"
 
     for cached in (
         "ZhengPeng7/BiRefNet_HR-matting",
         "/c/models--ZhengPeng7--BiRefNet_dynamic/snapshots/0af1",
         "/c/models--feyninc--FeyNobg/snapshots/0af1",
     ):
-        assert order_of(cached) == "c hg wg"
+        assert hub_models.order_of(cached) == "c hg wg"
     for checkpoint in CHECKPOINTS.values():
         if checkpoint.network == "birefnet":
             for source in checkpoint.sources:
                 assert isinstance(source, HubSource)
-                assert order_of(source.repository) == checkpoint.patch_order
-    with pytest.raises(NotLoaded, match="patch_order 'c hw wg' is not one of: wg hg c, c hg wg"):
-        from_pretrained(birefnet, patch_order="c hw wg")
+                assert hub_models.order_of(source.repository) == checkpoint.patch_order
+    with pytest.raises(hub_models.NotLoaded, match="patch_order 'c hw wg' is not one of: wg hg c, c hg wg"):
+        hub_models.from_pretrained(birefnet, patch_order="c hw wg")
 
-    told = from_pretrained(birefnet, patch_order="c hg wg", dtype=torch.bfloat16)
+    told = hub_models.from_pretrained(birefnet, patch_order="c hg wg", dtype=torch.bfloat16)
     assert patch_order(told) == "c hg wg"
     assert told.dtype == torch.bfloat16
     told.save_pretrained(tmp_path / "saved")
-    assert patch_order(from_pretrained(tmp_path / "saved")) == "c hg wg"
+    assert patch_order(hub_models.from_pretrained(tmp_path / "saved")) == "c hg wg"
 
 
 def test_another_depth_and_the_names_of_nobg_are_told_by_the_weights(
@@ -138,10 +138,10 @@ def test_another_depth_and_the_names_of_nobg_are_told_by_the_weights(
     safetensors.torch.save_file(narrow_feynobg(), folder / "model.safetensors")
     expected = np.load(DATA / FEYNOBG)["logits"]
     pixels = torch.from_numpy(image(128)[:, :, :96])
-    model = from_pretrained(folder)
+    model = hub_models.from_pretrained(folder)
     model.save_pretrained(tmp_path / "saved")
-    for loaded in (model, from_pretrained(tmp_path / "saved")):
-        assert isinstance(loaded, BiRefNetModel)
+    for loaded in (model, hub_models.from_pretrained(tmp_path / "saved")):
+        assert isinstance(loaded, hub_models.BiRefNetModel)
         assert loaded.config.depths == [2, 2, 24, 2]
         with torch.inference_mode():
             np.testing.assert_allclose(loaded(pixels).logits.numpy(), expected, atol=1e-4, rtol=0)
@@ -156,8 +156,8 @@ def spoilt(source: Path, target: Path, data: bytes) -> Path:
 
 def test_weights_that_will_not_do_are_named_with_the_reason(birefnet: Path, tmp_path: Path) -> None:
     def fails(folder: Path, reason: str) -> None:
-        with pytest.raises(NotLoaded, match=reason) as caught:
-            from_pretrained(folder)
+        with pytest.raises(hub_models.NotLoaded, match=reason) as caught:
+            hub_models.from_pretrained(folder)
         assert "\n" not in str(caught.value)
         assert str(caught.value).startswith(str(folder))
 
@@ -177,8 +177,8 @@ def test_weights_that_will_not_do_are_named_with_the_reason(birefnet: Path, tmp_
         spoilt(birefnet, tmp_path / "wide", safetensors.torch.save(wide)),
         "backbone, of width 128, is not one of",
     )
-    with pytest.raises(NotLoaded, match="ISNetModel cannot load this"):
-        ISNetModel.from_pretrained(birefnet)
+    with pytest.raises(hub_models.NotLoaded, match="ISNetModel cannot load this"):
+        hub_models.ISNetModel.from_pretrained(birefnet)
 
 
 def test_a_gated_repository_names_the_page_and_the_token(
@@ -190,8 +190,8 @@ def test_a_gated_repository_names_the_page_and_the_token(
     place = pattern.replace(huggingface_hub.constants.ENDPOINT, hub[0])
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", place)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub[0])
-    with pytest.raises(NotLoaded) as caught:
-        from_pretrained("briaai/RMBG-2.0", cache_dir=tmp_path)
+    with pytest.raises(hub_models.NotLoaded) as caught:
+        hub_models.from_pretrained("briaai/RMBG-2.0", cache_dir=tmp_path)
     assert str(caught.value) == (
         "briaai/RMBG-2.0 is gated: accept its terms on"
         " https://huggingface.co/briaai/RMBG-2.0 and set HF_TOKEN to a token of that account"

@@ -61,7 +61,7 @@ def test_the_site_is_built_without_a_broken_link_and_asks_nobody_else(
     monkeypatch.setattr(site, "SOURCE", tmp_path / "site-source")
     with pytest.raises(SystemExit) as ended:
         site.main()
-    assert ended.value.code == 0, capfd.readouterr().err
+    assert ended.value.code == 0, capfd.readouterr().out
     built = {
         path.relative_to(tmp_path / "site").as_posix(): path.read_text() for path in tmp_path.rglob("*.html")
     }

@@ -6,15 +6,10 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
-from mcp import Client
-from mcp.client.stdio import StdioServerParameters
 
 from cutout.app.cli import main
 from cutout.app.cli.mcp_files import Folders
@@ -22,78 +17,29 @@ from cutout.inference.weights.store import ModelsFolder
 from tests.conftest import DATA
 from tests.fakes import PATIENCE, open_picture, photo_bytes, wait_until
 
+if TYPE_CHECKING:
+    from tests.app.cli.mcp_client import Assistant
+
 pytestmark = pytest.mark.slow
 
 
-@dataclass
-class Assistant:
-    """A client of a server that may use `folder`, in which the file `hold` keeps photos waiting."""
-
-    portal: BlockingPortal
-    client: Client
-    folder: Path
-    hold: Path
-    faults: list[Exception]
-    progress: list[tuple[float, float | None, str | None]] = field(default_factory=list)
-
-    async def told(self, progress: float, total: float | None, message: str | None) -> None:
-        self.progress.append((progress, total, message))
-
-    def start(self, tool: str, **arguments: Any) -> Any:
-        """Call a tool, and return the future of its result."""
-        call = partial(self.client.call_tool, tool, arguments, PATIENCE, self.told)
-        return self.portal.start_task_soon(call)
-
-    def call(self, tool: str, **arguments: Any) -> Any:
-        """Call a tool that works; return its answer."""
-        result = self.start(tool, **arguments).result()
-        assert not result.is_error, result.content
-        return result.structured_content
-
-    def refused(self, tool: str, **arguments: Any) -> str:
-        """Call a tool that fails; return the message."""
-        result = self.start(tool, **arguments).result()
-        assert result.is_error
-        return str(result.content[0].text)
-
-
 @pytest.fixture(scope="module")
-def assistant(tmp_path_factory: pytest.TempPathFactory, small_weights: ModelsFolder) -> Iterator[Assistant]:
-    place = tmp_path_factory.mktemp("mcp")
-    folder, hold = place / "allowed", place / "hold"
-    folder.mkdir()
-    (place / "secret.png").write_bytes(photo_bytes())
-    server = StdioServerParameters(
-        command=sys.executable,
-        args=["-m", "tests.app.cli.mcp_process", str(hold), "mcp", "--folder", str(folder)],
-        env={
-            "CUTOUT_DEVICE": "cpu",
-            "CUTOUT_MODELS_DIR": str(small_weights.path),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        },
-    )
-    faults: list[Exception] = []
+def assistant(tmp_path_factory: pytest.TempPathFactory, small_weights: ModelsFolder) -> Iterator["Assistant"]:
+    from tests.app.cli.mcp_client import connected
 
-    async def handle(message: Any) -> None:
-        if isinstance(message, Exception):
-            faults.append(message)
-
-    client = Client(server, read_timeout_seconds=PATIENCE, message_handler=handle)
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
-        yield Assistant(portal, client, folder, hold, faults)
-    assert faults == []  # stdout had nothing but the protocol
+    with connected(tmp_path_factory.mktemp("mcp"), small_weights.path) as assistant:
+        yield assistant
 
 
 @pytest.fixture
-def folder(assistant: Assistant, request: pytest.FixtureRequest) -> Path:
+def folder(assistant: "Assistant", request: pytest.FixtureRequest) -> Path:
     """Return a folder of the test's own that the server may use."""
     own = assistant.folder / str(request.node.name)[:40]
     own.mkdir()
     return own
 
 
-def test_the_tools_say_what_they_do(assistant: Assistant) -> None:
+def test_the_tools_say_what_they_do(assistant: "Assistant") -> None:
     tools = {tool.name: tool for tool in assistant.portal.call(assistant.client.list_tools).tools}
     assert sorted(tools) == ["check_setup", "list_presets", "make_listing_picture", "remove_background"]
     for name, tool in tools.items():
@@ -110,7 +56,7 @@ def test_the_tools_say_what_they_do(assistant: Assistant) -> None:
 
 
 def test_a_result_is_written_beside_its_photo_and_never_replaced_unasked(
-    assistant: Assistant, folder: Path
+    assistant: "Assistant", folder: Path
 ) -> None:
     photo = folder / "shoe.png"
     photo.write_bytes(photo_bytes(300, 200))
@@ -135,7 +81,7 @@ def test_a_result_is_written_beside_its_photo_and_never_replaced_unasked(
     assert photo.read_bytes() == before
 
 
-def test_a_folder_is_done_photo_by_photo_with_progress(assistant: Assistant, folder: Path) -> None:
+def test_a_folder_is_done_photo_by_photo_with_progress(assistant: "Assistant", folder: Path) -> None:
     for number in range(3):
         (folder / f"{number}.png").write_bytes(photo_bytes(60, 40, seed=number))
     (folder / "bad.jpg").write_text("no picture")
@@ -156,7 +102,7 @@ def test_a_folder_is_done_photo_by_photo_with_progress(assistant: Assistant, fol
     assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_several_photos_of_one_name_have_results_of_their_own(assistant: Assistant, folder: Path) -> None:
+def test_several_photos_of_one_name_have_results_of_their_own(assistant: "Assistant", folder: Path) -> None:
     for name in ("a.png", "a.webp"):
         (folder / name).write_bytes(photo_bytes(file_format=name[2:].upper()))
     paths = [f"{folder.name}/{name}" for name in ("a.png", "a.webp")]  # below the server's folder
@@ -197,7 +143,7 @@ def test_several_photos_of_one_name_have_results_of_their_own(assistant: Assista
     ],
 )
 def test_what_cannot_be_done_is_refused_with_what_to_do(
-    assistant: Assistant, tmp_path: Path, arguments: dict[str, Any], said: str
+    assistant: "Assistant", tmp_path: Path, arguments: dict[str, Any], said: str
 ) -> None:
     here, out = assistant.folder, tmp_path / "out"
     out.mkdir()
@@ -219,7 +165,7 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(
     assert (here / "good.png").read_bytes() == photo_bytes()
 
 
-def test_a_cancelled_call_writes_nothing_more(assistant: Assistant, folder: Path) -> None:
+def test_a_cancelled_call_writes_nothing_more(assistant: "Assistant", folder: Path) -> None:
     for number in range(10):
         (folder / f"{number}.png").write_bytes(photo_bytes(seed=number))
     reached = Path(f"{assistant.hold}.reached")
@@ -241,7 +187,7 @@ def test_a_cancelled_call_writes_nothing_more(assistant: Assistant, folder: Path
 
 
 @pytest.mark.weights
-def test_a_real_photo_is_cut_out(assistant: Assistant, folder: Path) -> None:
+def test_a_real_photo_is_cut_out(assistant: "Assistant", folder: Path) -> None:
     shutil.copy(DATA / "coffee.jpg", folder)
     (result,) = assistant.call("remove_background", path=str(folder / "coffee.jpg"), tier="preview")[
         "results"

@@ -8,7 +8,6 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-import schemathesis
 
 from cutout.app.app import create_app
 from cutout.app.config import settings as app_settings
@@ -39,6 +38,8 @@ def statuses(described: dict[str, Any], method: str, path: str) -> set[str]:
 
 
 def test_it_is_openapi(described: dict[str, Any]) -> None:
+    import schemathesis  # takes a while, and each test process collects this file
+
     schemathesis.openapi.from_dict(described).validate()
     ids = [operation["operationId"] for _, operation in operations(described)]
     assert len(ids) == len(set(ids))

@@ -4,111 +4,28 @@
 """
 
 import os
-from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
-import requests
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis import Case, GenerationMode
-from schemathesis.checks import CHECKS, load_all_checks
-from schemathesis.core.failures import FailureGroup
-from schemathesis.core.result import Ok
-from schemathesis.openapi.checks import UndefinedContentType, UndefinedStatusCode
-from schemathesis.schemas import APIOperation
 
 from cutout.app.app import create_app
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
-from tests.app.api_client import ADMIN, ANNA, ApiClient, settings_of
+from tests.app.api_client import ApiClient, settings_of
 from tests.app.serving import served
-from tests.fakes import PATIENCE, FakeRunner, fake_engine
+from tests.fakes import FakeRunner, fake_engine
 
-CALLERS = {"admin": ADMIN, "anna": ANNA, "nobody": {}}
-CHECKED = [
-    "not_a_server_error",
-    "response_schema_conformance",
-    "response_headers_conformance",
-    "status_code_conformance",
-    "content_type_conformance",
-]
-UNDOCUMENTED = (UndefinedContentType, UndefinedStatusCode)
-# Number of examples for each operation, caller and kind, in addition to those at the limits of the schema.
+if TYPE_CHECKING:
+    from tests.app.http.prober import Prober
+
 EXAMPLES = int(os.environ.get("API_EXAMPLES", "1"))
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 + 60 * EXAMPLES)]
-# Each of these calls takes 50 ms for the password hash, so they are not made at random.
-SLOW = {"POST /api/auth/login", "POST /api/auth/session"}
-
-
-class Prober:
-    """Calls a service by its OpenAPI description; collects responses that break it or are missing from it."""
-
-    def __init__(self, address: str) -> None:
-        load_all_checks()
-        self.address = address
-        self.schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
-        self.checks = CHECKS.get_by_names(CHECKED)
-        self.session = requests.Session()
-        self.statuses: Counter[int] = Counter()
-        self.broken: dict[str, str] = {}
-        self.undocumented: dict[str, str] = {}
-
-    def probe(self) -> None:
-        """Call every operation: at the limits of its schema as a permitted caller, and at random as every caller."""
-        for found in self.schema.get_all_operations():
-            assert isinstance(found, Ok), found
-            operation = found.ok()
-            for case in self.schema.iter_coverage_cases(
-                operation,
-                generation_modes=list(GenerationMode),
-                generation_config=self.schema.config.generation,
-            ):
-                self.call(case, "admin" if "/admin/" in operation.path else "anna")
-            for who in CALLERS:
-                for mode in GenerationMode:
-                    if operation.label not in SLOW and (mode.is_positive or can_be_wrong(operation)):
-                        self.at_random(operation, mode, who)
-
-    def at_random(self, operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, who: str) -> None:
-        @settings(
-            max_examples=EXAMPLES,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(case=operation.as_strategy(generation_mode=mode))
-        def call(case: Case[Any]) -> None:
-            self.call(case, who)
-
-        call()
-
-    def call(self, case: Case[Any], who: str) -> None:
-        if CALLERS[who]:  # Replace the generated credentials.
-            for name in [name for name in case.headers if name.lower() in ("authorization", "x-api-key")]:
-                del case.headers[name]
-        answer = case.call(
-            base_url=self.address, session=self.session, timeout=PATIENCE, headers=CALLERS[who]
-        )
-        self.statuses[answer.status_code] += 1
-        try:
-            case.validate_response(answer, checks=self.checks)
-        except FailureGroup as failures:
-            for failure in failures.exceptions:
-                found = self.undocumented if isinstance(failure, UNDOCUMENTED) else self.broken
-                what = f"{case.operation.label}, {failure.title}: {answer.status_code}"
-                found.setdefault(what, f"as {who}: {failure}\n{case.as_curl_command()[:2000]}")
-
-
-def can_be_wrong(operation: APIOperation[Any, Any, Any, Any]) -> bool:
-    """Return whether a call has any input besides its caller."""
-    return bool(operation.body or operation.query or operation.path_parameters)
 
 
 @pytest.fixture(scope="module")
-def probed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Prober:
+def probed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> "Prober":
+    from tests.app.http.prober import Prober
+
     folder = tmp_path_factory.mktemp("probed")
     database = Database(f"sqlite:///{folder / 'cutout.db'}")
     migrate.migrate(database)
@@ -126,13 +43,13 @@ def probed(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Prober:
     return prober
 
 
-def test_the_api_answers_as_it_says(probed: Prober) -> None:
+def test_the_api_answers_as_it_says(probed: "Prober") -> None:
     assert not probed.broken, told(probed.broken)
     # The calls reached code in which errors can occur.
     assert {200, 201, 202, 400, 401, 403, 404} <= probed.statuses.keys()
 
 
-def test_every_answer_is_in_the_description(probed: Prober) -> None:
+def test_every_answer_is_in_the_description(probed: "Prober") -> None:
     assert not probed.undocumented, told(probed.undocumented)
 
 

@@ -1,5 +1,6 @@
 """The metrics of workers: merged into those of their service, or at a port of their own."""
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -65,8 +66,6 @@ def test_a_service_tells_its_workers_figures_beside_its_own() -> None:
 
 def started(pipe: WorkerPipe, answer: "Exposition | Silent") -> None:
     """Pretend that a process has started which answers with these metrics."""
-    import os
-
     answer_service(os.dup(pipe.open()), answer.for_service)
     pipe.started()
 
