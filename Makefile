@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help install serve test test-fast pytest lint format docs bench quality browser clean lock audit sbom dist site
+.PHONY: help install serve test test-fast pytest lint format docs bench quality browser promtool clean lock audit sbom dist site
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -69,10 +69,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	deploy/prometheus/check.sh
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml app inference models worker cutout/*.py tools
 	PATH=$(CURDIR)/$(BIN):$$PATH deploy/lint.sh
 	$(BIN)/zizmor --quiet --offline .github
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 
 lock: $(VENV)/.installed-dev ## write requirements/*.lock, the exact packages of an image, from pyproject.toml and constraints.txt
 	$(BIN)/python -m tools.lock
@@ -81,8 +83,8 @@ lock: $(VENV)/.installed-dev ## write requirements/*.lock, the exact packages of
 audit: $(VENV)/.installed-dev ## look up known vulnerabilities of the packages in requirements/*.lock
 	for lock in requirements/*.lock; do $(BIN)/pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
 
-sbom: $(VENV)/.installed-dev ## write dist/cutout.cdx.json, the bill of materials of this checkout
-	$(BIN)/python -m tools.sbom dist/cutout.cdx.json
+sbom: $(VENV)/.installed-dev ## write dist/cutout-VERSION.cdx.json, the bill of materials
+	$(BIN)/python -m tools.sbom
 
 dist: $(VENV)/.installed-dev ## build a release of what is committed into dist/: wheel, sdist, bill of materials, notes, checksums
 	$(BIN)/python -m tools.dist
@@ -95,6 +97,15 @@ browser:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q && apt-get install -y -q --no-install-recommends chromium; } || \
 	echo 'No Chromium here and no right to install one: the browser tests will be skipped.'
+
+# promtool checks the alerts. As root, it is taken from Debian's package of Prometheus, which is not installed: that would
+# start a Prometheus.
+promtool:
+	@command -v promtool >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q && cd "$$(mktemp -d)" && \
+	  apt-get download -q prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool && \
+	  install usr/bin/promtool /usr/local/bin/ && rm -r "$$PWD"; } || \
+	echo 'No promtool here and no right to install one: the alerts will not be checked.'
 
 bench: $(VENV)/.installed-dev ## run the benchmarks; prints tables and writes them to benchmarks/results
 	$(BIN)/python -m benchmarks

@@ -31,6 +31,7 @@ from cutout.app.http import middleware, openapi, problem_details, security_heade
 from cutout.app.http.metrics_middleware import MetricsMiddleware
 from cutout.app.http.path_prefix import PathPrefix
 from cutout.app.http.state import AppState
+from cutout.app.http.tracing_middleware import TracingMiddleware
 from cutout.app.jobs.lease_renewal import LeaseRenewer
 from cutout.app.jobs.queue import Queue
 from cutout.app.jobs.queue_stats import QueueStats
@@ -41,6 +42,7 @@ from cutout.app.net.url_policy import UrlPolicy
 from cutout.app.notifications.outbox import Outbox
 from cutout.app.observability.exposition import Exposition
 from cutout.app.observability.metrics import Metrics
+from cutout.app.observability.tracing import Tracing, open_tracing
 from cutout.app.ratelimit.limits import Kind, Limit, RateLimits
 from cutout.app.removals import jobs_router
 from cutout.app.removals import router as removals_router
@@ -127,6 +129,7 @@ def init_state(settings: Settings, embedded: EmbeddedProcesses | None) -> AppSta
     state = AppState()
     state.put(problem_details.ErrorShapes, problem_details.ErrorShapes(compat.ERROR_SHAPES))
     state.put(Settings, settings)
+    state.put(Tracing, open_tracing("cutout", __version__))
     database = state.put(Database, Database(settings.database, settings.database_seconds))
     storage = state.put(Storage, storage_from(settings))
     probe = state.put(StorageProbe, StorageProbe(storage, timedelta(seconds=settings.storage_check_seconds)))
@@ -230,6 +233,8 @@ def add_middleware(service: FastAPI, settings: Settings, state: AppState) -> Non
         # Whatever other origins may else: here they would be the admin.
         service.add_middleware(middleware.LocalOnly)
     service.add_middleware(MetricsMiddleware, metrics=state.get(Metrics))
+    if state.get(Tracing).enabled:
+        service.add_middleware(TracingMiddleware, tracing=state.get(Tracing))
     service.add_middleware(middleware.BrowserHeaders)
     service.add_middleware(middleware.ShutdownMiddleware, stopping=state.get(Shutdown))
     service.add_middleware(middleware.RequestId)

@@ -22,6 +22,7 @@ from cutout.app.jobs.queue_stats import QueueStats
 from cutout.app.maintenance import running_maintenance
 from cutout.app.notifications.outbox import Outbox
 from cutout.app.observability.metrics import Metrics
+from cutout.app.observability.tracing import Tracing
 from cutout.app.ratelimit.limits import RateLimits
 from cutout.app.removals.executors import LocalExecutor, QueueExecutor, RemovalExecutor
 from cutout.app.storage.base import Storage
@@ -62,6 +63,7 @@ async def _open_storage(state: AppState, settings: Settings, stack: AsyncExitSta
     """Bring the database to the schema of this version, check the storage, and have both closed at the end."""
     database = state.get(Database)
     stack.callback(database.close)
+    stack.push_async_callback(asyncio.to_thread, state.get(Tracing).close)
     stack.callback(state.get(QueueStats).close)
     stack.callback(state.get(Queue).close)
     stack.push_async_callback(state.get(RateLimits).close)

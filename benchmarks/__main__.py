@@ -35,7 +35,7 @@ BENCHMARKS = (
     "targets",
 )
 GROUPS = {"gpu": ("network", "engine")}
-PARTS = {f"quality-{name}": name for name in ("cost", "recipe", "whole", "second", "halo")}
+PARTS = {f"quality-{name}": name for name in ("cost", "recipe", "whole", "second", "halo", "flicker")}
 WITH_ARGUMENTS = {f"quality-{name}": name for name in ("compare", "order", "real")}
 # Those whose exit code says whether all is as it should be; they take arguments of their own.
 GATES = ("selftest", "soak", "crowd")

@@ -9,6 +9,8 @@ from typing import NamedTuple
 # Upper bounds of the classes, in seconds and in photos.
 STAGE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 BATCH_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+# Outcomes of a call of a remote service: `ok`, `timeout`, and the kinds of `huggingface.faults.Trouble`.
+REMOTE_OUTCOMES = ("ok", "loading", "rate_limited", "refused", "too_large", "failed", "timeout")
 # Beside the stages of `stage_timer.STAGES`: the time until a thread of the engine takes the photo.
 TURN = "turn"
 
@@ -58,7 +60,7 @@ class Figures:
         self._batches: dict[str, _Histogram] = {}
         self._loads: dict[str, float] = {}
         self._no_room: Counter[str] = Counter({"batch": 0, "photo": 0})
-        self._remote_calls: Counter[str] = Counter()
+        self._remote_calls = dict.fromkeys(REMOTE_OUTCOMES, 0)
         self._remote_waits: dict[str, float] = {}
 
     def passed(self, tier: str, seconds: Mapping[str, float]) -> None:

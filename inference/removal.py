@@ -144,6 +144,7 @@ def remove_photo(
         notes=picture.notes + _notes_of(composed, scene, options),
         masked=masked,
         seconds=at.clock.seconds,
+        laps=tuple(at.clock.laps),
     )
 
 

@@ -140,11 +140,20 @@ def test_services_policies_and_budgets_name_pods_that_there_are() -> None:
         elif kind == "NetworkPolicy":
             selected = one["spec"]["podSelector"].get("matchLabels", {}).get("app")
             assert selected is None or selected in labels
+            open_ports = {port["name"] for port in container(selected)["ports"]} if selected else set()
+            named = {port["port"] for rule in one["spec"].get("ingress", ()) for port in rule["ports"]}
+            assert named <= open_ports
     (rule,) = ALL["Ingress", "cutout"]["spec"]["rules"]
     (path,) = rule["http"]["paths"]
     assert ("Service", path["backend"]["service"]["name"]) in ALL
     assert f"https://{rule['host']}" == env_file("settings.env")["CUTOUT_PUBLIC_URL"]
     assert re.fullmatch(r"redis://valkey:6379", env_file("settings.env")["REDIS_URL"])
+
+
+def test_metrics_of_a_worker_are_where_its_port_is() -> None:
+    runs = container("cutout-worker")
+    (port,) = runs["ports"]
+    assert {"name": "CUTOUT_WORKER_METRICS_PORT", "value": str(port["containerPort"])} in runs["env"]
 
 
 def test_an_upload_that_the_service_takes_passes_the_ingress() -> None:

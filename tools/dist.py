@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 
 from tools import release_notes, sbom
+from tools.sbom import DIST
 
 ROOT = Path(__file__).parents[1]
-DIST = ROOT / "dist"
 
 
 def main() -> None:
@@ -27,12 +27,12 @@ def main() -> None:
     text = release_notes.notes(release_notes.CHANGELOG.read_text(), sbom.VERSION, base)
     shutil.rmtree(DIST, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
-        archive = subprocess.run(
+        archive = subprocess.run(  # nosec B607 # the git of whoever releases
             ["git", "archive", "HEAD"], cwd=ROOT, check=True, stdout=subprocess.PIPE
         ).stdout
         unpack(archive, Path(folder))
         build(Path(folder), DIST)
-    (DIST / f"cutout-{sbom.VERSION}.cdx.json").write_text(sbom.as_json() + "\n")
+    sbom.write(DIST)
     (DIST / "notes.md").write_text(text + "\n")
     write_sums(DIST)
     print(*sorted(path.name for path in DIST.iterdir()), sep="\n")
@@ -64,9 +64,9 @@ def write_sums(folder: Path) -> None:
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout.strip()
+    command = ["git", *arguments]
+    told = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return told.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def metrics_page() -> str:
         "| metric | type | labels | |",
         "|---|---|---|---|",
     ]
-    lines += [_metric(metric) for metric in _metrics() if metric.name.startswith("cutout_")]
+    lines += [_metric(metric) for metric in all_metrics() if metric.name.startswith("cutout_")]
     return "\n".join(lines) + "\n"
 
 
@@ -134,7 +134,7 @@ def _metric(metric: Metric) -> str:
     return f"| `{name}` | {metric.type} | {shown} | {metric.documentation} |"
 
 
-def _metrics() -> Iterable[Metric]:
+def all_metrics() -> Iterable[Metric]:
     """Return each metric once, with a sample of each label."""
     metrics = Metrics()
     metrics.about("", "")
@@ -158,7 +158,7 @@ def _engine() -> Any:
     figures.passed("", {"": 0.0})
     figures.batch_ran("", 1)
     figures.loaded("", 0.0)
-    figures.called("")
+    figures.called("ok")
     figures.waited("", 0.0)
     choice = SimpleNamespace(checkpoint=SimpleNamespace(name=""), substitute=False)
     serving = SimpleNamespace(choice=choice, runner=SimpleNamespace(backend=""))

@@ -1,4 +1,4 @@
-"""`python -m tools.sbom FILE`: write the software bill of materials, in CycloneDX's JSON.
+"""`python -m tools.sbom`: write the software bill of materials, in CycloneDX's JSON, to `dist/cutout-VERSION.cdx.json`.
 
 It lists the packages of the images, from `requirements/*.lock` with their SHA-256, and the checkpoints that Cutout can
 fetch. Licences are those that the packages state; the same release gives the same bytes.
@@ -6,7 +6,6 @@ fetch. Licences are those that the packages state; the same release gives the sa
 
 import os
 import re
-import sys
 import tomllib
 import uuid
 from collections.abc import Iterable
@@ -27,8 +26,10 @@ from packaging.utils import canonicalize_name
 from cutout.models.catalog import CHECKPOINTS, Checkpoint, HubSource, NpmSource
 from tools import lock
 
+DIST = lock.ROOT / "dist"
 PROJECT = "cutout-server"
-VERSION = tomllib.loads((lock.ROOT / "pyproject.toml").read_text())["project"]["version"]
+METADATA = tomllib.loads((lock.ROOT / "pyproject.toml").read_text())["project"]
+VERSION: str = METADATA["version"]
 # What these packages state, for those that a host without a GPU does not install, or that state it in no short form.
 LICENCES = {
     "async-timeout": "Apache-2.0",
@@ -57,10 +58,16 @@ LONGEST_NAME = 60
 
 
 def main() -> None:
-    """Write the bill to the file that the command names."""
-    path = Path(sys.argv[1])
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the bill."""
+    DIST.mkdir(exist_ok=True)
+    write(DIST)
+
+
+def write(folder: Path) -> Path:
+    """Write the bill into a folder; return its path."""
+    path = folder / f"cutout-{VERSION}.cdx.json"
     path.write_text(as_json() + "\n")
+    return path
 
 
 def as_json() -> str:
@@ -172,9 +179,9 @@ def licence_of(name: str) -> str:
         stated = metadata(name)
     except PackageNotFoundError:
         raise LookupError(f"{name} is not installed: add its licence to LICENCES in tools/sbom.py") from None
-    expression, text = stated.get("License-Expression"), stated.get("License")
+    expression, text = ("".join(stated.get_all(name) or ()) for name in ("License-Expression", "License"))
     if expression:
-        return str(expression)
+        return expression
     if text and len(text) <= LONGEST_NAME and text != "Dual License":
         return SPDX.get(text, text)
     classifiers = [
@@ -187,8 +194,10 @@ def licence_of(name: str) -> str:
 
 def direct() -> list[str]:
     """Return the packages that the project itself requires, with the extras of the images."""
-    extras = {extra for names in lock.LOCKS.values() for extra in names}
-    return list(_names(requires(PROJECT) or (), extras))
+    lines = [*METADATA["dependencies"]]
+    for extra in sorted({extra for extras in lock.LOCKS.values() for extra in extras}):
+        lines += METADATA["optional-dependencies"][extra]
+    return list(_names(lines, {""}))
 
 
 def required(name: str) -> list[str]:

@@ -20,10 +20,12 @@ from cutout.app.core.errors import OperatorError
 from cutout.app.db.session import Database
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue, QueueUnavailable
+from cutout.app.observability.tracing import open_tracing
 from cutout.app.observability.worker_pipe import answer_service
 from cutout.app.system.worker_metrics import PortTaken, exposition_of
 from cutout.inference.engine import Engine
 from cutout.inference.errors import CutoutError
+from cutout.version import __version__
 from cutout.worker import parent_watch
 from cutout.worker.context import WorkerContext
 from cutout.worker.rq_worker import work
@@ -68,6 +70,7 @@ def main(make_engine: Callable[[Settings], Engine] = engine_from) -> int:
         return 1
     finally:
         context.engine.close()
+        context.tracing.close()
         context.database.close()
     return 0 if stopped else 1
 
@@ -91,7 +94,14 @@ def set_up(
     engine.warm_up()
     lease = timedelta(seconds=settings.lease_seconds)
     return WorkerContext(
-        engine, storage, database, queue, lease, keep_photos=settings.keep_photos, stopping=stopping
+        engine,
+        storage,
+        database,
+        queue,
+        lease,
+        keep_photos=settings.keep_photos,
+        tracing=open_tracing("cutout-worker", __version__),
+        stopping=stopping,
     )
 
 

@@ -11,6 +11,7 @@ from datetime import timedelta
 from cutout.app.db.session import Database
 from cutout.app.jobs import leases
 from cutout.app.jobs.queue import Queue
+from cutout.app.observability.tracing import NO_TRACING, Tracing
 from cutout.app.storage.base import Storage
 from cutout.inference.engine import Engine
 
@@ -74,6 +75,7 @@ class WorkerContext:
     lease: timedelta
     # With their masks, so that results can be refined.
     keep_photos: bool = False
+    tracing: Tracing = NO_TRACING
     held: PhotosInHand = field(default_factory=PhotosInHand)
     pace: Pace = field(default_factory=Pace)
     stopping: threading.Event = field(default_factory=threading.Event)

@@ -215,6 +215,7 @@ def _end(
         milliseconds = round(1000 * (time.perf_counter() - began))
         if not _complete(context, token, photo, outcome, milliseconds):
             return
+        _trace(context, photo, outcome, began)
     elif isinstance(outcome, Overloaded) and photo.attempt < leases.MOST_ATTEMPTS:
         # A remote backend asked for a pause. A worker's own engine does not limit batches in this way.
         pause = timedelta(seconds=max(outcome.retry_after, 1.0))
@@ -228,6 +229,7 @@ def _end(
         if not commits(context.database.run_in_transaction)(told, photo.job_id):
             return
         log.info("photo failed", job=str(photo.job_id), code=code, detail=str(outcome))
+        _trace(context, photo, code, began)
     try:
         context.storage.delete(photo.upload)
         if photo.batch_id is None:
@@ -240,6 +242,22 @@ def _end(
             context.storage.delete(key)
     except StorageError as error:  # maintenance deletes it later
         log.warning("files not deleted", job=str(photo.job_id), detail=str(error))
+
+
+def _trace(context: WorkerContext, photo: Claimed, outcome: Cutout | str, began: float) -> None:
+    """Record a removal that has ended, with the code of its error if it failed."""
+    if not context.tracing.enabled:
+        return
+    laps, failed = (outcome.laps, None) if isinstance(outcome, Cutout) else ((), outcome)
+    context.tracing.removed(
+        context.queue.trace_of(photo.batch_id or photo.job_id),
+        laps[0][1] if laps else began,
+        laps,
+        failed,
+        cutout__job_id=str(photo.job_id),
+        cutout__tier=photo.options.tier.value,
+        cutout__outcome=failed or "completed",
+    )
 
 
 def _complete(

@@ -51,6 +51,7 @@ from cutout.app.http.dependencies import (
     SettingsDep,
     ShutdownDep,
     StorageDep,
+    TracingDep,
 )
 from cutout.app.http.openapi import error_responses
 from cutout.app.http.schemas import NO_NUL
@@ -105,6 +106,7 @@ async def submit_batch(
     settings: SettingsDep,
     secret: SecretDep,
     rate_limits: RateLimitsDep,
+    tracing: TracingDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=NO_NUL)] = None,
 ) -> BatchAccepted:
     """Submit a batch of photos for processing in the background.
@@ -130,6 +132,8 @@ async def submit_batch(
         await stores.require_public(wanted.store_urls)
         # Read before the batch is submitted: nothing may fail after that.
         each = await asyncio.to_thread(database.run_read_only, batches.seconds_each, form.tier)
+        if (trace := tracing.current()) is not None:
+            await asyncio.to_thread(queue.keep_trace, upload.batch_id, trace)
         with rate_limits.counting_refusals():
             batch = await upload.submit(database, queue, user.id, wanted, idempotency_key, limit)
     status_url = f"{secret.prefix}{router.prefix}/batch/{batch.id}"

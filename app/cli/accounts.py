@@ -82,7 +82,7 @@ def migrate() -> None:
 
 
 @users.command("add")
-def add_user(  # nosec B107 # without a password it is asked for
+def add_user(
     email: Annotated[str, typer.Argument(help="The e-mail address to log in with.")],
     admin: Annotated[
         bool, typer.Option("--admin", help="May grant credits and see the statistics of all users.")

@@ -1,6 +1,7 @@
 """`cutout init`: write the settings of a new deployment, with fresh secrets."""
 
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -101,7 +102,7 @@ def init(
     say(f"Commands read it with: cutout --env-file {escape(str(output))} {then}")
 
 
-def _text_of(chosen: dict[str, object], database_host: str | None) -> str:
+def _text_of(chosen: Mapping[str, object], database_host: str | None) -> str:
     """Return the file for these choices, with a password for the PostgreSQL at `database_host` if there is one."""
     others = {}
     if database_host is not None:

@@ -102,7 +102,7 @@ def env_file_text(deployment: Deployment) -> str:
     own = usual | {name: value for name, value in deployment.chosen.items() if value is not None}
     load(**own)
     values = there | {environment_name(Settings, name): str(value) for name, value in own.items()}
-    return "".join(_lines(values | deployment.others))
+    return "".join(_lines({**values, **deployment.others}))
 
 
 def _lines(values: Mapping[str, str]) -> Iterator[str]:

@@ -231,6 +231,17 @@ def from_engine(error: engine.CutoutError) -> ServiceError:
     return kind(str(error), retry_after=retry_after)
 
 
+def server_faults() -> list[str]:
+    """Return the codes of all known errors that are the service's own fault, with a status of 500 or more, sorted."""
+
+    def below(kind: type[ServiceError]) -> Iterator[type[ServiceError]]:
+        for one in kind.__subclasses__():
+            yield one
+            yield from below(one)
+
+    return sorted({kind.code for kind in below(ServiceError) if getattr(kind, "status", 0) >= 500})
+
+
 def describe(error: BaseException) -> tuple[str, str]:
     """Return the code and the detail of an error, as used in the response and in the job's row.
 

@@ -108,6 +108,9 @@ class Probe(Generic[Answer]):
             async with asyncio.timeout(seconds):
                 return await asyncio.wrap_future(future)
         except TimeoutError:
+            # On an event loop that is late itself, the time is over before the result that came in it is seen.
+            if future.done() and not future.cancelled():
+                return future.result()
             with self._lock:
                 if future in self._waiting:
                     self._waiting.remove(future)

@@ -25,6 +25,9 @@ log = structlog.get_logger()
 # Limit for the request line and headers together, for the trailer of a chunked body, and for the bytes between two of
 # its chunks.
 LONGEST_HEAD_BYTES = 64 * 1024
+# Longer than clients and proxies keep an idle connection: nginx keeps one for 60 s, clients in Python for 5 s. A server
+# that closes it first may do so while the next request is on its way, which is lost then.
+IDLE_SECONDS = 75
 MOST_FILES = 8192
 
 
@@ -38,6 +41,7 @@ def server_of(
         port=settings.port,
         http=TimedHttpProtocol,
         ws="none",
+        timeout_keep_alive=IDLE_SECONDS,
         log_config=None,
         # Uvicorn would trust proxy headers from 127.0.0.1; the service has its own setting for trusted proxies.
         proxy_headers=False,

@@ -21,6 +21,7 @@ from cutout.inference.cutout import Cutout
 
 # The kind of the counts of ended jobs: see `committed`. The tier, the kind of the job and the outcome follow.
 JOBS_ENDED = "jobs"
+KINDS = SINGLE, BATCH, REFINEMENT = "single", "batch", "refinement"
 # The service that a caller waits for delivers the result itself, at once. If it cannot, others do from then on.
 FIRST_DELIVERY = timedelta(seconds=60)
 
@@ -120,5 +121,5 @@ def _end(session: Session, job_id: uuid.UUID, claim: uuid.UUID | None, **columns
 
 def _kind_of(job: Job) -> str:
     if job.refined_from is not None:
-        return "refinement"
-    return "single" if job.batch_id is None else "batch"
+        return REFINEMENT
+    return SINGLE if job.batch_id is None else BATCH

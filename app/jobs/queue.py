@@ -6,7 +6,9 @@ next worker if more are left.
 """
 
 import time
+import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -32,6 +34,9 @@ PATIENCE_SECONDS = 2.0
 LONGEST_JOB_SECONDS = 3600
 # How long a worker counts as alive after its last announcement.
 ALIVE_SECONDS = 30
+# How long the trace of a request is known to workers.
+TRACE_SECONDS = 86_400
+TRACE_KEY = "cutout:trace:"
 WORKERS, WORKER_KEY, PROBE = "cutout:workers", "cutout:worker:", "cutout:probe"
 # First and longest pause between two attempts of a worker that waits for its queue.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
@@ -131,6 +136,19 @@ class Queue:
             log.warning("wake-up signal not sent", line=line.value, detail=str(error))
             return False
         return True
+
+    def keep_trace(self, owner_id: uuid.UUID, trace: str) -> None:
+        """Tell workers the trace of a single job or of a batch. If the queue does not respond, they begin one of their own."""
+        if self.connection is not None:
+            with suppress(RedisError, OSError):
+                self.connection.set(f"{TRACE_KEY}{owner_id}", trace, ex=TRACE_SECONDS)
+
+    def trace_of(self, owner_id: uuid.UUID) -> str | None:
+        """Return the trace of a job or a batch; None if it is not known or the queue does not respond."""
+        with suppress(RedisError, OSError):
+            found = None if self.connection is None else self.connection.get(f"{TRACE_KEY}{owner_id}")
+            return found.decode() if isinstance(found, bytes) else found
+        return None
 
     def announce(self, worker: WorkerInfo) -> None:
         """Announce that a worker is alive. It has to be repeated within `ALIVE_SECONDS`, or the worker counts as gone.

@@ -1,6 +1,6 @@
 """The text of `/metrics`: the metrics of this process, and of the workers that it has started."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
@@ -31,7 +31,8 @@ class Exposition:
 
     def for_service(self) -> bytes:
         """Return the metrics for the service that has started this worker."""
-        return openmetrics.generate_latest(self._registry)
+        text: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
+        return text
 
 
 class _Families(Collector):
@@ -42,7 +43,7 @@ class _Families(Collector):
         yield from self._families.values()
 
 
-def merged(own: Iterator[Metric] | list[Metric], told: Told) -> dict[str, Metric]:
+def merged(own: Iterable[Metric], told: Told) -> dict[str, Metric]:
     """Return the families of a service with those of its workers, each name once."""
     families: dict[str, Metric] = {}
     for family in own:
@@ -52,7 +53,7 @@ def merged(own: Iterator[Metric] | list[Metric], told: Told) -> dict[str, Metric
     )
     for worker, text in told.items():
         answers.add_sample(answers.name, {WORKER: worker}, float(text is not None))
-        for family in text_string_to_metric_families((text or b"# EOF\n").decode()):
+        for family in text_string_to_metric_families((text or b"# EOF\n").decode()):  # type: ignore[no-untyped-call]
             kept = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             for sample in family.samples:
                 kept.samples.append(sample._replace(labels={**sample.labels, WORKER: worker}))

@@ -2,9 +2,11 @@
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
 
+from cutout.app.db.tables import Channel
 from cutout.inference.tiers import Tier
 
 HTTP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+STORE_KINDS = ("put", "s3")
 REMOVAL_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 60, 300)
 
 
@@ -57,6 +59,14 @@ class Metrics:
             ["kind", "outcome"],
             registry=self.registry,
         )
+
+        # Alerts watch these from 0 on: Prometheus sees no increase in a series that begins at 1.
+        for outcome in ("delivered", "failed", "given_up"):
+            for channel in Channel:
+                self._notifications.labels(channel.value, outcome)
+        for outcome in ("stored", "failed", "given_up"):
+            for kind in STORE_KINDS:
+                self._stores.labels(kind, outcome)
 
     def about(self, version: str, schema_revision: str) -> None:
         """Record the versions of the service and of its database schema."""

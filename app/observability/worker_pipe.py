@@ -94,9 +94,9 @@ def ask_all(pipes: Mapping[str, WorkerPipe], seconds: float = PATIENCE_SECONDS) 
             ready = wait(list(asked), left)
         except (OSError, ValueError):  # closed meanwhile, as a worker is restarted
             break
-        for connection in ready:
-            assert isinstance(connection, Connection)
-            name = asked.pop(connection)
+        for one in ready:
+            assert isinstance(one, Connection)
+            name = asked.pop(one)
             answers[name] = pipes[name].answer()
     return answers
 

@@ -10,6 +10,7 @@ from cutout.app.http.dependencies import DatabaseDep, MetricsDep, SettingsDep, S
 from cutout.app.http.openapi import raises
 from cutout.app.http.state import provided, state_of
 from cutout.app.jobs.lease_renewal import LeaseRenewer
+from cutout.app.observability.tracing import Tracing
 from cutout.app.removals.executors import RemovalExecutor
 from cutout.app.removals.refining import RefinementSlots
 from cutout.app.removals.request import RemovalContext
@@ -46,6 +47,7 @@ async def get_removal_context(
         leases=state.get(LeaseRenewer),
         require_storage=state.get(StorageProbe).require,
         sizes=settings.limits.sizes,
+        tracing=state.get(Tracing),
     )
 
 

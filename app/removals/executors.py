@@ -89,6 +89,10 @@ class RemovalExecutor(Protocol):
 
         """
 
+    def carry(self, job_id: uuid.UUID, trace: str) -> None:
+        """Tell whoever makes the picture the trace of its request."""
+        return
+
     async def show(
         self, photo: MaskedPhoto, options: Options, most_pixels: int, user_id: uuid.UUID
     ) -> Cutout | None:
@@ -225,6 +229,9 @@ class QueueExecutor(RemovalExecutor):
                 " Try again in a moment."
             ) from None
         return None
+
+    def carry(self, job_id: uuid.UUID, trace: str) -> None:
+        self._queue.keep_trace(job_id, trace)
 
     async def close(self) -> None:
         if self._asking is not None:

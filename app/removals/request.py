@@ -10,6 +10,7 @@ from cutout.app.db.session import Database
 from cutout.app.db.tables import now
 from cutout.app.jobs.lease_renewal import LeaseRenewer
 from cutout.app.observability.metrics import Metrics
+from cutout.app.observability.tracing import NO_TRACING, Tracing
 from cutout.app.removals.executors import RemovalExecutor
 from cutout.app.removals.idempotency import described
 from cutout.app.removals.refining import Original
@@ -41,6 +42,7 @@ class RemovalContext:
     patience: timedelta = field(default_factory=lambda: PATIENCE)
     require_storage: Callable[[], None] = lambda: None
     sizes: SizeLimits = DEFAULT_SIZES
+    tracing: Tracing = NO_TRACING
 
 
 @dataclass(frozen=True)

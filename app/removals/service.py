@@ -112,8 +112,7 @@ async def remove_one(
     except BaseException as error:
         # Also if the client hung up: this task is being cancelled then, and the price has to be given back all the same.
         await asyncio.shield(_in_thread(context)(abandon_job, context, job_id, error))
-        outcome = "cancelled" if isinstance(error, asyncio.CancelledError) else describe(error)[0]
-        context.metrics.failed(options.tier, context.executor.backend, outcome)
+        context.metrics.failed(options.tier, context.executor.backend, _outcome(error))
         raise
     context.metrics.completed(options.tier, job.backend or "", time.perf_counter() - start, job.credits)
     return job, picture
@@ -149,13 +148,29 @@ async def _reserve_or_repeat(
 
 async def _make(context: RemovalContext, reserved: _Reserved) -> tuple[Job, bytes]:
     """Make the picture of a reserved job. Return the job, completed and charged, and the picture."""
-    began, request = time.perf_counter(), reserved.request
-    cutout = await context.executor.make(reserved.job_id, reserved.photo, request.options, request.user_id)
-    if cutout is None:  # a worker has stored the picture and completed the job
-        return await to_storage_thread(collect_result, context, reserved.job_id)
-    return await to_storage_thread(
-        store_result, context, reserved.job_id, request, cutout, began
-    ), cutout.data
+    began, request, job_id = time.perf_counter(), reserved.request, reserved.job_id
+    about = {"cutout__job_id": str(job_id), "cutout__tier": request.options.tier.value}
+    with context.tracing.removal(**about) as span:
+        try:
+            if (trace := context.tracing.current()) is not None:
+                await asyncio.to_thread(context.executor.carry, job_id, trace)
+            cutout = await context.executor.make(job_id, reserved.photo, request.options, request.user_id)
+            if cutout is None:  # a worker has stored the picture and completed the job
+                made = await to_storage_thread(collect_result, context, job_id)
+            else:
+                span.add_stages(cutout.laps)
+                job = await to_storage_thread(store_result, context, job_id, request, cutout, began)
+                made = job, cutout.data
+        except BaseException as error:
+            span.note(cutout__outcome=_outcome(error))
+            span.fail(_outcome(error))
+            raise
+        span.note(cutout__outcome="completed")
+        return made
+
+
+def _outcome(error: BaseException) -> str:
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else describe(error)[0]
 
 
 def _in_thread(context: RemovalContext) -> Callable[..., Coroutine[Any, Any, Any]]:

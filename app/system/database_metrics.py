@@ -6,8 +6,10 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cutout.app.billing.ledger import CREDITS_MOVED, MOVED
+from cutout.app.core.errors import server_faults
 from cutout.app.db.committed import Committed
-from cutout.app.jobs.completion import JOBS_ENDED
+from cutout.app.jobs.completion import JOBS_ENDED, KINDS
+from cutout.inference.tiers import Tier
 
 
 class DatabaseMetrics(Collector):
@@ -22,7 +24,14 @@ class DatabaseMetrics(Collector):
             "Jobs that ended, by kind (`single`, `batch`, `refinement`) and outcome: `completed`, or the code of an error",
             labels=["tier", "kind", "outcome"],
         )
-        for what, number in self._committed.of(JOBS_ENDED).items():
+        # Those that alerts watch begin at 0: Prometheus sees no increase in a series that begins at 1.
+        counted = {
+            (tier.value, kind, outcome): 0
+            for tier in Tier
+            for kind in KINDS
+            for outcome in ("completed", *server_faults())
+        }
+        for what, number in (counted | self._committed.of(JOBS_ENDED)).items():
             jobs.add_metric(what, number)
         yield jobs
         credits = CounterMetricFamily(

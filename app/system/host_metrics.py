@@ -40,11 +40,11 @@ class HostMetrics(Collector):
             family.add_metric(["free"], disk.free)
             yield family
         if self._restarts is not None:
-            family = CounterMetricFamily(
+            restarts = CounterMetricFamily(
                 "cutout_process_restarts",
                 "Restarts of processes that this service started: `queue`, and `worker` with its number",
                 labels=["process", WORKER],
             )
             for (process, worker), number in self._restarts().items():
-                family.add_metric([process, worker], number)
-            yield family
+                restarts.add_metric([process, worker], number)
+            yield restarts

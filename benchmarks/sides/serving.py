@@ -34,7 +34,7 @@ def waiting_engine(settings: Settings) -> Engine:
 def shorten(kept: timedelta) -> None:
     """Keep results for this time, and sweep several times in it."""
     StorageSettings.kept = property(lambda _: kept)  # type: ignore[method-assign,assignment]
-    maintenance.DELETE_EVERY = kept / SWEEPS
+    maintenance.DELETE_EVERY = maintenance.DELETE_FIRST = kept / SWEEPS
     maintenance.UPLOADS_KEPT = kept
 
 

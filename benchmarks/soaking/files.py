@@ -71,7 +71,7 @@ class Files:
             (self.truncated, "truncated.jpg", "400 INVALID_IMAGE"),
             (png[:60], "truncated.png", "400 INVALID_IMAGE"),
             (png[:100] + noise, "broken.png", "400 INVALID_IMAGE"),
-            (b"", "empty.jpg", "400 INVALID_INPUT"),
+            (b"", "empty.jpg", "400 INVALID_IMAGE"),
             (noise, "noise.jpg", "415 UNSUPPORTED_FORMAT"),
             (b"%PDF-1.7 " + noise, "paper.pdf", "415 UNSUPPORTED_FORMAT"),
             (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "drawing.svg", "415 UNSUPPORTED_FORMAT"),

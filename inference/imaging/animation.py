@@ -90,7 +90,7 @@ def read_frames(
 def _frames_of(image: Image.Image, data: bytes, most: int) -> int:
     """Return how many frames a file has, at most one more than `most`."""
     if image.format == "GIF":  # Pillow would count all frames, which takes minutes for a million of them
-        return count_gif_frames(data, most)
+        return count_gif_frames(data, most, *image.size)
     frames = int(getattr(image, "n_frames", 1)) - _first_of(image)
     if image.format == "PNG" and frames > 1:
         found = check_png_chunks(data, (FRAME_CHUNK, DATA_CHUNK)).count(FRAME_CHUNK)

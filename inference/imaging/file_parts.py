@@ -75,11 +75,11 @@ def check_png_chunks(data: bytes, also: Collection[bytes] = ()) -> list[bytes]:
     return kinds
 
 
-def count_gif_frames(data: bytes, most: int) -> int:
-    """Return how many frames a GIF has, at most one more than `most`, from its blocks alone: nothing is decoded.
+def count_gif_frames(data: bytes, most: int, width: int, height: int) -> int:
+    """Return how many frames a GIF of this size has, at most one more than `most`, from its blocks alone: nothing is decoded.
 
     Raises:
-        InvalidPhoto: the file ends within a block.
+        InvalidPhoto: the file ends within a block, or a frame reaches beyond the picture: Pillow would enlarge it.
 
     """
     frames, place = 0, 13 + _colours_bytes(data, 10)
@@ -87,6 +87,9 @@ def count_gif_frames(data: bytes, most: int) -> int:
     while frames <= most and (kind := data[place : place + 1]) not in (b"", GIF_TRAILER):
         if kind == GIF_FRAME:
             frames += 1
+            box = [int.from_bytes(data[one : one + 2], "little") for one in range(place + 1, place + 9, 2)]
+            if box[0] + box[2] > width or box[1] + box[3] > height:
+                raise InvalidPhoto(damaged("a frame reaches beyond the picture"))
             place += 11 + _colours_bytes(data, place + 9)
         elif kind == GIF_EXTENSION:
             place += 2

@@ -39,6 +39,8 @@ class Outcome:
 
     statuses: Counter[int] = field(default_factory=Counter)
     without_retry_after: int = 0
+    # Refusals that are no problem documents.
+    no_problems: int = 0
     unanswered: int = 0
     peak_bytes: int = 0
     slowest: float = 0
@@ -81,23 +83,26 @@ def service(folder: Path, **settings: object) -> Iterator[tuple[int, int]]:
         process.wait(PATIENCE)
 
 
-def crowd(port: int, pid: int, files: Sequence[bytes]) -> Outcome:
-    """Send all files concurrently."""
-    return asyncio.run(_crowd(port, pid, files))
+def crowd(port: int, pid: int, files: Sequence[bytes], pause: float = 0) -> Outcome:
+    """Send all files concurrently, in pieces with a pause of so many seconds after each."""
+    return asyncio.run(_crowd(port, pid, files, pause))
 
 
-async def _crowd(port: int, pid: int, files: Sequence[bytes]) -> Outcome:
+async def _crowd(port: int, pid: int, files: Sequence[bytes], pause: float) -> Outcome:
     outcome, idle, start = Outcome(), resident_bytes(pid), time.monotonic()
 
     async def upload(file: bytes) -> None:
         head = HEAD.format(length=len(PART) + len(file) + len(END)).encode()
-        answer = await call(port, [head, PART, file, END])
+        answer = await call(port, [head, PART, file, END], pause)
         if not answer:
             outcome.unanswered += 1
             return
         status = int(answer[9:12])
         outcome.statuses[status] += 1
-        outcome.without_retry_after += status in (429, 503) and b"\r\nretry-after: " not in answer.lower()
+        if status != 200:
+            top = answer.partition(b"\r\n\r\n")[0].lower()
+            outcome.no_problems += b"\r\ncontent-type: application/problem+json" not in top
+            outcome.without_retry_after += status in (429, 503) and b"\r\nretry-after: " not in top
 
     async def watch() -> None:
         while True:
@@ -119,8 +124,11 @@ async def _crowd(port: int, pid: int, files: Sequence[bytes]) -> Outcome:
     return outcome
 
 
-async def call(port: int, request: Sequence[bytes]) -> bytes:
-    """Send a request and return the response; empty if the connection broke before there was one."""
+async def call(port: int, request: Sequence[bytes], pause: float = 0) -> bytes:
+    """Send a request and return the response; empty if the connection broke before there was one.
+
+    After each piece of it there is a pause of so many seconds.
+    """
     answer = b""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -130,6 +138,7 @@ async def call(port: int, request: Sequence[bytes]) -> bytes:
                 for start in range(0, len(part), PIECE_BYTES):
                     writer.write(memoryview(part)[start : start + PIECE_BYTES])
                     await writer.drain()
+                    await asyncio.sleep(pause)
             answer = await answering
         finally:
             writer.close()

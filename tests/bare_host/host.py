@@ -21,8 +21,7 @@ from pathlib import Path
 from tests.fakes import PATIENCE, wait_until
 from tests.processes import lives
 
-HERE = Path(__file__).parent
-REPOSITORY = HERE.parents[1]
+REPOSITORY = Path(__file__).parents[2]
 # Programs that every Debian has.
 OF_THE_SYSTEM = ("bash", "cat", "env", "grep", "ln", "mkdir", "sed", "sh", "sleep", "tee")
 # Absolute paths of the page that are below the host's folder here.
@@ -95,7 +94,7 @@ class BareHost:
             (self.root / "bin" / name).symlink_to(found)
         install = shutil.which("install")
         assert install is not None
-        systemctl = f'exec {sys.executable} -S -E {HERE / "systemctl.py"} "$ROOT" "$@"'
+        systemctl = f'exec {sys.executable} -S -E -m tests.bare_host.systemctl "$ROOT" "$@"'
         own = {
             "bin/sudo": SUDO,
             "bin/useradd": USERADD,

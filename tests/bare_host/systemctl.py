@@ -1,4 +1,4 @@
-"""`systemctl` of a host that is a folder: `python -I systemctl.py ROOT enable --now UNIT…`, or `reload UNIT`.
+"""`systemctl` of a host that is a folder: `python -m tests.bare_host.systemctl ROOT enable --now UNIT…`, or `reload UNIT`.
 
 It starts what the unit says, with the environment that systemd would give it and nothing else, and leaves the process id in
 ROOT/run/UNIT.pid and its output in ROOT/log/UNIT.log. It restarts nothing.
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from env_files import as_systemd
+from tests.bare_host.env_files import as_systemd
 
 
 def main(root: Path, command: str, *arguments: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from cutout.app import maintenance
 from cutout.app.auth.signed_urls import ServiceSecret, is_signed, sign
 from cutout.app.batches import service as batches
 from cutout.app.core.clock_watch import ClockWatch
+from cutout.app.db import tables
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Channel, Delivery, Job, Status, now
 from cutout.app.jobs import leases, thumbnails
@@ -80,12 +82,13 @@ def test_a_single_photo_and_a_notification_have_leases_of_the_same_clock(
         session.add(Delivery(batch_id=batch.id, channel=Channel.WEBHOOK, target="https://shop.example/"))
     with monkeypatch.context() as host:
         set_clock(host, -HOUR)
-        job_id, _ = reserved(place, batch.user_id, photo_bytes(), Options())
+        there = replace(place, clock=tables.now)
+        job_id, _ = reserved(there, batch.user_id, photo_bytes(), Options())
     assert lost_jobs.fail_lost_jobs(database) == 0
-    assert len(database.run_in_transaction(claim_deliveries, Channel.WEBHOOK, now, 8)) == 1
+    assert len(database.run_in_transaction(claim_deliveries, Channel.WEBHOOK, tables.now, 8)) == 1
     set_clock(monkeypatch, HOUR)
-    assert lost_jobs.fail_lost_jobs(database) == 0
-    assert database.run_in_transaction(claim_deliveries, Channel.WEBHOOK, now, 8) == []
+    assert lost_jobs.fail_lost_jobs(database, tables.now) == 0
+    assert database.run_in_transaction(claim_deliveries, Channel.WEBHOOK, tables.now, 8) == []
     with database.read() as session:
         assert session.get_one(Job, job_id).status is Status.PROCESSING
     engine_of(place).close()
@@ -143,8 +146,6 @@ def test_nothing_old_is_deleted_while_the_time_is_not_sure(
     watch = ClockWatch(60, clocks)
     delete = WhileClockIsSure(partial(thumbnails.delete_old_results, storage, 7 * DAY), database, watch)
     on_postgresql = database.engine.dialect.name == "postgresql"
-    if not on_postgresql:  # the database is on the host whose clock is set
-        monkeypatch.setattr(maintenance, "shared_now", lambda _: maintenance.now())
 
     def deletes() -> int:
         return asyncio.run(delete())

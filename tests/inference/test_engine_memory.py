@@ -59,6 +59,7 @@ def test_a_photo_that_finds_no_memory_is_tried_again_alone(
     photos = [(number, lambda n=number: photo_bytes(40 + n % 2)) for number in range(8)]
     outcomes = dict(engine.remove_many(photos, DEFAULT_OPTIONS))
     assert failed
+    assert engine.figures.no_room() == {"batch": 0, "photo": len(failed)}
     assert all(isinstance(outcome, Cutout) for outcome in outcomes.values())
     assert engine.budget._left == engine.budget.total
 

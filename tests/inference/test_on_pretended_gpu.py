@@ -26,6 +26,7 @@ from cutout.inference.options import Options
 from cutout.inference.tiers import Choice, Tier
 from cutout.models import gpu_kernels
 from cutout.models.catalog import find
+from tests.animations import animation_of, disc, frames_of, moving_disc, opacity_of
 from tests.fakes import BLUE, photo_with_disc, stroke_mask
 from tests.pretend_engine import RADIUS, RED, FindsRed, photo, pretended_engine
 from tests.pretend_gpu import Call, MixedDevices, MixedTypes, pretended_gpu
@@ -215,3 +216,14 @@ def test_warm_up_compares_the_kernels_with_ordinary_operators() -> None:
 
 def _pixels(cutout: Cutout) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(cutout.data)))
+
+
+def test_every_frame_of_an_animation_runs_on_a_gpu(engine: Engine) -> None:
+    frames = moving_disc(5, 96, 64, step=5, radius=14)
+    cutout = engine.remove(
+        animation_of(frames), Options(tier=Tier.STANDARD, format=Format.PNG, all_frames=True)
+    )
+    found = [opacity_of(frame) / 255 for frame in frames_of(cutout.data)]
+    assert len(found) == 5
+    for index, alpha in enumerate(found):
+        assert np.abs(alpha - disc(96, 64, 14 + 5 * index, 14)).mean() < 0.03

@@ -18,7 +18,17 @@ BOX = Hints(box=parse_box("10% 0% 90% 100%"))
 LARGEST = Hints(largest_only=True)
 # Options that are no hints, and the hints that are pictures.
 OTHERS = {
-    *("tier", "format", "mask_only", "background", "background_image", "quality", "preset", "max_megapixels"),
+    *(
+        "tier",
+        "format",
+        "mask_only",
+        "background",
+        "background_image",
+        "quality",
+        "preset",
+        "max_megapixels",
+        "animation",
+    ),
     *("trim", "margin", "scale", "position", "canvas", "roi", "shadow", "shadow_opacity"),
     *("keep_shadow", "keep_profile", "require_subject"),
 }

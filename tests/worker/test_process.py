@@ -36,6 +36,11 @@ from tests.worker.worker_fixtures import small_photos, submitted, worker_environ
 pytestmark = pytest.mark.slow
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 def cutout_process(log: Path, environment: dict[str, str], *arguments: str) -> "subprocess.Popen[bytes]":
     """Run the command itself."""
     command = [sys.executable, "-c", "from cutout.app.cli import main; main()", *arguments]
@@ -82,8 +87,7 @@ def house(
 ) -> Iterator[House]:
     """Run a service like `cutout serve`, or the real command if `models` is given, and wait for its worker."""
     url = f"sqlite:///{folder / 'cutout.db'}"
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = worker_environment(url, folder, "", milliseconds=milliseconds, port=port)
     log = folder / "house.log"
     process = (
@@ -141,7 +145,8 @@ def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_pa
         assert seen[ended] == 5
         assert seen["cutout_stage_duration_seconds_count{stage=network,tier=basic,worker=1}"] == 5
         # The service has committed nothing, and ran no network.
-        assert not [name for name in seen if name.startswith("cutout_jobs_total") and "worker" not in name]
+        jobs = {name: value for name, value in seen.items() if name.startswith("cutout_jobs_total")}
+        assert {name for name, value in jobs.items() if value} == {ended}
 
         killed, name = here.worker(), here.workers()[0].name
         kill(killed)
@@ -150,7 +155,7 @@ def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_pa
         assert "exit_code=-9" in here.log.read_text()
         seen = here.figures()
         assert seen["cutout_process_restarts_total{process=worker,worker=1}"] == 1
-        assert (seen["cutout_worker_answers{worker=1}"], ended in seen) == (1, False)  # it counts from 0
+        assert (seen["cutout_worker_answers{worker=1}"], seen[ended]) == (1, 0)
         batch = submitted(here.database, here.storage, small_photos(5))
         here.queue.notify_workers(Line.BATCH)
         wait_until(lambda: has_ended(here.database, batch))
@@ -187,11 +192,20 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand(
     queue.connection.flushdb()
     batch = submitted(database, storage, small_photos(150))
     url = database.engine.url.render_as_string(hide_password=False)
-    environment = worker_environment(url, storage.root, redis_url, milliseconds=50, lease_seconds=60)
+    environment = worker_environment(
+        url,
+        storage.root,
+        redis_url,
+        milliseconds=50,
+        lease_seconds=60,
+        worker_metrics_port=(port := free_port()),
+    )
     with worker_process(tmp_path, environment) as process:
         queue.notify_workers(Line.BATCH)
         # More photos than the engine processes at once.
         wait_until(lambda: counts(database, batch).get(Status.PROCESSING, 0) > 8)
+        seen = figures_in(http.get(f"http://127.0.0.1:{port}/metrics").raise_for_status().text)
+        assert (seen["cutout_engine_ready"], seen["cutout_photos_in_work"] > 0) == (1, True)
         process.terminate()
         assert process.wait(PATIENCE) == 0
     with database.read() as session:

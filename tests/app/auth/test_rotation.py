@@ -36,6 +36,7 @@ def test_a_new_secret_ends_logins_and_addresses_and_no_key(database: Database, t
         cookies = dict(shop.client.cookies)
         job = shop.remove(key).raise_for_status().json()
         assert shop.client.get(job["resultUrl"]).status_code == 200
+        balance = shop.balance(key)
     with shop_with(database, tmp_path, secret=NEW) as shop:
         bearer_token = {"Authorization": f"Bearer {token}"}
         assert shop.get(f"{API}/credits", bearer_token).status_code == 401
@@ -48,7 +49,7 @@ def test_a_new_secret_ends_logins_and_addresses_and_no_key(database: Database, t
         again = shop.get(f"{API}/jobs/{job['jobId']}", key).raise_for_status().json()
         assert shop.client.get(again["resultUrl"]).status_code == 200
         assert shop.client.post("/api/auth/login", json=login).status_code == 200
-        assert shop.balance(key) == 9
+        assert shop.balance(key) == balance < 10
 
 
 def test_other_secrets_end_only_what_they_sign(database: Database, tmp_path: Path) -> None:
@@ -64,9 +65,10 @@ def test_other_secrets_end_only_what_they_sign(database: Database, tmp_path: Pat
         found = []
         for secret, token in tokens.items():
             metrics = shop.client.get("/metrics", headers={"Authorization": f"Bearer {secret}"})
-            sold = {"credits": 100, "paymentId": f"{payment}-{secret.split()[1]}"}
-            signed = payments.sign(secret, payments.Item(credits=100), 10_000, sold["paymentId"], "anna")
-            bought = shop.client.post(f"{API}/credits", json=sold | {"signature": signed}, headers=key)
+            paid = f"{payment}-{secret.split()[1]}"
+            signed = payments.sign(secret, payments.Item(credits=100), 10_000, paid, "anna")
+            sold = {"credits": 100, "paymentId": paid, "signature": signed}
+            bought = shop.client.post(f"{API}/credits", json=sold, headers=key)
             assert {bought.status_code, metrics.status_code} <= {200, 401, 403}, bought.text
             can_call = shop.get(f"{API}/credits", token).status_code == 200
             found.append((can_call, metrics.status_code == 200, bought.status_code == 200))

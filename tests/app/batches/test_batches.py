@@ -224,6 +224,7 @@ def test_a_batch_that_is_too_large_is_refused(database: Database, tmp_path: Path
     [
         ({"tier": "best"}, "tier: Input should be"),
         ({"tier": "preview"}, "tier: preview is for single photos: send each to /api/"),
+        ({"animation": "all"}, "animation: a batch takes the first frame"),
         ({"format": "psd"}, "format: Input should be"),
         ({"quality": "101"}, "quality: Input should be less"),
         ({"maskOnly": "perhaps"}, "maskOnly: Input should be"),

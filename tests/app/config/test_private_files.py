@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from cutout.app.app import create_app
+from cutout.app.backup import FOLDERS
 from cutout.app.config import settings as app_settings
 from cutout.app.config.data_folder import keep_others_out, open_data_folder
 from cutout.app.core.atomic_write import write_stream, write_whole
@@ -50,6 +51,13 @@ def test_all_that_a_service_keeps_is_private(tmp_path: Path) -> None:
         assert_private(tmp_path / "deep")
     LocalStorage(folder).put_stream("uploads/some-batch/photo", [b"a", b"b"])
     assert_private(tmp_path / "deep")
+
+
+def test_the_folders_of_a_service_do_not_make_its_data_folder_a_shared_one(tmp_path: Path) -> None:
+    for name in FOLDERS:
+        (tmp_path / "data" / name).mkdir(parents=True)
+    keep_others_out(tmp_path / "data")
+    assert_private(tmp_path / "data")
 
 
 def old_folder(folder: Path) -> None:

@@ -325,6 +325,13 @@ def test_who_is_refused_before_he_has_sent_all_hears_it(patient_address: str, co
             assert read_to_end(talker).startswith(b"HTTP/1.1 200 ")
 
 
+def test_an_idle_connection_is_kept_for_longer_than_proxies_and_clients_keep_it(tmp_path: Path) -> None:
+    """nginx keeps one for 60 s. A request that it sends while the service closes the connection would be lost."""
+    settings = app_settings.load(auth="off", data_dir=tmp_path)
+    server = uvicorn_server.server_of(create_app(settings, lambda _: fake_engine()), settings)
+    assert server.config.timeout_keep_alive > 60
+
+
 def test_a_connection_is_closed_where_the_caller_wants_no_more(patient_address: str) -> None:
     with connected(patient_address) as connection:
         connection.sendall(head("/docs", "GET", Connection="close"))

@@ -1,5 +1,6 @@
 """The metrics of workers: merged into those of their service, or at a port of their own."""
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -65,8 +66,6 @@ def test_a_service_tells_its_workers_figures_beside_its_own() -> None:
 
 def started(pipe: WorkerPipe, answer: "Exposition | Silent") -> None:
     """Pretend that a process has started which answers with these metrics."""
-    import os
-
     answer_service(os.dup(pipe.open()), answer.for_service)
     pipe.started()
 
@@ -94,7 +93,8 @@ def test_a_worker_that_hangs_delays_no_other_and_its_late_answer_is_dropped(pipe
     assert ask_all({"1": pipe}, 0.01) == {"1": None}
     assert silent.asked == 1
     silent.go_on.set()
-    wait_until(lambda: ask_all({"1": pipe}, PATIENCE)["1"] == b"2")
+    wait_until(lambda: pipe._ours is not None and pipe._ours.poll())
+    assert ask_all({"1": pipe}, PATIENCE) == {"1": b"2"}
     other.close()
 
 

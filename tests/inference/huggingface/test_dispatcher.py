@@ -127,6 +127,31 @@ def test_what_passes_ends_in_the_right_picture(engine: Engine, stub: Stub, fault
     right.close()
 
 
+def test_calls_and_waits_are_counted_by_what_the_service_answered(stub: Stub) -> None:
+    with engine_on(stub) as engine:
+        stub.meets(loading(0.03), limited(0.02), status(500))
+        engine.remove(PHOTO)
+        stub.meets(status(401))
+        with pytest.raises(RemoteRefused):
+            engine.remove(PHOTO)
+        stub.meets(status(413))
+        with pytest.raises(PhotoTooLarge):
+            engine.remove(PHOTO)
+        calls, waits = engine.figures.remote_calls(), engine.figures.remote_waits()
+    expected = {
+        "ok": 1,
+        "loading": 1,
+        "rate_limited": 1,
+        "failed": 1,
+        "refused": 1,
+        "too_large": 1,
+        "timeout": 0,
+    }
+    assert calls == expected
+    assert waits.keys() == {"loading", "rate_limited", "failed"}
+    assert waits["loading"] >= 0.03
+
+
 @pytest.mark.parametrize(
     ("fault", "kind", "says"),
     [
