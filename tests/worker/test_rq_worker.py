@@ -37,7 +37,7 @@ def test_rq_hears_of_a_job_while_it_is_in_work(
     """Else its record of a job of some slow photos would expire, and the job would count as failed."""
     monkeypatch.setattr(rq_worker, "BEAT_EVERY", timedelta(milliseconds=20))
 
-    def last_heard() -> bytes | None:
+    def last_heard() -> object:
         assert worker.execution is not None
         return worker.connection.hget(worker.execution.key, "last_heartbeat")
 
@@ -46,7 +46,7 @@ def test_rq_hears_of_a_job_while_it_is_in_work(
         wait_until(lambda: last_heard() != before)
         heard.append(last_heard())
 
-    heard: list[bytes | None] = []
+    heard: list[object] = []
     submitted(database, storage, small_photos(2))
     with context_of(database, storage, redis_url, FakeRunner(before=work_until_heard)) as context:
         tasks.set_context(context)
