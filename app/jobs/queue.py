@@ -49,8 +49,8 @@ class QueueUnavailable(ServiceError):
     code, status = "QUEUE_UNAVAILABLE", 503
     example = "The batch queue does not answer. Nothing was stored or charged; try again in a minute."
     retry_after = 30
-    # The body of the batch is not read in this case, so the connection cannot be reused.
-    headers: Mapping[str, str] = {"Connection": "close"}
+    # Without `Connection: close`: the body of the batch is not read, and closing a connection with unread bytes resets it,
+    # so that the client might not hear this. The server discards the rest of the body.
 
 
 @dataclass(frozen=True)
