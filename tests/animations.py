@@ -43,13 +43,16 @@ def moving_disc(
 def disc(width: int, height: int, across: float, radius: float) -> npt.NDArray[np.float64]:
     """Return the alpha of a disc in the middle row, [H,W] of 0…1."""
     rows, columns = np.mgrid[:height, :width] + 0.5
-    return np.clip((radius - np.hypot(columns - across, rows - height / 2)) + 0.5, 0, 1)
+    distance: npt.NDArray[np.float64] = np.hypot(columns - across, rows - height / 2)
+    alpha: npt.NDArray[np.float64] = np.clip(radius - distance + 0.5, 0, 1)
+    return alpha
 
 
 def drawn(alpha: npt.NDArray[np.float64]) -> Pixels:
     """Return a red subject with this alpha over blue, uint8 [H,W,3]."""
     share = alpha[..., None]
-    return np.rint(share * np.array(RED) + (1 - share) * np.array(BLUE)).astype(np.uint8)
+    mixed: Pixels = np.rint(share * np.array(RED) + (1 - share) * np.array(BLUE)).astype(np.uint8)
+    return mixed
 
 
 def animation_of(

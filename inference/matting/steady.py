@@ -23,7 +23,7 @@ from cutout.inference.matting.mask import to_levels
 
 # Differences of colour, in levels of 255. Up to SAME, plus the noise, a pixel is the same; from OTHER, plus twice the
 # noise, it is another one.
-SAME, OTHER = 2.5, 8.0
+SAME, OTHER = 3.0, 8.0
 # The noise is the median difference in a frame. Where most of a frame moves, that is no noise.
 MOST_NOISE = 8.0
 # Every so many pixels across and down are enough for the median.
@@ -91,7 +91,8 @@ def likeness(before: Tensor, after: Tensor) -> Tensor:
     """Return how much each pixel of a frame is like before, float32 [1,H,W] of 0 (another) … 1 (the same).
 
     Both are colours, float32 [1,3,H,W] of 0…255. A pixel is compared with those around it, so that noise averages out, and
-    by both signed and absolute differences: of a hair that moves by its own width, the signed ones cancel out.
+    by both signed and absolute differences: of a hair that moves by its own width, the signed ones cancel out. It is no more
+    like than its neighbours are: beside what moves, alpha changes before colours do.
     """
     difference = after - before
     changed = _mean(difference.abs(), 5).amax(1)
@@ -99,7 +100,8 @@ def likeness(before: Tensor, after: Tensor) -> Tensor:
     found = torch.maximum(changed - noise, _mean(difference, 3).abs().amax(1))
     least, most = SAME + noise, OTHER + 2 * noise
     share = ((most - found) / (most - least)).clamp_(0, 1)
-    return share * share * (3 - 2 * share)
+    alike = share * share * (3 - 2 * share)
+    return -F.max_pool2d(-alike, 3, 1, 1)
 
 
 def _mean(values: Tensor, side: int) -> Tensor:

@@ -4,14 +4,17 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from cutout.inference.engine import Engine
 from cutout.inference.errors import InvalidOptions, InvalidPhoto, NoSubject, PhotoTooLarge
+from cutout.inference.imaging.animation_files import Style, encode_part, join
 from cutout.inference.imaging.decode import NOTE_ANIMATION
 from cutout.inference.imaging.encode import Format
+from cutout.inference.imaging.geometry import Box
 from cutout.inference.limits import Limits, SizeLimits
 from cutout.inference.option_values import OptionValues, to_options
 from cutout.inference.options import Options
@@ -106,11 +109,14 @@ def test_transparency_of_a_frame_is_kept(engine: Engine) -> None:
 def test_frames_like_the_one_before_are_looked_at_once() -> None:
     runner = RedRunner()
     first, second = moving_disc(2)
-    data = animation_of([first, first, first, second, second, first], "PNG")
+    style, whole = Style(Format.PNG, 90), Box(0, 0, 64, 48)
+    # Pillow would drop those that are like the one before.
+    shown = [first, first, first, second, second, first]
+    data = join([encode_part(one, whole, style) for one in shown], [Fraction(40)] * 6, 64, 48, style)
     with fake_engine(runner) as engine:
         cutout = engine.remove(data, of(format="png"))
     assert sum(runner.runs) == 3
-    assert cutout.frames == len(frames_of(cutout.data))
+    assert cutout.frames == len(frames_of(cutout.data)) == 6
 
 
 def test_frames_share_the_runs_of_the_network() -> None:

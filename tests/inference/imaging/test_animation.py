@@ -140,10 +140,10 @@ def test_limits_hold_before_anything_is_decoded(file_format: str, monkeypatch: p
         read_animation(data, SizeLimits(animation_pixels=5 * 64 * 48 - 1))
 
 
-def test_a_million_frames_are_not_counted() -> None:
+def test_frames_beyond_the_limit_are_not_counted() -> None:
     head = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6)
     frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
-    data = head + frame * 1_000_000
+    data = head + frame * 5000
 
     class Counted(bytes):
         looks = 0
@@ -188,5 +188,5 @@ def test_frames_that_were_announced_and_are_missing_are_an_error_of_the_file() -
     data = animation_of(noisy(3), "PNG")
     place = data.index(b"acTL")
     announced = data[: place + 4] + struct.pack(">I", 4) + data[place + 8 :]
-    with pytest.raises(InvalidPhoto):
-        frames_of(announced)
+    with pytest.raises(InvalidPhoto, match="3 of 4 frames"):
+        read_animation(announced)
