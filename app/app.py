@@ -42,7 +42,8 @@ from cutout.app.net.url_policy import UrlPolicy
 from cutout.app.notifications.outbox import Outbox
 from cutout.app.observability.exposition import Exposition
 from cutout.app.observability.metrics import Metrics
-from cutout.app.observability.tracing import Tracing, open_tracing
+from cutout.app.observability.trace_export import open_tracing
+from cutout.app.observability.tracing import Tracing
 from cutout.app.ratelimit.limits import Kind, Limit, RateLimits
 from cutout.app.removals import jobs_router
 from cutout.app.removals import router as removals_router

@@ -1,8 +1,8 @@
 """Backup and restore of a service that keeps its own database: one file with the database, the secret and all pictures.
 
 The files are those of one moment. While the database's write lock is held, no job changes its state, and a file is deleted
-only after the change that makes it unneeded; so the lock is held while each file gets a second name, a hard link, and
-the database is copied. That takes a moment, in which requests wait. Then the service goes on, and the archive is written.
+only after the change that makes it unneeded. First each file gets a second name, a hard link. Then the lock is taken, in
+which new files get theirs and the database is copied: a moment, in which requests wait. Then the archive is written.
 """
 
 import json
@@ -84,7 +84,8 @@ def save(settings: Settings, out: BinaryIO) -> Manifest:
             if is_full(error):
                 raise BackupError(say_full(folder, "CUTOUT_DATA_DIR")) from error
             raise BackupError(f"{folder} cannot be read or written ({error.strerror}).") from error
-        files = [(path, path.relative_to(staged).as_posix()) for path in _files_below(staged)]
+        there = sorted(path for path in staged.rglob("*") if path.is_file())
+        files = [(path, path.relative_to(staged).as_posix()) for path in there]
         total = sum(path.stat().st_size for path, _ in files)
         manifest = Manifest(FORMAT, __version__, revision, now().isoformat(), len(files), total)
         _write_archive(out, manifest, files)
@@ -96,12 +97,11 @@ def _stage(settings: Settings, folder: Path, staged: Path) -> str | None:
     database = Database(settings.database)
     try:
         revision = migrate.revision(database)
+        linked: dict[str, int] = {}
+        _link_new(folder, staged, linked)
         with database.begin() as session:
             session.connection()  # which takes the lock
-            for path in _own_files(folder):
-                target = staged / path.relative_to(folder)
-                target.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-                _add_name(path, target)
+            _link_new(folder, staged, linked)
             with (
                 closing(sqlite3.connect(folder / DATABASE_FILE)) as source,
                 closing(sqlite3.connect(staged / DATABASE_FILE)) as copy,
@@ -114,15 +114,37 @@ def _stage(settings: Settings, folder: Path, staged: Path) -> str | None:
     return revision
 
 
-def _own_files(folder: Path) -> Iterator[Path]:
-    if (folder / SECRET).is_file():
-        yield folder / SECRET
+def _link_new(folder: Path, staged: Path, linked: dict[str, int]) -> None:
+    """Give each file that has none yet a second name in `staged`.
+
+    `linked` has the inode of each file by its name: one that was replaced since is another file.
+    """
+    for entry in _own_files(folder):
+        path = Path(entry.path)
+        name = path.relative_to(folder).as_posix()
+        if linked.get(name) != entry.inode():
+            target = staged / name
+            target.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            _add_name(path, target)
+            linked[name] = entry.inode()
+
+
+def _own_files(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        yield from (entry for entry in entries if entry.name == SECRET)
     for name in FOLDERS:
-        yield from (path for path in _files_below(folder / name) if not path.name.startswith(UNFINISHED))
+        yield from _entries_below(folder / name)
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    yield from (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
+def _entries_below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the finished files below a folder, without a call for each of them, as there may be many."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _entries_below(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False) and not entry.name.startswith(UNFINISHED):
+                yield entry
 
 
 def _add_name(path: Path, target: Path) -> None:

@@ -193,7 +193,7 @@ def show(
     title = f"{options.minutes:g} minutes, {options.clients} clients, {options.engine} engine, {database}"
     tables = [
         Table(
-            f"{title}: medians of each quarter of the time. Not as it should be: {len(wrong) or 'nothing'}",
+            f"{title}: lower quartiles in each quarter of the time. Not as it should be: {len(wrong) or 'nothing'}",
             ["process", "holds", "first", "second", "third", "fourth"],
             as_rows(course),
         ),

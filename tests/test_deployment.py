@@ -59,7 +59,7 @@ def compose(file: str) -> dict[str, dict[str, Any]]:
 
 def env_files(service: dict[str, Any]) -> dict[str, str]:
     """Return the variables of those env_files of a service that are in the repository."""
-    found = {}
+    found: dict[str, str] = {}
     for env_file in service.get("env_file", ()):
         file = ROOT / env_file["path"]
         if env_file.get("required", True) or file.is_file():

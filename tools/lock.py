@@ -15,7 +15,11 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "requirements"
 # the extras of each lock
-LOCKS = {"gpu": ("gpu", "npm"), "gpu-onnx": ("gpu-onnx", "npm"), "cpu": ("cpu", "npm")}
+LOCKS = {
+    "gpu": ("gpu", "npm", "otel"),
+    "gpu-onnx": ("gpu-onnx", "npm", "otel"),
+    "cpu": ("cpu", "npm", "otel"),
+}
 # cpu.lock without these: for hosts that have a torch without CUDA, whose SHA-256 is another one
 SLIM = "cpu-slim"
 CUDA = re.compile(r"^(torch|triton|nvidia-.*|cuda-.*)$")

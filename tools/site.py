@@ -29,14 +29,14 @@ ROOT_PAGES = {
 }
 LINK = re.compile(r"\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)#:\s]+)(?P<anchor>#[^)\s]*)?\)")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-NAV_ENTRY = re.compile(r'^ *\{ "[^"]+" = "(?P<page>[^"]+)" \},\n', re.MULTILINE)
 
 
 def main() -> None:
     """Assemble and build the site; exit with Zensical's status."""
     assemble(SOURCE)
     config = SOURCE.parent / "zensical.toml"
-    config.write_text(config_for(pages()))
+    # its paths are relative to its own folder
+    config.write_text(CONFIG.read_text().replace('"build/', '"'))
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "--config-file", str(config)]
     done = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
@@ -63,15 +63,6 @@ def navigation() -> set[str]:
                 yield from leaves(value)
 
     return set(leaves(tomllib.loads(CONFIG.read_text())["project"]["nav"]))
-
-
-def config_for(there: dict[str, Path]) -> str:
-    """Return the configuration, with paths that hold in `build/`, and without pages that do not exist yet."""
-    text = NAV_ENTRY.sub(
-        lambda entry: entry[0] if entry["page"] in there or entry["page"] == DECISIONS else "",
-        CONFIG.read_text(),
-    )
-    return text.replace('"build/', '"')
 
 
 def assemble(folder: Path) -> None:

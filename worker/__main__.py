@@ -20,7 +20,7 @@ from cutout.app.core.errors import OperatorError
 from cutout.app.db.session import Database
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue, QueueUnavailable
-from cutout.app.observability.tracing import open_tracing
+from cutout.app.observability.trace_export import open_tracing
 from cutout.app.observability.worker_pipe import answer_service
 from cutout.app.system.worker_metrics import PortTaken, exposition_of
 from cutout.inference.engine import Engine

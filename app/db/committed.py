@@ -25,9 +25,8 @@ class Committed:
             return {what[1:]: number for what, number in self._counts.items() if what[0] == kind}
 
     def _add(self, session: Session) -> None:
-        if (
-            session.in_nested_transaction()
-        ):  # the end of a savepoint: the transaction may still be rolled back
+        # At the end of a savepoint the transaction may still be rolled back.
+        if session.in_nested_transaction():
             return
         counted = session.info.pop(COUNTED, None)
         if counted:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import stamina
 import structlog
 from alembic import command
 from alembic.config import Config
@@ -20,6 +21,10 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 # The oldest revision whose code works with this schema. A step that only adds leaves it; one that takes away what older
 # code needs raises it to the first revision whose code does without.
 OLDEST_CODE = "0009"
+# A step waits for a lock of PostgreSQL so long, since all others wait behind it, and is then begun again; it gives way before
+# the server's search for deadlocks, after a second, would end a transaction of the service.
+LOCK_MILLISECONDS, LOCK_TRIES_SECONDS = 500, 120.0
+LOCK_ERRORS = ("55P03", "40P01")  # the lock was not to be had in time; a deadlock
 # Revisions whose code works with the database's schema. It is not one of Alembic's, since older code reads it.
 SERVES = table("schema_serves", column("revision", String(32)))
 
@@ -41,12 +46,23 @@ def migrate(database: Database) -> str:
     if found is not None and is_ahead(found):
         require_current(database)
         return found
+    _upgrade(database)
+    return head()
+
+
+def _waits_for_locks(error: Exception) -> bool:
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in LOCK_ERRORS
+
+
+@stamina.retry(on=_waits_for_locks, attempts=None, timeout=LOCK_TRIES_SECONDS, wait_max=1.0)
+def _upgrade(database: Database) -> None:
     with database.without_limits() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}")
         config = alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         _write_served(connection)
-    return head()
 
 
 def require_current(database: Database) -> None:

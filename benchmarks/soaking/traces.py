@@ -1,6 +1,7 @@
 """What a load leaves in a service's database, files, queue and log."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from cutout.app.db.tables import (
 from cutout.app.embedded.supervisor import socket_path
 from tests.fakes import files_below
 
+# The name of a file that is being written.
+STAGED = re.compile(r"\.cutout-[0-9a-f]{32}")
 FOLDERS = ("uploads", "results", "originals", "thumbnails")
 OPEN = (Status.PENDING, Status.PROCESSING)
 # Beside RQ's own keys and the announcement of the worker there is one key for each signal that waits.
@@ -48,7 +51,7 @@ class Traces:
         """Return the files of each kind: by their folder, and those that are being written."""
         counts = dict.fromkeys((*FOLDERS, "temporary"), 0)
         for file in files_below(self.folder):
-            if file.name.startswith(".cutout-"):
+            if STAGED.fullmatch(file.name):
                 counts["temporary"] += 1
             elif (top := file.relative_to(self.folder).parts[0]) in counts:
                 counts[top] += 1

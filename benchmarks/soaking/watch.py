@@ -1,10 +1,11 @@
 """The course of a load: what its service's processes held over time, and whether that grew."""
 
 import asyncio
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+
+import numpy as np
 
 from benchmarks.soaking.processes import Held, held, roles
 
@@ -39,10 +40,10 @@ class Course:
             await asyncio.sleep(max(0.0, SAMPLE_SECONDS - (time.monotonic() - began)))
 
     def quarters(self, role: str, what: Callable[[Held], float]) -> list[float]:
-        """Return the medians of each quarter of the time."""
+        """Return the lower quartile in each quarter of the time: what is held between two bursts of work."""
         found = [what(sample[role]) for sample in self.samples if role in sample]
         size = max(1, len(found) // 4)
-        return [statistics.median(found[n * size : (n + 1) * size] or found[-1:]) for n in range(4)]
+        return [float(np.quantile(found[n * size : (n + 1) * size] or found[-1:], 0.25)) for n in range(4)]
 
     def restarts(self) -> list[str]:
         """Return the roles of which a process was replaced."""
@@ -89,7 +90,7 @@ def not_given_back(before: Mapping[str, Held], after: Mapping[str, Held]) -> lis
 
 
 def as_rows(course: Course) -> list[list[str]]:
-    """Return a row for each role and measure: the medians of the quarters."""
+    """Return a row for each role and measure: the lower quartiles in the quarters of the time."""
     return [
         [role, measure.name, *(f"{value:.0f}" for value in course.quarters(role, measure.of))]
         for role in sorted(course.processes)

@@ -24,6 +24,7 @@ from cutout.app.db import migrate
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Job, Status
 from cutout.app.jobs import queries as jobs
+from cutout.app.storage.local import LocalStorage
 from tests.app.api_client import ANNA, API, BEN
 from tests.app.batch_client import BATCH, BatchClient, opened_studio, photos
 from tests.fakes import PATIENCE, wait_until
@@ -179,21 +180,33 @@ def test_files_and_their_times_come_back_as_they_were(small: Settings, data: Pat
     assert all(path.stat().st_mode & 0o077 == 0 for path in (data, *data.rglob("*")))
 
 
-def test_no_job_changes_its_state_while_files_are_collected(
+def test_no_job_changes_its_state_while_the_last_files_are_collected(
     small: Settings, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused = []
+    """A file comes, one goes and one is replaced after all files were linked for the first time."""
+    locked: dict[str, bool] = {}
+    link = backup._add_name
 
     def while_writing(path: Path, target: Path) -> None:
-        with closing(sqlite3.connect(data / "cutout.db", timeout=0)) as writer:
-            with pytest.raises(sqlite3.OperationalError, match="locked"):
+        with closing(sqlite3.connect(data / "cutout.db", timeout=0, isolation_level=None)) as writer:
+            try:
                 writer.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                locked[path.name] = True
             assert writer.execute("SELECT count(*) FROM users").fetchone() == (0,)  # readers go on
-        refused.append(path.name)
+        link(path, target)
+        if path.name == "b":
+            LocalStorage(data).put("results/new", b"new")
+            LocalStorage(data).put("results/a.png", b"replaced")
+            path.unlink()
 
     monkeypatch.setattr(backup, "_add_name", while_writing)
-    saved(small)
-    assert set(refused) == {"secret", "a.png", "b"}
+    with tarfile.open(fileobj=io.BytesIO(saved(small))) as tar:
+        replaced = tar.extractfile("results/a.png")
+        assert replaced is not None
+        assert replaced.read() == b"replaced"
+        assert "results/new" in tar.getnames()
+    assert locked == {"new": True, "a.png": True}
     with closing(sqlite3.connect(data / "cutout.db", timeout=0)) as writer:
         writer.execute("BEGIN IMMEDIATE")
 

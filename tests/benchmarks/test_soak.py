@@ -70,7 +70,7 @@ def test_what_is_left_behind_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "uploads/a").mkdir(parents=True)
     (tmp_path / "uploads/a/photo").touch()
     (tmp_path / "results").mkdir()
-    (tmp_path / "results/.cutout-123").touch()
+    (tmp_path / f"results/.cutout-{32 * '0'}").touch()
     keys += [f"rq:{number}" for number in range(50)]
     told = "\n".join(traces.left_behind())
     for what in (

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
 from sqlalchemy import func, select
 
 from cutout.app import maintenance
@@ -68,7 +69,7 @@ def test_what_is_lost_is_settled_by_one_of_them(database: Database, tmp_path: Pa
 @on_both
 def test_old_files_are_deleted_by_all_of_them_without_an_error(database: Database, tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path / "files")
-    for number in range(200):
+    for number in range(60):
         for key in (f"results/{number}.png", f"uploads/{number}/a"):
             storage.put(key, b"old")
             os.utime(storage.root / key, (0, 0))
@@ -76,6 +77,23 @@ def test_old_files_are_deleted_by_all_of_them_without_an_error(database: Databas
     at_once(partial(thumbnails.delete_old_results, storage, timedelta(days=1)))
     at_once(partial(upload_cleanup.forget_uploads, database, storage, timedelta(days=1)))
     assert storage.list_older_than(timedelta(seconds=-5), "") == ["results/new.png"]
+
+
+def test_a_file_that_another_deletes_while_it_is_looked_at_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, is_file = LocalStorage(tmp_path), Path.is_file
+    for key in ("results/a", "results/b"):
+        storage.put(key, b"x")
+
+    def and_gone(file: Path) -> bool:
+        found = is_file(file)
+        if file.name == "b":
+            file.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "is_file", and_gone)
+    assert storage.list_older_than(timedelta(seconds=-5), "results/") == ["results/a"]
 
 
 @on_both

@@ -1,9 +1,11 @@
 """Two versions at once, as during an update: older code on a newer schema, and rows that a newer version wrote."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect, select, text
+from alembic import command
+from sqlalchemy import ExceptionContext, event, inspect, select, text
 from structlog.testing import capture_logs
 
 from cutout.app.bootstrap import prepare
@@ -17,6 +19,7 @@ from cutout.app.jobs.leases import Line
 from cutout.app.storage.local import LocalStorage
 from cutout.worker import tasks
 from tests.app.databases import on_both
+from tests.fakes import PATIENCE, wait_until
 from tests.worker.test_tasks import look
 from tests.worker.worker_fixtures import context_of, small_photos, submitted
 
@@ -151,3 +154,34 @@ def test_an_older_worker_leaves_photos_with_newer_options_to_a_newer_one(
         tasks.process_line(context, Line.BATCH)
         assert rung == []
         assert database.run_read_only(leases.has_waiting_work, Line.BATCH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_step_that_waits_for_a_transaction_keeps_no_others_waiting_behind_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives its place in the queue up, and begins again."""
+    monkeypatch.setattr(migrate, "LOCK_MILLISECONDS", 50)
+    with database.engine.begin() as connection:
+        config = migrate.alembic_config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0008")
+    refused: list[object] = []
+
+    def note(context: ExceptionContext) -> None:
+        refused.append(context.original_exception)
+
+    event.listen(database.engine, "handle_error", note)
+    try:
+        with ThreadPoolExecutor(1) as aside:
+            with database.read() as session:
+                session.execute(text(f"SELECT count(*) FROM {JOBS}"))
+                migrated = aside.submit(migrate.migrate, database)
+                wait_until(lambda: len(refused) >= 2)
+                assert not migrated.done()
+            assert migrated.result(PATIENCE) == migrate.head()
+    finally:
+        event.remove(database.engine, "handle_error", note)
+        migrate.migrate(database)
+    assert {getattr(error, "sqlstate", None) for error in refused} == {"55P03"}

@@ -201,7 +201,7 @@ def test_a_picture_on_stdout_has_nothing_of_mnn_in_it(
 
 
 @pytest.mark.parametrize(
-    ("device", "size"), [("cpu", 384), pytest.param("cuda", 1024, marks=pytest.mark.gpu)]
+    ("device", "size"), [("cpu", 256), pytest.param("cuda", 1024, marks=pytest.mark.gpu)]
 )
 def test_half_precision_gives_the_masks_of_float32(weights: ModelsFolder, device: str, size: int) -> None:
     """At a smaller size on the CPU, where half precision is slow."""

@@ -1,6 +1,7 @@
 """A release: its version, its notes, its files."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from packaging.version import Version
 
-from tools import dist, release_notes
+from tools import dist, lock, release_notes
 
 ROOT = Path(__file__).parents[2]
 CHANGELOG = """# Changelog
@@ -96,3 +98,16 @@ def test_two_builds_of_one_commit_give_the_same_wheel(tmp_path: Path) -> None:
         (wheel,) = out.glob("*.whl")
         wheels.append(wheel.read_bytes())
     assert wheels[0] == wheels[1]
+
+
+def test_the_images_of_a_release_are_built_with_arguments_that_there_are() -> None:
+    job = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]["image"]
+    arguments = {
+        line.split("=")[0]
+        for step in job["steps"]
+        for line in step.get("with", {}).get("build-args", "").splitlines()
+    }
+    assert arguments == {"LOCK", "DEVICE"}
+    assert arguments <= set(re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile.gpu").read_text(), re.MULTILINE))
+    for image in job["strategy"]["matrix"]["include"]:
+        assert image["lock"] in lock.LOCKS

@@ -36,6 +36,11 @@ from tests.worker.worker_fixtures import small_photos, submitted, worker_environ
 pytestmark = pytest.mark.slow
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 def cutout_process(log: Path, environment: dict[str, str], *arguments: str) -> "subprocess.Popen[bytes]":
     """Run the command itself."""
     command = [sys.executable, "-c", "from cutout.app.cli import main; main()", *arguments]
@@ -82,8 +87,7 @@ def house(
 ) -> Iterator[House]:
     """Run a service like `cutout serve`, or the real command if `models` is given, and wait for its worker."""
     url = f"sqlite:///{folder / 'cutout.db'}"
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = worker_environment(url, folder, "", milliseconds=milliseconds, port=port)
     log = folder / "house.log"
     process = (
@@ -188,11 +192,20 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand(
     queue.connection.flushdb()
     batch = submitted(database, storage, small_photos(150))
     url = database.engine.url.render_as_string(hide_password=False)
-    environment = worker_environment(url, storage.root, redis_url, milliseconds=50, lease_seconds=60)
+    environment = worker_environment(
+        url,
+        storage.root,
+        redis_url,
+        milliseconds=50,
+        lease_seconds=60,
+        worker_metrics_port=(port := free_port()),
+    )
     with worker_process(tmp_path, environment) as process:
         queue.notify_workers(Line.BATCH)
         # More photos than the engine processes at once.
         wait_until(lambda: counts(database, batch).get(Status.PROCESSING, 0) > 8)
+        seen = figures_in(http.get(f"http://127.0.0.1:{port}/metrics").raise_for_status().text)
+        assert (seen["cutout_engine_ready"], seen["cutout_photos_in_work"] > 0) == (1, True)
         process.terminate()
         assert process.wait(PATIENCE) == 0
     with database.read() as session:

@@ -70,6 +70,29 @@ def test_from_an_account_to_a_key_and_credits(
     database.close()
 
 
+def test_a_password_can_come_from_stdin_or_is_asked_for_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add = ["users", "add", OWNER]
+    monkeypatch.setattr("sys.stdin", io.StringIO("correct horse battery\nmore\n"))
+    code, _, said = cutout(monkeypatch, capsys, *add, "--password-stdin", "--password", "another horse")
+    assert (code, "either --password or --password-stdin" in said) == (1, True)
+    assert cutout(monkeypatch, capsys, *add, "--password-stdin")[0] == 0
+    asked: list[dict[str, bool]] = []
+
+    def prompt(_: str, **how: bool) -> str:
+        asked.append(how)
+        return "staple of horses"
+
+    monkeypatch.setattr("typer.prompt", prompt)
+    database = Database(f"sqlite:///{tmp_path / 'cutout.db'}")
+    assert accounts.log_in(database, OWNER, "correct horse battery") is not None
+    assert cutout(monkeypatch, capsys, "users", "password", OWNER)[0] == 0
+    assert asked == [{"hide_input": True, "confirmation_prompt": True}]
+    assert accounts.log_in(database, OWNER, "staple of horses") is not None
+    database.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -18,9 +18,10 @@ from opentelemetry.trace import StatusCode
 
 from cutout.app.db.session import Database
 from cutout.app.jobs.queue import Queue
-from cutout.app.observability import tracing
+from cutout.app.observability import trace_export
 from cutout.app.observability.otlp import OtlpTracing
-from cutout.app.observability.tracing import NO_TRACING, is_wanted, open_tracing
+from cutout.app.observability.trace_export import is_wanted, open_tracing
+from cutout.app.observability.tracing import NO_TRACING
 from cutout.inference.scheduling.stage_timer import StageTimer
 from tests.app.api_client import ANNA, API, opened_shop
 from tests.app.batch_client import opened_studio, photos
@@ -195,7 +196,7 @@ def test_only_the_variables_switch_traces_on() -> None:
 
 def test_by_default_nothing_of_opentelemetry_is_imported() -> None:
     code = (
-        "import sys; from cutout.app.observability.tracing import NO_TRACING, open_tracing;"
+        "import sys; from cutout.app.observability.trace_export import NO_TRACING, open_tracing;"
         "assert open_tracing('cutout', '1') is NO_TRACING;"
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
@@ -207,7 +208,7 @@ def test_without_the_extra_it_is_said_that_no_traces_are_sent(monkeypatch: pytes
     monkeypatch.delitem(sys.modules, "cutout.app.observability.otlp")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)  # as if it were not there
     warned: list[dict[str, object]] = []
-    monkeypatch.setattr(tracing.log, "warning", lambda _, **about: warned.append(about), raising=False)
+    monkeypatch.setattr(trace_export.log, "warning", lambda _, **about: warned.append(about), raising=False)
     assert open_tracing("cutout", "1") is NO_TRACING
     assert "cutout-server[otel]" in str(warned)
 

@@ -93,7 +93,8 @@ def test_a_worker_that_hangs_delays_no_other_and_its_late_answer_is_dropped(pipe
     assert ask_all({"1": pipe}, 0.01) == {"1": None}
     assert silent.asked == 1
     silent.go_on.set()
-    wait_until(lambda: ask_all({"1": pipe}, PATIENCE)["1"] == b"2")
+    wait_until(lambda: pipe._ours is not None and pipe._ours.poll())
+    assert ask_all({"1": pipe}, PATIENCE) == {"1": b"2"}
     other.close()
 
 
