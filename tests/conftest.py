@@ -164,7 +164,7 @@ def real_engine(weights: ModelsFolder) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def cutouts(real_engine: Engine) -> dict[str, Cutout]:
     """Return the cut-outs of three photos by their names, made once with the real weights; each takes seconds."""
-    photos = ((name, (DATA / f"{name}.jpg").read_bytes()) for name in ("chelsea", "coffee", "grass"))
+    photos = ((name, (DATA / f"{name}.jpg").read_bytes) for name in ("chelsea", "coffee", "grass"))
     done = {}
     for name, outcome in real_engine.remove_many(photos, Options()):
         assert isinstance(outcome, Cutout), outcome
