@@ -10,6 +10,11 @@ from cutout.app.config.settings import load as load_settings
 
 MISSING = "The MCP server is an extra that is not installed: pip install 'cutout-server[mcp]'."
 
+ROOT = (
+    "The current folder is /, and an assistant may use the current folder with all below it. Name the folders that it may"
+    " use with --folder."
+)
+
 
 def mcp(
     folders: Annotated[
@@ -31,6 +36,8 @@ def mcp(
         if (error.name or "").partition(".")[0] not in ("mcp", "mcp_types"):
             raise
         raise CommandError(MISSING) from None
+    if not folders and Path.cwd() == Path("/"):  # where some assistants start commands
+        raise CommandError(ROOT)
     settings = load_settings(device=device)
     allowed = Folders(folders or [Path()])
     say(f"Serving MCP for {escape(', '.join(map(str, allowed.roots)))}.")

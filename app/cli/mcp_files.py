@@ -1,7 +1,7 @@
 """Which files an assistant may read and write, and which result goes where."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from cutout.inference.imaging.encode import Format
 # The end of a result's name beside its photo, as the page names downloads; the folder of results in a folder of photos.
 BESIDE = "-cutout"
 WITHIN = "cutouts"
+# An assistant reads the whole answer; a folder may have any number of other files.
+MOST_PASSED_OVER = 20
 
 
 class Folders:
@@ -99,22 +101,27 @@ def work_of(
         else [plan(sources, folders.resolve(output), file_format)]
     )
     tasks, refused = [], []
-    for task in (task for one in plans for task in one.tasks):
+    planned = [task for one in plans for task in one.tasks]
+    photos = {task.source.resolve() for task in planned}
+    for task in planned:
         try:
-            reason = _refusal(folders, task, overwrite=overwrite)
+            reason = _refusal(folders, task, photos, overwrite=overwrite)
         except OSError as error:  # such as a result's name that is too long
             reason = f"{error.filename} cannot be used ({error.strerror}). Give another output."
         if reason is None:
             tasks.append(task)
         else:
             refused.append((task.source, reason))
-    passed_over = [f"{file}: it does not look like a photo." for one in plans for file in one.left_out]
-    passed_over += [
+    passed_over = [
         f"{place}: folders or links that {reason} are skipped."
         for one in plans
         for reason, places in one.not_followed.items()
         for place in places
     ]
+    passed_over += [f"{file}: it does not look like a photo." for one in plans for file in one.left_out]
+    if len(passed_over) > MOST_PASSED_OVER:
+        more = len(passed_over) - MOST_PASSED_OVER
+        passed_over = [*passed_over[:MOST_PASSED_OVER], f"… and {more} more."]
     if not tasks and not refused:
         raise CommandError(f"No photos were found in {', '.join(map(repr, paths))}.")
     return Work(tasks, passed_over, refused)
@@ -129,7 +136,7 @@ def may_write(target: Path, *, overwrite: bool) -> str | None:
     return None
 
 
-def _refusal(folders: Folders, task: Task, *, overwrite: bool) -> str | None:
+def _refusal(folders: Folders, task: Task, photos: Collection[Path], *, overwrite: bool) -> str | None:
     if not folders.contain(task.source):
         return f"It leads to a file outside of the folders that may be used. {folders.advice}"
     for target in task.targets:
@@ -137,6 +144,8 @@ def _refusal(folders: Folders, task: Task, *, overwrite: bool) -> str | None:
             return f"{target} leads out of the folders that may be used. {folders.advice}"
         if target.resolve() == task.source.resolve():
             return "It would be replaced by its own cut-out. Give another output."
+        if target.resolve() in photos:
+            return f"Its result would replace {target}, which is one of the photos. Give another output."
         reason = may_write(target, overwrite=overwrite)
         if reason is not None:
             return reason

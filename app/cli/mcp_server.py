@@ -39,6 +39,8 @@ INSTRUCTIONS = (
     " and their paths are returned. Photos are never changed, and no existing file is replaced without overwrite=true."
     " Look at the results whose needs_review is not empty, or ask the user to."
 )
+# An assistant reads the whole answer.
+MOST_RESULTS = 200
 # The tools write new files, which replace others if they are told to. Their world is the folders.
 WRITES = ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
@@ -118,7 +120,10 @@ class Answer(BaseModel):
 
     made: int
     failed: int
-    results: list[Result]
+    results: list[Result] = Field(
+        description=f"With more than {MOST_RESULTS} photos, those that failed or need review come first; the others are"
+        " left out, and their files are there all the same."
+    )
     passed_over: list[str] = Field(description="Files and folders that were not read as photos, and why.")
 
 
@@ -185,13 +190,9 @@ class Remover:
 
         try:
             options = self._options(output, **given)
-            work = work_of(
-                self.folders,
-                [paths] if isinstance(paths, str) else paths,
-                output,
-                options.format,
-                overwrite=overwrite,
-            )
+            given_paths = [paths] if isinstance(paths, str) else paths
+            look = partial(work_of, self.folders, given_paths, output, options.format, overwrite=overwrite)
+            work = await to_thread.run_sync(look)  # a folder may be large, and its disk slow
             results = await to_thread.run_sync(partial(self._do, work, options, overwrite, tell))
         except (CutoutError, OperatorError) as error:
             raise ToolError(str(error)) from error
@@ -199,7 +200,9 @@ class Remover:
         made = sum(result.error is None for result in results)
         if len(results) == 1 and made == 0:
             raise ToolError(f"{results[0].photo}: {results[0].error}")
-        return Answer(made=made, failed=len(results) - made, results=results, passed_over=work.passed_over)
+        return Answer(
+            made=made, failed=len(results) - made, results=told_of(results), passed_over=work.passed_over
+        )
 
     def setup(self) -> Setup:
         """Return what this machine can do, without loading a network."""
@@ -295,6 +298,13 @@ class Remover:
             notes=list(outcome.notes),
             needs_review=_review(outcome),
         )
+
+
+def told_of(results: list[Result]) -> list[Result]:
+    """Return the results that an answer has room for; those that somebody has to look at come first."""
+    if len(results) <= MOST_RESULTS:
+        return results
+    return sorted(results, key=lambda one: (one.error is None, not one.needs_review))[:MOST_RESULTS]
 
 
 def _review(cutout: "Cutout") -> list[str]:

@@ -72,7 +72,8 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> RemovalPlan
     suffix keep it: a.jpg and a.png become a.jpg.png and a.png.png.
 
     Raises:
-        CommandError: a source does not exist, or is inside the output folder; or `out` is a ZIP for several photos.
+        CommandError: a source does not exist, or is inside the output folder; or `out` is a ZIP for several photos; or
+            photos of several folders would have the same result.
 
     """
     sources = list(sources)
@@ -100,13 +101,31 @@ def plan(sources: Iterable[Path], out: Path, file_format: Format) -> RemovalPlan
             raise CommandError(f"{source} does not exist.")
 
     suffixes = ("png", "jpg") if file_format is Format.AUTO else (file_format.value,)
-    taken = Counter(place.with_suffix("") for _, place in placed)
+    placed = list({(photo.resolve(), place): (photo, place) for photo, place in placed}.values())  # each once
     tasks = []
-    for photo, place in placed:
-        stem = place.name if taken[place.with_suffix("")] > 1 else place.stem
-        targets = [out / place.with_name(f"{stem}.{one}") for one in suffixes]
+    for (photo, place), result in zip(placed, _own_names(placed, out), strict=True):
+        targets = [out / result.with_name(f"{result.name}.{one}") for one in suffixes]
         tasks.append(Task(photo, *targets, name=place.as_posix()))
     return RemovalPlan(tasks, left_out, out, dict(not_followed))
+
+
+def _own_names(placed: list[tuple[Path, Path]], out: Path) -> list[Path]:
+    """Return the place of each result without the suffix of its format; no two are equal."""
+    names = [place.with_suffix("") for _, place in placed]
+    while True:
+        taken = Counter(names)
+        longer = [place if taken[name] > 1 else name for name, (_, place) in zip(names, placed, strict=True)]
+        if longer == names:
+            break
+        names = longer
+    for name, number in taken.items():
+        if number > 1:
+            one, other = [photo for photo, place in placed if place == name][:2]
+            raise CommandError(
+                f"{one} and {other} would have the same result in {out}. Give the folder that holds both, or run them"
+                " one by one, into a folder each."
+            )
+    return names
 
 
 def read_hints(file: Path) -> dict[str, Hints]:

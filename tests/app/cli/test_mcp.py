@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cutout.app.cli import main
-from cutout.app.cli.mcp_files import Folders
+from cutout.app.cli.mcp_files import Folders, work_of
+from cutout.inference.imaging.encode import Format
 from cutout.inference.weights.store import ModelsFolder
 from tests.conftest import DATA
 from tests.fakes import PATIENCE, open_picture, photo_bytes, wait_until
@@ -224,3 +225,40 @@ def test_the_folders_are_real_ones(tmp_path: Path) -> None:
     assert folders.resolve("a.png") == real / "a.png"
     assert folders.resolve(str(linked / "a.png")) == real / "a.png"
     assert not folders.contain(tmp_path / "really")
+
+
+def test_photos_of_the_call_are_not_replaced_and_others_are_told_in_short(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a-cutout.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "many").mkdir()
+    for number in range(30):
+        (tmp_path / f"many/{number}.txt").touch()
+    paths = ["a.jpg", "a-cutout.png", "many"]
+    work = work_of(Folders([tmp_path]), paths, None, Format.PNG, overwrite=True)
+    assert [task.target.name for task in work.tasks] == ["a-cutout-cutout.png"]
+    ((photo, reason),) = work.refused
+    assert photo.name == "a.jpg"
+    assert "one of the photos" in reason
+    assert len(work.passed_over) == 21
+    assert work.passed_over[-1] == "… and 10 more."
+
+
+def test_a_long_answer_has_what_somebody_must_look_at() -> None:
+    from cutout.app.cli.mcp_server import MOST_RESULTS, Result, told_of
+
+    good = [Result(photo=f"{number}.png") for number in range(MOST_RESULTS)]
+    assert told_of(good) == good
+    unsure, bad = Result(photo="u", needs_review=["unsure"]), Result(photo="b", error="broken")
+    assert told_of([*good, unsure, bad]) == [bad, unsure, *good[:-2]]
+
+
+def test_the_whole_disk_is_not_allowed_by_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir("/")
+    monkeypatch.setattr(sys, "argv", ["cutout", "mcp"])
+    monkeypatch.setattr("cutout.app.cli.mcp_server.serve", lambda *_: pytest.fail("it serves /"))
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert "--folder" in capsys.readouterr().err

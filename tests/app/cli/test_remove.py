@@ -12,6 +12,7 @@ from PIL import Image
 
 from cutout.app import bootstrap
 from cutout.app.cli import main, remove
+from cutout.app.cli.console import CommandError
 from cutout.app.cli.output_record import NAME, Seen
 from cutout.app.cli.plan import plan
 from cutout.inference.engine import Engine
@@ -259,6 +260,21 @@ def test_names_that_would_meet_keep_their_suffix(tmp_path: Path) -> None:
     out = tmp_path / "out"
     targets = {str(task.target.relative_to(out)) for task in plan([tmp_path], out, Format.PNG).tasks}
     assert targets == {"a.jpg.png", "a.png.png", "b.png", "sub/a.png"}
+
+
+def test_no_result_replaces_that_of_another_photo(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in ("one/a.png", "one/a.jpg", "one/a.png.webp", "two/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    one = tmp_path / "one"
+    tasks = plan([one], out, Format.PNG).tasks
+    assert {task.target.name for task in tasks} == {"a.png.png", "a.jpg.png", "a.png.webp.png"}
+    (task,) = plan([one / "a.png", one / "a.png"], out, Format.PNG).tasks
+    assert task.target == out / "a.png"
+    for sources in ([one / "a.png", tmp_path / "two/a.png"], [one, tmp_path / "two"]):
+        with pytest.raises(CommandError, match="would have the same result"):
+            plan(sources, out, Format.PNG)
 
 
 def test_results_inside_the_photos_folder_are_not_taken_for_photos(cutout: Run, photos: Path) -> None:
