@@ -26,5 +26,5 @@ if command -v kubectl >/dev/null; then
 else
     echo 'No kubectl here: the Kubernetes manifests were checked one by one, not as kustomize builds them.'
 fi
-# --no-warn: KEDA's and kustomize's own objects have no schema in Kubernetes; tests/deploy checks those.
+# --no-warn: KEDA's and kustomize's own objects have no schema in Kubernetes; tests/test_kubernetes.py checks those.
 kubernetes-validate --strict --quiet --no-warn "$built"/*.yaml

@@ -59,6 +59,9 @@ def test_the_settings_of_a_pod_are_accepted(pod: str, monkeypatch: pytest.Monkey
     assert FILLED.keys() < secrets.keys()
     for name, value in (env_file("settings.env") | secrets | FILLED | own).items():
         monkeypatch.setenv(name, value)
+    if PODS[pod]["spec"].get("enableServiceLinks", True):
+        for service in (name for kind, name in ALL if kind == "Service"):
+            monkeypatch.setenv(f"{service.upper().replace('-', '_')}_PORT", "tcp://10.0.0.1:80")
     loaded = settings.load()
     assert loaded.auth == "on"
     assert loaded.database_url
