@@ -20,9 +20,11 @@ from cutout.app.storage.local import LocalStorage
 from cutout.app.stores.buckets import Buckets
 from cutout.inference.backends.runners import pick_device
 from cutout.inference.engine import Engine
-from cutout.inference.errors import ModelUnavailable
+from cutout.inference.errors import LicenceNotAccepted, ModelUnavailable
 from cutout.inference.opening import open_engine
-from cutout.inference.tiers import SOLD, Tier, candidates
+from cutout.inference.tiers import SOLD, Choice, Tier, candidates, first_of
+from cutout.inference.weights.download import local_file
+from cutout.inference.weights.store import sha256
 from cutout.models.catalog import CHECKPOINTS, Checkpoint
 
 # Not structlog, which prints to stdout until it is configured: the command may write an image there.
@@ -71,6 +73,28 @@ def pull_missing(settings: Settings, tiers: Iterable[Tier], pull: Callable[[Chec
         else:
             if choices[-1].name in failed:  # else opening the engine says what each of them lacks
                 raise failed[choices[-1].name]
+
+
+def copied_at_start(settings: Settings, tier: Tier) -> Choice | None:
+    """Return what a start copies from `models_from` for a tier that has no checkpoint here yet, None if nothing.
+
+    A damaged file counts as none.
+    """
+    folder, orders = settings.models_folder, settings.tier_orders
+    reasons: list[str] = []
+    for checkpoint in candidates(tier, orders):
+        if checkpoint.fetch == "never" and tier not in orders:
+            continue
+        try:
+            folder.check(checkpoint)
+        except LicenceNotAccepted as error:
+            reasons.append(str(error))
+        except ModelUnavailable as error:
+            file = local_file(settings.models_from, checkpoint)
+            if file is not None and checkpoint.sha256 in (None, sha256(file)):
+                return Choice(tier, checkpoint, tuple(reasons), first_of(tier, orders))
+            reasons.append(str(error))
+    return None
 
 
 def fetched_unasked(settings: Settings) -> list[Checkpoint]:

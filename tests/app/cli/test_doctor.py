@@ -125,3 +125,34 @@ def test_options_that_make_no_sense_are_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CUTOUT_HF_INFERENCE_TOKEN", "hf_x")
     with pytest.raises(CommandError, match="nothing to test here"):
         doctor("huggingface", deep=True)
+
+
+def test_weights_that_a_start_copies_count(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ModelsFolder(folder / "image").file(find("isnet-general"))
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"others")
+    monkeypatch.setenv("CUTOUT_MODELS_DIR", str(folder / "empty"))
+    monkeypatch.setenv("CUTOUT_MODELS_FROM", str(folder / "image"))
+
+    def told(code: int) -> str:
+        if code:
+            with pytest.raises(typer.Exit):
+                doctor("cpu")
+        else:
+            doctor("cpu")
+        return capsys.readouterr().err
+
+    assert "No checkpoint for tier basic is ready" in told(1)  # it is damaged, and would not be copied
+    monkeypatch.setattr("cutout.app.bootstrap.sha256", lambda _: find("isnet-general").sha256)
+    shown = told(0)
+    assert f"isnet-general: not copied yet from {file}; run: cutout models pull isnet-general" in shown
+    for tier in Tier:
+        assert (
+            f"! {tier.value}: isnet-general (copied at the first start) is a substitute"
+            in shown
+        )
+    assert not (folder / "empty").exists()
+    monkeypatch.setenv("CUTOUT_STRICT_MODELS", "1")
+    assert "✗ basic: isnet-general" in told(1)
