@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+
+log = structlog.get_logger()
 
 # The label of what a worker of this host has told, beside which the service has figures of the same name.
 WORKER = "worker"
@@ -52,11 +55,23 @@ def merged(own: Iterable[Metric], told: Told) -> dict[str, Metric]:
         "cutout_worker_answers", "1 if a worker that this service started tells its figures", "gauge"
     )
     for worker, text in told.items():
-        answers.add_sample(answers.name, {WORKER: worker}, float(text is not None))
-        for family in text_string_to_metric_families((text or b"# EOF\n").decode()):  # type: ignore[no-untyped-call]
+        read = _read(text)
+        answers.add_sample(answers.name, {WORKER: worker}, float(read is not None))
+        for family in read or ():
             kept = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             for sample in family.samples:
                 kept.samples.append(sample._replace(labels={**sample.labels, WORKER: worker}))
     if told:
         families[answers.name] = answers
     return families
+
+
+def _read(text: bytes | None) -> list[Metric] | None:
+    """Return a worker's families; None if it did not answer, or was stopped within an answer, so that this is no text."""
+    if text is None:
+        return None
+    try:
+        return list(text_string_to_metric_families(text.decode()))  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        log.warning("the metrics of a worker cannot be read", detail=repr(error))
+        return None

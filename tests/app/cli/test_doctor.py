@@ -149,10 +149,7 @@ def test_weights_that_a_start_copies_count(
     shown = told(0)
     assert f"isnet-general: not copied yet from {file}; run: cutout models pull isnet-general" in shown
     for tier in Tier:
-        assert (
-            f"! {tier.value}: isnet-general (copied at the first start) is a substitute"
-            in shown
-        )
+        assert f"! {tier.value}: isnet-general (copied at the first start) is a substitute" in shown
     assert not (folder / "empty").exists()
     monkeypatch.setenv("CUTOUT_STRICT_MODELS", "1")
     assert "✗ basic: isnet-general" in told(1)

@@ -64,6 +64,17 @@ def test_a_service_tells_its_workers_figures_beside_its_own() -> None:
     }
 
 
+@pytest.mark.parametrize("garbage", [b"jobs_total{", b"\xff\xfe", b"jobs_total 1\n"])
+def test_an_answer_that_is_no_text_costs_the_others_nothing(garbage: bytes) -> None:
+    told = {"1": garbage, "2": Exposition(registry_of(jobs=7)).for_service()}
+    assert samples(Exposition(registry_of(jobs=2), lambda: told).text()) == {
+        ("jobs_total", ""): 2,
+        ("jobs_total", "2"): 7,
+        ("cutout_worker_answers", "1"): 0,
+        ("cutout_worker_answers", "2"): 1,
+    }
+
+
 def started(pipe: WorkerPipe, answer: "Exposition | Silent") -> None:
     """Pretend that a process has started which answers with these metrics."""
     answer_service(os.dup(pipe.open()), answer.for_service)
