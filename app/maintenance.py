@@ -49,6 +49,10 @@ UPLOADS_KEPT = timedelta(hours=3)
 LOOK_AT_MOST_EVERY, LOOK_AT_LEAST_EVERY = timedelta(seconds=0.5), timedelta(seconds=10)
 
 
+# An interval, a name, and a task that returns a count.
+Work = tuple[timedelta, str, Callable[[], Awaitable[int]]]
+
+
 @asynccontextmanager
 async def running_maintenance(
     database: Database,
@@ -74,33 +78,15 @@ async def running_maintenance(
     )
     lost_workers = AfterOutages(partial(recover_lost_work, database, queue, lease), database, lease)
     late = AfterOutages(partial(database.run_in_transaction, claims.expire, deadline), database, lease)
-    watch = ClockWatch(LARGEST_DIFFERENCE.total_seconds())
-
-    def surely(work: Callable[[], int]) -> Callable[[], Awaitable[int]]:
-        return WhileClockIsSure(work, database, watch)
-
-    async def clock() -> int:
-        return look_at_clock(watch)
-
-    old_results = surely(partial(thumbnails.delete_old_results, storage, kept))
-    old_photos = surely(partial(storage.delete_older_than, kept, originals.ORIGINALS))
-    old_uploads = surely(partial(upload_cleanup.forget_uploads, database, storage, UPLOADS_KEPT))
-    old_keys = surely(partial(idempotency.forget_keys, database, kept))
     deleted_users = partial(to_the_end, user_deletion.delete_late_rows, database, storage)
     webhooks = partial(deliver_due, outbox, Channel.WEBHOOK)
     mails = partial(deliver_due, outbox, Channel.MAIL)
-    undelivered = surely(partial(stores.end_expired, kept))
-    works: list[tuple[timedelta, str, Callable[[], Awaitable[int]]]] = [
-        (LOOK_AT_LEAST_EVERY, "clock looked at", clock),
+    works: list[Work] = [
         (min(SETTLE_EVERY, check_interval(lease)), "lost jobs settled", jobs_of_dead_processes),
         (check_interval(lease), "photos of lost workers released", lost_workers),
         (SETTLE_EVERY, "unclaimed photos expired", late),
         (SETTLE_EVERY, "remaining jobs and batches of deleted users deleted", deleted_users),
-        (DELETE_EVERY, "old results deleted", old_results),
-        (DELETE_EVERY, "photos of old results deleted", old_photos),
-        (DELETE_EVERY, "abandoned uploads deleted", old_uploads),
-        (DELETE_EVERY, "old idempotency keys deleted", old_keys),
-        (DELETE_EVERY, "deliveries of old results ended", undelivered),
+        *_deletions(database, storage, stores, kept),
         (DELIVER_EVERY, "deliveries to stores attempted", stores.deliver_due),
         (DELIVER_EVERY, "webhook deliveries attempted", webhooks),
         (DELIVER_EVERY, "mail deliveries attempted", mails),
@@ -116,6 +102,29 @@ async def running_maintenance(
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+def _deletions(database: Database, storage: Storage, stores: ResultStores, kept: timedelta) -> list[Work]:
+    """Return the tasks that delete what is old, and the one that watches the clock for them."""
+    watch = ClockWatch(LARGEST_DIFFERENCE.total_seconds())
+
+    async def look() -> int:
+        return look_at_clock(watch)
+
+    works: list[tuple[str, Callable[[], int]]] = [
+        ("old results deleted", partial(thumbnails.delete_old_results, storage, kept)),
+        ("photos of old results deleted", partial(storage.delete_older_than, kept, originals.ORIGINALS)),
+        (
+            "abandoned uploads deleted",
+            partial(upload_cleanup.forget_uploads, database, storage, UPLOADS_KEPT),
+        ),
+        ("old idempotency keys deleted", partial(idempotency.forget_keys, database, kept)),
+        ("deliveries of old results ended", partial(stores.end_expired, kept)),
+    ]
+    return [
+        (LOOK_AT_LEAST_EVERY, "clock looked at", look),
+        *((DELETE_EVERY, name, WhileClockIsSure(work, database, watch)) for name, work in works),
+    ]
 
 
 class AfterOutages:

@@ -75,7 +75,7 @@ inside "
 export PYTHONPATH=/data/site CUTOUT_MODELS_DIR=/models OMP_NUM_THREADS=1
 unset CUTOUT_MODELS_FROM CUTOUT_DATA_DIR CUTOUT_LOG_FORMAT CUTOUT_DEVICE
 mkdir -p /data/tmp
-export TMPDIR=/data/tmp
+export TMPDIR=/data/tmp HYPOTHESIS_STORAGE_DIRECTORY=/data/tmp/hypothesis
 cd /mnt
 python -m pytest -q -p no:cacheprovider -m 'not weights and not browser and not gpu and not slow' $tests
 "

@@ -20,6 +20,7 @@ import cutout
 import cutout.version
 from cutout import library
 from cutout.inference.weights.store import ModelsFolder
+from tests.animations import animation_of, durations_of, moving_disc
 from tests.conftest import DATA
 from tests.fakes import fake_engine, photo_bytes
 
@@ -54,6 +55,13 @@ def photo() -> Image.Image:
 def test_it_takes_bytes_images_and_arrays(given: Any) -> None:
     picture = cutout.remove(given)
     assert (picture.mode, picture.size) == ("RGBA", (60, 40))
+
+
+def test_every_frame_of_an_animation_if_that_is_asked_for() -> None:
+    moving = animation_of(moving_disc(3), "GIF")
+    assert durations_of(cutout.remove(moving, animation="all", format="webp")) == [40, 40, 40]
+    assert getattr(cutout.remove(moving, animation="all"), "n_frames", 1) == 3
+    assert getattr(cutout.remove(moving), "n_frames", 1) == 1
 
 
 def test_it_takes_paths_and_gives_bytes(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from types import FrameType
 
 import structlog
@@ -15,6 +16,7 @@ from redis.exceptions import RedisError
 from rq import Queue as RqQueue
 from rq import SimpleWorker
 from rq.exceptions import StopRequested
+from rq.executions import Execution
 from rq.job import Job as RqJob
 from sqlalchemy.exc import OperationalError
 
@@ -31,7 +33,7 @@ log = structlog.get_logger()
 
 # RQ's defaults are minutes, and a dead worker's wake-up signal would take that long to be delivered again.
 WORKER_TTL, MAINTENANCE_SECONDS, HEARTBEAT_TTL = 30, 10, 35
-ALIVE_EVERY = timedelta(seconds=10)
+ALIVE_EVERY = BEAT_EVERY = timedelta(seconds=10)
 # Back-off between attempts when the queue is unreachable or read-only: first pause, longest pause, and how long a
 # connection must have worked to reset the back-off. Jitter shortens each pause, so that workers do not retry at once.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, HEALTHY_SECONDS = 0.5, 10.0, 30.0
@@ -72,6 +74,15 @@ class RqWorker(SimpleWorker):
         finally:
             if self.context.engine.lost is not None:
                 self._stop_requested = True
+
+    def perform_job(self, job: RqJob, queue: RqQueue, execution: Execution) -> bool:
+        """Do the work, and tell RQ meanwhile that it goes on: its record of it would expire within `HEARTBEAT_TTL`.
+
+        RQ's `SimpleWorker` does not. Without its record a signal counts as failed, and is kept for `failure_ttl`.
+        """
+        beat = partial(self.maintain_heartbeats, job, execution)
+        with Heartbeat("wake-up signal", BEAT_EVERY, beat):
+            return super().perform_job(job, queue, execution)
 
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None

@@ -144,12 +144,8 @@ def require_turn(session: Session, user_id: uuid.UUID, limit: Limit, at: datetim
 
     """
     window = timedelta(seconds=limit.seconds)
-    accepted = select(Batch.created_at).where(
-        Batch.user_id == user_id,
-        Batch.created_at > at - window,
-        # A batch from a later time was accepted before the clock was set back.
-        Batch.created_at <= at + window,
-    )
+    counted = Batch.created_at > at - window, Batch.created_at <= at + window  # later: the clock was set back
+    accepted = select(Batch.created_at).where(Batch.user_id == user_id, *counted)
     newest_first = accepted.order_by(Batch.created_at.desc())
     oldest = session.scalars(newest_first.offset(limit.calls - 1).limit(1)).one_or_none()
     if oldest is not None:

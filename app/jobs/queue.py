@@ -32,6 +32,7 @@ log = structlog.get_logger()
 PATIENCE_SECONDS = 2.0
 # The handling of one signal that takes longer is stuck; its photos are released when their lease expires.
 LONGEST_JOB_SECONDS = 3600
+FAILED_SECONDS = 3600
 # How long a worker counts as alive after its last announcement.
 ALIVE_SECONDS = 30
 # How long the trace of a request is known to workers.
@@ -48,8 +49,8 @@ class QueueUnavailable(ServiceError):
     code, status = "QUEUE_UNAVAILABLE", 503
     example = "The batch queue does not answer. Nothing was stored or charged; try again in a minute."
     retry_after = 30
-    # The body of the batch is not read in this case, so the connection cannot be reused.
-    headers: Mapping[str, str] = {"Connection": "close"}
+    # Without `Connection: close`: the body of the batch is not read, and closing a connection with unread bytes resets it,
+    # so that the client might not hear this. The server discards the rest of the body.
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,11 @@ class Queue:
             wake_ups = RqQueue(line.value, connection=self.connection)
             if wake_ups.count == 0:
                 wake_ups.enqueue(
-                    f"cutout.worker.tasks.{line.value}", job_timeout=LONGEST_JOB_SECONDS, result_ttl=0
+                    f"cutout.worker.tasks.{line.value}",
+                    job_timeout=LONGEST_JOB_SECONDS,
+                    result_ttl=0,
+                    # RQ would keep failed ones for a year. The database holds the work, and the log the reason.
+                    failure_ttl=FAILED_SECONDS,
                 )
         except (RedisError, OSError) as error:
             log.warning("wake-up signal not sent", line=line.value, detail=str(error))

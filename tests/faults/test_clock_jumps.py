@@ -95,9 +95,14 @@ def test_a_single_photo_and_a_notification_have_leases_of_the_same_clock(
 
 
 def test_after_the_databases_clock_was_set_the_living_renew_first(database: Database) -> None:
-    clocks, calls = Steady(), []
+    clocks, calls = Steady(), list[str]()
+
+    def sweep() -> int:
+        calls.append("swept")
+        return 1
+
     watch = ClockWatch(1, clocks)
-    work = AfterOutages(lambda: calls.append("swept") or 1, database, LEASE, watch)
+    work = AfterOutages(sweep, database, LEASE, watch)
     work._database_time = clocks.wall_clock  # type: ignore[method-assign]
 
     def sweeps() -> int:

@@ -149,6 +149,7 @@ def test_a_queue_on_a_full_disk_is_away_and_keeps_what_it_had(disk: Path) -> Non
         assert queue.connection is not None
         assert queue.connection.llen("rq:queue:batch") == 1
     finally:
+        assert server is not None
         server.kill()
         server.wait()
         queue.close()

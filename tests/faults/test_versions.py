@@ -131,7 +131,7 @@ def test_rows_that_the_oldest_code_writes_are_worked_on(database: Database, tmp_
 
 @on_both
 def test_an_older_worker_leaves_photos_with_newer_options_to_a_newer_one(
-    database: Database, tmp_path: Path
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An option that it ignored would change the picture that was paid for."""
     storage = LocalStorage(tmp_path)
@@ -150,7 +150,7 @@ def test_an_older_worker_leaves_photos_with_newer_options_to_a_newer_one(
         assert {(photo.status, photo.attempts) for photo in look(database, newer)[1]} == {(Status.PENDING, 0)}
         # A worker that cannot take what waits does not wake itself up again and again.
         rung: list[Line] = []
-        context.queue.notify_workers = lambda line: rung.append(line) or True  # type: ignore[method-assign,func-returns-value]
+        monkeypatch.setattr(context.queue, "notify_workers", rung.append)
         tasks.process_line(context, Line.BATCH)
         assert rung == []
         assert database.run_read_only(leases.has_waiting_work, Line.BATCH)

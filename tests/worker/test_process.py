@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -288,7 +289,7 @@ def test_the_command_for_a_worker_starts_a_real_one(
     assert queue.connection is not None
     queue.connection.flushdb()
     # A worker warms up all of its networks, and this one is the smallest.
-    tiers = {f"tier_{tier}": "u2netp" for tier in SOLD}
+    tiers: dict[str, Any] = {f"tier_{tier}": "u2netp" for tier in SOLD}
     environment = worker_environment(
         str(database.engine.url), tmp_path, redis_url, models_dir=small_weights.path, strict_models=1, **tiers
     )

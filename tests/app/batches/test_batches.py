@@ -298,7 +298,8 @@ def test_without_a_queue_no_batch_is_read(database: Database, tmp_path: Path) ->
             answer = send(studio, b"x", **{"Content-Length": "2000000000"})
             assert "one by one" in problem(answer, 503, "QUEUE_UNAVAILABLE")["detail"]
             assert int(answer.headers["retry-after"]) > 0
-            assert answer.headers["connection"] == "close"
+            # Closed with unread bytes of the body, the connection would be reset, and the answer lost.
+            assert "connection" not in answer.headers
         anonymous = studio.client.post(BATCH, content=b"x", headers={"Content-Length": "2000000000"})
         problem(anonymous, 401, "UNAUTHENTICATED")
         nothing_is_left(studio)

@@ -140,6 +140,7 @@ def test_a_price_is_calculated(shop: ApiClient) -> None:
     assert ask(tier="standard", imageCount=100).json() == {
         "tier": "standard",
         "imageCount": 100,
+        "frames": 1,
         "creditsPerImage": 8,
         "totalCredits": 800,
         "discountPercent": 10,

@@ -136,7 +136,7 @@ def test_several_photos_of_one_name_have_results_of_their_own(assistant: "Assist
         ({"path": "good.png", "output": "out-link"}, "outside of the folders"),
         ({"path": "good.png", "output": "folder-link"}, "outside of the folders"),
         ({"path": "good.png", "output": "good.png", "overwrite": True}, "replaced by its own cut-out"),
-        ({"path": "good.png", "output": "out.gif"}, "not as gif"),
+        ({"path": "good.png", "output": "out.bmp"}, "not as bmp"),
         ({"path": "good.png", "tier": "gold"}, "'basic', 'standard'"),
         ({"path": "good.png", "background": "whait"}, "background"),
         ({"path": "good.png", "preset": "amazn"}, "Did you mean amazon?"),

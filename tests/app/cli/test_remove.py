@@ -16,6 +16,7 @@ from cutout.app.cli.output_record import NAME, Seen
 from cutout.app.cli.plan import plan
 from cutout.inference.engine import Engine
 from cutout.inference.imaging.encode import Format
+from tests.animations import animation_of, durations_of, moving_disc
 from tests.fakes import fake_engine, open_picture, photo_bytes, thin_picture
 
 pytestmark = pytest.mark.slow
@@ -146,6 +147,13 @@ def test_what_was_not_taken_as_it_stands_is_said(
     assert f"note: {tmp_path}/moving.gif: The file is an animation; its first frame was used." in (
         capsys.readouterr().err
     )
+
+
+def test_every_frame_of_an_animation_if_that_is_asked_for(cutout: Run, tmp_path: Path) -> None:
+    (tmp_path / "moving.gif").write_bytes(animation_of(moving_disc(3), "GIF"))
+    for out, wanted in (("out", "out/moving.webp"), ("a.gif", "a.gif"), ("b.png", "b.png")):
+        assert cutout("remove", tmp_path / "moving.gif", "-o", tmp_path / out, "--animation", "all") == 0
+        assert durations_of((tmp_path / wanted).read_bytes()) == [40, 40, 40]
 
 
 def test_one_photo_to_a_file_whose_name_tells_the_format(cutout: Run, photos: Path, tmp_path: Path) -> None:
@@ -283,9 +291,7 @@ def test_watching_does_what_arrives_and_stops_on_ctrl_c(
 # --- Names of results -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "suffix", [".tiff", ".bmp", ".gif", ".heic", ".hif", ".mpo", ".apng", ".psd", ".jxl"]
-)
+@pytest.mark.parametrize("suffix", [".tiff", ".bmp", ".heic", ".hif", ".mpo", ".apng", ".psd", ".jxl"])
 def test_no_file_is_written_under_a_false_name(
     cutout: Run,
     photos: Path,
@@ -298,7 +304,7 @@ def test_no_file_is_written_under_a_false_name(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(photo_bytes())))
     for source in (photos / "a.png", "-"):
         assert cutout("remove", source, "-o", out) == 1
-        assert f"written as png, webp, jpg, avif, zip, not as {suffix[1:]}." in capsys.readouterr().err
+        assert f"written as png, webp, jpg, avif, gif, zip, not as {suffix[1:]}." in capsys.readouterr().err
         assert cutout("remove", source, "-o", out, "--format", "png") == 1
     assert not out.exists()
     assert not opened

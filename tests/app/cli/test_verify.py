@@ -562,7 +562,7 @@ class ShorterVisit(Visit):
 
     without: Sequence[str] = ()
 
-    def steps(self) -> Sequence[Step]:
+    def steps(self) -> list[Step]:
         return [step for step in super().steps() if step.name not in self.without]
 
 

@@ -336,11 +336,11 @@ def test_a_users_hanging_store_leaves_room_for_the_others(shop: ApiClient, web: 
     for _ in range(6):
         remove(shop, address(web)).raise_for_status()
     remove(shop, address(web, "/ben"), BEN).raise_for_status()
-    claimed = shop.database.run_in_transaction(service.claim, now() + timedelta(minutes=1), 16, {})
+    claimed = shop.database.run_in_transaction(service.claim, lambda: now() + timedelta(minutes=1), 16, {})
     by_user = [row.user_id for row in claimed]
     assert sorted(by_user.count(user) for user in set(by_user)) == [1, service.MOST_OF_ONE_USER]
     anna = max(by_user, key=by_user.count)
     more = shop.database.run_in_transaction(
-        service.claim, now() + timedelta(minutes=1), 16, {anna: service.MOST_OF_ONE_USER}
+        service.claim, lambda: now() + timedelta(minutes=1), 16, {anna: service.MOST_OF_ONE_USER}
     )
     assert more == []
