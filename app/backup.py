@@ -285,7 +285,15 @@ def _unpack(archive: BinaryIO, staged: Path, folder: Path) -> Manifest:
                     )
                 tar.extract(entry, staged, filter="data")
                 count, total = count + 1, total + entry.size
-    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (
+        tarfile.TarError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise BackupError(
             f"The archive is damaged or none of Cutout's ({error}). Use another backup."
         ) from error

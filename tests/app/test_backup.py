@@ -329,6 +329,15 @@ def _renamed(name: str) -> Callable[[bytes], bytes]:
     return lambda archive: _rewritten(archive, moved)
 
 
+def _at_no_time(archive: bytes) -> bytes:
+    def moved(entry: tarfile.TarInfo) -> bool:
+        if entry.name == "results/a.png":
+            entry.pax_headers = {"mtime": "1e300"}
+        return True
+
+    return _rewritten(archive, moved)
+
+
 def _rewritten(archive: bytes, keep: Callable[[tarfile.TarInfo], bool]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=io.BytesIO(archive)) as old, tarfile.open(fileobj=out, mode="w") as new:
@@ -346,6 +355,7 @@ def _rewritten(archive: bytes, keep: Callable[[tarfile.TarInfo], bool]) -> bytes
         pytest.param(_damaged_database, "database in the archive is damaged", id="damaged database"),
         pytest.param(_without_a_file, "3 of 4 files", id="file missing"),
         pytest.param(_with_a_link, "no file", id="link"),
+        pytest.param(_at_no_time, "damaged", id="a time that there is not"),
         pytest.param(_renamed("../../a.png"), "no file of Cutout's", id="outside"),
         pytest.param(_renamed("results/../cutout.db-wal"), "no file of Cutout's", id="outside its folder"),
         pytest.param(_renamed("cutout.db-journal"), "no file of Cutout's", id="SQLite's own"),
