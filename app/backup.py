@@ -250,6 +250,12 @@ def restore(settings: Settings, archive: BinaryIO) -> Manifest:
     folder = settings.data_dir.expanduser()
     with _explained(folder):
         make_private_folder(folder)
+        owner = folder.stat().st_uid
+    if os.geteuid() == 0 != owner:
+        raise BackupError(
+            f"{folder} belongs to the user {owner}, who could not read what root restores. Run this command as that user,"
+            f" such as with: sudo -u '#{owner}'"
+        )
     _refuse_data(folder)
     with _staging(folder) as staged:
         manifest = _unpack(archive, staged, folder)

@@ -245,6 +245,20 @@ def test_backups_may_overlap(small: Settings, data: Path, monkeypatch: pytest.Mo
     assert not list(data.glob(".backup-*"))
 
 
+def test_root_restores_nothing_that_the_service_could_not_read(
+    small: Settings, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = saved(small)
+    shutil.rmtree(data)
+    data.mkdir()
+    if os.geteuid() == 0:
+        os.chown(data, 10_001, 10_001)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(BackupError, match=r"belongs to the user \d+.* sudo -u"):
+        backup.restore(small, io.BytesIO(archive))
+    assert list(data.iterdir()) == []
+
+
 def test_what_cannot_be_read_or_written_is_said(
     small: Settings, data: Path, run: Run, tmp_path: Path
 ) -> None:
