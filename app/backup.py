@@ -141,7 +141,12 @@ def _staging(folder: Path) -> Iterator[Path]:
 def _locked(folder: Path, more: int = 0) -> Iterator[None]:
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | more)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | more)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # NFS locks no folders: backups must not overlap there
         yield
     finally:
         os.close(opened)

@@ -1,5 +1,6 @@
 """Backup of a running service, and its restore: nothing that was there at that moment is missing."""
 
+import fcntl
 import io
 import json
 import os
@@ -276,13 +277,14 @@ def test_what_cannot_be_read_or_written_is_said(
     assert (code, "Check CUTOUT_DATA_DIR" in said) == (1, True)
 
 
-def test_where_no_links_are_possible_files_are_copied(
+def test_where_no_links_and_locks_are_possible_files_are_copied(
     small: Settings, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> None:
-        raise PermissionError("no links here")
+        raise PermissionError("neither here")
 
     monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(fcntl, "flock", refused)  # NFS locks no folders
     with tarfile.open(fileobj=io.BytesIO(saved(small))) as tar:
         assert {"results/a.png", "uploads/batch/b", "cutout.db", "secret"} < set(tar.getnames())
 
