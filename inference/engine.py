@@ -223,6 +223,7 @@ class Engine:
         *,
         keep_masks: bool = False,
         on_frame: Callable[[Key, int, int], None] = lambda key, done, frames: None,
+        is_wanted: Callable[[Key], bool] = lambda key: True,
     ) -> Iterator[tuple[Key, Cutout | CutoutError | OSError]]:
         """Process many photos, with all stages running at once; yield each result when it is done, in no fixed order.
 
@@ -231,7 +232,7 @@ class Engine:
         with its key and does not stop the others. The iterable is read only as far ahead as there are threads, so
         it may be endless. These photos have no deadline. `options` are those of all photos, or return those of the photo
         with a key. `on_frame` is told how many frames of an animation are done, and how many it has; it is called in a thread
-        of the pool.
+        of the pool. So is `is_wanted`, before each frame: once it returns False, the rest of an animation is left.
 
         Raises:
             DeviceLost: the device has failed; no photo that was not yielded before has a result.
@@ -244,7 +245,10 @@ class Engine:
                 future: Future[Cutout] = Future()
                 its_own = options if isinstance(options, Options) else options(key)
                 told: Progress = partial(on_frame, key)
-                self._enter(Request(read, its_own, caller, keep_masks, progress=told), future)
+                asked = partial(is_wanted, key)
+                self._enter(
+                    Request(read, its_own, caller, keep_masks, progress=told, is_wanted=asked), future
+                )
                 running[future] = key
                 if len(running) > self._threads:
                     yield from completed(running)

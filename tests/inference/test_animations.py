@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from cutout.inference.engine import Engine
-from cutout.inference.errors import InvalidOptions, InvalidPhoto, NoSubject, PhotoTooLarge
+from cutout.inference.errors import (
+    DeadlineExceeded,
+    InvalidOptions,
+    InvalidPhoto,
+    NoSubject,
+    PhotoTooLarge,
+    ResultTooLarge,
+)
 from cutout.inference.imaging.animation_files import Style, encode_part, join
 from cutout.inference.imaging.decode import NOTE_ANIMATION
 from cutout.inference.imaging.encode import Format
@@ -104,6 +111,29 @@ def test_transparency_of_a_frame_is_kept(engine: Engine) -> None:
     assert not second[:24].any()
     assert all(one[:24].any() for one in (first, third))
     assert second[24:].any()
+
+
+@pytest.mark.parametrize(
+    ("layout", "runs"), [({"canvas": "100x100"}, 0), ({"trim": True, "margin": "100%"}, 4)]
+)
+def test_the_results_of_all_frames_together_are_limited(layout: dict[str, object], runs: int) -> None:
+    runner = RedRunner()
+    sizes = SizeLimits(animation_pixels=4 * 64 * 48)
+    with fake_engine(runner, Limits(sizes=sizes)) as engine:
+        with pytest.raises(ResultTooLarge, match=r"4 frames.*CUTOUT_MAX_ANIMATION_MEGAPIXELS"):
+            engine.remove(GIF, of(**layout))
+        assert sum(runner.runs) == runs
+        assert engine.remove(GIF, of(canvas="64x48")).frames == 4
+
+
+def test_the_rest_of_an_animation_that_nobody_wants_is_left() -> None:
+    runner = RedRunner()
+    with fake_engine(runner, Limits(threads=1)) as engine:
+        made = engine.remove_many([("a", lambda: GIF)], of(), is_wanted=lambda key: not runner.runs)
+        ((key, outcome),) = made
+    assert key == "a"
+    assert isinstance(outcome, DeadlineExceeded)
+    assert 0 < sum(runner.runs) < 4
 
 
 def test_frames_like_the_one_before_are_looked_at_once() -> None:
