@@ -93,6 +93,7 @@ def test_a_batch_from_hand_in_to_its_zip(studio: BatchClient) -> None:
     price = {
         "tier": "basic",
         "imageCount": 25,
+        "frames": 1,
         "creditsPerImage": 3,
         "totalCredits": 75,
         "discountPercent": 5,

@@ -819,7 +819,9 @@ def test_the_service_delivers_by_itself_and_counts(
         def counted() -> dict[str, float]:
             seen = figures(shop)
             return {
-                name: value for name, value in seen.items() if name.startswith("cutout_notifications_total")
+                name: value
+                for name, value in seen.items()
+                if name.startswith("cutout_notifications_total") and value
             }
 
         wait_until(lambda: sum(counted().values()) >= 3)

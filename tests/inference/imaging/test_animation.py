@@ -2,6 +2,7 @@
 
 import struct
 from fractions import Fraction
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -201,6 +202,7 @@ def test_altered_pixels_of_a_later_frame_are_an_error_of_the_file() -> None:
 def test_frames_that_were_announced_and_are_missing_are_an_error_of_the_file() -> None:
     data = animation_of(noisy(3), "PNG")
     place = data.index(b"acTL")
-    announced = data[: place + 4] + struct.pack(">I", 4) + data[place + 8 :]
+    chunk = data[place : place + 4] + struct.pack(">I", 4) + data[place + 8 : place + 12]
+    announced = data[:place] + chunk + struct.pack(">I", crc32(chunk)) + data[place + 16 :]
     with pytest.raises(InvalidPhoto, match="3 of 4 frames"):
         read_animation(announced)
