@@ -2,9 +2,11 @@
 
 The files are those of one moment. While the database's write lock is held, no job changes its state, and a file is deleted
 only after the change that makes it unneeded. First each file gets a second name, a hard link. Then the lock is taken, in
-which new files get theirs and the database is copied: a moment, in which requests wait. Then the archive is written.
+which new files get theirs and a reader begins: a moment, in which requests wait. Then the database is copied, as that
+reader sees it, and the archive is written.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -12,15 +14,23 @@ import sqlite3
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from cutout.app.config.data_folder import open_data_folder
+from sqlalchemy.exc import DatabaseError
+
+from cutout.app.config.data_folder import OWN_FILES, open_data_folder
 from cutout.app.config.settings import DATABASE_FILE, Settings
-from cutout.app.core.atomic_write import PRIVATE_FILE, PRIVATE_FOLDER, is_full, say_full
+from cutout.app.core.atomic_write import (
+    PRIVATE_FILE,
+    PRIVATE_FOLDER,
+    is_full,
+    make_private_folder,
+    say_full,
+)
 from cutout.app.core.errors import OperatorError
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
@@ -34,6 +44,8 @@ FORMAT = 1
 MANIFEST, SECRET = "manifest.json", "secret"
 FOLDERS = tuple(prefix.rstrip("/") for prefix in (RESULTS, UPLOADS, ORIGINALS, THUMBNAILS))
 STAGED = ".backup-"
+# more than any manifest has
+LARGEST_MANIFEST = 100_000
 # names of files that are still being written
 UNFINISHED = ".cutout-"
 NOT_HERE = (
@@ -75,21 +87,69 @@ def save(settings: Settings, out: BinaryIO) -> Manifest:
         raise BackupError(
             f"There is no {folder / DATABASE_FILE}. Set CUTOUT_DATA_DIR to the service's folder."
         )
-    _clear_staged(folder)
-    with tempfile.TemporaryDirectory(prefix=STAGED, dir=folder) as name:
-        staged = Path(name)
-        try:
+    with _staging(folder) as staged:
+        with _explained(folder):
             revision = _stage(settings, folder, staged)
-        except OSError as error:
-            if is_full(error):
-                raise BackupError(say_full(folder, "CUTOUT_DATA_DIR")) from error
-            raise BackupError(f"{folder} cannot be read or written ({error.strerror}).") from error
         there = sorted(path for path in staged.rglob("*") if path.is_file())
         files = [(path, path.relative_to(staged).as_posix()) for path in there]
         total = sum(path.stat().st_size for path, _ in files)
         manifest = Manifest(FORMAT, __version__, revision, now().isoformat(), len(files), total)
         _write_archive(out, manifest, files)
     return manifest
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Say in a `BackupError` what is wrong with the data folder or the database in it."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise BackupError(say_full(folder, "CUTOUT_DATA_DIR")) from error
+        raise BackupError(
+            f"{folder} cannot be read or written ({error.strerror or error}). Check CUTOUT_DATA_DIR, and that this is the"
+            " service's user."
+        ) from error
+    except (DatabaseError, sqlite3.Error) as error:
+        found = error.orig if isinstance(error, DatabaseError) else error
+        if getattr(found, "sqlite_errorname", "") == "SQLITE_FULL":
+            raise BackupError(say_full(folder, "CUTOUT_DATA_DIR")) from error
+        raise BackupError(
+            f"The database {folder / DATABASE_FILE} cannot be read or copied ({found}). Check its disk, and that there is"
+            " room for a second one."
+        ) from error
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """Yield a folder in `folder` for the time of a command. What killed commands have left is removed first.
+
+    It holds second names of files, and so the room of deleted ones. The folder of a command that runs is locked.
+    """
+    with ExitStack() as stack:
+        with _explained(folder), _locked(folder):
+            for left in folder.glob(f"{STAGED}*"):
+                with suppress(OSError), _locked(left, fcntl.LOCK_NB):
+                    shutil.rmtree(left, ignore_errors=True)
+            name = tempfile.TemporaryDirectory(prefix=STAGED, dir=folder, ignore_cleanup_errors=True)
+            staged = Path(stack.enter_context(name))
+            stack.enter_context(_locked(staged))
+        yield staged
+
+
+@contextmanager
+def _locked(folder: Path, more: int = 0) -> Iterator[None]:
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | more)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # NFS locks no folders: backups must not overlap there
+        yield
+    finally:
+        os.close(opened)
 
 
 def _stage(settings: Settings, folder: Path, staged: Path) -> str | None:
@@ -99,19 +159,26 @@ def _stage(settings: Settings, folder: Path, staged: Path) -> str | None:
         revision = migrate.revision(database)
         linked: dict[str, int] = {}
         _link_new(folder, staged, linked)
-        with database.begin() as session:
-            session.connection()  # which takes the lock
-            _link_new(folder, staged, linked)
-            with (
-                closing(sqlite3.connect(folder / DATABASE_FILE)) as source,
-                closing(sqlite3.connect(staged / DATABASE_FILE)) as copy,
-            ):
-                source.backup(copy)
-                # one file: no others belong to it
-                copy.execute("PRAGMA journal_mode = DELETE")
+        with closing(sqlite3.connect(folder / DATABASE_FILE, isolation_level=None)) as source:
+            with database.begin() as session:
+                session.connection()  # which takes the lock
+                _link_new(folder, staged, linked)
+                source.execute("BEGIN")
+                source.execute(
+                    "SELECT count(*) FROM sqlite_master"
+                ).fetchone()  # now it reads, and keeps seeing this
+            _copy_database(source, staged / DATABASE_FILE)
     finally:
         database.close()
     return revision
+
+
+def _copy_database(source: sqlite3.Connection, target: Path) -> None:
+    """Copy what a reader sees; others write meanwhile."""
+    with closing(sqlite3.connect(target)) as copy:
+        source.backup(copy)
+        # one file: no others belong to it
+        copy.execute("PRAGMA journal_mode = DELETE")
 
 
 def _link_new(folder: Path, staged: Path, linked: dict[str, int]) -> None:
@@ -160,12 +227,6 @@ def _add_name(path: Path, target: Path) -> None:
             shutil.copy2(path, target)
 
 
-def _clear_staged(folder: Path) -> None:
-    """Remove what a killed backup has left. It holds second names of files, and so the room of deleted ones."""
-    for left in folder.glob(f"{STAGED}*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
 def _write_archive(out: BinaryIO, manifest: Manifest, files: list[tuple[Path, str]]) -> None:
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
         head = json.dumps(asdict(manifest), indent=2).encode()
@@ -192,21 +253,35 @@ def restore(settings: Settings, archive: BinaryIO) -> Manifest:
     if not settings.embedded:
         raise BackupError(NOT_HERE)
     folder = settings.data_dir.expanduser()
-    if any((folder / name).exists() for name in (DATABASE_FILE, SECRET, *FOLDERS)):
+    with _explained(folder):
+        make_private_folder(folder)
+        owner = folder.stat().st_uid
+    if os.geteuid() == 0 != owner:
         raise BackupError(
-            f"{folder} has data already. Stop the service, move that folder away, and restore into an empty one."
+            f"{folder} belongs to the user {owner}, who could not read what root restores. Run this command as that user,"
+            f" such as with: sudo -u '#{owner}'"
         )
-    folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
-    _clear_staged(folder)
-    with tempfile.TemporaryDirectory(prefix=STAGED, dir=folder) as name:
-        staged = Path(name)
+    _refuse_data(folder)
+    with _staging(folder) as staged:
         manifest = _unpack(archive, staged, folder)
         _check_database(staged / DATABASE_FILE)
-        # the database last: a service that starts before it is there finds an empty folder, and no half of a backup
-        for entry in sorted(staged.iterdir(), key=lambda path: path.name == DATABASE_FILE):
-            entry.rename(folder / entry.name)
+        with _explained(folder), _locked(folder):
+            _refuse_data(folder)  # of another command, or of a service that was started meanwhile
+            # the database last, so that it names no file that is not there yet
+            for entry in sorted(staged.iterdir(), key=lambda path: path.name == DATABASE_FILE):
+                entry.rename(folder / entry.name)
     open_data_folder(settings)
     return manifest
+
+
+def _refuse_data(folder: Path) -> None:
+    """Refuse a folder with data. SQLite's own files count: it would take those of an older database as this one's."""
+    there = [name for name in (*OWN_FILES, *FOLDERS) if (folder / name).exists()]
+    if there:
+        raise BackupError(
+            f"{folder} has data already: {', '.join(there)}. Stop the service, move that folder away, and restore into an"
+            " empty one."
+        )
 
 
 def _unpack(archive: BinaryIO, staged: Path, folder: Path) -> Manifest:
@@ -215,13 +290,21 @@ def _unpack(archive: BinaryIO, staged: Path, folder: Path) -> Manifest:
         with tarfile.open(fileobj=archive, mode="r|*") as tar:
             manifest = _read_manifest(tar)
             while (entry := tar.next()) is not None:
-                if not entry.isfile():
+                if not (entry.isfile() and _is_own(PurePosixPath(entry.name))):
                     raise BackupError(
-                        f"The archive has {entry.name!r}, which is no file, and is none of Cutout's."
+                        f"The archive has {entry.name!r}, which is no file of Cutout's. Use another backup."
                     )
                 tar.extract(entry, staged, filter="data")
                 count, total = count + 1, total + entry.size
-    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (
+        tarfile.TarError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise BackupError(
             f"The archive is damaged or none of Cutout's ({error}). Use another backup."
         ) from error
@@ -236,9 +319,17 @@ def _unpack(archive: BinaryIO, staged: Path, folder: Path) -> Manifest:
     return manifest
 
 
+def _is_own(name: PurePosixPath) -> bool:
+    """Return whether `save` writes files of this name."""
+    if name.parts in ((DATABASE_FILE,), (SECRET,)):
+        return True
+    return len(name.parts) > 1 and name.parts[0] in FOLDERS and ".." not in name.parts
+
+
 def _read_manifest(tar: tarfile.TarFile) -> Manifest:
     first = tar.next()
-    content = tar.extractfile(first) if first is not None and first.name == MANIFEST else None
+    is_one = first is not None and first.name == MANIFEST and first.size <= LARGEST_MANIFEST
+    content = tar.extractfile(first) if first is not None and is_one else None
     if content is None:
         raise BackupError("The archive is none of Cutout's: it has no manifest.json.")
     manifest = Manifest(**json.load(content))

@@ -268,6 +268,8 @@ def was_paid(url: str) -> None:
 def test_the_commands_for_compose_are_there() -> None:
     """Docker is on no host of the tests, but services, commands and options are known."""
     services = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["services"]
+    # The secrets of a deployment are not replaced: neither by others, nor by nothing where init has failed.
+    assert "settings.new && mv --no-clobber settings.new cutout.env\n" in commands(WITH_COMPOSE)
     root = typer.main.get_command(cli)
     lines = commands(WITH_COMPOSE).replace("\\\n", " ").splitlines()
     calls = [

@@ -29,14 +29,19 @@ class Visit(BaseHTTPRequestHandler):
     web: "Web"
 
     def do_POST(self) -> None:
-        self.web.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-        self.do_GET()
+        self.answer(self.rfile.read(int(self.headers["Content-Length"])))
 
     def do_PUT(self) -> None:
         self.do_POST()
 
     def do_GET(self) -> None:
-        self.web.seen.append((str(self.connection.getsockname()[0]), self.path, dict(self.headers)))
+        self.answer(None)
+
+    def answer(self, body: bytes | None) -> None:
+        with self.web.recording:
+            self.web.seen.append((str(self.connection.getsockname()[0]), self.path, dict(self.headers)))
+            if body is not None:
+                self.web.bodies.append(body)
         self.close_connection = True
         self.web.pages.get(self.path, answer(status=404))(self)
 
@@ -49,13 +54,14 @@ class Visit(BaseHTTPRequestHandler):
 
 class Web:
     """The same pages on several addresses with one port. `seen` records each request's address, path and headers;
-    `bodies` records the bodies that were posted or put.
+    `bodies` records the bodies that were posted or put, in the same order.
     """
 
     def __init__(self) -> None:
         self.pages: dict[str, Page] = {}
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self.bodies: list[bytes] = []
+        self.recording = threading.Lock()
         self.port = 0
 
     @property

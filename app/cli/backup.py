@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import suppress
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,6 @@ import typer
 
 from cutout.app.cli.console import CommandError, escape, say
 from cutout.app.config.settings import load as load_settings
-from cutout.app.core.atomic_write import PRIVATE_FILE
 
 PIPE = Path("-")
 
@@ -29,24 +28,28 @@ def backup(
             raise CommandError(
                 "The archive would be shown in the terminal. Name a file, or pipe it somewhere."
             )
-        manifest = archives.save(settings, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        try:
+            manifest = archives.save(settings, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            raise CommandError(f"The archive is incomplete: stdout ended ({error.strerror}).") from error
     else:
         if file.exists():
             raise CommandError(f"{file} exists already. Choose another name.")
-        # Whole or not at all, and readable for this user only: it contains the secret.
-        part = file.with_name(f".{file.name}.part")
+        # Whole or not at all, and a new file that only this user can read: it contains the secret.
+        part = None
         try:
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE), "wb") as out:
+            opened, part = tempfile.mkstemp(".part", f".{file.name}.", file.parent)
+            with os.fdopen(opened, "wb") as out:
                 manifest = archives.save(settings, out)
                 out.flush()
                 os.fsync(out.fileno())
-            part.rename(file)
+            Path(part).rename(file)
         except OSError as error:
             raise CommandError(f"{file} cannot be written ({error.strerror}).") from error
         finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+            if part is not None:
+                Path(part).unlink(missing_ok=True)
     say(
         f"Backed up {manifest.files} files, {manifest.bytes / 1e6:,.1f} MB, at revision {manifest.revision}."
         " Keep the file as secret as the service's data."

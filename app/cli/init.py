@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -106,8 +107,11 @@ def _text_of(chosen: Mapping[str, object], database_host: str | None) -> str:
     """Return the file for these choices, with a password for the PostgreSQL at `database_host` if there is one."""
     others = {}
     if database_host is not None:
-        password = new_secret()
-        chosen = {**chosen, "database_url": f"postgresql://cutout:{password}@{database_host}/cutout"}
+        password = os.environ.get("POSTGRES_PASSWORD") or new_secret()
+        if set("/?#@") & set(database_host):
+            raise CommandError(f"--database-host {database_host}: write host:port, such as db.example:5432.")
+        url = f"postgresql://cutout:{quote(password, safe='')}@{database_host}/cutout"
+        chosen = {**chosen, "database_url": url}
         others["POSTGRES_PASSWORD"] = password
     usual = {
         "trusted_proxies": ON_THIS_HOST,

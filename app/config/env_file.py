@@ -84,14 +84,15 @@ def _problem(name: str, is_set: bool, value: str) -> str:
 
 
 def apply(file: Path, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set the variables of a file in the environment; those that are set already stay as they are.
+    """Set the variables of a file in the environment; those that are set already, and not empty, stay as they are.
 
     Raises:
         SettingsError: see `read`.
 
     """
     for name, value in read(file).items():
-        environment.setdefault(name, value)
+        if not environment.get(name):  # Compose passes variables on that are not set as empty ones
+            environment[name] = value
 
 
 def is_public(file: Path) -> bool:

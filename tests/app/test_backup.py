@@ -1,5 +1,6 @@
 """Backup of a running service, and its restore: nothing that was there at that moment is missing."""
 
+import fcntl
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -211,13 +213,78 @@ def test_no_job_changes_its_state_while_the_last_files_are_collected(
         writer.execute("BEGIN IMMEDIATE")
 
 
-def test_where_no_links_are_possible_files_are_copied(
+def test_others_write_while_the_database_is_copied(
+    small: Settings, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = backup._copy_database
+
+    def while_writing(source: sqlite3.Connection, target: Path) -> None:
+        with closing(sqlite3.connect(data / "cutout.db", timeout=0)) as writer:
+            writer.execute("CREATE TABLE later (x)")
+        copy(source, target)
+
+    monkeypatch.setattr(backup, "_copy_database", while_writing)
+    archive = saved(small)
+    shutil.rmtree(data)
+    backup.restore(small, io.BytesIO(archive))
+    with closing(sqlite3.connect(data / "cutout.db")) as restored:
+        assert restored.execute("SELECT name FROM sqlite_master WHERE name = 'later'").fetchall() == []
+
+
+def test_backups_may_overlap(small: Settings, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = backup._write_archive
+    second: list[bytes] = []
+
+    def while_another_is_made(*arguments: Any) -> None:
+        monkeypatch.setattr(backup, "_write_archive", write)
+        second.append(saved(small))
+        write(*arguments)
+
+    monkeypatch.setattr(backup, "_write_archive", while_another_is_made)
+    first = saved(small)
+    assert all(b"results/a.png" in archive for archive in (first, *second))
+    assert not list(data.glob(".backup-*"))
+
+
+def test_root_restores_nothing_that_the_service_could_not_read(
+    small: Settings, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = saved(small)
+    shutil.rmtree(data)
+    data.mkdir()
+    if os.geteuid() == 0:
+        os.chown(data, 10_001, 10_001)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(BackupError, match=r"belongs to the user \d+.* sudo -u"):
+        backup.restore(small, io.BytesIO(archive))
+    assert list(data.iterdir()) == []
+
+
+def test_what_cannot_be_read_or_written_is_said(
+    small: Settings, data: Path, run: Run, tmp_path: Path
+) -> None:
+    with Path("/dev/full").open("w") as full, pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sys.stdout", full)
+        code, said = run("backup", "-")
+    assert (code, "incomplete: stdout ended (No space left" in said) == (1, True)
+    (data / "cutout.db").write_bytes(b"no database" * 1000)
+    code, said = run("backup", str(tmp_path / "out.tar"))
+    assert (code, "cannot be read or copied (file is not a database)" in said) == (1, True)
+    shutil.rmtree(data)
+    data.write_text("no folder")
+    (tmp_path / "in.tar").touch()
+    code, said = run("restore", str(tmp_path / "in.tar"))
+    assert (code, "Check CUTOUT_DATA_DIR" in said) == (1, True)
+
+
+def test_where_no_links_and_locks_are_possible_files_are_copied(
     small: Settings, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> None:
-        raise PermissionError("no links here")
+        raise PermissionError("neither here")
 
     monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(fcntl, "flock", refused)  # NFS locks no folders
     with tarfile.open(fileobj=io.BytesIO(saved(small))) as tar:
         assert {"results/a.png", "uploads/batch/b", "cutout.db", "secret"} < set(tar.getnames())
 
@@ -230,13 +297,22 @@ def test_what_a_killed_backup_has_left_is_removed_by_the_next(small: Settings, d
 
 
 def test_an_archive_is_not_restored_over_data(small: Settings, data: Path, tmp_path: Path, run: Run) -> None:
-    archive = tmp_path / "backup.tar"
+    archive, others = tmp_path / "backup.tar", tmp_path / "others"
+    others.write_text("not a backup")
+    (tmp_path / ".backup.tar.part").symlink_to(others)
     assert run("backup", str(archive))[0] == 0
+    assert others.read_text() == "not a backup"
     code, said = run("backup", str(archive))
     assert (code, "exists already" in said) == (1, True)
     (data / "cutout.db").unlink()
     code, said = run("restore", str(archive))
     assert (code, "has data already" in said) == (1, True)
+    # with the write-ahead log of another database, SQLite would show a mixture of both
+    shutil.rmtree(data)
+    data.mkdir()
+    (data / "cutout.db-wal").touch()
+    code, said = run("restore", str(archive))
+    assert (code, "has data already: cutout.db-wal" in said) == (1, True)
 
 
 def _cut(archive: bytes) -> bytes:
@@ -260,10 +336,19 @@ def _with_a_link(archive: bytes) -> bytes:
     return _rewritten(archive, linked)
 
 
-def _outside(archive: bytes) -> bytes:
+def _renamed(name: str) -> Callable[[bytes], bytes]:
     def moved(entry: tarfile.TarInfo) -> bool:
         if entry.name == "results/a.png":
-            entry.name = "../../a.png"
+            entry.name = name
+        return True
+
+    return lambda archive: _rewritten(archive, moved)
+
+
+def _at_no_time(archive: bytes) -> bytes:
+    def moved(entry: tarfile.TarInfo) -> bool:
+        if entry.name == "results/a.png":
+            entry.pax_headers = {"mtime": "1e300"}
         return True
 
     return _rewritten(archive, moved)
@@ -286,7 +371,12 @@ def _rewritten(archive: bytes, keep: Callable[[tarfile.TarInfo], bool]) -> bytes
         pytest.param(_damaged_database, "database in the archive is damaged", id="damaged database"),
         pytest.param(_without_a_file, "3 of 4 files", id="file missing"),
         pytest.param(_with_a_link, "no file", id="link"),
-        pytest.param(_outside, "outside the destination", id="outside"),
+        pytest.param(_at_no_time, "damaged", id="a time that there is not"),
+        pytest.param(_renamed("../../a.png"), "no file of Cutout's", id="outside"),
+        pytest.param(_renamed("results/../cutout.db-wal"), "no file of Cutout's", id="outside its folder"),
+        pytest.param(_renamed("cutout.db-journal"), "no file of Cutout's", id="SQLite's own"),
+        pytest.param(_renamed("results"), "no file of Cutout's", id="no folder"),
+        pytest.param(_renamed("valkey/dump.rdb"), "no file of Cutout's", id="queue"),
         pytest.param(lambda archive: archive[10_240:], "none of Cutout's", id="no archive"),
     ],
 )

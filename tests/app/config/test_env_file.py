@@ -106,6 +106,11 @@ def test_secrets_are_fresh_and_a_file_is_never_written_over(tmp_path: Path) -> N
         ({"s3_endpoint": "not a url", "s3_bucket": "b"}, {}, "S3_ENDPOINT"),
         ({}, {"CUTOUT_MAIL_FROM": "Cutout <a@b.example>"}, "CUTOUT_MAIL_FROM"),
         ({}, {"HF_TOKEN": "hf_$1"}, "HF_TOKEN: Docker, systemd and sh"),
+        (
+            {"database": DatabaseKind.POSTGRESQL, "database_host": "db/cutout?sslmode=require"},
+            {},
+            "host:port",
+        ),
         ({}, {"CUTOUT_SECRT": "x"}, "did you mean CUTOUT_SECRET"),
     ],
 )
@@ -114,7 +119,7 @@ def test_nothing_is_written_that_could_not_be_read(
 ) -> None:
     for name, value in there.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError, match=re.escape(says)):
+    with pytest.raises((SettingsError, CommandError), match=re.escape(says)):
         written(tmp_path / "cutout.env", **choices)
     assert list(tmp_path.iterdir()) == []
 
@@ -143,6 +148,15 @@ def test_a_line_that_readers_take_differently_is_refused_without_its_value(line:
     assert "hunter2" not in str(refused.value)
 
 
+def test_the_password_of_a_database_that_is_there_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", "p@/ss")
+    found = written(tmp_path / "cutout.env", database=DatabaseKind.POSTGRESQL)
+    assert found["POSTGRES_PASSWORD"] == "p@/ss"
+    assert found["DATABASE_URL"] == "postgresql://cutout:p%40%2Fss@127.0.0.1:5432/cutout"
+
+
 def test_commands_read_the_file_and_the_environment_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +177,8 @@ def test_commands_read_the_file_and_the_environment_wins(
     assert out.strip() == f"{tmp_path}/models"
     assert f"every user of this host can read {file}" in err
     assert os.environ["CUTOUT_DATA_DIR"] == f"{tmp_path}/of-the-file"
+    monkeypatch.setenv("CUTOUT_MODELS_DIR", "")
+    assert models_folder()[0].strip() == f"{tmp_path}/models"
     monkeypatch.setenv("CUTOUT_MODELS_DIR", f"{tmp_path}/mine")
     assert models_folder()[0].strip() == f"{tmp_path}/mine"
 

@@ -165,7 +165,10 @@ def test_a_strip_that_no_network_can_use_is_refused(client: TestClient, tier: Ti
         ({"teir": "basic"}, "teir: there is no such field"),
         ({"background": "reddish"}, "'reddish' is not a colour"),
         ({"quality": "101"}, "quality: Input should be less than or equal to 100"),
-        ({"format": "bmp"}, "format: Input should be 'png', 'webp', 'jpg', 'jpeg', 'avif', 'auto', 'zip' or"),
+        (
+            {"format": "bmp"},
+            "format: Input should be 'png', 'webp', 'jpg', 'jpeg', 'avif', 'gif', 'auto', 'zip' or",
+        ),
     ],
 )
 def test_bad_fields_are_named(client: TestClient, fields: dict[str, str], says: str) -> None:
