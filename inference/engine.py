@@ -67,7 +67,8 @@ from cutout.models import gpu_kernels
 
 log = logging.getLogger(__name__)
 
-Key, Waiting = TypeVar("Key"), tuple[Request, Future[Cutout]]
+Key = TypeVar("Key")
+Waiting = tuple[Request, Future[Cutout]]
 
 
 class Engine:

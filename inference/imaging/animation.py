@@ -77,7 +77,8 @@ def read_frames(
     opened = open_checked(data, sizes)
     assert opened.image is not None
     with opened.image as image:
-        first, told, shape = _first_of(image), dict[str | tuple[int, int], Any](), None
+        first, told = _first_of(image), dict[str | tuple[int, int], Any]()
+        shape: tuple[int, ...] = ()
         for index in range(first, first + animation.frames):
             try:
                 image.seek(index)
