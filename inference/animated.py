@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cutout.inference.backends.cuda import download, errors_translated, upload, used_here, wait_for
 from cutout.inference.behind import prepared_background
-from cutout.inference.composition import NO_SUBJECT, Composed, Scene, compose
+from cutout.inference.composition import NO_SUBJECT, Composed, Scene, compose, largest_result
 from cutout.inference.cores import photo_threads
 from cutout.inference.cutout import Cutout
 from cutout.inference.errors import DeadlineExceeded, NoSubject
@@ -26,7 +26,7 @@ from cutout.inference.imaging.animation import Animation, Frame, read_animation,
 from cutout.inference.imaging.animation_files import Part, Style, box_to_write, encode_part, join
 from cutout.inference.imaging.decode import NOTE_ANIMATION, Photo, Pixels, Size
 from cutout.inference.imaging.encode import check_size
-from cutout.inference.imaging.geometry import Box
+from cutout.inference.imaging.geometry import Box, place, shrunk
 from cutout.inference.imaging.hints import Marks
 from cutout.inference.imaging.placing import box_of, lines_of
 from cutout.inference.limits import pixels_of
@@ -37,12 +37,12 @@ from cutout.inference.matting.pipeline import see
 from cutout.inference.matting.refinement import clean_colours
 from cutout.inference.matting.steady import Steadier
 from cutout.inference.options import Options
-from cutout.inference.removal import Workplace, cut_subject, hold_for, marks_on, remove_photo
+from cutout.inference.removal import ONE_PIXEL, Workplace, cut_subject, hold_for, marks_on, remove_photo
 from cutout.inference.review import needs_review
 from cutout.inference.scheduling.stage_timer import StageTimer
 from cutout.inference.tiers import TIERS
 
-# The steadied maps of all frames take less memory than so many of their pixels would take in work.
+# The steadied maps of all frames, or their results, take less memory than one in so many of their pixels would take in work.
 PIXELS_IN_STORE = 8
 
 Given = TypeVar("Given")
@@ -132,18 +132,32 @@ def _remove_all(data: bytes, animation: Animation, options: Options, maker: Make
     try:
         work = _Work(data, animation, options, marks, behind, maker, at, pool)
         subject = _find_subject(work)
+        _check_results(animation, options, at, subject.box or ONE_PIXEL)
         return _written(work, subject, first)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _hold(animation: Animation, options: Options, at: Workplace) -> None:
-    """Wait until there is memory for the frames that are in work at once, and for the maps of all."""
+    """Wait until there is memory for the frames that are in work at once, and for the maps and the results of all."""
+    # What no result could be is refused before any work.
+    _check_results(animation, options, at, ONE_PIXEL)
     size = Size(animation.width, animation.height, pixels_of(animation.width, animation.height))
-    stored = animation.frames * size.pixels // PIXELS_IN_STORE
+    largest = largest_result(animation.width, animation.height, options.layout)
+    result = min(animation.frames * largest.width * largest.height, at.sizes.animation_pixels)
+    stored = (animation.frames * size.pixels + result) // PIXELS_IN_STORE
     hold_for(options, replace(at, hold=lambda pixels: at.hold(pixels * (at.at_once + 1) + stored)), at.sizes)(
         size
     )
+
+
+def _check_results(animation: Animation, options: Options, at: Workplace, box: Box) -> None:
+    """Check that all frames of the result together are not too large, with the subject in this box of them."""
+    width, height = animation.width, animation.height
+    if options.layout.max_pixels is not None:
+        width, height = shrunk(width, height, options.layout.max_pixels)
+    placed = place(box, width, height, options.layout)
+    at.sizes.check_results(animation.frames, placed.width, placed.height)
 
 
 def _same(photo: Photo, other: Photo) -> bool:

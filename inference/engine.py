@@ -52,13 +52,13 @@ from cutout.inference.matting.pipeline import run_recipes
 from cutout.inference.options import DEFAULT_OPTIONS, Options
 from cutout.inference.recently_seen import RecentlySeen
 from cutout.inference.removal import Workplace
-from cutout.inference.request import Progress, Request
+from cutout.inference.request import Request
 from cutout.inference.scheduling.batcher import Batcher
 from cutout.inference.scheduling.circuit_breaker import CircuitBreaker
 from cutout.inference.scheduling.dispatcher import Dispatcher, RemoteDispatcher
-from cutout.inference.scheduling.fair_queue import FairQueue
 from cutout.inference.scheduling.futures import answer, completed, fail
 from cutout.inference.scheduling.gate import Gate
+from cutout.inference.scheduling.photo_queue import PhotoQueue
 from cutout.inference.scheduling.pixel_budget import PixelBudget
 from cutout.inference.scheduling.stage_timer import StageTimer
 from cutout.inference.scheduling.timers import Timers
@@ -68,6 +68,7 @@ from cutout.models import gpu_kernels
 log = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
+Waiting = tuple[Request, Future[Cutout]]
 
 
 class Engine:
@@ -91,7 +92,7 @@ class Engine:
         self._closed = False
         self._lock = threading.Lock()
         self._gate = Gate()
-        self._queue: FairQueue[tuple[Request, Future[Cutout]]] = FairQueue()
+        self._queue = PhotoQueue[Waiting](max(1, self._threads // 2), lambda one: one[0].options.all_frames)
         self._pool = photo_threads(self._threads)
         self.budget = PixelBudget(limits.pixels_in_work)
         self._streams = Streams(self.device)
@@ -131,8 +132,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Return the number of photos that wait for a thread."""
-        with self._lock:
-            return len(self._queue)
+        return len(self._queue)
 
     @property
     def in_work(self) -> int:
@@ -223,6 +223,7 @@ class Engine:
         *,
         keep_masks: bool = False,
         on_frame: Callable[[Key, int, int], None] = lambda key, done, frames: None,
+        is_wanted: Callable[[Key], bool] = lambda key: True,
     ) -> Iterator[tuple[Key, Cutout | CutoutError | OSError]]:
         """Process many photos, with all stages running at once; yield each result when it is done, in no fixed order.
 
@@ -231,7 +232,7 @@ class Engine:
         with its key and does not stop the others. The iterable is read only as far ahead as there are threads, so
         it may be endless. These photos have no deadline. `options` are those of all photos, or return those of the photo
         with a key. `on_frame` is told how many frames of an animation are done, and how many it has; it is called in a thread
-        of the pool.
+        of the pool. So is `is_wanted`, before each frame: once it returns False, the rest of an animation is left.
 
         Raises:
             DeviceLost: the device has failed; no photo that was not yielded before has a result.
@@ -243,8 +244,8 @@ class Engine:
             for key, read in photos:
                 future: Future[Cutout] = Future()
                 its_own = options if isinstance(options, Options) else options(key)
-                told: Progress = partial(on_frame, key)
-                self._enter(Request(read, its_own, caller, keep_masks, progress=told), future)
+                told = {"progress": partial(on_frame, key), "is_wanted": partial(is_wanted, key)}
+                self._enter(Request(read, its_own, caller, keep_masks, **told), future)  # type: ignore[arg-type]
                 running[future] = key
                 if len(running) > self._threads:
                     yield from completed(running)
@@ -292,15 +293,16 @@ class Engine:
 
     def _enter(self, request: Request, future: Future[Cutout]) -> None:
         request.future = weakref.ref(future)
-        with self._lock:
-            self._queue.push(request.caller, (request, future))
+        self._queue.push(request.caller, (request, future))
         self._pool.submit(self._carry_next)
 
     def _carry_next(self) -> None:
         """Process the next photo of the queue."""
         with self._gate.photo():
-            with self._lock:
-                ((request, future),) = self._queue.take(lambda taken, _: not taken)
+            taken = self._queue.take()
+            if taken is None:
+                return
+            request, future = taken
             try:
                 if future.done():  # cancelled, or past its deadline
                     return
@@ -312,7 +314,11 @@ class Engine:
                 if isinstance(error, DeviceLost):  # it may come from a stage that the batcher does not see
                     self._turns.lose(str(error))
                 fail(future, error)
-            del future  # breaks a cycle: the error's traceback refers to this frame
+            finally:
+                with suppress(RuntimeError):  # the engine is being closed, which cancels what waits
+                    for _ in range(self._queue.ended(taken)):
+                        self._pool.submit(self._carry_next)
+            del future, taken  # breaks a cycle: the error's traceback refers to this frame
 
     def _remove(self, request: Request) -> Cutout:
         """Process a photo. If the memory is full, try again while no other photo is in work."""

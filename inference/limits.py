@@ -74,6 +74,20 @@ class SizeLimits:
                 f" (CUTOUT_MAX_ANIMATION_MEGAPIXELS). {advice}"
             )
 
+    def check_results(self, frames: int, width: int, height: int) -> None:
+        """Check that the result of an animation may have so many frames of this size.
+
+        Raises:
+            ResultTooLarge: it may not; the message names the limit and its setting.
+
+        """
+        if frames * width * height > self.animation_pixels:
+            raise ResultTooLarge(
+                f"The result would have {frames:,} frames of {width} × {height} pixels; at most"
+                f" {self.animation_pixels / 1e6:g} megapixels are allowed in all frames together"
+                " (CUTOUT_MAX_ANIMATION_MEGAPIXELS). Choose a smaller canvas or margin, or shorten the animation."
+            )
+
     def check_result(self, width: int, height: int) -> None:
         """Check that a result may have this size; it may be of any shape.
 

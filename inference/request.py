@@ -30,10 +30,11 @@ class Request:
     entered: float = field(default_factory=time.monotonic)
     turn: float = 0.0  # seconds until a thread took it
     progress: Progress | None = field(default=None, repr=False)
+    is_wanted: Callable[[], bool] = field(default=lambda: True, repr=False)
     future: "weakref.ref[Future[Cutout]] | None" = field(default=None, repr=False)
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody waits for the result any more: it was cancelled, or is past its deadline."""
+        """Whether nobody waits for the result any more: it was cancelled, or is past its deadline, or `is_wanted` says so."""
         future = None if self.future is None else self.future()
-        return future is None or future.done()
+        return future is None or future.done() or not self.is_wanted()

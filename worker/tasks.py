@@ -37,6 +37,8 @@ log = structlog.get_logger()
 
 # A worker claims at most 1/SHARES of the remaining photos of a batch.
 SHARES = 4
+# How often the database is asked whether an animation in work is still wanted.
+ASK_EVERY_SECONDS = 2.0
 UPLOAD_GONE = "The uploaded photo no longer exists. It was not charged; send it again."
 # The database may be restarted after a result was stored and before it is committed.
 commits = stamina.retry(on=OperationalError, attempts=None, timeout=20.0, wait_max=1.0)
@@ -103,7 +105,12 @@ def process_claim(context: WorkerContext, claim: Claim) -> None:
                 waiting = _unless_stopped(context, claim.token, photos)
                 storing: set[Future[None]] = set()
                 began = time.perf_counter()
-                made = context.engine.remove_many(waiting, options, keep_masks=context.keep_photos)
+                made = context.engine.remove_many(
+                    waiting,
+                    options,
+                    keep_masks=context.keep_photos,
+                    is_wanted=_asking(context, claim.token),
+                )
                 for photo, outcome in made:
                     if len(storing) >= STORING_AT_ONCE:
                         storing = _some_done(storing)
@@ -191,6 +198,23 @@ def _unless_stopped(
         if context.stopping.is_set():
             return
         yield photo, partial(_read, context, token, photo)
+
+
+def _asking(context: WorkerContext, token: uuid.UUID) -> Callable[[Claimed], bool]:
+    """Return what tells whether a photo is still ours. An animation takes minutes, in which its caller may hang up."""
+    asked: dict[uuid.UUID, float] = {}
+
+    def is_wanted(photo: Claimed) -> bool:
+        at = time.monotonic()
+        if at - asked.setdefault(photo.job_id, at) < ASK_EVERY_SECONDS:
+            return True
+        asked[photo.job_id] = at
+        try:
+            return context.database.run_read_only(leases.holds, photo.job_id, token)
+        except OperationalError:  # the database is away; its picture is stored when it is back
+            return True
+
+    return is_wanted
 
 
 def _read(context: WorkerContext, token: uuid.UUID, photo: Claimed) -> Source:

@@ -7,6 +7,7 @@ Pillow.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
 from PIL import Image
 
@@ -16,6 +17,8 @@ from cutout.inference.imaging.file_parts import check_png_chunks, count_gif_fram
 from cutout.inference.limits import DEFAULT_SIZES, SizeLimits
 
 FRAME_CHUNK, DATA_CHUNK = b"fcTL", b"fdAT"
+# What Pillow tells of a file as a whole, when it comes upon it: some of it may stand behind the last frame.
+OF_FILE = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "icc_profile", "dpi")
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,21 @@ def read_frames(
     opened = open_checked(data, sizes)
     assert opened.image is not None
     with opened.image as image:
-        first = _first_of(image)
+        first, told = _first_of(image), dict[str | tuple[int, int], Any]()
+        shape: tuple[int, ...] = ()
         for index in range(first, first + animation.frames):
             try:
                 image.seek(index)
                 # A copy is a still picture, and what is done to it does not change what the next frame is laid on.
-                photo = to_photo(replace(opened, image=image.copy()), keep_profile=keep_profile)
+                picture = image.copy()
+                if index == first:
+                    told = {name: picture.info[name] for name in OF_FILE if name in picture.info}
+                else:  # a frame that alone is turned by 90 degrees would not fit to the others
+                    picture.info = {k: v for k, v in picture.info.items() if k not in OF_FILE} | told
+                photo = to_photo(replace(opened, image=picture), keep_profile=keep_profile)
+                shape = shape or photo.rgb.shape
+                if photo.rgb.shape != shape:
+                    raise InvalidPhoto(damaged("its frames differ in size"))
             except (MemoryError, InvalidPhoto):
                 raise
             except Exception as error:

@@ -1,7 +1,7 @@
 """The parts that a picture file consists of: a PNG's chunks, a JPEG's segments, and the blocks of an animated GIF."""
 
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from cutout.inference.errors import InvalidPhoto
 from cutout.inference.imaging.jpeg import BARE_MARKERS
@@ -11,15 +11,20 @@ START_OF_SCAN = b"\xff\xda"
 # Pillow reads a PNG's chunks and a JPEG's segments one by one. Real files have hundreds or a few thousand; millions of
 # empty ones keep a core busy for minutes as well.
 MAX_PARTS = 100_000
+# A GIF's pixels and comments come in blocks of up to 255 bytes, which Pillow reads one by one too.
+LEAST_GIF_BLOCK = 64
 
 JPEG_SIGNATURE = b"\xff\xd8"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+GIF_SIGNATURES = (b"GIF87a", b"GIF89a")
 GIF_FRAME, GIF_EXTENSION, GIF_TRAILER = b"\x2c", b"\x21", b"\x3b"
 ANCILLARY = 0x20  # this bit, a lower-case first letter of its name, marks a chunk as optional
 
 
 def has_too_many_parts(data: bytes) -> bool:
-    """Return whether a PNG or a JPEG has more parts than MAX_PARTS, reading them as Pillow would."""
+    """Return whether a PNG, a JPEG or a GIF has more parts than MAX_PARTS, reading them as Pillow would."""
+    if data.startswith(GIF_SIGNATURES):
+        return _has_too_many_blocks(data, MAX_PARTS + len(data) // LEAST_GIF_BLOCK)
     if data.startswith(PNG_SIGNATURE):
         step, place = _behind_chunk, len(PNG_SIGNATURE)
     elif data.startswith(JPEG_SIGNATURE):
@@ -49,6 +54,36 @@ def _behind_segment(data: bytes, place: int) -> int:
     if marker and marker[0] in BARE_MARKERS:
         return place + 2
     return place + 2 + max(2, int.from_bytes(data[place + 2 : place + 4]))
+
+
+def _has_too_many_blocks(data: bytes, most: int) -> bool:
+    try:
+        for _ in _gif_parts(data):
+            most -= 1
+            if most < 0:
+                return True
+    except InvalidPhoto:  # it is cut short; what is there may have all that is needed
+        pass
+    return False
+
+
+def _gif_parts(data: bytes) -> Iterator[tuple[bytes | None, int]]:
+    """Return the kind of each part of a GIF, None for a block within one, and where it begins, up to the trailer."""
+    place = 13 + _colours_bytes(data, 10)
+    # A missing trailer is common and harmless.
+    while (kind := data[place : place + 1]) not in (b"", GIF_TRAILER):
+        yield kind, place
+        if kind == GIF_FRAME:
+            place += 11 + _colours_bytes(data, place + 9)
+        elif kind == GIF_EXTENSION:
+            place += 2
+        else:  # stray bytes, which Pillow skips one by one
+            place += 1
+            continue
+        while size := _byte(data, place):
+            yield None, place
+            place += 1 + size
+        place += 1
 
 
 def check_png_chunks(data: bytes, also: Collection[bytes] = ()) -> list[bytes]:
@@ -82,23 +117,16 @@ def count_gif_frames(data: bytes, most: int, width: int, height: int) -> int:
         InvalidPhoto: the file ends within a block, or a frame reaches beyond the picture: Pillow would enlarge it.
 
     """
-    frames, place = 0, 13 + _colours_bytes(data, 10)
-    # A missing trailer is common and harmless.
-    while frames <= most and (kind := data[place : place + 1]) not in (b"", GIF_TRAILER):
-        if kind == GIF_FRAME:
-            frames += 1
-            box = [int.from_bytes(data[one : one + 2], "little") for one in range(place + 1, place + 9, 2)]
-            if box[0] + box[2] > width or box[1] + box[3] > height:
-                raise InvalidPhoto(damaged("a frame reaches beyond the picture"))
-            place += 11 + _colours_bytes(data, place + 9)
-        elif kind == GIF_EXTENSION:
-            place += 2
-        else:  # stray bytes, which Pillow skips one by one
-            place += 1
+    frames = 0
+    for kind, place in _gif_parts(data):
+        if kind != GIF_FRAME:
             continue
-        while size := _byte(data, place):
-            place += 1 + size
-        place += 1
+        frames += 1
+        box = [int.from_bytes(data[one : one + 2], "little") for one in range(place + 1, place + 9, 2)]
+        if box[0] + box[2] > width or box[1] + box[3] > height:
+            raise InvalidPhoto(damaged("a frame reaches beyond the picture"))
+        if frames > most:
+            break
     return frames
 
 

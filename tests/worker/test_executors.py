@@ -33,13 +33,25 @@ from cutout.inference.imaging.backgrounds import Picture
 from cutout.inference.imaging.encode import Format
 from cutout.inference.imaging.geometry import Layout, parse_margin, parse_region
 from cutout.inference.imaging.hints import Hints, parse_points
+from cutout.inference.limits import Limits
 from cutout.inference.options import Options
 from cutout.inference.tiers import Recipe, Tier
 from cutout.worker import tasks as worker_jobs
 from cutout.worker.context import WorkerContext
+from tests.animations import RedRunner, animation_of, moving_disc
 from tests.app.api_client import reserved
 from tests.app.databases import new_user, on_both
-from tests.fakes import PATIENCE, FakeRunner, files_below, open_picture, photo_bytes, stroke_mask, wait_until
+from tests.fakes import (
+    PATIENCE,
+    FakeRunner,
+    fake_engine,
+    files_below,
+    held_until,
+    open_picture,
+    photo_bytes,
+    stroke_mask,
+    wait_until,
+)
 from tests.worker.worker_fixtures import context_of
 
 pytestmark = pytest.mark.slow
@@ -350,3 +362,33 @@ def test_a_tier_that_a_worker_of_an_older_version_lacks_is_not_given_to_it(
     with database.begin() as session:
         assert leases.waiting(session, Line.INTERACTIVE) == 0
     assert uploads(storage) == []
+
+
+def test_an_animation_whose_caller_hangs_up_is_left(
+    database: Database, storage: LocalStorage, queue: Queue, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_jobs, "ASK_EVERY_SECONDS", 0.0)
+    user, place = funded(database), place_of(database, storage, queue)
+    runner, moving = RedRunner(), animation_of(moving_disc(12))
+    options = Options(format=Format.WEBP, all_frames=True)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        held_until(go_on)
+
+    async def hang_up() -> None:
+        caller = asyncio.create_task(removals.remove_one(place, user.id, moving, options))
+        await asyncio.to_thread(held_until, begun)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+
+    runner.before = hold
+    engine = fake_engine(runner, Limits(threads=1))
+    with context_of(database, storage, redis_url, engine=engine) as context, working(context):
+        asyncio.run(hang_up())
+        go_on.set()
+    assert sum(runner.runs) < 12
+    assert balance(database, user) == 100
+    assert files_below(storage.root) == []

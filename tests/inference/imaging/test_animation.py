@@ -6,6 +6,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cutout.inference.errors import InvalidPhoto, PhotoTooLarge
 from cutout.inference.imaging import decode
@@ -16,6 +17,7 @@ from cutout.inference.imaging.file_parts import count_gif_frames
 from cutout.inference.limits import SizeLimits
 from tests.animations import Pixels, animation_of, durations_of, frames_of, moving_disc, opacity_of
 from tests.fakes import photo_bytes
+from tests.inference.files import png_chunk
 
 MOVING = [Format.PNG, Format.WEBP, Format.GIF]
 TIMES = [Fraction(40), Fraction(0), Fraction(10), Fraction(2000)]
@@ -139,6 +141,18 @@ def test_limits_hold_before_anything_is_decoded(file_format: str, monkeypatch: p
         read_animation(data, SizeLimits(frames=4))
     with pytest.raises(PhotoTooLarge, match=r"5 frames of 64 × 48 pixels.*CUTOUT_MAX_ANIMATION_MEGAPIXELS"):
         read_animation(data, SizeLimits(animation_pixels=5 * 64 * 48 - 1))
+
+
+def test_an_orientation_behind_the_last_frame_turns_none_of_them() -> None:
+    data = animation_of(moving_disc(3), "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    end = len(data) - 12
+    late = data[:end] + png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + data[end:]
+    for shown, frame in zip(frames_of(late), frames_of(data), strict=True):
+        np.testing.assert_array_equal(shown.photo.rgb, frame.photo.rgb)
+    turned = frames_of(animation_of(moving_disc(3), "PNG", exif=exif.tobytes()))
+    assert {frame.photo.rgb.shape for frame in turned} == {(64, 48, 3)}
 
 
 def test_frames_beyond_the_limit_are_not_counted() -> None:

@@ -303,6 +303,9 @@ MANY_PARTS = {
     "JPEG comments": padded("jpeg-grey", b"\xff\xdb", b"\xff\xfe\0\2" * MANY),
     "JPEG filling": padded("jpeg-grey", b"\xff\xdb", b"\xff" * MANY),
     "JPEG restarts": padded("jpeg-grey", b"\xff\xdb", b"\xff\xd0" * MANY),
+    "GIF comments": padded("gif", b"\x2c\0\0\0\0", b"!\xfe\1a\0" * MANY),
+    "GIF blocks": padded("gif", b"\x2c\0\0\0\0", b"!\xfe" + b"\1a" * MANY + b"\0"),
+    "GIF stray bytes": padded("gif", b"\x2c\0\0\0\0", bytes(MANY)),
 }
 
 
