@@ -46,6 +46,16 @@ def postgresql_url() -> Iterator[str]:
 
 
 @contextmanager
+def migrated_postgresql() -> "Iterator[PostgresServer]":
+    """Run a separate PostgreSQL with Cutout's tables, which a test may stop or make hang."""
+    with start_postgresql() as server:
+        database = Database(server.get_uri())
+        migrate.migrate(database)
+        database.close()
+        yield server
+
+
+@contextmanager
 def start_postgresql() -> "Iterator[PostgresServer]":
     """Run a separate PostgreSQL, which is deleted at the end.
 

@@ -16,7 +16,6 @@ from sqlalchemy.exc import OperationalError
 
 from cutout.app import maintenance
 from cutout.app.billing import ledger
-from cutout.app.db import migrate
 from cutout.app.db import session as database_session
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Batch, Job, Status
@@ -25,7 +24,7 @@ from cutout.app.storage.local import LocalStorage
 from cutout.worker import tasks, zip_archive
 from tests.app.api_client import ANNA, API
 from tests.app.batch_client import BatchClient, opened_studio, photos
-from tests.app.databases import start_postgresql
+from tests.app.databases import migrated_postgresql
 from tests.fakes import PATIENCE, FakeRunner, wait_until
 from tests.worker.worker_fixtures import context_of, small_photos, submitted
 
@@ -41,10 +40,7 @@ KEYED = ANNA | {"Idempotency-Key": "order-1"}
 
 @pytest.fixture(scope="module")
 def server() -> "Iterator[PostgresServer]":
-    with start_postgresql() as server:
-        database = Database(server.get_uri())
-        migrate.migrate(database)
-        database.close()
+    with migrated_postgresql() as server:
         yield server
 
 

@@ -29,7 +29,7 @@ from cutout.app.storage.local import LocalStorage
 from cutout.app.system.readiness import Readiness
 from cutout.worker import tasks as worker_jobs
 from tests.app.api_client import ANNA, API, ApiClient, opened_shop
-from tests.app.databases import postgresql_hangs, start_postgresql, stop_all, valkey_at
+from tests.app.databases import migrated_postgresql, postgresql_hangs, stop_all, valkey_at
 from tests.app.http.test_api import problem
 from tests.disks import fill, small_disk
 from tests.fakes import FakeRunner, wait_until
@@ -47,10 +47,7 @@ SECONDS = 1.0
 @pytest.fixture(scope="module")
 def own_postgresql() -> "Iterator[PostgresServer]":
     """Run a PostgreSQL that may be made to hang."""
-    with start_postgresql() as server:
-        database = Database(server.get_uri())
-        migrate.migrate(database)
-        database.close()
+    with migrated_postgresql() as server:
         yield server
 
 
