@@ -62,6 +62,12 @@ class Traces:
         with Redis(unix_socket_path=str(socket_path(self.folder / "valkey"))) as redis:
             return sorted(key.decode() for key in redis.keys("*"))
 
+    def in_work(self) -> int:
+        """Return how many jobs have not ended."""
+        return self.database.run_read_only(
+            lambda session: session.scalar(select(func.count()).where(Job.status.in_(OPEN))) or 0
+        )
+
     def left_behind(self) -> list[str]:
         """Return what an idle service must not have; empty once all has been swept."""
         found = [f"{count} {kind} files" for kind, count in self.files().items() if count]

@@ -20,9 +20,13 @@ POOL_DESCRIPTORS = 16
 
 @dataclass
 class Course:
-    """Samples of what the processes of each role hold, and the ids of all processes that there were."""
+    """Samples of what the processes of each role hold, and the ids of all processes that there were.
+
+    Those at rest are taken in pauses of the load: under load, more photos at once hold more memory, which is no growth.
+    """
 
     samples: list[dict[str, Held]] = field(default_factory=list)
+    at_rest: list[dict[str, Held]] = field(default_factory=list)
     processes: dict[str, set[int]] = field(default_factory=dict)
 
     def sample(self, process: int) -> None:
@@ -39,15 +43,27 @@ class Course:
             await asyncio.to_thread(self.sample, process)
             await asyncio.sleep(max(0.0, SAMPLE_SECONDS - (time.monotonic() - began)))
 
-    def quarters(self, role: str, what: Callable[[Held], float]) -> list[float]:
-        """Return the lower quartile in each quarter of the time: what is held between two bursts of work."""
-        found = [what(sample[role]) for sample in self.samples if role in sample]
+    def rest(self, process: int) -> None:
+        """Add what a process and its descendants hold in a pause of the load."""
+        self.at_rest.append(held(roles(process)))
+
+    def quarters(self, role: str, measure: "Measure") -> list[float]:
+        """Return a measure in each quarter of the time: the mean of its pauses, or the lower quartile under load."""
+        samples = self.at_rest if measure.is_at_rest else self.samples
+        found = [measure.of(sample[role]) for sample in samples if role in sample]
         size = max(1, len(found) // 4)
-        return [float(np.quantile(found[n * size : (n + 1) * size] or found[-1:], 0.25)) for n in range(4)]
+        quarters = [found[n * size : (n + 1) * size] or found[-1:] for n in range(4)]
+        summary = np.mean if measure.is_at_rest else lower_quartile
+        return [float(summary(quarter)) for quarter in quarters]
 
     def restarts(self) -> list[str]:
         """Return the roles of which a process was replaced."""
         return [f"{role}: {len(pids)} processes" for role, pids in self.processes.items() if len(pids) > 1]
+
+
+def lower_quartile(values: Sequence[float]) -> float:
+    """Return what is held between two bursts of work."""
+    return float(np.quantile(values, 0.25))
 
 
 @dataclass(frozen=True)
@@ -58,10 +74,11 @@ class Measure:
     of: Callable[[Held], float]
     noise: float
     share: float = 0.0
+    is_at_rest: bool = False
 
 
 MEASURES = (
-    Measure("MB", lambda one: one.pss_mb, NOISE_MB, MOST_GROWTH),
+    Measure("MB at rest", lambda one: one.pss_mb, NOISE_MB, MOST_GROWTH, is_at_rest=True),
     Measure("descriptors", lambda one: one.descriptors, NOISE_DESCRIPTORS),
     Measure("threads", lambda one: one.threads, NOISE_THREADS),
 )
@@ -72,7 +89,7 @@ def growth(course: Course) -> list[str]:
     found = []
     for role in course.processes:
         for measure in MEASURES:
-            *_, before, after = course.quarters(role, measure.of)
+            *_, before, after = course.quarters(role, measure)
             if after - before > max(measure.noise, measure.share * before):
                 found.append(
                     f"{role}: {before:.0f} {measure.name} in the third quarter, {after:.0f} in the last"
@@ -90,9 +107,9 @@ def not_given_back(before: Mapping[str, Held], after: Mapping[str, Held]) -> lis
 
 
 def as_rows(course: Course) -> list[list[str]]:
-    """Return a row for each role and measure: the lower quartiles in the quarters of the time."""
+    """Return a row for each role and measure, with a figure for each quarter of the time."""
     return [
-        [role, measure.name, *(f"{value:.0f}" for value in course.quarters(role, measure.of))]
+        [role, measure.name, *(f"{value:.0f}" for value in course.quarters(role, measure))]
         for role in sorted(course.processes)
         for measure in MEASURES
     ]

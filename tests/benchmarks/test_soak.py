@@ -28,6 +28,8 @@ def course(*held: Held) -> Course:
     found = Course(processes={"API": {1}})
     for number in range(40):
         found.samples.append({"API": held[len(held) * number // 40]})
+    for number in range(8):
+        found.at_rest.append({"API": held[len(held) * number // 8]})
     return found
 
 
@@ -36,7 +38,7 @@ def course(*held: Held) -> Course:
     [
         (Held(104, 20, 30), []),
         (Held(104, 24, 34), []),
-        (Held(110, 20, 30), ["API: 100 MB in the third quarter, 110 in the last"]),
+        (Held(110, 20, 30), ["API: 100 MB at rest in the third quarter, 110 in the last"]),
         (Held(100, 40, 30), ["API: 20 descriptors in the third quarter, 40 in the last"]),
         (Held(100, 20, 60), ["API: 30 threads in the third quarter, 60 in the last"]),
     ],
