@@ -3,7 +3,7 @@
 import http.client
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -29,16 +29,17 @@ def proxied(address: str, path: str, *, strips: bool) -> Iterator[str]:
             headers = {
                 name: value for name, value in self.headers.items() if name.lower() not in OF_A_CONNECTION
             }
-            there.request(self.command, asked, body, headers)
-            answer = there.getresponse()
-            self.send_response_only(answer.status)
-            for name, value in answer.getheaders():
-                if name.lower() not in OF_A_CONNECTION:
-                    self.send_header(name, value)
-            self.end_headers()
-            while data := answer.read1(65536):
-                self.wfile.write(data)
-            there.close()
+            # Closed also when the browser leaves in the middle of an answer.
+            with closing(there):
+                there.request(self.command, asked, body, headers)
+                with there.getresponse() as answer:
+                    self.send_response_only(answer.status)
+                    for name, value in answer.getheaders():
+                        if name.lower() not in OF_A_CONNECTION:
+                            self.send_header(name, value)
+                    self.end_headers()
+                    while data := answer.read1(65536):
+                        self.wfile.write(data)
 
         do_GET = do_HEAD = do_POST = do_DELETE = forward  # noqa: N815 - names of http.server
 
