@@ -244,8 +244,8 @@ class Engine:
             for key, read in photos:
                 future: Future[Cutout] = Future()
                 its_own = options if isinstance(options, Options) else options(key)
-                told = {"progress": partial(on_frame, key), "is_wanted": partial(is_wanted, key)}
-                self._enter(Request(read, its_own, caller, keep_masks, **told), future)  # type: ignore[arg-type]
+                told, wanted = partial(on_frame, key), partial(is_wanted, key)
+                self._enter(Request(read, its_own, caller, keep_masks, inf, told, wanted), future)
                 running[future] = key
                 if len(running) > self._threads:
                     yield from completed(running)

@@ -27,11 +27,11 @@ class Request:
     caller: Hashable
     keep_masks: bool
     deadline: float = inf
-    entered: float = field(default_factory=time.monotonic)
-    turn: float = 0.0  # seconds until a thread took it
     progress: Progress | None = field(default=None, repr=False)
     is_wanted: Callable[[], bool] = field(default=lambda: True, repr=False)
-    future: "weakref.ref[Future[Cutout]] | None" = field(default=None, repr=False)
+    entered: float = field(default_factory=time.monotonic, init=False)
+    turn: float = field(default=0.0, init=False)  # seconds until a thread took it
+    future: "weakref.ref[Future[Cutout]] | None" = field(default=None, init=False, repr=False)
 
     @property
     def is_over(self) -> bool:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from benchmarks.report import Table, publish
+from cutout.inference.cutout import Cutout
 from cutout.inference.imaging.decode import decode
 from cutout.inference.matting.steady import Steadier
 from cutout.inference.options import Options
@@ -28,6 +29,7 @@ NOISE, JPEG_QUALITY = 4.0, 60
 TIER = Tier.STANDARD
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
+Remove = Callable[[bytes, Options], Cutout]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def panned() -> Iterator[Shot]:
         yield Shot(np.ascontiguousarray(photo[:, 3 * index : 3 * index + width]))
 
 
-def _measured(remove: Callable, shots: list[Shot]) -> dict[str, float | None]:  # type: ignore[type-arg]
+def _measured(remove: Remove, shots: list[Shot]) -> dict[str, float | None]:
     rng = np.random.default_rng(0)
     photos = [_as_filmed(shot.clean, rng) for shot in shots]
     before = [_alpha(remove, photo) for photo in photos]
@@ -110,7 +112,7 @@ def _measured(remove: Callable, shots: list[Shot]) -> dict[str, float | None]:  
     }
 
 
-def _alpha(remove: Callable, photo: Bytes) -> Bytes:  # type: ignore[type-arg]
+def _alpha(remove: Remove, photo: Bytes) -> Bytes:
     out = io.BytesIO()
     Image.fromarray(photo).save(out, "PNG", compress_level=1)
     return decode(remove(out.getvalue(), Options(tier=TIER, mask_only=True)).data).rgb[..., 0].copy()
