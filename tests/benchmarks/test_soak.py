@@ -19,6 +19,8 @@ from cutout.app.billing import ledger
 from cutout.app.config import settings as app_settings
 from cutout.app.db import migrate
 from cutout.app.db.session import Database
+from cutout.app.db.tables import Job, Status
+from cutout.inference.tiers import Tier
 from tests.app.databases import new_user
 from tests.app.serving import served
 from tests.fakes import fake_engine
@@ -48,6 +50,12 @@ def test_growth_in_the_last_quarter_is_told(last: Held, told: list[str]) -> None
     assert growth(course(Held(50, 1, 1), Held(80, 10, 10), Held(100, 20, 30), last)) == told
 
 
+def test_memory_that_follows_the_load_is_no_growth() -> None:
+    busier = course(Held(100, 20, 30))
+    busier.samples[20:] = [{"API": Held(200 + 10 * number, 20, 30)} for number in range(20)]
+    assert growth(busier) == []
+
+
 def test_descriptors_that_an_idle_service_keeps_are_told() -> None:
     before, after = {"API": Held(100, 20, 30)}, {"API": Held(100, 40, 30)}
     assert not_given_back(before, before) == []
@@ -66,6 +74,10 @@ def test_what_is_left_behind_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ledger.hold(session, user.id, 10, "job:settled")
         ledger.release(session, "job:settled")
     assert traces.left_behind() == []
+    assert traces.in_work() == 0
+    with database.begin() as session:
+        session.add(Job(user_id=user.id, tier=Tier.BASIC, status=Status.PROCESSING, credits=0, format="png"))
+    assert traces.in_work() == 1
 
     with database.begin() as session:
         ledger.hold(session, user.id, 10, "job:1")

@@ -47,6 +47,18 @@ def engine() -> Iterator[Engine]:
         yield engine
 
 
+def held_runner() -> tuple[RedRunner, threading.Event, threading.Event]:
+    """Return a runner that waits in each run for the second event, and sets the first one then."""
+    runner, begun, go_on = RedRunner(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        held_until(go_on)
+
+    runner.before = hold
+    return runner, begun, go_on
+
+
 def of(**values: object) -> Options:
     return to_options(OptionValues(animation="all", **values))  # type: ignore[arg-type]
 
@@ -164,14 +176,7 @@ def test_frames_like_the_one_before_are_looked_at_once() -> None:
 
 
 def test_frames_share_the_runs_of_the_network() -> None:
-    runner = RedRunner()
-    begun, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        begun.set()
-        held_until(go_on)
-
-    runner.before = hold
+    runner, begun, go_on = held_runner()
     with fake_engine(runner, Limits(threads=3, batch=4)) as engine:
         made = engine.submit(animation_of(moving_disc(6), "PNG"), of())
         held_until(begun)
@@ -194,14 +199,7 @@ def test_progress_is_told(engine: Engine) -> None:
 
 
 def test_an_animation_that_nobody_waits_for_any_more_is_left() -> None:
-    runner = RedRunner()
-    begun, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        begun.set()
-        held_until(go_on)
-
-    runner.before = hold
+    runner, begun, go_on = held_runner()
     frames = 30
     with fake_engine(runner) as engine:
         made = engine.submit(animation_of(moving_disc(frames, step=1), "PNG"), of())
