@@ -9,7 +9,6 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, String, column, delete, insert, inspect, select, table, text
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from cutout.app.core.errors import OperatorError
@@ -92,14 +91,6 @@ def revision(database: Database) -> str | None:
     """Return the database's revision, or None for an empty one."""
     with database.read() as session:
         return MigrationContext.configure(session.connection()).get_current_revision()
-
-
-def reachable_revision(database: Database) -> str | None:
-    """Return the database's revision, or None if the database is empty or does not answer."""
-    try:
-        return revision(database)
-    except OperationalError:
-        return None
 
 
 def is_ahead(found: str | None) -> bool:
