@@ -21,8 +21,7 @@ from cutout.app.db import advisory_locks
 from cutout.app.db.clock import shared_now
 from cutout.app.db.session import Database
 from cutout.app.db.tables import Channel, now
-from cutout.app.jobs import leases as claims
-from cutout.app.jobs import originals, thumbnails, upload_cleanup
+from cutout.app.jobs import leases, originals, thumbnails, upload_cleanup
 from cutout.app.jobs.lease_renewal import LeaseRenewer
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue
@@ -42,8 +41,6 @@ DELETE_FIRST = timedelta(minutes=5)
 # A difference that two clocks of a well-kept host or network never have, and how long after a jump a clock is believed.
 LARGEST_DIFFERENCE, SURE_AFTER = timedelta(minutes=1), timedelta(days=1)
 CLOCK_JUMPED, NOT_DELETED = "the clock was set", "nothing old is deleted: the time is not sure"
-# The default of `CUTOUT_LEASE_SECONDS`.
-LEASE = timedelta(seconds=30)
 # A batch has no jobs before its last photo has arrived, and an upload of 2 GB may take this long.
 UPLOADS_KEPT = timedelta(hours=3)
 LOOK_AT_MOST_EVERY, LOOK_AT_LEAST_EVERY = timedelta(seconds=0.5), timedelta(seconds=10)
@@ -60,7 +57,7 @@ async def running_maintenance(
     queue: Queue,
     outbox: Outbox,
     stores: ResultStores,
-    leases: LeaseRenewer | None = None,
+    renewer: LeaseRenewer | None = None,
     *,
     kept: timedelta,
     lease: timedelta,
@@ -68,16 +65,16 @@ async def running_maintenance(
 ) -> AsyncIterator[None]:
     """Run the periodic tasks within the block.
 
-    They settle lost jobs, except those running in this process (`leases`); release photos whose worker has not
+    They settle lost jobs, except those running in this process (`renewer`); release photos whose worker has not
     renewed its `lease`; fail photos that no worker has claimed by their `deadline`; delete results, their photos and idempotency
     keys older than `kept`, unneeded uploads, and late rows of deleted users; deliver the notifications of the outbox,
     and results to the `stores` of their users.
     """
     jobs_of_dead_processes = AfterOutages(
-        partial(lost_jobs.fail_lost_jobs, database, leases=leases), database, lease
+        partial(lost_jobs.fail_lost_jobs, database, leases=renewer), database, lease
     )
     lost_workers = AfterOutages(partial(recover_lost_work, database, queue, lease), database, lease)
-    late = AfterOutages(partial(database.run_in_transaction, claims.expire, deadline), database, lease)
+    late = AfterOutages(partial(database.run_in_transaction, leases.expire, deadline), database, lease)
     deleted_users = partial(to_the_end, user_deletion.delete_late_rows, database, storage)
     webhooks = partial(deliver_due, outbox, Channel.WEBHOOK)
     mails = partial(deliver_due, outbox, Channel.MAIL)
@@ -199,7 +196,7 @@ def _answers(session: Session) -> None:
     session.execute(select(1))
 
 
-def recover_lost_work(database: Database, queue: Queue, lease: timedelta = LEASE) -> int:
+def recover_lost_work(database: Database, queue: Queue, lease: timedelta) -> int:
     """Release the photos of lost workers, and send wake-up signals for all waiting work, because signals or the
     contents of the queue may have been lost. Return the number of photos released.
 
@@ -209,13 +206,13 @@ def recover_lost_work(database: Database, queue: Queue, lease: timedelta = LEASE
         if not advisory_locks.try_take(session, advisory_locks.SWEEPER):
             return 0  # another host is doing it
         at = shared_now(session)
-        freed = claims.release_expired(session, at)
-        mended = claims.mend_leases(session, lease, at) + mend_due_times(session, at)
+        freed = leases.release_expired(session, at)
+        mended = leases.mend_leases(session, lease, at) + mend_due_times(session, at)
     if mended:
         log.warning("times in the far future mended: a clock was set back", rows=mended)
     # Outside the transaction, because the queue may be slow to answer.
     for line in Line:
-        if database.run_read_only(claims.has_waiting_work, line):
+        if database.run_read_only(leases.has_waiting_work, line):
             queue.notify_workers(line)
     return freed
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from cutout.models.catalog import find
 
 # Time limit in seconds after which a wait fails: far longer than any step takes on a busy host.
 PATIENCE = 120.0
+# The default of `CUTOUT_LEASE_SECONDS`.
+LEASE = timedelta(seconds=30)
 BLUE = (60, 80, 170)
 # With a smaller input than the real one's, since most of the time of a fake removal would go into resizing.
 CHECKPOINT = replace(find("isnet-general"), input_size=256)

@@ -36,7 +36,7 @@ from cutout.app.stores.service import ResultStores
 from cutout.inference.options import Options
 from tests.app.api_client import engine_of, place_of, reserved
 from tests.app.databases import on_both
-from tests.fakes import PATIENCE, FakeRunner, held_until, photo_bytes
+from tests.fakes import LEASE, PATIENCE, FakeRunner, held_until, photo_bytes
 
 
 class FailsAtFirst(LocalStorage):
@@ -121,16 +121,16 @@ def batch_of(database: Database, photos: int) -> uuid.UUID:
 
 @on_both
 def test_a_bell_that_was_lost_is_rung_again(database: Database, queue: Queue) -> None:
-    assert maintenance.recover_lost_work(database, queue) == 0
+    assert maintenance.recover_lost_work(database, queue, LEASE) == 0
     assert wake_ups(queue) == 0
     batch_of(database, 10)
     for _ in range(2):
-        assert maintenance.recover_lost_work(database, queue) == 0
+        assert maintenance.recover_lost_work(database, queue, LEASE) == 0
         assert wake_ups(queue) == 1
     assert wake_ups(queue, Line.INTERACTIVE) == 0
     assert queue.connection is not None
     queue.connection.flushdb()
-    maintenance.recover_lost_work(database, queue)
+    maintenance.recover_lost_work(database, queue, LEASE)
     assert wake_ups(queue) == 1
 
 
@@ -142,9 +142,9 @@ def test_what_a_lost_worker_had_is_freed_and_rung_for(database: Database, queue:
     assert lost is not None
     assert len(lost.photos) == 10
     assert not database.run_read_only(leases.has_waiting_work, Line.BATCH, now())
-    assert maintenance.recover_lost_work(database, queue) == 10
+    assert maintenance.recover_lost_work(database, queue, LEASE) == 10
     assert wake_ups(queue) == 1
-    assert maintenance.recover_lost_work(database, queue) == 0
+    assert maintenance.recover_lost_work(database, queue, LEASE) == 0
 
 
 @on_both
@@ -152,7 +152,7 @@ def test_a_batch_that_only_has_to_be_ended_is_rung_for(database: Database, queue
     batch_id = batch_of(database, 10)
     with database.begin() as session:
         session.execute(update(Job).where(Job.batch_id == batch_id).values(status=Status.FAILED))
-    maintenance.recover_lost_work(database, queue)
+    maintenance.recover_lost_work(database, queue, LEASE)
     assert wake_ups(queue) == 1
 
 
@@ -161,7 +161,7 @@ def test_what_is_lost_is_freed_also_where_the_queue_is_away(database: Database, 
     batch_of(database, 10)
     lease = timedelta(seconds=30)
     database.run_in_transaction(leases.claim, Line.BATCH, 10, lease, now() - 2 * lease)
-    assert maintenance.recover_lost_work(database, Queue(f"unix://{tmp_path}/nothing")) == 10
+    assert maintenance.recover_lost_work(database, Queue(f"unix://{tmp_path}/nothing"), LEASE) == 10
 
 
 @on_both
@@ -172,9 +172,9 @@ def test_one_host_at_a_time_looks(database: Database, queue: Queue) -> None:
     batch_of(database, 10)
     with ThreadPoolExecutor(1) as another, database.begin() as session:
         assert advisory_locks.try_take(session, advisory_locks.SWEEPER)
-        assert another.submit(maintenance.recover_lost_work, database, queue).result(60) == 0
+        assert another.submit(maintenance.recover_lost_work, database, queue, LEASE).result(60) == 0
         assert wake_ups(queue) == 0
-    maintenance.recover_lost_work(database, queue)
+    maintenance.recover_lost_work(database, queue, LEASE)
     assert wake_ups(queue) == 1
 
 

@@ -28,11 +28,10 @@ from cutout.app.storage.local import LocalStorage
 from cutout.inference.options import Options
 from tests.app.api_client import engine_of, place_of, reserved
 from tests.app.databases import new_user, on_both
-from tests.fakes import FakeRunner, photo_bytes
+from tests.fakes import LEASE, FakeRunner, photo_bytes
 from tests.faults.clocks import Steady, set_clock
 from tests.worker.worker_fixtures import context_of, small_photos, submitted, work_off
 
-LEASE = timedelta(seconds=30)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 on_postgresql = pytest.mark.parametrize(
     "database", [pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True

@@ -25,7 +25,7 @@ from cutout.worker import tasks, zip_archive
 from tests.app.api_client import ANNA, API
 from tests.app.batch_client import BatchClient, opened_studio, photos
 from tests.app.databases import migrated_postgresql
-from tests.fakes import PATIENCE, FakeRunner, wait_until
+from tests.fakes import LEASE, PATIENCE, FakeRunner, wait_until
 from tests.worker.worker_fixtures import context_of, small_photos, submitted
 
 pytestmark = pytest.mark.slow
@@ -148,7 +148,7 @@ def test_a_worker_lives_through_a_restart(
             try:
                 tasks.process_line(context, Line.BATCH)
                 context.packing.submit(lambda: None).result(PATIENCE)
-                maintenance.recover_lost_work(own, context.queue)
+                maintenance.recover_lost_work(own, context.queue, LEASE)
                 with own.read() as session:
                     return session.get_one(Batch, batch.id).finished_at is not None
             except OperationalError:

@@ -25,7 +25,7 @@ from cutout.worker.tasks import end_batches, process_claim, process_line
 from tests.app.api_client import ANNA, API
 from tests.app.batch_client import BatchClient, opened_studio, photos
 from tests.disks import fill, small_disk
-from tests.fakes import PATIENCE, files_below, wait_until
+from tests.fakes import LEASE, PATIENCE, files_below, wait_until
 from tests.worker.worker_fixtures import context_of
 
 pytestmark = pytest.mark.slow
@@ -111,7 +111,7 @@ def test_a_batch_goes_on_when_there_is_room_again(studio: BatchClient, disk: Pat
             claim = studio.database.run_in_transaction(leases.claim, Line.BATCH, 3, context.lease)
             if claim is not None:
                 process_claim(context, claim)
-            maintenance.recover_lost_work(studio.database, context.queue)
+            maintenance.recover_lost_work(studio.database, context.queue, LEASE)
         # The photos are stored, and their ZIP cannot be.
         with full(disk):
             with suppress(OperationalError):

@@ -16,7 +16,7 @@ from tests.app.api_client import ANNA
 from tests.app.batch_client import BatchClient, opened_studio, photos
 from tests.app.databases import valkey_at
 from tests.app.http.test_api import problem
-from tests.fakes import wait_until
+from tests.fakes import LEASE, wait_until
 from tests.worker.worker_fixtures import context_of
 
 pytestmark = pytest.mark.slow
@@ -72,7 +72,7 @@ def test_a_valkey_that_is_emptied_in_a_batch_delays_it_and_no_more(
         assert context.queue.workers() == []
         context.queue.announce(WORKER)  # as it does every 10 s
         assert [worker.name for worker in context.queue.workers()] == ["worker"]
-        maintenance.recover_lost_work(studio.database, context.queue)
+        maintenance.recover_lost_work(studio.database, context.queue, LEASE)
     work(studio, url, batch_id)
     assert studio.balance(ANNA) == FUNDS - 4 * 3
 
@@ -90,7 +90,7 @@ def test_a_full_valkey_refuses_batches_and_hosts_count_calls_themselves(
     problem(studio.remove(ANNA), 429, "RATE_LIMITED")
     assert studio.client.get("/api/health").status_code == 200
     valkey.config_set("maxmemory", 0)
-    maintenance.recover_lost_work(studio.database, Queue(url))
+    maintenance.recover_lost_work(studio.database, Queue(url), LEASE)
     work(studio, url, batch_id)
     studio.accepted(ANNA, photos(2))
     assert studio.balance(ANNA) == FUNDS - 4 * 3 - 2 * 3
@@ -112,6 +112,6 @@ def test_a_valkey_that_evicts_loses_signals_that_are_sent_again(
     assert not valkey.exists("rq:queue:batch")
     studio.remove(ANNA).raise_for_status()
     valkey.config_set("maxmemory", 0)
-    maintenance.recover_lost_work(studio.database, Queue(url))
+    maintenance.recover_lost_work(studio.database, Queue(url), LEASE)
     work(studio, url, batch_id)
     assert studio.balance(ANNA) == FUNDS - 3 * 3 - 3

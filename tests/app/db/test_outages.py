@@ -32,7 +32,7 @@ from tests.app.api_client import ANNA, API, ApiClient, opened_shop
 from tests.app.databases import migrated_postgresql, postgresql_hangs, stop_all, valkey_at
 from tests.app.http.test_api import problem
 from tests.disks import fill, small_disk
-from tests.fakes import FakeRunner, wait_until
+from tests.fakes import LEASE, FakeRunner, wait_until
 from tests.worker.worker_fixtures import context_of, small_photos, submitted
 
 pytestmark = pytest.mark.slow
@@ -169,7 +169,7 @@ def test_a_worker_survives_a_postgresql_that_hangs(
             try:
                 worker_jobs.process_line(context, Line.BATCH)
                 context.packing.submit(lambda: None).result(60)
-                maintenance.recover_lost_work(hanging, context.queue)
+                maintenance.recover_lost_work(hanging, context.queue, LEASE)
                 with hanging.read() as session:
                     return session.get_one(Batch, batch.id).finished_at is not None
             except OperationalError:
