@@ -18,7 +18,7 @@ from typing import Self, TypeVar
 
 from torch import Tensor
 
-from cutout.inference.animated import remove_background
+from cutout.inference.animation_removal import remove_background
 from cutout.inference.backends.cuda import (
     HOST_FULL,
     PHOTO_DOES_NOT_FIT,

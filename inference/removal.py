@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from cutout.inference.backends.cuda import download, errors_translated, upload
-from cutout.inference.behind import prepared_background, size_of
 from cutout.inference.composition import Composed, Scene, compose, largest_result
 from cutout.inference.cutout import Cutout
 from cutout.inference.imaging import decode, encode, strokes
@@ -24,6 +23,7 @@ from cutout.inference.matting import cast_shadow
 from cutout.inference.matting.parts import ground_of
 from cutout.inference.matting.pipeline import Look, Matte, Seen, cut_out, see
 from cutout.inference.options import Options
+from cutout.inference.prepared_background import prepared_background, size_of
 from cutout.inference.recently_seen import RecentlySeen
 from cutout.inference.recording import Recorder, Replay
 from cutout.inference.request import Request

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from cutout.inference.backends.cuda import download, errors_translated, upload, used_here, wait_for
-from cutout.inference.behind import prepared_background
 from cutout.inference.composition import NO_SUBJECT, Composed, Scene, compose, largest_result
 from cutout.inference.cores import photo_threads
 from cutout.inference.cutout import Cutout
@@ -37,6 +36,7 @@ from cutout.inference.matting.pipeline import see
 from cutout.inference.matting.refinement import clean_colours
 from cutout.inference.matting.steady import Steadier
 from cutout.inference.options import Options
+from cutout.inference.prepared_background import prepared_background
 from cutout.inference.removal import ONE_PIXEL, Workplace, cut_subject, hold_for, marks_on, remove_photo
 from cutout.inference.review import needs_review
 from cutout.inference.scheduling.stage_timer import StageTimer

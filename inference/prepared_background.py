@@ -1,4 +1,4 @@
-"""What stands behind a subject: a picture that is decoded, or colours in the photo's colour profile."""
+"""The background of a result, prepared: a picture is decoded, and colours are brought into the photo's colour profile."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
