@@ -20,8 +20,12 @@ export function registerView(name, view) {
 
 export const isShown = (name) => shown === name;
 
+/** Whether a view is shown and the address still leads to it: an address that was just changed shows its view later. */
+const isStaying = (name) => isShown(name) && wanted()[0] === name;
+
 /** Put a query into the address of the view that is shown, without a new entry in the browser's history. */
 export function replaceQuery(query) {
+  if (!isStaying(shown)) return;
   const text = query.toString();
   history.replaceState(null, "", text ? `#${shown}?${text}` : `#${shown}`);
   linkTo(shown).href = location.hash;
@@ -34,7 +38,7 @@ export function replaceQuery(query) {
 export function nameThing(fragment, { isNew = false } = {}) {
   thing = fragment;
   linkTo(FIRST).href = fragment;
-  if (!isShown(FIRST)) return;
+  if (!isStaying(FIRST)) return;
   if (isNew) history.pushState(null, "", fragment);
   else history.replaceState(null, "", fragment);
 }

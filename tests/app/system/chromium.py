@@ -1,7 +1,7 @@
 """A real browser on the page, and checks that hold for everything it does."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files as resources
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, FloatRect, Page
+from playwright.sync_api import Browser, FloatRect, Page, Route
 
 from tests.app.system.test_readiness import PATIENCE_MS
 from tests.fakes import wait_until
@@ -68,6 +68,21 @@ def files(photos: list[bytes]) -> list[Any]:
         {"name": f"photo-{number}.png", "mimeType": "image/png", "buffer": data}
         for number, data in enumerate(photos)
     ]
+
+
+def answer_removals(page: Page, answer: Callable[[Route], None], *, previews: bool = False) -> None:
+    """Answer the removals of single photos, or their previews, instead of the service. On a slow host the page sends a
+    photo before its preview, so the order of the calls does not tell which is which.
+    """
+
+    def decide(route: Route) -> None:
+        is_preview = b'name="tier"\r\n\r\npreview' in (route.request.post_data_buffer or b"")
+        if is_preview == previews:
+            answer(route)
+        else:
+            route.continue_()
+
+    page.route("**/remove", decide)
 
 
 def until(page: Page, holds: str) -> None:

@@ -20,7 +20,7 @@ from cutout.app.jobs.originals import ORIGINALS
 from cutout.inference.tiers import Tier
 from tests.app.api_client import API
 from tests.app.serving import served
-from tests.app.system.chromium import accessible, drag, files, fits, keep, opened, until
+from tests.app.system.chromium import accessible, answer_removals, drag, files, fits, keep, opened, until
 from tests.app.system.test_readiness import CHROMIUM
 from tests.app.system.test_single_photo import READY, shown, told
 from tests.fakes import fake_engine, photo_bytes, thin_picture, wait_until
@@ -317,7 +317,7 @@ def test_what_hinders_strokes_is_said(page: Page, shop: Shop) -> None:
 
 
 def test_a_removal_has_an_address(browser: Browser, shop: Shop) -> None:
-    with opened(browser, shop.address, refusals=4, **WINDOW) as page:
+    with opened(browser, shop.address, refusals=2, **WINDOW) as page:
         page.set_input_files("#file", files([thin_picture(300, 200)]))
         page.wait_for_selector(READY)
         job = shown(page)
@@ -326,15 +326,17 @@ def test_a_removal_has_an_address(browser: Browser, shop: Shop) -> None:
         page.wait_for_selector(READY)
         assert shown(page) == job
         # While the next photo is in work, a reload does not show the one before.
-        page.route("**/remove", lambda route: route.fulfill(status=400, json={"detail": "No."}), times=2)
+        answer_removals(page, lambda route: route.fulfill(status=400, json={"detail": "No."}))
         page.set_input_files("#file", files([thin_picture(300, 200)]))
         page.wait_for_selector("#status:has-text('No.')")
+        page.unroute_all()
         assert fragment(page) == "remove"
         # What has nothing to do with the photo is tried again without choosing it anew.
         assert page.locator("#status button").count() == 0
-        page.route("**/remove", lambda route: route.abort(), times=2)
+        answer_removals(page, lambda route: route.abort())
         page.set_input_files("#file", files([thin_picture(300, 200)]))
         page.focus("#status button")
+        page.unroute_all()
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.id") == "remove-title"
         page.wait_for_selector(READY)
@@ -346,6 +348,20 @@ def test_a_removal_has_an_address(browser: Browser, shop: Shop) -> None:
         page.go_back()
         page.wait_for_selector(READY)
         assert fragment(page) == f"job={shown(page)}"
+
+
+@pytest.mark.parametrize("change", ["nameThing('#job=1')", "replaceQuery(new URLSearchParams('a=1'))"])
+def test_a_view_that_was_just_chosen_keeps_its_address(browser: Browser, shop: Shop, change: str) -> None:
+    """A browser changes the address at once, and tells the page of it later: in between, a result may arrive."""
+    with opened(browser, shop.address, **WINDOW) as page:
+        page.evaluate(
+            f"""import(new URL("views.js", document.querySelector("script[type=module]").src)).then((views) => {{
+                location.hash = "account";
+                views.{change};
+            }})"""
+        )
+        page.wait_for_selector("#plans li")
+        assert fragment(page) == "account"
 
 
 def test_where_no_photo_is_kept_no_brush_is_offered(browser: Browser, tmp_path: Path) -> None:
