@@ -314,8 +314,9 @@ def test_of_many_strokes_only_the_last_state_counts(page: Page, studio: Studio) 
 
 def test_errors_of_strokes_are_said_and_those_of_previews_are_not(browser: Browser, studio: Studio) -> None:
     with opened(browser, studio.address, refusals=5, **WINDOW) as page:
-        refused = {"status": 429, "json": {"detail": "Wait."}}
-        answer_removals(page, lambda route: route.fulfill(**refused), previews=True)
+        answer_removals(
+            page, lambda route: route.fulfill(status=429, json={"detail": "Wait."}), previews=True
+        )
         with page.expect_response(lambda response: response.status == 429):
             give(page)
         page.unroute_all()
