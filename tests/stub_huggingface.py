@@ -183,9 +183,12 @@ class Handler(BaseHTTPRequestHandler):
             stub._queued = jpeg, polls - 1
             self.answer_json(200, {"status": "IN_PROGRESS" if polls > 0 else "COMPLETED"})
         elif path == f"/fal-ai{FAL_PLACE}":
-            picture = Image.open(io.BytesIO(stub._queued[0]))
-            url = f"data:image/png;base64,{encoded(cut_out(picture, stub.look(picture)))}"
-            self.answer_json(200, {"image": {"url": url}} if stub.result is None else stub.result)
+            result = stub.result
+            if result is None:
+                picture = Image.open(io.BytesIO(stub._queued[0]))
+                url = f"data:image/png;base64,{encoded(cut_out(picture, stub.look(picture)))}"
+                result = {"image": {"url": url}}
+            self.answer_json(200, result)
         else:
             self.answer_json(404, {})
 

@@ -17,6 +17,7 @@ DEAR = {
     "tests/app/compat/test_clients_on_make_serve.py": "weights",
     "tests/worker/test_process.py": "weights",
     "tests/models/": "networks",
+    "tests/benchmarks/test_roofline.py": "networks",
     "tests/inference/weights/test_loader.py": "networks",
     "tests/inference/backends/test_mnn.py": "networks",
     "tests/inference/backends/test_onnx_export.py": "networks",

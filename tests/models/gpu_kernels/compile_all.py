@@ -10,8 +10,8 @@ from triton.compiler import ASTSource
 from cutout.models.gpu_kernels import attention, deformable, normalisation, resampling
 
 # Constants as the networks use them; all other arguments follow from their names.
-ATTENTION = {"DEPTH": 32, "QUERIES": attention.QUERIES}
-RESIZE = {"POSITIONS": 64, "BLOCK": 64, "X_AT": 0}
+# Those below that are smaller than in the networks take other branches of the code, which need less memory.
+RESIZE = {"X_AT": 0, "X_CHANNELS": 64}
 KERNELS: list[tuple[Any, int, dict[str, object]]] = [
     (
         deformable._deform_branch,
@@ -21,12 +21,20 @@ KERNELS: list[tuple[Any, int, dict[str, object]]] = [
     (
         attention._window_attention,
         attention.WARPS,
-        {**ATTENTION, "HEADS": 6, "WINDOW": 12, "SHIFT": 6, "FIRST": 128, "REST": 16},
+        {
+            "DEPTH": 32,
+            "QUERIES": attention.QUERIES,
+            "HEADS": 6,
+            "WINDOW": 12,
+            "SHIFT": 6,
+            "FIRST": 128,
+            "REST": 16,
+        },
     ),
     (
         attention._window_attention,
         attention.WARPS,
-        {**ATTENTION, "HEADS": 3, "WINDOW": 7, "SHIFT": 0, "FIRST": 64, "REST": 0},
+        {"DEPTH": 32, "QUERIES": 16, "HEADS": 3, "WINDOW": 4, "SHIFT": 0, "FIRST": 16, "REST": 0},
     ),
     (normalisation._layer_norm, 4, {"CHANNELS": 192, "ROWS": 16, "BLOCK": 256, "ADD": True}),
     (
@@ -37,12 +45,28 @@ KERNELS: list[tuple[Any, int, dict[str, object]]] = [
     (
         resampling._resize_kernel,
         resampling.WARPS,
-        {**RESIZE, "OTHER_AT": 64, "X_CHANNELS": 64, "OTHER_CHANNELS": 64, "ADD": False, "ALIGNED": False},
+        {
+            **RESIZE,
+            "POSITIONS": 64,
+            "BLOCK": 64,
+            "OTHER_AT": 64,
+            "OTHER_CHANNELS": 64,
+            "ADD": False,
+            "ALIGNED": False,
+        },
     ),
     (
         resampling._resize_kernel,
         resampling.WARPS,
-        {**RESIZE, "OTHER_AT": 0, "X_CHANNELS": 64, "OTHER_CHANNELS": 0, "ADD": True, "ALIGNED": True},
+        {
+            **RESIZE,
+            "POSITIONS": 16,
+            "BLOCK": 16,
+            "OTHER_AT": 0,
+            "OTHER_CHANNELS": 0,
+            "ADD": True,
+            "ALIGNED": True,
+        },
     ),
     (resampling._halve, resampling.WARPS, {"CHANNELS": 64, "POSITIONS": 16, "BLOCK": 64}),
 ]

@@ -16,9 +16,16 @@ pytestmark = [
 SHARED = 64 * 1024  # bytes for one program
 
 
-def test_every_kernel_compiles_and_fits(tmp_path: Path) -> None:
+@pytest.fixture
+def kept(pytestconfig: pytest.Config, tmp_path: Path) -> Path:
+    """Return the folder in which Triton keeps what it compiled, for as long as a kernel and Triton stay as they are."""
+    cache = getattr(pytestconfig, "cache", None)  # missing with `-p no:cacheprovider`
+    return tmp_path if cache is None else Path(cache.mkdir("triton"))
+
+
+def test_every_kernel_compiles_and_fits(kept: Path) -> None:
     command = [sys.executable, "-m", "tests.models.gpu_kernels.compile_all", "75"]
-    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(kept), "TRITON_INTERPRET": "0"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     kernels = [line.split() for line in done.stdout.splitlines()]
