@@ -50,6 +50,8 @@ pytest_plugins = ["tests.app.databases", "tests.app.s3_fixtures", "tests.app.api
 
 DATA = Path(__file__).parent / "data"
 EXIT_SECONDS = 300
+# The names of all settings in the environment; some do not begin with `CUTOUT_`.
+SETTINGS = {environment_name(app_settings.Settings, name) for name in app_settings.Settings.model_fields}
 # Read from the caller's environment; the tests themselves run without CUTOUT_ settings.
 HOST_MODELS = app_settings.load().models_folder
 # On a busy host, a slow example or a small number of examples is no failure.
@@ -99,9 +101,8 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = (environment_name(app_settings.Settings, name) for name in app_settings.Settings.model_fields)
-    for name in {*known, *(name for name in os.environ if name.startswith(PREFIX))}:
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name in SETTINGS or name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)

@@ -11,4 +11,6 @@ class Lazily:
         self._module = module
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # pytest asks all that it collects whether it is a mock.
+            raise AttributeError(name)
         return getattr(importlib.import_module(self._module), name)

@@ -1,5 +1,6 @@
 """Schema migrations: the revision this code needs, the revision the database has, and the upgrade between them."""
 
+from functools import cache
 from pathlib import Path
 
 import stamina
@@ -82,7 +83,7 @@ def require_current(database: Database) -> None:
 
 def head() -> str:
     """Return the revision that this code needs."""
-    found = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    found = _scripts().get_current_head()
     assert found is not None
     return found
 
@@ -95,7 +96,7 @@ def revision(database: Database) -> str | None:
 
 def is_ahead(found: str | None) -> bool:
     """Return whether a revision is one that this code does not know."""
-    known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+    known = {script.revision for script in _scripts().walk_revisions()}
     return found is not None and found not in known
 
 
@@ -109,8 +110,7 @@ def _served(session: Session) -> set[str]:
 def _write_served(connection: Connection) -> None:
     if not inspect(connection).has_table(SERVES.name):
         connection.execute(text(f"CREATE TABLE {SERVES.name} (revision VARCHAR(32) PRIMARY KEY)"))
-    script = ScriptDirectory.from_config(alembic_config())
-    served = [one.revision for one in script.walk_revisions(OLDEST_CODE, "head")]
+    served = [one.revision for one in _scripts().walk_revisions(OLDEST_CODE, "head")]
     connection.execute(delete(SERVES).where(SERVES.c.revision.not_in(served)))
     known = set(connection.scalars(select(SERVES.c.revision)))
     for one in served:
@@ -127,6 +127,12 @@ def _say(found: str | None) -> str:
             f" supports revisions up to {head()}. Install the newer version again."
         )
     return f"The database is at revision {found}, and this version needs {head()}. Run: cutout migrate"
+
+
+@cache
+def _scripts() -> ScriptDirectory:
+    """Return the migrations of this code, which are imported once: a start of the service asks for them several times."""
+    return ScriptDirectory.from_config(alembic_config())
 
 
 def alembic_config() -> Config:

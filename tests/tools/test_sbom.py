@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from cutout.models.catalog import CHECKPOINTS
 from tools import lock, sbom
@@ -22,6 +21,9 @@ def bill(text: str) -> Any:
 
 
 def test_it_follows_the_schema(text: str) -> None:
+    # Each test process collects this file, and the import takes more than a second.
+    from cyclonedx.validation.json import JsonStrictValidator
+
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
 
 

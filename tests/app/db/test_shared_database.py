@@ -30,7 +30,7 @@ from tests.processes import wait_ready
 
 pytestmark = pytest.mark.slow
 
-PROCESSES, CALLS, ENOUGH_FOR = 4, 200, 50
+PROCESSES, CALLS, ENOUGH_FOR = 4, 100, 25
 
 
 def funded(database: Database, credits_: int) -> None:

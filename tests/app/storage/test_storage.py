@@ -233,15 +233,17 @@ def test_a_reader_that_gives_up_keeps_no_file_open(tmp_path: Path) -> None:
         assert not still_open()
 
 
+# It imports nothing but the storage, since torch alone takes seconds.
 IN_LITTLE_MEMORY = """
 import sys
 from pathlib import Path
-from cutout.app.config import settings
-from cutout.app.bootstrap import storage_from
-from tests.fakes import PATIENCE
+from cutout.app.storage.local import LocalStorage
+from cutout.app.storage.s3 import S3Storage
 folder, *s3 = sys.argv[1:]
-names = ("s3_bucket", "s3_endpoint", "s3_access_key_id", "s3_secret_access_key")
-storage = storage_from(settings.load(data_dir=folder, **dict(zip(names, s3))))
+if s3:
+    storage = S3Storage(s3[0], **dict(zip(("endpoint", "access_key_id", "secret_access_key"), s3[1:], strict=True)))
+else:
+    storage = LocalStorage(Path(folder))
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 storage.put_stream("results/small.zip", iter([b"x"]))
