@@ -94,9 +94,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_unconfigure() -> None:
-    """Limit the time for the end of the run, which waits for threads that a failed test may have left."""
-    faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Limit the time for the end of the run, which waits for threads that a failed test may have left. A process of xdist
+    waits here for the others, and is ended by the first one.
+    """
+    if not hasattr(config, "workerinput"):
+        faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True)
 
 
 @pytest.fixture(autouse=True)
