@@ -376,6 +376,7 @@ def test_mnn_calls_nobody_and_starts_nothing_but_its_converter(exported: Path, t
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+    assert "MNN" not in done.stderr
     told = json.loads((tmp_path / "told.json").read_text())
     torch.testing.assert_close(torch.tensor(told["masks"]), in_torch(3), atol=1e-4, rtol=0)
     started = [event for event in told["converting"] if event[0] == "subprocess.Popen"]
