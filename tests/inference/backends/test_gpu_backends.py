@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import time
 import tomllib
 import types
 from collections.abc import Callable
@@ -191,8 +190,9 @@ def test_no_other_library_and_no_cpu_takes_the_place_of_the_one_that_is_set(
 
 
 class Timed:
-    """A runner that takes some milliseconds and finds the orange subject, plus something."""
+    """A runner that takes some milliseconds, by a clock of its own, and finds the orange subject, plus something."""
 
+    clock = 0.0
     device = torch.device("cpu")
     backend = "test-cpu"
 
@@ -200,7 +200,7 @@ class Timed:
         self._seconds, self._more = milliseconds / 1000, more
 
     def run(self, pixels: Tensor) -> Tensor:
-        time.sleep(self._seconds)
+        Timed.clock += self._seconds
         return ((pixels[:, :1] - pixels[:, 2:]) > 0.2).float() + self._more
 
     def warm_up(self, input_size: int) -> None:
@@ -214,6 +214,18 @@ class Blind(Timed):
         return torch.zeros_like(pixels[:, :1])
 
 
+@pytest.fixture
+def _by_their_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runners be timed by the clock of `Timed`, since a busy host would delay the faster one too."""
+
+    def timed(_: torch.device, work: Callable[[], Tensor]) -> Callable[[], tuple[Tensor, float]]:
+        before = Timed.clock
+        masks = work()
+        return lambda: (masks, Timed.clock - before)
+
+    monkeypatch.setattr(measure_backends, "timed", timed)
+
+
 def failing(error: Exception) -> Callable[[], Runner]:
     def opener() -> Runner:
         raise error
@@ -221,6 +233,7 @@ def failing(error: Exception) -> Callable[[], Runner]:
     return opener
 
 
+@pytest.mark.usefixtures("_by_their_clock")
 def test_the_faster_library_is_chosen_if_its_masks_are_those_of_torch() -> None:
     told: list[str] = []
 
@@ -257,6 +270,7 @@ def test_the_faster_library_is_chosen_if_its_masks_are_those_of_torch() -> None:
             compare(openers, 32, 1, lambda _: nullcontext())
 
 
+@pytest.mark.usefixtures("_by_their_clock")
 def test_what_was_measured_is_used_from_then_on(
     folder: ModelsFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,7 +278,7 @@ def test_what_was_measured_is_used_from_then_on(
         assert given == (CHECKPOINT, folder, HALF, [1, 2, 3])
         if library == "tensorrt":
             raise DeviceUnavailable("no libnvinfer")
-        return Timed(0)
+        return Timed(4)
 
     monkeypatch.setattr(measure_backends, "open_runner", lambda *_: Timed(20))
     monkeypatch.setattr(gpu_backends, "open_onnx", open_onnx)

@@ -1,14 +1,19 @@
 """Small networks for the self-test, and what may be wrong with them."""
 
+import io
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 
+import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from cutout.inference.backends.runners import Precision, Runner, TorchRunner
+from cutout.inference.selftest import samples
 from cutout.inference.selftest.subjects import Subject
 from cutout.inference.tiers import Choice, Tier
 from cutout.models.catalog import find
@@ -57,3 +62,12 @@ def small_subject(
 
     choices = tuple(Choice(tier, SMALL, ()) for tier in tiers)
     return Subject(SMALL, choices, trained=trained, network=lambda: deepcopy(network), open=open_it)
+
+
+def take_a_smaller_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the self-test its photo at half the size, a quarter of the work; no stored alpha fits it."""
+    data = io.BytesIO()
+    Image.fromarray(samples.photo()).resize((600, 450)).save(data, "JPEG")
+    pixels = np.array(Image.open(data))
+    monkeypatch.setattr(samples, "photo_file", data.getvalue)
+    monkeypatch.setattr(samples, "photo", lambda: pixels)

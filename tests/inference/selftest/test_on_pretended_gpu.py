@@ -14,7 +14,7 @@ from cutout.inference.selftest import Checklist, Finding, Outcome, Plan, device,
 from cutout.inference.selftest.checklist import Fact
 from cutout.inference.selftest.subjects import Subject
 from cutout.inference.tiers import Choice, Tier
-from tests.inference.selftest.subjects import SMALL, RedFinder
+from tests.inference.selftest.subjects import SMALL, RedFinder, take_a_smaller_photo
 from tests.pretend_gpu import pretended_gpu
 
 MIB = 2**20
@@ -38,7 +38,8 @@ def _gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
     monkeypatch.setattr(device, "pick_device", lambda wanted: wanted)
     monkeypatch.setattr(networks, "SPEED_SECONDS", 0.0)
-    monkeypatch.setattr(photos, "MANY", {"cuda": 6})
+    monkeypatch.setattr(photos, "MANY", {"cuda": 4})
+    take_a_smaller_photo(monkeypatch)
     # They take seconds here, and pass.
     monkeypatch.setattr(photos, "edges_as_on_cpu", lambda _: Fact("left out"))
     # It captures what other threads do meanwhile, which a pretended GPU cannot tell apart.
@@ -81,7 +82,7 @@ def test_every_check_of_a_gpu_runs_in_each_precision() -> None:
     assert by_name["graphs", "float32"].figures["sizes"] == (1,)
     assert by_name["memory", "float16"].figures["mib_by_batch"] == {1: 250, 2: 250}
     assert set(by_name["speed", "float16"].figures["photos_per_s_by_batch"]) == {1, 2}
-    assert by_name["under load", "tier professional"].figures["photos"] == 6
+    assert by_name["under load", "tier professional"].figures["photos"] == 4
 
 
 def test_a_gpu_that_gives_zeros_fails_in_every_precision() -> None:

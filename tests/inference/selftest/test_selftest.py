@@ -21,7 +21,14 @@ from cutout.inference.tiers import Choice, Tier
 from cutout.inference.weights.store import ModelsFolder, sha256
 from cutout.models.catalog import find
 from tests.fakes import FakeRunner
-from tests.inference.selftest.subjects import CPU, SMALL, Faulty, RedFinder, small_subject
+from tests.inference.selftest.subjects import (
+    CPU,
+    SMALL,
+    Faulty,
+    RedFinder,
+    small_subject,
+    take_a_smaller_photo,
+)
 
 
 def findings(subjects: list[Subject], folder: ModelsFolder | None = None) -> dict[str, Finding]:
@@ -40,7 +47,13 @@ def _without_edges(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReque
         monkeypatch.setattr(photos, "edges_as_on_cpu", lambda _: Fact("left out"))
 
 
+@pytest.fixture
+def _smaller_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_a_smaller_photo(monkeypatch)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_smaller_photo")
 def test_a_sound_network_passes_everything_and_is_reported(tmp_path: Path) -> None:
     shown: list[str] = []
     checklist = Checklist(shown.append)
@@ -98,6 +111,7 @@ def test_a_batch_whose_photos_change_places_is_caught() -> None:
     assert "CUTOUT_BATCH_SIZE=1" in found["graphs"].advice
 
 
+@pytest.mark.usefixtures("_smaller_photo")
 def test_masks_that_change_under_load_are_caught() -> None:
     runs = itertools.count()
     runner = Faulty(RedFinder(), lambda mask: mask.flip(2) if next(runs) == 2 else mask)
@@ -235,6 +249,7 @@ def test_after_its_time_only_what_is_necessary_is_done() -> None:
     assert checklist.take("one", "", lambda: Fact("done"))
 
 
+@pytest.mark.usefixtures("_smaller_photo")
 def test_it_runs_as_a_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "report.json"
     arguments = ["--device", "cpu", "--report", str(file)]
