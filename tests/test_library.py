@@ -94,7 +94,11 @@ def test_an_array_that_is_no_picture_is_an_error() -> None:
 
 
 def test_names_are_imported_at_their_first_use() -> None:
-    script = "import cutout, sys; print('torch' in sys.modules, cutout.Tier.BASIC, *cutout.__all__)"
+    """Commands without an engine, and `cutout worker` until it becomes the worker, do not wait for torch either."""
+    script = (
+        "import cutout, cutout.app.bootstrap, cutout.app.cli, cutout.app.jobs.queue, sys;"
+        "print('torch' in sys.modules, cutout.Tier.BASIC, *cutout.__all__)"
+    )
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert told.split()[:2] == ["False", "basic"]
     for name in told.split()[2:]:
