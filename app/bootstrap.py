@@ -4,7 +4,7 @@ database.
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cutout.app.auth import accounts
 from cutout.app.billing import ledger
@@ -18,14 +18,14 @@ from cutout.app.notifications.email import Mailer
 from cutout.app.storage.base import Storage, require_usable
 from cutout.app.storage.local import LocalStorage
 from cutout.app.stores.buckets import Buckets
-from cutout.inference.backends.runners import pick_device
-from cutout.inference.engine import Engine
 from cutout.inference.errors import LicenceNotAccepted, ModelUnavailable
-from cutout.inference.opening import open_engine
 from cutout.inference.tiers import SOLD, Choice, Tier, candidates, first_of
 from cutout.inference.weights.download import local_file
 from cutout.inference.weights.store import sha256
 from cutout.models.catalog import CHECKPOINTS, Checkpoint
+
+if TYPE_CHECKING:  # torch takes seconds, which commands without an engine need not wait
+    from cutout.inference.engine import Engine
 
 # Not structlog, which prints to stdout until it is configured: the command may write an image there.
 log = logging.getLogger(__name__)
@@ -117,6 +117,10 @@ def device_of(settings: Settings) -> Literal["cuda", "cpu", "huggingface"]:
     """
     if settings.device == "huggingface":
         return "huggingface"
+    if settings.device == "cpu":
+        return "cpu"
+    from cutout.inference.backends.runners import pick_device
+
     here = pick_device(settings.device)
     if settings.device == "auto" and here == "cpu" and settings.hf_inference_token is not None:
         return "huggingface"
@@ -137,7 +141,7 @@ def api_engine_of(settings: Settings) -> Literal["local", "queue"]:
     return "queue" if settings.workers_here > 0 and device_of(settings) == "cuda" else "local"
 
 
-def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engine:
+def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> "Engine":
     """Open the engine that the settings describe.
 
     Raises:
@@ -152,6 +156,8 @@ def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engi
 
         engine = open_remote(settings.access, tiers, settings.limits, orders=settings.tier_orders)
     else:
+        from cutout.inference.opening import open_engine
+
         engine = open_engine(
             settings.models_folder,
             device,
@@ -171,7 +177,7 @@ def engine_from(settings: Settings, tiers: Iterable[Tier] = tuple(Tier)) -> Engi
     return engine
 
 
-def refuse_substitutes(engine: Engine) -> None:
+def refuse_substitutes(engine: "Engine") -> None:
     """Raise ModelUnavailable if a tier that is sold is served by a substitute for its checkpoint."""
     substitutes = [
         serving.choice

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cutout.inference.engine import Engine
 from cutout.inference.tiers import Recipe, Tier
+
+if TYPE_CHECKING:  # the service's queue and commands need this module, and no torch
+    from cutout.inference.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Served:
     own: bool = False  # workers of older versions do not tell
 
 
-def served_by(engine: Engine) -> Mapping[Tier, Served]:
+def served_by(engine: "Engine") -> Mapping[Tier, Served]:
     """Return the model that serves each tier of an engine."""
     return {
         tier: Served(

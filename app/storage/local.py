@@ -101,11 +101,12 @@ class LocalStorage:
         limit = time.time() - age.total_seconds()
         old = []
         try:
-            for file in (self.root / prefix).rglob("*"):
-                # Another process may delete it at this moment.
-                with suppress(FileNotFoundError):
-                    if file.is_file() and file.stat().st_mtime < limit:
-                        old.append(file.relative_to(self.root).as_posix())
+            for folder, _, names in os.walk(self.root / prefix, onerror=_raise_unless_gone):
+                for file in (Path(folder, name) for name in names):
+                    # Another process may delete it at this moment.
+                    with suppress(FileNotFoundError):
+                        if file.is_file() and file.stat().st_mtime < limit:
+                            old.append(file.relative_to(self.root).as_posix())
         except OSError as error:
             raise StorageError(f"{self.root} cannot be read ({error.strerror}).") from error
         return old
@@ -132,6 +133,12 @@ class LocalStorage:
         return StorageError(
             f"The file cannot be written ({error.strerror}). Free some space or set CUTOUT_DATA_DIR."
         )
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """Raise the error of reading a folder, unless another process has deleted it, or it is none of this service's."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+        raise error
 
 
 def _chunks(file: BinaryIO, start: int) -> Iterator[bytes]:

@@ -1,14 +1,13 @@
 """Many concurrent uploads to a service in its own process, whose memory is measured.
 
 `python -m tests.app.load` runs it at full size: 400 photos of 2 megapixels, then 400 files of 20 MB that are no images.
-`python -m tests.app.load serve FOLDER` is the service, as `make serve`, on a fake network that takes 50 ms per photo.
+`python -m tests.app.load serve FOLDER PORT` is the service, as `make serve`, on a fake network that takes 50 ms per photo.
 """
 
 import asyncio
 import os
 import random
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,9 @@ from cutout.app.app import create_app
 from cutout.app.config import settings as app_settings
 from cutout.app.http.uvicorn_server import allow_many_connections, server_of
 from tests.fakes import PATIENCE, FakeRunner, fake_engine, photo_bytes
+from tests.forked import ModuleProcess
+from tests.http import answers_ok
+from tests.processes import wait_ready
 
 NETWORK_SECONDS = 0.05
 HEAD = (
@@ -47,13 +49,12 @@ class Outcome:
     seconds: float = 0
 
 
-def serve(folder: Path) -> None:
-    """Run the service; the first line of output is its address."""
+def serve(folder: Path, port: int) -> None:
+    """Run the service."""
     settings = app_settings.load(auth="off", data_dir=folder)
     runner = FakeRunner(before=lambda: time.sleep(NETWORK_SECONDS))
-    listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    listening = socket.create_server(("127.0.0.1", port), backlog=2048)
     allow_many_connections()
-    print(listening.getsockname()[1], flush=True)  # noqa: T201
     service = create_app(settings, lambda _: fake_engine(runner, settings.limits))
     server_of(service, settings).run([listening])
 
@@ -63,19 +64,12 @@ def service(folder: Path, **settings: object) -> Iterator[tuple[int, int]]:
     """Start a service in its own process; yield its port and process id."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CUTOUT_")}
     environment |= {f"CUTOUT_{name.upper()}": str(value) for name, value in settings.items()}
-    command = [sys.executable, "-m", "tests.app.load", "serve", str(folder)]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
     log = folder / "log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors)
+    process = ModuleProcess(log, environment, "tests.app.load", "serve", str(folder), str(port))
     try:
-        assert process.stdout is not None
-        port = int(process.stdout.readline() or 0)
-        assert port, log.read_text()
-        process.stdout.close()
-        # The server listens, and answers once it has started.
-        assert asyncio.run(
-            call(port, [b"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"])
-        )
+        wait_ready(process, lambda: answers_ok(f"http://127.0.0.1:{port}"), log)
         yield port, process.pid
         assert process.poll() is None, log.read_text()
     finally:
@@ -162,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[2])) if sys.argv[1:2] == ["serve"] else main()
+    serve(Path(sys.argv[2]), int(sys.argv[3])) if sys.argv[1:2] == ["serve"] else main()

@@ -1,6 +1,7 @@
 """Two or more services and workers at once on one database and one folder: each thing is done once."""
 
 import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -94,6 +95,23 @@ def test_a_file_that_another_deletes_while_it_is_looked_at_is_no_error(
 
     monkeypatch.setattr(Path, "is_file", and_gone)
     assert storage.list_older_than(timedelta(seconds=-5), "results/") == ["results/a"]
+
+
+def test_a_folder_that_another_deletes_before_it_is_looked_at_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, is_file = LocalStorage(tmp_path), Path.is_file
+    for key in ("uploads/a/1", "uploads/b/1"):
+        storage.put(key, b"x")
+
+    def and_the_other_folder_gone(file: Path) -> bool:
+        found = is_file(file)
+        if found:
+            shutil.rmtree(tmp_path / "uploads" / ("b" if file.parent.name == "a" else "a"))
+        return found
+
+    monkeypatch.setattr(Path, "is_file", and_the_other_folder_gone)
+    assert len(storage.list_older_than(timedelta(seconds=-5), "uploads/")) == 1
 
 
 @on_both

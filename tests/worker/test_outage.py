@@ -47,7 +47,7 @@ def test_a_queue_may_go_and_come_back_in_every_way(
     assert queue.connection is not None
     database_url = database.engine.url.render_as_string(hide_password=False)
     environment = worker_environment(
-        database_url, storage.root, f"unix://{folder}/socket", milliseconds=50, lease_seconds=60
+        database_url, storage.root, f"unix://{folder}/socket", milliseconds=50, haste=True, lease_seconds=60
     )
 
     def losses() -> int:

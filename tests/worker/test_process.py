@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,9 +19,10 @@ from cutout.app.jobs import queries as jobs
 from cutout.app.jobs.leases import Line
 from cutout.app.jobs.queue import Queue, QueueUnavailable, WorkerInfo
 from cutout.app.storage.local import LocalStorage
-from cutout.inference.cutout import Cutout
+from cutout.inference.engine import Engine
 from cutout.inference.imaging.encode import Format
-from cutout.inference.tiers import SOLD
+from cutout.inference.options import Options
+from cutout.inference.tiers import SOLD, Tier
 from cutout.inference.weights.store import ModelsFolder
 from cutout.worker.__main__ import main as worker_main
 from tests.app.observability.test_metrics import figures_in
@@ -35,6 +35,8 @@ from tests.processes import descendants, kill, lives, wait_ready
 from tests.worker.worker_fixtures import small_photos, submitted, worker_environment, worker_process
 
 pytestmark = pytest.mark.slow
+
+SMALL = {f"CUTOUT_TIER_{tier.upper()}": "u2netp" for tier in SOLD}
 
 
 def free_port() -> int:
@@ -86,7 +88,10 @@ def house(
     milliseconds: float = 0,
     models: Path | None = None,
 ) -> Iterator[House]:
-    """Run a service like `cutout serve`, or the real command if `models` is given, and wait for its worker."""
+    """Run a service like `cutout serve`, or the real command if `models` is given, and wait for its worker.
+
+    The real command has the network u2netp in all tiers, since the service and its worker both load it.
+    """
     url = f"sqlite:///{folder / 'cutout.db'}"
     port = free_port()
     environment = worker_environment(url, folder, "", milliseconds=milliseconds, port=port)
@@ -95,7 +100,7 @@ def house(
         ModuleProcess(log, environment, "tests.worker.full_stack")
         if models is None
         else cutout_process(
-            log, environment | {"CUTOUT_MODELS_DIR": str(models), "CUTOUT_DEVICE": "cpu"}, "serve"
+            log, environment | {"CUTOUT_MODELS_DIR": str(models), "CUTOUT_DEVICE": "cpu", **SMALL}, "serve"
         )
     )
     database, queue = Database(url), Queue(f"unix://{folder}/valkey/socket")
@@ -134,7 +139,8 @@ def migrated(folder: Path) -> Path:
 
 
 def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_path: Path) -> None:
-    with house(migrated(tmp_path)) as here:
+    """The service is stopped and killed in one test, because each of its workers takes seconds to start."""
+    with house(migrated(tmp_path), milliseconds=300) as here:
         batch = submitted(here.database, here.storage, small_photos(5))
         here.queue.notify_workers(Line.BATCH)
         wait_until(lambda: has_ended(here.database, batch))
@@ -157,19 +163,8 @@ def test_a_service_brings_a_worker_that_is_started_again_and_ends_with_it(tmp_pa
         seen = here.figures()
         assert seen["cutout_process_restarts_total{process=worker,worker=1}"] == 1
         assert (seen["cutout_worker_answers{worker=1}"], seen[ended]) == (1, 0)
-        batch = submitted(here.database, here.storage, small_photos(5))
-        here.queue.notify_workers(Line.BATCH)
-        wait_until(lambda: has_ended(here.database, batch))
 
-        others = here.others()
-        assert len(others) == 3
-        here.process.terminate()
-        here.process.wait(PATIENCE)
-        assert [command for pid, command in others.items() if lives(pid)] == []
-
-
-def test_a_service_that_is_killed_leaves_nothing_behind_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    with house(migrated(tmp_path), milliseconds=300) as here:
+        # A service that is killed leaves nothing behind, and the next one goes on where it was.
         batch = submitted(here.database, here.storage, small_photos(20))
         here.queue.notify_workers(Line.BATCH)
         wait_until(lambda: counts(here.database, batch).get(Status.PROCESSING, 0) > 1)
@@ -183,6 +178,11 @@ def test_a_service_that_is_killed_leaves_nothing_behind_and_goes_on_where_it_was
     with house(tmp_path) as here:
         wait_until(lambda: has_ended(here.database, batch))
         assert counts(here.database, batch) == {Status.COMPLETED: 20}
+        others = here.others()
+        assert len(others) == 3
+        here.process.terminate()
+        here.process.wait(PATIENCE)
+        assert [command for pid, command in others.items() if lives(pid)] == []
 
 
 def test_a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand(
@@ -260,10 +260,10 @@ def test_what_keeps_a_worker_from_starting_is_said_in_a_line(
 
 @pytest.mark.weights
 def test_the_real_service_does_a_batch(
-    weights: ModelsFolder, cutouts: dict[str, Cutout], tmp_path: Path
+    small_weights: ModelsFolder, small_engine: Engine, tmp_path: Path
 ) -> None:
     photo = (DATA / "coffee.jpg").read_bytes()
-    with house(migrated(tmp_path), models=weights.path) as here:
+    with house(migrated(tmp_path), models=small_weights.path) as here:
         (worker,) = here.workers()
         assert worker.device == "cpu"
         batch = submitted(here.database, here.storage, [photo, b"no photo"])
@@ -274,7 +274,7 @@ def test_the_real_service_does_a_batch(
         assert done.backend in ("mnn-cpu", "onnxruntime-cpu")  # whichever is the faster here
         picture = here.storage.get(jobs.result_key(done.id, Format(done.format), done.attempts))
         assert picture is not None
-        same_alpha(picture, cutouts["coffee"])
+        same_alpha(picture, small_engine.remove(photo, Options(tier=Tier.PREVIEW)))
         others = here.others()
         here.process.terminate()
         here.process.wait(PATIENCE)
@@ -289,9 +289,8 @@ def test_the_command_for_a_worker_starts_a_real_one(
     assert queue.connection is not None
     queue.connection.flushdb()
     # A worker warms up all of its networks, and this one is the smallest.
-    tiers: dict[str, Any] = {f"tier_{tier}": "u2netp" for tier in SOLD}
-    environment = worker_environment(
-        str(database.engine.url), tmp_path, redis_url, models_dir=small_weights.path, strict_models=1, **tiers
+    environment = SMALL | worker_environment(
+        str(database.engine.url), tmp_path, redis_url, models_dir=small_weights.path, strict_models=1
     )
     process = cutout_process(tmp_path / "log", environment, "worker", "--device", "cpu", "--queues", "batch")
     try:

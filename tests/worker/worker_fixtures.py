@@ -1,7 +1,8 @@
 """Workers on a fake network, for tests: one in this process, and real worker processes.
 
 `python -m tests.worker.worker_fixtures FOLDER` is such a process; like `python -m cutout.worker`, it takes its settings
-from the environment. Its network takes FAKE_MS per photo, and a photo that contains FAKE_KILLER kills the process.
+from the environment. Its network takes FAKE_MS per photo, and a photo that contains FAKE_KILLER kills the process. With
+FAKE_HASTE it notices within seconds that its queue takes no writes, and returns to it soon.
 """
 
 import os
@@ -30,6 +31,7 @@ from cutout.inference.engine import Engine
 from cutout.inference.imaging import decode as photo
 from cutout.inference.limits import Limits
 from cutout.inference.options import Options
+from cutout.worker import rq_worker
 from cutout.worker import tasks as worker_jobs
 from cutout.worker.__main__ import main as worker_main
 from cutout.worker.context import WorkerContext
@@ -118,6 +120,7 @@ def worker_environment(
     *,
     milliseconds: float = 0,
     killer: str = "",
+    haste: bool = False,
     **settings: Any,
 ) -> dict[str, str]:
     """Return the environment for a worker on a fake network, and for a service next to it."""
@@ -130,6 +133,7 @@ def worker_environment(
         "CUTOUT_LEASE_SECONDS": str(LEASE_SECONDS),
         "FAKE_MS": str(milliseconds),
         "FAKE_KILLER": killer,
+        "FAKE_HASTE": str(haste or ""),
     }
     return environment | {f"CUTOUT_{name.upper()}": str(value) for name, value in settings.items()}
 
@@ -155,6 +159,9 @@ def main() -> int:
     seconds, killer = float(os.environ["FAKE_MS"]) / 1000, os.environ["FAKE_KILLER"].encode()
     if killer:
         die_at(killer)
+    if os.environ["FAKE_HASTE"]:
+        # RQ waits 15 s less than this for a wake-up signal before it writes to the queue again.
+        rq_worker.WORKER_TTL, rq_worker.LONGEST_PAUSE_SECONDS = 17, 1.0
     hold = Path(os.environ["CUTOUT_DATA_DIR"], HOLD)
 
     def work_long() -> None:

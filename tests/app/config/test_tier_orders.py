@@ -9,6 +9,7 @@ from cutout.app import bootstrap
 from cutout.app.config.base import SettingsError
 from cutout.app.config.settings import Settings
 from cutout.app.config.settings import load as load_settings
+from cutout.inference.backends import runners
 from cutout.inference.errors import ModelUnavailable, WeightsUnavailable
 from cutout.inference.tiers import TIERS, Tier, choose
 from cutout.inference.weights.store import Record
@@ -20,7 +21,7 @@ Load = Callable[..., Settings]
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     """Return a function that loads settings with an empty models folder, on a CPU."""
-    monkeypatch.setattr(bootstrap, "pick_device", lambda _: "cpu")
+    monkeypatch.setattr(runners, "pick_device", lambda _: "cpu")
     return lambda **changes: load_settings(models_dir=tmp_path, **changes)
 
 

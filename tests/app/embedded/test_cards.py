@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from cutout.app import bootstrap
 from cutout.app.bootstrap import api_engine_of
 from cutout.app.cli.serve import serve
 from cutout.app.config.base import SettingsError
@@ -15,6 +14,7 @@ from cutout.app.config.settings import Settings, load
 from cutout.app.embedded import supervisor
 from cutout.app.embedded.cards import cards_of, visible_cards
 from cutout.app.embedded.supervisor import EmbeddedProcesses
+from cutout.inference.backends import runners
 from tests.fakes import wait_until
 
 TWO = """\
@@ -51,7 +51,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     put_nvidia_smi(folder, f"cat <<'END'\n{TWO}END")
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(bootstrap, "pick_device", lambda wanted: "cpu" if wanted == "cpu" else "cuda")
+    monkeypatch.setattr(runners, "pick_device", lambda wanted: "cpu" if wanted == "cpu" else "cuda")
     return folder
 
 

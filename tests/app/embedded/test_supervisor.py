@@ -313,7 +313,6 @@ def test_what_cannot_be_started_is_tried_again(
 def test_what_does_not_stop_is_killed(told: list[dict[str, object]], tmp_path: Path) -> None:
     code = f"""
 import os, pathlib, signal, time
-from tests.fakes import PATIENCE
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()
 time.sleep(60)

@@ -18,6 +18,7 @@ from torch import Tensor
 from cutout.app import bootstrap
 from cutout.app.cli import measure
 from cutout.app.config.settings import load as load_settings
+from cutout.inference import opening
 from cutout.inference.backends import gpu_backends, measure_backends, runners
 from cutout.inference.backends.fastest import Measured
 from cutout.inference.backends.gpu_backends import GpuBackend, gpu_library, known, remember
@@ -313,7 +314,7 @@ def test_the_setting_reaches_the_engine_unless_the_device_is_set_to_the_cpu(
 ) -> None:
     taken: list[Any] = []
     monkeypatch.setattr(bootstrap, "device_of", lambda _: "cpu" if device != "cuda" else device)
-    monkeypatch.setattr(bootstrap, "open_engine", lambda *_, **options: taken.append(options))
+    monkeypatch.setattr(opening, "open_engine", lambda *_, **options: taken.append(options))
     bootstrap.engine_from(load_settings(device=device, gpu_backend=wanted), [Tier.BASIC])
     assert taken[0]["gpu_backend"] == given
 

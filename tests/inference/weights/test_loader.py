@@ -11,6 +11,7 @@ from torch import nn
 
 from cutout.app import bootstrap
 from cutout.app.config.settings import load as load_settings
+from cutout.inference.backends import runners
 from cutout.inference.backends.runners import pick_device
 from cutout.inference.errors import DeviceUnavailable, LicenceNotAccepted, WeightsUnavailable
 from cutout.inference.tiers import Tier, choose
@@ -172,7 +173,7 @@ def test_a_host_fetches_what_its_device_can_bear(
     accepted: tuple[str, ...],
     fetched: list[str],
 ) -> None:
-    monkeypatch.setattr(bootstrap, "pick_device", lambda _: device)
+    monkeypatch.setattr(runners, "pick_device", lambda _: device)
     settings = load_settings(models_dir=tmp_path, accept_licences=",".join(accepted))
     pulled: list[str] = []
 
@@ -189,7 +190,7 @@ def test_a_host_fetches_what_its_device_can_bear(
 def test_why_a_better_checkpoint_could_not_be_fetched_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bootstrap, "pick_device", lambda _: "cpu")
+    monkeypatch.setattr(runners, "pick_device", lambda _: "cpu")
     settings = load_settings(models_dir=tmp_path, accept_licences="rmbg-2.0")
 
     def pull(checkpoint: Checkpoint) -> None:
