@@ -48,12 +48,14 @@ def opened(
     if tier:
         # A frame without an address has no storage.
         page.add_init_script(f"try {{ localStorage.tier ??= '{tier}'; }} catch {{}}")
-    page.goto(address)
-    page.wait_for_selector(shows)
-    yield page
-    violations = page.evaluate("violations")
-    untranslated = page.evaluate(UNTRANSLATED)
-    page.close()
+    try:
+        page.goto(address)
+        page.wait_for_selector(shows)
+        yield page
+        violations = page.evaluate("violations")
+        untranslated = page.evaluate(UNTRANSLATED)
+    finally:
+        page.close()
     assert untranslated == [], untranslated
     assert violations == []
     own = "{0.scheme}://{0.netloc}/".format(urlsplit(address))

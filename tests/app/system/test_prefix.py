@@ -71,7 +71,9 @@ def test_all_of_it_works_below_the_path_of_the_public_url(
     with proxied(place, PREFIX, strips=strips) as proxy, opened(browser, f"{proxy}{PREFIX}{slash}") as page:
         do_one(page)
         do_many(page)
-        try_a_call(page)
+        # Behind a proxy that strips the path, the documentation is as in the next test.
+        if not strips:
+            try_a_call(page)
 
 
 def test_a_page_whose_service_does_not_know_its_path_works(browser: Browser, fake_service: str) -> None:

@@ -2,11 +2,12 @@
 
 import shutil
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from cutout.inference.cutout import Cutout
 from tests.conftest import DATA
@@ -72,13 +73,9 @@ def test_the_result_url_gives_the_same(service: str, cutouts: dict[str, Cutout])
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this host")
 class TestPage:
     def test_a_photo_is_dropped_and_the_cutout_downloaded(
-        self, service: str, cutouts: dict[str, Cutout]
+        self, browser: Browser, service: str, cutouts: dict[str, Cutout]
     ) -> None:
-        with (
-            sync_playwright() as playwright,
-            playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET, timeout=PATIENCE_MS) as browser,
-        ):
-            page = browser.new_page()
+        with closing(browser.new_page()) as page:
             page.set_default_timeout(PATIENCE_MS)
             errors: list[str] = []
             page.on(
