@@ -247,7 +247,10 @@ def add_middleware(service: FastAPI, settings: Settings, state: AppState) -> Non
 
 
 def include_routers(service: FastAPI, settings: Settings) -> None:
-    """Add the endpoints, and describe which errors they answer with."""
+    """Add the files of the page and the endpoints, and describe which errors these answer with."""
+    # First, since the page asks for dozens of files, each of which would be compared with all endpoints.
+    for path, files in page.FILES.items():
+        service.mount(path, files)
     for module in (
         health,
         auth_router,
@@ -267,5 +270,3 @@ def include_routers(service: FastAPI, settings: Settings) -> None:
         service.include_router(module.router)
     everywhere = (InternalError, ForbiddenError) if settings.auth == "off" else (InternalError,)
     openapi.describe(service, everywhere)
-    for path, files in page.FILES.items():
-        service.mount(path, files)

@@ -207,8 +207,8 @@ def test_the_service_restarts_and_the_page_goes_on(browser: Browser, place: Depl
     page = browser.new_page()
     page.set_default_timeout(PATIENCE_MS)
     page.goto(place.address)
-    start(page, small_photos(8))
     held.touch()
+    start(page, small_photos(8))
     page.locator(".photo[data-status=processing]").first.wait_for()
     starts = place.api.starts
     place.api.kill()

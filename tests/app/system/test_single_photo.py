@@ -350,7 +350,11 @@ def test_errors_of_strokes_are_said_and_those_of_previews_are_not(browser: Brows
         assert page.get_attribute("#tool-compare", "aria-pressed") == "true"
         download_has_the_format_and_the_colour(page)
         # A refusal for a while is waited for, and said no longer when it is over.
-        for_a_second: dict[str, Any] = {"status": 429, "headers": {"Retry-After": "1"}, "json": {"detail": "Wait."}}
+        for_a_second: dict[str, Any] = {
+            "status": 429,
+            "headers": {"Retry-After": "1"},
+            "json": {"detail": "Wait."},
+        }
         page.route("**/remove", lambda route: route.fulfill(**for_a_second), times=2)
         give(page, until_shown="#status.busy:has-text('Wait. Trying again in 1 second')")
         page.wait_for_selector(READY)
