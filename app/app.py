@@ -249,12 +249,13 @@ def add_middleware(service: FastAPI, settings: Settings, state: AppState) -> Non
 
 
 def include_routers(service: FastAPI, settings: Settings) -> None:
-    """Add the endpoints, and describe which errors they answer with."""
+    """Add the files of the page and the endpoints, and describe which errors these answer with."""
+    # First, since the page asks for dozens of files, each of which would be compared with all endpoints.
+    for path, files in page.FILES.items():
+        service.mount(path, files)
     service.routes.extend(_endpoints())
     everywhere = (InternalError, ForbiddenError) if settings.auth == "off" else (InternalError,)
     openapi.describe(service, everywhere)
-    for path, files in page.FILES.items():
-        service.mount(path, files)
 
 
 @cache

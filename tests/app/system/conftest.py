@@ -1,4 +1,4 @@
-"""A real browser for the tests of a module, and a service for it."""
+"""A real browser for the tests of this folder, and a service for those of a module."""
 
 from collections.abc import Iterator
 
@@ -12,8 +12,12 @@ from tests.app.system.test_readiness import CHROMIUM, PATIENCE_MS, QUIET
 from tests.fakes import fake_engine
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """Start a browser for as long as tests of this folder run; each opens pages of its own.
+
+    While it runs, this thread has a running event loop, which tests of other folders must not meet.
+    """
     with (
         sync_playwright() as playwright,
         playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET, timeout=PATIENCE_MS) as browser,

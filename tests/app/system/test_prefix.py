@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Route
 
 from tests.app.system.chromium import files, opened, until
 from tests.app.system.reverse_proxy import proxied
@@ -18,6 +18,7 @@ pytestmark = [
 ]
 
 PREFIX = "/tools/cutout"
+CALL = "/api/background-remover/pricing"
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +54,22 @@ def do_many(page: Page) -> None:
 
 
 def try_a_call(page: Page) -> None:
-    """Open the documentation, and try a call there."""
+    """Open the documentation, and try a call there; it describes only this one, since all take seconds to be drawn."""
+
+    def leave_one(route: Route) -> None:
+        answer = route.fetch()
+        described = answer.json()
+        assert CALL in described["paths"]
+        paths = {CALL: {"get": {"responses": {"200": {"description": "OK"}}}}}
+        route.fulfill(response=answer, json=described | {"paths": paths, "components": {}})
+
+    page.route("**/openapi.json", leave_one)
     page.click("nav >> text=API")
-    call = page.locator(".opblock", has_text="/pricing/calculate")
+    call = page.locator(".opblock", has_text=CALL)
     call.click()
     call.locator(".try-out__btn").click()
     call.locator(".execute").click()
-    call.locator(".live-responses-table", has_text="finalCredits").wait_for()
+    call.locator(".live-responses-table", has_text='"tiers"').wait_for()
 
 
 @pytest.mark.parametrize("strips", [False, True])
@@ -71,7 +81,9 @@ def test_all_of_it_works_below_the_path_of_the_public_url(
     with proxied(place, PREFIX, strips=strips) as proxy, opened(browser, f"{proxy}{PREFIX}{slash}") as page:
         do_one(page)
         do_many(page)
-        try_a_call(page)
+        # Behind a proxy that strips the path, the documentation is as in the next test.
+        if not strips:
+            try_a_call(page)
 
 
 def test_a_page_whose_service_does_not_know_its_path_works(browser: Browser, fake_service: str) -> None:

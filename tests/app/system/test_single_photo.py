@@ -314,9 +314,8 @@ def test_of_many_strokes_only_the_last_state_counts(page: Page, studio: Studio) 
 
 def test_errors_of_strokes_are_said_and_those_of_previews_are_not(browser: Browser, studio: Studio) -> None:
     with opened(browser, studio.address, refusals=5, **WINDOW) as page:
-        answer_removals(
-            page, lambda route: route.fulfill(status=429, json={"detail": "Wait."}), previews=True
-        )
+        refused: dict[str, Any] = {"status": 429, "json": {"detail": "Wait."}}
+        answer_removals(page, lambda route: route.fulfill(**refused), previews=True)
         with page.expect_response(lambda response: response.status == 429):
             give(page)
         page.unroute_all()
@@ -351,7 +350,11 @@ def test_errors_of_strokes_are_said_and_those_of_previews_are_not(browser: Brows
         assert page.get_attribute("#tool-compare", "aria-pressed") == "true"
         download_has_the_format_and_the_colour(page)
         # A refusal for a while is waited for, and said no longer when it is over.
-        for_a_second = {"status": 429, "headers": {"Retry-After": "1"}, "json": {"detail": "Wait."}}
+        for_a_second: dict[str, Any] = {
+            "status": 429,
+            "headers": {"Retry-After": "1"},
+            "json": {"detail": "Wait."},
+        }
         page.route("**/remove", lambda route: route.fulfill(**for_a_second), times=2)
         give(page, until_shown="#status.busy:has-text('Wait. Trying again in 1 second')")
         page.wait_for_selector(READY)
