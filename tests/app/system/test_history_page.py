@@ -166,7 +166,7 @@ def test_each_filter_is_in_the_address(page: Page, shop: Shop) -> None:
     page.select_option("#history-filters [name=status]", "")
     page.check("#history-filters [name=needsReview]")
     until(page, "location.hash === '#history?needsReview=true'")
-    # Photos of other tests may need a review too.
+    # What other tests refine, in basic, needs a review too.
     wait_until(lambda: "beret.png" in names(page) and "stopped.png" not in names(page))
     page.select_option("#history-filters [name=tier]", "industry")
     until(page, "location.hash === '#history?tier=industry&needsReview=true'")
@@ -176,7 +176,7 @@ def test_each_filter_is_in_the_address(page: Page, shop: Shop) -> None:
     listed(page, "beret.png")
     assert page.is_checked("#history-filters [name=needsReview]")
     assert page.input_value("#history-filters [name=tier]") == "industry"
-    page.select_option("#history-filters [name=tier]", "basic")
+    page.select_option("#history-filters [name=tier]", "professional")
     page.wait_for_selector("#history-told:has-text('No photo fits these filters.')")
     accessible(page)
     page.go_back()
