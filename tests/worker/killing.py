@@ -116,7 +116,6 @@ class Deployment:
     postgresql: "PostgresServer | None"
     server: Valkey
     address: str
-    lease: float
 
     def answers(self) -> bool:
         """Return whether the API's health endpoint answers 200."""
@@ -202,7 +201,6 @@ def site(
             postgresql,
             server,
             f"http://127.0.0.1:{port}",
-            lease,
         )
         running.callback(lambda: place.server.stop())
         wait_until(lambda: len(queue.workers()) == workers and place.answers(), 5 * PATIENCE)
@@ -217,7 +215,7 @@ def all_kinds(place: Deployment) -> dict[str, Callable[[random.Random], None]]:
 
     kinds: dict[str, Callable[[random.Random], None]] = {
         "worker killed": lambda rng: some_worker(rng).kill(),
-        "worker frozen": lambda rng: some_worker(rng).freeze(1.5 * place.lease),
+        "worker frozen": lambda rng: some_worker(rng).freeze(1.5 * LEASE_SECONDS),
         "API killed": lambda rng: place.api.kill(),
         "Valkey killed": lambda rng: place.restart_valkey(),
         "Valkey flushed": lambda rng: place.flush_valkey(),

@@ -15,14 +15,11 @@ from tests.worker.worker_fixtures import small_photos, submitted
 pytestmark = pytest.mark.slow
 
 DEADLY = b"this photo kills its worker"
-# The photos of each killed worker wait for it; a lease that a busy host lets expire costs a photo one of its attempts.
-LEASE_SECONDS = 3.0
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    folder = tmp_path_factory.mktemp("site")
-    with site(folder, on_postgresql=True, lease=LEASE_SECONDS, killer=DEADLY.decode()) as place:
+    with site(tmp_path_factory.mktemp("site"), on_postgresql=True, killer=DEADLY.decode()) as place:
         yield place
 
 
