@@ -14,7 +14,7 @@ from typing import Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mcp import Client
-from mcp.client.stdio import StdioServerParameters
+from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from tests.fakes import PATIENCE, photo_bytes
 
@@ -73,7 +73,9 @@ def connected(place: Path, models: Path) -> Iterator[Assistant]:
         if isinstance(message, Exception):
             faults.append(message)
 
-    client = Client(server, read_timeout_seconds=PATIENCE, message_handler=handle)
+    # By default the server would get the stderr of the moment at which the SDK was imported: pytest's, which is no file.
+    transport = stdio_client(server, errlog=sys.__stderr__ or sys.stderr)
+    client = Client(transport, read_timeout_seconds=PATIENCE, message_handler=handle)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
         yield Assistant(portal, client, folder, hold, faults)
     assert faults == []  # stdout had nothing but the protocol
