@@ -260,8 +260,8 @@ def include_routers(service: FastAPI, settings: Settings) -> None:
 
 @cache
 def _endpoints() -> list[BaseRoute]:
-    """Return the endpoints, which all services of this process share: FastAPI prepares them at the first request, which
-    takes a tenth of a second.
+    """Return the endpoints, which all services of this process share. FastAPI prepares them at the first request, which
+    takes a tenth of a second; that matters to tests, which make many services.
     """
     together = APIRouter()
     for module in (
